@@ -1,0 +1,186 @@
+// Binds the leave-one-out planner: `plan_tree`, `TreePlan` and `RangeAllocator`.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+
+#include <cstdint>
+#include <span>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "bindings/bindings.hpp"
+#include "plan/loo_tree.hpp"
+#include "plan/range_allocator.hpp"
+#include "plan/schedule.hpp"
+
+namespace py = pybind11;
+
+namespace icm_fast {
+namespace {
+
+// Without forcecast, so that numpy refuses lossy conversions (float to int, int64 to int32).
+template <typename T>
+using Array = py::array_t<T, py::array::c_style>;
+
+// Immutable once built, hence safe to read from several threads.
+struct TreePlan {
+    plan::LooTree tree;
+    plan::Schedule schedule;
+};
+
+template <typename T>
+std::span<const T> view(const Array<T>& array, const char* name) {
+    if (array.ndim() != 1) {
+        throw std::invalid_argument(std::string(name) + " has " + std::to_string(array.ndim()) +
+                                    " dimensions; pass a flat array");
+    }
+    return {array.data(), static_cast<std::size_t>(array.size())};
+}
+
+// A read-only array over memory that `owner` keeps alive.
+template <typename T>
+py::array_t<T> frozen(const std::vector<T>& values, const py::object& owner) {
+    py::array_t<T> array(static_cast<py::ssize_t>(values.size()), values.data(), owner);
+    py::detail::array_proxy(array.ptr())->flags &= ~py::detail::npy_api::NPY_ARRAY_WRITEABLE_;
+    return array;
+}
+
+template <typename T>
+py::array_t<T> copied(const std::vector<T>& values) {
+    return py::array_t<T>(static_cast<py::ssize_t>(values.size()), values.data());
+}
+
+TreePlan plan_tree(const Array<std::int64_t>& demonstration_tokens,
+                   const Array<std::int64_t>& first_extra, const Array<std::int64_t>& query_tokens,
+                   const Array<std::int64_t>& query_first_extra, const Array<bool>& labelled,
+                   const Array<bool>& queried, std::int64_t root_tokens,
+                   const Array<std::int32_t>& tail_parents, std::uint64_t seed,
+                   std::int64_t kv_budget_tokens, std::int64_t batch_tokens) {
+    const plan::PlanInput input{
+        .demonstration_tokens = view(demonstration_tokens, "demonstration_tokens"),
+        .first_extra = view(first_extra, "first_extra"),
+        .query_tokens = view(query_tokens, "query_tokens"),
+        .query_first_extra = view(query_first_extra, "query_first_extra"),
+        .labelled = view(labelled, "labelled"),
+        .queried = view(queried, "queried"),
+        .root_tokens = root_tokens,
+        .tail_parents = view(tail_parents, "tail_parents"),
+        .seed = seed,
+    };
+    const py::gil_scoped_release release;
+    plan::LooTree tree = plan::build_loo_tree(input);
+    plan::Schedule schedule = plan::make_schedule(
+        tree, {.kv_budget_tokens = kv_budget_tokens, .batch_tokens = batch_tokens});
+    return {std::move(tree), std::move(schedule)};
+}
+
+template <typename T>
+using Column = std::vector<T>;
+
+template <typename Part, typename T>
+void bind_column(py::class_<TreePlan>& cls, const char* name, Part TreePlan::* part,
+                 Column<T> Part::* column, const char* doc) {
+    cls.def_property_readonly(
+        name,
+        [part, column](const py::object& self) {
+            return frozen(self.cast<const TreePlan&>().*part.*column, self);
+        },
+        doc);
+}
+
+void bind_segments(py::class_<TreePlan>& cls) {
+    using plan::LooTree;
+    bind_column(cls, "parent", &TreePlan::tree, &LooTree::parent, "Parent segment or -1.");
+    bind_column(cls, "demo_offsets", &TreePlan::tree, &LooTree::demo_offsets,
+                "Offsets into `demos`, n_segments + 1.");
+    bind_column(cls, "demos", &TreePlan::tree, &LooTree::demos,
+                "Examples whose demonstrations the segments hold, in order.");
+    bind_column(cls, "query", &TreePlan::tree, &LooTree::query,
+                "Example whose prompt or tail token the segment ends with, or -1.");
+    bind_column(cls, "tail", &TreePlan::tree, &LooTree::tail, "Index into tail_parents, or -1.");
+    bind_column(cls, "n_tokens", &TreePlan::tree, &LooTree::n_tokens, "Tokens of the segment.");
+    bind_column(cls, "start", &TreePlan::tree, &LooTree::start,
+                "Tokens before the segment in its context.");
+    bind_column(cls, "has_root_token", &TreePlan::tree, &LooTree::has_root_token,
+                "1 where the segment begins with BOS.");
+    bind_column(cls, "query_segments", &TreePlan::tree, &LooTree::query_segment,
+                "Per example: the segment that ends with its prompt, or -1.");
+}
+
+void bind_batches(py::class_<TreePlan>& cls) {
+    using plan::Schedule;
+    bind_column(cls, "kv_offset", &TreePlan::schedule, &Schedule::kv_offset,
+                "Per segment: its first slot in the key/value pool.");
+    bind_column(cls, "batch_offsets", &TreePlan::schedule, &Schedule::batch_offsets,
+                "Offsets into `batch_segments`, n_batches + 1.");
+    bind_column(cls, "batch_segments", &TreePlan::schedule, &Schedule::batch_segments,
+                "Segments in the order they run.");
+    cls.def_property_readonly("peak_kv_tokens",
+                              [](const TreePlan& p) { return p.schedule.peak_kv_tokens; });
+    cls.def_property_readonly("pool_tokens",
+                              [](const TreePlan& p) { return p.schedule.pool_tokens; });
+    cls.def_property_readonly("n_batches",
+                              [](const TreePlan& p) { return p.schedule.n_batches(); });
+}
+
+void bind_counts(py::class_<TreePlan>& cls) {
+    cls.def_property_readonly("total_tokens",
+                              [](const TreePlan& p) { return p.tree.total_tokens; });
+    cls.def_property_readonly("naive_tokens",
+                              [](const TreePlan& p) { return p.tree.naive_tokens; });
+    cls.def_property_readonly("longest_context",
+                              [](const TreePlan& p) { return p.tree.longest_context; });
+    cls.def_property_readonly("n_demonstration_encodings",
+                              [](const TreePlan& p) { return p.tree.n_demonstration_encodings(); });
+    cls.def_property_readonly("n_segments", [](const TreePlan& p) { return p.tree.n_segments(); });
+}
+
+void bind_tree_plan(py::module_& module) {
+    py::class_<TreePlan> cls(module, "TreePlan",
+                             "Segments, batches and key/value slots of one leave-one-out pass.");
+    bind_segments(cls);
+    bind_batches(cls);
+    bind_counts(cls);
+    cls.def(
+        "context",
+        [](const TreePlan& p, std::int64_t example) { return copied(p.tree.context(example)); },
+        py::arg("example"), "Demonstrations before the query, in order.");
+    cls.def(
+        "query_segment",
+        [](const TreePlan& p, std::int64_t example) { return p.tree.query_segment_of(example); },
+        py::arg("example"), "The segment that ends with the prompt of the example.");
+}
+
+void check_integrity(const plan::RangeAllocator& allocator) {
+    const std::string error = allocator.integrity_error();
+    if (!error.empty()) throw std::runtime_error(error);
+}
+
+void bind_range_allocator(py::module_& module) {
+    using plan::RangeAllocator;
+    py::class_<RangeAllocator>(module, "RangeAllocator",
+                               "First-fit allocator of contiguous token slots.")
+        .def(py::init<>())
+        .def("allocate", &RangeAllocator::allocate, py::arg("size"))
+        .def("release", &RangeAllocator::release, py::arg("offset"))
+        .def("check_integrity", &check_integrity)
+        .def_property_readonly("capacity", &RangeAllocator::capacity)
+        .def_property_readonly("live", &RangeAllocator::live)
+        .def_property_readonly("peak", &RangeAllocator::peak)
+        .def_property_readonly("holes", &RangeAllocator::holes);
+}
+
+}  // namespace
+
+void bind_plan(py::module_& module) {
+    bind_tree_plan(module);
+    bind_range_allocator(module);
+    module.def("plan_tree", &plan_tree, py::arg("demonstration_tokens"), py::arg("first_extra"),
+               py::arg("query_tokens"), py::arg("query_first_extra"), py::arg("labelled"),
+               py::arg("queried"), py::arg("root_tokens"), py::arg("tail_parents"), py::arg("seed"),
+               py::arg("kv_budget_tokens"), py::arg("batch_tokens"),
+               "Plan a leave-one-out pass; a pure function of its arguments.");
+}
+
+}  // namespace icm_fast

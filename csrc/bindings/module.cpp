@@ -1,0 +1,8 @@
+// The Python module `icm_fast._core`: one bind_* function per type, nothing else.
+#include "bindings/bindings.hpp"
+
+PYBIND11_MODULE(_core, module) {
+    module.doc() = "Native parts of icm_fast: annealing engine and leave-one-out planner.";
+    icm_fast::bind_engine(module);
+    icm_fast::bind_plan(module);
+}

@@ -1,0 +1,314 @@
+#include "engine/annealer.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <stdexcept>
+#include <utility>
+
+namespace icm_fast::engine {
+namespace {
+
+constexpr double kExact = -std::numeric_limits<double>::infinity();
+
+void check(bool holds, const char* text) {
+    if (!holds) {
+        throw std::invalid_argument(text);
+    }
+}
+
+void check(const SearchSettings& s) {
+    check(std::isfinite(s.alpha), "alpha must be finite");
+    check(s.schedule.initial >= 0 && s.schedule.minimum >= 0 && s.schedule.cooling >= 0,
+          "temperatures and cooling must be at least 0");
+    check(s.n_initial >= 1, "n_initial must be at least 1");
+    check(s.fix_rounds >= 0, "fix_rounds must be at least 0");
+    check(s.group_weight >= 1, "group_weight must be at least 1");
+    check(s.growth >= 0 && std::isfinite(s.growth), "growth must be finite and at least 0");
+    check(s.max_iterations >= 0 && s.max_evaluations >= 0,
+          "max_iterations and max_evaluations must be at least 0");
+    check(s.single || s.sweep || s.grow, "moves is empty; name single, sweep or grow");
+}
+
+}  // namespace
+
+const char* move_name(Move move) {
+    switch (move) {
+        case Move::kInit:
+            return "init";
+        case Move::kSingle:
+            return "single";
+        case Move::kSweep:
+            return "sweep";
+        case Move::kGrow:
+            return "grow";
+        case Move::kFix:
+            return "fix";
+        case Move::kDone:
+            break;
+    }
+    return "done";
+}
+
+Annealer::Annealer(ConstraintGraph graph, SearchSettings settings)
+    : graph_(std::move(graph)), settings_(settings), rng_(settings.seed) {
+    check(settings_);
+    const auto n = index(graph_.n_examples());
+    const Evaluation nothing{std::vector<float>(n * index(graph_.n_labels()), 0.0F), 0.0};
+    set_state(Labels(n, kUnlabelled), nothing);
+    best_ = state_;
+    proposal_.labels =
+        initial_labels(graph_.n_examples(), graph_.n_labels(), settings_.n_initial, rng_);
+    advance();
+}
+
+void Annealer::tell(std::span<const float> scores) {
+    check(pending_.has_value(), "tell() without an ask: the search is over");
+    check(scores.size() == state_.scores.size(), "scores must be [n_examples, n_labels]");
+    check(std::ranges::all_of(scores, [](float s) { return std::isfinite(s); }),
+          "scores must be finite");
+    const double value = utility(settings_.objective, settings_.alpha, graph_, pending_->labels,
+                                 {scores, index(graph_.n_labels())});
+    known_.emplace(std::move(pending_->labels),
+                   Evaluation{std::vector<float>(scores.begin(), scores.end()), value});
+    pending_.reset();
+    ++n_asks_;
+    advance();
+}
+
+std::vector<Event> Annealer::take_events() { return std::exchange(events_, {}); }
+
+double Annealer::temperature() const {
+    return settings_.schedule.temperature(iteration_, n_accepted_);
+}
+
+// Steps that need an answer leave `pending_` set and are entered again once it is in `known_`.
+void Annealer::advance() {
+    while (!pending_ && phase_ != Phase::kDone) {
+        switch (phase_) {
+            case Phase::kPropose:
+                propose();
+                break;
+            case Phase::kFix:
+                fix_round();
+                break;
+            case Phase::kDecide:
+                decide();
+                break;
+            case Phase::kDone:
+                break;
+        }
+    }
+}
+
+void Annealer::finish(std::string reason) {
+    phase_ = Phase::kDone;
+    reason_ = std::move(reason);
+    Event event;
+    event.iteration = iteration_;
+    event.move = Move::kDone;
+    event.temperature = temperature();
+    event.utility_before = event.utility_candidate = event.utility_after = state_.utility;
+    event.threshold = kExact;
+    event.n_labelled = state_.n_labelled;
+    event.n_violations = n_violations_;
+    event.n_asks = n_asks_;
+    event.null_draws = std::exchange(null_draws_, 0);
+    event.reason = reason_;
+    events_.push_back(std::move(event));
+}
+
+// ---- ConsistencyFix -----------------------------------------------------------------------------
+
+// One round of Algorithm 2: the best allowed labels of a random violated pair, if they help.
+void Annealer::fix_round() {
+    const auto violated = graph_.violated(proposal_.labels);
+    if (violated.empty() || proposal_.fix_round >= settings_.fix_rounds) {
+        phase_ = Phase::kDecide;
+        return;
+    }
+    const std::int32_t pair =
+        violated[rng_.bounded(Purpose::kFixPair, step(), proposal_.fix_round, violated.size())];
+    const std::optional<Labels> fixed = best_fix(pair);
+    if (fixed) {
+        proposal_.labels = *fixed;
+        ++proposal_.fix_round;
+    }
+}
+
+// The candidate after this round; empty as long as a utility is missing.
+std::optional<Labels> Annealer::best_fix(std::int32_t pair) {
+    const Evaluation* current = known_or_ask(proposal_.labels, kExact);
+    if (current == nullptr) {
+        return std::nullopt;
+    }
+    const Evaluation* best = nullptr;
+    Labels best_labels;
+    for (const Labels& option : fix_options(pair)) {
+        const Evaluation* evaluation = known_or_ask(option, kExact);
+        if (evaluation == nullptr) {
+            return std::nullopt;
+        }
+        if (best == nullptr || evaluation->utility > best->utility) {
+            best = evaluation;
+            best_labels = option;
+        }
+    }
+    const bool helps =
+        best != nullptr && (best->utility > current->utility ||
+                            (settings_.fix_accepts_ties && best->utility == current->utility));
+    return helps ? best_labels : proposal_.labels;
+}
+
+std::vector<Labels> Annealer::fix_options(std::int32_t pair) const {
+    std::vector<LabelPair> allowed = graph_.allowed(pair);
+    if (!settings_.fix_both_false && allowed.size() > 1) {
+        std::erase_if(allowed, [](LabelPair p) { return p.first == 0 && p.second == 0; });
+    }
+    const LabelPair ends = graph_.ends(pair);
+    std::vector<Labels> options;
+    for (const LabelPair labels : allowed) {
+        options.push_back(proposal_.labels);
+        options.back()[index(ends.first)] = labels.first;
+        options.back()[index(ends.second)] = labels.second;
+    }
+    return options;
+}
+
+// ---- Decisions ----------------------------------------------------------------------------------
+
+void Annealer::decide() {
+    const double threshold = draw_threshold();
+    const Evaluation* evaluation = known_or_ask(proposal_.labels, threshold);
+    if (evaluation == nullptr) {
+        return;
+    }
+    Event event;
+    event.iteration = iteration_;
+    event.move = proposal_.move;
+    event.temperature = temperature();
+    event.changes = changes_between(state_.labels, proposal_.labels);
+    event.utility_before = state_.utility;
+    event.utility_candidate = evaluation->utility;
+    event.threshold = threshold;
+    event.accepted = evaluation->utility >= threshold;
+    event.forced = proposal_.forced;
+    event.null_draws = std::exchange(null_draws_, 0);
+    if (event.accepted && !event.changes.empty()) {
+        adopt(proposal_.labels, *evaluation);
+    } else {
+        remember_rejection();
+    }
+    event.utility_after = state_.utility;
+    event.n_labelled = state_.n_labelled;
+    event.n_violations = n_violations_;
+    event.n_asks = n_asks_;
+    events_.push_back(std::move(event));
+    phase_ = Phase::kPropose;
+}
+
+// log(u) <= 0, so the threshold never exceeds U, and a rise of U always passes it.
+double Annealer::draw_threshold() const {
+    if (proposal_.move == Move::kInit || proposal_.forced) {
+        return kExact;
+    }
+    const double u = rng_.uniform(Purpose::kAccept, step(), 0);
+    if (u == 0.0) {
+        return kExact;
+    }
+    return std::min(state_.utility, state_.utility + temperature() * std::log(u));
+}
+
+void Annealer::adopt(const Labels& labels, const Evaluation& evaluation) {
+    n_accepted_ += proposal_.move != Move::kInit;
+    set_state(labels, evaluation);
+    const bool is_best = state_.n_labelled != best_.n_labelled
+                             ? state_.n_labelled > best_.n_labelled
+                             : state_.utility > best_.utility;
+    if (is_best) {
+        best_ = state_;
+    }
+}
+
+void Annealer::remember_rejection() {
+    switch (proposal_.move) {
+        case Move::kSweep:
+            tried_.sweep = true;
+            break;
+        case Move::kSingle:
+            tried_.singles[index(proposal_.example)] = true;
+            break;
+        case Move::kGrow:
+            tried_.lone_grow_rejections =
+                proposal_.grow_size == 1 ? tried_.lone_grow_rejections + 1 : 0;
+            tried_.grow_size = std::max<std::int64_t>(1, proposal_.grow_size / 2);
+            break;
+        case Move::kFix:
+            tried_.fix = true;
+            break;
+        case Move::kInit:
+        case Move::kDone:
+            break;
+    }
+}
+
+// The evaluation, or null after asking for it (or after stopping because the budget is spent).
+const Annealer::Evaluation* Annealer::known_or_ask(const Labels& labels, double threshold) {
+    const auto found = known_.find(labels);
+    if (found != known_.end()) {
+        return &found->second;
+    }
+    if (spent()) {
+        stop_for_budget();
+    } else {
+        pending_ = Ask{labels, threshold};
+    }
+    return nullptr;
+}
+
+// The move under way is dropped; the initial state, which must exist, is taken as far as fixed.
+void Annealer::stop_for_budget() {
+    if (proposal_.move == Move::kInit) {
+        phase_ = Phase::kDecide;
+    } else {
+        finish("max_evaluations");
+    }
+}
+
+// ---- The state ----------------------------------------------------------------------------------
+
+void Annealer::set_state(const Labels& labels, const Evaluation& evaluation) {
+    state_ = {labels, evaluation.scores, evaluation.utility, count_labelled(labels)};
+    adjusted_ = adjusted_scores(settings_.objective, state_.labels,
+                                {state_.scores, index(graph_.n_labels())});
+    n_violations_ = graph_.count_violations(state_.labels);
+    tried_ = {};
+    tried_.singles.assign(labels.size(), false);
+}
+
+bool Annealer::has_converged() const {
+    return state_.n_labelled == graph_.n_examples() && n_violations_ == 0 && disagreeing().empty();
+}
+
+// The label that an example's scores prefer.
+std::int32_t Annealer::favourite(std::int32_t example) const {
+    const std::size_t n_labels = index(graph_.n_labels());
+    return argmax(std::span(adjusted_).subspan(index(example) * n_labels, n_labels));
+}
+
+Examples Annealer::disagreeing() const {
+    Examples found;
+    for (std::int32_t i = 0; i < graph_.n_examples(); ++i) {
+        const std::int32_t label = state_.labels[index(i)];
+        if (label != kUnlabelled && label != favourite(i)) {
+            found.push_back(i);
+        }
+    }
+    return found;
+}
+
+bool Annealer::spent() const {
+    return settings_.max_evaluations > 0 && n_asks_ >= settings_.max_evaluations;
+}
+
+}  // namespace icm_fast::engine

@@ -1,0 +1,193 @@
+// Simulated annealing over labellings as an ask/tell state machine.
+//
+// The machine asks for the scores of a labelling, is told them, and decides. Its decisions are a
+// pure function of (constraints, settings, scores). It owns all its data and never calls out. Not
+// thread-safe: one thread at a time may use an Annealer; different Annealers are independent.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "engine/constraints.hpp"
+#include "engine/labeling.hpp"
+#include "engine/objective.hpp"
+#include "engine/rng.hpp"
+#include "engine/schedule.hpp"
+
+namespace icm_fast::engine {
+
+struct SearchSettings {
+    Objective objective = Objective::kCalibrated;
+    double alpha = 50.0;
+    Schedule schedule;
+    std::int64_t n_initial = 8;
+    std::int64_t fix_rounds = 10;
+    bool fix_both_false = true;
+    bool fix_accepts_ties = false;
+    std::uint64_t group_weight = 100;
+    bool single = true;
+    bool sweep = false;
+    bool grow = false;
+    double growth = 1.0;
+    std::int64_t max_iterations = 1000;
+    std::int64_t max_evaluations = 0;  // 0: no bound
+    bool return_best = false;
+    std::uint64_t seed = 0;
+
+    // Whether moves follow the order sweep, single, grow instead of the paper's plain draw.
+    [[nodiscard]] bool has_large_moves() const { return sweep || grow; }
+};
+
+enum class Move { kInit, kSingle, kSweep, kGrow, kFix, kDone };
+
+[[nodiscard]] const char* move_name(Move move);
+
+// A labelling whose scores the machine needs.
+struct Ask {
+    Labels labels;
+    // A utility below this one leads to rejection, so scoring may stop there; -inf: needed exactly.
+    double threshold;
+};
+
+// One step of the search. Utilities in the units of alpha P(D); threshold -inf: accepted anyhow.
+struct Event {
+    std::int64_t iteration = 0;
+    Move move = Move::kInit;
+    double temperature = 0.0;
+    std::vector<LabelChange> changes;  // proposed; they hold if `accepted`
+    double utility_before = 0.0;
+    double utility_candidate = 0.0;
+    double utility_after = 0.0;  // of the state after the decision
+    double threshold = 0.0;
+    bool accepted = false;
+    bool forced = false;
+    std::int64_t n_labelled = 0;    // after the decision
+    std::int64_t n_violations = 0;  // after the decision
+    std::int64_t n_asks = 0;        // answered so far
+    std::int64_t null_draws = 0;    // since the event before
+    std::string reason;             // of kDone
+};
+
+// A labelling with what is known of it.
+struct State {
+    Labels labels;              // [n_examples]
+    std::vector<float> scores;  // [n_examples * n_labels]
+    double utility = 0.0;
+    std::int64_t n_labelled = 0;
+};
+
+class Annealer {
+  public:
+    // Throws std::invalid_argument for settings out of range.
+    Annealer(ConstraintGraph graph, SearchSettings settings);
+
+    // What is to be told next; the same until it is told; empty when the search is over.
+    [[nodiscard]] const std::optional<Ask>& ask() const { return pending_; }
+
+    // Answers the ask with scores [n_examples * n_labels], row-major, all finite, and goes on to
+    // the next ask. Throws std::invalid_argument (state unchanged) on bad scores or without an ask.
+    void tell(std::span<const float> scores);
+
+    // Events since the last call, oldest first.
+    [[nodiscard]] std::vector<Event> take_events();
+
+    [[nodiscard]] const ConstraintGraph& graph() const { return graph_; }
+    // The current state; before the first ask is answered nothing is labelled.
+    [[nodiscard]] const State& state() const { return state_; }
+    // The best state seen (most labelled, then highest utility) or the current one, by settings.
+    [[nodiscard]] const State& result() const { return settings_.return_best ? best_ : state_; }
+    [[nodiscard]] double temperature() const;
+    [[nodiscard]] std::int64_t iteration() const { return iteration_; }
+    [[nodiscard]] std::int64_t n_asks() const { return n_asks_; }
+    [[nodiscard]] std::int64_t n_accepted() const { return n_accepted_; }
+    [[nodiscard]] bool done() const { return phase_ == Phase::kDone; }
+    // "converged", "stuck", "max_iterations", "max_evaluations"; empty while running.
+    [[nodiscard]] const std::string& reason() const { return reason_; }
+
+  private:
+    enum class Phase { kPropose, kFix, kDecide, kDone };
+
+    struct Evaluation {
+        std::vector<float> scores;
+        double utility;
+    };
+
+    struct Proposal {
+        Move move = Move::kInit;
+        Labels labels;
+        std::int32_t example = -1;   // of a single move
+        std::int64_t grow_size = 0;  // of a grow move
+        bool forced = false;
+        std::uint32_t fix_round = 0;
+    };
+
+    // What was tried in vain since the state last changed.
+    struct Tried {
+        bool sweep = false;
+        bool fix = false;
+        std::vector<bool> singles;     // [n_examples]
+        std::int64_t grow_size = 0;    // of the next grow move; 0: by `growth`
+        int lone_grow_rejections = 0;  // in a row, of grow moves of one example
+    };
+
+    void advance();
+    void finish(std::string reason);
+
+    // Proposals: each starts a move, or returns false when it has nothing to try.
+    void propose();
+    void propose_drawn();
+    bool propose_sweep();
+    bool propose_disagreeing();
+    bool propose_unlabelled();
+    bool propose_grow();
+    bool propose_fix();
+    void begin_single(std::int32_t example);
+    void begin(Proposal proposal);
+    [[nodiscard]] std::int64_t next_grow_size() const;
+    [[nodiscard]] Examples pick_growth(std::int64_t size) const;
+
+    // ConsistencyFix and acceptance.
+    void fix_round();
+    [[nodiscard]] std::optional<Labels> best_fix(std::int32_t pair);
+    [[nodiscard]] std::vector<Labels> fix_options(std::int32_t pair) const;
+    void decide();
+    [[nodiscard]] double draw_threshold() const;
+    void adopt(const Labels& labels, const Evaluation& evaluation);
+    void remember_rejection();
+    const Evaluation* known_or_ask(const Labels& labels, double threshold);
+    void stop_for_budget();
+
+    void set_state(const Labels& labels, const Evaluation& evaluation);
+    [[nodiscard]] bool has_converged() const;
+    [[nodiscard]] std::int32_t favourite(std::int32_t example) const;
+    [[nodiscard]] Examples disagreeing() const;
+    [[nodiscard]] bool spent() const;
+    [[nodiscard]] std::uint64_t step() const { return static_cast<std::uint64_t>(iteration_); }
+
+    ConstraintGraph graph_;
+    SearchSettings settings_;
+    CounterRng rng_;
+
+    State state_;
+    State best_;
+    std::vector<double> adjusted_;  // of the current state
+    std::int64_t n_violations_ = 0;
+    Tried tried_;
+
+    Phase phase_ = Phase::kFix;
+    Proposal proposal_;
+    std::map<Labels, Evaluation> known_;  // within the current move
+    std::optional<Ask> pending_;
+    std::vector<Event> events_;
+    std::string reason_;
+    std::int64_t iteration_ = 0;
+    std::int64_t n_asks_ = 0;
+    std::int64_t n_accepted_ = 0;
+    std::int64_t null_draws_ = 0;
+};
+
+}  // namespace icm_fast::engine

@@ -1,0 +1,55 @@
+// Mutual predictability P(D), utility U(D) = alpha P(D) - I(D), and the scores that proposals use.
+//
+// Pure functions, thread-safe. Scores are LOO log-probabilities in natural log, float32; all
+// arithmetic is IEEE double from left to right over the examples, so that a plain rendering of the
+// formulas in another language gives the same bits.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string_view>
+#include <vector>
+
+#include "engine/constraints.hpp"
+
+namespace icm_fast::engine {
+
+enum class Objective { kCalibrated, kMeanLogprob, kSumLogprob, kMeanLogodds };
+
+// The name that SearchConfig uses; throws std::invalid_argument for an unknown one.
+[[nodiscard]] Objective parse_objective(std::string_view name);
+
+// A borrowed [n_examples, n_labels] table, row-major.
+struct ScoreView {
+    std::span<const float> values;
+    std::size_t n_labels;
+
+    [[nodiscard]] std::span<const float> row(std::size_t example) const {
+        return values.subspan(example * n_labels, n_labels);
+    }
+};
+
+// P(D) over the labelled examples; 0 when there is none. `labels`: [n_examples].
+[[nodiscard]] double predictability(Objective objective, std::span<const std::int32_t> labels,
+                                    ScoreView scores);
+
+// alpha P(D) - I(D).
+[[nodiscard]] double utility(Objective objective, double alpha, const ConstraintGraph& graph,
+                             std::span<const std::int32_t> labels, ScoreView scores);
+
+// log q [n_labels]: log of the mean prediction over the labelled examples, each renormalised over
+// the labels; uniform when none is labelled.
+[[nodiscard]] std::vector<double> log_marginal(std::span<const std::int32_t> labels,
+                                               ScoreView scores);
+
+// Scores a [n_examples * n_labels] whose argmax is an example's proposal: log p - log q for the
+// calibrated objective, else log p.
+[[nodiscard]] std::vector<double> adjusted_scores(Objective objective,
+                                                  std::span<const std::int32_t> labels,
+                                                  ScoreView scores);
+
+// Index of the first largest entry.
+[[nodiscard]] std::int32_t argmax(std::span<const double> row);
+
+}  // namespace icm_fast::engine

@@ -1,0 +1,382 @@
+#include "plan/loo_tree.hpp"
+
+#include <algorithm>
+#include <functional>
+#include <limits>
+#include <queue>
+#include <stdexcept>
+#include <string>
+#include <utility>
+
+#include "plan/random_order.hpp"
+
+namespace icm_fast::plan {
+namespace {
+
+constexpr std::int32_t kNone = -1;
+// Keeps every sum of tokens, over any tree, far inside 64 bits.
+constexpr std::int64_t kMaxTokens = std::numeric_limits<std::int32_t>::max();
+constexpr std::size_t kMaxExamples = std::size_t{1} << 24;
+
+// Streams of random words, so that one order does not move when another grows.
+enum Stream : std::uint64_t { kLeafOrder = 0, kCommonOrder = 1, kNodeOrder = 2 };
+
+[[noreturn]] void reject(const std::string& message) { throw std::invalid_argument(message); }
+
+void check_length(const char* name, std::size_t length, std::size_t expected) {
+    if (length == expected) return;
+    reject(std::string(name) + " has " + std::to_string(length) + " entries, but labelled has " +
+           std::to_string(expected) + "; pass one entry per example");
+}
+
+void check_tokens(const char* name, std::size_t row, std::int64_t tokens, std::int64_t extra) {
+    const bool extra_fits = extra >= -kMaxTokens && extra <= kMaxTokens;
+    const bool fits = tokens >= 1 && tokens <= kMaxTokens;
+    if (fits && extra_fits && tokens + extra >= 1 && tokens + extra <= kMaxTokens) return;
+    reject(std::string(name) + "[" + std::to_string(row) + "] is " + std::to_string(tokens) +
+           " tokens (" + std::to_string(extra) +
+           " more where it stands first); both sizes must lie between 1 and " +
+           std::to_string(kMaxTokens));
+}
+
+void check_tail(std::span<const std::int32_t> tail_parents) {
+    for (std::size_t k = 0; k < tail_parents.size(); ++k) {
+        const std::int32_t parent = tail_parents[k];
+        if (parent >= kNone && parent < static_cast<std::int64_t>(k)) continue;
+        reject("tail_parents[" + std::to_string(k) + "] is " + std::to_string(parent) +
+               "; a parent must be -1 or stand before its child");
+    }
+}
+
+void check_shape(const PlanInput& input) {
+    const std::size_t n = input.labelled.size();
+    check_length("demonstration_tokens", input.demonstration_tokens.size(), n);
+    check_length("first_extra", input.first_extra.size(), n);
+    check_length("query_tokens", input.query_tokens.size(), n);
+    check_length("query_first_extra", input.query_first_extra.size(), n);
+    check_length("queried", input.queried.size(), n);
+    if (n > kMaxExamples) {
+        reject("a plan holds at most " + std::to_string(kMaxExamples) + " examples, got " +
+               std::to_string(n) + "; split the data set into batches");
+    }
+    const std::size_t n_tail = input.tail_parents.size();
+    if (n * (n_tail + 2) > static_cast<std::size_t>(kMaxTokens)) {
+        reject("tail_parents has " + std::to_string(n_tail) + " entries, too many for " +
+               std::to_string(n) + " examples");
+    }
+}
+
+void check(const PlanInput& input) {
+    check_shape(input);
+    check_tail(input.tail_parents);
+    if (input.root_tokens != 0 && input.root_tokens != 1) {
+        reject("root_tokens is " + std::to_string(input.root_tokens) +
+               "; it must be 0, or 1 for a BOS token");
+    }
+    for (std::size_t i = 0; i < input.labelled.size(); ++i) {
+        if (input.labelled[i]) {
+            check_tokens("demonstration_tokens", i, input.demonstration_tokens[i],
+                         input.first_extra[i]);
+        }
+        if (input.queried[i]) {
+            check_tokens("query_tokens", i, input.query_tokens[i], input.query_first_extra[i]);
+        }
+    }
+}
+
+// The examples by the part they play.
+struct Roles {
+    std::vector<std::int32_t> leaves;      // labelled and queried: left out of their own context
+    std::vector<std::int32_t> common;      // labelled only: stand in every context
+    std::vector<std::int32_t> unlabelled;  // queried only: see every demonstration
+};
+
+Roles assign_roles(const PlanInput& input) {
+    Roles roles;
+    for (std::size_t i = 0; i < input.labelled.size(); ++i) {
+        const auto example = static_cast<std::int32_t>(i);
+        if (input.labelled[i]) {
+            (input.queried[i] ? roles.leaves : roles.common).push_back(example);
+        } else if (input.queried[i]) {
+            roles.unlabelled.push_back(example);
+        }
+    }
+    shuffle(std::span(roles.leaves), RandomStream(input.seed, kLeafOrder));
+    shuffle(std::span(roles.common), RandomStream(input.seed, kCommonOrder));
+    return roles;
+}
+
+// A binary tree over the leaves that minimises sum(weight * depth). Nodes [0, n_leaves) are the
+// leaves in the given order, later ones internal; the last node is the root.
+class HuffmanTree {
+  public:
+    explicit HuffmanTree(std::span<const std::int64_t> weights)
+        : n_leaves_(static_cast<std::int32_t>(weights.size())) {
+        merge(weights);
+        order_leaves();
+    }
+
+    std::int32_t root() const { return n_leaves_ + static_cast<std::int32_t>(left_.size()) - 1; }
+    bool is_leaf(std::int32_t node) const { return node < n_leaves_; }
+    std::int32_t left(std::int32_t node) const { return left_[at(node)]; }
+    std::int32_t right(std::int32_t node) const { return right_[at(node)]; }
+    // The leaves under a node, from left to right.
+    std::span<const std::int32_t> leaves_under(std::int32_t node) const {
+        const auto index = static_cast<std::size_t>(node);
+        return std::span(leaf_order_).subspan(first_leaf_[index], leaf_count_[index]);
+    }
+
+  private:
+    std::size_t at(std::int32_t node) const { return static_cast<std::size_t>(node - n_leaves_); }
+
+    void merge(std::span<const std::int64_t> weights) {
+        // Equal weights leave the queue in the order they entered it: least depth among optima.
+        using Entry = std::pair<std::int64_t, std::int32_t>;  // weight, node
+        std::priority_queue<Entry, std::vector<Entry>, std::greater<>> queue;
+        for (std::int32_t node = 0; node < n_leaves_; ++node) {
+            queue.emplace(weights[static_cast<std::size_t>(node)], node);
+        }
+        leaf_count_.assign(weights.size(), 1);
+        while (queue.size() > 1) {
+            const Entry a = queue.top();
+            queue.pop();
+            const Entry b = queue.top();
+            queue.pop();
+            left_.push_back(a.second);
+            right_.push_back(b.second);
+            leaf_count_.push_back(leaf_count_[static_cast<std::size_t>(a.second)] +
+                                  leaf_count_[static_cast<std::size_t>(b.second)]);
+            queue.emplace(a.first + b.first, root());
+        }
+    }
+
+    void order_leaves() {
+        first_leaf_.assign(leaf_count_.size(), 0);
+        leaf_order_.assign(static_cast<std::size_t>(n_leaves_), 0);
+        // Children have smaller numbers, so one sweep from the root downwards reaches all.
+        for (std::int32_t node = root(); node >= n_leaves_; --node) {
+            const std::size_t first = first_leaf_[static_cast<std::size_t>(node)];
+            const auto left_index = static_cast<std::size_t>(left(node));
+            first_leaf_[left_index] = first;
+            first_leaf_[static_cast<std::size_t>(right(node))] = first + leaf_count_[left_index];
+        }
+        for (std::int32_t leaf = 0; leaf < n_leaves_; ++leaf) {
+            leaf_order_[first_leaf_[static_cast<std::size_t>(leaf)]] = leaf;
+        }
+    }
+
+    std::int32_t n_leaves_;
+    std::vector<std::int32_t> left_;
+    std::vector<std::int32_t> right_;
+    std::vector<std::size_t> leaf_count_;
+    std::vector<std::size_t> first_leaf_;
+    std::vector<std::int32_t> leaf_order_;
+};
+
+// Appends segments and counts their tokens.
+class SegmentWriter {
+  public:
+    explicit SegmentWriter(const PlanInput& input) : input_(input) {
+        tree_.query_segment.assign(input.labelled.size(), kNone);
+    }
+
+    // BOS and the demonstrations of every context; -1 where there is neither.
+    std::int32_t root(std::span<const std::int32_t> demos) {
+        if (input_.root_tokens == 0 && demos.empty()) return kNone;
+        return append(kNone, demos, kNone, kNone,
+                      input_.root_tokens + demonstration_sum(kNone, demos));
+    }
+
+    // Demonstrations alone; `parent` itself where there are none.
+    std::int32_t context(std::int32_t parent, std::span<const std::int32_t> demos) {
+        if (demos.empty()) return parent;
+        return append(parent, demos, kNone, kNone, demonstration_sum(parent, demos));
+    }
+
+    // Demonstrations (if any), the prompt of `example`, and the tail segments behind it.
+    void query(std::int32_t parent, std::span<const std::int32_t> demos, std::int32_t example) {
+        const auto row = static_cast<std::size_t>(example);
+        std::int64_t tokens = demonstration_sum(parent, demos) + input_.query_tokens[row];
+        if (demos.empty() && !follows_demonstration(parent))
+            tokens += input_.query_first_extra[row];
+        const std::int32_t segment = append(parent, demos, example, kNone, tokens);
+        tree_.query_segment[row] = segment;
+        const auto n_tail = static_cast<std::int32_t>(input_.tail_parents.size());
+        for (std::int32_t k = 0; k < n_tail; ++k) {
+            // The k-th tail node of this query is segment + 1 + k, and -1 names the query.
+            const std::int32_t above = input_.tail_parents[static_cast<std::size_t>(k)];
+            append(segment + 1 + above, {}, example, k, 1);
+        }
+        tree_.naive_tokens += end(segment) + n_tail;
+    }
+
+    LooTree take() && { return std::move(tree_); }
+
+  private:
+    std::int64_t end(std::int32_t segment) const {
+        const auto index = static_cast<std::size_t>(segment);
+        return segment == kNone ? 0 : tree_.start[index] + tree_.n_tokens[index];
+    }
+
+    bool follows_demonstration(std::int32_t parent) const {
+        return parent != kNone && holds_demonstration_[static_cast<std::size_t>(parent)];
+    }
+
+    std::int64_t demonstration_sum(std::int32_t parent, std::span<const std::int32_t> demos) const {
+        if (demos.empty()) return 0;
+        const auto first = static_cast<std::size_t>(demos.front());
+        std::int64_t sum = follows_demonstration(parent) ? 0 : input_.first_extra[first];
+        for (const std::int32_t demo : demos) {
+            sum += input_.demonstration_tokens[static_cast<std::size_t>(demo)];
+        }
+        return sum;
+    }
+
+    std::int32_t append(std::int32_t parent, std::span<const std::int32_t> demos,
+                        std::int32_t query, std::int32_t tail, std::int64_t tokens) {
+        const auto segment = static_cast<std::int32_t>(tree_.parent.size());
+        const std::int64_t start = end(parent);
+        tree_.parent.push_back(parent);
+        tree_.demos.insert(tree_.demos.end(), demos.begin(), demos.end());
+        tree_.demo_offsets.push_back(static_cast<std::int64_t>(tree_.demos.size()));
+        tree_.query.push_back(query);
+        tree_.tail.push_back(tail);
+        tree_.n_tokens.push_back(tokens);
+        tree_.start.push_back(start);
+        // With a BOS token the root is the only segment without a parent.
+        tree_.has_root_token.push_back(parent == kNone && input_.root_tokens > 0);
+        holds_demonstration_.push_back(!demos.empty() || follows_demonstration(parent));
+        tree_.total_tokens += tokens;
+        tree_.longest_context = std::max(tree_.longest_context, start + tokens);
+        return segment;
+    }
+
+    const PlanInput& input_;
+    LooTree tree_;
+    std::vector<bool> holds_demonstration_;  // per segment: in it or above it
+};
+
+// A node of the Huffman tree to serve under the context that ends with segment `parent`.
+struct Visit {
+    std::int32_t node;
+    std::int32_t sibling;  // whose demonstrations the node takes into its context; -1 at the root
+    std::int32_t parent;
+};
+
+class TreeBuilder {
+  public:
+    TreeBuilder(const PlanInput& input, const Roles& roles)
+        : input_(input), roles_(roles), huffman_(leaf_weights(input, roles)), writer_(input) {}
+
+    LooTree build() && {
+        std::vector<Visit> pending = {{huffman_.root(), kNone, writer_.root(roles_.common)}};
+        while (!pending.empty()) {
+            const Visit visit = pending.back();
+            pending.pop_back();
+            const std::vector<std::int32_t> demos = sibling_demos(visit);
+            if (huffman_.is_leaf(visit.node)) {
+                write_leaf(visit, demos);
+                continue;
+            }
+            const std::int32_t context = writer_.context(visit.parent, demos);
+            const std::int32_t left = huffman_.left(visit.node);
+            const std::int32_t right = huffman_.right(visit.node);
+            pending.push_back({right, left, context});
+            pending.push_back({left, right, context});
+        }
+        return std::move(writer_).take();
+    }
+
+  private:
+    // One weight per leaf and, for the unlabelled queries together, one of 0 at the end.
+    static std::vector<std::int64_t> leaf_weights(const PlanInput& input, const Roles& roles) {
+        std::vector<std::int64_t> weights;
+        for (const std::int32_t example : roles.leaves) {
+            weights.push_back(input.demonstration_tokens[static_cast<std::size_t>(example)]);
+        }
+        if (!roles.unlabelled.empty()) weights.push_back(0);
+        return weights;
+    }
+
+    bool is_virtual(std::int32_t leaf) const {
+        return static_cast<std::size_t>(leaf) == roles_.leaves.size();
+    }
+
+    std::vector<std::int32_t> sibling_demos(const Visit& visit) const {
+        std::vector<std::int32_t> demos;
+        if (visit.sibling == kNone) return demos;
+        for (const std::int32_t leaf : huffman_.leaves_under(visit.sibling)) {
+            if (!is_virtual(leaf)) demos.push_back(roles_.leaves[static_cast<std::size_t>(leaf)]);
+        }
+        const auto node = static_cast<std::uint64_t>(visit.node);
+        shuffle(std::span(demos), RandomStream(input_.seed, kNodeOrder + node));
+        return demos;
+    }
+
+    void write_leaf(const Visit& visit, std::span<const std::int32_t> demos) {
+        if (!is_virtual(visit.node)) {
+            writer_.query(visit.parent, demos, roles_.leaves[static_cast<std::size_t>(visit.node)]);
+        } else if (roles_.unlabelled.size() == 1) {
+            writer_.query(visit.parent, demos, roles_.unlabelled.front());
+        } else {
+            const std::int32_t context = writer_.context(visit.parent, demos);
+            for (const std::int32_t example : roles_.unlabelled) {
+                writer_.query(context, {}, example);
+            }
+        }
+    }
+
+    const PlanInput& input_;
+    const Roles& roles_;
+    HuffmanTree huffman_;
+    SegmentWriter writer_;
+};
+
+}  // namespace
+
+std::span<const std::int32_t> LooTree::demos_of(std::int64_t segment) const {
+    const auto index = static_cast<std::size_t>(segment);
+    const auto first = static_cast<std::size_t>(demo_offsets[index]);
+    return std::span(demos).subspan(first,
+                                    static_cast<std::size_t>(demo_offsets[index + 1]) - first);
+}
+
+std::int32_t LooTree::query_segment_of(std::int64_t example) const {
+    const auto n = static_cast<std::int64_t>(query_segment.size());
+    if (example < 0 || example >= n) {
+        reject("example " + std::to_string(example) + " lies outside the plan's " +
+               std::to_string(n) + " examples");
+    }
+    const std::int32_t segment = query_segment[static_cast<std::size_t>(example)];
+    if (segment == kNone) {
+        reject("example " + std::to_string(example) + " is not queried; set queried for it");
+    }
+    return segment;
+}
+
+std::vector<std::int32_t> LooTree::context(std::int64_t example) const {
+    std::vector<std::int32_t> path;
+    for (std::int32_t at = query_segment_of(example); at != kNone;
+         at = parent[static_cast<std::size_t>(at)]) {
+        path.push_back(at);
+    }
+    std::vector<std::int32_t> order;
+    for (auto segment = path.rbegin(); segment != path.rend(); ++segment) {
+        const auto part = demos_of(*segment);
+        order.insert(order.end(), part.begin(), part.end());
+    }
+    return order;
+}
+
+LooTree build_loo_tree(const PlanInput& input) {
+    check(input);
+    const Roles roles = assign_roles(input);
+    if (roles.leaves.empty() && roles.unlabelled.empty()) {
+        LooTree nothing;
+        nothing.query_segment.assign(input.labelled.size(), kNone);
+        return nothing;
+    }
+    return TreeBuilder(input, roles).build();
+}
+
+}  // namespace icm_fast::plan

@@ -1,0 +1,38 @@
+"""What one attention launch has to do, the same for every layer of a forward pass."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentWork:
+    """One segment of the packed batch.
+
+    Attributes:
+        begin: First query row of the segment in the packed batch.
+        end: One past its last row.
+        ranges: Ancestors' key-value ranges ``(begin, end)`` in the pool, in context order. Their
+            lengths sum to ``start``.
+        own: First pool slot of the segment's own keys and values.
+        start: Position of its first token, i.e. tokens before it in its context.
+    """
+
+    begin: int
+    end: int
+    ranges: tuple[tuple[int, int], ...]
+    own: int
+    start: int
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionWork:
+    """All segments of one packed batch, in row order.
+
+    Attributes:
+        segments: The segments; rows of consecutive ones touch.
+        n_tokens: Rows of the packed batch.
+    """
+
+    segments: tuple[SegmentWork, ...]
+    n_tokens: int

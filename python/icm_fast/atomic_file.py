@@ -1,0 +1,77 @@
+"""Files that are either whole or absent, and operating-system errors in one clear line."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from icm_fast.errors import InputError
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn an ``OSError`` of the block into an :class:`InputError` that names ``path``."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"cannot write {path}: {error.strerror or error}; free disk space, make the folder "
+            "writable, or choose another output path"
+        ) from error
+
+
+@contextmanager
+def reading(path: Path, fix: str) -> Iterator[None]:
+    """Turn an ``OSError`` of the block into an :class:`InputError` with the fix."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}; {fix}") from error
+
+
+def write_all(descriptor: int, content: bytes) -> None:
+    """Write every byte; a short write (a disk about to be full) goes on or raises."""
+    view = memoryview(content)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in ``folder`` durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replace ``path`` by ``content``: temporary file, fsync, rename, fsync of the folder.
+
+    The temporary name is fixed, so that a run killed here leaves nothing that its
+    successor does not overwrite.
+
+    Raises:
+        InputError: The file system refuses; nothing half-written stays behind.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    with writing(path):
+        try:
+            _write_durably(temporary, content)
+            os.replace(temporary, path)
+            sync_folder(path.parent)
+        except OSError:
+            with suppress(OSError):
+                temporary.unlink()
+            raise
+
+
+def _write_durably(path: Path, content: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+    try:
+        write_all(descriptor, content)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

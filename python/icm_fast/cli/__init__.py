@@ -1,0 +1,49 @@
+"""The command ``icm-fast``: one clear line and exit code 2 for whatever the user can mend."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+import typer
+
+from icm_fast.cli.commands import app
+from icm_fast.errors import InputError
+
+EXIT_INPUT = 2
+EXIT_INTERRUPTED = 130
+
+
+def main() -> NoReturn:
+    """Run the command line of this process and exit."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line.
+
+    Returns:
+        0 on success, 2 on a usage or input error, 130 when interrupted.
+    """
+    command = typer.main.get_command(app)
+    if not arguments:
+        run(["--help"])
+        return EXIT_INPUT
+    try:
+        code = command.main(list(arguments), prog_name="icm-fast", standalone_mode=False)
+    except InputError as error:
+        return _fail(str(error), EXIT_INPUT)
+    except (KeyboardInterrupt, typer.Abort):
+        return _fail("interrupted; the same command goes on where it stopped", EXIT_INTERRUPTED)
+    except Exception as error:
+        # typer brings its own copy of click or uses the installed one: known by its method.
+        if not hasattr(error, "format_message"):
+            raise
+        return _fail(error.format_message(), EXIT_INPUT)
+    return code if isinstance(code, int) else 0
+
+
+def _fail(message: str, code: int) -> int:
+    typer.echo("icm-fast: " + " ".join(message.split()), err=True)
+    return code

@@ -1,0 +1,187 @@
+"""Every setting of a search, validated once, immutable afterwards."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from icm_fast.errors import InputError, suggest
+
+OBJECTIVES = ("calibrated", "mean_logprob", "sum_logprob", "mean_logodds")
+MOVES = ("single", "sweep", "grow")
+SCORERS = ("tree", "naive")
+NORMALIZATIONS = ("labels", "vocabulary")
+COOLING_CLOCKS = ("iterations", "accepted")
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+_PRESETS: dict[str, dict[str, Any]] = {
+    # Ours: calibrated objective, moves that change many labels for one evaluation.
+    "default": {
+        "objective": "calibrated",
+        "moves": ("grow", "sweep", "single"),
+        "initial_temperature": 1.0,
+        "cooling_clock": "iterations",
+        "cooling": 0.99,
+        "fix_both_false": True,
+        "fix_accepts_ties": False,
+        "max_iterations": 1000,
+        "return_best": True,
+    },
+    # Algorithms 1 and 2 as printed in arXiv 2506.10139.
+    "paper": {
+        "objective": "mean_logprob",
+        "moves": ("single",),
+        "initial_temperature": 10.0,
+        "cooling_clock": "iterations",
+        "cooling": 0.99,
+        "fix_both_false": True,
+        "fix_accepts_ties": False,
+        "max_iterations": 3000,
+        "return_best": False,
+    },
+    # The choices of the authors' repository.
+    "authors-code": {
+        "objective": "mean_logodds",
+        "moves": ("single",),
+        "initial_temperature": 10.0,
+        "cooling_clock": "accepted",
+        "cooling": 2.0,
+        "fix_both_false": False,
+        "fix_accepts_ties": True,
+        "max_iterations": 3000,
+        "return_best": False,
+    },
+}
+PRESETS = tuple(_PRESETS)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchConfig:
+    """Settings of one search. ``None`` means "what the preset says".
+
+    Attributes:
+        preset: ``default``, ``paper`` or ``authors-code``.
+        objective: Mutual predictability P(D): ``calibrated``, ``mean_logprob``,
+            ``sum_logprob`` or ``mean_logodds``.
+        alpha: Weight of P(D) in U(D) = alpha P(D) - I(D).
+        initial_temperature: T_0 of the schedule T = max(T_min, T_0 / (1 + beta log n)).
+        min_temperature: T_min.
+        cooling: beta, the coefficient of the logarithm.
+        cooling_clock: n counts ``iterations`` (paper) or 1 + ``accepted`` changes (authors' code).
+        n_initial: K, examples with balanced random labels at the start.
+        fix_rounds: M, rounds of ConsistencyFix.
+        fix_both_false: Whether the fix may set a pair to label 0 on both sides.
+        fix_accepts_ties: Whether the fix accepts an equal utility.
+        group_weight: Weight of unlabelled examples that share a constraint with
+            labelled ones, against 1 for all others, when an example is drawn.
+        moves: Kinds of proposals: ``single`` (the paper's), ``sweep`` (all
+            disagreeing examples at once), ``grow`` (several additions at once).
+        growth: Examples that ``grow`` adds, as a share of those labelled.
+        max_iterations: Upper bound of search steps (null draws count).
+        max_evaluations: Upper bound of exact evaluations of U(D); 0 for no bound.
+        return_best: Return the best complete labelling seen instead of the last state.
+        normalize: Log-softmax over the ``labels`` or over the ``vocabulary``.
+        seed: Seed of every draw and of the context orders.
+        scorer: ``tree`` (shared prefixes) or ``naive`` (one prompt per example).
+        dtype: Weights' dtype; ``auto`` takes bfloat16 where the machine multiplies it fast.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        kv_budget_tokens: Most tokens whose keys and values are held at a time.
+        batch_tokens: Most tokens in one forward pass.
+        context_limit: Longest context in tokens; 0 takes the model's own.
+    """
+
+    preset: str = "default"
+    objective: str | None = None
+    alpha: float = 50.0
+    initial_temperature: float | None = None
+    min_temperature: float = 0.01
+    cooling: float | None = None
+    cooling_clock: str | None = None
+    n_initial: int = 8
+    fix_rounds: int = 10
+    fix_both_false: bool | None = None
+    fix_accepts_ties: bool | None = None
+    group_weight: int = 100
+    moves: tuple[str, ...] | None = None
+    growth: float = 1.0
+    max_iterations: int | None = None
+    max_evaluations: int = 0
+    return_best: bool | None = None
+    normalize: str = "labels"
+    seed: int = 0
+    scorer: str = "tree"
+    dtype: str = "auto"
+    device: str = "auto"
+    kv_budget_tokens: int = 65536
+    batch_tokens: int = 4096
+    context_limit: int = 0
+
+    def __post_init__(self) -> None:
+        if self.preset not in _PRESETS:
+            raise InputError(f"unknown preset {self.preset!r}{suggest(self.preset, PRESETS)}")
+        for name, value in _PRESETS[self.preset].items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
+        object.__setattr__(self, "moves", tuple(self.moves or ()))
+        self._check_choices()
+        self._check_ranges()
+
+    def _check_choices(self) -> None:
+        for name, known in (
+            ("objective", OBJECTIVES),
+            ("cooling_clock", COOLING_CLOCKS),
+            ("normalize", NORMALIZATIONS),
+            ("scorer", SCORERS),
+            ("dtype", DTYPES),
+        ):
+            value = getattr(self, name)
+            if value not in known:
+                raise InputError(f"unknown {name} {value!r}{suggest(str(value), known)}")
+        if not self.moves:
+            raise InputError(f"moves is empty; name at least one of {', '.join(MOVES)}")
+        for move in self.moves:
+            if move not in MOVES:
+                raise InputError(f"unknown move {move!r}{suggest(move, MOVES)}")
+
+    def _check_ranges(self) -> None:
+        for name, low, high in (
+            ("alpha", 0.0, 1e9),
+            ("initial_temperature", 0.0, 1e9),
+            ("min_temperature", 0.0, 1e9),
+            ("cooling", 0.0, 1e9),
+            ("n_initial", 1, 1_000_000),
+            ("fix_rounds", 0, 1_000_000),
+            ("group_weight", 1, 1_000_000),
+            ("growth", 0.0, 1e6),
+            ("max_iterations", 0, 10**12),
+            ("max_evaluations", 0, 10**12),
+            ("seed", 0, 2**63 - 1),
+            ("kv_budget_tokens", 1, 10**12),
+            ("batch_tokens", 1, 10**12),
+            ("context_limit", 0, 10**12),
+        ):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
+                raise InputError(f"{name} must be a number, got {value!r}")
+            if isinstance(low, int) and not isinstance(value, int):
+                raise InputError(f"{name} must be a whole number, got {value!r}")
+            if not (math.isfinite(value) and low <= value <= high):
+                raise InputError(f"{name} = {value} lies outside {low} .. {high}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the resolved settings as plain YAML types."""
+        content = dataclasses.asdict(self)
+        content["moves"] = list(self.moves or ())
+        return content
+
+    @classmethod
+    def from_mapping(cls, content: Mapping[str, Any]) -> SearchConfig:
+        """Build from YAML content; an unknown key is an error that names the nearest one."""
+        known = {f.name for f in dataclasses.fields(cls)}
+        for key in content:
+            if key not in known:
+                raise InputError(f"unknown setting {key!r}{suggest(str(key), known)}")
+        return cls(**content)

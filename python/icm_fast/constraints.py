@@ -1,0 +1,370 @@
+"""Consistency rules and their compilation to pairwise constraints.
+
+A rule looks at examples and the label space, never at gold labels, and yields pairs
+of examples with a table of the label pairs that may stand together. Rules about truth
+("not both True") need to know which label affirms a claim: the *last* label of a
+binary label space, or the one that the rule names with ``positive``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+from typing import Any, Protocol
+
+from icm_fast.errors import InputError, suggest
+from icm_fast.types import Constraint, Example, LabelSpace
+
+Table = tuple[tuple[bool, ...], ...]
+"""``table[a][b]``: may the first example carry label ``a`` while the second carries ``b``?"""
+
+Predicate = Callable[[Example, str, Example, str], bool]
+"""``(example_a, label_a, example_b, label_b) -> allowed``; labels without outer blanks."""
+
+PairTable = tuple[int, int, Table]
+
+
+@dataclass(frozen=True)
+class Scope:
+    """What a rule may look at: the examples with their groups, and the label space."""
+
+    examples: Sequence[Example]
+    label_space: LabelSpace
+    positions: Mapping[str, int] = field(init=False)
+    groups: Sequence[Sequence[int]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        groups: dict[str, list[int]] = {}
+        for position, example in enumerate(self.examples):
+            if example.group is not None:
+                groups.setdefault(example.group, []).append(position)
+        positions = {example.id: position for position, example in enumerate(self.examples)}
+        object.__setattr__(self, "positions", positions)
+        object.__setattr__(self, "groups", tuple(groups.values()))
+
+    def group_pairs(self) -> Iterator[tuple[int, int]]:
+        """Yield every pair of positions within a group, smaller one first."""
+        for members in self.groups:
+            yield from combinations(members, 2)
+
+    def position(self, example_id: object) -> int:
+        """Return where the example of this id stands."""
+        if str(example_id) not in self.positions:
+            raise InputError(
+                f"a rule names example id {example_id!r}, which the data do not hold"
+                f"{suggest(str(example_id), self.positions) if len(self.positions) < 20 else ''}"
+            )
+        return self.positions[str(example_id)]
+
+    def label(self, name: str) -> int:
+        """Return the index of a label, written with or without its outer blanks."""
+        labels = list(self.label_space)
+        if name in labels:
+            return labels.index(name)
+        bare = [label.strip() for label in labels]
+        if bare.count(str(name).strip()) != 1:
+            raise InputError(f"unknown label {name!r} in a rule{suggest(str(name), bare)}")
+        return bare.index(str(name).strip())
+
+    def positive(self, name: str | None) -> int:
+        """Return the index of the label that affirms a claim."""
+        if name is not None:
+            return self.label(name)
+        if len(self.label_space) != 2:
+            raise InputError(
+                f"the label space has {len(self.label_space)} labels, so the rule must name the "
+                f"one that affirms a claim: positive={self.label_space[-1].strip()!r}"
+            )
+        return 1
+
+    def table(self, allowed: Callable[[int, int], bool]) -> Table:
+        """Evaluate ``allowed(a, b)`` for all label indices."""
+        labels = range(len(self.label_space))
+        return tuple(tuple(bool(allowed(a, b)) for b in labels) for a in labels)
+
+
+class Rule(Protocol):
+    """Anything that yields pairs of positions with their tables."""
+
+    @property
+    def name(self) -> str:
+        """Name shown in errors and in ``Constraint.rule``."""
+
+    def pairs(self, scope: Scope) -> Iterator[PairTable]:
+        """Yield ``(first, second, table)``, in either order of positions."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exclusive:
+    """Same group, different answers: not both positive."""
+
+    positive: str | None = None
+    name: str = "exclusive"
+
+    def pairs(self, scope: Scope) -> Iterator[PairTable]:
+        """Yield the pairs whose answers are known and differ."""
+        true = scope.positive(self.positive)
+        table = scope.table(lambda a, b: not (a == true and b == true))
+        for i, j in scope.group_pairs():
+            one, other = scope.examples[i].answer, scope.examples[j].answer
+            if one is not None and other is not None and one != other:
+                yield i, j, table
+
+
+@dataclass(frozen=True, kw_only=True)
+class Equal:
+    """Same group and same answer: same label."""
+
+    name: str = "equal"
+
+    def pairs(self, scope: Scope) -> Iterator[PairTable]:
+        """Yield the pairs whose answers are known and the same."""
+        table = scope.table(lambda a, b: a == b)
+        for i, j in scope.group_pairs():
+            one, other = scope.examples[i].answer, scope.examples[j].answer
+            if one is not None and one == other:
+                yield i, j, table
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asymmetric:
+    """A claim and its reverse (A>B, B>A): exactly one is positive.
+
+    A group of two without answers is such a pair. In larger groups the answers tell:
+    ``"A>B"`` and ``"B>A"`` belong together.
+
+    Attributes:
+        paper_mode: Forbid only that both are positive, as the paper's text has it.
+    """
+
+    positive: str | None = None
+    paper_mode: bool = False
+    name: str = "asymmetric"
+
+    def pairs(self, scope: Scope) -> Iterator[PairTable]:
+        """Yield the pairs of opposite claims."""
+        true = scope.positive(self.positive)
+        if self.paper_mode:
+            table = scope.table(lambda a, b: not (a == true and b == true))
+        else:
+            table = scope.table(lambda a, b: (a == true) != (b == true))
+        for members in scope.groups:
+            answers = [scope.examples[i].answer for i in members]
+            if answers == [None, None]:
+                yield members[0], members[1], table
+            elif None not in answers:
+                for i, j in combinations(members, 2):
+                    if _are_reversed(scope.examples[i].answer, scope.examples[j].answer):
+                        yield i, j, table
+            elif len(members) > 1:
+                raise InputError(
+                    f"group {scope.examples[members[0]].group!r} holds {len(members)} examples, "
+                    "some without an answer; the rule 'asymmetric' joins 2, so give each pair a "
+                    "group of its own or answers of the form 'A>B' and 'B>A'"
+                )
+
+
+def _are_reversed(one: str | None, other: str | None) -> bool:
+    first, sign, second = (one or "").partition(">")
+    return bool(sign) and first != second and other == f"{second}>{first}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Implies:
+    """If one claim is positive, so is the other.
+
+    Give either two answers (the rule then holds inside every group) or pairs of ids.
+
+    Attributes:
+        premise: Answer of the premise; ``if`` in YAML.
+        conclusion: Answer of the conclusion; ``then`` in YAML.
+        id_pairs: ``(premise id, conclusion id)`` pairs; ``pairs`` in YAML.
+    """
+
+    premise: str | None = None
+    conclusion: str | None = None
+    id_pairs: tuple[tuple[str, str], ...] = ()
+    positive: str | None = None
+    name: str = "implies"
+
+    def __post_init__(self) -> None:
+        by_answer = self.premise is not None and self.conclusion is not None
+        if by_answer == bool(self.id_pairs) or (self.premise is None) != (self.conclusion is None):
+            raise InputError(
+                "the rule 'implies' needs either both `if` and `then` (answers) or `pairs` (ids)"
+            )
+
+    def pairs(self, scope: Scope) -> Iterator[PairTable]:
+        """Yield ``(premise, conclusion)`` pairs."""
+        true = scope.positive(self.positive)
+        table = scope.table(lambda a, b: a != true or b == true)
+        for one, other in self.id_pairs:
+            yield scope.position(one), scope.position(other), table
+        for members in scope.groups if self.premise is not None else ():
+            for i in members:
+                for j in members:
+                    if i != j and self._joins(scope.examples[i], scope.examples[j]):
+                        yield i, j, table
+
+    def _joins(self, one: Example, other: Example) -> bool:
+        return one.answer == self.premise and other.answer == self.conclusion
+
+
+@dataclass(frozen=True, kw_only=True)
+class Custom:
+    """An explicit table, a list of forbidden label pairs, or a predicate.
+
+    Without ``id_pairs`` the rule holds for every pair of a group, in both directions.
+
+    Attributes:
+        id_pairs: ``(first id, second id)`` pairs; ``pairs`` in YAML.
+        table: Allowed label pairs, one row per label of the first example.
+        forbid: Label pairs (names) that may not stand together.
+        predicate: Evaluated once per pair of examples and labels, at build time.
+    """
+
+    id_pairs: tuple[tuple[str, str], ...] = ()
+    table: Table | None = None
+    forbid: tuple[tuple[str, str], ...] = ()
+    predicate: Predicate | None = None
+    name: str = "custom"
+
+    def __post_init__(self) -> None:
+        given = [self.table is not None, bool(self.forbid), self.predicate is not None]
+        if sum(given) != 1:
+            raise InputError(
+                f"the rule {self.name!r} needs exactly one of `table`, `forbid` and `predicate`, "
+                f"got {sum(given)}"
+            )
+
+    def pairs(self, scope: Scope) -> Iterator[PairTable]:
+        """Yield the named pairs, or all pairs of each group."""
+        named = [(scope.position(a), scope.position(b)) for a, b in self.id_pairs]
+        for i, j in named or scope.group_pairs():
+            yield i, j, self._table(scope, i, j)
+            if not named:
+                yield j, i, self._table(scope, j, i)
+
+    def _table(self, scope: Scope, i: int, j: int) -> Table:
+        if self.table is not None:
+            size = len(scope.label_space)
+            if {len(self.table), *map(len, self.table)} != {size}:
+                raise InputError(
+                    f"the table of rule {self.name!r} is not {size} x {size} (one row and one "
+                    "column per label)"
+                )
+            return self.table
+        if self.predicate is None:
+            forbidden = {(scope.label(a), scope.label(b)) for a, b in self.forbid}
+            return scope.table(lambda a, b: (a, b) not in forbidden)
+        allowed, one, other = self.predicate, scope.examples[i], scope.examples[j]
+        bare = [label.strip() for label in scope.label_space]
+        return scope.table(lambda a, b: allowed(one, bare[a], other, bare[b]))
+
+
+RULES: dict[str, type[Any]] = {
+    "exclusive": Exclusive,
+    "equal": Equal,
+    "asymmetric": Asymmetric,
+    "implies": Implies,
+    "custom": Custom,
+}
+"""Rules by the name that YAML uses."""
+
+_YAML_NAMES = {"premise": "if", "conclusion": "then", "id_pairs": "pairs"}
+
+RuleLike = Rule | str | Mapping[str, Any]
+
+
+def make_rule(spec: RuleLike) -> Rule:
+    """Build a rule from its name, from a mapping such as a YAML file holds, or pass one on.
+
+    Raises:
+        InputError: Unknown rule or key, or a value of the wrong shape.
+    """
+    if isinstance(spec, str):
+        spec = {"rule": spec}
+    if not isinstance(spec, Mapping):
+        if not hasattr(spec, "pairs"):
+            raise InputError(f"a rule must be a name or a mapping, got {spec!r}")
+        return spec
+    name = str(spec.get("rule", ""))
+    if name not in RULES:
+        raise InputError(f"unknown rule {name!r}{suggest(name, RULES)}")
+    keys = {_YAML_NAMES.get(f.name, f.name): f.name for f in dataclasses.fields(RULES[name])}
+    for key in spec:
+        if key != "rule" and key not in keys:
+            raise InputError(f"unknown key {key!r} in rule {name!r}{suggest(str(key), keys)}")
+    values = {keys[key]: _value(name, key, spec[key]) for key in spec if key != "rule"}
+    rule: Rule = RULES[name](**values)
+    return rule
+
+
+def _value(rule: str, key: str, value: Any) -> Any:
+    if key in {"pairs", "forbid"}:
+        return tuple(_two_words(rule, key, item) for item in value or ())
+    if key == "table":
+        rows = value if isinstance(value, Sequence) and not isinstance(value, str) else ()
+        if not rows or any(isinstance(row, str) or not isinstance(row, Sequence) for row in rows):
+            raise InputError(f"`table` of rule {rule!r} must be a list of lists, got {value!r}")
+        return tuple(tuple(bool(cell) for cell in row) for row in rows)
+    if key == "paper_mode" and not isinstance(value, bool):
+        raise InputError(f"`paper_mode` of rule {rule!r} must be true or false, got {value!r}")
+    if key == "predicate":
+        if not callable(value):
+            raise InputError(f"`predicate` of rule {rule!r} must be a Python function")
+        return value
+    return value if key == "paper_mode" or value is None else str(value)
+
+
+def _two_words(rule: str, key: str, item: Any) -> tuple[str, str]:
+    if isinstance(item, str) or not isinstance(item, Sequence) or len(item) != 2:
+        raise InputError(f"`{key}` of rule {rule!r} must list pairs such as [a, b], got {item!r}")
+    return str(item[0]), str(item[1])
+
+
+def compile_rules(
+    examples: Sequence[Example], label_space: LabelSpace, rules: Sequence[RuleLike]
+) -> tuple[Constraint, ...]:
+    """Compile rules to constraints, at most one per pair, sorted by (first, second).
+
+    Where several rules speak about a pair, only what all of them allow stays allowed, and
+    their names are joined by ``+``. Pairs that every label combination satisfies are dropped.
+
+    Raises:
+        InputError: A malformed rule, or a pair that no labelling can satisfy.
+    """
+    scope = Scope(examples, label_space)
+    merged: dict[tuple[int, int], tuple[Table, tuple[str, ...]]] = {}
+    for rule in map(make_rule, rules):
+        for i, j, table in rule.pairs(scope):
+            if i == j:
+                raise InputError(f"rule {rule.name!r} joins example {examples[i].id!r} with itself")
+            if i > j:
+                i, j, table = j, i, tuple(zip(*table, strict=True))
+            merged[i, j] = _merge(merged.get((i, j)), table, rule.name)
+    constraints = []
+    for (i, j), (table, names) in sorted(merged.items()):
+        rule_names = "+".join(names)
+        if not any(map(any, table)):
+            raise InputError(
+                f"the rules {rule_names} allow no labels at all for examples {examples[i].id!r} "
+                f"and {examples[j].id!r}; drop or change one of the rules"
+            )
+        if not all(map(all, table)):
+            constraints.append(Constraint(i, j, table, rule_names))
+    return tuple(constraints)
+
+
+def _merge(
+    old: tuple[Table, tuple[str, ...]] | None, table: Table, name: str
+) -> tuple[Table, tuple[str, ...]]:
+    if old is None:
+        return table, (name,)
+    both = tuple(
+        tuple(a and b for a, b in zip(row, other, strict=True))
+        for row, other in zip(old[0], table, strict=True)
+    )
+    return both, old[1] if name in old[1] else (*old[1], name)

@@ -1,0 +1,143 @@
+"""Checks before a long run: model, labels, boundaries, context length, cost."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from icm_fast.config import SearchConfig
+from icm_fast.errors import InputError
+from icm_fast.lazy_scorer import LazyModel, check_scores
+from icm_fast.progress import clock
+from icm_fast.types import UNLABELLED, Dataset, IntArray
+
+TYPICAL_FINAL_EVALUATIONS = 30
+"""Evaluations of a complete labelling in a usual search; only the estimate of time uses it."""
+
+_TIMED_EXAMPLES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Outcome of one check."""
+
+    check: str
+    passed: bool
+    detail: str
+
+
+def diagnose(
+    load: Callable[[], Dataset], model: LazyModel, config: SearchConfig
+) -> Iterator[Finding]:
+    """Run the checks in order; the first one that fails ends them, for the rest rely on it.
+
+    Args:
+        load: Loads the data set.
+        model: The model, loaded by the second check.
+        config: Settings of the planned search.
+    """
+    from icm_fast.model.hardware import describe_cpu
+
+    yield Finding("processor", True, describe_cpu())
+    steps = _steps(load, model, config)
+    while True:
+        try:
+            yield next(steps)
+        except StopIteration:
+            return
+        except InputError as error:
+            yield Finding("input", False, str(error))
+            return
+
+
+def _steps(
+    load: Callable[[], Dataset], model: LazyModel, config: SearchConfig
+) -> Iterator[Finding]:
+    from icm_fast.prompts import tokenize_dataset
+    from icm_fast.scorers import longest_context, make_scorer
+
+    dataset = load()
+    yield Finding("data", True, _describe_data(dataset))
+    loaded = model.load()
+    yield Finding("model", True, _describe_model(loaded))
+    pieces = tokenize_dataset(dataset, loaded.tokenizer)
+    yield Finding("label tokens", True, _describe_labels(dataset, pieces.labels))
+    yield Finding("boundaries", True, f"the pieces of all {len(dataset)} prompts join like text")
+    scorer = make_scorer(loaded, dataset, config)
+    limit = config.context_limit or loaded.max_context
+    needed = longest_context(pieces, len(dataset))
+    yield Finding("context", True, f"{needed} of {limit} tokens with all {len(dataset)} labelled")
+    rate = _tokens_per_second(loaded, dataset, config, make_scorer)
+    yield Finding("speed", True, f"{rate:,.0f} tokens per second")
+    yield Finding("cost", True, _describe_cost(scorer, dataset, config, rate))
+
+
+def _describe_data(dataset: Dataset) -> str:
+    groups = len({e.group for e in dataset.examples if e.group is not None})
+    return (
+        f"{dataset.name}: {len(dataset)} examples, {groups} groups, "
+        f"{len(dataset.constraints)} constraints"
+    )
+
+
+def _describe_model(loaded: Any) -> str:
+    return (
+        f"{loaded.name}: {loaded.n_parameters / 1e6:,.0f} M parameters, {loaded.dtype_name}, "
+        f"context {loaded.max_context}"
+    )
+
+
+def _describe_labels(dataset: Dataset, labels: tuple[tuple[int, ...], ...]) -> str:
+    return ", ".join(
+        f"{text!r} = {list(ids)}" for text, ids in zip(dataset.label_space, labels, strict=True)
+    )
+
+
+def _tokens_per_second(
+    loaded: Any, dataset: Dataset, config: SearchConfig, make_scorer: Callable[..., Any]
+) -> float:
+    """Rate of one small evaluation, after one that warms up."""
+    n = min(len(dataset), _TIMED_EXAMPLES)
+    scorer = make_scorer(loaded, dataset.subset(range(n)), config)
+    labels = balanced_labels(n, len(dataset.label_space))
+    check_scores(dataset.subset(range(n)), scorer.score(labels).scores)
+    started = time.monotonic()
+    n_tokens = scorer.score(labels).n_tokens
+    return float(n_tokens / max(time.monotonic() - started, 1e-9))
+
+
+def _describe_cost(scorer: Any, dataset: Dataset, config: SearchConfig, rate: float) -> str:
+    n, n_labels = len(dataset), len(dataset.label_space)
+    full = scorer.predict_tokens(balanced_labels(n, n_labels))
+    sizes = growth_sizes(n, config)
+    growing = sum(scorer.predict_tokens(balanced_labels(n, n_labels, n_labelled=m)) for m in sizes)
+    n_final = config.max_evaluations or TYPICAL_FINAL_EVALUATIONS
+    total = growing + n_final * full
+    return (
+        f"{full:,} tokens and {clock(full / rate)} per evaluation with all labelled; about "
+        f"{total:,} tokens and {clock(total / rate)} for a search of {len(sizes) + n_final} "
+        "evaluations"
+    )
+
+
+def growth_sizes(n: int, config: SearchConfig) -> list[int]:
+    """Labelled examples at each evaluation until all are labelled, when every move is accepted."""
+    sizes, labelled = [], min(config.n_initial, n)
+    grows = "grow" in (config.moves or ())
+    while labelled < n:
+        sizes.append(labelled)
+        step = math.floor(config.growth * labelled + 0.5) if grows else 1
+        labelled += max(1, step)
+    return sizes
+
+
+def balanced_labels(n: int, n_labels: int, *, n_labelled: int | None = None) -> IntArray:
+    """Labels that alternate over the first ``n_labelled`` examples, ``[n]`` int32."""
+    labels = (np.arange(n) % n_labels).astype(np.int32)
+    labels[n if n_labelled is None else n_labelled :] = UNLABELLED
+    return labels

@@ -1,0 +1,53 @@
+"""The annealing engine for a data set and its settings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from icm_fast import _core
+from icm_fast.config import SearchConfig
+from icm_fast.types import Dataset
+
+ENGINE_SETTINGS = (
+    "objective",
+    "alpha",
+    "initial_temperature",
+    "min_temperature",
+    "cooling",
+    "cooling_clock",
+    "n_initial",
+    "fix_rounds",
+    "fix_both_false",
+    "fix_accepts_ties",
+    "group_weight",
+    "moves",
+    "growth",
+    "max_iterations",
+    "max_evaluations",
+    "return_best",
+    "seed",
+)
+"""Fields of :class:`SearchConfig` on which the engine's decisions depend."""
+
+
+def engine_settings(config: SearchConfig) -> dict[str, Any]:
+    """Return the settings that both the native and the reference engine take by keyword."""
+    settings = {name: getattr(config, name) for name in ENGINE_SETTINGS}
+    settings["moves"] = list(settings["moves"])
+    return settings
+
+
+def make_engine(config: SearchConfig, dataset: Dataset) -> _core.Engine:
+    """Return a native engine at the start of its search.
+
+    Args:
+        config: Settings, resolved by their preset.
+        dataset: Examples with constraints; only their number and the constraints are used.
+
+    Raises:
+        ValueError: If the constraints do not fit the data set.
+    """
+    pairs, tables = dataset.constraint_arrays()
+    return _core.Engine(
+        len(dataset), len(dataset.label_space), pairs, tables, **engine_settings(config)
+    )

@@ -1,0 +1,165 @@
+"""The durable list of scored labellings: an append-only binary file.
+
+Layout, little-endian: a header (magic, format, n_examples, n_labels, run fingerprint,
+CRC-32), then records of one fixed size (labels, tokens forwarded, float32 scores,
+CRC-32). A record counts once it is whole and synced; a torn tail is cut off on open.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import zlib
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from icm_fast.atomic_file import reading, write_all, write_atomically, writing
+from icm_fast.errors import InputError
+from icm_fast.types import IntArray, ScoreArray
+
+MAGIC = b"ICMEVAL\x00"
+FORMAT = 1
+_HEADER = struct.Struct("<8sIII32s")
+_TOKENS = struct.Struct("<Q")
+_CHECKSUM = struct.Struct("<I")
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """One scored labelling.
+
+    Attributes:
+        labels: ``[n]`` int32, -1 where unlabelled.
+        scores: ``[n, n_labels]`` float32 LOO log-probabilities.
+        n_tokens: Tokens that the model forwarded for it.
+    """
+
+    labels: IntArray
+    scores: ScoreArray
+    n_tokens: int
+
+
+def labels_key(labels: IntArray) -> bytes:
+    """Bytes that identify a labelling."""
+    return np.ascontiguousarray(labels, dtype="<i4").tobytes()
+
+
+class EvaluationLog:
+    """An open log, positioned behind its last whole record.
+
+    Args:
+        path: The file; made when absent.
+        n_examples: Examples per labelling.
+        n_labels: Labels in the label space.
+        fingerprint: SHA-256 of the run (hex); a file of another run is refused.
+
+    Raises:
+        InputError: Another run's file, a corrupt record, or a file system that refuses.
+    """
+
+    def __init__(self, path: Path, n_examples: int, n_labels: int, fingerprint: str) -> None:
+        self.path = path
+        self._shape = (n_examples, n_labels)
+        self._label_type = _label_type(n_labels)
+        self._header = _header(n_examples, n_labels, fingerprint)
+        if not path.exists():
+            write_atomically(path, self._header)
+        with reading(path, "delete it to score again"):
+            content = path.read_bytes()
+        self._check_header(content)
+        self.evaluations, self._end = self._read_records(content)
+        with writing(path):
+            self._descriptor = os.open(path, os.O_WRONLY)
+            os.ftruncate(self._descriptor, self._end)
+
+    @property
+    def record_bytes(self) -> int:
+        """Size of one record in bytes."""
+        n, n_labels = self._shape
+        labels = n * self._label_type.itemsize
+        return labels + _TOKENS.size + 4 * n * n_labels + _CHECKSUM.size
+
+    def append(self, evaluation: Evaluation) -> None:
+        """Write one record and sync it; on failure the file keeps its former records only.
+
+        Raises:
+            InputError: The file system refuses, for example because the disk is full.
+        """
+        record = self._encode(evaluation)
+        with writing(self.path):
+            try:
+                os.lseek(self._descriptor, self._end, os.SEEK_SET)
+                write_all(self._descriptor, record)
+                os.fsync(self._descriptor)
+            except OSError:
+                with suppress(OSError):
+                    os.ftruncate(self._descriptor, self._end)
+                raise
+        self._end += len(record)
+        self.evaluations.append(evaluation)
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._descriptor)
+
+    def _check_header(self, content: bytes) -> None:
+        if content[: len(self._header)] != self._header:
+            raise InputError(
+                f"{self.path} belongs to another run or is corrupt (its header does not match this "
+                "data, configuration and model); choose another output folder or delete the file"
+            )
+
+    def _read_records(self, content: bytes) -> tuple[list[Evaluation], int]:
+        start, size = len(self._header), self.record_bytes
+        n_whole = (len(content) - start) // size
+        evaluations: list[Evaluation] = []
+        for k in range(n_whole):
+            at = start + k * size
+            evaluation = self._decode(content[at : at + size])
+            if evaluation is None:
+                if at + 2 * size > len(content):  # the last one: torn by a crash
+                    return evaluations, at
+                raise InputError(
+                    f"{self.path}: record {k + 1} of {n_whole} is corrupt (checksum differs at "
+                    f"byte {at}); delete the file to score again, or restore it from a copy"
+                )
+            evaluations.append(evaluation)
+        return evaluations, start + n_whole * size
+
+    def _encode(self, evaluation: Evaluation) -> bytes:
+        labels = np.ascontiguousarray(evaluation.labels, dtype=self._label_type)
+        scores = np.ascontiguousarray(evaluation.scores, dtype="<f4")
+        assert labels.shape == self._shape[:1]
+        assert scores.shape == self._shape
+        body = labels.tobytes() + _TOKENS.pack(evaluation.n_tokens) + scores.tobytes()
+        return body + _CHECKSUM.pack(zlib.crc32(body))
+
+    def _decode(self, record: bytes) -> Evaluation | None:
+        body, checksum = record[: -_CHECKSUM.size], record[-_CHECKSUM.size :]
+        if _CHECKSUM.pack(zlib.crc32(body)) != checksum:
+            return None
+        n, n_labels = self._shape
+        cut = n * self._label_type.itemsize
+        (n_tokens,) = _TOKENS.unpack_from(body, cut)
+        scores = np.frombuffer(body, dtype="<f4", offset=cut + _TOKENS.size)
+        return Evaluation(
+            labels=np.frombuffer(body[:cut], dtype=self._label_type).astype(np.int32),
+            scores=scores.astype(np.float32).reshape(n, n_labels),
+            n_tokens=n_tokens,
+        )
+
+
+def _label_type(n_labels: int) -> np.dtype[np.signedinteger[Any]]:
+    for name in ("<i1", "<i2"):
+        if n_labels - 1 <= np.iinfo(name).max:
+            return np.dtype(name)
+    return np.dtype("<i4")
+
+
+def _header(n_examples: int, n_labels: int, fingerprint: str) -> bytes:
+    body = _HEADER.pack(MAGIC, FORMAT, n_examples, n_labels, bytes.fromhex(fingerprint))
+    return body + _CHECKSUM.pack(zlib.crc32(body))

@@ -1,0 +1,155 @@
+"""The model of a search, loaded when the first labelling has to be scored."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from icm_fast.errors import InputError
+from icm_fast.evaluation_log import Evaluation
+
+if TYPE_CHECKING:
+    from icm_fast.config import SearchConfig
+    from icm_fast.scorers import Scorer
+    from icm_fast.types import Dataset, IntArray, ScoreArray
+
+
+@dataclass(frozen=True, slots=True)
+class ModelIdentity:
+    """What must stay the same for scores to be comparable."""
+
+    fingerprint: str
+    dtype: str
+
+
+class LazyModel:
+    """A model argument and, once asked for, the model that it stands for.
+
+    Args:
+        model: Hub id, folder, .gguf file, server URL, (model, tokenizer) pair, or an
+            already loaded model.
+        dtype: Weights' dtype or ``auto``.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+    """
+
+    def __init__(self, model: Any, *, dtype: str = "auto", device: str = "auto") -> None:
+        self._model = model
+        self._dtype = dtype
+        self._device = device
+        self._loaded: Any = model if hasattr(model, "fingerprint") else None
+
+    @property
+    def name(self) -> str:
+        """The model as the user named it; loads it only where it was not named by text."""
+        if isinstance(self._model, (str, os.PathLike)):
+            return os.fspath(self._model)
+        return str(self.load().name)
+
+    def load(self) -> Any:
+        """The loaded model.
+
+        Raises:
+            InputError: The model cannot be found, read or served.
+        """
+        if self._loaded is None:
+            from icm_fast.model import load_model
+
+            self._loaded = load_model(self._model, dtype=self._dtype, device=self._device)
+        return self._loaded
+
+    def identity(self) -> ModelIdentity:
+        """Fingerprint and dtype of the loaded model."""
+        loaded = self.load()
+        return ModelIdentity(str(loaded.fingerprint), str(loaded.dtype_name))
+
+
+class GivenScorer:
+    """Stands in for a model where the caller brings a scorer."""
+
+    def __init__(self, scorer: Scorer, model: Any) -> None:
+        self._scorer = scorer
+        self.name = str(model)
+
+    def load(self) -> Any:
+        """The scorer itself."""
+        return self._scorer
+
+    def identity(self) -> ModelIdentity:
+        """The scorer's own fingerprint where it has one, else the model's name."""
+        return ModelIdentity(str(getattr(self._scorer, "fingerprint", self.name)), "scorer")
+
+
+class LazyScorer:
+    """Scores labellings of one data set; loads its model at the first one.
+
+    Args:
+        dataset: What is labelled.
+        config: Settings of the search.
+        model: See :class:`LazyModel`; a LazyModel is shared, not loaded again.
+        scorer: Used instead of the model's own scorer.
+    """
+
+    def __init__(
+        self, dataset: Dataset, config: SearchConfig, model: Any, scorer: Scorer | None = None
+    ) -> None:
+        self._dataset = dataset
+        self._config = config
+        self._scorer = scorer
+        self._model: LazyModel | GivenScorer
+        if scorer is not None:
+            self._model = GivenScorer(scorer, model)
+        elif isinstance(model, LazyModel):
+            self._model = model
+        else:
+            self._model = LazyModel(model, dtype=config.dtype, device=config.device)
+
+    @property
+    def model_name(self) -> str:
+        """The model as the user named it."""
+        return self._model.name
+
+    def identity(self) -> ModelIdentity:
+        """Identity of the model, which is loaded for it."""
+        return self._model.identity()
+
+    def score(self, labels: IntArray) -> Evaluation:
+        """Score one labelling.
+
+        Raises:
+            InputError: The model cannot be loaded or served, the data do not fit it, or it
+                returned numbers that are no log-probabilities.
+        """
+        if self._scorer is None:
+            from icm_fast.scorers import make_scorer
+
+            self._scorer = make_scorer(self._model.load(), self._dataset, self._config)
+        scored = self._scorer.score(labels)
+        scores = np.ascontiguousarray(scored.scores, dtype=np.float32)
+        check_scores(self._dataset, scores)
+        return Evaluation(labels.copy(), scores, int(scored.n_tokens))
+
+
+def check_scores(dataset: Dataset, scores: ScoreArray) -> None:
+    """Refuse scores that are not finite.
+
+    Raises:
+        InputError: Names the first example with a NaN or an infinity.
+    """
+    expected = (len(dataset), len(dataset.label_space))
+    if scores.shape != expected:
+        raise InputError(
+            f"the scorer returned scores of shape {scores.shape}, expected {expected}; "
+            "return one row per example and one column per label"
+        )
+    bad = np.flatnonzero(~np.isfinite(scores).all(axis=1))
+    if len(bad):
+        row = int(bad[0])
+        kind = "NaN" if np.isnan(scores[row]).any() else "infinite"
+        raise InputError(
+            f"the model returned {kind} log-probabilities for example "
+            f"{dataset.examples[row].id!r} (row {row}; {len(bad)} of {len(dataset)} rows); use "
+            "dtype float32 (--set dtype=float32) or other weights"
+        )

@@ -1,0 +1,193 @@
+"""Leave-one-out plans and scores: what ``search`` asks for, as functions of their own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from icm_fast import _core
+from icm_fast.config import SearchConfig
+from icm_fast.errors import InputError
+from icm_fast.prompts import TokenizedDataset
+from icm_fast.types import Dataset, IntArray, ScoreArray
+
+if TYPE_CHECKING:
+    from icm_fast.model import ModelSpec
+
+BoolArray = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class LeaveOneOutPlan:
+    """Which tokens are forwarded, in which order, to score one labelling.
+
+    Attributes:
+        pieces: Token pieces of the data set.
+        labels: The labelling, ``[n]``, -1 where unlabelled.
+        queries: Which examples are scored, ``[n]`` bool.
+        tree: Segments and batches.
+        tail_tokens: Token ids of the inner nodes of the label tree.
+    """
+
+    pieces: TokenizedDataset
+    labels: IntArray
+    queries: BoolArray
+    tree: _core.TreePlan
+    tail_tokens: tuple[int, ...]
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens that the tree forwards in all."""
+        return int(self.tree.total_tokens)
+
+    @property
+    def naive_tokens(self) -> int:
+        """Tokens that one whole prompt per example would forward."""
+        return int(self.tree.naive_tokens)
+
+    @cached_property
+    def contexts(self) -> list[IntArray]:
+        """For every example the order of the labelled others in its context."""
+        empty = np.zeros(0, np.int32)
+        return [
+            self.tree.context(i) if self.queries[i] else empty for i in range(len(self.labels))
+        ]
+
+    def prompt_ids(self, example: int) -> list[int]:
+        """Token ids that the model sees for ``example``, ending right before the label."""
+        if not self.queries[example]:
+            raise InputError(f"example {example} is not queried by this plan")
+        order = self.contexts[example]
+        ids = self.pieces.context(order, self.labels)
+        return ids + list(self.pieces.prompt(example, first=len(order) == 0))
+
+    def segment_ids(self, segment: int) -> list[int]:
+        """Token ids of one segment of the tree."""
+        tree = self.tree
+        if tree.tail[segment] >= 0:
+            return [self.tail_tokens[int(tree.tail[segment])]]
+        is_root = bool(tree.has_root_token[segment])
+        ids = list(self.pieces.root) if is_root else []
+        first = int(tree.start[segment]) == 0 or self._opens_text(segment)
+        for i in tree.demos[tree.demo_offsets[segment] : tree.demo_offsets[segment + 1]]:
+            ids += self.pieces.demonstration(int(i), int(self.labels[i]), first=first)
+            first = False
+        if tree.query[segment] >= 0:
+            ids += self.pieces.prompt(int(tree.query[segment]), first=first)
+        return ids
+
+    def _opens_text(self, segment: int) -> bool:
+        """Whether only the root token stands before the segment."""
+        return int(self.tree.start[segment]) == len(self.pieces.root)
+
+
+def plan_pieces(
+    pieces: TokenizedDataset,
+    labels: IntArray,
+    tail: tuple[tuple[int, ...], tuple[int, ...]],
+    config: SearchConfig,
+    queries: BoolArray | None = None,
+) -> LeaveOneOutPlan:
+    """Plan the scoring of one labelling.
+
+    Args:
+        pieces: Token pieces of the data set.
+        labels: ``[n]`` label indices, -1 where unlabelled.
+        tail: Tokens and parents of the label tree's inner nodes.
+        config: Seed and budgets.
+        queries: ``[n]`` bool, which examples to score; all by default.
+    """
+    labels = np.ascontiguousarray(labels, dtype=np.int32)
+    queries = np.ones(len(labels), np.bool_) if queries is None else np.asarray(queries, np.bool_)
+    demonstrations, extra = pieces.demonstration_lengths(labels.tolist())
+    prompts, prompt_extra = pieces.query_lengths()
+    tree = _core.plan_tree(
+        demonstration_tokens=demonstrations,
+        first_extra=extra,
+        query_tokens=prompts,
+        query_first_extra=prompt_extra,
+        labelled=labels >= 0,
+        queried=queries,
+        root_tokens=len(pieces.root),
+        tail_parents=np.array(tail[1], np.int32),
+        seed=config.seed,
+        kv_budget_tokens=config.kv_budget_tokens,
+        batch_tokens=config.batch_tokens,
+    )
+    return LeaveOneOutPlan(pieces, labels, queries, tree, tail[0])
+
+
+def check_labels(labels: Any, dataset: Dataset) -> IntArray:
+    """Return ``labels`` as int32 ``[n]``; InputError unless each is -1 or a label's index."""
+    array = np.asarray(labels)
+    if array.shape != (len(dataset),):
+        raise InputError(
+            f"labels has shape {list(array.shape)}, but the data set has {len(dataset)} examples; "
+            "pass one index per example, -1 where unlabelled"
+        )
+    if not np.issubdtype(array.dtype, np.integer):
+        raise InputError(f"labels has dtype {array.dtype}; pass integers")
+    wrong = np.flatnonzero((array < -1) | (array >= len(dataset.label_space)))
+    if wrong.size:
+        row = int(wrong[0])
+        raise InputError(
+            f"label {int(array[row])} of example {dataset.examples[row].id!r} (row {row}) lies "
+            f"outside -1 .. {len(dataset.label_space) - 1}"
+        )
+    return array.astype(np.int32)
+
+
+def plan_leave_one_out(
+    dataset: Dataset,
+    labels: Any,
+    *,
+    model: ModelSpec,
+    seed: int = 0,
+    config: SearchConfig | None = None,
+) -> LeaveOneOutPlan:
+    """Return the plan that :func:`leave_one_out` would run (see its arguments)."""
+    from icm_fast.model import load_model
+    from icm_fast.scorers import make_scorer
+
+    config = SearchConfig(seed=seed) if config is None else config
+    loaded = load_model(model, dtype=config.dtype, device=config.device)
+    return make_scorer(loaded, dataset, config).plan(check_labels(labels, dataset))
+
+
+def leave_one_out(
+    dataset: Dataset,
+    labels: Any,
+    *,
+    model: ModelSpec,
+    scorer: str = "tree",
+    seed: int = 0,
+    config: SearchConfig | None = None,
+) -> ScoreArray:
+    """Score every label of every example given all *other* labelled examples.
+
+    Args:
+        dataset: The examples.
+        labels: ``[n]`` label indices, -1 where unlabelled; an unlabelled example is scored given
+            all labelled ones.
+        model: Hub id, folder, ``.gguf`` file, embedded name, or ``(model, tokenizer)``.
+        scorer: ``tree`` (shared prefixes) or ``naive`` (one prompt per example, same orders).
+        seed: Seed of the context orders.
+        config: Other settings (dtype, device, normalisation, budgets); its own ``seed`` and
+            ``scorer`` then count.
+
+    Returns:
+        ``[n, n_labels]`` float32 log-probabilities (natural log).
+
+    Raises:
+        InputError: Labels, prompts or context length do not fit the data or the model.
+    """
+    from icm_fast.model import load_model
+    from icm_fast.scorers import make_scorer
+
+    config = SearchConfig(seed=seed, scorer=scorer) if config is None else config
+    loaded = load_model(model, dtype=config.dtype, device=config.device)
+    return make_scorer(loaded, dataset, config).score(check_labels(labels, dataset)).scores

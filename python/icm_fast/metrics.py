@@ -1,0 +1,136 @@
+"""Figures of agreement between labels and gold, -1 where unknown; pure functions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from icm_fast.errors import InputError
+from icm_fast.types import UNLABELLED, IntArray, ScoreArray
+
+Metric = Callable[[IntArray, IntArray], float]
+
+MAX_PERMUTED_LABELS = 16
+
+
+def agreement(labels: IntArray, gold: IntArray) -> float:
+    """Share of examples with equal labels, among those that have both; NaN without any."""
+    both = (labels != UNLABELLED) & (gold != UNLABELLED)
+    return float((labels == gold)[both].mean()) if both.any() else float("nan")
+
+
+def agreement_up_to_permutation(labels: IntArray, gold: IntArray, n_labels: int) -> float:
+    """Agreement under the renaming of the labels that agrees best.
+
+    Raises:
+        InputError: More than 16 labels.
+    """
+    if n_labels > MAX_PERMUTED_LABELS:
+        raise InputError(
+            f"agreement up to permutation takes at most {MAX_PERMUTED_LABELS} labels, got "
+            f"{n_labels}; use agreement()"
+        )
+    both = (labels != UNLABELLED) & (gold != UNLABELLED)
+    if not both.any():
+        return float("nan")
+    counts = np.zeros((n_labels, n_labels), dtype=np.int64)
+    np.add.at(counts, (labels[both], gold[both]), 1)
+    return _best_assignment(counts) / int(both.sum())
+
+
+def _best_assignment(counts: npt.NDArray[np.int64]) -> int:
+    """Largest sum of one entry per row, no column twice (dynamic programme over columns)."""
+    n = len(counts)
+    best = {0: 0}
+    for row in counts:
+        extended: dict[int, int] = {}
+        for used, total in best.items():
+            for column in range(n):
+                if not used >> column & 1:
+                    key = used | 1 << column
+                    extended[key] = max(extended.get(key, 0), total + int(row[column]))
+        best = extended
+    return best[(1 << n) - 1]
+
+
+def accuracy(predictions: IntArray, gold: IntArray) -> float:
+    """Share of right predictions among examples with gold; a missing prediction is wrong."""
+    known = gold != UNLABELLED
+    return float((predictions == gold)[known].mean()) if known.any() else float("nan")
+
+
+def balanced_accuracy(predictions: IntArray, gold: IntArray) -> float:
+    """Mean over the gold labels that occur of the share of them predicted right."""
+    present = np.unique(gold[gold != UNLABELLED])
+    if not len(present):
+        return float("nan")
+    return float(np.mean([(predictions[gold == y] == y).mean() for y in present]))
+
+
+def auc(scores: ScoreArray, gold: IntArray) -> float:
+    """Area under the ROC curve of a binary task (Mann-Whitney, ties count one half).
+
+    Args:
+        scores: ``[n, 2]`` log-probabilities; examples are ranked by column 1 minus column 0.
+        gold: ``[n]``.
+
+    Raises:
+        InputError: Not two columns.
+    """
+    if scores.ndim != 2 or scores.shape[1] != 2:
+        raise InputError(f"AUC takes scores of 2 labels, got shape {scores.shape}; use accuracy")
+    known = gold != UNLABELLED
+    value = (scores[:, 1].astype(np.float64) - scores[:, 0])[known]
+    positive = gold[known] == 1
+    n_positive, n_negative = int(positive.sum()), int((~positive).sum())
+    if not n_positive or not n_negative:
+        return float("nan")
+    rank_sum = float(_average_ranks(value)[positive].sum())
+    return (rank_sum - n_positive * (n_positive + 1) / 2) / (n_positive * n_negative)
+
+
+def _average_ranks(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Ranks from 1; equal values share the mean of theirs."""
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    ranks: npt.NDArray[np.float64] = (last - (counts - 1) / 2)[inverse]
+    return ranks
+
+
+def bootstrap_interval(
+    predictions: IntArray,
+    gold: IntArray,
+    groups: Sequence[str | int | None] | None = None,
+    *,
+    metric: Metric = accuracy,
+    seed: int = 0,
+    n_resamples: int = 1000,
+    level: float = 0.95,
+) -> tuple[float, float]:
+    """Percentile interval of ``metric`` when whole groups are drawn with replacement.
+
+    Args:
+        predictions: ``[n]``.
+        gold: ``[n]``.
+        groups: Group of each example; None stands alone.
+        metric: Function of (predictions, gold).
+        seed: Seed of the draws.
+        n_resamples: Number of draws.
+        level: Coverage of the interval.
+    """
+    keys = [("alone", i) if g is None else ("group", g) for i, g in enumerate(groups or [])]
+    keys = keys or [("alone", i) for i in range(len(gold))]
+    members: dict[tuple[str, str | int], list[int]] = {}
+    for i, key in enumerate(keys):
+        members.setdefault(key, []).append(i)
+    rows = [np.array(m) for m in members.values()]
+    rng = np.random.Generator(np.random.Philox(seed))
+    values = []
+    for _ in range(n_resamples):
+        drawn = np.concatenate([rows[k] for k in rng.integers(len(rows), size=len(rows))])
+        values.append(metric(predictions[drawn], gold[drawn]))
+    tail = (1 - level) / 2
+    low, high = np.nanquantile(values, [tail, 1 - tail])
+    return float(low), float(high)

@@ -1,0 +1,96 @@
+"""Our attention inside transformers models: writes keys and values to the pool, attends over it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import AttentionInterface, PreTrainedModel
+
+from icm_fast.kernels.tree_attention import AttentionWork, sdpa
+from icm_fast.model.kv_store import KVStore
+
+IMPLEMENTATION = "icm_fast_tree"
+
+
+@dataclass(frozen=True, slots=True)
+class TreeBatch:
+    """What a forward pass hands to each attention layer."""
+
+    store: KVStore
+    work: AttentionWork
+    slots: torch.Tensor  # [n_tokens] int64: pool slot of each packed row
+
+
+def tree_attention_forward(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    tree_batch: TreeBatch | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attention function in transformers' interface.
+
+    Args:
+        module: The attention layer; its ``layer_idx`` names the pool.
+        query: ``[1, n_heads, n_tokens, head_dim]``, rotary positions already applied.
+        key: ``[1, n_kv_heads, n_tokens, head_dim]``.
+        value: ``[1, n_kv_heads, n_tokens, value_dim]``.
+        attention_mask: Ignored: the segments say who sees whom.
+        scaling: Factor on the dot products; ``head_dim ** -0.5`` if None.
+        tree_batch: The segments of this forward pass.
+        **kwargs: ``sliding_window``, ``softcap`` and ``s_aux`` (sinks) count, all else is ignored.
+
+    Returns:
+        ``[1, n_tokens, n_heads, value_dim]`` and no attention weights.
+    """
+    if tree_batch is None:
+        raise RuntimeError("tree attention was called without its batch; use ModelRunner.forward")
+    keys, values = tree_batch.store.write(
+        int(module.layer_idx), key[0], value[0], tree_batch.slots
+    )
+    out = sdpa.tree_attention(
+        query[0],
+        keys,
+        values,
+        tree_batch.work,
+        scaling=query.shape[-1] ** -0.5 if scaling is None else scaling,
+        sliding_window=kwargs.get("sliding_window"),
+        softcap=kwargs.get("softcap"),
+        sinks=kwargs.get("s_aux"),
+    )
+    return out.transpose(0, 1)[None], None
+
+
+# transformers looks implementations up by name; registering is idempotent.
+AttentionInterface.register(IMPLEMENTATION, tree_attention_forward)
+
+
+@contextmanager
+def tree_attention_enabled(model: PreTrainedModel) -> Iterator[None]:
+    """Switch a model to tree attention, and back: the naive scorer uses the same weights."""
+    configs = _configs(model)
+    before = [config._attn_implementation for config in configs]
+    try:
+        for config in configs:
+            config._attn_implementation_internal = IMPLEMENTATION
+        yield
+    finally:
+        for config, name in zip(configs, before, strict=True):
+            config._attn_implementation_internal = name
+
+
+def _configs(model: PreTrainedModel) -> list[Any]:
+    """Every distinct configuration object that some module of the model reads."""
+    found: dict[int, Any] = {}
+    for module in model.modules():
+        config = getattr(module, "config", None)
+        if config is not None and hasattr(config, "_attn_implementation"):
+            found[id(config)] = config
+    return list(found.values())

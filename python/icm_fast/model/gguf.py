@@ -1,0 +1,82 @@
+"""GGUF files, dequantised once into a folder of safetensors that later runs load in seconds."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from icm_fast.assets import cache_dir
+from icm_fast.errors import InputError
+
+_FORMAT = "2"  # raise when the conversion changes, so that old folders are not reused
+
+
+def converted_folder(gguf: Path) -> Path:
+    """Return a folder with the model of ``gguf`` in float32 safetensors, converting it if needed.
+
+    The folder is named by the file's SHA-256 and appears in one rename, so an interrupted
+    conversion leaves nothing that looks finished.
+
+    Raises:
+        InputError: The file can't be read as GGUF, or the cache folder can't be written.
+    """
+    target = cache_dir() / "models" / f"{_file_digest(gguf)[:24]}-v{_FORMAT}"
+    if (target / "config.json").is_file():
+        return target
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=".converting-", dir=target.parent))
+    except OSError as error:
+        raise InputError(
+            f"cannot write the model cache {target.parent}: {error.strerror}; "
+            "set ICM_FAST_CACHE to a writable folder"
+        ) from error
+    try:
+        _convert(gguf, scratch)
+        _publish(scratch, target)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return target
+
+
+def _file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _publish(scratch: Path, target: Path) -> None:
+    try:
+        os.rename(scratch, target)
+    except OSError:
+        # Another process was faster; its folder has the same content.
+        if not (target / "config.json").is_file():
+            raise
+
+
+def _convert(gguf: Path, folder: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+        model = AutoModelForCausalLM.from_pretrained(
+            gguf.parent,
+            gguf_file=gguf.name,
+            dtype=torch.float32,
+            # transformers keeps GGUF weights packed unless told otherwise
+            quantization_config=GgufConfig(dequantize=True),
+        )
+    except (OSError, ValueError, KeyError, NotImplementedError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        raise InputError(f"cannot convert {gguf}: {reason}; use a model in safetensors") from error
+    finally:
+        logging.enable_progress_bar()
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)

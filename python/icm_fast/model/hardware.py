@@ -1,0 +1,33 @@
+"""What this processor does well."""
+
+from __future__ import annotations
+
+import platform
+from functools import cache
+from pathlib import Path
+
+
+@cache
+def cpu_flags() -> frozenset[str]:
+    """Feature flags of the first processor, as Linux names them; empty where unknown."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return frozenset()
+    for line in text.splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() in {"flags", "Features"}:
+            return frozenset(value.split())
+    return frozenset()
+
+
+def fast_bfloat16() -> bool:
+    """Whether bfloat16 matrix products run on native instructions (else they are far slower)."""
+    return bool(cpu_flags() & {"avx512_bf16", "amx_bf16", "bf16"})
+
+
+def describe_cpu() -> str:
+    """One line for people: architecture and the instruction sets that matter here."""
+    wanted = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "asimd", "bf16", "sve")
+    present = [flag for flag in wanted if flag in cpu_flags()]
+    return f"{platform.machine()} ({', '.join(present) or 'no vector extensions found'})"

@@ -1,0 +1,49 @@
+"""Keys and values of all live segments: one pool of token slots per layer."""
+
+from __future__ import annotations
+
+import torch
+
+
+class KVStore:
+    """Pools ``[n_kv_heads, pool_tokens, head_dim]``, one pair per layer, made on first write.
+
+    The plan assigns the slots (``TreePlan.kv_offset``), so the store never searches for room.
+    """
+
+    def __init__(self, pool_tokens: int) -> None:
+        self.pool_tokens = pool_tokens
+        self._layers: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def write(
+        self, layer: int, key: torch.Tensor, value: torch.Tensor, slots: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Scatter packed rows into the layer's pools and return the pools.
+
+        Args:
+            layer: Layer number.
+            key: ``[n_kv_heads, n_tokens, head_dim]``.
+            value: ``[n_kv_heads, n_tokens, value_dim]``.
+            slots: ``[n_tokens]`` int64, the pool slot of each row.
+        """
+        if layer not in self._layers:
+            self._layers[layer] = (self._pool(key), self._pool(value))
+        keys, values = self._layers[layer]
+        keys.index_copy_(1, slots, key)
+        values.index_copy_(1, slots, value)
+        return keys, values
+
+    def _pool(self, like: torch.Tensor) -> torch.Tensor:
+        return like.new_empty(like.shape[0], self.pool_tokens, like.shape[-1])
+
+    def n_bytes(self) -> int:
+        """Bytes held by all pools."""
+        return sum(
+            pool.numel() * pool.element_size() for pools in self._layers.values() for pool in pools
+        )
+
+    def check_integrity(self) -> None:
+        """Assert what every user of the store relies on: equal capacity in all layers."""
+        for keys, values in self._layers.values():
+            assert keys.shape[1] == values.shape[1] == self.pool_tokens
+            assert keys.shape[0] == values.shape[0]

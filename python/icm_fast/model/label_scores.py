@@ -1,0 +1,128 @@
+"""From last hidden states to label log-probabilities, without full-vocabulary logits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from transformers import PreTrainedModel
+
+from icm_fast.errors import InputError
+from icm_fast.prompts import TokenizedDataset
+
+_VOCABULARY_CHUNK = 16384
+
+
+@dataclass(frozen=True, slots=True)
+class LabelTree:
+    """The labels' tokens as a tree: shared beginnings are forwarded once.
+
+    Attributes:
+        tail_tokens: Token of each inner node; inner nodes are forwarded behind every query.
+        tail_parents: Inner node before it, -1 for the query itself; parents come first.
+        steps: For each label its ``(node, token)`` steps; node -1 is the query.
+    """
+
+    tail_tokens: tuple[int, ...]
+    tail_parents: tuple[int, ...]
+    steps: tuple[tuple[tuple[int, int], ...], ...]
+
+    @property
+    def single_token(self) -> bool:
+        """Whether every label is decided right behind the query."""
+        return not self.tail_tokens
+
+
+def label_tree(pieces: TokenizedDataset) -> LabelTree:
+    """Build the tree; labels that begin other labels are closed by the separator's first token."""
+    sequences = list(pieces.labels)
+    if any(a != b and b[: len(a)] == a for a in sequences for b in sequences):
+        sequences = [(*ids, pieces.terminator) for ids in sequences]
+    inner = sorted(
+        {ids[:k] for ids in sequences for k in range(1, len(ids))}, key=lambda p: (len(p), p)
+    )
+    number = {prefix: node for node, prefix in enumerate(inner)}
+    number[()] = -1
+    return LabelTree(
+        tail_tokens=tuple(prefix[-1] for prefix in inner),
+        tail_parents=tuple(number[prefix[:-1]] for prefix in inner),
+        steps=tuple(
+            tuple((number[ids[:k]], ids[k]) for k in range(len(ids))) for ids in sequences
+        ),
+    )
+
+
+class LabelHead:
+    """The language-model head, restricted to what label scores need; float32 throughout."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        head = model.get_output_embeddings()
+        if head is None or not hasattr(head, "weight"):
+            raise InputError(
+                f"{type(model).__name__} has no language-model head; pass a causal language model"
+            )
+        config = model.config.get_text_config(decoder=True)
+        self._weight: torch.Tensor = head.weight
+        self._bias: torch.Tensor | None = getattr(head, "bias", None)
+        self._softcap: float | None = getattr(config, "final_logit_softcapping", None)
+        # Cohere multiplies its logits, Granite divides them.
+        self._scale = float(getattr(config, "logit_scale", None) or 1.0) / float(
+            getattr(config, "logits_scaling", None) or 1.0
+        )
+
+    def logits(self, hidden: torch.Tensor, tokens: list[int]) -> torch.Tensor:
+        """Logits of ``tokens``: ``[rows, hidden_size]`` -> ``[rows, len(tokens)]`` float32."""
+        index = torch.tensor(tokens, device=self._weight.device)
+        bias = None if self._bias is None else self._bias[index]
+        return self._finish(hidden, self._weight[index], bias)
+
+    def log_normalizer(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Log-sum-exp over the vocabulary, ``[rows]`` float32, in chunks of the vocabulary."""
+        total = torch.full((hidden.shape[0],), -torch.inf, device=hidden.device)
+        for start in range(0, self._weight.shape[0], _VOCABULARY_CHUNK):
+            stop = start + _VOCABULARY_CHUNK
+            bias = None if self._bias is None else self._bias[start:stop]
+            logits = self._finish(hidden, self._weight[start:stop], bias)
+            total = torch.logaddexp(total, logits.logsumexp(-1))
+        return total
+
+    def _finish(
+        self, hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
+    ) -> torch.Tensor:
+        logits = hidden.float() @ weight.float().T
+        if bias is not None:
+            logits = logits + bias.float()
+        logits = logits * self._scale
+        if self._softcap:
+            logits = self._softcap * torch.tanh(logits / self._softcap)
+        return logits
+
+
+def label_logprobs(
+    head: LabelHead, tree: LabelTree, hidden: torch.Tensor, *, normalize: str
+) -> torch.Tensor:
+    """Log-probabilities of the labels.
+
+    Args:
+        head: The model's head.
+        tree: The labels' tokens.
+        hidden: ``[rows, 1 + n_tails, hidden_size]``: last hidden state of each query, then of
+            each inner node of the tree behind it.
+        normalize: ``labels`` (log-softmax over the label space) or ``vocabulary``.
+
+    Returns:
+        ``[rows, n_labels]`` float32, natural log.
+    """
+    scores = torch.zeros(hidden.shape[0], len(tree.steps), device=hidden.device)
+    for node in range(-1, len(tree.tail_tokens)):
+        steps = [
+            (y, token) for y, path in enumerate(tree.steps) for at, token in path if at == node
+        ]
+        states = hidden[:, node + 1]
+        logits = head.logits(states, [token for _, token in steps])
+        # Every label passes the query, so its normaliser cancels in a softmax over labels.
+        if node >= 0 or normalize == "vocabulary":
+            logits = logits - head.log_normalizer(states)[:, None]
+        for column, (y, _) in enumerate(steps):
+            scores[:, y] += logits[:, column]
+    return scores.log_softmax(-1) if normalize == "labels" else scores

@@ -1,0 +1,212 @@
+"""Load a causal language model from a hub id, a folder, a GGUF file, a name or a pair."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging as transformers_logging
+
+from icm_fast.assets import EMBEDDED_MODELS, embedded_model
+from icm_fast.errors import InputError
+from icm_fast.model.gguf import converted_folder
+from icm_fast.model.hardware import fast_bfloat16
+
+ModelSpec = str | os.PathLike[str] | tuple[Any, Any]
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A causal language model in evaluation mode, with its tokenizer.
+
+    Attributes:
+        name: What the user called it.
+        model: The transformers model.
+        tokenizer: Its tokenizer.
+        fingerprint: Hex digest of architecture and sampled weights; ties a run folder to a model.
+        max_context: Longest context in tokens that the model was built for.
+    """
+
+    name: str
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    fingerprint: str
+    max_context: int
+
+    @property
+    def dtype_name(self) -> str:
+        """``float32``, ``bfloat16`` or ``float16``."""
+        return str(self.model.dtype).removeprefix("torch.")
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the embedding, where token ids go."""
+        device: torch.device = self.model.get_input_embeddings().weight.device
+        return device
+
+    @property
+    def n_parameters(self) -> int:
+        """Number of weights."""
+        return sum(p.numel() for p in self.model.parameters())
+
+
+def load_model(
+    model: ModelSpec,
+    *,
+    dtype: str = "auto",
+    device: str = "auto",
+    trust_remote_code: bool = False,
+) -> LoadedModel:
+    """Load a model for scoring.
+
+    Args:
+        model: Hub id, folder, ``.gguf`` file, an embedded model's name (``smollm2``,
+            ``gemma3-270m``), or a loaded ``(model, tokenizer)`` pair.
+        dtype: ``auto`` takes bfloat16 on a GPU or a CPU that multiplies it fast, else float32.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        trust_remote_code: Run code that comes with a hub model; off unless asked for.
+
+    Raises:
+        InputError: The model can't be found or read, or has no causal decoder.
+    """
+    if isinstance(model, tuple):
+        return _wrap_pair(model)
+    spec = os.fspath(model)
+    if spec.startswith(("http://", "https://")):
+        raise InputError(
+            f"{spec} is a server address; this version scores with local weights only: "
+            "pass a hub id, a folder or a .gguf file"
+        )
+    target = pick_device(device)
+    folder = _resolve(spec)
+    config, tokenizer = _read_config(spec, folder, trust_remote_code)
+    loaded = _read_weights(spec, folder, config, pick_dtype(dtype, target), trust_remote_code)
+    loaded = loaded.to(target).eval().requires_grad_(False)
+    return LoadedModel(
+        spec, loaded, tokenizer, fingerprint_model(loaded), _max_context(loaded.config)
+    )
+
+
+def pick_device(device: str) -> torch.device:
+    """Resolve ``auto`` and check that the device is there."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        target = torch.device(device)
+    except RuntimeError:
+        raise InputError(f"unknown device {device!r}; use auto, cpu, cuda or cuda:N") from None
+    if target.type == "cuda" and not torch.cuda.is_available():
+        raise InputError(f"device {device!r} was asked for, but torch sees no GPU; use --device cpu")
+    return target
+
+
+def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    """Resolve ``auto``: bfloat16 where its products are fast, float32 elsewhere."""
+    if dtype != "auto":
+        return _DTYPES[dtype]
+    fast = device.type != "cpu" or fast_bfloat16()
+    return torch.bfloat16 if fast else torch.float32
+
+
+def fingerprint_model(model: PreTrainedModel) -> str:
+    """Digest of every parameter's name, shape and 64 evenly spaced values (as float32)."""
+    digest = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        flat = parameter.detach().flatten()
+        index = torch.linspace(0, max(flat.numel() - 1, 0), 64, dtype=torch.float64).long()
+        sample = flat[index.to(flat.device)].float().cpu().numpy()
+        digest.update(f"{name}{tuple(parameter.shape)}{parameter.dtype}".encode())
+        digest.update(sample.tobytes())
+    return digest.hexdigest()
+
+
+def _wrap_pair(pair: tuple[Any, Any]) -> LoadedModel:
+    if len(pair) != 2 or not isinstance(pair[0], PreTrainedModel):
+        raise InputError(
+            "a model pair must be (transformers model, tokenizer), got "
+            f"({', '.join(type(part).__name__ for part in pair)})"
+        )
+    model, tokenizer = pair
+    if model.training:
+        model.eval()
+    name = str(model.config.name_or_path or type(model).__name__)
+    return LoadedModel(name, model, tokenizer, fingerprint_model(model), _max_context(model.config))
+
+
+def _resolve(spec: str) -> str:
+    """Turn an embedded name or a GGUF file into a folder; leave folders and hub ids."""
+    if spec in EMBEDDED_MODELS:
+        return str(converted_folder(embedded_model(spec)))
+    path = Path(spec)
+    if spec.endswith(".gguf"):
+        if not path.is_file():
+            raise InputError(f"model file {spec} does not exist; check the path")
+        return str(converted_folder(path))
+    if path.is_file():
+        raise InputError(f"model {spec} is a file but not a .gguf; pass its folder")
+    looks_local = path.is_absolute() or spec.startswith((".", "~")) or spec.count("/") > 1
+    if looks_local and not path.is_dir():
+        raise InputError(f"model folder {spec} does not exist; check the path")
+    return spec
+
+
+def _read_config(
+    spec: str, folder: str, trust_remote_code: bool
+) -> tuple[Any, PreTrainedTokenizerBase]:
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(_not_found(spec, error)) from error
+    if getattr(config, "is_encoder_decoder", False):
+        raise InputError(
+            f"model {spec} is an encoder-decoder ({config.model_type}); ICM needs a causal decoder"
+        )
+    return config, tokenizer
+
+
+def _read_weights(
+    spec: str, folder: str, config: Any, dtype: torch.dtype, trust_remote_code: bool
+) -> PreTrainedModel:
+    transformers_logging.disable_progress_bar()
+    try:
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            folder,
+            config=config,
+            dtype=dtype,
+            attn_implementation="sdpa",
+            use_safetensors=True,
+            trust_remote_code=trust_remote_code,
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(_not_found(spec, error)) from error
+    finally:
+        transformers_logging.enable_progress_bar()
+    return model
+
+
+def _not_found(spec: str, error: Exception) -> str:
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    known = ", ".join(sorted(EMBEDDED_MODELS))
+    return (
+        f"cannot load model {spec!r}: {reason}; pass a hub id, a folder with config.json and "
+        f"safetensors, a .gguf file, or one of {known}"
+    )
+
+
+def _max_context(config: Any) -> int:
+    text = config.get_text_config(decoder=True)
+    return int(getattr(text, "max_position_embeddings", None) or 2**31 - 1)

@@ -1,0 +1,189 @@
+"""Token pieces of a data set, cut so that any order of demonstrations reads like whole text.
+
+A context is ``prompt label separator prompt label separator ... prompt``. How a
+tokenizer splits the separator depends on the text *after* it ("\\n\\nReview" is two
+tokens in GPT-2's vocabulary, "\\n\\n" alone is one), so a piece begins with the
+separator: the first demonstration of a context has none, every later piece is
+``separator + prompt``. Concatenated pieces then equal the tokens of the whole text,
+which :class:`TokenizedDataset` verifies example by example.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from icm_fast.errors import InputError
+from icm_fast.types import Dataset
+
+
+class Tokenizer(Protocol):
+    """The part of a transformers tokenizer that icm_fast uses."""
+
+    def __call__(self, text: str | list[str], **kwargs: Any) -> Any:
+        """Return an encoding with ``input_ids``."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizedDataset:
+    """Token ids of the pieces of a data set under one tokenizer.
+
+    Attributes:
+        root: Ids at the very start of every context: the BOS token, or nothing.
+        first_prompts: Ids of each prompt where it opens the text.
+        later_prompts: Ids of ``separator + prompt`` where another demonstration stands before.
+        labels: Ids of each label; no two are equal, none is empty.
+        terminator: First id of the separator after a label; scored as the end of a
+            label when one label's ids begin another's.
+    """
+
+    root: tuple[int, ...]
+    first_prompts: tuple[tuple[int, ...], ...]
+    later_prompts: tuple[tuple[int, ...], ...]
+    labels: tuple[tuple[int, ...], ...]
+    terminator: int
+
+    def __len__(self) -> int:
+        return len(self.first_prompts)
+
+    def prompt(self, example: int, *, first: bool) -> tuple[int, ...]:
+        """Ids of the prompt of ``example``, with the separator before it unless ``first``."""
+        return (self.first_prompts if first else self.later_prompts)[example]
+
+    def demonstration(self, example: int, label: int, *, first: bool) -> tuple[int, ...]:
+        """Ids of a demonstration: its prompt piece and its label."""
+        return self.prompt(example, first=first) + self.labels[label]
+
+    def context(self, order: Sequence[int], labels: Sequence[int]) -> list[int]:
+        """Ids of the demonstrations ``order`` (with ``labels[i]`` each) behind the root."""
+        ids = list(self.root)
+        for rank, i in enumerate(order):
+            ids += self.demonstration(int(i), int(labels[int(i)]), first=rank == 0)
+        return ids
+
+    def demonstration_lengths(
+        self, labels: Sequence[int]
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Tokens of each demonstration, and the extra ones where it opens the text, ``[n]`` each.
+
+        An unlabelled example counts without a label.
+        """
+        label_tokens = np.array([0 if y < 0 else len(self.labels[y]) for y in labels], np.int64)
+        later, extra = self.query_lengths()
+        return later + label_tokens, extra
+
+    def query_lengths(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Tokens of each query, and the extra ones where it opens the text, ``[n]`` each."""
+        later = np.array([len(p) for p in self.later_prompts], dtype=np.int64)
+        first = np.array([len(p) for p in self.first_prompts], dtype=np.int64)
+        return later, first - later
+
+
+def tokenize_dataset(dataset: Dataset, tokenizer: Tokenizer) -> TokenizedDataset:
+    """Cut a data set into token pieces and verify them against whole-text tokenization.
+
+    Raises:
+        InputError: A label has no tokens or the tokens of another one, or prompt, label
+            and separator do not meet at token boundaries.
+    """
+    root = _root_ids(tokenizer)
+    n, n_labels = len(dataset), len(dataset.label_space)
+    # Every example is cut with one label; the labels rotate, and example 0 meets all of them.
+    cases = [(i, i % n_labels) for i in range(n)] + [(0, y) for y in range(1, n_labels)]
+    cuts = _cut(dataset, tokenizer, cases)
+    labels: dict[int, tuple[int, ...]] = {}
+    first: dict[int, tuple[int, ...]] = {}
+    later: dict[int, tuple[int, ...]] = {}
+    for (i, y), (head, label, tail) in zip(cases, cuts, strict=True):
+        _check_same(dataset, i, y, labels.setdefault(y, label), label, "label")
+        _check_same(dataset, i, y, later.setdefault(i, tail), tail, "separator and prompt")
+        first.setdefault(i, head)
+    label_ids = tuple(labels[y] for y in range(n_labels))
+    _check_labels(dataset, label_ids)
+    return TokenizedDataset(
+        root=root,
+        first_prompts=tuple(first[i] for i in range(n)),
+        later_prompts=tuple(later[i] for i in range(n)),
+        labels=label_ids,
+        terminator=later[0][0],
+    )
+
+
+def _encode(tokenizer: Tokenizer, texts: list[str]) -> list[list[int]]:
+    return [list(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
+
+
+def _root_ids(tokenizer: Tokenizer) -> tuple[int, ...]:
+    """The ids that the tokenizer puts before any text (BOS), by its own rules."""
+    plain = list(tokenizer("a", add_special_tokens=False)["input_ids"])
+    full = list(tokenizer("a", add_special_tokens=True)["input_ids"])
+    for start in range(len(full) - len(plain) + 1):
+        if full[start : start + len(plain)] == plain:
+            return tuple(full[:start])
+    return ()
+
+
+def _cut(
+    dataset: Dataset, tokenizer: Tokenizer, cases: list[tuple[int, int]]
+) -> list[tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]:
+    """Ids of (prompt opening the text, label, separator + prompt) for each (example, label)."""
+    texts: list[str] = []
+    for i, y in cases:
+        prompt, label = dataset.examples[i].prompt, dataset.label_space[y]
+        demonstration = prompt + label
+        again = demonstration + dataset.separator + prompt
+        texts += [prompt, demonstration, again, again + label]
+    encoded = _encode(tokenizer, texts)
+    pieces = []
+    for k, (i, y) in enumerate(cases):
+        prompt_ids, demo_ids, again_ids, whole_ids = encoded[4 * k : 4 * k + 4]
+        for shorter, longer, where in (
+            (prompt_ids, demo_ids, "prompt and label"),
+            (demo_ids, again_ids, "label and separator"),
+            (again_ids, whole_ids, "prompt and label"),
+        ):
+            if longer[: len(shorter)] != shorter:
+                raise InputError(
+                    f"example {dataset.examples[i].id!r} (row {i}), label "
+                    f"{dataset.label_space[y]!r}: the tokenizer merges {where} into one token; "
+                    "end the prompt without white space and begin the label with a space"
+                )
+        pieces.append(
+            (
+                tuple(prompt_ids),
+                tuple(demo_ids[len(prompt_ids) :]),
+                tuple(again_ids[len(demo_ids) :]),
+            )
+        )
+    return pieces
+
+
+def _check_same(
+    dataset: Dataset, i: int, y: int, known: tuple[int, ...], ids: tuple[int, ...], what: str
+) -> None:
+    if known != ids:
+        raise InputError(
+            f"the {what} of example {dataset.examples[i].id!r} (row {i}) with label "
+            f"{dataset.label_space[y]!r} tokenizes differently in different contexts "
+            f"({list(known)} and {list(ids)}); begin labels with a space and end them with a letter"
+        )
+
+
+def _check_labels(dataset: Dataset, labels: tuple[tuple[int, ...], ...]) -> None:
+    seen: dict[tuple[int, ...], int] = {}
+    for y, ids in enumerate(labels):
+        name = dataset.label_space[y]
+        if not ids:
+            raise InputError(
+                f"label {name!r} (number {y}) tokenizes to nothing; choose visible label text"
+            )
+        if ids in seen:
+            raise InputError(
+                f"labels {dataset.label_space[seen[ids]]!r} and {name!r} have the same tokens "
+                f"{list(ids)}; choose labels that this tokenizer tells apart"
+            )
+        seen[ids] = y

@@ -1,0 +1,306 @@
+"""The annealing machine in plain Python, as one generator that yields what it asks for."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Generator
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from icm_fast.reference.graph import ReferenceGraph
+from icm_fast.reference.labeling import Labels, with_label
+from icm_fast.reference.objective import utility
+from icm_fast.reference.proposals import Move, Proposals, State, initial_labels
+from icm_fast.reference.rng import ACCEPT, FIX_PAIR, ReferenceRng
+from icm_fast.types import UNLABELLED, IntArray, ScoreArray
+
+
+@dataclass(frozen=True, slots=True)
+class ReferenceAsk:
+    """A labelling ``[n]`` int32 to score; below ``threshold`` it will be rejected."""
+
+    labels: IntArray
+    threshold: float
+
+
+class _BudgetSpent(Exception):  # noqa: N818  # it ends the search, it is no error
+    pass
+
+
+_Search = Generator[ReferenceAsk, ScoreArray, Any]
+
+
+class ReferenceEngine:
+    """Simulated annealing with the protocol of ``_core.Engine``, written as one generator.
+
+    Args:
+        n_examples: Number of examples.
+        n_labels: Number of labels.
+        pairs: Constrained examples, ``[m, 2]`` int32.
+        tables: Allowed label pairs, ``[m, n_labels, n_labels]`` uint8.
+        settings: Those of :func:`icm_fast.engine.engine_settings`.
+    """
+
+    def __init__(
+        self,
+        n_examples: int,
+        n_labels: int,
+        pairs: npt.NDArray[np.int32],
+        tables: npt.NDArray[np.uint8],
+        **settings: Any,
+    ) -> None:
+        self._n = n_examples
+        self._n_labels = n_labels
+        self._graph = ReferenceGraph(pairs, tables)
+        self._settings = SimpleNamespace(**settings)
+        self._rng = ReferenceRng(settings["seed"])
+        zeros = [[0.0] * n_labels for _ in range(n_examples)]
+        self._set_state(State((UNLABELLED,) * n_examples, zeros, 0.0))
+        self._best = self._state
+        self._events: list[dict[str, Any]] = []
+        self.iteration = self.n_asks = self.n_accepted = self._null_draws = 0
+        self.reason = ""
+        self._search = self._run()
+        self._pending: ReferenceAsk | None = next(self._search)
+
+    # ---- Protocol ----
+
+    def ask(self) -> ReferenceAsk | None:
+        """Return what to score next, the same until it is told; None when the search is over."""
+        return self._pending
+
+    def tell(self, scores: ScoreArray) -> None:
+        """Answer the ask with LOO log-probabilities ``[n, n_labels]`` float32.
+
+        Raises:
+            ValueError: If the shape is wrong, a score is not finite, or nothing was asked.
+        """
+        if self._pending is None:
+            raise ValueError("tell() without an ask: the search is over")
+        if scores.shape != (self._n, self._n_labels) or not np.isfinite(scores).all():
+            raise ValueError(f"scores must be finite and [{self._n}, {self._n_labels}]")
+        try:
+            self._pending = self._search.send(scores)
+        except StopIteration:
+            self._pending = None
+
+    def take_events(self) -> list[dict[str, Any]]:
+        """Return the events since the last call, as ``_core.Engine.take_events`` does."""
+        events, self._events = self._events, []
+        return events
+
+    @property
+    def temperature(self) -> float:
+        """T = max(T_min, T_0 / (1 + beta log count))."""
+        s = self._settings
+        by_step = s.cooling_clock == "iterations"
+        count = max(1, self.iteration) if by_step else 1 + self.n_accepted
+        return float(
+            max(s.min_temperature, s.initial_temperature / (1.0 + s.cooling * math.log(count)))
+        )
+
+    @property
+    def done(self) -> bool:
+        """Whether the search is over."""
+        return self._pending is None
+
+    @property
+    def labels(self) -> IntArray:
+        """Labels ``[n]`` of the current state."""
+        return np.array(self._state.labels, dtype=np.int32)
+
+    @property
+    def scores(self) -> ScoreArray:
+        """Scores ``[n, n_labels]`` of the current state; zeros before the first."""
+        return np.array(self._state.scores, dtype=np.float32)
+
+    @property
+    def utility(self) -> float:
+        """Utility of the current state."""
+        return self._state.utility
+
+    @property
+    def n_labelled(self) -> int:
+        """Labelled examples of the current state."""
+        return self._state.n_labelled
+
+    @property
+    def _result(self) -> State:
+        return self._best if self._settings.return_best else self._state
+
+    @property
+    def result_labels(self) -> IntArray:
+        """Labels ``[n]`` of the best state (with ``return_best``) or of the current one."""
+        return np.array(self._result.labels, dtype=np.int32)
+
+    @property
+    def result_scores(self) -> ScoreArray:
+        """Scores ``[n, n_labels]`` of the same state."""
+        return np.array(self._result.scores, dtype=np.float32)
+
+    @property
+    def result_utility(self) -> float:
+        """Utility of the same state."""
+        return self._result.utility
+
+    # ---- The search ----
+
+    def _run(self) -> _Search:
+        labels = initial_labels(self._n, self._n_labels, self._settings.n_initial, self._rng)
+        try:
+            yield from self._perform(Move("init", labels))
+            while not self.reason:
+                move = self._next_move()
+                if move is not None:
+                    yield from self._perform(move)
+        except _BudgetSpent:
+            self.reason = "max_evaluations"
+        self._log("done", [], self._state.utility, self._state.utility, None, False, False)
+        self._events[-1]["reason"] = self.reason
+
+    def _perform(self, move: Move) -> _Search:
+        known = {self._state.labels: self._state} if move.kind != "init" else {}
+        if move.kind in ("init", "single", "fix"):
+            move.labels = yield from self._consistency_fix(move.labels, known)
+        threshold = self._draw_threshold(move)
+        candidate = yield from self._evaluate(move.labels, threshold, known)
+        self._decide(move, candidate, threshold)
+
+    def _evaluate(self, labels: Labels, threshold: float, known: dict[Labels, State]) -> _Search:
+        if labels not in known:
+            if 0 < self._settings.max_evaluations <= self.n_asks:
+                raise _BudgetSpent
+            table = yield ReferenceAsk(np.array(labels, dtype=np.int32), threshold)
+            scores = [[float(s) for s in row] for row in table]
+            s = self._settings
+            value = utility(labels, scores, self._graph, s.objective, s.alpha)
+            known[labels] = State(labels, scores, value)
+            self.n_asks += 1
+        return known[labels]
+
+    def _consistency_fix(self, labels: Labels, known: dict[Labels, State]) -> _Search:
+        for fix_round in range(self._settings.fix_rounds):
+            violated = self._graph.violated(labels)
+            if not violated:
+                break
+            draw = self._rng.bounded(FIX_PAIR, self.iteration, fix_round, len(violated))
+            try:
+                labels = yield from self._fix_pair(labels, violated[draw], known)
+            except _BudgetSpent:
+                if self.iteration > 0:
+                    raise
+                break  # an initial state there must be, fixed or not
+        return labels
+
+    def _fix_pair(self, labels: Labels, pair: int, known: dict[Labels, State]) -> _Search:
+        current = yield from self._evaluate(labels, -math.inf, known)
+        best: State | None = None
+        for option in self._fix_options(labels, pair):
+            state = yield from self._evaluate(option, -math.inf, known)
+            if best is None or state.utility > best.utility:
+                best = state
+        if best is None:
+            return labels
+        ties = self._settings.fix_accepts_ties and best.utility == current.utility
+        return best.labels if best.utility > current.utility or ties else labels
+
+    def _fix_options(self, labels: Labels, pair: int) -> list[Labels]:
+        first, second, table = self._graph.constraints[pair]
+        choices = itertools.product(range(self._n_labels), repeat=2)
+        allowed = [(a, b) for a, b in choices if table[a][b]]
+        if not self._settings.fix_both_false and len(allowed) > 1:
+            allowed = [choice for choice in allowed if choice != (0, 0)]
+        return [with_label(with_label(labels, first, a), second, b) for a, b in allowed]
+
+    def _draw_threshold(self, move: Move) -> float:
+        u = self._rng.uniform(ACCEPT, self.iteration, 0)
+        if move.kind == "init" or move.forced or u == 0.0:
+            return -math.inf
+        return min(self._state.utility, self._state.utility + self.temperature * math.log(u))
+
+    def _decide(self, move: Move, candidate: State, threshold: float) -> None:
+        before = self._state
+        accepted = candidate.utility > before.utility or candidate.utility >= threshold
+        changes = [
+            (i, old, new)
+            for i, (old, new) in enumerate(zip(before.labels, candidate.labels, strict=True))
+            if old != new
+        ]
+        temperature = self.temperature
+        if accepted and changes:
+            self.n_accepted += move.kind != "init"
+            self._set_state(candidate)
+            best = self._best
+            if (candidate.n_labelled, candidate.utility) > (best.n_labelled, best.utility):
+                self._best = candidate
+        else:
+            self._proposals.tried.remember(move)
+        limit = None if threshold == -math.inf else threshold
+        self._log(
+            move.kind, changes, before.utility, candidate.utility, limit, accepted, move.forced
+        )
+        self._events[-1]["temperature"] = temperature
+
+    def _next_move(self) -> Move | None:
+        s = self._settings
+        if self._proposals.converged():
+            self.reason = "converged"
+        elif self.iteration >= s.max_iterations:
+            self.reason = "max_iterations"
+        elif 0 < s.max_evaluations <= self.n_asks:
+            self.reason = "max_evaluations"
+        if self.reason:
+            return None
+        if "sweep" in s.moves or "grow" in s.moves:
+            return self._chosen_move()
+        self.iteration += 1
+        move = self._proposals.drawn(self.iteration)
+        self._null_draws += move is None
+        return move
+
+    def _chosen_move(self) -> Move | None:
+        move = self._proposals.next_move(self.iteration + 1)
+        if move is None:
+            self.reason = "stuck"
+        else:
+            self.iteration += 1
+        return move
+
+    def _set_state(self, state: State) -> None:
+        self._state = state
+        self._proposals = Proposals(self._settings, self._graph, self._rng, state)
+
+    def _log(
+        self,
+        move: str,
+        changes: list[tuple[int, int, int]],
+        before: float,
+        candidate: float,
+        threshold: float | None,
+        accepted: bool,
+        forced: bool,
+    ) -> None:
+        self._events.append(
+            {
+                "iteration": self.iteration,
+                "move": move,
+                "temperature": self.temperature,
+                "changes": changes,
+                "utility_before": before,
+                "utility_candidate": candidate,
+                "utility_after": self._state.utility,
+                "threshold": threshold,
+                "accepted": accepted,
+                "forced": forced,
+                "n_labelled": self.n_labelled,
+                "n_violations": self._proposals.violations,
+                "n_asks": self.n_asks,
+                "null_draws": self._null_draws,
+            }
+        )
+        self._null_draws = 0

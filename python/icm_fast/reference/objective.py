@@ -1,0 +1,54 @@
+"""Mutual predictability and utility in plain Python; doubles, summed from left to right."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Sequence
+
+from icm_fast.reference.graph import ReferenceGraph
+from icm_fast.reference.labeling import Scores, add_up, labelled_examples
+
+
+def log_marginal(labels: Sequence[int], scores: Scores) -> list[float]:
+    """Return log q(y), the mean prediction over the labelled examples, for every label."""
+    n_labels = len(scores[0])
+    members = labelled_examples(labels)
+    if not members:
+        return [math.log(1.0 / n_labels)] * n_labels
+    predictions = []
+    for i in members:
+        weights = [math.exp(s - max(scores[i])) for s in scores[i]]
+        total = add_up(weights)
+        predictions.append([w / total for w in weights])
+    means = [add_up(p[y] for p in predictions) / len(members) for y in range(n_labels)]
+    return [math.log(max(q, sys.float_info.min)) for q in means]
+
+
+def _log_odds(row: Sequence[float], label: int) -> float:
+    others = [s for z, s in enumerate(row) if z != label]
+    largest = max(others)
+    return row[label] - (largest + math.log(add_up(math.exp(s - largest) for s in others)))
+
+
+def predictability(labels: Sequence[int], scores: Scores, objective: str) -> float:
+    """Return P(D) over the labelled examples; 0 when there is none."""
+    members = labelled_examples(labels)
+    if not members:
+        return 0.0
+    if objective == "mean_logodds":
+        terms = [_log_odds(scores[i], labels[i]) for i in members]
+    elif objective == "calibrated":
+        log_q = log_marginal(labels, scores)
+        terms = [scores[i][labels[i]] - log_q[labels[i]] for i in members]
+    else:
+        terms = [scores[i][labels[i]] for i in members]
+    total = add_up(terms)
+    return total if objective == "sum_logprob" else total / len(members)
+
+
+def utility(
+    labels: Sequence[int], scores: Scores, graph: ReferenceGraph, objective: str, alpha: float
+) -> float:
+    """Return U(D) = alpha P(D) - I(D)."""
+    return alpha * predictability(labels, scores, objective) - len(graph.violated(labels))

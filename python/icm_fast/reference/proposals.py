@@ -1,0 +1,196 @@
+"""Which move the reference engine tries next: a function of the state and of what was tried."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+
+from icm_fast.reference.graph import ReferenceGraph
+from icm_fast.reference.labeling import (
+    Labels,
+    Scores,
+    labelled_examples,
+    unlabelled_examples,
+    with_label,
+)
+from icm_fast.reference.objective import log_marginal
+from icm_fast.reference.rng import DRAW, GROW_PICK, INIT_LABEL, INIT_PICK, ReferenceRng
+from icm_fast.types import UNLABELLED
+
+LONE_GROW_REJECTIONS = 3
+"""After so many rejections of a single addition the next one is forced."""
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """A labelling with its scores and utility."""
+
+    labels: Labels
+    scores: Scores
+    utility: float
+
+    @property
+    def n_labelled(self) -> int:
+        """Number of labelled examples."""
+        return len(labelled_examples(self.labels))
+
+
+@dataclass(slots=True)
+class Move:
+    """A proposed labelling; ``example`` belongs to single moves, ``size`` to grow moves."""
+
+    kind: str
+    labels: Labels
+    example: int = -1
+    size: int = 0
+    forced: bool = False
+
+
+@dataclass(slots=True)
+class Tried:
+    """What was rejected since the state last changed."""
+
+    moves: set[tuple[str, int]] = field(default_factory=set)
+    grow_size: int = 0
+    lone_grow_rejections: int = 0
+
+    def remember(self, move: Move) -> None:
+        """Note a rejected move (or one that changed nothing)."""
+        self.moves.add((move.kind, move.example))
+        if move.kind == "grow":
+            self.lone_grow_rejections = self.lone_grow_rejections + 1 if move.size == 1 else 0
+            self.grow_size = max(1, move.size // 2)
+
+
+class Proposals:
+    """Proposals from one state; ``iteration`` arguments are those of the move to come."""
+
+    def __init__(
+        self, settings: SimpleNamespace, graph: ReferenceGraph, rng: ReferenceRng, state: State
+    ) -> None:
+        self._settings = settings
+        self._graph = graph
+        self._rng = rng
+        self._state = state
+        self._labels = state.labels
+        self._adjusted = state.scores
+        self.tried = Tried()
+        if settings.objective == "calibrated":
+            log_q = log_marginal(state.labels, state.scores)
+            self._adjusted = [[s - q for s, q in zip(r, log_q, strict=True)] for r in state.scores]
+
+    @property
+    def violations(self) -> int:
+        """I(D) of the state."""
+        return len(self._graph.violated(self._labels))
+
+    def converged(self) -> bool:
+        """Whether no proposal would change anything."""
+        return not (self._disagreeing() or unlabelled_examples(self._labels) or self.violations)
+
+    def next_move(self, iteration: int) -> Move | None:
+        """Return the next move in the order sweep, single, grow, fix; None when stuck."""
+        return (
+            self._sweep()
+            or self._disagreeing_single(iteration)
+            or self._grow(iteration)
+            or self._unlabelled_single(iteration)
+            or self._fix()
+        )
+
+    def drawn(self, iteration: int) -> Move | None:
+        """Return the paper's proposal; None for a null draw."""
+        move = self._single(self._rng.weighted(self._weights(self._labels), DRAW, iteration, 0))
+        return None if move.labels == self._labels and not self.violations else move
+
+    def _favourite(self, example: int) -> int:
+        row = self._adjusted[example]
+        return row.index(max(row))
+
+    def _disagreeing(self) -> list[int]:
+        return [i for i in labelled_examples(self._labels) if self._labels[i] != self._favourite(i)]
+
+    def _untried(self, examples: list[int]) -> list[int]:
+        return [i for i in examples if ("single", i) not in self.tried.moves]
+
+    def _weights(self, labels: Labels) -> list[int]:
+        members = set(labelled_examples(labels))
+        return [
+            int(self._settings.group_weight)
+            if i not in members and self._graph.neighbours(i) & members
+            else 1
+            for i in range(len(labels))
+        ]
+
+    def _single(self, example: int) -> Move:
+        labels = with_label(self._labels, example, self._favourite(example))
+        return Move("single", labels, example=example)
+
+    def _sweep(self) -> Move | None:
+        wrong = set(self._disagreeing())
+        tried = ("sweep", -1) in self.tried.moves
+        if "sweep" not in self._settings.moves or tried or not wrong:
+            return None
+        components = self._graph.components(labelled_examples(self._labels))
+        members = [i for component in components if wrong & set(component) for i in component]
+        move = Move("sweep", self._graph.assign_jointly(self._labels, members, self._adjusted))
+        if move.labels == self._labels:
+            self.tried.remember(move)
+            return None
+        return move
+
+    def _disagreeing_single(self, iteration: int) -> Move | None:
+        untried = self._untried(self._disagreeing())
+        if "single" not in self._settings.moves or not untried:
+            return None
+        return self._single(untried[self._rng.bounded(DRAW, iteration, 0, len(untried))])
+
+    def _unlabelled_single(self, iteration: int) -> Move | None:
+        moves = self._settings.moves
+        untried = self._untried(unlabelled_examples(self._labels))
+        if "single" not in moves or "grow" in moves or not untried:
+            return None
+        weights = [w * (i in untried) for i, w in enumerate(self._weights(self._labels))]
+        return self._single(self._rng.weighted(weights, DRAW, iteration, 0))
+
+    def _grow(self, iteration: int) -> Move | None:
+        rest = len(unlabelled_examples(self._labels))
+        if "grow" not in self._settings.moves or not rest:
+            return None
+        share = math.floor(self._settings.growth * self._state.n_labelled + 0.5)
+        size = min(rest, max(1, self.tried.grow_size or share))
+        members = self._pick_growth(size, iteration)
+        labels = self._graph.assign_jointly(self._labels, members, self._adjusted)
+        forced = size == 1 and self.tried.lone_grow_rejections >= LONE_GROW_REJECTIONS
+        return Move("grow", labels, size=size, forced=forced)
+
+    def _pick_growth(self, size: int, iteration: int) -> list[int]:
+        marked = self._labels
+        picked = []
+        for k in range(size):
+            weights = [w * (marked[i] == UNLABELLED) for i, w in enumerate(self._weights(marked))]
+            picked.append(self._rng.weighted(weights, GROW_PICK, iteration, k))
+            marked = with_label(marked, picked[-1], 0)
+        return picked
+
+    def _fix(self) -> Move | None:
+        possible = self.violations > 0 and self._settings.fix_rounds > 0
+        if not possible or ("fix", -1) in self.tried.moves:
+            return None
+        return Move("fix", self._labels)
+
+
+def initial_labels(n_examples: int, n_labels: int, n_initial: int, rng: ReferenceRng) -> Labels:
+    """Return random examples with balanced labels in random order."""
+    count = min(n_initial, n_examples)
+    order = list(range(n_examples))
+    for k in range(count):
+        j = k + rng.bounded(INIT_PICK, 0, k, n_examples - k)
+        order[k], order[j] = order[j], order[k]
+    balanced = [k % n_labels for k in range(count)]
+    for k in range(count - 1, 0, -1):
+        j = rng.bounded(INIT_LABEL, 0, k, k + 1)
+        balanced[k], balanced[j] = balanced[j], balanced[k]
+    chosen = dict(zip(order, balanced, strict=False))
+    return tuple(chosen.get(i, UNLABELLED) for i in range(n_examples))

@@ -1,0 +1,142 @@
+"""Readable summaries of runs and comparisons, as Markdown."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from icm_fast.finished_run import FinishedRun
+from icm_fast.progress import clock
+from icm_fast.types import UNLABELLED
+
+EVALUATION_FILE = "evaluation.json"
+DEMO_FILE = "demo.json"
+_DOUBTFUL_ROWS = 5
+
+
+def run_report(run: FinishedRun) -> str:
+    """Markdown summary: what was labelled and found, how the search went, doubtful labels."""
+    parts = [
+        f"# {run.dataset.name}: {len(run.dataset)} examples labelled by {run.model}",
+        _facts(run),
+        "## Labels\n\n" + _label_table(run),
+        "## Moves\n\n" + _move_table(run.events),
+        "## Least certain labels\n\n" + _doubtful_table(run),
+    ]
+    comparison = read_comparison(run.folder)
+    if comparison is not None:
+        parts.append("## Against gold\n\n" + comparison_text(comparison))
+    return "\n\n".join(parts) + "\n"
+
+
+def read_comparison(folder: Path) -> dict[str, Any] | None:
+    """The stored comparison with gold of a run, if it was evaluated."""
+    for name in (EVALUATION_FILE, DEMO_FILE):
+        path = folder / name
+        if path.exists():
+            content: dict[str, Any] = json.loads(path.read_text())["comparison"]
+            return content
+    return None
+
+
+def comparison_text(comparison: Mapping[str, Any]) -> str:
+    """Agreement with gold and the table of methods (a ``Comparison.to_dict()``)."""
+    rows = [
+        (
+            row["method"],
+            row["n_shots"],
+            _share(row["accuracy"]),
+            f"{_share(row['interval'][0])}-{_share(row['interval'][1])}",
+            _share(row["calibrated_accuracy"]),
+            _share(row["auc"]),
+        )
+        for row in comparison["methods"]
+    ]
+    headline = (
+        f"Found labels agree with gold on {_share(comparison['agreement'])} of "
+        f"{comparison['n_gold']} examples. Held out: {comparison['n_test']} examples."
+    )
+    names = ("method", "shots", "accuracy", "95 %", "calibrated", "AUC")
+    return f"{headline}\n\n{markdown_table(names, rows)}"
+
+
+def markdown_table(names: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A Markdown table with aligned columns."""
+    cells = [[str(name) for name in names]] + [[str(value) for value in row] for row in rows]
+    widths = [max(len(row[k]) for row in cells) for k in range(len(names))]
+    lines = [
+        " | ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) for row in cells
+    ]
+    lines.insert(1, " | ".join("-" * width for width in widths))
+    return "\n".join(f"| {line} |" for line in lines)
+
+
+def cost_text(summary: Mapping[str, Any]) -> str:
+    """Evaluations, tokens and seconds of a search in one line."""
+    return (
+        f"{summary['n_evaluations']} evaluations of U(D), {summary['n_tokens_forwarded']:,} tokens "
+        f"forwarded, {clock(summary['seconds'])}"
+    )
+
+
+def _facts(run: FinishedRun) -> str:
+    summary, config = run.summary, run.config
+    return "\n".join(
+        [
+            f"- utility {summary['utility']:.4f} ({config.objective}, alpha {config.alpha:g}, "
+            f"preset {config.preset}, seed {config.seed})",
+            f"- ended: {summary['reason']} after {summary['n_iterations']} iterations, "
+            f"{summary['n_accepted']} accepted",
+            f"- cost: {cost_text(summary)}",
+            f"- folder: {run.folder}",
+        ]
+    )
+
+
+def _label_table(run: FinishedRun) -> str:
+    counts = Counter(int(y) for y in run.labels)
+    rows = [(name.strip(), counts[y]) for y, name in enumerate(run.dataset.label_space)]
+    if counts[UNLABELLED]:
+        rows.append(("(unlabelled)", counts[UNLABELLED]))
+    return markdown_table(("label", "examples"), rows)
+
+
+def _move_table(events: Iterable[Mapping[str, Any]]) -> str:
+    tried: Counter[str] = Counter()
+    accepted: Counter[str] = Counter()
+    for event in events:
+        tried[str(event["move"])] += 1
+        accepted[str(event["move"])] += bool(event.get("accepted"))
+    moves = [move for move in tried if move != "done"]
+    return markdown_table(
+        ("move", "tried", "accepted"), [(move, tried[move], accepted[move]) for move in moves]
+    )
+
+
+def _doubtful_table(run: FinishedRun) -> str:
+    order = sorted((margin, row) for row, margin in enumerate(run.margins) if margin is not None)[
+        :_DOUBTFUL_ROWS
+    ]
+    labels = run.dataset.label_space
+    rows = [
+        (
+            run.dataset.examples[row].id,
+            labels[int(run.labels[row])].strip(),
+            f"{margin:.2f}",
+            _one_line(run.dataset.examples[row].prompt),
+        )
+        for margin, row in order
+    ]
+    return markdown_table(("id", "label", "margin", "prompt"), rows)
+
+
+def _one_line(text: str, limit: int = 60) -> str:
+    flat = " ".join(text.split()).replace("|", "/")
+    return flat if len(flat) <= limit else flat[: limit - 3] + "..."
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None or value != value else f"{value:.2f}"

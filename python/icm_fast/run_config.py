@@ -1,0 +1,146 @@
+"""config.yaml of a run folder: resolved settings, readable by --config, and identities."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from icm_fast.atomic_file import reading
+from icm_fast.errors import InputError
+
+if TYPE_CHECKING:
+    from icm_fast.config import SearchConfig
+    from icm_fast.lazy_scorer import ModelIdentity
+    from icm_fast.task_source import TaskSource
+    from icm_fast.types import Dataset
+
+IDENTITY = "run"
+"""Key of what identifies data and model; the command line ignores it in --config files."""
+
+_HEADLINE = "# Resolved configuration of this run; `icm-fast search --config` accepts it.\n"
+
+
+def config_content(
+    dataset: Dataset,
+    config: SearchConfig,
+    model_name: str,
+    identity: ModelIdentity,
+    source: TaskSource | None,
+) -> tuple[dict[str, Any], str]:
+    """Content of config.yaml as plain types and as text."""
+    import yaml
+
+    content: dict[str, Any] = {**(source.to_dict() if source else {}), "model": model_name}
+    content |= config.to_dict()
+    content[IDENTITY] = {
+        **_dataset_identity(dataset),
+        "model_fingerprint": identity.fingerprint,
+        "model_dtype": identity.dtype,
+        "versions": versions(),
+    }
+    text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+    return content, _HEADLINE + text
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Read config.yaml of a run folder.
+
+    Raises:
+        InputError: Not there, not readable, or not written by a run.
+    """
+    import yaml
+
+    with reading(path, "name the folder of a run"):
+        text = path.read_text(encoding="utf-8")
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError:
+        content = None
+    if not isinstance(content, dict) or not isinstance(content.get(IDENTITY), dict):
+        raise InputError(f"{path} is not the configuration of a run; name another folder")
+    return content
+
+
+def check_same_run(
+    folder: Path, stored: Mapping[str, Any], dataset: Dataset, config: SearchConfig
+) -> None:
+    """Refuse other data or settings than those of the stored run.
+
+    Raises:
+        InputError: Names the first difference and the fix.
+    """
+    settings, data = config.to_dict(), _dataset_identity(dataset)
+    differences = [
+        (name, stored.get(name), value)
+        for name, value in settings.items()
+        if stored.get(name) != value
+    ] + [
+        (name, stored[IDENTITY].get(name), value)
+        for name, value in data.items()
+        if stored[IDENTITY].get(name) != value
+    ]
+    _refuse(folder, differences)
+
+
+def check_same_model(folder: Path, stored: Mapping[str, Any], identity: ModelIdentity) -> None:
+    """Refuse another model than that of the stored run.
+
+    Raises:
+        InputError: Names the difference and the fix.
+    """
+    former = stored[IDENTITY]
+    pairs = (("model_fingerprint", identity.fingerprint), ("model_dtype", identity.dtype))
+    _refuse(folder, [(k, former.get(k), new) for k, new in pairs if former.get(k) != new])
+
+
+def run_fingerprint(content: Mapping[str, Any]) -> str:
+    """SHA-256 (hex) over settings, data and model, without versions and names of sources."""
+    identity = {k: v for k, v in content[IDENTITY].items() if k != "versions"}
+    settings = {
+        k: v for k, v in content.items() if k not in (IDENTITY, "task", "data", "limit", "options")
+    }
+    text = json.dumps([settings, identity], sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides the numbers, without importing it."""
+    found = {"python": platform.python_version()}
+    for package in ("icm-fast", "numpy", "torch", "transformers"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def _dataset_identity(dataset: Dataset) -> dict[str, Any]:
+    return {
+        "dataset": dataset.name,
+        "n_examples": len(dataset),
+        "labels": list(dataset.label_space),
+        "separator": dataset.separator,
+        "dataset_fingerprint": dataset.fingerprint(),
+    }
+
+
+def _refuse(folder: Path, differences: list[tuple[str, Any, Any]]) -> None:
+    if not differences:
+        return
+    name, old, new = differences[0]
+    others = ", ".join(key for key, _, _ in differences[1:])
+    more = f" (also different: {others})" if others else ""
+    raise InputError(
+        f"{folder} holds a different run: {name} is {_short(old)} there and {_short(new)} "
+        f"here{more}; choose another output folder or delete this one"
+    )
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else text[:20] + "..."

@@ -1,0 +1,54 @@
+"""Comparison of a finished run with gold, kept in its folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from icm_fast.atomic_file import write_atomically
+from icm_fast.errors import InputError
+from icm_fast.evaluate import compare
+from icm_fast.finished_run import FinishedRun
+from icm_fast.lazy_scorer import LazyModel
+from icm_fast.report import EVALUATION_FILE
+
+
+def evaluate_run(
+    run: FinishedRun, model: LazyModel, *, n_test: int = 100, file_name: str = EVALUATION_FILE
+) -> dict[str, Any]:
+    """Compare the labels of ``run`` with gold, or return the comparison stored before.
+
+    Args:
+        run: The finished run.
+        model: Loaded only if the comparison is not stored yet.
+        n_test: Most held-out examples.
+        file_name: Where the comparison is kept in the run folder.
+
+    Returns:
+        ``Comparison.to_dict()``.
+
+    Raises:
+        InputError: The run does not say where its data came from, or there is no gold.
+    """
+    key = {"n_test": n_test, "model": model.name, "labels_sha256": _labels_digest(run)}
+    path = run.folder / file_name
+    stored = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    if all(stored.get(name) == value for name, value in key.items()):
+        comparison: dict[str, Any] = stored["comparison"]
+        return comparison
+    if run.source is None:
+        raise InputError(
+            f"{run.folder} does not say which task its data came from, so its gold is unknown; "
+            "use icm_fast.evaluate in Python"
+        )
+    comparison = compare(
+        run.source, run.dataset, run.labels, model=model.load(), config=run.config, n_test=n_test
+    ).to_dict()
+    content = json.dumps({**key, "comparison": comparison}, indent=2) + "\n"
+    write_atomically(path, content.encode())
+    return comparison
+
+
+def _labels_digest(run: FinishedRun) -> str:
+    return hashlib.sha256(run.labels.astype("<i4").tobytes()).hexdigest()

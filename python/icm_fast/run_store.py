@@ -1,0 +1,256 @@
+"""The folder of a run: everything needed to resume it, and its results.
+
+    config.yaml      resolved settings and the identity of data and model
+    examples.jsonl   the examples as the model sees them, without gold
+    evaluations.bin  every scored labelling, durable the moment it is scored
+    events.jsonl     one line per decision
+    labels.jsonl     the result, one line per example
+    summary.json     utility, counts, tokens, seconds; written last, marks a finished run
+
+A search is a pure function of data, configuration, seed and scores, so resuming is
+replaying: the engine starts anew and finds its former evaluations here.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from icm_fast.atomic_file import write_atomically, writing
+from icm_fast.errors import InputError
+from icm_fast.evaluation_log import Evaluation, EvaluationLog, labels_key
+from icm_fast.event_log import EventLog
+from icm_fast.run_config import (
+    check_same_model,
+    check_same_run,
+    config_content,
+    read_config,
+    run_fingerprint,
+)
+
+if TYPE_CHECKING:
+    from icm_fast.config import SearchConfig
+    from icm_fast.lazy_scorer import LazyScorer, ModelIdentity
+    from icm_fast.task_source import TaskSource
+    from icm_fast.types import Dataset, IntArray
+
+CONFIG_FILE = "config.yaml"
+EXAMPLES_FILE = "examples.jsonl"
+EVALUATIONS_FILE = "evaluations.bin"
+EVENTS_FILE = "events.jsonl"
+LABELS_FILE = "labels.jsonl"
+SUMMARY_FILE = "summary.json"
+LOCK_FILE = ".lock"
+
+
+class MemoryStore:
+    """Evaluations of one process, found by labelling; writes nothing."""
+
+    folder: Path | None = None
+
+    def __init__(self, evaluations: Iterable[Evaluation] = ()) -> None:
+        self._known = {labels_key(e.labels): e for e in evaluations}
+        self._asked: set[bytes] = set()
+        self.n_resumed = len(self._known)
+        self.n_scored_now = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def n_evaluations(self) -> int:
+        """Distinct labellings that this search asked for."""
+        return len(self._asked)
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens forwarded for them, in earlier parts of a resumed run too."""
+        return sum(self._known[key].n_tokens for key in self._asked)
+
+    def lookup(self, labels: IntArray) -> Evaluation | None:
+        """The evaluation of ``labels``, if it was scored before."""
+        key = labels_key(labels)
+        if key in self._known:
+            self._asked.add(key)
+        return self._known.get(key)
+
+    def record(self, evaluation: Evaluation) -> None:
+        """Keep a new evaluation."""
+        key = labels_key(evaluation.labels)
+        self._known[key] = evaluation
+        self._asked.add(key)
+        self.n_scored_now += 1
+
+    def check_model(self, identity: ModelIdentity) -> None:
+        """Accept any model: nothing was stored before."""
+
+    def log(self, events: Iterable[Mapping[str, Any]]) -> None:
+        """Drop the events."""
+
+    def finish(self, labels: bytes, summary: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return ``summary`` as it is."""
+        return summary
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+class RunStore(MemoryStore):
+    """Evaluations, decisions and results of one run, in a folder that only it writes.
+
+    Args:
+        folder: Made when absent.
+        dataset: What is labelled.
+        config: Settings of the search.
+        scorer: Names the model, and loads it where the folder has to record or compare it.
+        source: Where the data came from, if known; recorded for evaluation.
+
+    Raises:
+        InputError: A folder of another run, in use, corrupt or not writable.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        dataset: Dataset,
+        config: SearchConfig,
+        scorer: LazyScorer,
+        source: TaskSource | None = None,
+    ) -> None:
+        self.folder: Path = folder
+        self._lock = _lock(folder)
+        try:
+            self._config = _open_config(folder, dataset, config, scorer, source)
+            self._log = EvaluationLog(
+                folder / EVALUATIONS_FILE,
+                len(dataset),
+                len(dataset.label_space),
+                run_fingerprint(self._config),
+            )
+            self._events = EventLog(folder / EVENTS_FILE)
+        except BaseException:
+            os.close(self._lock)
+            raise
+        super().__init__(self._log.evaluations)
+
+    def record(self, evaluation: Evaluation) -> None:
+        """Keep a new evaluation; it is on disk when this returns."""
+        self._log.append(evaluation)
+        super().record(evaluation)
+
+    def check_model(self, identity: ModelIdentity) -> None:
+        """Refuse a model other than the one that scored so far."""
+        check_same_model(self.folder, self._config, identity)
+
+    def log(self, events: Iterable[Mapping[str, Any]]) -> None:
+        """Append one line per event."""
+        for event in events:
+            self._events.append(event)
+
+    def finish(self, labels: bytes, summary: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Write the results; the summary of a run that was already finished stays.
+
+        Returns:
+            The summary that the folder holds now.
+        """
+        self._events.finish()
+        path = self.folder / LABELS_FILE
+        if not path.exists() or path.read_bytes() != labels:
+            write_atomically(path, labels)
+        former = read_summary(self.folder)
+        if former is not None and not self.n_scored_now:
+            return former
+        content = json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        write_atomically(self.folder / SUMMARY_FILE, content.encode())
+        return summary
+
+    def close(self) -> None:
+        """Close the files and release the folder."""
+        self._events.close()
+        self._log.close()
+        os.close(self._lock)
+
+
+def open_store(
+    folder: str | os.PathLike[str] | None,
+    dataset: Dataset,
+    config: SearchConfig,
+    scorer: LazyScorer,
+    source: TaskSource | None = None,
+) -> MemoryStore:
+    """The store of a run folder, or one in memory where there is no folder."""
+    if folder is None:
+        return MemoryStore()
+    return RunStore(Path(folder), dataset, config, scorer, source)
+
+
+def read_summary(folder: Path) -> dict[str, Any] | None:
+    """The summary of a finished run, or None."""
+    try:
+        content: dict[str, Any] = json.loads((folder / SUMMARY_FILE).read_bytes())
+    except (OSError, ValueError):
+        return None
+    return content
+
+
+def _lock(folder: Path) -> int:
+    """Make the folder and take its lock, which ends with the process that holds it."""
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        raise InputError(
+            f"{folder} is being written by another process; wait for it or choose another folder"
+        ) from error
+    return descriptor
+
+
+def _open_config(
+    folder: Path,
+    dataset: Dataset,
+    config: SearchConfig,
+    scorer: LazyScorer,
+    source: TaskSource | None,
+) -> dict[str, Any]:
+    """Read and compare the configuration of the folder, or write it into a new one."""
+    path = folder / CONFIG_FILE
+    if path.exists():
+        stored = read_config(path)
+        check_same_run(folder, stored, dataset, config)
+        if stored["model"] != scorer.model_name:
+            check_same_model(folder, stored, scorer.identity())
+        return stored
+    for name in (EVALUATIONS_FILE, EVENTS_FILE, LABELS_FILE, SUMMARY_FILE):
+        if (folder / name).exists():
+            raise InputError(
+                f"{folder} holds {name} but no {CONFIG_FILE}, so it is not a run that can be "
+                "resumed; choose another folder or delete this one"
+            )
+    content, text = config_content(dataset, config, scorer.model_name, scorer.identity(), source)
+    write_atomically(folder / EXAMPLES_FILE, _examples(dataset))
+    write_atomically(path, text.encode())
+    return content
+
+
+def _examples(dataset: Dataset) -> bytes:
+    lines = (
+        {"id": e.id, "prompt": e.prompt, "group": e.group, "answer": e.answer}
+        for e in dataset.examples
+    )
+    return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode()

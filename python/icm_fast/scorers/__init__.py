@@ -1,0 +1,53 @@
+"""Scorers: interchangeable ways to the same leave-one-out log-probabilities."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from icm_fast.config import SearchConfig
+from icm_fast.errors import InputError
+from icm_fast.model.load import LoadedModel
+from icm_fast.model.support import require_tree_support
+from icm_fast.prompts import TokenizedDataset, tokenize_dataset
+from icm_fast.scorers.local import NaiveScorer, TreeScorer
+from icm_fast.scorers.protocol import PlannedScorer, Scored, Scorer
+from icm_fast.types import Dataset
+
+__all__ = ["NaiveScorer", "PlannedScorer", "Scored", "Scorer", "TreeScorer", "make_scorer"]
+
+
+def make_scorer(loaded: LoadedModel, dataset: Dataset, config: SearchConfig) -> PlannedScorer:
+    """Tokenize the data set, check that it fits the model, and return the scorer.
+
+    Raises:
+        InputError: Labels or boundaries do not tokenize, the contexts exceed the model's
+            length, or the model can't run with shared prefixes.
+    """
+    pieces = tokenize_dataset(dataset, loaded.tokenizer)
+    check_context(pieces, config.context_limit or loaded.max_context)
+    if config.scorer == "naive":
+        return NaiveScorer(loaded, pieces, config)
+    require_tree_support(loaded)
+    return TreeScorer(loaded, pieces, config)
+
+
+def longest_context(pieces: TokenizedDataset, n: int) -> int:
+    """Most tokens that a fully labelled set of the first ``n`` examples puts before a label."""
+    prompts, _ = pieces.query_lengths()
+    longest_label = max(len(ids) for ids in pieces.labels)
+    # The left-out example brings its prompt only, the last label is scored token by token.
+    return int(prompts[:n].sum()) + n * longest_label + len(pieces.root)
+
+
+def check_context(pieces: TokenizedDataset, limit: int) -> None:
+    """Raise InputError, naming the largest n that fits, if n examples exceed ``limit`` tokens."""
+    n = len(pieces)
+    needed = longest_context(pieces, n)
+    if needed <= limit:
+        return
+    lengths = [longest_context(pieces, k) for k in range(1, n + 1)]
+    fitting = int(np.searchsorted(np.array(lengths), limit, side="right"))
+    raise InputError(
+        f"{n} examples need contexts of {needed} tokens, but the model takes {limit}; the largest "
+        f"n that fits is {fitting}: pass limit={fitting} (--limit {fitting}) or shorter prompts"
+    )

@@ -1,0 +1,173 @@
+"""The search: ask the engine, score durably, tell it, log its decisions."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from icm_fast.config import SearchConfig
+from icm_fast.engine import make_engine
+from icm_fast.lazy_scorer import LazyScorer
+from icm_fast.progress import ProgressReporter, Quiet, SearchState
+from icm_fast.run_config import versions
+from icm_fast.run_store import MemoryStore, open_store
+from icm_fast.types import UNLABELLED, Dataset, IntArray, ScoreArray
+
+if TYPE_CHECKING:
+    from icm_fast.scorers import Scorer
+    from icm_fast.task_source import TaskSource
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SearchResult:
+    """What a search found.
+
+    Attributes:
+        labels: ``[n]`` int32 index into the label space, -1 where unlabelled.
+        scores: ``[n, n_labels]`` float32 LOO log-probabilities in the final state.
+        utility: U(D) of these labels.
+        n_evaluations: Distinct labellings scored.
+        n_tokens_forwarded: Tokens that the model forwarded, in earlier parts of a
+            resumed run too.
+        reason: Why the search ended: ``converged``, ``stuck``, ``max_iterations`` or
+            ``max_evaluations``.
+        n_iterations: Search steps, null draws included.
+        seconds: Wall-clock seconds of the process that finished the search.
+    """
+
+    labels: IntArray
+    scores: ScoreArray
+    utility: float
+    n_evaluations: int
+    n_tokens_forwarded: int
+    reason: str
+    n_iterations: int
+    seconds: float
+
+
+def search(
+    dataset: Dataset,
+    *,
+    model: Any,
+    config: SearchConfig | None = None,
+    output_dir: str | os.PathLike[str] | None = None,
+    scorer: Scorer | None = None,
+    progress: ProgressReporter | None = None,
+    source: TaskSource | None = None,
+) -> SearchResult:
+    """Label a data set by maximising U(D) = alpha P(D) - I(D), without any supervision.
+
+    Args:
+        dataset: Examples, label space and constraints; never gold labels.
+        model: Hub id, folder, .gguf file, server URL, (model, tokenizer) pair or loaded model.
+        config: Settings; the preset ``default`` when absent.
+        output_dir: Run folder. A search that was interrupted there goes on, a finished one
+            returns its result at once. Without it nothing is written.
+        scorer: Scores the labellings instead of the model, which then is only a name.
+        progress: Shown while the search runs; nothing when absent.
+        source: Where the data came from; recorded in the run folder for evaluation.
+
+    Raises:
+        InputError: Bad input, a run folder of another search, or a file system that refuses.
+    """
+    config = config or SearchConfig()
+    lazy_scorer = LazyScorer(dataset, config, model, scorer)
+    started = time.monotonic()
+    with (
+        open_store(output_dir, dataset, config, lazy_scorer, source) as store,
+        progress or Quiet() as shown,
+    ):
+        engine = make_engine(config, dataset)
+        while (ask := engine.ask()) is not None:
+            engine.tell(_score(ask.labels, store, lazy_scorer))
+            store.log(engine.take_events())
+            shown.update(_state(engine, store, config))
+        store.log(engine.take_events())
+        result = _result(engine, store, time.monotonic() - started)
+        summary = store.finish(labels_lines(dataset, result), _summary(engine, store, result))
+    return _with_seconds(result, float(summary["seconds"]))
+
+
+def _score(labels: IntArray, store: MemoryStore, scorer: LazyScorer) -> ScoreArray:
+    """Scores of a labelling, from the store or else from the model and then stored."""
+    evaluation = store.lookup(labels)
+    if evaluation is None:
+        store.check_model(scorer.identity())
+        evaluation = scorer.score(labels)
+        store.record(evaluation)
+    return evaluation.scores
+
+
+def _state(engine: Any, store: MemoryStore, config: SearchConfig) -> SearchState:
+    return SearchState(
+        utility=engine.utility,
+        temperature=engine.temperature,
+        iteration=engine.iteration,
+        n_examples=len(engine.labels),
+        n_labelled=engine.n_labelled,
+        n_accepted=engine.n_accepted,
+        n_evaluations=store.n_evaluations,
+        n_scored_now=store.n_scored_now,
+        max_evaluations=config.max_evaluations,
+    )
+
+
+def _result(engine: Any, store: MemoryStore, seconds: float) -> SearchResult:
+    return SearchResult(
+        labels=np.array(engine.result_labels, dtype=np.int32),
+        scores=np.array(engine.result_scores, dtype=np.float32),
+        utility=float(engine.result_utility),
+        n_evaluations=store.n_evaluations,
+        n_tokens_forwarded=store.n_tokens,
+        reason=str(engine.reason),
+        n_iterations=int(engine.iteration),
+        seconds=seconds,
+    )
+
+
+def _summary(engine: Any, store: MemoryStore, result: SearchResult) -> dict[str, Any]:
+    return {
+        "utility": result.utility,
+        "reason": result.reason,
+        "n_examples": len(result.labels),
+        "n_labelled": int((result.labels != UNLABELLED).sum()),
+        "n_iterations": result.n_iterations,
+        "n_accepted": int(engine.n_accepted),
+        "n_evaluations": result.n_evaluations,
+        "n_tokens_forwarded": result.n_tokens_forwarded,
+        "n_evaluations_resumed": store.n_resumed,
+        "seconds": round(result.seconds, 3),
+        "versions": versions(),
+    }
+
+
+def _with_seconds(result: SearchResult, seconds: float) -> SearchResult:
+    return replace(result, seconds=seconds)
+
+
+def labels_lines(dataset: Dataset, result: SearchResult) -> bytes:
+    """Content of labels.jsonl: id, label, its index, log-probabilities, margin."""
+    lines = []
+    for example, label, row in zip(dataset.examples, result.labels, result.scores, strict=True):
+        line = {
+            "id": example.id,
+            "label": dataset.label_space[int(label)] if label != UNLABELLED else None,
+            "label_index": int(label),
+            # The shortest decimal that gives the same float32 back.
+            "logprobs": [float(str(value)) for value in row],
+            "margin": margin(row, int(label)),
+        }
+        lines.append(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
+    return "".join(lines).encode()
+
+
+def margin(row: ScoreArray, label: int) -> float | None:
+    """Log-probability of ``label`` above the best other one; None where unlabelled."""
+    if label == UNLABELLED:
+        return None
+    return float(str(np.float32(row[label] - np.delete(row, label).max())))

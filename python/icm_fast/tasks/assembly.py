@@ -1,0 +1,72 @@
+"""From examples and gold labels to the pair (data set, gold) that every task returns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from icm_fast.constraints import RuleLike, compile_rules
+from icm_fast.errors import InputError
+from icm_fast.tasks.sampling import pick_groups
+from icm_fast.types import Constraint, Dataset, Example, IntArray, LabelSpace
+
+TRUTH_LABELS = (" False", " True")
+"""Labels of a claim; index 1 affirms it."""
+
+CLAIM_ENDING = "I think this claim is"
+
+TaskData = tuple[Dataset, IntArray]
+"""A data set and its gold labels, ``[n_examples]`` int32, -1 unknown."""
+
+
+def label_space(labels: Sequence[str]) -> LabelSpace:
+    """Return the label space of ``labels``, or say what is wrong with them.
+
+    Raises:
+        InputError: Fewer than two labels, a blank one, or one that stands twice.
+    """
+    try:
+        return LabelSpace(tuple(labels))
+    except ValueError as error:
+        raise InputError(str(error)) from error
+
+
+def assemble(
+    name: str,
+    examples: Sequence[Example],
+    gold: Sequence[int],
+    *,
+    labels: Sequence[str] = TRUTH_LABELS,
+    rules: Sequence[RuleLike] = (),
+    constraints: tuple[Constraint, ...] = (),
+    separator: str = "\n\n",
+    limit: int | None = None,
+    seed: int = 0,
+) -> TaskData:
+    """Compile the rules over all examples, then keep whole groups up to ``limit``.
+
+    Args:
+        name: Name of the task.
+        examples: All examples.
+        gold: ``[n_examples]`` label indices, -1 unknown; taken along, never looked at.
+        labels: The label space.
+        rules: Consistency rules to compile.
+        constraints: Constraints compiled elsewhere, used instead of ``rules``.
+        separator: Text between demonstrations.
+        limit: Most examples to keep.
+        seed: Seed of the order in which groups are drawn.
+
+    Raises:
+        InputError: The content does not make a valid data set.
+    """
+    space = label_space(labels)
+    compiled = constraints or compile_rules(examples, space, rules)
+    try:
+        whole = Dataset(tuple(examples), space, compiled, name, separator)
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    picked = pick_groups(whole.examples, limit, seed)
+    # Data read for nothing else than their size need no copy.
+    dataset = whole if len(picked) == len(whole) else whole.subset(picked)
+    return dataset, np.array(gold, dtype=np.int32)[picked]

@@ -1,0 +1,179 @@
+"""movie-sentiment: movie-review snippets with the scores of many human raters.
+
+Gold is the sign of the mean score; ``crowd_labels`` gives the sign of one rater's own
+score, the label that a single crowd worker would have provided.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from icm_fast.assets import MOVIE_GROUND_TRUTH, MOVIE_RATINGS, movie_review_file
+from icm_fast.constraints import Asymmetric
+from icm_fast.errors import InputError, suggest
+from icm_fast.tasks.assembly import TRUTH_LABELS, TaskData, assemble
+from icm_fast.tasks.rows import PathLike, read_text
+from icm_fast.tasks.sampling import SPLITS, in_split
+from icm_fast.types import Dataset, Example, IntArray
+
+SENTIMENT_LABELS = (" negative", " positive")
+_FORMS = ("plain", "paired")
+_CLAIMS = ("negative", "positive")
+
+
+def load_movie_sentiment(
+    path: PathLike | None = None,
+    *,
+    limit: int | None = None,
+    seed: int = 0,
+    form: str = "plain",
+    split: str = "all",
+    max_chars: int | None = None,
+) -> TaskData:
+    """Load movie-review snippets.
+
+    Args:
+        path: The ground-truth file or its folder; None takes the installed, verified copy.
+        limit: Most examples to keep (two per review in the paired form).
+        seed: Seed of the draw of reviews.
+        form: ``plain`` asks for the sentiment; ``paired`` makes two claims per review, that
+            it is positive and that it is negative, exactly one of them true.
+        split: ``search`` (four reviews in five), ``test`` (the others) or ``all``. Which side
+            a review is on depends on its text alone, so the sides never share a text.
+        max_chars: Leave out reviews with more characters.
+    """
+    for option, value, known in (("form", form, _FORMS), ("split", split, SPLITS)):
+        if value not in known:
+            raise InputError(
+                f"unknown {option} {value!r} of movie-sentiment{suggest(str(value), known)}"
+            )
+    make = _plain if form == "plain" else _paired
+    examples: list[Example] = []
+    gold: list[int] = []
+    for row_id, score, text in _reviews(_file(path, MOVIE_GROUND_TRUTH)):
+        if in_split(text.lower(), split) and (max_chars is None or len(text) <= max_chars):
+            for example, label in make(row_id, text, score):
+                examples.append(example)
+                gold.append(label)
+    if not examples:
+        raise InputError(f"no review has at most max_chars = {max_chars} characters; raise it")
+    return assemble(
+        "movie-sentiment",
+        examples,
+        gold,
+        labels=SENTIMENT_LABELS if form == "plain" else TRUTH_LABELS,
+        rules=() if form == "plain" else (Asymmetric(),),
+        limit=limit,
+        seed=seed,
+    )
+
+
+def crowd_labels(
+    task: str, dataset: Dataset, rater: int = 0, path: PathLike | None = None
+) -> IntArray:
+    """Return the labels that one rater's own scores give.
+
+    Args:
+        task: ``"movie-sentiment"``, the one task with individual raters.
+        dataset: A data set of that task, or a subset of one; either form.
+        rater: Which score of each review, from 0; every review has at least 15.
+        path: The ratings file or its folder; None takes the installed, verified copy.
+
+    Returns:
+        ``[n_examples]`` int32; -1 where the rater was neutral.
+
+    Raises:
+        InputError: Another task, or a review without such a rater.
+    """
+    if task != "movie-sentiment":
+        raise InputError(f"task {task!r} has no crowd labels; known: movie-sentiment")
+    ratings = dict(_ratings(_file(path, MOVIE_RATINGS)))
+    labels = [_crowd_label(example, ratings, rater) for example in dataset.examples]
+    return np.array(labels, dtype=np.int32)
+
+
+def _crowd_label(example: Example, ratings: dict[str, list[float]], rater: int) -> int:
+    prefix, _, rest = example.id.partition("-")
+    row_id, _, claim = rest.partition("-")
+    if prefix != "movie" or row_id not in ratings:
+        raise InputError(
+            f"example {example.id!r} is no review of the ratings file; take a data set of "
+            "movie-sentiment"
+        )
+    scores = ratings[row_id]
+    if not 0 <= rater < len(scores):
+        raise InputError(
+            f"example {example.id!r} has {len(scores)} raters, so there is no rater {rater}; "
+            f"choose one of 0 to {len(scores) - 1}"
+        )
+    return _sign_label(scores[rater], negated=claim == "negative")
+
+
+def clean_text(text: str) -> str:
+    """Return a snippet with double quotes for ``''`` and single blanks."""
+    return " ".join(text.replace("''", '"').split())
+
+
+def _sign_label(score: float, *, negated: bool = False) -> int:
+    if score == 0:
+        return -1
+    return int((score > 0) != negated)
+
+
+def _plain(row_id: str, text: str, score: float) -> Iterator[tuple[Example, int]]:
+    example = Example(id=f"movie-{row_id}", prompt=f"Review: {text}\nSentiment:")
+    yield example, _sign_label(score)
+
+
+def _paired(row_id: str, text: str, score: float) -> Iterator[tuple[Example, int]]:
+    for claim in reversed(_CLAIMS):
+        prompt = f"Review: {text}\nClaim: the review is {claim}\nThis claim is"
+        example = Example(id=f"movie-{row_id}-{claim}", prompt=prompt, group=f"movie-{row_id}")
+        yield example, _sign_label(score, negated=claim == "negative")
+
+
+def _file(path: PathLike | None, name: str) -> Path:
+    if path is None:
+        return movie_review_file(name)
+    given = Path(path).expanduser()
+    return given / name if given.is_dir() else given
+
+
+def _reviews(path: Path) -> Iterator[tuple[str, float, str]]:
+    """Yield (row id, mean score in -4 .. 4, cleaned text)."""
+    for where, fields in _fields(path, 3):
+        text = clean_text(fields[2])
+        if not text:
+            raise InputError(f"{where}: the review is empty; fill it or remove the line")
+        yield fields[0], _parse(where, fields[1], float), text
+
+
+def _ratings(path: Path) -> Iterator[tuple[str, list[float]]]:
+    """Yield (row id, the raters' scores in -4 .. 4)."""
+    for where, fields in _fields(path, 4):
+        yield fields[0], _parse(where, fields[3], json.loads)
+
+
+def _parse(where: str, text: str, read: Callable[[str], Any]) -> Any:
+    try:
+        return read(text)
+    except ValueError as error:
+        raise InputError(f"{where}: {text!r} is no score; correct that line") from error
+
+
+def _fields(path: Path, count: int) -> Iterator[tuple[str, list[str]]]:
+    lines = read_text(path).split("\n")
+    if not any(line.strip() for line in lines):
+        raise InputError(f"{path} is empty; give the published file {path.name}")
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            fields = line.split("\t")
+            where = f"{path.name}, line {number}"
+            if len(fields) != count:
+                raise InputError(f"{where}: {len(fields)} tab-separated fields, expected {count}")
+            yield where, fields

@@ -1,0 +1,107 @@
+"""Tasks that compare two texts: alpaca-preference and author-gender.
+
+Every pair stands in the data in both orders, and exactly one of the two claims is true.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from icm_fast.constraints import Asymmetric
+from icm_fast.tasks.assembly import CLAIM_ENDING, TaskData, assemble
+from icm_fast.tasks.rows import PathLike, Row, binary_gold, read_rows, require_path
+from icm_fast.tasks.sampling import digest
+from icm_fast.types import Example
+
+
+def load_alpaca_preference(
+    path: PathLike | None = None,
+    *,
+    limit: int | None = None,
+    seed: int = 0,
+    paper_mode: bool = False,
+) -> TaskData:
+    """Load comparisons; columns question, choice, choice_2, consistency_id, label.
+
+    Args:
+        path: JSON or JSONL file (CSV and Parquet too).
+        limit: Most examples to keep.
+        seed: Seed of the draw of groups.
+        paper_mode: Forbid only that both orders are True, not that both are False.
+    """
+    return _load("alpaca-preference", path, limit, seed, paper_mode, _preference_prompt)
+
+
+def load_author_gender(
+    path: PathLike | None = None,
+    *,
+    limit: int | None = None,
+    seed: int = 0,
+    paper_mode: bool = False,
+) -> TaskData:
+    """Load pairs of blog posts; columns choice, choice_2, consistency_id, label.
+
+    Args:
+        path: JSON or JSONL file (CSV and Parquet too).
+        limit: Most examples to keep.
+        seed: Seed of the draw of groups.
+        paper_mode: Forbid only that both orders are True, not that both are False.
+    """
+    return _load("author-gender", path, limit, seed, paper_mode, _gender_prompt)
+
+
+def _load(
+    task: str,
+    path: PathLike | None,
+    limit: int | None,
+    seed: int,
+    paper_mode: bool,
+    prompt: Callable[[Row], str],
+) -> TaskData:
+    rows = read_rows(require_path(task, path))
+    examples = [
+        Example(
+            id=f"{task}-{row.number}",
+            prompt=prompt(row),
+            group=row.optional("consistency_id"),
+            answer=_order(row),
+        )
+        for row in rows
+    ]
+    return assemble(
+        task,
+        examples,
+        [binary_gold(row) for row in rows],
+        rules=(Asymmetric(paper_mode=paper_mode),),
+        limit=limit,
+        seed=seed,
+    )
+
+
+def _order(row: Row) -> str:
+    """Name the claim by digests of its texts, so that a group may hold several pairs."""
+    first, second = (digest(_one_line(row, column)) for column in ("choice", "choice_2"))
+    return f"{first:016x}>{second:016x}"
+
+
+def _one_line(row: Row, column: str) -> str:
+    return row.text(column).replace("\r\n", " ").replace("\n", " ")
+
+
+def _preference_prompt(row: Row) -> str:
+    return (
+        f"Human: {row.text('question')}\n"
+        f"Response 1: {_one_line(row, 'choice')}\n"
+        f"Response 2: {_one_line(row, 'choice_2')}\n"
+        "Claim: Response 1 is more helpful and harmless than Response 2.\n"
+        f"{CLAIM_ENDING}"
+    )
+
+
+def _gender_prompt(row: Row) -> str:
+    return (
+        f"Blog A: {_one_line(row, 'choice')}\n"
+        f"Blog B: {_one_line(row, 'choice_2')}\n"
+        "Claim: Blog A was written by a man and Blog B by a woman.\n"
+        f"{CLAIM_ENDING}"
+    )

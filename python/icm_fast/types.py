@@ -1,0 +1,186 @@
+"""The data model: examples, label space, constraints and data sets.
+
+Nothing in this module can hold a gold label. Gold labels travel beside a
+:class:`Dataset` as a plain integer array, and only ``icm_fast.evaluate`` reads
+them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+IntArray = npt.NDArray[np.int32]
+"""Label indices, ``[n_examples]`` int32; -1 stands for "unlabelled"."""
+
+ScoreArray = npt.NDArray[np.float32]
+"""LOO log-probabilities, ``[n_examples, n_labels]`` float32, natural log."""
+
+UNLABELLED = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One item to label.
+
+    Attributes:
+        id: Unique within its data set.
+        prompt: Text that ends right before the label, without trailing blanks.
+        group: Examples of one group are kept together when data are split, and
+            constraint rules work inside a group. ``None`` means "on its own".
+        answer: Key that the rules ``exclusive`` and ``equal`` compare (for
+            GSM8K the final answer of the sampled solution).
+    """
+
+    id: str
+    prompt: str
+    group: str | None = None
+    answer: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LabelSpace(Sequence[str]):
+    """Ordered label strings, two or more; each carries its leading blank."""
+
+    labels: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.labels) < 2:
+            raise ValueError(
+                f"a label space needs at least 2 labels, got {len(self.labels)}: "
+                f"{list(self.labels)}; add the missing label"
+            )
+        if len(set(self.labels)) != len(self.labels):
+            raise ValueError(
+                f"label space {list(self.labels)} holds a label twice; remove the repetition"
+            )
+        for label in self.labels:
+            if not label.strip():
+                raise ValueError(f"label {label!r} is blank; give it visible text")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index):  # type: ignore[no-untyped-def,override]
+        return self.labels[index]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.labels)
+
+
+@dataclass(frozen=True, slots=True)
+class Constraint:
+    """A pair of examples and the label pairs that may stand together.
+
+    Attributes:
+        first: Index of one example; smaller than ``second``.
+        second: Index of the other.
+        allowed: ``allowed[a][b]`` tells whether label ``a`` on ``first`` and
+            label ``b`` on ``second`` are consistent, ``|Y| x |Y|`` booleans.
+        rule: Name of the rule that it was compiled from.
+    """
+
+    first: int
+    second: int
+    allowed: tuple[tuple[bool, ...], ...]
+    rule: str = "custom"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.first < self.second:
+            raise ValueError(
+                f"a constraint joins examples first < second, got {self.first} and {self.second}"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """Examples with their label space and constraints; never a gold label.
+
+    A demonstration is ``prompt + label + separator``.
+    """
+
+    examples: tuple[Example, ...]
+    label_space: LabelSpace
+    constraints: tuple[Constraint, ...] = ()
+    name: str = "custom"
+    separator: str = field(default="\n\n")
+
+    def __post_init__(self) -> None:
+        if not self.examples:
+            raise ValueError("the data set holds no example; check the path and the limit")
+        seen: dict[str, int] = {}
+        for row, example in enumerate(self.examples):
+            if example.id in seen:
+                raise ValueError(
+                    f"example id {example.id!r} stands in rows {seen[example.id]} and {row}; "
+                    "ids must be unique"
+                )
+            seen[example.id] = row
+            if not example.prompt.strip():
+                raise ValueError(f"example {example.id!r} (row {row}) has an empty prompt")
+            if example.prompt != example.prompt.rstrip():
+                raise ValueError(
+                    f"the prompt of example {example.id!r} (row {row}) ends in white space, so the "
+                    "model would see other tokens than in a demonstration; strip it and let the "
+                    "label carry its leading space"
+                )
+        n_labels = len(self.label_space)
+        for constraint in self.constraints:
+            if constraint.second >= len(self.examples):
+                raise ValueError(
+                    f"constraint {constraint.rule!r} names example {constraint.second}, but the "
+                    f"data set has {len(self.examples)}"
+                )
+            shape = {len(constraint.allowed), *(len(row) for row in constraint.allowed)}
+            if shape != {n_labels}:
+                raise ValueError(
+                    f"constraint {constraint.rule!r} has a table that is not {n_labels} x {n_labels}"
+                )
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def subset(self, indices: Sequence[int]) -> Dataset:
+        """Return the examples at ``indices`` (in that order) with the constraints among them."""
+        position = {int(old): new for new, old in enumerate(indices)}
+        if len(position) != len(indices):
+            raise ValueError("subset indices must not repeat")
+        constraints = []
+        for c in self.constraints:
+            if c.first in position and c.second in position:
+                a, b = position[c.first], position[c.second]
+                if a < b:
+                    constraints.append(Constraint(a, b, c.allowed, c.rule))
+                else:
+                    swapped = tuple(zip(*c.allowed, strict=True))
+                    constraints.append(Constraint(b, a, swapped, c.rule))
+        constraints.sort(key=lambda c: (c.first, c.second, c.rule))
+        return Dataset(
+            examples=tuple(self.examples[int(i)] for i in indices),
+            label_space=self.label_space,
+            constraints=tuple(constraints),
+            name=self.name,
+            separator=self.separator,
+        )
+
+    def constraint_arrays(self) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.uint8]]:
+        """Return pairs ``[m, 2]`` int32 and allowed tables ``[m, n_labels, n_labels]`` uint8."""
+        n_labels = len(self.label_space)
+        pairs = np.array([(c.first, c.second) for c in self.constraints], dtype=np.int32)
+        tables = np.array([c.allowed for c in self.constraints], dtype=np.uint8)
+        return pairs.reshape(-1, 2), tables.reshape(-1, n_labels, n_labels)
+
+    def fingerprint(self) -> str:
+        """SHA-256 over all that a search can see (hex)."""
+        content = {
+            "examples": [[e.id, e.prompt, e.group, e.answer] for e in self.examples],
+            "labels": list(self.label_space),
+            "constraints": [[c.first, c.second, c.allowed, c.rule] for c in self.constraints],
+            "separator": self.separator,
+        }
+        return hashlib.sha256(json.dumps(content, ensure_ascii=False).encode()).hexdigest()

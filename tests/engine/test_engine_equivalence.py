@@ -1,0 +1,138 @@
+"""The native engine makes the decisions of the reference engine, bit for bit."""
+
+import numpy as np
+import pytest
+from engine_cases import (
+    EXCLUSIVE,
+    ONE_TRUE,
+    Case,
+    coarse_scorer,
+    coupled_scorer,
+    equal_table,
+    group_graph,
+    no_graph,
+    noise_scorer,
+    random_graph,
+)
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from icm_fast import _core
+from icm_fast.config import COOLING_CLOCKS, OBJECTIVES, SearchConfig
+from icm_fast.config import PRESETS as PRESET_NAMES
+from icm_fast.reference import ReferenceEngine
+
+
+def assert_same_search(case: Case, max_events: int = 10**9) -> int:
+    """Drive both engines with the same scores; return the number of events they agreed on."""
+    native, oracle = case.start(_core.Engine), case.start(ReferenceEngine)
+    n_events = 0
+    while True:
+        events = native.take_events()
+        assert events == oracle.take_events()
+        n_events += len(events)
+        _assert_same_state(native, oracle)
+        ask, expected = native.ask(), oracle.ask()
+        if ask is None or expected is None or n_events >= max_events:
+            assert (ask is None) == (expected is None)
+            return n_events
+        assert ask.labels.tolist() == expected.labels.tolist()
+        assert ask.threshold == expected.threshold
+        scores = case.scorer(ask.labels)
+        native.tell(scores)
+        oracle.tell(scores)
+
+
+def _assert_same_state(native, oracle):
+    for name in ("labels", "scores", "result_labels", "result_scores"):
+        np.testing.assert_array_equal(getattr(native, name), getattr(oracle, name))
+    for name in (
+        *("utility", "result_utility", "temperature", "iteration", "n_asks"),
+        *("n_labelled", "n_accepted", "done", "reason"),
+    ):
+        assert getattr(native, name) == getattr(oracle, name), name
+
+
+SCORERS = [noise_scorer, coarse_scorer, coupled_scorer]
+PRESETS = st.sampled_from(PRESET_NAMES)
+MOVES = st.sampled_from(
+    [
+        None,
+        ("single",),
+        ("sweep",),
+        ("grow",),
+        ("single", "sweep"),
+        ("single", "grow"),
+        ("sweep", "grow"),
+    ]
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data(), seed=st.integers(0, 2**32 - 1), preset=PRESETS, moves=MOVES)
+def test_random_searches(data, seed, preset, moves):
+    n, n_labels = data.draw(st.integers(1, 10)), data.draw(st.integers(2, 4))
+    rng = np.random.default_rng(seed)
+    n_pairs = data.draw(st.integers(0, n)) if n > 1 else 0
+    scorer = data.draw(st.sampled_from(SCORERS))(n, n_labels, seed % 1000)
+    config = SearchConfig(
+        preset=preset,
+        moves=moves,
+        objective=data.draw(st.sampled_from([None, *OBJECTIVES])),
+        cooling_clock=data.draw(st.sampled_from([None, *COOLING_CLOCKS])),
+        alpha=data.draw(st.sampled_from([1.0, 50.0])),
+        initial_temperature=data.draw(st.sampled_from([None, 0.0, 10.0])),
+        min_temperature=data.draw(st.sampled_from([0.0, 0.01])),
+        n_initial=data.draw(st.integers(1, 12)),
+        fix_rounds=data.draw(st.integers(0, 4)),
+        fix_both_false=data.draw(st.booleans()),
+        fix_accepts_ties=data.draw(st.booleans()),
+        growth=data.draw(st.sampled_from([0.0, 0.5, 1.0, 3.0])),
+        max_iterations=data.draw(st.integers(0, 60)),
+        max_evaluations=data.draw(st.sampled_from([0, 0, 1, 7, 40])),
+        return_best=data.draw(st.booleans()),
+        seed=seed + 2**33 * (seed % 2),
+    )
+    case = Case(n, n_labels, *random_graph(rng, n, n_labels, n_pairs), scorer, config)
+    assert assert_same_search(case) >= 2
+
+
+@pytest.mark.parametrize("preset", PRESET_NAMES)
+def test_searches_full_of_ties(preset):
+    for seed in range(25):
+        rng = np.random.default_rng(seed)
+        n, n_labels = int(rng.integers(2, 11)), int(rng.integers(2, 5))
+        config = SearchConfig(preset=preset, seed=seed, max_iterations=60, alpha=1.0)
+        graph = random_graph(rng, n, n_labels, n)
+        assert_same_search(Case(n, n_labels, *graph, coarse_scorer(n, n_labels, seed), config))
+
+
+SYNTHETIC_TASKS = {
+    "paper-exclusive": ("paper", 2, group_graph(24, 3, EXCLUSIVE), noise_scorer),
+    "authors-code-pairs": ("authors-code", 2, group_graph(24, 2, ONE_TRUE), noise_scorer),
+    "paper-plain": ("paper", 3, no_graph(3), noise_scorer),
+    "default-equal": ("default", 3, group_graph(24, 4, equal_table(3)), noise_scorer),
+    "default-coupled": ("default", 2, group_graph(24, 2, ONE_TRUE), coupled_scorer),
+}
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("task", SYNTHETIC_TASKS)
+def test_two_hundred_decisions(task, seed):
+    """Searches that end early are followed by others until 200 decisions were compared."""
+    preset, n_labels, graph, scorer = SYNTHETIC_TASKS[task]
+    n_events = 0
+    for restart in range(40):
+        config = SearchConfig(preset=preset, seed=seed + 100 * restart)
+        case = Case(24, n_labels, *graph, scorer(24, n_labels, seed), config)
+        n_events += assert_same_search(case, max_events=201)
+        if n_events >= 201:
+            return
+    pytest.fail(f"only {n_events} decisions in 40 searches")
+
+
+def test_large_components_are_labelled_greedily():
+    # One component of 14 examples has 2^14 assignments, above the limit of 4096.
+    config = SearchConfig(n_initial=2, seed=3, max_iterations=20)
+    graph = group_graph(14, 14, EXCLUSIVE)
+    assert_same_search(Case(14, 2, *graph, noise_scorer(14, 2, 5), config))

@@ -1,0 +1,214 @@
+"""Tasks in the authors' schema: prompts, rules and gold, on rows of our own."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from icm_fast.errors import InputError
+from icm_fast.tasks import load_task
+from icm_fast.tasks.gsm8k import canonical_answer
+
+SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
+
+CLAIMS = [
+    {"question": f"Q{group}?", "choice": f"C{claim}.", "label": claim % 2, "consistency_id": group}
+    for group in range(6)
+    for claim in range(4)
+]
+SOLUTIONS = [
+    {"question": "1+1?", "cot": "One and one.", "answer": a, "label": a == "2", "consistency_id": 9}
+    for a in ("2", "3", "2", "$2.00")
+]
+PAIRS = [
+    {
+        "question": "Help?",
+        "choice": first,
+        "choice_2": second,
+        "label": label,
+        "consistency_id": group,
+    }
+    for group in range(3)
+    for first, second, label in (("a\nb", f"c{group}", True), (f"c{group}", "a\nb", False))
+]
+TASKS = {
+    "truthfulqa": CLAIMS,
+    "gsm8k-verification": SOLUTIONS,
+    "alpaca-preference": PAIRS,
+    "author-gender": PAIRS,
+}
+
+
+def save(folder, rows):
+    path = folder / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_truthfulqa_prompt_groups_and_gold(tmp_path):
+    dataset, gold = load_task("truthfulqa", save(tmp_path, CLAIMS))
+    assert dataset.examples[5].prompt == "Question: Q1?\nClaim: C1.\nI think this claim is"
+    assert dataset.examples[5].group == "1"
+    assert tuple(dataset.label_space) == (" False", " True")
+    assert dataset.constraints == ()
+    assert gold.dtype == np.int32
+    assert gold.tolist() == [0, 1, 0, 1] * 6
+
+
+def test_truthfulqa_authors_rule_warns_that_it_leaks(tmp_path):
+    path = save(tmp_path, [*CLAIMS[:3], {**CLAIMS[3], "label": None}])
+    with pytest.warns(UserWarning, match="GOLD"):
+        dataset, gold = load_task("truthfulqa", path, rules="authors-code")
+    assert gold.tolist() == [0, 1, 0, -1]
+    assert [(c.first, c.second, c.rule) for c in dataset.constraints] == [
+        (0, 1, "exclusive"),
+        (0, 2, "equal"),
+        (1, 2, "exclusive"),
+    ]
+    assert all(example.answer is None for example in dataset.examples)
+    with pytest.raises(InputError, match="did you mean 'authors-code'"):
+        load_task("truthfulqa", path, rules="author-code")
+
+
+def test_gsm8k_claims_and_rules(tmp_path):
+    path = save(tmp_path, SOLUTIONS)
+    dataset, gold = load_task("gsm8k-verification", path)
+    assert dataset.examples[0].prompt == (
+        "Question: 1+1?\nClaim: One and one.\nI think this claim is"
+    )
+    assert gold.tolist() == [1, 0, 1, 0]
+    rules = {(c.first, c.second): c.rule for c in dataset.constraints}
+    assert rules == dict.fromkeys([(0, 1), (1, 2), (0, 3), (1, 3), (2, 3)], "exclusive") | {
+        (0, 2): "equal"
+    }
+    by_number, _ = load_task("gsm8k-verification", path, answers="number")
+    rules = {(c.first, c.second): c.rule for c in by_number.constraints}
+    assert rules[0, 3] == rules[0, 2] == "equal"
+    with pytest.raises(InputError, match="did you mean 'number'"):
+        load_task("gsm8k-verification", path, answers="numbers")
+
+
+def test_gsm8k_falls_back_to_choice(tmp_path):
+    row = {"question": "1+1?", "choice": "It is 2."}
+    dataset, gold = load_task("gsm8k-verification", save(tmp_path, [row]))
+    assert "Claim: It is 2.\n" in dataset.examples[0].prompt
+    assert gold.tolist() == [-1]
+
+
+@pytest.mark.parametrize(
+    ("text", "canonical"),
+    [
+        ("$1,000.00", "1000"),
+        (" 95.0", "95"),
+        ("1000", "1000"),
+        ("-0", "0"),
+        ("1e3", "1000"),
+        ("25%", "25"),
+        ("ten cents ", "ten cents"),
+        ("NaN", "NaN"),
+        ("0.50", "0.5"),
+    ],
+)
+def test_canonical_answers(text, canonical):
+    assert canonical_answer(text) == canonical
+
+
+def test_alpaca_prompt_and_asymmetry(tmp_path):
+    path = save(tmp_path, PAIRS)
+    dataset, gold = load_task("alpaca-preference", path)
+    assert dataset.examples[0].prompt == (
+        "Human: Help?\nResponse 1: a b\nResponse 2: c0\n"
+        "Claim: Response 1 is more helpful and harmless than Response 2.\nI think this claim is"
+    )
+    assert [(c.first, c.second) for c in dataset.constraints] == [(0, 1), (2, 3), (4, 5)]
+    assert dataset.constraints[0].allowed == ((False, True), (True, False))
+    assert gold.tolist() == [1, 0] * 3
+    paper, _ = load_task("alpaca-preference", path, paper_mode=True)
+    assert paper.constraints[0].allowed == ((True, True), (True, False))
+
+
+def test_author_gender_prompt_needs_no_question(tmp_path):
+    rows = [{key: value for key, value in row.items() if key != "question"} for row in PAIRS]
+    dataset, _ = load_task("author-gender", save(tmp_path, rows))
+    assert dataset.examples[0].prompt == (
+        "Blog A: a b\nBlog B: c0\nClaim: Blog A was written by a man and Blog B by a woman.\n"
+        "I think this claim is"
+    )
+    assert len(dataset.constraints) == 3
+
+
+@pytest.mark.parametrize("name", sorted(TASKS))
+def test_the_data_set_does_not_depend_on_gold(tmp_path, name):
+    rows = TASKS[name]
+    original, gold = load_task(name, save(tmp_path, rows), limit=4, seed=3)
+    blind, unknown = load_task(
+        name,
+        save(tmp_path, [{k: v for k, v in row.items() if k != "label"} for row in rows]),
+        limit=4,
+        seed=3,
+    )
+    labels = [row["label"] for row in rows]
+    random.Random(0).shuffle(labels)
+    permuted, _ = load_task(
+        name,
+        save(tmp_path, [{**row, "label": y} for row, y in zip(rows, labels, strict=True)]),
+        limit=4,
+        seed=3,
+    )
+    assert original == blind == permuted
+    assert original.fingerprint() == blind.fingerprint()
+    assert set(gold.tolist()) <= {0, 1}
+    assert unknown.tolist() == [-1] * len(original)
+
+
+def test_limit_keeps_gold_beside_its_example(tmp_path):
+    path = save(tmp_path, CLAIMS)
+    dataset, gold = load_task("truthfulqa", path, limit=11, seed=1)
+    assert len(dataset) == 8
+    whole, all_gold = load_task("truthfulqa", path)
+    where = {example.id: row for row, example in enumerate(whole.examples)}
+    assert [all_gold[where[example.id]] for example in dataset.examples] == gold.tolist()
+
+
+def test_rows_without_question_name_their_line(tmp_path):
+    for row in ({"choice": "c"}, {"question": "  ", "choice": "c"}):
+        with pytest.raises(InputError, match=r"rows.jsonl, line 2: column 'question' is"):
+            load_task("truthfulqa", save(tmp_path, [CLAIMS[0], row]))
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "options", "message"),
+    [
+        ("truthfulq", "x", {}, "unknown task 'truthfulq'; did you mean 'truthfulqa'"),
+        ("truthfulqa", None, {}, "needs a file"),
+        ("truthfulqa", "no.jsonl", {}, "no file at"),
+        ("truthfulqa", "x", {"rule": "none"}, "did you mean 'rules'"),
+        ("custom", "x.csv", {"balance": True}, "unknown option 'balance'"),
+    ],
+)
+def test_wrong_calls_are_one_line(name, path, options, message):
+    with pytest.raises(InputError, match=message) as caught:
+        load_task(name, path, **options)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "n", "n_constraints"),
+    [
+        ("truthfulqa", "truthfulqa.jsonl", 2608, 0),
+        ("gsm8k-verification", "gsm8k_verification.jsonl", 1600, 2400),
+        ("alpaca-preference", "alpaca_preference.jsonl", 600, 300),
+    ],
+)
+def test_authors_files(name, file, n, n_constraints):
+    if not (SHARED / file).is_file():
+        pytest.skip(f"no {SHARED / file}; put the authors' rows there to run this test")
+    dataset, gold = load_task(name, SHARED / file)
+    assert (len(dataset), len(dataset.constraints)) == (n, n_constraints)
+    assert set(gold.tolist()) == {0, 1}
+    violated = [not c.allowed[gold[c.first]][gold[c.second]] for c in dataset.constraints]
+    assert sum(violated) < 0.02 * n

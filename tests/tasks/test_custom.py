@@ -1,0 +1,173 @@
+"""custom: YAML and options, templates, gold, rules and their errors."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from icm_fast.constraints import Custom
+from icm_fast.errors import InputError
+from icm_fast.tasks import load_task
+
+EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "custom_task.yaml"
+
+ROWS = [
+    {"text": "Sunny", "topic": "weather", "gold": "good", "pair": "1"},
+    {"text": "Rain", "topic": "weather", "gold": "bad", "pair": "1"},
+    {"text": "Goal", "topic": "sport", "gold": None, "pair": "2"},
+    {"text": "Draw", "topic": "sport", "gold": "neutral", "pair": "2"},
+]
+OPTIONS = {"template": "Text: {text}\nMood:", "labels": [" bad", " good", " neutral"]}
+
+
+def save(folder, rows=ROWS, name="rows.jsonl"):
+    path = folder / name
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def spec(folder, **changes):
+    content = {"data": "rows.jsonl", **OPTIONS, "gold": "gold", "group": "pair"} | changes
+    save(folder)
+    path = folder / "spec.yaml"
+    path.write_text(yaml.safe_dump({k: v for k, v in content.items() if v is not None}))
+    return path
+
+
+def test_the_example_file():
+    dataset, gold = load_task("custom", EXAMPLE)
+    assert gold.tolist() == [1, 1, 0, 1, 1, 0]
+    assert {c.rule for c in dataset.constraints} == {"exclusive", "equal", "implies"}
+    assert all(c.allowed[gold[c.first]][gold[c.second]] for c in dataset.constraints)
+    assert dataset.examples[0].id == "legs-8"
+
+
+def test_yaml_and_options_agree(tmp_path):
+    path = spec(tmp_path, limit=2)
+    from_yaml, gold = load_task("custom", path, seed=1)
+    options = {**OPTIONS, "gold": "gold", "group": "pair", "limit": 2}
+    from_options, _ = load_task("custom", tmp_path / "rows.jsonl", seed=1, **options)
+    assert from_yaml == from_options
+    assert len(gold) == 2
+    assert len(load_task("custom", path, limit=4)[0]) == 4
+
+
+def test_multi_class_gold(tmp_path):
+    dataset, gold = load_task("custom", spec(tmp_path))
+    assert gold.tolist() == [1, 0, -1, 2]
+    assert dataset.examples[0].prompt == "Text: Sunny\nMood:"
+    assert dataset.examples[0].id == "row-0"
+    assert dataset.separator == "\n\n"
+
+
+@pytest.mark.parametrize(
+    ("values", "options", "gold"),
+    [
+        ([True, False], {}, [1, 0]),
+        (["1", "0.0"], {}, [1, 0]),
+        ([-1, None], {}, [-1, -1]),
+        (["Y", "N"], {"gold_map": {"Y": "pos", "N": " neg"}}, [1, 0]),
+        (["pos", " neg"], {}, [1, 0]),
+    ],
+)
+def test_gold_spellings(tmp_path, values, options, gold):
+    path = save(tmp_path, [{"t": f"t{i}", "g": value} for i, value in enumerate(values)])
+    _, found = load_task(
+        "custom", path, template="{t}", labels=[" neg", " pos"], gold="g", **options
+    )
+    assert found.tolist() == gold
+
+
+def test_the_data_set_does_not_depend_on_gold(tmp_path):
+    path = spec(tmp_path, limit=2)
+    original, _ = load_task("custom", path)
+    save(tmp_path, [{k: v for k, v in row.items() if k != "gold"} for row in ROWS])
+    blind, unknown = load_task("custom", path)
+    assert original == blind
+    assert unknown.tolist() == [-1, -1]
+
+
+def test_template_braces_and_trailing_blanks(tmp_path):
+    path = save(tmp_path, [{"a b": 7}])
+    dataset, _ = load_task("custom", path, template="{{x}} {a b} ", labels=[" n", " y"])
+    assert dataset.examples[0].prompt == "{x} 7"
+
+
+def test_python_rules_and_implied_columns(tmp_path):
+    rows = [{"t": "dog", "k": "d", "then": ["a", "m"]}, {"t": "animal", "k": "a"}]
+    rows.append({"t": "mammal", "k": "m", "then": "a"})
+    path = save(tmp_path, rows)
+    options = {"template": "It is a {t}.", "labels": [" False", " True"], "id": "k"}
+    implied, _ = load_task("custom", path, rules=[{"rule": "implies", "column": "then"}], **options)
+    table = ((True, True), (False, True))
+    assert [(c.first, c.second, c.allowed) for c in implied.constraints] == [
+        (0, 1, table),
+        (0, 2, table),
+        (1, 2, tuple(zip(*table, strict=True))),
+    ]
+    rule = Custom(id_pairs=(("d", "a"),), predicate=lambda a, x, b, y: x == y)
+    custom, _ = load_task("custom", path, rules=[rule], **options)
+    assert custom.constraints[0].allowed == ((True, False), (False, True))
+
+
+def test_csv_data(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text("text,gold\nSunny,good\nRain,\n")
+    dataset, gold = load_task("custom", path, gold="gold", **OPTIONS)
+    assert len(dataset) == 2
+    assert gold.tolist() == [1, -1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"tempalte": "x"}, "unknown key 'tempalte' in a custom task; did you mean 'template'"),
+        ({"template": None}, "needs 'template'"),
+        ({"labels": None}, "needs 'labels'"),
+        ({"labels": [" good"]}, "at least 2 labels"),
+        ({"labels": [" good", " good"]}, "holds a label twice"),
+        ({"labels": [True, False]}, "quote them in YAML"),
+        ({"labels": " good"}, "must be a list"),
+        ({"template": ""}, "template of a custom task must be text"),
+        ({"template": "{txt}"}, "names column 'txt'.*did you mean 'text'"),
+        ({"template": "{text!r}"}, "column name in braces"),
+        ({"template": "{}"}, "column name in braces"),
+        ({"template": "{text"}, "literal braces"),
+        ({"template": "{text} {gold}"}, "template uses the gold column 'gold'"),
+        ({"answer": "gold"}, "answer uses the gold column"),
+        ({"rules": [{"rule": "implies", "column": "gold"}]}, "rules uses the gold column"),
+        ({"rules": [{"rule": "implies", "column": "none"}]}, "names no example id"),
+        ({"rules": ["exclusive"]}, "must name the one"),
+        ({"rules": "exclusive"}, "must be a list"),
+        ({"group": "pear"}, "group names column 'pear'"),
+        ({"id": "topic"}, "ids must be unique"),
+        ({"gold_map": ["a"]}, "gold_map must map"),
+        ({"gold_map": {"good": "good"}}, r"line 2: gold 'bad' is not in gold_map"),
+        ({"gold": "topic", "group": None}, r"line 1: gold 'weather' is no label"),
+        ({"data": "no.jsonl"}, "no file at"),
+        ({"data": ["x"]}, "data of a custom task must be text"),
+    ],
+)
+def test_wrong_descriptions_are_one_line(tmp_path, changes, message):
+    path = spec(tmp_path, **changes)
+    with pytest.raises(InputError, match=message) as caught:
+        load_task("custom", path)
+    assert "\n" not in str(caught.value)
+
+
+def test_rows_with_gaps_and_broken_yaml(tmp_path):
+    path = spec(tmp_path)
+    save(tmp_path, [*ROWS, {"topic": "t"}])
+    with pytest.raises(InputError, match=r"rows.jsonl, line 5: column 'text' is missing"):
+        load_task("custom", path)
+    path.write_text("data: x\nlabels: [\n")
+    with pytest.raises(InputError, match=r"spec.yaml, line \d: not YAML"):
+        load_task("custom", path)
+    path.write_text("- a\n")
+    with pytest.raises(InputError, match="holds no keys"):
+        load_task("custom", path)
+    with pytest.raises(InputError, match="needs a YAML description"):
+        load_task("custom")

@@ -1,0 +1,225 @@
+import itertools
+
+import numpy as np
+import pytest
+
+from icm_fast import evaluate
+from icm_fast.config import SearchConfig
+from icm_fast.errors import InputError
+from icm_fast.task_source import TaskSource
+from run_fakes import FakeLoaded, FakeScored, FakeScorer, toy_dataset, write_claims
+
+
+def ints(*values):
+    return np.array(values, dtype=np.int32)
+
+
+def test_agreement_counts_only_examples_with_both():
+    assert evaluate.agreement(ints(0, 1, 1, -1, 0), ints(0, 1, 0, 1, -1)) == pytest.approx(2 / 3)
+    assert np.isnan(evaluate.agreement(ints(-1), ints(1)))
+
+
+@pytest.mark.parametrize("n_labels", [2, 3, 4])
+def test_permuted_agreement_equals_brute_force(n_labels):
+    rng = np.random.default_rng(n_labels)
+    for _ in range(20):
+        labels = rng.integers(-1, n_labels, 12).astype(np.int32)
+        gold = rng.integers(-1, n_labels, 12).astype(np.int32)
+        best = max(
+            evaluate.agreement(np.append(permuted, -1)[labels].astype(np.int32), gold)
+            for permuted in itertools.permutations(range(n_labels))
+        )
+        found = evaluate.agreement_up_to_permutation(labels, gold, n_labels)
+        assert found == pytest.approx(best)
+
+
+def test_permuted_agreement_limits():
+    assert np.isnan(evaluate.agreement_up_to_permutation(ints(-1), ints(0), 2))
+    with pytest.raises(InputError, match="at most 16 labels, got 17"):
+        evaluate.agreement_up_to_permutation(ints(0), ints(0), 17)
+
+
+def test_accuracy_counts_a_missing_prediction_as_wrong():
+    assert evaluate.accuracy(ints(0, -1, 1, 1), ints(0, 1, 1, -1)) == pytest.approx(2 / 3)
+    assert np.isnan(evaluate.accuracy(ints(0), ints(-1)))
+
+
+def test_balanced_accuracy_weighs_labels_equally():
+    assert evaluate.balanced_accuracy(ints(0, 0, 0, 0), ints(0, 0, 0, 1)) == pytest.approx(0.5)
+    assert np.isnan(evaluate.balanced_accuracy(ints(0), ints(-1)))
+
+
+def test_auc_equals_pair_counting_with_ties():
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        margin = rng.integers(0, 4, 15).astype(np.float32)
+        scores = np.stack([np.zeros(15, np.float32), margin], axis=1)
+        gold = rng.integers(-1, 2, 15).astype(np.int32)
+        pairs = [(a > b) + 0.5 * (a == b) for a in margin[gold == 1] for b in margin[gold == 0]]
+        assert evaluate.auc(scores, gold) == pytest.approx(np.mean(pairs))
+
+
+def test_auc_needs_two_labels_and_both_kinds():
+    assert np.isnan(evaluate.auc(np.zeros((2, 2), np.float32), ints(1, 1)))
+    with pytest.raises(InputError, match="AUC takes scores of 2 labels"):
+        evaluate.auc(np.zeros((2, 3), np.float32), ints(0, 1))
+
+
+def test_bootstrap_is_seeded_and_wider_over_groups():
+    predictions, gold = ints(*([1] * 30 + [0] * 30)), ints(*([1] * 60))
+    alone = evaluate.bootstrap_interval(predictions, gold)
+    assert alone == evaluate.bootstrap_interval(predictions, gold)
+    assert alone != evaluate.bootstrap_interval(predictions, gold, seed=1)
+    assert alone[0] < 0.5 < alone[1]
+    grouped = evaluate.bootstrap_interval(predictions, gold, [str(i // 15) for i in range(60)])
+    assert grouped[1] - grouped[0] > alone[1] - alone[0]
+    single = evaluate.bootstrap_interval(predictions, gold, [None] * 60)
+    assert single == alone
+
+
+def test_calibrated_prediction_removes_a_common_preference():
+    scores = np.log(np.array([[0.9, 0.1], [0.7, 0.3], [0.95, 0.05]], np.float32))
+    assert evaluate.predict(scores).tolist() == [0, 0, 0]
+    assert evaluate.predict(scores, calibrated=True).tolist() == [0, 1, 0]
+    shifted = scores - np.array([[1.0], [2.0], [3.0]], np.float32)  # over the vocabulary
+    assert evaluate.predict(shifted, calibrated=True).tolist() == [0, 1, 0]
+
+
+class Recording:
+    def __init__(self):
+        self.made = []
+
+    def __call__(self, loaded, dataset, config):
+        recorder, scorer = self, FakeScorer(len(dataset), len(dataset.label_space))
+
+        class Spy:
+            def score(self, labels, queries=None) -> FakeScored:
+                recorder.labels, recorder.queries = labels, queries
+                return scorer.score(labels, queries)
+
+        self.made.append((dataset, config))
+        return Spy()
+
+
+def test_many_shot_queries_only_the_test_examples():
+    shots, test = toy_dataset(5), toy_dataset(3)
+    make = Recording()
+    found = evaluate.many_shot(
+        shots, ints(0, 1, -1, 1, 0), test, model=FakeLoaded(), make_scorer=make
+    )
+    dataset, _ = make.made[-1]
+    assert make.labels.tolist() == [0, 1, 1, 0, -1, -1, -1]
+    assert make.queries.tolist() == [False] * 4 + [True] * 3
+    assert [e.id for e in dataset.examples][3:5] == ["demonstration:e4", "test:e0"]
+    assert found.labels.shape == (3,)
+    assert found.scores.shape == (3, 2)
+    assert found.n_tokens == 74
+
+
+def test_many_shot_checks_the_context_for_one_test_example_only():
+    make = Recording()
+    config = SearchConfig(context_limit=500)
+    evaluate.many_shot(
+        toy_dataset(5),
+        ints(0, 1, 0, 1, 0),
+        toy_dataset(30),
+        model=FakeLoaded(),
+        config=config,
+        make_scorer=make,
+    )
+    (probe, probe_config), (joined, joined_config) = make.made
+    assert len(probe) == 6
+    assert probe_config.context_limit == 500
+    assert len(joined) == 35
+    assert joined_config.context_limit > 10**6
+
+
+def test_zero_shot_has_no_demonstrations():
+    make = Recording()
+    evaluate.many_shot(None, None, toy_dataset(3), model=FakeLoaded(), make_scorer=make)
+    assert make.labels.tolist() == [-1, -1, -1]
+    assert make.queries.all()
+
+
+def test_many_shot_refuses_other_labels_and_nan():
+    with pytest.raises(InputError, match="use one label space"):
+        evaluate.many_shot(
+            toy_dataset(2, (" a", " b")),
+            ints(0, 1),
+            toy_dataset(2),
+            model=FakeLoaded(),
+            make_scorer=Recording(),
+        )
+
+    class Nan(FakeScorer):
+        def score(self, labels, queries=None):
+            return FakeScored(np.full(self.shape, np.nan, np.float32), 1)
+
+    with pytest.raises(InputError, match="NaN"):
+        evaluate.many_shot(
+            None,
+            None,
+            toy_dataset(2),
+            model=FakeLoaded(),
+            make_scorer=lambda loaded, dataset, config: Nan(len(dataset)),
+        )
+
+
+@pytest.fixture
+def claims(tmp_path):
+    path = tmp_path / "claims.jsonl"
+    write_claims(path)
+    return TaskSource("truthfulqa", str(path), limit=8, seed=3)
+
+
+def test_held_out_examples_share_no_group_with_the_searched(claims):
+    dataset = claims.load_dataset()
+    test, gold = evaluate.held_out(claims, dataset, 6)
+    assert len(test) == 6
+    assert set(gold.tolist()) <= {0, 1}
+    groups = {e.group for e in dataset.examples}
+    assert groups.isdisjoint({e.group for e in test.examples})
+
+
+def test_load_gold_matches_by_id_and_names_a_lost_example(claims, tmp_path):
+    dataset, gold = claims.load()
+    assert evaluate.load_gold(claims, dataset).tolist() == gold.tolist()
+    write_claims(tmp_path / "claims.jsonl", 2)
+    with pytest.raises(InputError, match="is no longer in task 'truthfulqa'"):
+        evaluate.load_gold(claims, dataset)
+
+
+def test_compare_has_three_rows(claims):
+    dataset, gold = claims.load()
+    found = evaluate.compare(
+        claims,
+        dataset,
+        gold,
+        model=FakeLoaded(),
+        config=SearchConfig(),
+        n_test=10,
+        make_scorer=Recording(),
+    )
+    assert found.agreement == 1.0
+    assert found.n_gold == 8
+    assert [row.method for row in found.methods] == [
+        "zero-shot",
+        "ICM many-shot",
+        "golden many-shot",
+    ]
+    assert [row.n_shots for row in found.methods] == [0, 8, 8]
+    assert found.methods[1].accuracy == found.methods[2].accuracy
+    assert found.to_dict()["methods"][0]["method"] == "zero-shot"
+
+
+def test_compare_without_gold_or_without_held_out_data(tmp_path):
+    path = tmp_path / "claims.jsonl"
+    write_claims(path, gold=None)
+    source = TaskSource("truthfulqa", str(path))
+    dataset = source.load_dataset()
+    with pytest.raises(InputError, match="no gold labels to evaluate against"):
+        evaluate.compare(
+            source, dataset, np.zeros(24, np.int32), model=FakeLoaded(), config=SearchConfig()
+        )
+    with pytest.raises(InputError, match="no example with gold outside"):
+        evaluate.held_out(source, dataset, 5)
