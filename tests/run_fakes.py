@@ -12,10 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
+import icm_fast
 from icm_fast.types import Dataset, Example, LabelSpace
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-PACKAGE = REPOSITORY / "python" / "icm_fast"
+PACKAGE = Path(icm_fast.__file__).parent
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,8 @@ TreePlan plan_tree(const Array<std::int64_t>& demonstration_tokens,
                    const Array<std::int64_t>& query_first_extra, const Array<bool>& labelled,
                    const Array<bool>& queried, std::int64_t root_tokens,
                    const Array<std::int32_t>& tail_parents, std::uint64_t seed,
-                   std::int64_t kv_budget_tokens, std::int64_t batch_tokens) {
+                   std::int64_t kv_budget_tokens, std::int64_t batch_tokens,
+                   std::int64_t n_anchors) {
     const plan::PlanInput input{
         .demonstration_tokens = view(demonstration_tokens, "demonstration_tokens"),
         .first_extra = view(first_extra, "first_extra"),
@@ -67,6 +68,7 @@ TreePlan plan_tree(const Array<std::int64_t>& demonstration_tokens,
         .root_tokens = root_tokens,
         .tail_parents = view(tail_parents, "tail_parents"),
         .seed = seed,
+        .n_anchors = n_anchors,
     };
     const py::gil_scoped_release release;
     plan::LooTree tree = plan::build_loo_tree(input);
@@ -179,7 +181,7 @@ void bind_plan(py::module_& module) {
     module.def("plan_tree", &plan_tree, py::arg("demonstration_tokens"), py::arg("first_extra"),
                py::arg("query_tokens"), py::arg("query_first_extra"), py::arg("labelled"),
                py::arg("queried"), py::arg("root_tokens"), py::arg("tail_parents"), py::arg("seed"),
-               py::arg("kv_budget_tokens"), py::arg("batch_tokens"),
+               py::arg("kv_budget_tokens"), py::arg("batch_tokens"), py::arg("n_anchors") = 0,
                "Plan a leave-one-out pass; a pure function of its arguments.");
 }
 

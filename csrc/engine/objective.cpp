@@ -47,18 +47,19 @@ Objective parse_objective(std::string_view name) {
     throw std::invalid_argument("unknown objective '" + std::string(name) + "'");
 }
 
-std::vector<double> log_marginal(std::span<const std::int32_t> labels, ScoreView scores) {
+std::vector<double> log_marginal(std::span<const std::int32_t> labels, ScoreView scores,
+                                 Marginal over) {
     std::vector<double> marginal(scores.n_labels, 0.0);
-    std::int64_t n_labelled = 0;
+    std::int64_t n_rows = 0;
     for (std::size_t i = 0; i < labels.size(); ++i) {
-        if (labels[i] != kUnlabelled) {
+        if (over == Marginal::kAll || labels[i] != kUnlabelled) {
             add_softmax(scores.row(i), marginal);
-            ++n_labelled;
+            ++n_rows;
         }
     }
     for (double& q : marginal) {
-        q = n_labelled == 0 ? 1.0 / static_cast<double>(scores.n_labels)
-                            : q / static_cast<double>(n_labelled);
+        q = n_rows == 0 ? 1.0 / static_cast<double>(scores.n_labels)
+                        : q / static_cast<double>(n_rows);
         // A label whose probability underflows everywhere must not get an infinite bonus.
         q = std::log(std::max(q, std::numeric_limits<double>::min()));
     }
@@ -67,7 +68,7 @@ std::vector<double> log_marginal(std::span<const std::int32_t> labels, ScoreView
 
 double predictability(Objective objective, std::span<const std::int32_t> labels, ScoreView scores) {
     const std::vector<double> log_q = objective == Objective::kCalibrated
-                                          ? log_marginal(labels, scores)
+                                          ? log_marginal(labels, scores, Marginal::kLabelled)
                                           : std::vector<double>(scores.n_labels, 0.0);
     double total = 0.0;
     std::int64_t n_labelled = 0;
@@ -97,9 +98,11 @@ std::vector<double> adjusted_scores(Objective objective, std::span<const std::in
                                     ScoreView scores) {
     std::vector<double> adjusted(scores.values.begin(), scores.values.end());
     if (objective == Objective::kCalibrated) {
-        const std::vector<double> log_q = log_marginal(labels, scores);
+        const std::vector<double> labelled = log_marginal(labels, scores, Marginal::kLabelled);
+        const std::vector<double> all = log_marginal(labels, scores, Marginal::kAll);
         for (std::size_t k = 0; k < adjusted.size(); ++k) {
-            adjusted[k] -= log_q[k % scores.n_labels];
+            const bool has_label = labels[k / scores.n_labels] != kUnlabelled;
+            adjusted[k] -= (has_label ? labelled : all)[k % scores.n_labels];
         }
     }
     return adjusted;

@@ -38,13 +38,18 @@ struct ScoreView {
 [[nodiscard]] double utility(Objective objective, double alpha, const ConstraintGraph& graph,
                              std::span<const std::int32_t> labels, ScoreView scores);
 
-// log q [n_labels]: log of the mean prediction over the labelled examples, each renormalised over
-// the labels; uniform when none is labelled.
+// The examples that a marginal averages over.
+enum class Marginal { kLabelled, kAll };
+
+// log q [n_labels]: log of the mean prediction over the given examples, each renormalised over
+// the labels; uniform when there is none.
 [[nodiscard]] std::vector<double> log_marginal(std::span<const std::int32_t> labels,
-                                               ScoreView scores);
+                                               ScoreView scores, Marginal over);
 
 // Scores a [n_examples * n_labels] whose argmax is an example's proposal: log p - log q for the
-// calibrated objective, else log p.
+// calibrated objective, else log p. Unlabelled examples all follow one context, whose lean their
+// own predictions show best: their q averages over all examples, that of labelled ones is the
+// objective's.
 [[nodiscard]] std::vector<double> adjusted_scores(Objective objective,
                                                   std::span<const std::int32_t> labels,
                                                   ScoreView scores);

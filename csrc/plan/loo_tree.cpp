@@ -1,13 +1,13 @@
 #include "plan/loo_tree.hpp"
 
 #include <algorithm>
-#include <functional>
 #include <limits>
-#include <queue>
+#include <numeric>
 #include <stdexcept>
 #include <string>
 #include <utility>
 
+#include "plan/huffman_tree.hpp"
 #include "plan/random_order.hpp"
 
 namespace icm_fast::plan {
@@ -19,7 +19,12 @@ constexpr std::int64_t kMaxTokens = std::numeric_limits<std::int32_t>::max();
 constexpr std::size_t kMaxExamples = std::size_t{1} << 24;
 
 // Streams of random words, so that one order does not move when another grows.
-enum Stream : std::uint64_t { kLeafOrder = 0, kCommonOrder = 1, kNodeOrder = 2 };
+enum Stream : std::uint64_t {
+    kLeafOrder = 0,
+    kCommonOrder = 1,
+    kNodeOrder = 2,  // and one more for each node of the tree
+    kAnchorOrder = std::uint64_t{1} << 63,
+};
 
 [[noreturn]] void reject(const std::string& message) { throw std::invalid_argument(message); }
 
@@ -73,6 +78,9 @@ void check(const PlanInput& input) {
         reject("root_tokens is " + std::to_string(input.root_tokens) +
                "; it must be 0, or 1 for a BOS token");
     }
+    if (input.n_anchors < 0) {
+        reject("n_anchors is " + std::to_string(input.n_anchors) + "; it must be 0 or more");
+    }
     for (std::size_t i = 0; i < input.labelled.size(); ++i) {
         if (input.labelled[i]) {
             check_tokens("demonstration_tokens", i, input.demonstration_tokens[i],
@@ -89,12 +97,28 @@ struct Roles {
     std::vector<std::int32_t> leaves;      // labelled and queried: left out of their own context
     std::vector<std::int32_t> common;      // labelled only: stand in every context
     std::vector<std::int32_t> unlabelled;  // queried only: see every demonstration
+    std::vector<std::int32_t> anchors;     // leaves that end every context but their own
 };
+
+// The first examples of a fixed random order that are leaves: a growing set keeps its anchors.
+std::vector<std::int32_t> choose_anchors(const PlanInput& input) {
+    std::vector<std::int32_t> order(input.n_anchors > 0 ? input.labelled.size() : 0);
+    std::iota(order.begin(), order.end(), 0);
+    shuffle(std::span(order), RandomStream(input.seed, kAnchorOrder));
+    std::erase_if(order, [&](std::int32_t example) {
+        const auto row = static_cast<std::size_t>(example);
+        return !input.labelled[row] || !input.queried[row];
+    });
+    order.resize(std::min(order.size(), static_cast<std::size_t>(input.n_anchors)));
+    return order;
+}
 
 Roles assign_roles(const PlanInput& input) {
     Roles roles;
+    roles.anchors = choose_anchors(input);
     for (std::size_t i = 0; i < input.labelled.size(); ++i) {
         const auto example = static_cast<std::int32_t>(i);
+        if (std::ranges::find(roles.anchors, example) != roles.anchors.end()) continue;
         if (input.labelled[i]) {
             (input.queried[i] ? roles.leaves : roles.common).push_back(example);
         } else if (input.queried[i]) {
@@ -105,73 +129,6 @@ Roles assign_roles(const PlanInput& input) {
     shuffle(std::span(roles.common), RandomStream(input.seed, kCommonOrder));
     return roles;
 }
-
-// A binary tree over the leaves that minimises sum(weight * depth). Nodes [0, n_leaves) are the
-// leaves in the given order, later ones internal; the last node is the root.
-class HuffmanTree {
-  public:
-    explicit HuffmanTree(std::span<const std::int64_t> weights)
-        : n_leaves_(static_cast<std::int32_t>(weights.size())) {
-        merge(weights);
-        order_leaves();
-    }
-
-    std::int32_t root() const { return n_leaves_ + static_cast<std::int32_t>(left_.size()) - 1; }
-    bool is_leaf(std::int32_t node) const { return node < n_leaves_; }
-    std::int32_t left(std::int32_t node) const { return left_[at(node)]; }
-    std::int32_t right(std::int32_t node) const { return right_[at(node)]; }
-    // The leaves under a node, from left to right.
-    std::span<const std::int32_t> leaves_under(std::int32_t node) const {
-        const auto index = static_cast<std::size_t>(node);
-        return std::span(leaf_order_).subspan(first_leaf_[index], leaf_count_[index]);
-    }
-
-  private:
-    std::size_t at(std::int32_t node) const { return static_cast<std::size_t>(node - n_leaves_); }
-
-    void merge(std::span<const std::int64_t> weights) {
-        // Equal weights leave the queue in the order they entered it: least depth among optima.
-        using Entry = std::pair<std::int64_t, std::int32_t>;  // weight, node
-        std::priority_queue<Entry, std::vector<Entry>, std::greater<>> queue;
-        for (std::int32_t node = 0; node < n_leaves_; ++node) {
-            queue.emplace(weights[static_cast<std::size_t>(node)], node);
-        }
-        leaf_count_.assign(weights.size(), 1);
-        while (queue.size() > 1) {
-            const Entry a = queue.top();
-            queue.pop();
-            const Entry b = queue.top();
-            queue.pop();
-            left_.push_back(a.second);
-            right_.push_back(b.second);
-            leaf_count_.push_back(leaf_count_[static_cast<std::size_t>(a.second)] +
-                                  leaf_count_[static_cast<std::size_t>(b.second)]);
-            queue.emplace(a.first + b.first, root());
-        }
-    }
-
-    void order_leaves() {
-        first_leaf_.assign(leaf_count_.size(), 0);
-        leaf_order_.assign(static_cast<std::size_t>(n_leaves_), 0);
-        // Children have smaller numbers, so one sweep from the root downwards reaches all.
-        for (std::int32_t node = root(); node >= n_leaves_; --node) {
-            const std::size_t first = first_leaf_[static_cast<std::size_t>(node)];
-            const auto left_index = static_cast<std::size_t>(left(node));
-            first_leaf_[left_index] = first;
-            first_leaf_[static_cast<std::size_t>(right(node))] = first + leaf_count_[left_index];
-        }
-        for (std::int32_t leaf = 0; leaf < n_leaves_; ++leaf) {
-            leaf_order_[first_leaf_[static_cast<std::size_t>(leaf)]] = leaf;
-        }
-    }
-
-    std::int32_t n_leaves_;
-    std::vector<std::int32_t> left_;
-    std::vector<std::int32_t> right_;
-    std::vector<std::size_t> leaf_count_;
-    std::vector<std::size_t> first_leaf_;
-    std::vector<std::int32_t> leaf_order_;
-};
 
 // Appends segments and counts their tokens.
 class SegmentWriter {
@@ -288,13 +245,13 @@ class TreeBuilder {
     }
 
   private:
-    // One weight per leaf and, for the unlabelled queries together, one of 0 at the end.
+    // One weight per leaf and, for the queries that see every leaf, one of 0 at the end.
     static std::vector<std::int64_t> leaf_weights(const PlanInput& input, const Roles& roles) {
         std::vector<std::int64_t> weights;
         for (const std::int32_t example : roles.leaves) {
             weights.push_back(input.demonstration_tokens[static_cast<std::size_t>(example)]);
         }
-        if (!roles.unlabelled.empty()) weights.push_back(0);
+        if (!roles.unlabelled.empty() || !roles.anchors.empty()) weights.push_back(0);
         return weights;
     }
 
@@ -313,16 +270,41 @@ class TreeBuilder {
         return demos;
     }
 
-    void write_leaf(const Visit& visit, std::span<const std::int32_t> demos) {
-        if (!is_virtual(visit.node)) {
-            writer_.query(visit.parent, demos, roles_.leaves[static_cast<std::size_t>(visit.node)]);
-        } else if (roles_.unlabelled.size() == 1) {
-            writer_.query(visit.parent, demos, roles_.unlabelled.front());
-        } else {
-            const std::int32_t context = writer_.context(visit.parent, demos);
+    void write_leaf(const Visit& visit, std::vector<std::int32_t> demos) {
+        if (is_virtual(visit.node)) {
+            write_virtual_leaf(visit.parent, std::move(demos));
+            return;
+        }
+        const std::int32_t example = roles_.leaves[static_cast<std::size_t>(visit.node)];
+        append_anchors(demos, example);
+        writer_.query(visit.parent, demos, example);
+    }
+
+    // The queries that see every leaf: the anchors' own, and all unlabelled ones.
+    void write_virtual_leaf(std::int32_t parent, std::vector<std::int32_t> demos) {
+        if (!roles_.anchors.empty() && roles_.anchors.size() + roles_.unlabelled.size() > 1) {
+            parent = writer_.context(parent, demos);
+            demos.clear();
+        }
+        for (const std::int32_t anchor : roles_.anchors) {
+            std::vector<std::int32_t> others = demos;
+            append_anchors(others, anchor);
+            writer_.query(parent, others, anchor);
+        }
+        append_anchors(demos, kNone);
+        if (roles_.unlabelled.size() == 1) {
+            writer_.query(parent, demos, roles_.unlabelled.front());
+        } else if (!roles_.unlabelled.empty()) {
+            const std::int32_t context = writer_.context(parent, demos);
             for (const std::int32_t example : roles_.unlabelled) {
                 writer_.query(context, {}, example);
             }
+        }
+    }
+
+    void append_anchors(std::vector<std::int32_t>& demos, std::int32_t left_out) const {
+        for (const std::int32_t anchor : roles_.anchors) {
+            if (anchor != left_out) demos.push_back(anchor);
         }
     }
 
@@ -371,7 +353,7 @@ std::vector<std::int32_t> LooTree::context(std::int64_t example) const {
 LooTree build_loo_tree(const PlanInput& input) {
     check(input);
     const Roles roles = assign_roles(input);
-    if (roles.leaves.empty() && roles.unlabelled.empty()) {
+    if (roles.leaves.empty() && roles.unlabelled.empty() && roles.anchors.empty()) {
         LooTree nothing;
         nothing.query_segment.assign(input.labelled.size(), kNone);
         return nothing;

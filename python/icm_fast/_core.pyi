@@ -122,6 +122,7 @@ def plan_tree(
     seed: int,
     kv_budget_tokens: int,
     batch_tokens: int,
+    n_anchors: int = 0,
 ) -> TreePlan:
     """Plan a leave-one-out pass; a pure function of its arguments, on every platform.
 
@@ -146,6 +147,7 @@ def plan_tree(
         seed: 0 to 2**64 - 1; decides every order.
         kv_budget_tokens: Slots that may be live at once; kept where possible.
         batch_tokens: Tokens per batch; a longer segment runs alone.
+        n_anchors: Labelled, queried examples that end the context of all others.
 
     Raises:
         ValueError: An array of another length, a size below 1 token, a tail

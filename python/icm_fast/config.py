@@ -29,6 +29,7 @@ _PRESETS: dict[str, dict[str, Any]] = {
         "fix_accepts_ties": False,
         "max_iterations": 1000,
         "return_best": True,
+        "anchors": 1,
     },
     # Algorithms 1 and 2 as printed in arXiv 2506.10139.
     "paper": {
@@ -41,6 +42,7 @@ _PRESETS: dict[str, dict[str, Any]] = {
         "fix_accepts_ties": False,
         "max_iterations": 3000,
         "return_best": False,
+        "anchors": 0,
     },
     # The choices of the authors' repository.
     "authors-code": {
@@ -53,6 +55,7 @@ _PRESETS: dict[str, dict[str, Any]] = {
         "fix_accepts_ties": True,
         "max_iterations": 3000,
         "return_best": False,
+        "anchors": 0,
     },
 }
 PRESETS = tuple(_PRESETS)
@@ -83,6 +86,9 @@ class SearchConfig:
         max_iterations: Upper bound of search steps (null draws count).
         max_evaluations: Upper bound of exact evaluations of U(D); 0 for no bound.
         return_best: Return the best complete labelling seen instead of the last state.
+        anchors: Labelled examples that end the context of all others. A small model leans
+            towards the labels that it read last; with an anchor every query reads the same
+            one, for one more encoding per example and evaluation.
         normalize: Log-softmax over the ``labels`` or over the ``vocabulary``.
         seed: Seed of every draw and of the context orders.
         scorer: ``tree`` (shared prefixes) or ``naive`` (one prompt per example).
@@ -110,6 +116,7 @@ class SearchConfig:
     max_iterations: int | None = None
     max_evaluations: int = 0
     return_best: bool | None = None
+    anchors: int | None = None
     normalize: str = "labels"
     seed: int = 0
     scorer: str = "tree"
@@ -158,6 +165,7 @@ class SearchConfig:
             ("growth", 0.0, 1e6),
             ("max_iterations", 0, 10**12),
             ("max_evaluations", 0, 10**12),
+            ("anchors", 0, 1_000_000),
             ("seed", 0, 2**63 - 1),
             ("kv_budget_tokens", 1, 10**12),
             ("batch_tokens", 1, 10**12),

@@ -15,7 +15,7 @@ from icm_fast.run_evaluation import evaluate_run
 from icm_fast.search import search
 from icm_fast.task_source import TaskSource
 
-MAX_CHARS = 100
+MAX_CHARS = 60
 """Reviews of the demonstration are short, so that it takes minutes on two cores."""
 
 

@@ -53,16 +53,14 @@ class LeaveOneOutPlan:
     def contexts(self) -> list[IntArray]:
         """For every example the order of the labelled others in its context."""
         empty = np.zeros(0, np.int32)
-        return [
-            self.tree.context(i) if self.queries[i] else empty for i in range(len(self.labels))
-        ]
+        return [self.tree.context(i) if self.queries[i] else empty for i in range(len(self.labels))]
 
     def prompt_ids(self, example: int) -> list[int]:
         """Token ids that the model sees for ``example``, ending right before the label."""
         if not self.queries[example]:
             raise InputError(f"example {example} is not queried by this plan")
         order = self.contexts[example]
-        ids = self.pieces.context(order, self.labels)
+        ids = self.pieces.context(order.tolist(), self.labels.tolist())
         return ids + list(self.pieces.prompt(example, first=len(order) == 0))
 
     def segment_ids(self, segment: int) -> list[int]:
@@ -117,6 +115,7 @@ def plan_pieces(
         seed=config.seed,
         kv_budget_tokens=config.kv_budget_tokens,
         batch_tokens=config.batch_tokens,
+        n_anchors=config.anchors or 0,
     )
     return LeaveOneOutPlan(pieces, labels, queries, tree, tail[0])
 
@@ -153,7 +152,7 @@ def plan_leave_one_out(
     from icm_fast.model import load_model
     from icm_fast.scorers import make_scorer
 
-    config = SearchConfig(seed=seed) if config is None else config
+    config = SearchConfig(seed=seed, anchors=0) if config is None else config
     loaded = load_model(model, dtype=config.dtype, device=config.device)
     return make_scorer(loaded, dataset, config).plan(check_labels(labels, dataset))
 
@@ -175,7 +174,7 @@ def leave_one_out(
             all labelled ones.
         model: Hub id, folder, ``.gguf`` file, embedded name, or ``(model, tokenizer)``.
         scorer: ``tree`` (shared prefixes) or ``naive`` (one prompt per example, same orders).
-        seed: Seed of the context orders.
+        seed: Seed of the context orders, which have no anchors: the fewest tokens.
         config: Other settings (dtype, device, normalisation, budgets); its own ``seed`` and
             ``scorer`` then count.
 
@@ -188,6 +187,6 @@ def leave_one_out(
     from icm_fast.model import load_model
     from icm_fast.scorers import make_scorer
 
-    config = SearchConfig(seed=seed, scorer=scorer) if config is None else config
+    config = SearchConfig(seed=seed, scorer=scorer, anchors=0) if config is None else config
     loaded = load_model(model, dtype=config.dtype, device=config.device)
     return make_scorer(loaded, dataset, config).score(check_labels(labels, dataset)).scores

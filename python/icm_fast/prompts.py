@@ -1,8 +1,8 @@
-"""Token pieces of a data set, cut so that any order of demonstrations reads like whole text.
+r"""Token pieces of a data set, cut so that any order of demonstrations reads like whole text.
 
 A context is ``prompt label separator prompt label separator ... prompt``. How a
-tokenizer splits the separator depends on the text *after* it ("\\n\\nReview" is two
-tokens in GPT-2's vocabulary, "\\n\\n" alone is one), so a piece begins with the
+tokenizer splits the separator depends on the text *after* it ("\n\nReview" is two
+tokens in GPT-2's vocabulary, "\n\n" alone is one), so a piece begins with the
 separator: the first demonstration of a context has none, every later piece is
 ``separator + prompt``. Concatenated pieces then equal the tokens of the whole text,
 which :class:`TokenizedDataset` verifies example by example.

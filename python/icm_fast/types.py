@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import overload
 
 import numpy as np
 import numpy.typing as npt
@@ -66,7 +67,13 @@ class LabelSpace(Sequence[str]):
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, index):  # type: ignore[no-untyped-def,override]
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> tuple[str, ...]: ...
+
+    def __getitem__(self, index: int | slice) -> str | tuple[str, ...]:
         return self.labels[index]
 
     def __iter__(self) -> Iterator[str]:
@@ -139,7 +146,8 @@ class Dataset:
             shape = {len(constraint.allowed), *(len(row) for row in constraint.allowed)}
             if shape != {n_labels}:
                 raise ValueError(
-                    f"constraint {constraint.rule!r} has a table that is not {n_labels} x {n_labels}"
+                    f"constraint {constraint.rule!r} has a table that is not "
+                    f"{n_labels} x {n_labels}"
                 )
 
     def __len__(self) -> int:

@@ -13,7 +13,6 @@ from icm_fast.errors import InputError
 from icm_fast.tasks import load_task
 from icm_fast.tasks.gsm8k import canonical_answer
 
-SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 
 CLAIMS = [
     {"question": f"Q{group}?", "choice": f"C{claim}.", "label": claim % 2, "consistency_id": group}
@@ -204,10 +203,8 @@ def test_wrong_calls_are_one_line(name, path, options, message):
         ("alpaca-preference", "alpaca_preference.jsonl", 600, 300),
     ],
 )
-def test_authors_files(name, file, n, n_constraints):
-    if not (SHARED / file).is_file():
-        pytest.skip(f"no {SHARED / file}; put the authors' rows there to run this test")
-    dataset, gold = load_task(name, SHARED / file)
+def test_authors_files(name, file, n, n_constraints, shared_data):
+    dataset, gold = load_task(name, shared_data / file)
     assert (len(dataset), len(dataset.constraints)) == (n, n_constraints)
     assert set(gold.tolist()) == {0, 1}
     violated = [not c.allowed[gold[c.first]][gold[c.second]] for c in dataset.constraints]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -23,6 +23,8 @@ class TreeBatch:
     store: KVStore
     work: AttentionWork
     slots: torch.Tensor  # [n_tokens] int64: pool slot of each packed row
+    # Sliding window of each layer that ran, as its module passed it.
+    windows: dict[int, int | None] = field(default_factory=dict)
 
 
 def tree_attention_forward(
@@ -52,9 +54,9 @@ def tree_attention_forward(
     """
     if tree_batch is None:
         raise RuntimeError("tree attention was called without its batch; use ModelRunner.forward")
-    keys, values = tree_batch.store.write(
-        int(module.layer_idx), key[0], value[0], tree_batch.slots
-    )
+    layer = int(module.layer_idx)
+    tree_batch.windows[layer] = kwargs.get("sliding_window")
+    keys, values = tree_batch.store.write(layer, key[0], value[0], tree_batch.slots)
     out = sdpa.tree_attention(
         query[0],
         keys,

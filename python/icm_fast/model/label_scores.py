@@ -46,9 +46,7 @@ def label_tree(pieces: TokenizedDataset) -> LabelTree:
     return LabelTree(
         tail_tokens=tuple(prefix[-1] for prefix in inner),
         tail_parents=tuple(number[prefix[:-1]] for prefix in inner),
-        steps=tuple(
-            tuple((number[ids[:k]], ids[k]) for k in range(len(ids))) for ids in sequences
-        ),
+        steps=tuple(tuple((number[ids[:k]], ids[k]) for k in range(len(ids))) for ids in sequences),
     )
 
 

@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -26,6 +29,7 @@ from icm_fast.model.hardware import fast_bfloat16
 ModelSpec = str | os.PathLike[str] | tuple[Any, Any]
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +113,9 @@ def pick_device(device: str) -> torch.device:
     except RuntimeError:
         raise InputError(f"unknown device {device!r}; use auto, cpu, cuda or cuda:N") from None
     if target.type == "cuda" and not torch.cuda.is_available():
-        raise InputError(f"device {device!r} was asked for, but torch sees no GPU; use --device cpu")
+        raise InputError(
+            f"device {device!r} was asked for, but torch sees no GPU; use --device cpu"
+        )
     return target
 
 
@@ -122,7 +128,7 @@ def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
 
 
 def fingerprint_model(model: PreTrainedModel) -> str:
-    """Digest of every parameter's name, shape and 64 evenly spaced values (as float32)."""
+    """Digest of every parameter's name, shape, 64 evenly spaced values and 64 block sums."""
     digest = hashlib.sha256()
     for name, parameter in model.named_parameters():
         flat = parameter.detach().flatten()
@@ -130,7 +136,19 @@ def fingerprint_model(model: PreTrainedModel) -> str:
         sample = flat[index.to(flat.device)].float().cpu().numpy()
         digest.update(f"{name}{tuple(parameter.shape)}{parameter.dtype}".encode())
         digest.update(sample.tobytes())
+        digest.update(_block_sums(flat).tobytes())
     return digest.hexdigest()
+
+
+def _block_sums(flat: torch.Tensor) -> npt.NDArray[np.int64]:
+    """Sums of 64 consecutive blocks, ``[64]``: every weight counts.
+
+    The bits are added as integers, so neither threads nor the device change the result.
+    """
+    bits = flat.view(_INTEGERS[flat.element_size()])
+    sums = [block.sum(dtype=torch.int64) for block in bits.tensor_split(64)]
+    array: npt.NDArray[np.int64] = torch.stack(sums).cpu().numpy()
+    return array
 
 
 def _wrap_pair(pair: tuple[Any, Any]) -> LoadedModel:
@@ -143,6 +161,7 @@ def _wrap_pair(pair: tuple[Any, Any]) -> LoadedModel:
     if model.training:
         model.eval()
     name = str(model.config.name_or_path or type(model).__name__)
+    _require_decoder(name, model.config)
     return LoadedModel(name, model, tokenizer, fingerprint_model(model), _max_context(model.config))
 
 
@@ -150,7 +169,7 @@ def _resolve(spec: str) -> str:
     """Turn an embedded name or a GGUF file into a folder; leave folders and hub ids."""
     if spec in EMBEDDED_MODELS:
         return str(converted_folder(embedded_model(spec)))
-    path = Path(spec)
+    path = Path(spec).expanduser()
     if spec.endswith(".gguf"):
         if not path.is_file():
             raise InputError(f"model file {spec} does not exist; check the path")
@@ -160,7 +179,7 @@ def _resolve(spec: str) -> str:
     looks_local = path.is_absolute() or spec.startswith((".", "~")) or spec.count("/") > 1
     if looks_local and not path.is_dir():
         raise InputError(f"model folder {spec} does not exist; check the path")
-    return spec
+    return str(path) if looks_local else spec
 
 
 def _read_config(
@@ -171,11 +190,16 @@ def _read_config(
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError) as error:
         raise InputError(_not_found(spec, error)) from error
+    _require_decoder(spec, config)
+    return config, tokenizer
+
+
+def _require_decoder(name: str, config: Any) -> None:
     if getattr(config, "is_encoder_decoder", False):
         raise InputError(
-            f"model {spec} is an encoder-decoder ({config.model_type}); ICM needs a causal decoder"
+            f"model {name} is an encoder-decoder ({config.model_type}); ICM needs a causal "
+            "decoder: pass a causal language model"
         )
-    return config, tokenizer
 
 
 def _read_weights(
@@ -187,11 +211,10 @@ def _read_weights(
             folder,
             config=config,
             dtype=dtype,
-            attn_implementation="sdpa",
             use_safetensors=True,
             trust_remote_code=trust_remote_code,
         )
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise InputError(_not_found(spec, error)) from error
     finally:
         transformers_logging.enable_progress_bar()

@@ -56,6 +56,7 @@ class ModelRunner:
     Attributes:
         n_tokens_forwarded: Tokens forwarded so far; tests hold it against the plan.
         peak_kv_bytes: Largest pool so far.
+        windows: Sliding window of each attention layer that ran, None for full attention.
     """
 
     def __init__(self, loaded: LoadedModel) -> None:
@@ -63,8 +64,8 @@ class ModelRunner:
         self._device = loaded.device
         self.n_tokens_forwarded = 0
         self.peak_kv_bytes = 0
+        self.windows: dict[int, int | None] = {}
 
-    @torch.inference_mode()
     def last_hidden_states(
         self, plan: SegmentPlan, tokens_of: TokenSource, wanted: npt.NDArray[np.bool_]
     ) -> torch.Tensor:
@@ -81,7 +82,7 @@ class ModelRunner:
         store = KVStore(plan.pool_tokens)
         paths = _RangePaths(plan)
         rows: dict[int, torch.Tensor] = {}
-        with tree_attention_enabled(self._model):
+        with torch.inference_mode(), tree_attention_enabled(self._model):
             for first, last in zip(plan.batch_offsets[:-1], plan.batch_offsets[1:], strict=True):
                 segments = [int(s) for s in plan.batch_segments[first:last]]
                 hidden = self._forward(plan, segments, tokens_of, store, paths)
@@ -122,6 +123,7 @@ class ModelRunner:
             use_cache=False,
             tree_batch=batch,
         )
+        self.windows.update(batch.windows)
         hidden: torch.Tensor = output.last_hidden_state[0]
         return hidden
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -29,26 +31,107 @@ VERIFIED_FAMILIES = frozenset(
 _MOST_PROBE_DIFFERENCE = {torch.float32: 1e-3, torch.bfloat16: 0.5, torch.float16: 0.1}
 
 
+def require_known_head(loaded: LoadedModel) -> None:
+    """Raise InputError unless :class:`LabelHead` gives the logits of the model itself.
+
+    Some families scale or cap their logits in ways of their own; families in
+    :data:`VERIFIED_FAMILIES` pass at once, any other one is run on a few tokens.
+    """
+    if loaded.model.config.model_type in VERIFIED_FAMILIES:
+        return
+    try:
+        difference = _head_difference(loaded)
+    except Exception as error:
+        raise InputError(
+            _unscorable(loaded, f"its forward pass fails: {_one_line(error)}")
+        ) from error
+    if not difference <= _MOST_PROBE_DIFFERENCE[loaded.model.dtype]:
+        reason = f"its logits differ by {difference:.2g} from hidden state times head"
+        raise InputError(_unscorable(loaded, reason))
+
+
 def require_tree_support(loaded: LoadedModel) -> None:
     """Raise InputError unless the model gives the same logits with shared prefixes.
 
     Families in :data:`VERIFIED_FAMILIES` pass at once; any other one is probed with a small
     tree against its own plain forward pass.
     """
-    text = loaded.model.config.get_text_config(decoder=True)
-    if loaded.model.config.model_type in VERIFIED_FAMILIES:
+    model_type = loaded.model.config.model_type
+    if model_type in VERIFIED_FAMILIES:
         return
     try:
-        difference = probe_difference(loaded)
+        runner = ModelRunner(loaded)
+        difference = probe_difference(loaded, runner)
     except Exception as error:
-        reason = f"its forward pass fails with shared prefixes ({type(error).__name__}: {error})"
-        raise InputError(_refusal(text.model_type, reason)) from error
+        reason = f"its forward pass fails with shared prefixes ({_one_line(error)})"
+        raise InputError(_refusal(model_type, reason)) from error
     if not difference <= _MOST_PROBE_DIFFERENCE[loaded.model.dtype]:
         reason = f"shared prefixes change its logits by {difference:.2g}"
-        raise InputError(_refusal(text.model_type, reason))
+        raise InputError(_refusal(model_type, reason))
+    if reason := _window_mismatch(_text_config(loaded), runner.windows):
+        raise InputError(_refusal(model_type, reason))
 
 
-def probe_difference(loaded: LoadedModel) -> float:
+def require_exact_sharing(loaded: LoadedModel, n_tokens: int) -> None:
+    """Raise InputError if contexts of ``n_tokens`` make rotary positions depend on the length.
+
+    ``dynamic`` and ``longrope`` rotate every key by the length of the whole context once it is
+    longer than the original one, so that no two contexts share a prefix any more.
+    """
+    config = _text_config(loaded)
+    rope = getattr(config, "rope_parameters", None) or {}
+    for variant in (rope, *(v for v in rope.values() if isinstance(v, dict))):
+        kind = str(variant.get("rope_type", ""))
+        if kind == "longrope":
+            limit = int(variant["original_max_position_embeddings"])
+        elif "dynamic" in kind:
+            limit = int(config.max_position_embeddings)
+        else:
+            continue
+        if n_tokens > limit:
+            reason = (
+                f"its {kind} positions depend on the length of contexts above {limit} tokens, and "
+                f"these have {n_tokens}"
+            )
+            raise InputError(_refusal(config.model_type, reason, "a smaller limit=, or "))
+
+
+def _window_mismatch(config: Any, windows: dict[int, int | None]) -> str:
+    """What is wrong with the windows that the layers passed on; empty if nothing.
+
+    The probe is shorter than most windows, so it can't see one that is missing.
+    """
+    window = getattr(config, "sliding_window", None)
+    kinds = getattr(config, "layer_types", None)
+    if kinds is None:
+        kinds = ["sliding_attention" if window else "full_attention"] * len(windows)
+    for kind in kinds:
+        if kind not in {"full_attention", "sliding_attention"}:
+            return f"it has layers of type {kind!r}"
+    expected = {
+        layer: window if kind == "sliding_attention" else None for layer, kind in enumerate(kinds)
+    }
+    if windows != expected:
+        return "its layers do not hand their sliding window to the attention function"
+    return ""
+
+
+def _head_difference(loaded: LoadedModel) -> float:
+    """Largest difference between the model's own logits and those of :class:`LabelHead`."""
+    n_tokens = min(64, loaded.model.get_input_embeddings().weight.shape[0])
+    ids = torch.arange(min(8, n_tokens), device=loaded.device)[None]
+    with torch.inference_mode():
+        hidden = loaded.model.base_model(input_ids=ids, use_cache=False).last_hidden_state[0]
+        ours = LabelHead(loaded.model).logits(hidden, list(range(n_tokens)))
+        logits = loaded.model(input_ids=ids, use_cache=False).logits[0, :, :n_tokens]
+        return float((ours - logits.float()).abs().max())
+
+
+def _text_config(loaded: LoadedModel) -> Any:
+    return loaded.model.config.get_text_config(decoder=True)
+
+
+def probe_difference(loaded: LoadedModel, runner: ModelRunner) -> float:
     """Largest difference of logits between a small tree and plain forward passes."""
     n, length = 3, 5
     vocabulary = loaded.model.get_input_embeddings().weight.shape[0]
@@ -62,7 +145,7 @@ def probe_difference(loaded: LoadedModel) -> float:
         parts = [*demos, *([query] if query >= 0 else [])]
         return [int(t) for part in parts for t in ids[part]]
 
-    shared = ModelRunner(loaded).last_hidden_states(tree, tokens_of, queries)
+    shared = runner.last_hidden_states(tree, tokens_of, queries)
     head = LabelHead(loaded.model)
     tokens = list(range(min(64, vocabulary)))
     worst = 0.0
@@ -72,8 +155,8 @@ def probe_difference(loaded: LoadedModel) -> float:
         whole = torch.tensor([[int(t) for part in context for t in ids[part]]])
         with torch.inference_mode():
             logits = loaded.model(input_ids=whole.to(loaded.device), use_cache=False).logits
-        ours = head.logits(shared[row : row + 1], tokens)[0]
-        worst = max(worst, float((ours - logits[0, -1, tokens].float()).abs().max()))
+            ours = head.logits(shared[row : row + 1], tokens)[0]
+            worst = max(worst, float((ours - logits[0, -1, tokens].float()).abs().max()))
     return worst
 
 
@@ -94,8 +177,20 @@ def _probe_plan(n: int, length: int) -> _core.TreePlan:
     )
 
 
-def _refusal(model_type: str, reason: str) -> str:
+def _one_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def _refusal(model_type: str, reason: str, other_fix: str = "") -> str:
     return (
         f"model type {model_type!r} can't share prefixes: {reason}; "
-        "use scorer='naive' (--set scorer=naive)"
+        f"use {other_fix}scorer='naive' (--set scorer=naive)"
+    )
+
+
+def _unscorable(loaded: LoadedModel, reason: str) -> str:
+    return (
+        f"model type {loaded.model.config.model_type!r} can't be scored: {reason}; "
+        "pass a causal language model of another family"
     )

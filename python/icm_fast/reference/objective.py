@@ -10,10 +10,9 @@ from icm_fast.reference.graph import ReferenceGraph
 from icm_fast.reference.labeling import Scores, add_up, labelled_examples
 
 
-def log_marginal(labels: Sequence[int], scores: Scores) -> list[float]:
-    """Return log q(y), the mean prediction over the labelled examples, for every label."""
+def log_marginal(members: Sequence[int], scores: Scores) -> list[float]:
+    """Return log q(y), the mean prediction over the examples ``members``, for every label."""
     n_labels = len(scores[0])
-    members = labelled_examples(labels)
     if not members:
         return [math.log(1.0 / n_labels)] * n_labels
     predictions = []
@@ -39,7 +38,7 @@ def predictability(labels: Sequence[int], scores: Scores, objective: str) -> flo
     if objective == "mean_logodds":
         terms = [_log_odds(scores[i], labels[i]) for i in members]
     elif objective == "calibrated":
-        log_q = log_marginal(labels, scores)
+        log_q = log_marginal(members, scores)
         terms = [scores[i][labels[i]] - log_q[labels[i]] for i in members]
     else:
         terms = [scores[i][labels[i]] for i in members]

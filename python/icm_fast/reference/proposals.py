@@ -77,8 +77,7 @@ class Proposals:
         self._adjusted = state.scores
         self.tried = Tried()
         if settings.objective == "calibrated":
-            log_q = log_marginal(state.labels, state.scores)
-            self._adjusted = [[s - q for s, q in zip(r, log_q, strict=True)] for r in state.scores]
+            self._adjusted = _calibrated(state)
 
     @property
     def violations(self) -> int:
@@ -194,3 +193,13 @@ def initial_labels(n_examples: int, n_labels: int, n_initial: int, rng: Referenc
         balanced[k], balanced[j] = balanced[j], balanced[k]
     chosen = dict(zip(order, balanced, strict=False))
     return tuple(chosen.get(i, UNLABELLED) for i in range(n_examples))
+
+
+def _calibrated(state: State) -> list[list[float]]:
+    """Log p - log q, with q over the labelled examples for those, over all for the others."""
+    labelled = log_marginal(labelled_examples(state.labels), state.scores)
+    everything = log_marginal(range(len(state.labels)), state.scores)
+    return [
+        [s - q for s, q in zip(row, everything if label < 0 else labelled, strict=True)]
+        for label, row in zip(state.labels, state.scores, strict=True)
+    ]

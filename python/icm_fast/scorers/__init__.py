@@ -7,7 +7,11 @@ import numpy as np
 from icm_fast.config import SearchConfig
 from icm_fast.errors import InputError
 from icm_fast.model.load import LoadedModel
-from icm_fast.model.support import require_tree_support
+from icm_fast.model.support import (
+    require_exact_sharing,
+    require_known_head,
+    require_tree_support,
+)
 from icm_fast.prompts import TokenizedDataset, tokenize_dataset
 from icm_fast.scorers.local import NaiveScorer, TreeScorer
 from icm_fast.scorers.protocol import PlannedScorer, Scored, Scorer
@@ -21,13 +25,16 @@ def make_scorer(loaded: LoadedModel, dataset: Dataset, config: SearchConfig) -> 
 
     Raises:
         InputError: Labels or boundaries do not tokenize, the contexts exceed the model's
-            length, or the model can't run with shared prefixes.
+            length, or the model can't run with shared prefixes (at this length).
     """
     pieces = tokenize_dataset(dataset, loaded.tokenizer)
     check_context(pieces, config.context_limit or loaded.max_context)
+    require_known_head(loaded)
     if config.scorer == "naive":
         return NaiveScorer(loaded, pieces, config)
     require_tree_support(loaded)
+    if not config.context_limit:
+        require_exact_sharing(loaded, longest_context(pieces, len(pieces)))
     return TreeScorer(loaded, pieces, config)
 
 
@@ -47,6 +54,11 @@ def check_context(pieces: TokenizedDataset, limit: int) -> None:
         return
     lengths = [longest_context(pieces, k) for k in range(1, n + 1)]
     fitting = int(np.searchsorted(np.array(lengths), limit, side="right"))
+    if fitting == 0:
+        raise InputError(
+            f"the first example alone needs {lengths[0]} tokens, but the model "
+            f"takes {limit}; shorten the prompts or pass a model with a longer context"
+        )
     raise InputError(
         f"{n} examples need contexts of {needed} tokens, but the model takes {limit}; the largest "
         f"n that fits is {fitting}: pass limit={fitting} (--limit {fitting}) or shorter prompts"

@@ -11,6 +11,7 @@ from icm_fast.leave_one_out import LeaveOneOutPlan, plan_pieces
 from icm_fast.model.label_scores import LabelHead, label_logprobs, label_tree
 from icm_fast.model.load import LoadedModel
 from icm_fast.model.runner import ModelRunner
+from icm_fast.model.support import require_exact_sharing
 from icm_fast.prompts import TokenizedDataset
 from icm_fast.scorers.protocol import Scored
 from icm_fast.types import IntArray
@@ -21,9 +22,7 @@ BoolArray = npt.NDArray[np.bool_]
 class _LocalScorer:
     """Plans, label tokens and the head, which both local scorers share."""
 
-    def __init__(
-        self, loaded: LoadedModel, pieces: TokenizedDataset, config: SearchConfig
-    ) -> None:
+    def __init__(self, loaded: LoadedModel, pieces: TokenizedDataset, config: SearchConfig) -> None:
         self._loaded = loaded
         self._pieces = pieces
         self._config = config
@@ -37,9 +36,7 @@ class _LocalScorer:
 
     def _scored(self, plan: LeaveOneOutPlan, hidden: torch.Tensor, n_tokens: int) -> Scored:
         """Turn hidden states ``[queries, 1 + tails, hidden_size]`` into scores."""
-        logprobs = label_logprobs(
-            self._head, self._tree, hidden, normalize=self._config.normalize
-        )
+        logprobs = label_logprobs(self._head, self._tree, hidden, normalize=self._config.normalize)
         scores = np.full((len(plan.labels), len(self._tree.steps)), np.nan, np.float32)
         scores[plan.queries] = logprobs.cpu().numpy()
         return Scored(scores, n_tokens)
@@ -48,9 +45,7 @@ class _LocalScorer:
 class TreeScorer(_LocalScorer):
     """Exact scores at n log n demonstrations: every shared prefix is forwarded once."""
 
-    def __init__(
-        self, loaded: LoadedModel, pieces: TokenizedDataset, config: SearchConfig
-    ) -> None:
+    def __init__(self, loaded: LoadedModel, pieces: TokenizedDataset, config: SearchConfig) -> None:
         super().__init__(loaded, pieces, config)
         self.runner = ModelRunner(loaded)
 
@@ -58,20 +53,19 @@ class TreeScorer(_LocalScorer):
         """Tokens that :meth:`score` would forward."""
         return self.plan(labels, queries).n_tokens
 
-    @torch.inference_mode()
     def score(self, labels: IntArray, queries: BoolArray | None = None) -> Scored:
         """Score the queried examples (all by default) under ``labels``, ``[n]``."""
         plan = self.plan(labels, queries)
+        require_exact_sharing(self._loaded, plan.tree.longest_context)
         before = self.runner.n_tokens_forwarded
         wanted = (plan.tree.query >= 0) | (plan.tree.tail >= 0)
-        rows = self.runner.last_hidden_states(plan.tree, plan.segment_ids, wanted)
-        hidden = rows[torch.from_numpy(_row_table(plan, wanted, len(self._tree.tail_tokens)))]
-        return self._scored(plan, hidden, self.runner.n_tokens_forwarded - before)
+        table = torch.from_numpy(_row_table(plan, wanted, len(self._tree.tail_tokens)))
+        with torch.inference_mode():
+            hidden = self.runner.last_hidden_states(plan.tree, plan.segment_ids, wanted)[table]
+            return self._scored(plan, hidden, self.runner.n_tokens_forwarded - before)
 
 
-def _row_table(
-    plan: LeaveOneOutPlan, wanted: BoolArray, n_tails: int
-) -> npt.NDArray[np.int64]:
+def _row_table(plan: LeaveOneOutPlan, wanted: BoolArray, n_tails: int) -> npt.NDArray[np.int64]:
     """Row of each (query, inner node) in the runner's output, ``[n_queries, 1 + n_tails]``."""
     tree = plan.tree
     row_of_segment = np.cumsum(wanted) - 1
@@ -91,19 +85,25 @@ class NaiveScorer(_LocalScorer):
 
     def predict_tokens(self, labels: IntArray, queries: BoolArray | None = None) -> int:
         """Tokens that :meth:`score` would forward."""
-        return self.plan(labels, queries).naive_tokens
+        plan = self.plan(labels, queries)
+        lengths = [len(self._path(node)) for node in range(-1, len(self._tree.tail_tokens))]
+        n_queries = int(plan.queries.sum())
+        # The plan counts each tail token once; here every inner node has a prompt of its own.
+        prompts = plan.naive_tokens - n_queries * len(self._tree.tail_tokens)
+        return prompts * len(lengths) + n_queries * sum(lengths)
 
-    @torch.inference_mode()
     def score(self, labels: IntArray, queries: BoolArray | None = None) -> Scored:
         """Score the queried examples (all by default) under ``labels``, ``[n]``."""
         plan = self.plan(labels, queries)
+        # The query alone, then the query and the label tokens down to each inner node.
+        paths = [self._path(node) for node in range(-1, len(self._tree.tail_tokens))]
         states, n_tokens = [], 0
-        for i in np.flatnonzero(plan.queries):
-            ids = plan.prompt_ids(int(i))
-            paths = [[]] + [self._path(node) for node in range(len(self._tree.tail_tokens))]
-            states.append(torch.stack([self._last_state(ids + path) for path in paths]))
-            n_tokens += sum(len(ids) + len(path) for path in paths)
-        return self._scored(plan, torch.stack(states), n_tokens)
+        with torch.inference_mode():
+            for i in np.flatnonzero(plan.queries):
+                ids = plan.prompt_ids(int(i))
+                states.append(torch.stack([self._last_state(ids + path) for path in paths]))
+                n_tokens += sum(len(ids) + len(path) for path in paths)
+            return self._scored(plan, torch.stack(states), n_tokens)
 
     def _path(self, node: int) -> list[int]:
         """Label tokens from the query to an inner node of the label tree."""

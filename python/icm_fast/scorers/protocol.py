@@ -31,9 +31,7 @@ class Scorer(Protocol):
     def score(self, labels: IntArray, queries: npt.NDArray[np.bool_] | None = None) -> Scored:
         """Score the queried examples (all by default) under ``labels``, ``[n]``."""
 
-    def predict_tokens(
-        self, labels: IntArray, queries: npt.NDArray[np.bool_] | None = None
-    ) -> int:
+    def predict_tokens(self, labels: IntArray, queries: npt.NDArray[np.bool_] | None = None) -> int:
         """Tokens that :meth:`score` would forward."""
 
 

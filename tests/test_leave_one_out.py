@@ -1,0 +1,114 @@
+import numpy as np
+import pytest
+
+import icm_fast
+from icm_fast.config import SearchConfig
+from icm_fast.errors import InputError
+from icm_fast.leave_one_out import check_labels
+from icm_fast.reference import natural_orders, reference_leave_one_out
+from tiny_models import MULTI, byte_tokenizer, mixed_labels, reviews, tiny_model
+
+
+@pytest.fixture(scope="module")
+def pair():
+    return tiny_model("llama"), byte_tokenizer(bos=True)
+
+
+def test_tree_and_naive_and_oracle_agree(pair):
+    dataset = reviews(MULTI)
+    labels = mixed_labels(dataset)
+    plan = icm_fast.plan_leave_one_out(dataset, labels, model=pair, seed=4)
+    oracle = reference_leave_one_out(
+        dataset, labels, model=pair[0], tokenizer=pair[1], orders=plan.contexts
+    )
+    for name in ("tree", "naive"):
+        scores = icm_fast.leave_one_out(dataset, labels, model=pair, scorer=name, seed=4)
+        assert scores.dtype == np.float32
+        assert scores.shape == (len(dataset), len(MULTI))
+        assert np.abs(scores - oracle).max() <= 1e-4
+
+
+def test_contexts_hold_all_other_labelled_examples_once(pair):
+    dataset = reviews()
+    labels = mixed_labels(dataset)
+    plan = icm_fast.plan_leave_one_out(dataset, labels, model=pair)
+    for i, (order, expected) in enumerate(zip(plan.contexts, natural_orders(labels), strict=True)):
+        assert i not in order
+        assert sorted(order.tolist()) == expected
+
+
+def test_plan_without_a_label_is_zero_shot(pair):
+    plan = icm_fast.plan_leave_one_out(reviews(), [-1] * 8, model=pair)
+    assert all(len(order) == 0 for order in plan.contexts)
+    assert plan.prompt_ids(0) == pair[1](reviews().examples[0].prompt)["input_ids"]
+
+
+def test_seed_changes_the_orders_and_nothing_else_does(pair):
+    dataset, labels = reviews(), mixed_labels(reviews())
+    orders = [
+        [order.tolist() for order in plan.contexts]
+        for plan in (
+            icm_fast.plan_leave_one_out(dataset, labels, model=pair, seed=seed)
+            for seed in (1, 1, 2)
+        )
+    ]
+    assert orders[0] == orders[1]
+    assert orders[0] != orders[2]
+
+
+def test_tree_costs_less_than_naive(pair):
+    plan = icm_fast.plan_leave_one_out(reviews(), mixed_labels(reviews(), ()), model=pair)
+    assert plan.n_tokens < 0.75 * plan.naive_tokens
+
+
+def test_config_counts_instead_of_the_seed(pair):
+    dataset, labels = reviews(), mixed_labels(reviews())
+    config = SearchConfig(seed=2, anchors=2)
+    plan = icm_fast.plan_leave_one_out(dataset, labels, model=pair, seed=1, config=config)
+    scores = icm_fast.leave_one_out(dataset, labels, model=pair, seed=1, config=config)
+    oracle = reference_leave_one_out(
+        dataset, labels, model=pair[0], tokenizer=pair[1], orders=plan.contexts
+    )
+    assert np.abs(scores - oracle).max() <= 1e-4
+    ends = {int(order[-1]) for i, order in enumerate(plan.contexts)}
+    assert len(ends) == 2  # the anchor, and the one that stands in for it in its own context
+
+
+def test_example_that_is_not_queried_has_no_prompt(pair):
+    from icm_fast.model import load_model
+    from icm_fast.scorers import make_scorer
+
+    scorer = make_scorer(load_model(pair), reviews(), SearchConfig())
+    queries = np.arange(8) != 3
+    with pytest.raises(InputError, match="example 3 is not queried"):
+        scorer.plan(mixed_labels(reviews()), queries).prompt_ids(3)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([0, 1], r"labels has shape \[2\], but the data set has 8 examples"),
+        (np.zeros((8, 1), int), r"labels has shape \[8, 1\]"),
+        ([0.0] * 8, "labels has dtype float64; pass integers"),
+        ([True] * 8, "labels has dtype bool"),
+        ([0] * 7 + [2], r"label 2 of example 'r7' \(row 7\) lies outside -1 .. 1"),
+        ([0, -2] + [0] * 6, r"label -2 of example 'r1' \(row 1\)"),
+    ],
+)
+def test_labels_that_do_not_fit(pair, labels, message):
+    with pytest.raises(InputError, match=message) as caught:
+        icm_fast.leave_one_out(reviews(), labels, model=pair)
+    assert "\n" not in str(caught.value)
+
+
+def test_labels_of_any_integer_type():
+    for dtype in (np.int8, np.int64, np.uint8):
+        assert check_labels(np.zeros(8, dtype), reviews()).dtype == np.int32
+    big = np.full(8, 2**33 + 1)  # 1, were it cut to 32 bits first
+    with pytest.raises(InputError, match="outside"):
+        check_labels(big, reviews())
+
+
+def test_unknown_scorer(pair):
+    with pytest.raises(InputError, match="did you mean 'tree'"):
+        icm_fast.leave_one_out(reviews(), [0] * 8, model=pair, scorer="trie")

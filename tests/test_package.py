@@ -1,0 +1,100 @@
+"""The installed package: native module, kernels, metadata; and the layout of the tests."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+from collections import Counter
+from importlib import metadata, resources
+from pathlib import Path
+
+import pytest
+
+import icm_fast
+from icm_fast import _core
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+PYPROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
+
+
+@pytest.fixture(scope="module")
+def wheel_files() -> list[str]:
+    """Files of the installed wheel; an editable install has none of the package's own."""
+    files = [str(file) for file in metadata.files("icm-fast") or ()]
+    if "icm_fast/__init__.py" not in files:
+        pytest.skip("icm_fast is installed in editable mode")
+    return files
+
+
+def test_the_native_module_answers():
+    assert _core.RangeAllocator().allocate(3) == 0
+    assert Path(_core.__file__).suffix == ".so"
+
+
+def test_kernels_are_a_part_of_the_package():
+    from icm_fast.kernels.tree_attention import naive
+
+    assert naive.__name__ == "icm_fast.kernels.tree_attention.naive"
+    assert callable(naive.tree_attention)
+
+
+def test_the_wheel_holds_every_module_once(wheel_files):
+    source = REPOSITORY / "python"
+    expected = {
+        str(path.relative_to(source))
+        for folder in (source / "icm_fast", source / "icm_fast" / "kernels")
+        for path in folder.rglob("*.py")
+    }
+    counts = Counter(file for file in wheel_files if file.endswith(".py"))
+    assert set(counts) == expected
+    assert set(counts.values()) == {1}
+    assert any(file.startswith("icm_fast/kernels/tree_attention/") for file in counts)
+
+
+def test_the_wheel_holds_no_sources_of_native_code(wheel_files):
+    suffixes = {Path(file).suffix for file in wheel_files if file.startswith("icm_fast/")}
+    assert suffixes <= {".py", ".pyi", ".pyc", ".so", ".typed"}
+
+
+def test_types_and_licence_travel_with_the_package(wheel_files):
+    assert "icm_fast/py.typed" in wheel_files
+    assert "icm_fast/_core.pyi" in wheel_files
+    assert any(re.search(r"icm_fast-.*\.dist-info/.*LICENSE$", file) for file in wheel_files)
+
+
+def test_metadata_match_the_project_file():
+    assert icm_fast.__version__ == PYPROJECT["project"]["version"]
+    assert metadata.metadata("icm-fast")["License-Expression"] == "Apache-2.0"
+    assert resources.files("icm_fast").joinpath("py.typed").is_file()
+
+
+def test_the_change_log_knows_this_version():
+    assert f"## {icm_fast.__version__}" in (REPOSITORY / "CHANGELOG.md").read_text()
+
+
+def test_the_command_is_installed():
+    command = Path(sys.executable).with_name("icm-fast")
+    done = subprocess.run([command, "version"], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert f"icm-fast {icm_fast.__version__}" in done.stdout.replace("_", "-")
+
+
+def test_every_dependency_is_pinned():
+    pinned = {
+        line.split("==")[0].lower()
+        for line in (REPOSITORY / "constraints.txt").read_text().splitlines()
+        if not line.startswith("#")
+    }
+    project = PYPROJECT["project"]
+    wanted = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+    names = {re.split(r"[^\w.-]", requirement)[0].lower() for requirement in wanted}
+    assert names <= pinned
+
+
+def test_test_files_have_names_of_their_own():
+    """Pytest imports them by their bare names."""
+    files = (REPOSITORY / "tests").rglob("*.py")
+    names = Counter(path.stem for path in files if path.stem not in ("conftest", "__init__"))
+    assert [name for name, count in names.items() if count > 1] == []

@@ -1,0 +1,173 @@
+import numpy as np
+import pytest
+
+from icm_fast.config import SearchConfig
+from icm_fast.errors import InputError
+from icm_fast.leave_one_out import plan_pieces
+from icm_fast.model.label_scores import label_tree
+from icm_fast.prompts import tokenize_dataset
+from icm_fast.reference.leave_one_out import context_text
+from icm_fast.types import Dataset, Example, LabelSpace
+from tiny_models import (
+    MULTI,
+    PREFIX,
+    SINGLE,
+    byte_tokenizer,
+    metaspace_tokenizer,
+    mixed_labels,
+    reviews,
+)
+
+TOKENIZERS = {
+    "bytes": byte_tokenizer,
+    "bytes with BOS": lambda: byte_tokenizer(bos=True),
+    "metaspace": lambda: metaspace_tokenizer(bos=False),
+    "metaspace with BOS": metaspace_tokenizer,
+}
+
+
+@pytest.fixture(params=TOKENIZERS)
+def tokenizer(request):
+    return TOKENIZERS[request.param]()
+
+
+class PieceTokenizer:
+    """Splits at the given pieces, else into characters; pieces may stand for nothing."""
+
+    def __init__(self, **pieces):
+        self.pieces = pieces
+
+    def __call__(self, text, add_special_tokens=False, **_):
+        texts = [text] if isinstance(text, str) else text
+        ids = [self._encode(one) for one in texts]
+        return {"input_ids": ids[0] if isinstance(text, str) else ids}
+
+    def _encode(self, text):
+        ids = []
+        while text:
+            piece = next((p for p in self.pieces if text.startswith(p)), text[0])
+            ids += self.pieces.get(piece, [ord(piece[0])])
+            text = text[len(piece) :]
+        return ids
+
+
+def dataset_of(prompts, labels=SINGLE, separator="\n\n"):
+    examples = tuple(Example(f"e{i}", prompt) for i, prompt in enumerate(prompts))
+    return Dataset(examples, LabelSpace(labels), separator=separator)
+
+
+def test_labels_are_what_the_tests_need():
+    """One token each; several each; one that begins another."""
+    for make in (byte_tokenizer, metaspace_tokenizer):
+        single, multi, prefix = (
+            tokenize_dataset(reviews(labels), make()).labels for labels in (SINGLE, MULTI, PREFIX)
+        )
+        assert {len(ids) for ids in single} == {1}
+        assert all(len(ids) > 1 for ids in multi)
+        assert multi[0][0] == multi[1][0]
+        assert prefix[1][: len(prefix[0])] == prefix[0]
+
+
+@pytest.mark.parametrize("labels", [SINGLE, MULTI, PREFIX])
+def test_pieces_in_any_order_are_the_tokens_of_the_whole_text(tokenizer, labels):
+    dataset = reviews(labels)
+    pieces = tokenize_dataset(dataset, tokenizer)
+    rng = np.random.default_rng(3)
+    for _ in range(20):
+        assignment = rng.integers(0, len(labels), len(dataset)).astype(np.int32)
+        order = rng.permutation(len(dataset))[: rng.integers(0, len(dataset))].tolist()
+        query = int(rng.integers(0, len(dataset)))
+        text = context_text(dataset, assignment, order) + dataset.examples[query].prompt
+        ids = pieces.context(order, assignment.tolist())
+        ids += pieces.prompt(query, first=not order)
+        assert ids == tokenizer(text)["input_ids"]
+
+
+@pytest.mark.parametrize("labels", [SINGLE, MULTI, PREFIX])
+def test_prompt_ids_and_segments_are_the_tokens_of_the_whole_text(tokenizer, labels):
+    dataset = reviews(labels)
+    pieces = tokenize_dataset(dataset, tokenizer)
+    tree = label_tree(pieces)
+    for state in (mixed_labels(dataset), np.full(len(dataset), -1, np.int32)):
+        plan = plan_pieces(
+            pieces, state, (tree.tail_tokens, tree.tail_parents), SearchConfig(anchors=1)
+        )
+        for i, order in enumerate(plan.contexts):
+            text = context_text(dataset, state, order) + dataset.examples[i].prompt
+            assert plan.prompt_ids(i) == tokenizer(text)["input_ids"]
+            assert _ids_on_the_path(plan, i) == plan.prompt_ids(i)
+
+
+def _ids_on_the_path(plan, example):
+    segment, ids = plan.tree.query_segment(example), []
+    while segment >= 0:
+        ids = plan.segment_ids(segment) + ids
+        segment = int(plan.tree.parent[segment])
+    return ids
+
+
+def test_lengths_count_the_pieces(tokenizer):
+    dataset = reviews(MULTI)
+    pieces = tokenize_dataset(dataset, tokenizer)
+    labels = mixed_labels(dataset).tolist()
+    later, extra = pieces.demonstration_lengths(labels)
+    for i, y in enumerate(labels):
+        for first in (False, True):
+            expected = pieces.prompt(i, first=first) + (() if y < 0 else pieces.labels[y])
+            assert later[i] + first * extra[i] == len(expected)
+    assert pieces.query_lengths()[0].tolist() == [len(p) for p in pieces.later_prompts]
+
+
+def test_metaspace_opens_the_text_with_a_piece_of_its_own():
+    pieces = tokenize_dataset(reviews(), metaspace_tokenizer())
+    first, later = pieces.first_prompts[0], pieces.later_prompts[0]
+    assert first != later[2:]
+    assert pieces.root == (1,)
+
+
+def test_no_bos_no_root():
+    assert tokenize_dataset(reviews(), byte_tokenizer()).root == ()
+
+
+def test_special_tokens_behind_the_text_are_no_root():
+    class Closing(PieceTokenizer):
+        def __call__(self, text, add_special_tokens=False, **_):
+            ids = super().__call__(text)["input_ids"]
+            return {"input_ids": [1, *ids, 2] if add_special_tokens else ids}
+
+    assert tokenize_dataset(dataset_of(["q:"]), Closing()).root == (1,)
+
+
+def test_label_that_tokenizes_to_nothing():
+    tokenizer = PieceTokenizer(**{" no": []})
+    with pytest.raises(InputError, match=r"label ' no' \(number 1\) tokenizes to nothing"):
+        tokenize_dataset(dataset_of(["q:", "r:"], (" yes", " no")), tokenizer)
+
+
+def test_two_labels_with_the_same_tokens():
+    tokenizer = PieceTokenizer(**{" yes": [7], " YES": [7]})
+    with pytest.raises(InputError, match=r"labels ' yes' and ' YES' have the same tokens \[7\]"):
+        tokenize_dataset(dataset_of(["q:", "r:"], (" yes", " YES")), tokenizer)
+
+
+def test_prompt_and_label_that_merge_name_the_row():
+    tokenizer = PieceTokenizer(**{": yes": [7]})
+    with pytest.raises(InputError, match=r"'e1' \(row 1\), label ' yes': .* merges prompt and"):
+        tokenize_dataset(dataset_of(["q?", "r:"], (" no", " yes")), tokenizer)
+
+
+def test_label_and_separator_that_merge():
+    tokenizer = PieceTokenizer(**{"s\n": [7]})
+    with pytest.raises(InputError, match="merges label and separator"):
+        tokenize_dataset(dataset_of(["q:"], (" yes", " no")), tokenizer)
+
+
+def test_label_that_depends_on_its_prompt():
+    tokenizer = PieceTokenizer(**{"!": [33], "? yes": [63, 7], ": yes": [58, 8]})
+    with pytest.raises(InputError, match=r"label of example 'e2' \(row 2\).*differently"):
+        tokenize_dataset(dataset_of(["q?", "r!", "s:"], (" yes", " no")), tokenizer)
+
+
+def test_prompt_that_ends_in_white_space():
+    with pytest.raises(ValueError, match=r"'e1' \(row 1\) ends in white space.*strip it"):
+        dataset_of(["q:", "r: "])
