@@ -6,7 +6,14 @@ from icm_fast.config import SearchConfig
 from icm_fast.errors import InputError
 from icm_fast.leave_one_out import check_labels
 from icm_fast.reference import natural_orders, reference_leave_one_out
-from tiny_models import MULTI, byte_tokenizer, mixed_labels, reviews, tiny_model
+from tiny_models import (
+    MULTI,
+    byte_tokenizer,
+    mixed_labels,
+    one_thread,  # noqa: F401
+    reviews,
+    tiny_model,
+)
 
 
 @pytest.fixture(scope="module")

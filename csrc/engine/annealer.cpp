@@ -24,6 +24,7 @@ void check(const SearchSettings& s) {
     check(s.n_initial >= 1, "n_initial must be at least 1");
     check(s.fix_rounds >= 0, "fix_rounds must be at least 0");
     check(s.group_weight >= 1, "group_weight must be at least 1");
+    check(s.single_tries >= 1, "single_tries must be at least 1");
     check(s.growth >= 0 && std::isfinite(s.growth), "growth must be finite and at least 0");
     check(s.max_iterations >= 0 && s.max_evaluations >= 0,
           "max_iterations and max_evaluations must be at least 0");
@@ -238,14 +239,10 @@ void Annealer::remember_rejection() {
         case Move::kSingle:
             tried_.singles[index(proposal_.example)] = true;
             break;
-        case Move::kGrow:
-            tried_.lone_grow_rejections =
-                proposal_.grow_size == 1 ? tried_.lone_grow_rejections + 1 : 0;
-            tried_.grow_size = std::max<std::int64_t>(1, proposal_.grow_size / 2);
-            break;
         case Move::kFix:
             tried_.fix = true;
             break;
+        case Move::kGrow:
         case Move::kInit:
         case Move::kDone:
             break;

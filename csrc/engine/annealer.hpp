@@ -33,6 +33,7 @@ struct SearchSettings {
     bool sweep = false;
     bool grow = false;
     double growth = 1.0;
+    std::int64_t single_tries = 2;
     std::int64_t max_iterations = 1000;
     std::int64_t max_evaluations = 0;  // 0: no bound
     bool return_best = false;
@@ -119,8 +120,7 @@ class Annealer {
     struct Proposal {
         Move move = Move::kInit;
         Labels labels;
-        std::int32_t example = -1;   // of a single move
-        std::int64_t grow_size = 0;  // of a grow move
+        std::int32_t example = -1;  // of a single move
         bool forced = false;
         std::uint32_t fix_round = 0;
     };
@@ -129,9 +129,7 @@ class Annealer {
     struct Tried {
         bool sweep = false;
         bool fix = false;
-        std::vector<bool> singles;     // [n_examples]
-        std::int64_t grow_size = 0;    // of the next grow move; 0: by `growth`
-        int lone_grow_rejections = 0;  // in a row, of grow moves of one example
+        std::vector<bool> singles;  // [n_examples]
     };
 
     void advance();
@@ -147,6 +145,8 @@ class Annealer {
     bool propose_fix();
     void begin_single(std::int32_t example);
     void begin(Proposal proposal);
+    // By how much an example's favourite label beats the one it has, in adjusted scores.
+    [[nodiscard]] double gain(std::int32_t example) const;
     [[nodiscard]] std::int64_t next_grow_size() const;
     [[nodiscard]] Examples pick_growth(std::int64_t size) const;
 

@@ -6,11 +6,7 @@
 #include "engine/annealer.hpp"
 
 namespace icm_fast::engine {
-namespace {
-
-constexpr int kLoneGrowRejections = 3;
-
-}  // namespace
+namespace {}  // namespace
 
 void Annealer::propose() {
     if (has_converged()) {
@@ -68,16 +64,23 @@ bool Annealer::propose_sweep() {
     return true;
 }
 
-// One labelled example that disagrees with its argmax and was not tried in this state.
+// The labelled example that disagrees most with its argmax, of those not tried in this state.
 bool Annealer::propose_disagreeing() {
     Examples open = disagreeing();
     std::erase_if(open, [&](std::int32_t i) { return tried_.singles[index(i)]; });
-    if (!settings_.single || open.empty()) {
+    const auto tries = std::ranges::count(tried_.singles, true);
+    if (!settings_.single || open.empty() || tries >= settings_.single_tries) {
         return false;
     }
-    const std::int32_t example = open[rng_.bounded(Purpose::kDraw, step() + 1, 0, open.size())];
-    begin_single(example);
+    // max_element takes the first of equals, i.e. the lowest example.
+    begin_single(*std::ranges::max_element(open, {}, [&](std::int32_t i) { return gain(i); }));
     return true;
+}
+
+double Annealer::gain(std::int32_t example) const {
+    const std::size_t row = index(example) * index(graph_.n_labels());
+    return adjusted_[row + index(favourite(example))] -
+           adjusted_[row + index(state_.labels[index(example)])];
 }
 
 // Without grow moves, unlabelled examples come in one by one.
@@ -99,14 +102,15 @@ bool Annealer::propose_unlabelled() {
     return true;
 }
 
+// Always taken: P(D) is a mean, so the utilities of labellings of different sizes do not compare,
+// and a complete labelling is the aim.
 bool Annealer::propose_grow() {
     if (!settings_.grow || state_.n_labelled == graph_.n_examples()) {
         return false;
     }
     const std::int64_t size = next_grow_size();
-    const bool forced = size == 1 && tried_.lone_grow_rejections >= kLoneGrowRejections;
     Labels labels = assign_jointly(graph_, state_.labels, pick_growth(size), adjusted_);
-    begin({.move = Move::kGrow, .labels = std::move(labels), .grow_size = size, .forced = forced});
+    begin({.move = Move::kGrow, .labels = std::move(labels), .forced = true});
     return true;
 }
 
@@ -135,9 +139,7 @@ void Annealer::begin(Proposal proposal) {
 
 std::int64_t Annealer::next_grow_size() const {
     const double wanted =
-        tried_.grow_size > 0
-            ? static_cast<double>(tried_.grow_size)
-            : std::floor(settings_.growth * static_cast<double>(state_.n_labelled) + 0.5);
+        std::floor(settings_.growth * static_cast<double>(state_.n_labelled) + 0.5);
     const auto rest = static_cast<double>(graph_.n_examples() - state_.n_labelled);
     return static_cast<std::int64_t>(std::min(rest, std::max(1.0, wanted)));
 }

@@ -63,8 +63,8 @@ struct LooTree {
 };
 
 // Builds the tree: Huffman over the demonstrations of labelled, queried examples, with all
-// unlabelled queries and the anchors' own on one more leaf of weight 0. Labelled examples that are not queried stand in
-// every context, at the root. A pure function of its input, on every platform.
+// unlabelled queries and the anchors' own on one more leaf of weight 0. Labelled examples that are
+// not queried stand in every context, at the root. A pure function of its input, on every platform.
 // Throws std::invalid_argument, with the entry at fault, where sizes or tail_parents are wrong.
 LooTree build_loo_tree(const PlanInput& input);
 

@@ -195,6 +195,7 @@ class Engine:
         group_weight: int,
         moves: list[str],
         growth: float,
+        single_tries: int,
         max_iterations: int,
         max_evaluations: int,
         return_best: bool,

@@ -83,6 +83,8 @@ class SearchConfig:
         moves: Kinds of proposals: ``single`` (the paper's), ``sweep`` (all
             disagreeing examples at once), ``grow`` (several additions at once).
         growth: Examples that ``grow`` adds, as a share of those labelled.
+        single_tries: Rejected ``single`` moves after which a state is left alone (only beside
+            ``sweep`` or ``grow``; the paper's draws are not limited).
         max_iterations: Upper bound of search steps (null draws count).
         max_evaluations: Upper bound of exact evaluations of U(D); 0 for no bound.
         return_best: Return the best complete labelling seen instead of the last state.
@@ -113,6 +115,7 @@ class SearchConfig:
     group_weight: int = 100
     moves: tuple[str, ...] | None = None
     growth: float = 1.0
+    single_tries: int = 2
     max_iterations: int | None = None
     max_evaluations: int = 0
     return_best: bool | None = None
@@ -163,6 +166,7 @@ class SearchConfig:
             ("fix_rounds", 0, 1_000_000),
             ("group_weight", 1, 1_000_000),
             ("growth", 0.0, 1e6),
+            ("single_tries", 1, 1_000_000),
             ("max_iterations", 0, 10**12),
             ("max_evaluations", 0, 10**12),
             ("anchors", 0, 1_000_000),

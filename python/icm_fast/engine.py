@@ -22,6 +22,7 @@ ENGINE_SETTINGS = (
     "group_weight",
     "moves",
     "growth",
+    "single_tries",
     "max_iterations",
     "max_evaluations",
     "return_best",

@@ -300,14 +300,36 @@ def test_grow_doubles_the_labelled_examples():
     assert grown == [4, 8, 14]
 
 
-def test_rejected_growth_halves_then_is_forced():
+def test_growth_is_always_taken():
     _, events = run_search(_addition_costs(14))
     grown = [e for e in events if e["move"] == "grow"]
-    assert [len(e["changes"]) for e in grown[:6]] == [6, 3, 1, 1, 1, 1]
-    assert [e["accepted"] for e in grown[:6]] == [False] * 5 + [True]
-    assert [e["forced"] for e in grown[:6]] == [False] * 5 + [True]
-    assert grown[5]["threshold"] is None
+    assert [len(e["changes"]) for e in grown] == [6]
+    assert all(e["accepted"] and e["forced"] and e["threshold"] is None for e in grown)
+    assert any(e["utility_candidate"] < e["utility_before"] for e in grown)
     assert events[-1]["n_labelled"] == 14
+
+
+def test_single_moves_try_the_largest_gains_first_and_give_up():
+    def scorer(labels):
+        # All prefer label 0, example 3 most; yet every example that holds it lowers all scores.
+        cost = 9.0 * sum(y == 0 for y in labels)
+        return [[-0.1 - cost, -3.0 - cost + 0.1 * abs(i - 3)] for i in range(6)]
+
+    config = SearchConfig(
+        objective="mean_logprob",
+        moves=("single", "grow"),
+        n_initial=6,
+        min_temperature=0.0,
+        initial_temperature=0.0,
+        single_tries=2,
+    )
+    _, events = run_search(Case(6, 2, *no_graph(2), scorer, config))
+    holders = [i for i, _, label in events[0]["changes"] if label == 1]
+    singles = [e for e in events if e["move"] == "single"]
+    expected = sorted(holders, key=lambda i: abs(i - 3))[:2]
+    assert [e["changes"][0][0] for e in singles] == expected
+    assert not any(e["accepted"] for e in singles)
+    assert events[-1]["reason"] == "stuck"
 
 
 def test_growth_follows_the_constraints_of_labelled_examples():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +11,6 @@ import pytest
 from icm_fast.errors import InputError
 from icm_fast.tasks import load_task
 from icm_fast.tasks.gsm8k import canonical_answer
-
 
 CLAIMS = [
     {"question": f"Q{group}?", "choice": f"C{claim}.", "label": claim % 2, "consistency_id": group}

@@ -5,13 +5,28 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import struct
 import tempfile
 from pathlib import Path
+
+from safetensors import SafetensorError
 
 from icm_fast.assets import cache_dir
 from icm_fast.errors import InputError
 
 _FORMAT = "2"  # raise when the conversion changes, so that old folders are not reused
+
+# What the readers of transformers and gguf raise on damaged files.
+_UNREADABLE = (
+    OSError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    LookupError,
+    ArithmeticError,
+    RuntimeError,
+    struct.error,
+)
 
 
 def converted_folder(gguf: Path) -> Path:
@@ -30,10 +45,7 @@ def converted_folder(gguf: Path) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=".converting-", dir=target.parent))
     except OSError as error:
-        raise InputError(
-            f"cannot write the model cache {target.parent}: {error.strerror}; "
-            "set ICM_FAST_CACHE to a writable folder"
-        ) from error
+        raise _unwritable(target.parent, error) from error
     try:
         _convert(gguf, scratch)
         _publish(scratch, target)
@@ -71,12 +83,23 @@ def _convert(gguf: Path, folder: Path) -> None:
             # transformers keeps GGUF weights packed unless told otherwise
             quantization_config=GgufConfig(dequantize=True),
         )
-    except (OSError, ValueError, KeyError, NotImplementedError) as error:
+    except _UNREADABLE as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         raise InputError(f"cannot convert {gguf}: {reason}; use a model in safetensors") from error
     finally:
         logging.enable_progress_bar()
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    try:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    except (OSError, SafetensorError) as error:
+        raise _unwritable(folder.parent, error) from error
+
+
+def _unwritable(folder: Path, error: Exception) -> InputError:
+    reason = getattr(error, "strerror", None) or str(error).strip().partition("\n")[0]
+    return InputError(
+        f"cannot write the model cache {folder}: {reason}; free space there or set "
+        "ICM_FAST_CACHE to a writable folder"
+    )

@@ -111,6 +111,8 @@ def _window_mismatch(config: Any, windows: dict[int, int | None]) -> str:
     expected = {
         layer: window if kind == "sliding_attention" else None for layer, kind in enumerate(kinds)
     }
+    if len(windows) != config.num_hidden_layers:
+        return f"{len(windows)} of its {config.num_hidden_layers} layers use the attention function"
     if windows != expected:
         return "its layers do not hand their sliding window to the attention function"
     return ""

@@ -80,7 +80,7 @@ def _label_logprob(model: Any, tokenizer: Any, dataset: Dataset, text: str, labe
         # " cat" must not collect what belongs to " cat fish": the label has to end, too.
         ids = _token_ids(tokenizer, text + label + dataset.separator + dataset.examples[0].prompt)
         end += 1
-    logprobs = _log_softmax(_logits(model, ids[:end]))
+    logprobs = _log_softmax(_logits(model, ids[: end - 1]))  # nothing is read behind the last one
     return float(sum(logprobs[k - 1, ids[k]] for k in range(before, end)))
 
 

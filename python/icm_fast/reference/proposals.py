@@ -18,9 +18,6 @@ from icm_fast.reference.objective import log_marginal
 from icm_fast.reference.rng import DRAW, GROW_PICK, INIT_LABEL, INIT_PICK, ReferenceRng
 from icm_fast.types import UNLABELLED
 
-LONE_GROW_REJECTIONS = 3
-"""After so many rejections of a single addition the next one is forced."""
-
 
 @dataclass(frozen=True, slots=True)
 class State:
@@ -38,12 +35,11 @@ class State:
 
 @dataclass(slots=True)
 class Move:
-    """A proposed labelling; ``example`` belongs to single moves, ``size`` to grow moves."""
+    """A proposed labelling; ``example`` belongs to single moves."""
 
     kind: str
     labels: Labels
     example: int = -1
-    size: int = 0
     forced: bool = False
 
 
@@ -52,15 +48,10 @@ class Tried:
     """What was rejected since the state last changed."""
 
     moves: set[tuple[str, int]] = field(default_factory=set)
-    grow_size: int = 0
-    lone_grow_rejections: int = 0
 
     def remember(self, move: Move) -> None:
         """Note a rejected move (or one that changed nothing)."""
         self.moves.add((move.kind, move.example))
-        if move.kind == "grow":
-            self.lone_grow_rejections = self.lone_grow_rejections + 1 if move.size == 1 else 0
-            self.grow_size = max(1, move.size // 2)
 
 
 class Proposals:
@@ -92,7 +83,7 @@ class Proposals:
         """Return the next move in the order sweep, single, grow, fix; None when stuck."""
         return (
             self._sweep()
-            or self._disagreeing_single(iteration)
+            or self._disagreeing_single()
             or self._grow(iteration)
             or self._unlabelled_single(iteration)
             or self._fix()
@@ -139,11 +130,18 @@ class Proposals:
             return None
         return move
 
-    def _disagreeing_single(self, iteration: int) -> Move | None:
+    def _disagreeing_single(self) -> Move | None:
         untried = self._untried(self._disagreeing())
+        tries = sum(kind == "single" for kind, _ in self.tried.moves)
         if "single" not in self._settings.moves or not untried:
             return None
-        return self._single(untried[self._rng.bounded(DRAW, iteration, 0, len(untried))])
+        if tries >= self._settings.single_tries:
+            return None
+        return self._single(max(untried, key=self._gain))
+
+    def _gain(self, example: int) -> float:
+        row = self._adjusted[example]
+        return row[self._favourite(example)] - row[self._labels[example]]
 
     def _unlabelled_single(self, iteration: int) -> Move | None:
         moves = self._settings.moves
@@ -158,11 +156,10 @@ class Proposals:
         if "grow" not in self._settings.moves or not rest:
             return None
         share = math.floor(self._settings.growth * self._state.n_labelled + 0.5)
-        size = min(rest, max(1, self.tried.grow_size or share))
+        size = min(rest, max(1, share))
         members = self._pick_growth(size, iteration)
         labels = self._graph.assign_jointly(self._labels, members, self._adjusted)
-        forced = size == 1 and self.tried.lone_grow_rejections >= LONE_GROW_REJECTIONS
-        return Move("grow", labels, size=size, forced=forced)
+        return Move("grow", labels, forced=True)
 
     def _pick_growth(self, size: int, iteration: int) -> list[int]:
         marked = self._labels

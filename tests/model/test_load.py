@@ -1,0 +1,212 @@
+import json
+import os
+
+import pytest
+import torch
+from transformers import AutoConfig, T5ForConditionalGeneration
+
+from icm_fast.errors import InputError
+from icm_fast.model import load as load_module
+from icm_fast.model import load_model
+from icm_fast.model.hardware import describe_cpu, fast_bfloat16
+from icm_fast.model.load import fingerprint_model, pick_device, pick_dtype
+from tiny_models import (
+    FAMILIES,
+    byte_tokenizer,
+    one_thread,  # noqa: F401
+    tiny_loaded,
+    tiny_model,
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("models") / "tiny"
+    tiny_model("llama").save_pretrained(path)
+    byte_tokenizer().save_pretrained(path)
+    return path
+
+
+def input_error(*args, **kwargs):
+    with pytest.raises(InputError) as caught:
+        load_model(*args, **kwargs)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_local_folder(folder):
+    loaded = load_model(folder, dtype="float32", device="cpu")
+    pair = tiny_loaded("llama")
+    assert loaded.name == str(folder)
+    assert loaded.fingerprint == pair.fingerprint
+    assert loaded.dtype_name == "float32"
+    assert loaded.max_context == 512
+    assert loaded.n_parameters == sum(p.numel() for p in pair.model.parameters())
+    assert not loaded.model.training
+    assert not any(p.requires_grad for p in loaded.model.parameters())
+
+
+def test_folder_under_the_home_folder(folder, monkeypatch):
+    monkeypatch.setenv("HOME", str(folder.parent))
+    assert load_model("~/tiny", dtype="float32").n_parameters > 0
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_folder_of_every_family(family, tmp_path):
+    tiny_model(family).save_pretrained(tmp_path)
+    byte_tokenizer().save_pretrained(tmp_path)
+    loaded = load_model(tmp_path, dtype="float32", device="cpu")
+    assert loaded.fingerprint == tiny_loaded(family).fingerprint
+
+
+def test_dtype_is_applied(folder):
+    loaded = load_model(folder, dtype="bfloat16")
+    assert loaded.dtype_name == "bfloat16"
+    assert loaded.model.dtype == torch.bfloat16
+    assert loaded.fingerprint != tiny_loaded("llama").fingerprint
+
+
+def test_fingerprint_counts_every_weight():
+    model = tiny_model("llama")
+    before = fingerprint_model(model)
+    assert before == fingerprint_model(tiny_model("llama"))
+    weight = model.model.layers[1].mlp.down_proj.weight
+    with torch.no_grad():
+        flat = weight.view(-1)
+        kept = flat[101:133].clone()
+        flat[101:133] += 0.5  # one block of a quantised file
+        assert fingerprint_model(model) != before
+        flat[101:133] = kept
+        assert fingerprint_model(model) == before
+        flat[777] = torch.nextafter(flat[777], torch.tensor(9.0))
+    assert fingerprint_model(model) != before
+
+
+def test_fingerprint_does_not_depend_on_threads():
+    model = tiny_model("qwen2")
+    before = fingerprint_model(model)
+    torch.set_num_threads(2)
+    assert fingerprint_model(model) == before
+
+
+def test_model_that_trains_is_set_to_evaluation():
+    model = tiny_model("llama").train()
+    assert not load_model((model, byte_tokenizer())).model.training
+
+
+def test_server_address():
+    assert "is a server address" in input_error("http://localhost:8000/v1")
+
+
+def test_missing_folder_and_file(tmp_path):
+    assert "model folder /no/such does not exist" in input_error("/no/such")
+    assert "model folder ./no-such does not exist" in input_error("./no-such")
+    missing = str(tmp_path / "x.gguf")
+    assert f"model file {missing} does not exist" in input_error(missing)
+    (tmp_path / "weights.bin").write_bytes(b"1")
+    assert "is a file but not a .gguf" in input_error(tmp_path / "weights.bin")
+
+
+def test_unknown_hub_id_names_the_embedded_models(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    message = input_error("nobody/no-such-model")
+    assert "cannot load model 'nobody/no-such-model'" in message
+    assert "gemma3-270m, smollm2" in message
+
+
+def test_folder_without_a_model(tmp_path):
+    assert "cannot load model" in input_error(tmp_path)
+
+
+def copied(folder, tmp_path):
+    for path in folder.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    return tmp_path
+
+
+def test_broken_configuration(folder, tmp_path):
+    (copied(folder, tmp_path) / "config.json").write_text("{")
+    assert "cannot load model" in input_error(tmp_path)
+
+
+def test_unknown_architecture(folder, tmp_path):
+    (copied(folder, tmp_path) / "config.json").write_text('{"model_type": "no_such_type"}')
+    assert "cannot load model" in input_error(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", b"\xff" * 100])
+def test_broken_weights(folder, tmp_path, content):
+    (copied(folder, tmp_path) / "model.safetensors").write_bytes(content)
+    assert "cannot load model" in input_error(tmp_path)
+
+
+def test_cut_weights(folder, tmp_path):
+    path = copied(folder, tmp_path) / "model.safetensors"
+    os.truncate(path, path.stat().st_size // 2)
+    assert "cannot load model" in input_error(tmp_path)
+
+
+def test_missing_weights(folder, tmp_path):
+    (copied(folder, tmp_path) / "model.safetensors").unlink()
+    assert "cannot load model" in input_error(tmp_path)
+
+
+def test_encoder_decoder_is_refused(folder, tmp_path):
+    config = AutoConfig.for_model(
+        "t5", vocab_size=420, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2
+    )
+    copied(folder, tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(config.to_dict()))
+    assert "is an encoder-decoder (t5)" in input_error(tmp_path)
+    pair = (T5ForConditionalGeneration(config), byte_tokenizer())
+    assert "is an encoder-decoder (t5)" in input_error(pair)
+
+
+@pytest.mark.parametrize("pair", [("model", "tokenizer"), (1,), ()])
+def test_wrong_pair(pair):
+    assert "must be (transformers model, tokenizer)" in input_error(pair)
+
+
+def test_swapped_pair():
+    message = input_error((byte_tokenizer(), tiny_model("llama")))
+    assert "LlamaForCausalLM)" in message
+
+
+def test_devices():
+    assert pick_device("cpu") == torch.device("cpu")
+    with pytest.raises(InputError, match="unknown device 'gpu9'"):
+        pick_device("gpu9")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_no_gpu():
+    assert pick_device("auto").type == "cpu"
+    with pytest.raises(InputError, match="torch sees no GPU"):
+        pick_device("cuda")
+
+
+def test_auto_dtype_follows_the_processor(monkeypatch):
+    for fast, expected in ((True, torch.bfloat16), (False, torch.float32)):
+        monkeypatch.setattr(load_module, "fast_bfloat16", lambda fast=fast: fast)
+        assert pick_dtype("auto", torch.device("cpu")) == expected
+    assert pick_dtype("auto", torch.device("cuda")) == torch.bfloat16
+    assert pick_dtype("float16", torch.device("cpu")) == torch.float16
+
+
+def test_hardware_is_described():
+    assert isinstance(fast_bfloat16(), bool)
+    assert "(" in describe_cpu()
+
+
+def test_hardware_without_proc(monkeypatch):
+    from icm_fast.model import hardware
+
+    hardware.cpu_flags.cache_clear()
+
+    def absent(*args, **kwargs):
+        raise OSError
+
+    monkeypatch.setattr("pathlib.Path.read_text", absent)
+    assert hardware.cpu_flags() == frozenset()
+    assert "no vector extensions found" in describe_cpu()
+    hardware.cpu_flags.cache_clear()
