@@ -227,8 +227,8 @@ def test_attention_is_switched_back_even_after_an_error():
     before = model.config._attn_implementation
     with tree_attention_enabled(model):
         assert model.config._attn_implementation == IMPLEMENTATION
-    with pytest.raises(TypeError), tree_attention_enabled(model):
-        model(no_such_argument=1)
+    with pytest.raises(ValueError, match="exactly one of"), tree_attention_enabled(model):
+        model()
     assert model.config._attn_implementation == before != IMPLEMENTATION
 
 

@@ -80,8 +80,9 @@ def _label_logprob(model: Any, tokenizer: Any, dataset: Dataset, text: str, labe
         # " cat" must not collect what belongs to " cat fish": the label has to end, too.
         ids = _token_ids(tokenizer, text + label + dataset.separator + dataset.examples[0].prompt)
         end += 1
-    logprobs = _log_softmax(_logits(model, ids[: end - 1]))  # nothing is read behind the last one
-    return float(sum(logprobs[k - 1, ids[k]] for k in range(before, end)))
+    # The row at k - 1 predicts the token at k; nothing is read behind the label's last but one.
+    logprobs = _log_softmax(_logits(model, ids[: end - 1], first_row=before - 1))
+    return float(sum(logprobs[k - before, ids[k]] for k in range(before, end)))
 
 
 def _label_begins_another(tokenizer: Any, dataset: Dataset, text: str) -> bool:
@@ -97,12 +98,12 @@ def _token_ids(tokenizer: Any, text: str) -> list[int]:
     return [bos, *ids] if starts_with_bos else ids
 
 
-def _logits(model: Any, ids: list[int]) -> npt.NDArray[np.float64]:
-    """``[len(ids), vocabulary]``."""
+def _logits(model: Any, ids: list[int], first_row: int) -> npt.NDArray[np.float64]:
+    """``[len(ids) - first_row, vocabulary]``."""
     import torch
 
     with torch.no_grad():
-        logits = model(input_ids=torch.tensor([ids], device=model.device)).logits[0]
+        logits = model(input_ids=torch.tensor([ids], device=model.device)).logits[0, first_row:]
     array: npt.NDArray[np.float64] = logits.double().cpu().numpy()
     return array
 
