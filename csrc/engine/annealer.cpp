@@ -193,7 +193,7 @@ void Annealer::decide() {
     event.utility_candidate = evaluation->utility;
     event.threshold = threshold;
     event.accepted = evaluation->utility >= threshold;
-    event.forced = proposal_.forced;
+    event.forced = proposal_.move == Move::kGrow;
     event.null_draws = std::exchange(null_draws_, 0);
     if (event.accepted && !event.changes.empty()) {
         adopt(proposal_.labels, *evaluation);
@@ -210,7 +210,7 @@ void Annealer::decide() {
 
 // log(u) <= 0, so the threshold never exceeds U, and a rise of U always passes it.
 double Annealer::draw_threshold() const {
-    if (proposal_.move == Move::kInit || proposal_.forced) {
+    if (proposal_.move == Move::kInit || proposal_.move == Move::kGrow) {
         return kExact;
     }
     const double u = rng_.uniform(Purpose::kAccept, step(), 0);

@@ -121,7 +121,6 @@ class Annealer {
         Move move = Move::kInit;
         Labels labels;
         std::int32_t example = -1;  // of a single move
-        bool forced = false;
         std::uint32_t fix_round = 0;
     };
 

@@ -6,8 +6,6 @@
 #include "engine/annealer.hpp"
 
 namespace icm_fast::engine {
-namespace {}  // namespace
-
 void Annealer::propose() {
     if (has_converged()) {
         finish("converged");
@@ -110,7 +108,7 @@ bool Annealer::propose_grow() {
     }
     const std::int64_t size = next_grow_size();
     Labels labels = assign_jointly(graph_, state_.labels, pick_growth(size), adjusted_);
-    begin({.move = Move::kGrow, .labels = std::move(labels), .forced = true});
+    begin({.move = Move::kGrow, .labels = std::move(labels)});
     return true;
 }
 

@@ -100,7 +100,8 @@ struct Roles {
     std::vector<std::int32_t> anchors;     // leaves that end every context but their own
 };
 
-// The first examples of a fixed random order that are leaves: a growing set keeps its anchors.
+// The first examples of a fixed random order that are leaves: a growing set keeps its anchors until
+// an example that stands earlier in that order joins it.
 std::vector<std::int32_t> choose_anchors(const PlanInput& input) {
     std::vector<std::int32_t> order(input.n_anchors > 0 ? input.labelled.size() : 0);
     std::iota(order.begin(), order.end(), 0);

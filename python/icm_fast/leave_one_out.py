@@ -17,6 +17,7 @@ from icm_fast.types import Dataset, IntArray, ScoreArray
 
 if TYPE_CHECKING:
     from icm_fast.model import ModelSpec
+    from icm_fast.scorers import PlannedScorer
 
 BoolArray = npt.NDArray[np.bool_]
 
@@ -149,12 +150,8 @@ def plan_leave_one_out(
     config: SearchConfig | None = None,
 ) -> LeaveOneOutPlan:
     """Return the plan that :func:`leave_one_out` would run (see its arguments)."""
-    from icm_fast.model import load_model
-    from icm_fast.scorers import make_scorer
-
     config = SearchConfig(seed=seed, anchors=0) if config is None else config
-    loaded = load_model(model, dtype=config.dtype, device=config.device)
-    return make_scorer(loaded, dataset, config).plan(check_labels(labels, dataset))
+    return _open_scorer(dataset, model, config).plan(check_labels(labels, dataset))
 
 
 def leave_one_out(
@@ -184,9 +181,13 @@ def leave_one_out(
     Raises:
         InputError: Labels, prompts or context length do not fit the data or the model.
     """
+    config = SearchConfig(seed=seed, scorer=scorer, anchors=0) if config is None else config
+    return _open_scorer(dataset, model, config).score(check_labels(labels, dataset)).scores
+
+
+def _open_scorer(dataset: Dataset, model: ModelSpec, config: SearchConfig) -> PlannedScorer:
     from icm_fast.model import load_model
     from icm_fast.scorers import make_scorer
 
-    config = SearchConfig(seed=seed, scorer=scorer, anchors=0) if config is None else config
     loaded = load_model(model, dtype=config.dtype, device=config.device)
-    return make_scorer(loaded, dataset, config).score(check_labels(labels, dataset)).scores
+    return make_scorer(loaded, dataset, config)

@@ -27,6 +27,7 @@ class LooCase:
     queried: tuple[bool, ...] = ()
     root_tokens: int = 0
     tail_parents: tuple[int, ...] = ()
+    n_anchors: int = 0
 
     def __post_init__(self) -> None:
         n = len(self.demonstrations)
@@ -56,6 +57,7 @@ class LooCase:
             seed,
             kv_budget_tokens,
             batch_tokens,
+            self.n_anchors,
         )
 
     def where(self, *, labelled: bool | None = None, queried: bool | None = None) -> list[int]:
@@ -97,6 +99,7 @@ def loo_cases(draw: st.DrawFn, max_examples: int = 20) -> LooCase:
         queried=draw(flags(n)),
         root_tokens=draw(st.integers(0, 1)),
         tail_parents=tuple(draw(st.integers(-1, k - 1)) for k in range(n_tail)),
+        n_anchors=draw(st.integers(0, 3)),
     )
 
 

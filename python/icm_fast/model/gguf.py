@@ -12,7 +12,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from icm_fast.assets import cache_dir
-from icm_fast.errors import InputError
+from icm_fast.errors import InputError, first_line
 
 _FORMAT = "2"  # raise when the conversion changes, so that old folders are not reused
 
@@ -84,8 +84,9 @@ def _convert(gguf: Path, folder: Path) -> None:
             quantization_config=GgufConfig(dequantize=True),
         )
     except _UNREADABLE as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-        raise InputError(f"cannot convert {gguf}: {reason}; use a model in safetensors") from error
+        raise InputError(
+            f"cannot convert {gguf}: {first_line(error)}; use a model in safetensors"
+        ) from error
     finally:
         logging.enable_progress_bar()
     if hasattr(model.config, "quantization_config"):
@@ -98,7 +99,7 @@ def _convert(gguf: Path, folder: Path) -> None:
 
 
 def _unwritable(folder: Path, error: Exception) -> InputError:
-    reason = getattr(error, "strerror", None) or str(error).strip().partition("\n")[0]
+    reason = getattr(error, "strerror", None) or first_line(error)
     return InputError(
         f"cannot write the model cache {folder}: {reason}; free space there or set "
         "ICM_FAST_CACHE to a writable folder"

@@ -22,7 +22,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from icm_fast.assets import EMBEDDED_MODELS, embedded_model
-from icm_fast.errors import InputError
+from icm_fast.errors import InputError, first_line
 from icm_fast.model.gguf import converted_folder
 from icm_fast.model.hardware import fast_bfloat16
 
@@ -222,10 +222,9 @@ def _read_weights(
 
 
 def _not_found(spec: str, error: Exception) -> str:
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     known = ", ".join(sorted(EMBEDDED_MODELS))
     return (
-        f"cannot load model {spec!r}: {reason}; pass a hub id, a folder with config.json and "
+        f"cannot load model {spec!r}: {first_line(error)}; pass a hub id, a folder with config.json and "
         f"safetensors, a .gguf file, or one of {known}"
     )
 

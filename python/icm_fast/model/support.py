@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 
 from icm_fast import _core
-from icm_fast.errors import InputError
+from icm_fast.errors import InputError, first_line
 from icm_fast.model.label_scores import LabelHead
 from icm_fast.model.load import LoadedModel
 from icm_fast.model.runner import ModelRunner
@@ -180,8 +180,8 @@ def _probe_plan(n: int, length: int) -> _core.TreePlan:
 
 
 def _one_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    name, said = type(error).__name__, first_line(error)
+    return said if said == name else f"{name}: {said}"
 
 
 def _refusal(model_type: str, reason: str, other_fix: str = "") -> str:

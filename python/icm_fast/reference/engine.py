@@ -160,7 +160,7 @@ class ReferenceEngine:
                     yield from self._perform(move)
         except _BudgetSpent:
             self.reason = "max_evaluations"
-        self._log("done", [], self._state.utility, self._state.utility, None, False, False)
+        self._log("done", [], self._state.utility, self._state.utility, None, False)
         self._events[-1]["reason"] = self.reason
 
     def _perform(self, move: Move) -> _Search:
@@ -219,7 +219,7 @@ class ReferenceEngine:
 
     def _draw_threshold(self, move: Move) -> float:
         u = self._rng.uniform(ACCEPT, self.iteration, 0)
-        if move.kind == "init" or move.forced or u == 0.0:
+        if move.kind in {"init", "grow"} or u == 0.0:
             return -math.inf
         return min(self._state.utility, self._state.utility + self.temperature * math.log(u))
 
@@ -241,9 +241,7 @@ class ReferenceEngine:
         else:
             self._proposals.tried.remember(move)
         limit = None if threshold == -math.inf else threshold
-        self._log(
-            move.kind, changes, before.utility, candidate.utility, limit, accepted, move.forced
-        )
+        self._log(move.kind, changes, before.utility, candidate.utility, limit, accepted)
         self._events[-1]["temperature"] = temperature
 
     def _next_move(self) -> Move | None:
@@ -283,7 +281,6 @@ class ReferenceEngine:
         candidate: float,
         threshold: float | None,
         accepted: bool,
-        forced: bool,
     ) -> None:
         self._events.append(
             {
@@ -296,7 +293,7 @@ class ReferenceEngine:
                 "utility_after": self._state.utility,
                 "threshold": threshold,
                 "accepted": accepted,
-                "forced": forced,
+                "forced": move == "grow",
                 "n_labelled": self.n_labelled,
                 "n_violations": self._proposals.violations,
                 "n_asks": self.n_asks,

@@ -40,7 +40,6 @@ class Move:
     kind: str
     labels: Labels
     example: int = -1
-    forced: bool = False
 
 
 @dataclass(slots=True)
@@ -159,7 +158,7 @@ class Proposals:
         size = min(rest, max(1, share))
         members = self._pick_growth(size, iteration)
         labels = self._graph.assign_jointly(self._labels, members, self._adjusted)
-        return Move("grow", labels, forced=True)
+        return Move("grow", labels)
 
     def _pick_growth(self, size: int, iteration: int) -> list[int]:
         marked = self._labels

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from icm_fast.errors import InputError, suggest
+from icm_fast.errors import InputError, first_line, suggest
 
 PathLike = str | os.PathLike[str]
 
@@ -185,8 +185,7 @@ def _parquet_records(path: Path) -> list[dict[str, Any]]:
     try:
         records: list[dict[str, Any]] = pq.read_table(path).to_pylist()
     except (pa.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{path} is not a readable Parquet file: {reason}") from error
+        raise InputError(f"{path} is not a readable Parquet file: {first_line(error)}") from error
     return records
 
 
@@ -201,9 +200,8 @@ def _hub_records(name: str) -> list[dict[str, Any]]:
     try:
         records = datasets.load_dataset(dataset, split=split or "train")
     except Exception as error:  # whatever the hub client raises, the user gets one line
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(
-            f"cannot load {HUB_PREFIX}{name}: {reason}; check the name and the network, or pass a "
-            "local file"
+            f"cannot load {HUB_PREFIX}{name}: {first_line(error)}; check the name and the network, "
+            "or pass a local file"
         ) from error
     return [dict(record) for record in records]
