@@ -224,8 +224,8 @@ def _read_weights(
 def _not_found(spec: str, error: Exception) -> str:
     known = ", ".join(sorted(EMBEDDED_MODELS))
     return (
-        f"cannot load model {spec!r}: {first_line(error)}; pass a hub id, a folder with config.json and "
-        f"safetensors, a .gguf file, or one of {known}"
+        f"cannot load model {spec!r}: {first_line(error)}; pass a hub id, a folder with "
+        f"config.json and safetensors, a .gguf file, or one of {known}"
     )
 
 
