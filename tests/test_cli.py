@@ -175,6 +175,7 @@ def test_broken_model(claims, monkeypatch, capsys):
     fails(capsys, [*SEARCH, "--output", "runs/a"], "NaN log-probabilities for example")
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_interrupt_exits_130_says_how_to_go_on_and_resumes(claims, monkeypatch, capsys):
     class Interrupting(FakeScorer):
         def score(self, labels, queries=None):

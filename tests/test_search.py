@@ -151,6 +151,7 @@ def test_scores_of_the_wrong_shape_are_refused():
         icm_fast.search(toy_dataset(), model="fake", config=CONFIG, scorer=Flat(10))
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_interrupt_leaves_a_resumable_folder(tmp_path):
     class Interrupting(FakeScorer):
         def score(self, labels, queries=None):
