@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,7 @@ class LoadedModel:
         tokenizer: Its tokenizer.
         fingerprint: Hex digest of architecture and sampled weights; ties a run folder to a model.
         max_context: Longest context in tokens that the model was built for.
+        cache: What is derived from the weights and made once, such as packed copies of them.
     """
 
     name: str
@@ -49,6 +50,7 @@ class LoadedModel:
     tokenizer: PreTrainedTokenizerBase
     fingerprint: str
     max_context: int
+    cache: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def dtype_name(self) -> str:

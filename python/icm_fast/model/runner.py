@@ -1,4 +1,4 @@
-"""Run the segments of a leave-one-out plan through a transformers model, batch by batch."""
+"""Run the segments of a leave-one-out plan through a model, batch by batch."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from icm_fast.kernels.tree_attention import AttentionWork, SegmentWork
-from icm_fast.model.attention import TreeBatch, tree_attention_enabled
-from icm_fast.model.kv_store import KVStore
+from icm_fast.model.cpu_forward import CpuForward, cpu_decoder
+from icm_fast.model.generic_forward import GenericForward
 from icm_fast.model.load import LoadedModel
+from icm_fast.model.packed import Forward, PackedBatch
 
 TokenSource = Callable[[int], Sequence[int]]
 """Maps a segment number to the token ids of that segment."""
@@ -56,15 +56,20 @@ class ModelRunner:
     Attributes:
         n_tokens_forwarded: Tokens forwarded so far; tests hold it against the plan.
         peak_kv_bytes: Largest pool so far.
-        windows: Sliding window of each attention layer that ran, None for full attention.
+        windows: Sliding window of each attention layer that ran, None for full attention; only
+            the generic way of forwarding fills it.
     """
 
-    def __init__(self, loaded: LoadedModel) -> None:
-        self._model = loaded.model
-        self._device = loaded.device
+    def __init__(self, loaded: LoadedModel, *, generic: bool = False) -> None:
+        """Choose how to forward: natively where possible, unless ``generic`` is asked for."""
+        self._forward = make_forward(loaded, generic=generic)
         self.n_tokens_forwarded = 0
         self.peak_kv_bytes = 0
-        self.windows: dict[int, int | None] = {}
+
+    @property
+    def windows(self) -> dict[int, int | None]:
+        """Sliding windows seen by the generic way of forwarding."""
+        return self._forward.windows if isinstance(self._forward, GenericForward) else {}
 
     def last_hidden_states(
         self, plan: SegmentPlan, tokens_of: TokenSource, wanted: npt.NDArray[np.bool_]
@@ -77,58 +82,49 @@ class ModelRunner:
             wanted: ``[n_segments]``: segments whose last row is returned.
 
         Returns:
-            ``[wanted.sum(), hidden_size]``, in segment order, in the model's dtype, on its device.
+            ``[wanted.sum(), hidden_size]``, in segment order, after the model's final norm.
         """
-        store = KVStore(plan.pool_tokens)
         paths = _RangePaths(plan)
-        rows: dict[int, torch.Tensor] = {}
-        with torch.inference_mode(), tree_attention_enabled(self._model):
+        order, states = [], []
+        with torch.inference_mode():
+            self._forward.open(int(plan.pool_tokens), int((plan.start + plan.n_tokens).max()))
             for first, last in zip(plan.batch_offsets[:-1], plan.batch_offsets[1:], strict=True):
-                segments = [int(s) for s in plan.batch_segments[first:last]]
-                hidden = self._forward(plan, segments, tokens_of, store, paths)
-                ends = np.cumsum([int(plan.n_tokens[s]) for s in segments])
-                for segment, end in zip(segments, ends, strict=True):
-                    if wanted[segment]:
-                        rows[segment] = hidden[end - 1].clone()
-        self.peak_kv_bytes = max(self.peak_kv_bytes, store.n_bytes())
-        return torch.stack([rows[int(s)] for s in np.flatnonzero(wanted)])
+                segments = plan.batch_segments[first:last]
+                batch = _pack(plan, segments, tokens_of, paths, wanted)
+                states.append(self._forward.run(batch))
+                order.append(segments[batch.wanted])
+                self.n_tokens_forwarded += len(batch.token_ids)
+        self.peak_kv_bytes = max(self.peak_kv_bytes, self._forward.pool_bytes())
+        return torch.cat(states)[torch.from_numpy(np.argsort(np.concatenate(order)))]
 
-    def _forward(
-        self,
-        plan: SegmentPlan,
-        segments: list[int],
-        tokens_of: TokenSource,
-        store: KVStore,
-        paths: _RangePaths,
-    ) -> torch.Tensor:
-        """Forward one packed batch; returns ``[n_tokens, hidden_size]``."""
-        ids: list[int] = []
-        positions, slots, works = [], [], []
-        for s in segments:
-            tokens = tokens_of(s)
-            length, start, own = len(tokens), int(plan.start[s]), int(plan.kv_offset[s])
-            if length != int(plan.n_tokens[s]):
-                raise AssertionError(f"segment {s}: {length} tokens, planned {plan.n_tokens[s]}")
-            works.append(SegmentWork(len(ids), len(ids) + length, paths.before(s), own, start))
-            ids.extend(tokens)
-            positions.append(np.arange(start, start + length))
-            slots.append(np.arange(own, own + length))
-        batch = TreeBatch(
-            store, AttentionWork(tuple(works), len(ids)), self._tensor(np.concatenate(slots))
-        )
-        self.n_tokens_forwarded += len(ids)
-        output = self._model.base_model(
-            input_ids=self._tensor(np.array(ids))[None],
-            position_ids=self._tensor(np.concatenate(positions))[None],
-            use_cache=False,
-            tree_batch=batch,
-        )
-        self.windows.update(batch.windows)
-        hidden: torch.Tensor = output.last_hidden_state[0]
-        return hidden
 
-    def _tensor(self, values: npt.NDArray[np.int64]) -> torch.Tensor:
-        return torch.from_numpy(values.astype(np.int64)).to(self._device)
+def make_forward(loaded: LoadedModel, *, generic: bool) -> Forward:
+    """The native decoder where it knows the model, else the model's own layers."""
+    decoder = None if generic else cpu_decoder(loaded)
+    return GenericForward(loaded) if decoder is None else CpuForward(loaded, decoder)
+
+
+def _pack(
+    plan: SegmentPlan,
+    segments: npt.NDArray[np.int32],
+    tokens_of: TokenSource,
+    paths: _RangePaths,
+    wanted: npt.NDArray[np.bool_],
+) -> PackedBatch:
+    ids: list[int] = []
+    for s in segments:
+        tokens = tokens_of(int(s))
+        if len(tokens) != int(plan.n_tokens[s]):
+            raise AssertionError(f"segment {s}: {len(tokens)} tokens, planned {plan.n_tokens[s]}")
+        ids.extend(tokens)
+    return PackedBatch(
+        token_ids=np.array(ids, np.int64),
+        n_tokens=plan.n_tokens[segments],
+        start=plan.start[segments],
+        own=plan.kv_offset[segments],
+        ranges=tuple(paths.before(int(s)) for s in segments),
+        wanted=wanted[segments],
+    )
 
 
 class _RangePaths:

@@ -1,0 +1,47 @@
+// Memory on cache-line boundaries, zeroed, without a value for every element to construct.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <new>
+
+namespace icm_fast::cpu {
+
+template <typename T>
+class AlignedBuffer {
+  public:
+    AlignedBuffer() = default;
+    explicit AlignedBuffer(std::int64_t size) { resize(size); }
+
+    // Zeroes the new memory; what was there before is lost. Throws std::bad_alloc.
+    void resize(std::int64_t size) {
+        memory_.reset();
+        size_ = size;
+        const std::size_t bytes = (static_cast<std::size_t>(size) * sizeof(T) + kLine - 1) / kLine * kLine;
+        if (bytes == 0) return;
+        memory_.reset(static_cast<T*>(std::aligned_alloc(kLine, bytes)));
+        if (!memory_) throw std::bad_alloc();
+        std::memset(static_cast<void*>(memory_.get()), 0, bytes);
+    }
+    // Grows to at least `size`; contents are kept only if it is large enough already.
+    void reserve(std::int64_t size) {
+        if (size > size_) resize(size);
+    }
+
+    [[nodiscard]] T* data() { return memory_.get(); }
+    [[nodiscard]] const T* data() const { return memory_.get(); }
+    [[nodiscard]] std::int64_t size() const { return size_; }
+
+  private:
+    static constexpr std::size_t kLine = 64;
+    struct Free {
+        void operator()(T* memory) const { std::free(memory); }
+    };
+    std::unique_ptr<T, Free> memory_;
+    std::int64_t size_ = 0;
+};
+
+}  // namespace icm_fast::cpu

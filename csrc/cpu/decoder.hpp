@@ -1,0 +1,159 @@
+// A transformer decoder over packed segments and shared key-value ranges, on the CPU.
+//
+// One family of architectures: pre-norm blocks with RMS normalisation, rotary positions, grouped-query
+// attention and a gated feed-forward layer, optionally with biases on queries, keys and values, norms
+// on queries and keys, and norms behind attention and feed-forward (llama, mistral, qwen2, qwen3,
+// phi3, gemma2, gemma3). The residual stream is float32 whatever the weights' format.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "cpu/aligned_buffer.hpp"
+#include "cpu/kv_pool.hpp"
+#include "cpu/ops.hpp"
+#include "cpu/packed_matrix.hpp"
+#include "cpu/thread_pool.hpp"
+#include "cpu/tree_attention.hpp"
+
+namespace icm_fast::cpu {
+
+struct DecoderShape {
+    std::int64_t hidden;  // even
+    std::int64_t intermediate;
+    std::int64_t n_heads;
+    std::int64_t n_kv_heads;
+    std::int64_t head_dim;  // even
+    std::int64_t n_layers;
+    float norm_eps;
+    Activation activation;
+};
+
+// Cosines and sines of one kind of rotary positions, [n_positions][half] each.
+struct RotaryTable {
+    std::int64_t half = 0;  // pairs rotated; 2 * half <= head_dim
+    std::int64_t n_positions = 0;
+    std::vector<float> cosine;
+    std::vector<float> sine;
+};
+
+// One layer's weights as the model has them, float32 row-major [outputs][inputs]; borrowed for the
+// call. Empty where the layer has none.
+struct LayerSource {
+    std::span<const float> query, key, value, output;
+    std::span<const float> gate, up, down;
+    std::span<const float> query_bias, key_bias, value_bias;
+    std::span<const float> input_norm, post_attention_norm, feed_forward_norm,
+        post_feed_forward_norm;
+    std::span<const float> query_norm, key_norm;
+    std::int64_t rotary = 0;  // index of the table
+    std::int64_t window = 0;  // 0: full attention
+    float scaling = 1.0F;
+    float softcap = 0.0F;
+};
+
+// One packed batch. Segments touch and cover all rows.
+struct Batch {
+    std::int64_t n_tokens = 0;
+    std::vector<Segment> segments;
+    std::vector<std::uint8_t> wanted;  // per segment: whether its last hidden state is returned
+};
+
+class Decoder {
+  public:
+    // Throws std::invalid_argument for shapes that do not fit together.
+    Decoder(const Ops& ops, const DecoderShape& shape, std::int32_t n_threads);
+
+    // Appends a layer. Throws std::invalid_argument where a size is wrong.
+    void add_layer(const LayerSource& source);
+    void set_rotary(std::vector<RotaryTable> tables) { rotary_ = std::move(tables); }
+
+    [[nodiscard]] const Ops& ops() const { return *ops_; }
+    [[nodiscard]] const DecoderShape& shape() const { return shape_; }
+    [[nodiscard]] KvShape kv_shape(std::int64_t n_slots) const {
+        return {shape_.n_layers, shape_.n_kv_heads, shape_.head_dim, n_slots};
+    }
+    [[nodiscard]] std::int64_t n_weight_bytes() const;
+
+    // Runs a batch: writes its keys and values into the pool and the last hidden states of wanted
+    // segments, before the final norm, into `out` [n_wanted][hidden]. `embeddings` is
+    // [n_tokens][hidden]. Not for concurrent calls. Throws std::invalid_argument for a batch that does
+    // not fit the pool or the rotary tables.
+    void forward(const Batch& batch, std::span<const float> embeddings, KvPool& pool,
+                 std::span<float> out);
+
+  private:
+    struct Layer {
+        PackedMatrix query_key_value, output, gate_up, down;
+        std::vector<float> bias;  // of queries, keys, values
+        std::vector<float> input_norm, post_attention_norm, feed_forward_norm,
+            post_feed_forward_norm, query_norm, key_norm;
+        std::int64_t rotary, window;
+        float scaling, softcap;
+    };
+
+    // Rows of one thread at a time and the memory it works in.
+    struct Scratch {
+        AlignedBuffer<Word> normed;      // [rows][hidden words]
+        AlignedBuffer<Word> activation;  // [rows][intermediate chunk]
+        AlignedBuffer<float> product;    // [rows][chunk of outputs]
+        AlignedBuffer<float> sum;        // [rows][padded hidden], before a norm behind a sub-layer
+        AlignedBuffer<float> attention;
+    };
+
+    // Rows that take part in a step, in the packed batch's numbering of residuals and attention.
+    struct Rows {
+        std::int64_t begin;
+        std::int64_t end;
+    };
+
+    void check(const Batch& batch, std::span<const float> embeddings, const KvPool& pool,
+               std::span<float> out) const;
+    void prepare(const Batch& batch, std::span<const float> embeddings);
+    void run_thread(std::int32_t thread, const Batch& batch, KvPool& pool);
+    template <typename Work>
+    void for_row_tiles(std::int64_t n_rows, const Work& work);
+    void attend(std::int32_t thread, std::int64_t layer, const Batch& batch, KvPool& pool,
+                std::span<const AttentionTile> tiles);
+    void project(std::int64_t layer, Rows rows, KvPool& pool, Scratch& scratch);
+    void place_heads(std::int64_t layer, Rows rows, std::int64_t first_head, std::int64_t n_heads,
+                     KvPool& pool, Scratch& scratch);
+    void finish_layer(const Layer& layer, Rows rows, float* residual, const Word* attended,
+                      Scratch& scratch);
+    void feed_forward(const Layer& layer, std::int64_t n_rows, float* to, bool accumulate,
+                      Scratch& scratch);
+    void norm_rows(const std::vector<float>& weight, const float* residual, std::int64_t n_rows,
+                   Scratch& scratch);
+    void add_normed(const std::vector<float>& weight, std::int64_t n_rows, float* residual,
+                    Scratch& scratch);
+    void gather_wanted();
+
+    [[nodiscard]] std::int64_t attention_words() const {
+        return shape_.n_heads * shape_.head_dim / ops_->values_per_word;
+    }
+
+    const Ops* ops_;
+    DecoderShape shape_;
+    std::int64_t padded_hidden_;        // whole panels
+    std::int64_t padded_intermediate_;  // whole panels of gate and up
+    std::int64_t hidden_words_;
+    std::int64_t head_chunk_;  // heads whose projections are made at a time
+    std::vector<Layer> layers_;
+    std::vector<RotaryTable> rotary_;
+    ThreadPool threads_;
+    std::vector<Scratch> scratch_;
+
+    // The batch at hand.
+    AlignedBuffer<float> residual_;    // [n_tokens][padded hidden]
+    AlignedBuffer<Word> query_;        // [n_tokens][heads][head_dim]
+    AlignedBuffer<Word> attended_;     // as query_
+    AlignedBuffer<float> last_;        // [n_wanted][padded hidden]
+    AlignedBuffer<Word> last_attended_;
+    std::vector<std::int64_t> positions_, slots_, wanted_rows_;
+    std::vector<AttentionTile> tiles_, last_tiles_;
+    Tickets row_tickets_, tile_tickets_;
+};
+
+}  // namespace icm_fast::cpu

@@ -1,0 +1,51 @@
+"""One packed batch of a plan: what every way of forwarding it receives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+IntArray64 = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class PackedBatch:
+    """Segments side by side, in row order.
+
+    Attributes:
+        token_ids: ``[n_tokens]`` int64, the segments' tokens one after the other.
+        n_tokens: ``[n_segments]`` int64, tokens of each segment.
+        start: ``[n_segments]`` int64, tokens before each segment in its context.
+        own: ``[n_segments]`` int64, first pool slot of each segment's own keys and values.
+        ranges: Per segment the pool ranges ``(begin, end)`` of its ancestors, root first; their
+            lengths sum to ``start``.
+        wanted: ``[n_segments]`` bool, segments whose last hidden state is returned.
+    """
+
+    token_ids: IntArray64
+    n_tokens: IntArray64
+    start: IntArray64
+    own: IntArray64
+    ranges: tuple[tuple[tuple[int, int], ...], ...]
+    wanted: npt.NDArray[np.bool_]
+
+
+class Forward(Protocol):
+    """Forwards packed batches over a pool of keys and values that it holds."""
+
+    def open(self, pool_tokens: int, longest_context: int) -> None:
+        """Make room for a plan; what an earlier plan left in the pool is void."""
+
+    def run(self, batch: PackedBatch) -> torch.Tensor:
+        """Forward one batch.
+
+        Returns:
+            ``[wanted.sum(), hidden_size]``: last hidden states after the final norm.
+        """
+
+    def pool_bytes(self) -> int:
+        """Bytes of keys and values held."""
