@@ -87,6 +87,13 @@ engine::CoolingClock parse_clock(const std::string& name) {
     throw std::invalid_argument("unknown cooling_clock '" + name + "'");
 }
 
+// Whether the search starts from labels under no demonstrations.
+bool parse_start(const std::string& name) {
+    if (name == "zero-shot") return true;
+    if (name == "random") return false;
+    throw std::invalid_argument("unknown start '" + name + "'");
+}
+
 void add_move(engine::SearchSettings& settings, const std::string& name) {
     if (name == "single") {
         settings.single = true;
@@ -102,8 +109,8 @@ void add_move(engine::SearchSettings& settings, const std::string& name) {
 Annealer make_engine(std::int32_t n_examples, std::int32_t n_labels, const IntArray& pairs,
                      const TableArray& tables, const std::string& objective, double alpha,
                      double initial_temperature, double min_temperature, double cooling,
-                     const std::string& cooling_clock, std::int64_t n_initial,
-                     std::int64_t fix_rounds, bool fix_both_false, bool fix_accepts_ties,
+                     const std::string& cooling_clock, const std::string& start,
+                     std::int64_t n_initial, double prior_weight, std::int64_t fix_rounds, bool fix_both_false, bool fix_accepts_ties,
                      std::uint64_t group_weight, const std::vector<std::string>& moves,
                      double growth, std::int64_t single_tries, std::int64_t max_iterations,
                      std::int64_t max_evaluations, bool return_best, std::uint64_t seed) {
@@ -111,7 +118,9 @@ Annealer make_engine(std::int32_t n_examples, std::int32_t n_labels, const IntAr
         .objective = engine::parse_objective(objective),
         .alpha = alpha,
         .schedule = {initial_temperature, min_temperature, cooling, parse_clock(cooling_clock)},
+        .start_zero_shot = parse_start(start),
         .n_initial = n_initial,
+        .prior_weight = prior_weight,
         .fix_rounds = fix_rounds,
         .fix_both_false = fix_both_false,
         .fix_accepts_ties = fix_accepts_ties,
@@ -233,8 +242,9 @@ void bind_engine(py::module_& module) {
     type.def(py::init(&make_engine), py::arg("n_examples"), py::arg("n_labels"), py::arg("pairs"),
              py::arg("tables"), py::kw_only(), py::arg("objective"), py::arg("alpha"),
              py::arg("initial_temperature"), py::arg("min_temperature"), py::arg("cooling"),
-             py::arg("cooling_clock"), py::arg("n_initial"), py::arg("fix_rounds"),
-             py::arg("fix_both_false"), py::arg("fix_accepts_ties"), py::arg("group_weight"),
+             py::arg("cooling_clock"), py::arg("start"), py::arg("n_initial"),
+             py::arg("prior_weight"), py::arg("fix_rounds"), py::arg("fix_both_false"),
+             py::arg("fix_accepts_ties"), py::arg("group_weight"),
              py::arg("moves"), py::arg("growth"), py::arg("single_tries"),
              py::arg("max_iterations"), py::arg("max_evaluations"), py::arg("return_best"),
              py::arg("seed"));

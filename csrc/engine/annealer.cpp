@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <numeric>
 #include <stdexcept>
 #include <utility>
 
@@ -22,6 +23,8 @@ void check(const SearchSettings& s) {
     check(s.schedule.initial >= 0 && s.schedule.minimum >= 0 && s.schedule.cooling >= 0,
           "temperatures and cooling must be at least 0");
     check(s.n_initial >= 1, "n_initial must be at least 1");
+    check(s.prior_weight >= 0 && std::isfinite(s.prior_weight),
+          "prior_weight must be finite and at least 0");
     check(s.fix_rounds >= 0, "fix_rounds must be at least 0");
     check(s.group_weight >= 1, "group_weight must be at least 1");
     check(s.single_tries >= 1, "single_tries must be at least 1");
@@ -58,9 +61,30 @@ Annealer::Annealer(ConstraintGraph graph, SearchSettings settings)
     const Evaluation nothing{std::vector<float>(n * index(graph_.n_labels()), 0.0F), 0.0};
     set_state(Labels(n, kUnlabelled), nothing);
     best_ = state_;
+    if (settings_.needs_prior()) {
+        phase_ = Phase::kPrior;
+        pending_ = Ask{state_.labels, kExact};
+        return;
+    }
     proposal_.labels =
         initial_labels(graph_.n_examples(), graph_.n_labels(), settings_.n_initial, rng_);
     advance();
+}
+
+// What the model says without any demonstration: where the search starts, or what its proposals
+// lean on.
+void Annealer::tell_prior(std::span<const float> scores) {
+    prior_ = adjusted_scores(settings_.objective, state_.labels,
+                             {scores, index(graph_.n_labels())});
+    if (settings_.start_zero_shot) {
+        Examples everyone(state_.labels.size());
+        std::iota(everyone.begin(), everyone.end(), 0);
+        proposal_.labels = assign_jointly(graph_, state_.labels, everyone, prior_);
+    } else {
+        proposal_.labels =
+            initial_labels(graph_.n_examples(), graph_.n_labels(), settings_.n_initial, rng_);
+    }
+    phase_ = Phase::kFix;
 }
 
 void Annealer::tell(std::span<const float> scores) {
@@ -68,12 +92,20 @@ void Annealer::tell(std::span<const float> scores) {
     check(scores.size() == state_.scores.size(), "scores must be [n_examples, n_labels]");
     check(std::ranges::all_of(scores, [](float s) { return std::isfinite(s); }),
           "scores must be finite");
+    if (phase_ == Phase::kPrior) {
+        pending_.reset();
+        ++n_asks_;
+        tell_prior(scores);
+        advance();
+        return;
+    }
     const double value = utility(settings_.objective, settings_.alpha, graph_, pending_->labels,
                                  {scores, index(graph_.n_labels())});
     known_.emplace(std::move(pending_->labels),
                    Evaluation{std::vector<float>(scores.begin(), scores.end()), value});
     pending_.reset();
     ++n_asks_;
+    ++n_evaluations_;
     advance();
 }
 
@@ -96,6 +128,7 @@ void Annealer::advance() {
             case Phase::kDecide:
                 decide();
                 break;
+            case Phase::kPrior:
             case Phase::kDone:
                 break;
         }
@@ -278,6 +311,10 @@ void Annealer::set_state(const Labels& labels, const Evaluation& evaluation) {
     state_ = {labels, evaluation.scores, evaluation.utility, count_labelled(labels)};
     adjusted_ = adjusted_scores(settings_.objective, state_.labels,
                                 {state_.scores, index(graph_.n_labels())});
+    for (std::size_t k = 0; k < prior_.size(); ++k) {
+        adjusted_[k] += settings_.prior_weight * prior_[k];
+    }
+    visited_.insert(labels);
     n_violations_ = graph_.count_violations(state_.labels);
     tried_ = {};
     tried_.singles.assign(labels.size(), false);
@@ -304,8 +341,14 @@ Examples Annealer::disagreeing() const {
     return found;
 }
 
+Labels Annealer::with_favourite(std::int32_t example) const {
+    Labels labels = state_.labels;
+    labels[index(example)] = favourite(example);
+    return labels;
+}
+
 bool Annealer::spent() const {
-    return settings_.max_evaluations > 0 && n_asks_ >= settings_.max_evaluations;
+    return settings_.max_evaluations > 0 && n_evaluations_ >= settings_.max_evaluations;
 }
 
 }  // namespace icm_fast::engine

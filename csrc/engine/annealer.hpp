@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <map>
 #include <optional>
+#include <set>
 #include <span>
 #include <string>
 #include <vector>
@@ -24,7 +25,12 @@ struct SearchSettings {
     Objective objective = Objective::kCalibrated;
     double alpha = 50.0;
     Schedule schedule;
+    // Whether the search starts from every example's label under no demonstrations at all, instead of
+    // `n_initial` random ones.
+    bool start_zero_shot = false;
     std::int64_t n_initial = 8;
+    // Weight in proposals of the scores under no demonstrations, beside those of the current state.
+    double prior_weight = 0.0;
     std::int64_t fix_rounds = 10;
     bool fix_both_false = true;
     bool fix_accepts_ties = false;
@@ -41,6 +47,7 @@ struct SearchSettings {
 
     // Whether moves follow the order sweep, single, grow instead of the paper's plain draw.
     [[nodiscard]] bool has_large_moves() const { return sweep || grow; }
+    [[nodiscard]] bool needs_prior() const { return start_zero_shot || prior_weight > 0.0; }
 };
 
 enum class Move { kInit, kSingle, kSweep, kGrow, kFix, kDone };
@@ -106,11 +113,11 @@ class Annealer {
     [[nodiscard]] std::int64_t n_asks() const { return n_asks_; }
     [[nodiscard]] std::int64_t n_accepted() const { return n_accepted_; }
     [[nodiscard]] bool done() const { return phase_ == Phase::kDone; }
-    // "converged", "stuck", "max_iterations", "max_evaluations"; empty while running.
+    // "converged", "settled", "max_iterations", "max_evaluations"; empty while running.
     [[nodiscard]] const std::string& reason() const { return reason_; }
 
   private:
-    enum class Phase { kPropose, kFix, kDecide, kDone };
+    enum class Phase { kPrior, kPropose, kFix, kDecide, kDone };
 
     struct Evaluation {
         std::vector<float> scores;
@@ -132,6 +139,7 @@ class Annealer {
     };
 
     void advance();
+    void tell_prior(std::span<const float> scores);
     void finish(std::string reason);
 
     // Proposals: each starts a move, or returns false when it has nothing to try.
@@ -164,6 +172,8 @@ class Annealer {
     [[nodiscard]] bool has_converged() const;
     [[nodiscard]] std::int32_t favourite(std::int32_t example) const;
     [[nodiscard]] Examples disagreeing() const;
+    // The current labels with an example's favourite.
+    [[nodiscard]] Labels with_favourite(std::int32_t example) const;
     [[nodiscard]] bool spent() const;
     [[nodiscard]] std::uint64_t step() const { return static_cast<std::uint64_t>(iteration_); }
 
@@ -173,7 +183,9 @@ class Annealer {
 
     State state_;
     State best_;
-    std::vector<double> adjusted_;  // of the current state
+    std::vector<double> prior_;     // scores under no demonstrations; empty where not needed
+    std::vector<double> adjusted_;  // what proposals go by in the current state
+    std::set<Labels> visited_;      // states so far
     std::int64_t n_violations_ = 0;
     Tried tried_;
 
@@ -185,6 +197,7 @@ class Annealer {
     std::string reason_;
     std::int64_t iteration_ = 0;
     std::int64_t n_asks_ = 0;
+    std::int64_t n_evaluations_ = 0;  // asks that had a labelled example
     std::int64_t n_accepted_ = 0;
     std::int64_t null_draws_ = 0;
 };

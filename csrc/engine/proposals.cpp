@@ -17,7 +17,7 @@ void Annealer::propose() {
         propose_drawn();
     } else if (!(propose_sweep() || propose_disagreeing() || propose_grow() ||
                  propose_unlabelled() || propose_fix())) {
-        finish("stuck");
+        finish("settled");
     }
 }
 
@@ -54,7 +54,9 @@ bool Annealer::propose_sweep() {
     }
     std::ranges::sort(members);
     Labels labels = assign_jointly(graph_, state_.labels, members, adjusted_);
-    if (labels == state_.labels) {
+    // A state that was left is not returned to: two labellings of nearly equal utility would else
+    // alternate for ever.
+    if (visited_.contains(labels)) {
         tried_.sweep = true;
         return false;
     }
@@ -65,7 +67,9 @@ bool Annealer::propose_sweep() {
 // The labelled example that disagrees most with its argmax, of those not tried in this state.
 bool Annealer::propose_disagreeing() {
     Examples open = disagreeing();
-    std::erase_if(open, [&](std::int32_t i) { return tried_.singles[index(i)]; });
+    std::erase_if(open, [&](std::int32_t i) {
+        return tried_.singles[index(i)] || visited_.contains(with_favourite(i));
+    });
     const auto tries = std::ranges::count(tried_.singles, true);
     if (!settings_.single || open.empty() || tries >= settings_.single_tries) {
         return false;
@@ -121,9 +125,7 @@ bool Annealer::propose_fix() {
 }
 
 void Annealer::begin_single(std::int32_t example) {
-    Proposal proposal{.move = Move::kSingle, .labels = state_.labels, .example = example};
-    proposal.labels[index(example)] = favourite(example);
-    begin(std::move(proposal));
+    begin({.move = Move::kSingle, .labels = with_favourite(example), .example = example});
 }
 
 void Annealer::begin(Proposal proposal) {

@@ -188,7 +188,9 @@ class Engine:
         min_temperature: float,
         cooling: float,
         cooling_clock: str,
+        start: str,
         n_initial: int,
+        prior_weight: float,
         fix_rounds: int,
         fix_both_false: bool,
         fix_accepts_ties: bool,
@@ -265,7 +267,7 @@ class Engine:
 
     @property
     def reason(self) -> str:
-        """Why it ended: "converged", "stuck", "max_iterations", "max_evaluations"; else empty."""
+        """Why it ended: "converged", "settled", "max_iterations", "max_evaluations"; else empty."""
 
     @property
     def result_labels(self) -> npt.NDArray[np.int32]:

@@ -15,10 +15,12 @@ MOVES = ("single", "sweep", "grow")
 SCORERS = ("tree", "naive")
 NORMALIZATIONS = ("labels", "vocabulary")
 COOLING_CLOCKS = ("iterations", "accepted")
+STARTS = ("zero-shot", "random")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 _PRESETS: dict[str, dict[str, Any]] = {
-    # Ours: calibrated objective, moves that change many labels for one evaluation.
+    # Ours: calibrated objective, moves that change many labels for one evaluation, proposals that
+    # lean on what the label words mean to the model.
     "default": {
         "objective": "calibrated",
         "moves": ("grow", "sweep", "single"),
@@ -29,7 +31,9 @@ _PRESETS: dict[str, dict[str, Any]] = {
         "fix_accepts_ties": False,
         "max_iterations": 1000,
         "return_best": True,
-        "anchors": 1,
+        "start": "zero-shot",
+        "prior_weight": 0.5,
+        "anchors": 0,
     },
     # Algorithms 1 and 2 as printed in arXiv 2506.10139.
     "paper": {
@@ -42,6 +46,8 @@ _PRESETS: dict[str, dict[str, Any]] = {
         "fix_accepts_ties": False,
         "max_iterations": 3000,
         "return_best": False,
+        "start": "random",
+        "prior_weight": 0.0,
         "anchors": 0,
     },
     # The choices of the authors' repository.
@@ -55,6 +61,8 @@ _PRESETS: dict[str, dict[str, Any]] = {
         "fix_accepts_ties": True,
         "max_iterations": 3000,
         "return_best": False,
+        "start": "random",
+        "prior_weight": 0.0,
         "anchors": 0,
     },
 }
@@ -74,7 +82,12 @@ class SearchConfig:
         min_temperature: T_min.
         cooling: beta, the coefficient of the logarithm.
         cooling_clock: n counts ``iterations`` (paper) or 1 + ``accepted`` changes (authors' code).
-        n_initial: K, examples with balanced random labels at the start.
+        start: Labels before the first move: ``random`` (n_initial of them, balanced) or
+            ``zero-shot`` (every example's best label without any demonstration, calibrated).
+        n_initial: K, examples with balanced random labels at a random start.
+        prior_weight: Weight, in proposals alone, of the calibrated zero-shot log-probabilities
+            beside the leave-one-out ones. The label words then keep their meaning: without it a
+            small model climbs to labellings that predict each other better than true ones do.
         fix_rounds: M, rounds of ConsistencyFix.
         fix_both_false: Whether the fix may set a pair to label 0 on both sides.
         fix_accepts_ties: Whether the fix accepts an equal utility.
@@ -108,7 +121,9 @@ class SearchConfig:
     min_temperature: float = 0.01
     cooling: float | None = None
     cooling_clock: str | None = None
+    start: str | None = None
     n_initial: int = 8
+    prior_weight: float | None = None
     fix_rounds: int = 10
     fix_both_false: bool | None = None
     fix_accepts_ties: bool | None = None
@@ -143,6 +158,7 @@ class SearchConfig:
         for name, known in (
             ("objective", OBJECTIVES),
             ("cooling_clock", COOLING_CLOCKS),
+            ("start", STARTS),
             ("normalize", NORMALIZATIONS),
             ("scorer", SCORERS),
             ("dtype", DTYPES),
@@ -163,6 +179,7 @@ class SearchConfig:
             ("min_temperature", 0.0, 1e9),
             ("cooling", 0.0, 1e9),
             ("n_initial", 1, 1_000_000),
+            ("prior_weight", 0.0, 1e6),
             ("fix_rounds", 0, 1_000_000),
             ("group_weight", 1, 1_000_000),
             ("growth", 0.0, 1e6),

@@ -34,7 +34,7 @@ class SearchResult:
         n_evaluations: Distinct labellings scored.
         n_tokens_forwarded: Tokens that the model forwarded, in earlier parts of a
             resumed run too.
-        reason: Why the search ended: ``converged``, ``stuck``, ``max_iterations`` or
+        reason: Why the search ended: ``converged``, ``settled``, ``max_iterations`` or
             ``max_evaluations``.
         n_iterations: Search steps, null draws included.
         seconds: Wall-clock seconds of the process that finished the search.

@@ -17,6 +17,9 @@ from icm_fast.reference import ReferenceEngine
 Scorer = Callable[[np.ndarray], np.ndarray]
 ENGINES = (_core.Engine, ReferenceEngine)
 
+# Searches that begin with few labels, whatever the preset.
+RANDOM_START = {"start": "random", "prior_weight": 0.0}
+
 EXCLUSIVE = ((1, 1), (1, 0))  # not both label 1
 ONE_TRUE = ((0, 1), (1, 0))
 

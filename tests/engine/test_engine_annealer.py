@@ -9,6 +9,7 @@ from engine_cases import (
     ENGINES,
     EXCLUSIVE,
     ONE_TRUE,
+    RANDOM_START,
     Case,
     apply_changes,
     coupled_scorer,
@@ -49,7 +50,9 @@ def _addition_costs(n):
         2,
         *no_graph(2),
         _constant_scorer([[-1.0, -1.0]] * n),
-        SearchConfig(objective="sum_logprob", initial_temperature=0.0, min_temperature=0.0),
+        SearchConfig(
+            objective="sum_logprob", initial_temperature=0.0, min_temperature=0.0, **RANDOM_START
+        ),
     )
 
 
@@ -60,7 +63,7 @@ def test_make_engine_takes_size_and_constraints_from_the_data_set():
     examples = tuple(Example(str(i), f"claim {i}:") for i in range(3))
     allowed = ((False, True), (True, False))
     dataset = Dataset(examples, LabelSpace((" False", " True")), (Constraint(0, 2, allowed),))
-    engine = make_engine(SearchConfig(n_initial=3), dataset)
+    engine = make_engine(SearchConfig(n_initial=3, **RANDOM_START), dataset)
     assert (engine.ask().labels >= 0).sum() == 3
     with pytest.raises(ValueError, match=r"float32 array \[3, 2\]"):
         engine.tell(np.zeros((3, 3), np.float32))
@@ -170,6 +173,9 @@ def test_fix_never_lowers_the_utility_of_a_candidate(seed, preset):
     machine = case.start()
     first_of_move = None
     while (ask := machine.ask()) is not None:
+        if (ask.labels < 0).all():  # the pass without demonstrations belongs to no move
+            machine.tell(case.scorer(ask.labels))
+            continue
         if first_of_move is None:
             first_of_move = case.utility(ask.labels)
         machine.tell(case.scorer(ask.labels))
@@ -267,19 +273,20 @@ def test_max_iterations_counts_null_draws():
 @pytest.mark.parametrize("preset", PRESETS)
 def test_max_evaluations_is_never_exceeded(engine, limit, preset):
     graph = group_graph(12, 3, EXCLUSIVE)
-    config = SearchConfig(preset=preset, max_evaluations=limit, seed=2)
+    config = SearchConfig(preset=preset, max_evaluations=limit, seed=2, single_tries=12)
     machine, _ = run_search(Case(12, 2, *graph, noise_scorer(12, 2, 1), config), engine)
     assert machine.reason == "max_evaluations"
-    assert machine.n_asks == limit
+    # The pass without demonstrations has no utility and does not count.
+    assert machine.n_asks == limit + (preset == "default")
     assert machine.n_labelled >= 8
 
 
-def test_violations_that_no_move_removes_end_the_search_stuck():
+def test_violations_that_no_move_removes_settle_the_search():
     # No label pair is allowed, so the fix has no option.
     graph = (np.array([[0, 1]], np.int32), np.zeros((1, 2, 2), np.uint8))
     case = Case(2, 2, *graph, _constant_scorer([[-0.1, -2.0], [-2.0, -0.1]]), SearchConfig())
     machine, events = run_search(case)
-    assert machine.reason == "stuck"
+    assert machine.reason == "settled"
     assert events[-1]["n_violations"] == 1
 
 
@@ -294,7 +301,9 @@ def test_one_example():
 
 def test_grow_doubles_the_labelled_examples():
     table = [[-0.1, -2.0], [-2.0, -0.1]] * 15
-    config = SearchConfig(objective="mean_logprob", n_initial=4, min_temperature=1e6)
+    config = SearchConfig(
+        objective="mean_logprob", n_initial=4, min_temperature=1e6, **RANDOM_START
+    )
     _, events = run_search(Case(30, 2, *no_graph(2), _constant_scorer(table), config))
     grown = [len(e["changes"]) for e in events if e["move"] == "grow"]
     assert grown == [4, 8, 14]
@@ -322,6 +331,7 @@ def test_single_moves_try_the_largest_gains_first_and_give_up():
         min_temperature=0.0,
         initial_temperature=0.0,
         single_tries=2,
+        **RANDOM_START,
     )
     _, events = run_search(Case(6, 2, *no_graph(2), scorer, config))
     holders = [i for i, _, label in events[0]["changes"] if label == 1]
@@ -329,11 +339,11 @@ def test_single_moves_try_the_largest_gains_first_and_give_up():
     expected = sorted(holders, key=lambda i: abs(i - 3))[:2]
     assert [e["changes"][0][0] for e in singles] == expected
     assert not any(e["accepted"] for e in singles)
-    assert events[-1]["reason"] == "stuck"
+    assert events[-1]["reason"] == "settled"
 
 
 def test_growth_follows_the_constraints_of_labelled_examples():
-    config = SearchConfig(n_initial=6, growth=1.0, group_weight=1_000_000, seed=3)
+    config = SearchConfig(n_initial=6, group_weight=1_000_000, seed=3, **RANDOM_START)
     graph = group_graph(12, 2, ONE_TRUE)
     case = Case(12, 2, *graph, _constant_scorer([[-1.0, -1.1]] * 12), config)
     machine = case.start()
@@ -343,7 +353,7 @@ def test_growth_follows_the_constraints_of_labelled_examples():
 
 
 def test_sweep_relabels_all_disagreeing_examples_for_one_evaluation():
-    config = SearchConfig(objective="mean_logprob", n_initial=10, seed=1)
+    config = SearchConfig(objective="mean_logprob", n_initial=10, seed=1, **RANDOM_START)
     table = [[-0.1, -2.0]] * 10
     _, events = run_search(Case(10, 2, *no_graph(2), _constant_scorer(table), config))
     assert [e["move"] for e in events] == ["init", "sweep", "done"]
@@ -356,7 +366,9 @@ def test_sweep_turns_a_whole_pair_around():
     graph = group_graph(2, 2, ONE_TRUE)
     table = [[-3.0, -0.1], [-1.0, -1.2]]
     for seed in range(6):
-        config = SearchConfig(objective="mean_logprob", moves=("sweep",), n_initial=2, seed=seed)
+        config = SearchConfig(
+            objective="mean_logprob", moves=("sweep",), n_initial=2, seed=seed, **RANDOM_START
+        )
         machine, _ = run_search(Case(2, 2, *graph, _constant_scorer(table), config))
         assert machine.labels.tolist() == [1, 0]
 
@@ -364,7 +376,9 @@ def test_sweep_turns_a_whole_pair_around():
 def test_joint_assignment_prefers_few_violations():
     graph = group_graph(4, 4, equal_table(2))
     table = [[-0.1, -1.0]] * 3 + [[-2.0, -0.1]]
-    config = SearchConfig(objective="mean_logprob", moves=("grow",), n_initial=1, growth=3.0)
+    config = SearchConfig(
+        objective="mean_logprob", moves=("grow",), n_initial=1, growth=3.0, **RANDOM_START
+    )
     for seed in range(6):
         case = Case(4, 2, *graph, _constant_scorer(table), config)
         machine, events = run_search(case)
@@ -374,7 +388,11 @@ def test_joint_assignment_prefers_few_violations():
 
 def test_without_grow_single_moves_label_everything():
     config = SearchConfig(
-        objective="mean_logprob", moves=("sweep", "single"), n_initial=2, min_temperature=1e6
+        objective="mean_logprob",
+        moves=("sweep", "single"),
+        n_initial=2,
+        min_temperature=1e6,
+        **RANDOM_START,
     )
     table = [[-0.1, -2.0], [-2.0, -0.1], [-0.3, -0.4]] * 3
     machine, _ = run_search(Case(9, 2, *no_graph(2), _constant_scorer(table), config))
@@ -416,3 +434,53 @@ def test_fix_accepts_ties_on_request(ties, n_violations):
     )
     _, events = run_search(Case(2, 2, *graph, score, config))
     assert events[0]["n_violations"] == n_violations
+
+
+# ---- Zero-shot start and prior ----
+
+
+def _told_zero_shot(prior, scores):
+    """Scores that differ with and without demonstrations."""
+
+    def score(labels):
+        return np.array(prior if (np.asarray(labels) < 0).all() else scores, np.float32)
+
+    return score
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_zero_shot_start_labels_all_by_calibrated_scores_within_the_constraints(engine):
+    # Label 0 is preferred everywhere, so calibration decides; the pair may not agree.
+    prior = [[-0.1, -2.3], [-0.2, -1.7], [-0.4, -1.1], [-0.3, -1.4]]
+    graph = (np.array([[2, 3]], np.int32), np.array([ONE_TRUE], np.uint8))
+    config = SearchConfig(max_evaluations=1, fix_rounds=0)
+    machine, events = run_search(Case(4, 2, *graph, _constant_scorer(prior), config), engine)
+    assert events[0]["move"] == "init"
+    assert machine.labels.tolist() == [0, 0, 1, 0]
+    assert machine.n_asks == 2
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(("weight", "labels"), [(0.0, [1, 0, 1, 0]), (2.0, [0, 1, 0, 1])])
+def test_prior_weighs_in_proposals(engine, weight, labels):
+    # With demonstrations the scores say the opposite of what they say without, less clearly.
+    prior = np.log([[0.8, 0.2], [0.2, 0.8]] * 2)
+    scores = np.log([[0.4, 0.6], [0.6, 0.4]] * 2)
+    config = SearchConfig(prior_weight=weight, min_temperature=0.0, initial_temperature=0.0)
+    case = Case(4, 2, *no_graph(2), _told_zero_shot(prior, scores), config)
+    machine, _ = run_search(case, engine)
+    assert machine.reason == "converged"
+    assert machine.labels.tolist() == labels
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_state_that_was_left_is_not_returned_to(engine):
+    # Each of two labellings prefers the other one.
+    def score(labels):
+        likes = [1 - int(labels[0]), 1 - int(labels[1])] if min(labels) >= 0 else [0, 1]
+        return np.log([[0.9, 0.1] if y == 0 else [0.1, 0.9] for y in likes]).astype(np.float32)
+
+    config = SearchConfig(prior_weight=0.0, moves=("sweep",), max_iterations=50)
+    machine, events = run_search(Case(2, 2, *no_graph(2), score, config), engine)
+    assert [e["move"] for e in events] == ["init", "sweep", "done"]
+    assert machine.reason == "settled"

@@ -5,6 +5,7 @@ import pytest
 from engine_cases import (
     EXCLUSIVE,
     ONE_TRUE,
+    RANDOM_START,
     Case,
     coarse_scorer,
     coupled_scorer,
@@ -14,11 +15,12 @@ from engine_cases import (
     noise_scorer,
     random_graph,
 )
-from hypothesis import given, settings
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from icm_fast import _core
-from icm_fast.config import COOLING_CLOCKS, OBJECTIVES, SearchConfig
+from icm_fast.config import COOLING_CLOCKS, OBJECTIVES, STARTS, SearchConfig
 from icm_fast.config import PRESETS as PRESET_NAMES
 from icm_fast.reference import ReferenceEngine
 
@@ -68,7 +70,7 @@ MOVES = st.sampled_from(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@hypothesis_settings(max_examples=150, deadline=None)
 @given(data=st.data(), seed=st.integers(0, 2**32 - 1), preset=PRESETS, moves=MOVES)
 def test_random_searches(data, seed, preset, moves):
     n, n_labels = data.draw(st.integers(1, 10)), data.draw(st.integers(2, 4))
@@ -83,6 +85,8 @@ def test_random_searches(data, seed, preset, moves):
         alpha=data.draw(st.sampled_from([1.0, 50.0])),
         initial_temperature=data.draw(st.sampled_from([None, 0.0, 10.0])),
         min_temperature=data.draw(st.sampled_from([0.0, 0.01])),
+        start=data.draw(st.sampled_from([None, *STARTS])),
+        prior_weight=data.draw(st.sampled_from([None, 0.0, 0.3, 4.0])),
         n_initial=data.draw(st.integers(1, 12)),
         fix_rounds=data.draw(st.integers(0, 4)),
         fix_both_false=data.draw(st.booleans()),
@@ -107,12 +111,19 @@ def test_searches_full_of_ties(preset):
         assert_same_search(Case(n, n_labels, *graph, coarse_scorer(n, n_labels, seed), config))
 
 
+DEFAULT, GROWING = {"preset": "default"}, {"preset": "default", **RANDOM_START}
 SYNTHETIC_TASKS = {
-    "paper-exclusive": ("paper", 2, group_graph(24, 3, EXCLUSIVE), noise_scorer),
-    "authors-code-pairs": ("authors-code", 2, group_graph(24, 2, ONE_TRUE), noise_scorer),
-    "paper-plain": ("paper", 3, no_graph(3), noise_scorer),
-    "default-equal": ("default", 3, group_graph(24, 4, equal_table(3)), noise_scorer),
-    "default-coupled": ("default", 2, group_graph(24, 2, ONE_TRUE), coupled_scorer),
+    "paper-exclusive": ({"preset": "paper"}, 2, group_graph(24, 3, EXCLUSIVE), noise_scorer),
+    "authors-code-pairs": (
+        {"preset": "authors-code"},
+        2,
+        group_graph(24, 2, ONE_TRUE),
+        noise_scorer,
+    ),
+    "paper-plain": ({"preset": "paper"}, 3, no_graph(3), noise_scorer),
+    "default-equal": (GROWING, 3, group_graph(24, 4, equal_table(3)), noise_scorer),
+    "default-coupled": (GROWING, 2, group_graph(24, 2, ONE_TRUE), coupled_scorer),
+    "default-zero-shot": (DEFAULT, 2, group_graph(24, 2, ONE_TRUE), noise_scorer),
 }
 
 
@@ -120,19 +131,21 @@ SYNTHETIC_TASKS = {
 @pytest.mark.parametrize("task", SYNTHETIC_TASKS)
 def test_two_hundred_decisions(task, seed):
     """Searches that end early are followed by others until 200 decisions were compared."""
-    preset, n_labels, graph, scorer = SYNTHETIC_TASKS[task]
+    settings, n_labels, graph, scorer = SYNTHETIC_TASKS[task]
     n_events = 0
-    for restart in range(40):
-        config = SearchConfig(preset=preset, seed=seed + 100 * restart)
-        case = Case(24, n_labels, *graph, scorer(24, n_labels, seed), config)
+    for restart in range(80):
+        config = SearchConfig(**settings, seed=seed + 100 * restart)
+        # What starts from the scores alone needs others to take another way.
+        scores = scorer(24, n_labels, seed + 10 * restart if settings is DEFAULT else seed)
+        case = Case(24, n_labels, *graph, scores, config)
         n_events += assert_same_search(case, max_events=201)
         if n_events >= 201:
             return
-    pytest.fail(f"only {n_events} decisions in 40 searches")
+    pytest.fail(f"only {n_events} decisions in 80 searches")
 
 
 def test_large_components_are_labelled_greedily():
     # One component of 14 examples has 2^14 assignments, above the limit of 4096.
-    config = SearchConfig(n_initial=2, seed=3, max_iterations=20)
+    config = SearchConfig(n_initial=2, seed=3, max_iterations=20, **RANDOM_START)
     graph = group_graph(14, 14, EXCLUSIVE)
     assert_same_search(Case(14, 2, *graph, noise_scorer(14, 2, 5), config))

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from icm_fast.cli.bench import bench
 from icm_fast.cli.settings import Request, read_request
 from icm_fast.errors import InputError
 from icm_fast.lazy_scorer import LazyModel
@@ -110,7 +111,7 @@ def _resumable(folder: Path) -> Iterator[None]:
 def demo(
     model: Annotated[str, typer.Option(help="smollm2 or gemma3-270m, or any model.")] = "smollm2",
     seed: Annotated[int, typer.Option(help="Seed of every draw.")] = 0,
-    n: Annotated[int, typer.Option(help="Reviews to label.")] = 32,
+    n: Annotated[int, typer.Option(help="Reviews to label.")] = 64,
     n_test: Annotated[int, typer.Option(help="Held-out reviews.")] = 100,
     output: Annotated[Path, typer.Option("--output", "-o", help="Run folder.")] = Path("runs/demo"),
 ) -> None:
@@ -239,6 +240,9 @@ def doctor(
         failed = failed or ("" if finding.passed else finding.detail)
     if failed:
         raise InputError(failed)
+
+
+app.command()(bench)
 
 
 @app.command()

@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from icm_fast.reference.graph import ReferenceGraph
-from icm_fast.reference.labeling import Labels, with_label
+from icm_fast.reference.labeling import Labels, Scores, with_label
 from icm_fast.reference.objective import utility
-from icm_fast.reference.proposals import Move, Proposals, State, initial_labels
+from icm_fast.reference.proposals import Move, Proposals, State, adjusted_scores, initial_labels
 from icm_fast.reference.rng import ACCEPT, FIX_PAIR, ReferenceRng
 from icm_fast.types import UNLABELLED, IntArray, ScoreArray
 
@@ -59,6 +59,9 @@ class ReferenceEngine:
         self._graph = ReferenceGraph(pairs, tables)
         self._settings = SimpleNamespace(**settings)
         self._rng = ReferenceRng(settings["seed"])
+        self._prior: Scores | None = None
+        self._visited: set[Labels] = set()
+        self._n_evaluations = 0
         zeros = [[0.0] * n_labels for _ in range(n_examples)]
         self._set_state(State((UNLABELLED,) * n_examples, zeros, 0.0))
         self._best = self._state
@@ -151,7 +154,7 @@ class ReferenceEngine:
     # ---- The search ----
 
     def _run(self) -> _Search:
-        labels = initial_labels(self._n, self._n_labels, self._settings.n_initial, self._rng)
+        labels = yield from self._initial_labels()
         try:
             yield from self._perform(Move("init", labels))
             while not self.reason:
@@ -163,6 +166,19 @@ class ReferenceEngine:
         self._log("done", [], self._state.utility, self._state.utility, None, False)
         self._events[-1]["reason"] = self.reason
 
+    def _initial_labels(self) -> _Search:
+        s = self._settings
+        if s.start == "zero-shot" or s.prior_weight > 0:
+            table = yield ReferenceAsk(self.labels, -math.inf)
+            scores = [[float(x) for x in row] for row in table]
+            self._prior = adjusted_scores(State(self._state.labels, scores, 0.0), s.objective)
+            self.n_asks += 1
+        if s.start == "zero-shot":
+            assert self._prior is not None
+            everyone = list(range(self._n))
+            return self._graph.assign_jointly(self._state.labels, everyone, self._prior)
+        return initial_labels(self._n, self._n_labels, s.n_initial, self._rng)
+
     def _perform(self, move: Move) -> _Search:
         known = {self._state.labels: self._state} if move.kind != "init" else {}
         if move.kind in ("init", "single", "fix"):
@@ -173,7 +189,7 @@ class ReferenceEngine:
 
     def _evaluate(self, labels: Labels, threshold: float, known: dict[Labels, State]) -> _Search:
         if labels not in known:
-            if 0 < self._settings.max_evaluations <= self.n_asks:
+            if 0 < self._settings.max_evaluations <= self._n_evaluations:
                 raise _BudgetSpent
             table = yield ReferenceAsk(np.array(labels, dtype=np.int32), threshold)
             scores = [[float(s) for s in row] for row in table]
@@ -181,6 +197,7 @@ class ReferenceEngine:
             value = utility(labels, scores, self._graph, s.objective, s.alpha)
             known[labels] = State(labels, scores, value)
             self.n_asks += 1
+            self._n_evaluations += 1
         return known[labels]
 
     def _consistency_fix(self, labels: Labels, known: dict[Labels, State]) -> _Search:
@@ -250,7 +267,7 @@ class ReferenceEngine:
             self.reason = "converged"
         elif self.iteration >= s.max_iterations:
             self.reason = "max_iterations"
-        elif 0 < s.max_evaluations <= self.n_asks:
+        elif 0 < s.max_evaluations <= self._n_evaluations:
             self.reason = "max_evaluations"
         if self.reason:
             return None
@@ -264,14 +281,17 @@ class ReferenceEngine:
     def _chosen_move(self) -> Move | None:
         move = self._proposals.next_move(self.iteration + 1)
         if move is None:
-            self.reason = "stuck"
+            self.reason = "settled"
         else:
             self.iteration += 1
         return move
 
     def _set_state(self, state: State) -> None:
         self._state = state
-        self._proposals = Proposals(self._settings, self._graph, self._rng, state)
+        self._visited.add(state.labels)
+        self._proposals = Proposals(
+            self._settings, self._graph, self._rng, state, self._prior, self._visited
+        )
 
     def _log(
         self,

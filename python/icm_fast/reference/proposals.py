@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Container
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 
@@ -57,17 +58,27 @@ class Proposals:
     """Proposals from one state; ``iteration`` arguments are those of the move to come."""
 
     def __init__(
-        self, settings: SimpleNamespace, graph: ReferenceGraph, rng: ReferenceRng, state: State
+        self,
+        settings: SimpleNamespace,
+        graph: ReferenceGraph,
+        rng: ReferenceRng,
+        state: State,
+        prior: Scores | None = None,
+        visited: Container[Labels] = (),
     ) -> None:
         self._settings = settings
         self._graph = graph
         self._rng = rng
         self._state = state
         self._labels = state.labels
-        self._adjusted = state.scores
+        self._visited = visited
+        self._adjusted = adjusted_scores(state, settings.objective)
         self.tried = Tried()
-        if settings.objective == "calibrated":
-            self._adjusted = _calibrated(state)
+        if prior is not None:
+            self._adjusted = [
+                [s + settings.prior_weight * p for s, p in zip(row, prior_row, strict=True)]
+                for row, prior_row in zip(self._adjusted, prior, strict=True)
+            ]
 
     @property
     def violations(self) -> int:
@@ -79,7 +90,7 @@ class Proposals:
         return not (self._disagreeing() or unlabelled_examples(self._labels) or self.violations)
 
     def next_move(self, iteration: int) -> Move | None:
-        """Return the next move in the order sweep, single, grow, fix; None when stuck."""
+        """Return the next move in the order sweep, single, grow, fix; None if there is none."""
         return (
             self._sweep()
             or self._disagreeing_single()
@@ -124,13 +135,17 @@ class Proposals:
         components = self._graph.components(labelled_examples(self._labels))
         members = [i for component in components if wrong & set(component) for i in component]
         move = Move("sweep", self._graph.assign_jointly(self._labels, members, self._adjusted))
-        if move.labels == self._labels:
+        if move.labels in self._visited:
             self.tried.remember(move)
             return None
         return move
 
     def _disagreeing_single(self) -> Move | None:
-        untried = self._untried(self._disagreeing())
+        untried = [
+            i
+            for i in self._untried(self._disagreeing())
+            if with_label(self._labels, i, self._favourite(i)) not in self._visited
+        ]
         tries = sum(kind == "single" for kind, _ in self.tried.moves)
         if "single" not in self._settings.moves or not untried:
             return None
@@ -189,6 +204,11 @@ def initial_labels(n_examples: int, n_labels: int, n_initial: int, rng: Referenc
         balanced[k], balanced[j] = balanced[j], balanced[k]
     chosen = dict(zip(order, balanced, strict=False))
     return tuple(chosen.get(i, UNLABELLED) for i in range(n_examples))
+
+
+def adjusted_scores(state: State, objective: str) -> Scores:
+    """What proposals compare: the scores, calibrated for the calibrated objective."""
+    return _calibrated(state) if objective == "calibrated" else state.scores
 
 
 def _calibrated(state: State) -> list[list[float]]:
