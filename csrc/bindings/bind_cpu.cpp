@@ -48,7 +48,8 @@ const cpu::Ops* find_ops(const std::string& dtype) { return cpu::pick_ops(parse_
 const cpu::Ops& require_ops(const std::string& dtype) {
     const cpu::Ops* ops = find_ops(dtype);
     if (ops == nullptr) {
-        throw std::invalid_argument("this processor has no " + dtype + " dot products; use float32");
+        throw std::invalid_argument("this processor has no " + dtype +
+                                    " dot products; use float32");
     }
     return *ops;
 }
@@ -204,10 +205,14 @@ class TreeAttention {
     [[nodiscard]] const char* isa() const { return ops_->name; }
 
   private:
-    static void check(const cpu::KvPool& pool, std::int64_t layer, const Floats& query,
-                      std::span<const cpu::Segment> segments, const std::optional<Floats>& sinks) {
+    void check(const cpu::KvPool& pool, std::int64_t layer, const Floats& query,
+               std::span<const cpu::Segment> segments, const std::optional<Floats>& sinks) const {
         const cpu::KvShape& kv = pool.shape();
-        if (query.ndim() != 3 || query.shape(2) != kv.head_dim || query.shape(1) % kv.n_heads != 0) {
+        if (pool.ops().format != ops_->format) {
+            throw std::invalid_argument("the pool was made for another dtype");
+        }
+        if (query.ndim() != 3 || query.shape(2) != kv.head_dim ||
+            query.shape(1) % kv.n_heads != 0) {
             throw std::invalid_argument("query must be [tokens, heads, head_dim] of the pool");
         }
         if (layer < 0 || layer >= kv.n_layers) throw std::invalid_argument("no such layer");
@@ -219,7 +224,7 @@ class TreeAttention {
         }
         for (const cpu::Segment& segment : segments) {
             for (const cpu::KeyRange& range : segment.ranges) {
-                if (range.slot < 0 || range.count < 1 || range.slot + range.count > kv.n_slots) {
+                if (range.slot < 0 || range.count < 1 || range.count > kv.n_slots - range.slot) {
                     throw std::invalid_argument("a range lies outside the pool");
                 }
             }
@@ -230,19 +235,22 @@ class TreeAttention {
              std::span<const cpu::Segment> segments, const cpu::AttentionShape& shape,
              const cpu::AttentionOptions& options, float* result) {
         const auto n = static_cast<std::int64_t>(query.size());
+        if (n == 0) return;
         cpu::AlignedBuffer<cpu::Word> words(n / ops_->values_per_word);
         cpu::AlignedBuffer<cpu::Word> attended(n / ops_->values_per_word);
         ops_->store(query.data(), n, words.data());
         const auto tiles = cpu::make_tiles(*ops_, segments, shape, false);
+        // Before the threads start: they must not throw.
+        std::vector<cpu::AlignedBuffer<float>> scratch(static_cast<std::size_t>(threads_.size()));
+        for (auto& buffer : scratch) buffer.resize(cpu::attend_scratch_floats(shape.head_dim));
         cpu::Tickets tickets;
-        threads_.run([&](std::int32_t) {
-            cpu::AlignedBuffer<float> scratch(cpu::attend_scratch_floats(shape.head_dim));
+        threads_.run([&](std::int32_t thread) {
             const auto n_tiles = static_cast<std::int64_t>(tiles.size());
             for (std::int64_t t = tickets.take(); t < n_tiles; t = tickets.take()) {
                 const cpu::AttentionTile& tile = tiles[static_cast<std::size_t>(t)];
                 cpu::attend_tile(*ops_, tile, segments[static_cast<std::size_t>(tile.segment)],
                                  shape, options, words.data(), pool, layer, attended.data(),
-                                 scratch.data());
+                                 scratch[static_cast<std::size_t>(thread)].data());
             }
         });
         ops_->load(attended.data(), n, result);

@@ -16,15 +16,19 @@ class AlignedBuffer {
     AlignedBuffer() = default;
     explicit AlignedBuffer(std::int64_t size) { resize(size); }
 
-    // Zeroes the new memory; what was there before is lost. Throws std::bad_alloc.
+    // Zeroes the new memory; what was there before is lost. Throws std::bad_alloc and is then
+    // empty.
     void resize(std::int64_t size) {
         memory_.reset();
+        size_ = 0;
+        const std::size_t bytes =
+            (static_cast<std::size_t>(size) * sizeof(T) + kLine - 1) / kLine * kLine;
+        if (bytes > 0) {
+            memory_.reset(static_cast<T*>(std::aligned_alloc(kLine, bytes)));
+            if (!memory_) throw std::bad_alloc();
+            std::memset(static_cast<void*>(memory_.get()), 0, bytes);
+        }
         size_ = size;
-        const std::size_t bytes = (static_cast<std::size_t>(size) * sizeof(T) + kLine - 1) / kLine * kLine;
-        if (bytes == 0) return;
-        memory_.reset(static_cast<T*>(std::aligned_alloc(kLine, bytes)));
-        if (!memory_) throw std::bad_alloc();
-        std::memset(static_cast<void*>(memory_.get()), 0, bytes);
     }
     // Grows to at least `size`; contents are kept only if it is large enough already.
     void reserve(std::int64_t size) {

@@ -9,8 +9,8 @@
 namespace icm_fast::cpu {
 namespace {
 
-// Rows that one thread takes through a layer at a time. Enough to make reading the weights cheap, few
-// enough that what happens in between stays in the second-level cache.
+// Rows that one thread takes through a layer at a time. Enough to make reading the weights cheap,
+// few enough that what happens in between stays in the second-level cache.
 constexpr std::int64_t kRowTile = 96;
 // Outputs of the projections, and units of the feed-forward layer, made at a time.
 constexpr std::int64_t kOutputChunk = 512;
@@ -122,9 +122,8 @@ void Decoder::add_layer(const LayerSource& source) {
     Layer layer{
         .query_key_value = PackedMatrix(*ops_, projections, s.hidden, s.hidden),
         .output = PackedMatrix(*ops_, output, queries, queries),
-        .gate_up =
-            PackedMatrix(*ops_, interleave(source.gate, source.up, s.intermediate, s.hidden),
-                         s.hidden, s.hidden),
+        .gate_up = PackedMatrix(*ops_, interleave(source.gate, source.up, s.intermediate, s.hidden),
+                                s.hidden, s.hidden),
         .down = PackedMatrix(*ops_, down, s.intermediate, padded_intermediate_),
         .bias = copy(source.query_bias),
         .input_norm = copy(source.input_norm),
@@ -169,7 +168,7 @@ void Decoder::check(const Batch& batch, std::span<const float> embeddings, const
             "out must be [n_wanted, hidden]");
     const KvShape& kv = pool.shape();
     require(kv.n_layers == shape_.n_layers && kv.n_heads == shape_.n_kv_heads &&
-                kv.head_dim == shape_.head_dim,
+                kv.head_dim == shape_.head_dim && pool.ops().format == ops_->format,
             "the pool was made for another model");
     std::int64_t row = 0;
     for (const Segment& segment : batch.segments) {
@@ -178,7 +177,7 @@ void Decoder::check(const Batch& batch, std::span<const float> embeddings, const
         require(!segment.ranges.empty(), "a segment needs its own range");
         std::int64_t position = 0;
         for (const KeyRange& range : segment.ranges) {
-            require(range.slot >= 0 && range.count > 0 && range.slot + range.count <= kv.n_slots,
+            require(range.slot >= 0 && range.count > 0 && range.count <= kv.n_slots - range.slot,
                     "a range lies outside the pool");
             require(range.position == position, "ranges must follow each other");
             position += range.count;
@@ -331,8 +330,7 @@ void Decoder::project(std::int64_t layer, Rows rows, KvPool& pool, Scratch& scra
     for (std::int64_t head = 0; head < n_heads; head += head_chunk_) {
         const std::int64_t count = std::min(head_chunk_, n_heads - head);
         const std::int64_t panel = head * shape_.head_dim / kPanelColumns;
-        const std::int64_t n_panels =
-            (count * shape_.head_dim + kPanelColumns - 1) / kPanelColumns;
+        const std::int64_t n_panels = (count * shape_.head_dim + kPanelColumns - 1) / kPanelColumns;
         ops_->gemm({.a = scratch.normed.data(),
                     .a_stride = hidden_words_,
                     .n_rows = n_rows,
@@ -368,8 +366,7 @@ void Decoder::place_heads(std::int64_t layer, Rows rows, std::int64_t first_head
             }
             const std::int64_t key_head = head - shape_.n_heads;
             if (key_head >= shape_.n_kv_heads) {
-                ops_->store_value(x, dim, slot,
-                                  pool.values(layer, key_head - shape_.n_kv_heads));
+                ops_->store_value(x, dim, slot, pool.values(layer, key_head - shape_.n_kv_heads));
                 continue;
             }
             const std::vector<float>& norm = key_head < 0 ? weights.query_norm : weights.key_norm;

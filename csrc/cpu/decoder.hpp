@@ -1,9 +1,10 @@
 // A transformer decoder over packed segments and shared key-value ranges, on the CPU.
 //
-// One family of architectures: pre-norm blocks with RMS normalisation, rotary positions, grouped-query
-// attention and a gated feed-forward layer, optionally with biases on queries, keys and values, norms
-// on queries and keys, and norms behind attention and feed-forward (llama, mistral, qwen2, qwen3,
-// phi3, gemma2, gemma3). The residual stream is float32 whatever the weights' format.
+// One family of architectures: pre-norm blocks with RMS normalisation, rotary positions,
+// grouped-query attention and a gated feed-forward layer, optionally with biases on queries, keys
+// and values, norms on queries and keys, and norms behind attention and feed-forward (llama,
+// mistral, qwen2, qwen3, phi3, gemma2, gemma3). The residual stream is float32 whatever the
+// weights' format.
 #pragma once
 
 #include <cstdint>
@@ -79,8 +80,8 @@ class Decoder {
 
     // Runs a batch: writes its keys and values into the pool and the last hidden states of wanted
     // segments, before the final norm, into `out` [n_wanted][hidden]. `embeddings` is
-    // [n_tokens][hidden]. Not for concurrent calls. Throws std::invalid_argument for a batch that does
-    // not fit the pool or the rotary tables.
+    // [n_tokens][hidden]. Not for concurrent calls. Throws std::invalid_argument for a batch that
+    // does not fit the pool or the rotary tables.
     void forward(const Batch& batch, std::span<const float> embeddings, KvPool& pool,
                  std::span<float> out);
 
@@ -146,10 +147,10 @@ class Decoder {
     std::vector<Scratch> scratch_;
 
     // The batch at hand.
-    AlignedBuffer<float> residual_;    // [n_tokens][padded hidden]
-    AlignedBuffer<Word> query_;        // [n_tokens][heads][head_dim]
-    AlignedBuffer<Word> attended_;     // as query_
-    AlignedBuffer<float> last_;        // [n_wanted][padded hidden]
+    AlignedBuffer<float> residual_;  // [n_tokens][padded hidden]
+    AlignedBuffer<Word> query_;      // [n_tokens][heads][head_dim]
+    AlignedBuffer<Word> attended_;   // as query_
+    AlignedBuffer<float> last_;      // [n_wanted][padded hidden]
     AlignedBuffer<Word> last_attended_;
     std::vector<std::int64_t> positions_, slots_, wanted_rows_;
     std::vector<AttentionTile> tiles_, last_tiles_;

@@ -17,9 +17,7 @@ struct Avx512Bf16 {
     using Words = __m512i;
 
     static Words load_words(const Word* from) { return _mm512_loadu_si512(from); }
-    static Words broadcast(const Word* from) {
-        return _mm512_set1_epi32(static_cast<int>(*from));
-    }
+    static Words broadcast(const Word* from) { return _mm512_set1_epi32(static_cast<int>(*from)); }
     static Floats multiply_add(Floats sum, Words a, Words b) {
         return _mm512_dpbf16_ps(sum, reinterpret_cast<__m512bh>(a), reinterpret_cast<__m512bh>(b));
     }
@@ -29,9 +27,7 @@ struct Avx512Bf16 {
         const __m512i high = _mm512_slli_epi32(_mm512_cvtepu16_epi32(rounded(p[1])), 16);
         _mm512_storeu_si512(to, _mm512_or_si512(low, high));
     }
-    static __m256i rounded(Floats x) {
-        return reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(x));
-    }
+    static __m256i rounded(Floats x) { return reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(x)); }
     static std::uint16_t rounded(float x) {
         return static_cast<std::uint16_t>(
             _mm_extract_epi16(reinterpret_cast<__m128i>(_mm_cvtneps_pbh(_mm_set_ss(x))), 0));

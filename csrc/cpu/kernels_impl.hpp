@@ -98,8 +98,8 @@ inline void product(const Word* a, std::int64_t a_step, const Word* b, std::int6
     for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 4
         for (int v = 0; v < V; ++v) {
-            acc[r][v] = accumulate ? load<Isa>(c + r * c_step + v * Isa::kLanes)
-                                   : typename Isa::Floats{};
+            acc[r][v] =
+                accumulate ? load<Isa>(c + r * c_step + v * Isa::kLanes) : typename Isa::Floats{};
         }
     }
     // Every third row has a pointer: the two behind it are reached by scaled addressing.
@@ -141,8 +141,8 @@ inline void product(const Word* a, std::int64_t a_step, const Word* b, std::int6
 
 // Rows that fit the registers beside V vectors of columns.
 template <class Isa, int V>
-inline constexpr int kRegisterRows = Isa::kRegisters >= 32 ? (V == 1 ? 12 : 24 / V)
-                                                           : (V == 1 ? 8 : 12 / V);
+inline constexpr int kRegisterRows =
+    Isa::kRegisters >= 32 ? (V == 1 ? 12 : 24 / V) : (V == 1 ? 8 : 12 / V);
 
 template <class Isa, Layout layout, int R, int V>
 inline void last_rows(std::int64_t n_rows, const Word* a, std::int64_t a_step, const Word* b,
@@ -194,8 +194,8 @@ void gemm(const GemmArgs& g) {
 
 // ---- Attention ----------------------------------------------------------------------------------
 
-// Keys are rows and queries are lanes, so that sums over keys never cross lanes: scores are K Q^T and
-// the output is V^T P, both products of the kind above, with K and V read where they lie.
+// Keys are rows and queries are lanes, so that sums over keys never cross lanes: scores are K Q^T
+// and the output is V^T P, both products of the kind above, with K and V read where they lie.
 template <class Isa, int V>
 class Attention {
     using Floats = typename Isa::Floats;
@@ -278,8 +278,8 @@ class Attention {
         const std::int64_t rows = (end_key + Isa::kWord - 1) / Isa::kWord * Isa::kWord;
         pieces_[n_pieces_++] = {filled_, rows, slot, position, first_key, end_key};
         product_rows<Isa, Layout::kRows, V>(rows, args_.keys + slot * head_words_, head_words_,
-                                            queries_, kTile, head_words_,
-                                            scores_ + filled_ * kTile, kTile, false);
+                                            queries_, kTile, head_words_, scores_ + filled_ * kTile,
+                                            kTile, false);
         filled_ += rows;
     }
 
@@ -397,11 +397,11 @@ class Attention {
 
     const AttendArgs& args_;
     std::int64_t head_words_;
-    Word* queries_;   // [head_words][kTile]
-    float* out_;      // [head_dim][kTile]
-    float* scores_;   // [kKeyBlock + 2][kTile]
-    Word* weights_;   // [(kKeyBlock + 2) / kWord][kTile]
-    float* row_;      // [head_dim]
+    Word* queries_;  // [head_words][kTile]
+    float* out_;     // [head_dim][kTile]
+    float* scores_;  // [kKeyBlock + 2][kTile]
+    Word* weights_;  // [(kKeyBlock + 2) / kWord][kTile]
+    float* row_;     // [head_dim]
     float position_[kTile];
     float sink_[kTile];
     std::int64_t lowest_ = 0;  // positions of the tile's first and last token
@@ -415,8 +415,7 @@ class Attention {
 
 template <class Isa>
 void attend(const AttendArgs& args) {
-    const std::int64_t vectors =
-        (args.row_end - args.row_begin + Isa::kLanes - 1) / Isa::kLanes;
+    const std::int64_t vectors = (args.row_end - args.row_begin + Isa::kLanes - 1) / Isa::kLanes;
     if (vectors == 1) {
         Attention<Isa, 1>(args).run();
     } else if (vectors == 2) {
@@ -490,9 +489,8 @@ void gate(const float* panels, std::int64_t n, Activation activation, Word* to) 
             const Floats x = load<Isa>(at);
             const Floats up = load<Isa>(at + kGateColumns);
             // gelu's 0.5 (1 + tanh(z)) is the logistic function of 2 z.
-            const Floats z = activation == Activation::kSilu
-                                 ? x
-                                 : (x + x * x * x * 0.044715F) * 1.5957691216F;
+            const Floats z =
+                activation == Activation::kSilu ? x : (x + x * x * x * 0.044715F) * 1.5957691216F;
             save<Isa>(results + k, x * up / (1.0F + exponential<Isa>(-z)));
         }
         Isa::store_row(results, kGateColumns, to + done / Isa::kWord);

@@ -24,6 +24,7 @@ class KvPool {
     // Throws std::bad_alloc.
     KvPool(const Ops& ops, const KvShape& shape);
 
+    [[nodiscard]] const Ops& ops() const { return *ops_; }
     [[nodiscard]] const KvShape& shape() const { return shape_; }
     [[nodiscard]] std::int64_t n_bytes() const;
     [[nodiscard]] Word* keys(std::int64_t layer, std::int64_t head) {

@@ -25,7 +25,7 @@ struct GemmArgs {
     const Word* a;
     std::int64_t a_stride;  // words between rows of A
     std::int64_t n_rows;
-    const Word* b;               // packed: [panel][word][kPanelColumns], first word of the first panel
+    const Word* b;  // packed: [panel][word][kPanelColumns], first word of the first panel
     std::int64_t b_panel_words;  // words between panels of B
     std::int64_t n_panels;
     std::int64_t n_words;  // words of k
@@ -41,8 +41,8 @@ struct KeyRange {
     std::int64_t position;
 };
 
-// Attention of some query rows of one segment and one key-value head. Row r is token r / group of the
-// segment and query head r % group of the group.
+// Attention of some query rows of one segment and one key-value head. Row r is token r / group of
+// the segment and query head r % group of the group.
 struct AttendArgs {
     const Word* query;          // the segment's first token, the group's first head
     std::int64_t query_stride;  // words between tokens

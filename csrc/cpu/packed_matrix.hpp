@@ -10,13 +10,13 @@
 
 namespace icm_fast::cpu {
 
-// W of a linear layer y = W x as panels of kPanelColumns outputs: [panel][word of k][output]. Outputs
-// are padded with zeros to whole panels, k to whole words.
+// W of a linear layer y = W x as panels of kPanelColumns outputs: [panel][word of k][output].
+// Outputs are padded with zeros to whole panels, k to whole words.
 class PackedMatrix {
   public:
     PackedMatrix() = default;
-    // `rows` are the outputs in their order, pointers to `n_inputs` floats each; null for a padding of
-    // zeros. k is padded with zeros to `padded_inputs`. Throws std::bad_alloc.
+    // `rows` are the outputs in their order, pointers to `n_inputs` floats each; null for a padding
+    // of zeros. k is padded with zeros to `padded_inputs`. Throws std::bad_alloc.
     PackedMatrix(const Ops& ops, std::span<const float* const> rows, std::int64_t n_inputs,
                  std::int64_t padded_inputs);
 

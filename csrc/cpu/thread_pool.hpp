@@ -9,8 +9,8 @@
 
 namespace icm_fast::cpu {
 
-// A barrier that spins for a short while, then sleeps: the parts between barriers are short, but the
-// processor may be shared.
+// A barrier that spins for a short while, then sleeps: the parts between barriers are short, but
+// the processor may be shared.
 class Barrier {
   public:
     explicit Barrier(std::int32_t n_threads) : n_threads_(n_threads) {}

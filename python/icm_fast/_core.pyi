@@ -1,4 +1,4 @@
-"""Native parts of icm_fast: annealing engine and leave-one-out planner."""
+"""Native parts of icm_fast: annealing engine, leave-one-out planner, CPU decoder."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -153,6 +153,219 @@ def plan_tree(
         ValueError: An array of another length, a size below 1 token, a tail
             parent after its child, or a limit below 1.
         TypeError: An array of another dtype that numpy would not cast safely.
+    """
+
+# --- CPU decoder ----------------------------------------------------------------------------------
+
+class KvPool:
+    """Keys and values of all live segments; ``make_pool`` of what uses it makes it.
+
+    A plan says which slots a segment has; the pool only holds them.
+    """
+
+    def write(
+        self,
+        layer: int,
+        keys: npt.NDArray[np.float32],
+        values: npt.NDArray[np.float32],
+        slots: npt.NDArray[np.int64],
+    ) -> None:
+        """Store keys and values, ``[tokens, n_heads, head_dim]`` each, in the slots ``[tokens]``.
+
+        Raises:
+            ValueError: A shape or a layer that does not fit, or a slot outside the pool.
+        """
+
+    @property
+    def n_slots(self) -> int:
+        """Token slots."""
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of keys and values, all layers."""
+
+class CpuDecoder:
+    """A decoder over packed segments and shared key-value ranges; see csrc/cpu/decoder.hpp.
+
+    It keeps packed copies of the weights and threads of its own. ``add_layer`` and ``forward``
+    release the GIL; one call at a time. Its results do not depend on the number of threads, nor
+    on how segments are packed into batches.
+    """
+
+    def __init__(
+        self,
+        *,
+        dtype: str,
+        hidden: int,
+        intermediate: int,
+        n_heads: int,
+        n_kv_heads: int,
+        head_dim: int,
+        n_layers: int,
+        norm_eps: float,
+        activation: str,
+        n_threads: int,
+    ) -> None:
+        """Make a decoder without layers.
+
+        Args:
+            dtype: "float32" or "bfloat16": of packed weights, of keys and values, and of what
+                products read. Sums and the residual stream are float32.
+            hidden: Width of the residual stream, even.
+            intermediate: Units of the feed-forward layer.
+            n_heads: Query heads, a multiple of ``n_kv_heads``.
+            n_kv_heads: Key-value heads.
+            head_dim: Width of a head, even.
+            n_layers: Layers to come.
+            norm_eps: Added to the mean square of every norm.
+            activation: "silu" or "gelu_tanh".
+            n_threads: Threads of ``forward``, the caller's among them.
+
+        Raises:
+            ValueError: A size or a name that makes no sense, or a dtype that this processor has
+                no dot products for.
+        """
+
+    def add_layer(
+        self,
+        arrays: dict[str, npt.NDArray[np.float32]],
+        *,
+        rotary: int,
+        window: int,
+        scaling: float,
+        softcap: float,
+    ) -> None:
+        """Append a layer; its weights are packed, and the arrays are not kept.
+
+        Args:
+            arrays: Contiguous, matrices ``[outputs, inputs]``: query, key, value, output, gate,
+                up, down, input_norm, feed_forward_norm; where the layer has them query_bias,
+                key_bias and value_bias (all or none), query_norm, key_norm, post_attention_norm,
+                post_feed_forward_norm.
+            rotary: Index of its rotary table.
+            window: A query at position p sees keys at positions > p - window; 0 for all.
+            scaling: Factor on the dot products.
+            softcap: Scores become ``softcap * tanh(score / softcap)``; 0 for none.
+
+        Raises:
+            ValueError: An array of another dtype, layout or size, or one layer too many.
+        """
+
+    def set_rotary(
+        self, tables: Sequence[tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]]
+    ) -> None:
+        """Replace the rotary tables: cosines and sines, ``[n_positions, half]`` each.
+
+        Raises:
+            ValueError: The two differ in size, or 2 * half is more than ``head_dim``.
+        """
+
+    def make_pool(self, n_slots: int) -> KvPool:
+        """Return a pool of this decoder's layers, heads and dtype, or raise ``MemoryError``."""
+
+    def forward(
+        self,
+        pool: KvPool,
+        embeddings: npt.NDArray[np.float32],
+        *,
+        n_tokens: npt.NDArray[np.int64],
+        own: npt.NDArray[np.int64],
+        range_offsets: npt.NDArray[np.int64],
+        range_begin: npt.NDArray[np.int64],
+        range_end: npt.NDArray[np.int64],
+        wanted: npt.NDArray[np.bool_],
+    ) -> npt.NDArray[np.float32]:
+        """Run a batch of segments; their keys and values stay in the pool.
+
+        Args:
+            pool: Keys and values of earlier segments.
+            embeddings: ``[n_tokens.sum(), hidden]``, segment after segment.
+            n_tokens: ``[n_segments]`` tokens of each segment, 1 or more.
+            own: ``[n_segments]`` first slot of each segment's own keys and values.
+            range_offsets: ``[n_segments + 1]`` offsets into the ranges.
+            range_begin: ``[n_ranges]`` first slots of the segments' ancestors, root first.
+            range_end: ``[n_ranges]`` one past their last slots.
+            wanted: ``[n_segments]`` segments whose last hidden state is returned.
+
+        Returns:
+            ``[wanted.sum(), hidden]``: last hidden states before the final norm.
+
+        Raises:
+            ValueError: Arrays that do not fit together, the pool, or the rotary tables.
+        """
+
+    @property
+    def isa(self) -> str:
+        """Instruction set, slowest first: "portable", "avx2", "avx512", "avx512_bf16"."""
+
+    @property
+    def n_weight_bytes(self) -> int:
+        """Bytes of the packed weights."""
+
+class TreeAttention:
+    """Attention of packed segments over a pool, for models whose layers run elsewhere.
+
+    ``attend`` releases the GIL; one call at a time.
+    """
+
+    def __init__(self, dtype: str, n_threads: int) -> None:
+        """Start the threads; ``ValueError`` for a dtype without dot products on this processor."""
+
+    def make_pool(self, n_layers: int, n_heads: int, head_dim: int, n_slots: int) -> KvPool:
+        """Return a pool; ``ValueError`` for sizes below 1 or an odd ``head_dim``."""
+
+    def attend(
+        self,
+        pool: KvPool,
+        layer: int,
+        query: npt.NDArray[np.float32],
+        *,
+        n_tokens: npt.NDArray[np.int64],
+        own: npt.NDArray[np.int64],
+        range_offsets: npt.NDArray[np.int64],
+        range_begin: npt.NDArray[np.int64],
+        range_end: npt.NDArray[np.int64],
+        scaling: float,
+        window: int,
+        softcap: float,
+        sinks: npt.NDArray[np.float32] | None,
+    ) -> npt.NDArray[np.float32]:
+        """Attend every segment's queries over its ancestors' ranges and causally over itself.
+
+        The segments' own keys and values are in the pool already.
+
+        Args:
+            pool: Keys and values.
+            layer: Layer of the pool.
+            query: ``[tokens, heads, head_dim]``, rows in segment order.
+            n_tokens: As in :meth:`CpuDecoder.forward`, like the four that follow.
+            own: First own slots.
+            range_offsets: Offsets into the ranges.
+            range_begin: First slots of ancestors.
+            range_end: One past their last slots.
+            scaling: Factor on the dot products.
+            window: A query at position p sees keys at positions > p - window; 0 for all.
+            softcap: Scores become ``softcap * tanh(score / softcap)``; 0 for none.
+            sinks: ``[heads]`` logits that take part in the softmax without a value.
+
+        Returns:
+            ``[tokens, heads, head_dim]``.
+
+        Raises:
+            ValueError: Arrays that do not fit together or the pool.
+        """
+
+    @property
+    def isa(self) -> str:
+        """Instruction set, named as :attr:`CpuDecoder.isa`."""
+
+def cpu_isa(dtype: str) -> str | None:
+    """Return the instruction set used for a dtype; None where this processor has none for it.
+
+    ``ICM_FAST_ISA`` in the environment forbids faster ones.
+
+    Raises:
+        ValueError: A dtype other than "float32" and "bfloat16".
     """
 
 # --- Annealing engine -----------------------------------------------------------------------------

@@ -32,7 +32,7 @@ _PRESETS: dict[str, dict[str, Any]] = {
         "max_iterations": 1000,
         "return_best": True,
         "start": "zero-shot",
-        "prior_weight": 0.5,
+        "prior_weight": 1.0,
         "anchors": 0,
     },
     # Algorithms 1 and 2 as printed in arXiv 2506.10139.

@@ -4,6 +4,9 @@ import torch
 
 from icm_fast.config import SearchConfig
 from icm_fast.model import ModelRunner
+from icm_fast.model.cpu_forward import CpuForward
+from icm_fast.model.generic_forward import GenericForward
+from icm_fast.model.runner import make_forward
 from icm_fast.scorers import make_scorer
 from tiny_models import (
     MULTI,
@@ -20,9 +23,12 @@ def plan_of(loaded, **settings):
     )
 
 
-@pytest.fixture(scope="module")
-def loaded():
-    return tiny_loaded("llama", bos=True)
+@pytest.fixture(scope="module", params=["native", "generic"])
+def loaded(request):
+    loaded = tiny_loaded("llama", request.param == "generic", bos=True)
+    forward = make_forward(loaded, generic=False)
+    assert isinstance(forward, CpuForward if request.param == "native" else GenericForward)
+    return loaded
 
 
 def run(loaded, plan):

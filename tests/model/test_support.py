@@ -9,6 +9,7 @@ from icm_fast.config import SearchConfig
 from icm_fast.errors import InputError
 from icm_fast.model import ModelRunner, load_model
 from icm_fast.model.attention import IMPLEMENTATION, tree_attention_enabled
+from icm_fast.model.generic_forward import GenericForward
 from icm_fast.model.support import VERIFIED_FAMILIES, probe_difference, require_exact_sharing
 from icm_fast.reference import reference_leave_one_out
 from icm_fast.scorers import make_scorer
@@ -113,19 +114,15 @@ def test_window_that_never_reaches_the_attention_is_refused(monkeypatch):
     make_scorer(loaded, reviews(), TREE)
     for layer in loaded.model.model.layers:
         monkeypatch.setattr(layer.self_attn.config, "sliding_window", 200)
-    monkeypatch.setattr(
-        "icm_fast.model.runner.ModelRunner._forward", _forgetting_windows(ModelRunner._forward)
-    )
-    assert "do not hand their sliding window" in refusal(loaded)
+    run = GenericForward.run
 
-
-def _forgetting_windows(forward):
-    def wrapped(self, *args):
-        hidden = forward(self, *args)
+    def forgetting_windows(self, batch):
+        hidden = run(self, batch)
         self.windows = dict.fromkeys(self.windows)
         return hidden
 
-    return wrapped
+    monkeypatch.setattr(GenericForward, "run", forgetting_windows)
+    assert "do not hand their sliding window" in refusal(loaded)
 
 
 def test_layers_of_another_kind_are_refused(monkeypatch):

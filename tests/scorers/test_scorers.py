@@ -12,10 +12,10 @@ from icm_fast.model import load_model
 from icm_fast.reference import reference_leave_one_out
 from icm_fast.scorers import make_scorer
 from tiny_models import (
-    FAMILIES,
     MULTI,
     PREFIX,
     SINGLE,
+    WAYS,
     byte_tokenizer,
     metaspace_tokenizer,
     mixed_labels,
@@ -56,9 +56,9 @@ def differences(loaded, dataset, labels, **settings):
     return worst
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(scope="module", params=WAYS)
 def loaded(request):
-    return tiny_loaded(request.param)
+    return tiny_loaded(*WAYS[request.param])
 
 
 @pytest.mark.parametrize("normalize", ["labels", "vocabulary"])
@@ -158,7 +158,7 @@ def test_search_equals_the_reference_search():
 
     dataset = reviews(PREFIX, n=6)
     loaded = tiny_loaded("gemma2", bos=True)
-    config = SearchConfig(n_initial=3, max_evaluations=8, seed=5)
+    config = SearchConfig(start="random", n_initial=3, max_evaluations=8, seed=5)
     scorer = make_scorer(loaded, dataset, config)
     reference = reference_search(
         dataset,

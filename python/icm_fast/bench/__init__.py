@@ -1,0 +1,1 @@
+"""Benchmarks of one exact evaluation of U(D) against other ways to compute the same scores."""

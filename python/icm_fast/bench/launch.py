@@ -1,0 +1,138 @@
+"""Run a job in a process of its own, pinned, with the interpreter of its peer."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from icm_fast.bench.peers.protocol import Job
+from icm_fast.bench.variants import PEERS, Peer
+from icm_fast.errors import InputError
+
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+_KV_SPACE_GIB = 4
+_SHOWN_LINES = 15
+_SYSTEM_LIBRARIES = Path("/usr/lib")
+
+
+class PeerError(RuntimeError):
+    """A peer that ended without a result; the others go on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Launcher:
+    """Starts peers.
+
+    Attributes:
+        peers_dir: Folder of the peers' own environments.
+        threads: Threads and processors of each peer.
+    """
+
+    peers_dir: Path
+    threads: int
+
+    @property
+    def cpus(self) -> list[int]:
+        """The first ``threads`` processors that this process may use."""
+        return sorted(os.sched_getaffinity(0))[: self.threads]
+
+    def check(self, peer_name: str) -> None:
+        """Raise InputError unless the peer's environment is there and has the processors."""
+        if self.threads < 1 or len(self.cpus) < self.threads:
+            raise InputError(
+                f"threads = {self.threads}, but this process may use "
+                f"{len(os.sched_getaffinity(0))} processors; pass a number up to that"
+            )
+        peer = PEERS[peer_name]
+        if not self._python(peer).is_file():
+            raise InputError(
+                f"peer {peer_name!r} has no environment {self.peers_dir / str(peer.environment)}; "
+                f"run `{peer.install_command}` in a clone, or choose others with --peer"
+            )
+
+    def run(self, peer_name: str, job: Job) -> dict[str, Any]:
+        """Run a job with a peer and return its result.
+
+        Raises:
+            PeerError: The peer failed; the message has its last words.
+        """
+        peer = PEERS[peer_name]
+        alone = peer.environment is not None
+        package = "peers" if alone else "icm_fast.bench.peers"
+        return self._run(self._python(peer), f"{package}.{peer.module}", job, self._variables(peer))
+
+    def gemm_peak(self, dtype: str, **options: Any) -> float:
+        """The machine's best rate of matrix products, in operations per second."""
+        job = Job([], [], "", dtype, self.threads, self.cpus, options=options)
+        ours = PEERS["ours"]
+        module = "icm_fast.bench.peers.gemm_peak"
+        result = self._run(self._python(ours), module, job, self._variables(ours))
+        return float(result["flops_per_second"])
+
+    def _run(
+        self, python: Path, module: str, job: Job, variables: dict[str, str]
+    ) -> dict[str, Any]:
+        with tempfile.TemporaryDirectory() as scratch:
+            path = Path(scratch) / "job.json"
+            job.write(path)
+            # An environment of a peer's own sees the package `peers` and nothing else of ours.
+            (Path(scratch) / "peers").symlink_to(Path(__file__).resolve().parent / "peers")
+            done = subprocess.run(  # noqa: S603 - a module of ours, no shell
+                [str(python), "-P", "-m", module, str(path)],
+                capture_output=True,
+                text=True,
+                errors="replace",
+                env=os.environ | variables | {"PYTHONPATH": _import_path(scratch)},
+                check=False,
+            )
+        if done.returncode != 0:
+            raise PeerError(_last_words(done))
+        result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        return result
+
+    def _python(self, peer: Peer) -> Path:
+        if peer.environment is None:
+            return Path(sys.executable)
+        return self.peers_dir / peer.environment / "bin" / "python"
+
+    def _variables(self, peer: Peer) -> dict[str, str]:
+        """Environment variables that fix the threads, and what vLLM's documentation advises."""
+        found = dict.fromkeys(_THREAD_VARIABLES, str(self.threads))
+        found["TOKENIZERS_PARALLELISM"] = "false"
+        if peer.environment == "vllm":
+            found |= {
+                "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+                "VLLM_CPU_KVCACHE_SPACE": str(_KV_SPACE_GIB),
+                "VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, self.cpus)),
+                "VLLM_LOGGING_LEVEL": "WARNING",
+                "LD_PRELOAD": ":".join(map(str, self._preloaded(self.peers_dir / "vllm"))),
+            }
+        return found
+
+    @staticmethod
+    def _preloaded(environment: Path) -> list[Path]:
+        """Intel's OpenMP of the environment and the system's tcmalloc, where they are."""
+        return [
+            *sorted(_SYSTEM_LIBRARIES.glob("*/libtcmalloc_minimal.so.4"))[:1],
+            *sorted((environment / "lib").glob("libiomp5.so"))[:1],
+        ]
+
+
+def _import_path(folder: str) -> str:
+    """``folder`` before what PYTHONPATH names already."""
+    return os.pathsep.join(filter(None, [folder, os.environ.get("PYTHONPATH", "")]))
+
+
+def _last_words(done: subprocess.CompletedProcess[str]) -> str:
+    """Why a process ended, in a few lines."""
+    if done.returncode < 0:
+        why = f"ended by signal {-done.returncode}"
+        return why + (" (out of memory?)" if done.returncode == -9 else "")
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    return "\n".join(lines[-_SHOWN_LINES:]) or f"exit code {done.returncode} without a word"

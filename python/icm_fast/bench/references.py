@@ -1,0 +1,91 @@
+"""Float32 scores that every peer's answers are held against."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from icm_fast.bench.launch import Launcher
+from icm_fast.bench.variants import OURS
+from icm_fast.bench.verify import Verdict, compare
+from icm_fast.bench.workload import OrderedPrompts, Workload
+
+SAMPLED_PROMPTS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class References:
+    """Log-probabilities by order and position of the prompt, ``[n_labels]`` each.
+
+    Attributes:
+        rows: For each order the positions that have a reference.
+    """
+
+    rows: dict[str, dict[int, list[float]]] = field(default_factory=dict)
+
+    def judge(self, order: str, scores: list[list[float]], dtype: str) -> Verdict:
+        """Compare the scores of the first prompts of an order, ``[n_measured, n_labels]``."""
+        known = self.rows[order]
+        positions = [k for k in sorted(known) if k < len(scores)]
+        return compare(
+            np.array([scores[k] for k in positions], np.float64),
+            np.array([known[k] for k in positions], np.float64),
+            dtype,
+        )
+
+
+def make_references(
+    workload: Workload, prompts: dict[str, OrderedPrompts], launcher: Launcher
+) -> References:
+    """Score in float32: whole prompts at sampled positions, and our tree at all of its own.
+
+    The tree is held against the whole prompts first.
+
+    Raises:
+        RuntimeError: Tree and whole prompts differ, or either failed.
+    """
+    references = whole_prompts(workload, prompts, launcher)
+    if OURS in prompts:
+        tree = _scores(launcher, OURS, workload, prompts[OURS])
+        verdict = references.judge(OURS, tree, "float32")
+        if not verdict.correct:
+            raise RuntimeError(
+                f"our float32 scores differ from whole prompts by up to {verdict.maximum:.2g}; "
+                "no comparison with them means anything"
+            )
+        references.rows[OURS] = dict(enumerate(tree))
+    return references
+
+
+def whole_prompts(
+    workload: Workload, prompts: dict[str, OrderedPrompts], launcher: Launcher
+) -> References:
+    """Float32 scores of single whole prompts at sampled positions of each order."""
+    places = [(order, k) for order in prompts for k in sampled_positions(workload.n)]
+    sampled = OrderedPrompts(
+        order="sampled",
+        examples=[prompts[order].examples[k] for order, k in places],
+        prompts=[prompts[order].prompts[k] for order, k in places],
+    )
+    rows = _scores(launcher, "transformers-naive", workload, sampled, options={"batch_size": 1})
+    references = References()
+    for (order, k), row in zip(places, rows, strict=True):
+        references.rows.setdefault(order, {})[k] = row
+    return references
+
+
+def sampled_positions(n: int) -> list[int]:
+    """Evenly spaced positions; the first one is there however few prompts a peer measures."""
+    return sorted({int(k) for k in np.linspace(0, n - 1, SAMPLED_PROMPTS)})
+
+
+def _scores(
+    launcher: Launcher, peer: str, workload: Workload, ordered: OrderedPrompts, **settings: Any
+) -> list[list[float]]:
+    job = workload.job(
+        ordered, dtype="float32", threads=launcher.threads, cpus=launcher.cpus, **settings
+    )
+    scores: list[list[float]] = launcher.run(peer, job)["scores"]
+    return scores

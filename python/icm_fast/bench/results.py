@@ -1,0 +1,84 @@
+"""The files of a benchmark: NAME.json, NAME.md and NAME.png."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from icm_fast.atomic_file import write_atomically, writing
+from icm_fast.bench.cases import Case
+from icm_fast.bench.curve import run_curve
+from icm_fast.bench.curve_report import curve_plot, curve_table
+from icm_fast.bench.document import benchmark_document
+from icm_fast.bench.launch import Launcher
+from icm_fast.bench.plot import benchmark_plot, figure_module
+from icm_fast.bench.run import Progress, Settings, run_benchmark
+from icm_fast.bench.table import benchmark_table
+from icm_fast.bench.variants import Variant
+
+
+def benchmark_to_files(
+    case: Case,
+    variants: list[Variant],
+    launcher: Launcher,
+    settings: Settings,
+    *,
+    folder: Path,
+    command: str,
+    progress: Progress,
+) -> str:
+    """Measure the variants of a case, write the files and return the Markdown.
+
+    Raises:
+        InputError: Something is not in place, or a file can't be written.
+    """
+    prepare(folder)
+    benchmark = run_benchmark(case, variants, launcher, settings, progress)
+    document = benchmark_document(benchmark, command)
+    table = benchmark_table(document)
+    write_results(folder, case.name, document, table, benchmark_plot(document))
+    return table
+
+
+def curve_to_files(
+    case: Case,
+    sizes: list[int],
+    launcher: Launcher,
+    settings: Settings,
+    *,
+    folder: Path,
+    command: str,
+    progress: Progress,
+) -> str:
+    """Measure our scorer at several sizes, write the files and return the Markdown.
+
+    Raises:
+        InputError: Something is not in place, or a file can't be written.
+    """
+    prepare(folder)
+    document = run_curve(case, sizes, launcher, settings, progress, command)
+    table = curve_table(document)
+    write_results(folder, case.name, document, table, curve_plot(document))
+    return table
+
+
+def prepare(folder: Path) -> None:
+    """Fail before the measurements and not behind them: matplotlib and the folder.
+
+    Raises:
+        InputError: matplotlib is missing, or the folder can't be made.
+    """
+    figure_module()
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+
+
+def write_results(
+    folder: Path, name: str, document: dict[str, Any], table: str, picture: bytes
+) -> None:
+    """Write the three files."""
+    text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+    write_atomically(folder / f"{name}.json", text.encode())
+    write_atomically(folder / f"{name}.md", f"{table}\n".encode())
+    write_atomically(folder / f"{name}.png", picture)

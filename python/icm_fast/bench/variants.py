@@ -1,0 +1,88 @@
+"""The peers and the variants in which each is measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from icm_fast.errors import InputError, suggest
+
+OURS = "ours"
+_INSTALL = "bash benchmarks/peers/install_peers.sh"
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """An engine that computes the scores.
+
+    Attributes:
+        module: Module of ``icm_fast.bench.peers`` that runs it.
+        environment: Folder of its own virtual environment; None runs it in this one.
+    """
+
+    module: str
+    environment: str | None = None
+
+    @property
+    def install_command(self) -> str:
+        """What makes the environment, from the root of a clone."""
+        return f"{_INSTALL} {self.environment}"
+
+
+PEERS = {
+    OURS: Peer("ours"),
+    "transformers-naive": Peer("transformers_naive"),
+    "transformers-cache": Peer("transformers_cache"),
+    "vllm": Peer("vllm_engine", "vllm"),
+    "llama-cpp": Peer("llama_engine", "llama-cpp"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """A peer with an order and settings.
+
+    Attributes:
+        name: Name in tables.
+        peer: Key of ``PEERS``.
+        order: ``ours`` or ``natural``.
+        options: Settings of the peer.
+    """
+
+    name: str
+    peer: str
+    order: str
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+VARIANTS = {
+    variant.name: variant
+    for variant in (
+        Variant(OURS, OURS, "ours"),
+        Variant("transformers-naive", "transformers-naive", "natural"),
+        Variant("transformers-cache-natural", "transformers-cache", "natural"),
+        Variant("transformers-cache-ours", "transformers-cache", "ours"),
+        *(
+            Variant(f"vllm-{order}-{size}", "vllm", order, {"block_size": size})
+            for order in ("natural", "ours")
+            for size in (32, 128)
+        ),
+        Variant("llama-cpp-natural", "llama-cpp", "natural"),
+        Variant("llama-cpp-ours", "llama-cpp", "ours"),
+    )
+}
+
+
+def choose_variants(names: Sequence[str]) -> list[Variant]:
+    """The variants of some peers or variants by name, all if none is named; ours comes first.
+
+    Raises:
+        InputError: Unknown name; the message has the nearest known one.
+    """
+    known = {*PEERS, *VARIANTS}
+    for name in names:
+        if name not in known:
+            raise InputError(f"unknown peer {name!r}{suggest(name, known)}")
+    wanted = set(names) or known
+    return [v for v in VARIANTS.values() if v.name == OURS or {v.name, v.peer} & wanted]

@@ -1,0 +1,99 @@
+"""The command ``icm-fast bench``."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from icm_fast.errors import InputError
+
+
+def bench(
+    case: Annotated[
+        str | None,
+        typer.Option(help="smollm2-truthfulqa-64, gemma3-truthfulqa-64 or qwen-shape-32."),
+    ] = None,
+    peer: Annotated[
+        list[str] | None,
+        typer.Option(help="Peer or one of its variants; may be repeated. Default: all."),
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Another model than the case's.")] = None,
+    task: Annotated[str | None, typer.Option(help="Another task than the case's.")] = None,
+    data: Annotated[str | None, typer.Option(help="File of the data.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Examples.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="auto, bfloat16 or float32.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of examples, labels, orders.")] = None,
+    repeats: Annotated[int, typer.Option(help="Timed repeats, each with a cold cache.")] = 5,
+    threads: Annotated[int, typer.Option(help="Threads, each pinned to a processor.")] = 2,
+    max_seconds: Annotated[
+        float,
+        typer.Option(help="Time for one repeat; a slower peer measures a part. 0: no limit."),
+    ] = 0.0,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder of the result files.")
+    ] = Path("benchmarks/results"),
+    peers_dir: Annotated[
+        Path, typer.Option(help="Folder of the environments that `make peers` makes.")
+    ] = Path(".peers"),
+    curve: Annotated[bool, typer.Option("--curve", help="Cost over n, our scorer only.")] = False,
+    sizes: Annotated[str, typer.Option(help="Sizes of the curve.")] = "8,16,32,64,128,256",
+) -> None:
+    """Time one exact U(D) against other engines, answers verified first."""
+    from icm_fast.bench.cases import choose_case
+    from icm_fast.bench.launch import Launcher
+    from icm_fast.bench.run import Settings
+
+    counts = _read_sizes(sizes) if curve else []
+    chosen = choose_case(
+        case,
+        model=model,
+        task=task,
+        data=data,
+        n=max(counts) if counts else limit,
+        dtype=dtype,
+        seed=seed,
+    )
+    if curve:
+        chosen = dataclasses.replace(chosen, name=_curve_name(chosen))
+    shared: dict[str, Any] = {
+        "launcher": Launcher(peers_dir, threads),
+        "settings": Settings(repeats, max_seconds),
+        "folder": output,
+        "command": shlex.join(["icm-fast", *sys.argv[1:]]),
+        "progress": lambda text: typer.echo(text, err=True),
+    }
+    text = _curve(chosen, counts, shared) if curve else _peers(chosen, peer or [], shared)
+    typer.echo(f"{text}\n\nFiles: {output / chosen.name}.json, .md, .png")
+
+
+def _curve(case: Any, sizes: list[int], shared: dict[str, Any]) -> str:
+    from icm_fast.bench.results import curve_to_files
+
+    return curve_to_files(case, sizes, **shared)
+
+
+def _peers(case: Any, names: list[str], shared: dict[str, Any]) -> str:
+    from icm_fast.bench.results import benchmark_to_files
+    from icm_fast.bench.variants import choose_variants
+
+    return benchmark_to_files(case, choose_variants(names), **shared)
+
+
+def _curve_name(case: Any) -> str:
+    dtype = "" if case.dtype == "auto" else f"-{case.dtype}"
+    return f"{Path(case.model).stem}-{case.task}-curve{dtype}"
+
+
+def _read_sizes(text: str) -> list[int]:
+    try:
+        sizes = sorted({int(word) for word in text.split(",")})
+    except ValueError:
+        raise InputError(f"--sizes {text!r} is no list of numbers; write 8,16,32") from None
+    if sizes[0] < 2:
+        raise InputError(f"--sizes {text!r} begins with {sizes[0]}; a size is 2 or more")
+    return sizes

@@ -1,0 +1,129 @@
+"""The command line and the processes that it starts."""
+
+import sys
+
+import pytest
+
+from icm_fast.bench.launch import Launcher, PeerError
+from icm_fast.bench.peers.protocol import Job
+from icm_fast.bench.variants import VARIANTS, choose_variants
+from icm_fast.cli import run
+from icm_fast.errors import InputError
+
+
+def fails(capsys, arguments, *words):
+    assert run(["bench", *arguments]) == 2
+    _, err = capsys.readouterr()
+    assert err.count("\n") == 1, err
+    for word in words:
+        assert word in err
+
+
+CASE = ["--case", "smollm2-truthfulqa-64", "--data", "x.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], ["no case given", "--case", "smollm2-truthfulqa-64"]),
+        (["--model", "smollm2"], ["--task, --limit"]),
+        (["--case", "smolm2-truthfulqa-64"], ["unknown case", "'smollm2-truthfulqa-64'"]),
+        (["--case", "qwen-shape-32"], ["needs its data", "--data"]),
+        ([*CASE, "--peer", "vlm"], ["unknown peer 'vlm'", "did you mean 'vllm'"]),
+        ([*CASE, "--dtype", "bf16"], ["unknown dtype 'bf16'", "'bfloat16'"]),
+        ([*CASE, "--limit", "1"], ["limit = 1"]),
+        ([*CASE, "--repeats", "0"], ["repeats = 0"]),
+        ([*CASE, "--max-seconds", "-1"], ["max_seconds = -1"]),
+        ([*CASE, "--curve", "--sizes", "8,many"], ["--sizes '8,many'"]),
+        ([*CASE, "--curve", "--sizes", "1,8"], ["begins with 1"]),
+    ],
+)
+def test_bad_input_is_one_line(arguments, words, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    fails(capsys, arguments, *words)
+
+
+@pytest.mark.parametrize("peer", ["vllm", "llama-cpp"])
+def test_missing_environment_names_the_command(peer, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    arguments = [*CASE, "--threads", "1", "--peer", peer]
+    fails(capsys, arguments, f"bash benchmarks/peers/install_peers.sh {peer}", f".peers/{peer}")
+
+
+def test_more_threads_than_processors(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    fails(capsys, [*CASE, "--threads", "9999", "--peer", "ours"], "threads = 9999", "processors")
+
+
+def test_without_matplotlib_the_extra_is_named(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    fails(capsys, [*CASE, "--peer", "ours"], "pip install icm-fast[bench]")
+
+
+def test_curve_has_its_own_name_and_largest_size(monkeypatch, capsys):
+    seen = {}
+
+    def curve_to_files(case, sizes, **rest):
+        seen.update(case=case, sizes=sizes, rest=rest)
+        return "table"
+
+    monkeypatch.setattr("icm_fast.bench.results.curve_to_files", curve_to_files)
+    arguments = ["--curve", "--model", "smollm2", "--task", "movie-sentiment", "--sizes", "16,8"]
+    assert run(["bench", *arguments]) == 0
+    assert seen["case"].name == "smollm2-movie-sentiment-curve"
+    assert (seen["case"].n, seen["sizes"]) == (16, [8, 16])
+    assert "smollm2-movie-sentiment-curve.json" in capsys.readouterr().out
+
+
+def test_peers_by_name_bring_all_their_variants_and_ours():
+    names = [variant.name for variant in choose_variants(["vllm", "llama-cpp-ours"])]
+    assert names == [
+        "ours",
+        "vllm-natural-32",
+        "vllm-natural-128",
+        "vllm-ours-32",
+        "vllm-ours-128",
+        "llama-cpp-ours",
+    ]
+    assert [v.name for v in choose_variants([])] == list(VARIANTS)
+    with pytest.raises(InputError, match="did you mean 'llama-cpp-ours'"):
+        choose_variants(["llama-cpp-our"])
+
+
+def test_a_process_measures_the_machine(tmp_path):
+    launcher = Launcher(tmp_path, 1)
+    assert len(launcher.cpus) == 1
+    assert launcher.gemm_peak("float32", sizes=[32]) > 0
+
+
+@pytest.fixture
+def bare_peers(tmp_path):
+    """Environments without site-packages: neither the engines nor icm_fast are there."""
+    for name in ("vllm", "llama-cpp"):
+        folder = tmp_path / name / "bin"
+        folder.mkdir(parents=True)
+        python = folder / "python"
+        python.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S "$@"\n')
+        python.chmod(0o755)
+    return tmp_path
+
+
+@pytest.mark.parametrize(("peer", "package"), [("vllm", "vllm"), ("llama-cpp", "llama_cpp")])
+def test_peer_modules_run_without_icm_fast(peer, package, bare_peers):
+    launcher = Launcher(bare_peers, 1)
+    launcher.check(peer)
+    job = Job([[1, 2]], [0, 1], "", "float32", 1, launcher.cpus)
+    with pytest.raises(PeerError, match=f"No module named '{package}'"):
+        launcher.run(peer, job)
+
+
+def test_a_killed_peer_is_told(tmp_path):
+    folder = tmp_path / "vllm" / "bin"
+    folder.mkdir(parents=True)
+    (folder / "python").write_text("#!/bin/sh\nkill -9 $$\n")
+    (folder / "python").chmod(0o755)
+    launcher = Launcher(tmp_path, 1)
+    job = Job([[1, 2]], [0, 1], "", "float32", 1, launcher.cpus)
+    with pytest.raises(PeerError, match="signal 9"):
+        launcher.run("vllm", job)
