@@ -110,9 +110,10 @@ Annealer make_engine(std::int32_t n_examples, std::int32_t n_labels, const IntAr
                      const TableArray& tables, const std::string& objective, double alpha,
                      double initial_temperature, double min_temperature, double cooling,
                      const std::string& cooling_clock, const std::string& start,
-                     std::int64_t n_initial, double prior_weight, std::int64_t fix_rounds, bool fix_both_false, bool fix_accepts_ties,
-                     std::uint64_t group_weight, const std::vector<std::string>& moves,
-                     double growth, std::int64_t single_tries, std::int64_t max_iterations,
+                     std::int64_t n_initial, double prior_weight, std::int64_t fix_rounds,
+                     bool fix_both_false, bool fix_accepts_ties, std::uint64_t group_weight,
+                     const std::vector<std::string>& moves, double growth,
+                     std::int64_t single_tries, std::int64_t max_iterations,
                      std::int64_t max_evaluations, bool return_best, std::uint64_t seed) {
     engine::SearchSettings settings{
         .objective = engine::parse_objective(objective),
@@ -244,10 +245,9 @@ void bind_engine(py::module_& module) {
              py::arg("initial_temperature"), py::arg("min_temperature"), py::arg("cooling"),
              py::arg("cooling_clock"), py::arg("start"), py::arg("n_initial"),
              py::arg("prior_weight"), py::arg("fix_rounds"), py::arg("fix_both_false"),
-             py::arg("fix_accepts_ties"), py::arg("group_weight"),
-             py::arg("moves"), py::arg("growth"), py::arg("single_tries"),
-             py::arg("max_iterations"), py::arg("max_evaluations"), py::arg("return_best"),
-             py::arg("seed"));
+             py::arg("fix_accepts_ties"), py::arg("group_weight"), py::arg("moves"),
+             py::arg("growth"), py::arg("single_tries"), py::arg("max_iterations"),
+             py::arg("max_evaluations"), py::arg("return_best"), py::arg("seed"));
     type.def("ask", [](const Annealer& annealer) { return annealer.ask(); });
     type.def("tell", &tell, py::arg("scores"));
     type.def("take_events", &take_events);

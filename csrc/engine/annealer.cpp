@@ -74,8 +74,8 @@ Annealer::Annealer(ConstraintGraph graph, SearchSettings settings)
 // What the model says without any demonstration: where the search starts, or what its proposals
 // lean on.
 void Annealer::tell_prior(std::span<const float> scores) {
-    prior_ = adjusted_scores(settings_.objective, state_.labels,
-                             {scores, index(graph_.n_labels())});
+    prior_ =
+        adjusted_scores(settings_.objective, state_.labels, {scores, index(graph_.n_labels())});
     if (settings_.start_zero_shot) {
         Examples everyone(state_.labels.size());
         std::iota(everyone.begin(), everyone.end(), 0);

@@ -25,8 +25,8 @@ struct SearchSettings {
     Objective objective = Objective::kCalibrated;
     double alpha = 50.0;
     Schedule schedule;
-    // Whether the search starts from every example's label under no demonstrations at all, instead of
-    // `n_initial` random ones.
+    // Whether the search starts from every example's label under no demonstrations at all, instead
+    // of `n_initial` random ones.
     bool start_zero_shot = false;
     std::int64_t n_initial = 8;
     // Weight in proposals of the scores under no demonstrations, beside those of the current state.
