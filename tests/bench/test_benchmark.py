@@ -55,7 +55,7 @@ def test_right_answers_get_ratios(tiny_case, launcher):
     assert peers["ours"]["fraction_of_limit"] == pytest.approx(flops / ours["median"] / 1e9)
     # The whole run has references of both orders: all prompts of ours, a sample of the natural.
     assert other["answers"]["n_compared"] == 8
-    assert peers["transformers-naive"]["answers"]["n_compared"] == 4
+    assert peers["transformers-naive"]["answers"]["n_compared"] == 6
 
 
 def test_document_has_what_a_reader_needs(tiny_case, launcher):
@@ -117,7 +117,7 @@ def test_table_says_extrapolated(tiny_case):
     found = document(tiny_case, launcher, ["transformers-naive"])
     naive = by_name(found)["transformers-naive"]
     assert naive["seconds"]["extrapolated"]
-    assert naive["answers"]["n_compared"] == 2  # positions 0 and 2 of the sample
+    assert naive["answers"]["n_compared"] == 3
     table = benchmark_table(found)
     assert "extrapolated from 3 of 8 prompts" in table
     assert table.count("extrapolated") == 1
@@ -151,6 +151,22 @@ def test_model_that_hardly_tells_contexts_apart_is_noted(tiny_case, launcher):
     assert "weak check" not in benchmark_table(found)
     found["peers"][0]["answers"]["signal"] = 1e-4
     assert "weak check" in benchmark_table(found)
+
+
+def test_peer_that_uses_more_processors_is_noted(tiny_case, launcher):
+    found = document(tiny_case, launcher, ["ours"])
+    found["peers"][0]["processors_used"] = 1.05
+    assert "processors" not in benchmark_table(found)
+    found["peers"][0]["processors_used"] = 1.96
+    assert "used 2.0 processors" in benchmark_table(found)
+
+
+def test_every_row_has_all_columns(tiny_case):
+    spoil = {"transformers-cache": shifted, "transformers-naive": shortened}
+    table = benchmark_table(document(tiny_case, LocalLauncher(spoil)))
+    lines = [line for line in table.splitlines() if line.startswith("|")]
+    assert len(lines) == 6
+    assert {line.count("|") for line in lines} == {10}
 
 
 def test_files(tiny_case, launcher, tmp_path):

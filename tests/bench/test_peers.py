@@ -111,6 +111,7 @@ def test_slow_peer_measures_a_part(clock, max_seconds, measured):
     assert len(result["scores"]) == measured
     assert session.resets >= 2
     assert result["versions"]["no-such-package"] == "not installed"
+    assert result["processors_used"] < 1
 
 
 def test_repeats_that_differ_are_told(clock):

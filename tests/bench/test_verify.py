@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from icm_fast.bench.references import References, sampled_positions
+from icm_fast.bench.peers.protocol import PROBED_PROMPTS
+from icm_fast.bench.references import FIRST_PROMPTS, References, sampled_positions
 from icm_fast.bench.verify import LIMITS, compare
 
 REFERENCE = np.log([[0.2, 0.8], [0.6, 0.4], [0.5, 0.5], [0.9, 0.1]])
@@ -60,6 +61,18 @@ def test_references_judge_what_was_measured():
     assert not references.judge("natural", scores, "bfloat16").correct
 
 
-@pytest.mark.parametrize(("n", "expected"), [(64, [0, 21, 42, 63]), (3, [0, 1, 2]), (2, [0, 1])])
-def test_sampled_positions(n, expected):
-    assert sampled_positions(n) == expected
+@pytest.mark.parametrize(
+    ("n", "order", "expected"),
+    [
+        (64, "ours", [0, 21, 42, 63]),
+        (64, "natural", [0, 1, 2, 3, 32, 63]),
+        (3, "natural", [0, 1, 2]),
+        (2, "ours", [0, 1]),
+    ],
+)
+def test_sampled_positions(n, order, expected):
+    assert sampled_positions(n, order) == expected
+
+
+def test_a_slow_peers_first_prompts_have_references():
+    assert FIRST_PROMPTS == PROBED_PROMPTS

@@ -23,7 +23,7 @@ def curve_table(document: dict[str, Any]) -> str:
     )
     lines = [
         f"Our scorer, one exact U(D), cold: {case['model']}, {case['task']}, {case['dtype']}, "
-        f"{document['threads']} threads, {document['repeats']} repeats on "
+        f"threads: {document['threads']}, repeats: {document['repeats']}; "
         f"{document['machine']['processor']}.",
         markdown(_COLUMNS, [_row(point, peak) for point in document["points"]]),
         f"Fitted over all sizes: {fits or 'two sizes are needed'}.",

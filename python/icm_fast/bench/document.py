@@ -83,6 +83,7 @@ _RESULT_KEYS = (
     "measured_share",
     "tokens_forwarded",
     "repeat_difference",
+    "processors_used",
     "peak_rss_bytes",
     "versions",
     "details",

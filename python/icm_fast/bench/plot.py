@@ -10,6 +10,8 @@ from icm_fast.errors import InputError
 # Okabe and Ito's colours, which colour-blind people tell apart.
 _COLOURS = {"ours": "#0072B2", "natural": "#E69F00"}
 _OUR_COLOUR = "#009E73"
+_LABELLED_RANGE = 20
+"""Axes that span more have labels at powers of ten only; others would overlap."""
 
 
 def figure_module() -> Any:
@@ -35,47 +37,70 @@ def png(figure: Any) -> bytes:
 
 
 def benchmark_plot(document: dict[str, Any]) -> bytes:
-    """Bars of seconds on a logarithmic axis, PNG; peers without a right answer are left out."""
+    """Seconds on a logarithmic axis, PNG; peers without a right answer are left out."""
     peers = [peer for peer in document["peers"] if peer["status"] == "ok"]
     peers.sort(key=lambda peer: peer["seconds"]["median"], reverse=True)
-    figure = figure_module().Figure(figsize=(8, 1.4 + 0.45 * len(peers)), layout="constrained")
+    figure = figure_module().Figure(figsize=(8, 1.8 + 0.4 * len(peers)), layout="constrained")
     axes = figure.subplots()
     for row, peer in enumerate(peers):
-        _bar(axes, row, peer)
-    axes.set_yticks(range(len(peers)), [peer["name"] for peer in peers])
-    axes.set_xscale("log")
-    axes.margins(x=0.25)
-    axes.set_xlabel("seconds for one exact U(D), cold cache (logarithmic)")
+        _mark(axes, row, peer)
+    _axes(axes, [peer["name"] for peer in peers])
     case = document["case"]
-    axes.set_title(f"{case['name']}, {case['dtype']}, {document['threads']} threads")
+    axes.set_title(f"{case['name']}, {case['dtype']}, threads: {document['threads']}")
     _legend(axes)
     return png(figure)
 
 
-def _bar(axes: Any, row: int, peer: dict[str, Any]) -> None:
+def _mark(axes: Any, row: int, peer: dict[str, Any]) -> None:
+    """One peer: median and spread; a hollow mark where the seconds are extrapolated."""
     seconds = peer["seconds"]
     middle = seconds["median"]
     colour = _OUR_COLOUR if peer["name"] == "ours" else _COLOURS[peer["order"]]
-    hatch = "//" if seconds["extrapolated"] else None
     spread = [[middle - seconds["min"]], [seconds["max"] - middle]]
-    axes.barh(row, middle, color=colour, hatch=hatch, edgecolor="white", height=0.7)
-    axes.errorbar(middle, row, xerr=spread, color="black", capsize=3, linewidth=1)
-    ratio = peer["ratio_to_ours"]
-    text = f"{middle:.3g} s" + ("" if ratio is None else f", x {ratio:.1f}")
-    axes.annotate(
-        text, (seconds["max"], row), xytext=(6, 0), textcoords="offset points", va="center"
+    filling = "none" if seconds["extrapolated"] else "full"
+    axes.errorbar(
+        middle,
+        row,
+        xerr=spread,
+        color=colour,
+        marker="o",
+        markersize=8,
+        fillstyle=filling,
+        capsize=4,
     )
+    ratio = peer["ratio_to_ours"]
+    text = f"{middle:.3g} s" + ("" if ratio is None else f", x {ratio:.2g}")
+    axes.annotate(
+        text, (seconds["max"], row), xytext=(9, 0), textcoords="offset points", va="center"
+    )
+
+
+def _axes(axes: Any, names: list[str]) -> None:
+    from matplotlib.ticker import NullFormatter, StrMethodFormatter
+
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(-0.7, len(names) - 0.3)
+    axes.set_xscale("log")
+    left, right = axes.get_xlim()
+    axes.set_xlim(left, right * (right / left) ** 0.25)  # room for the last number
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    few = right / left < _LABELLED_RANGE
+    axes.xaxis.set_minor_formatter(StrMethodFormatter("{x:g}") if few else NullFormatter())
+    axes.grid(axis="x", which="both", alpha=0.3)
+    axes.set_xlabel("seconds for one exact U(D), cold cache (logarithmic axis)")
 
 
 def _legend(axes: Any) -> None:
-    from matplotlib.patches import Patch
+    from matplotlib.lines import Line2D
 
-    axes.legend(
-        handles=[
-            Patch(facecolor=_OUR_COLOUR, label="icm_fast"),
-            Patch(facecolor=_COLOURS["ours"], label="peer, our order"),
-            Patch(facecolor=_COLOURS["natural"], label="peer, natural order"),
-            Patch(facecolor="white", edgecolor="grey", hatch="//", label="extrapolated"),
-        ],
-        fontsize="small",
-    )
+    kinds = [
+        ("icm_fast", _OUR_COLOUR, "full"),
+        ("peer, our order", _COLOURS["ours"], "full"),
+        ("peer, natural order", _COLOURS["natural"], "full"),
+        ("extrapolated", "grey", "none"),
+    ]
+    handles = [
+        Line2D([], [], color=colour, marker="o", linestyle="", fillstyle=fill, label=label)
+        for label, colour, fill in kinds
+    ]
+    axes.figure.legend(handles=handles, fontsize="small", loc="outside lower center", ncols=4)

@@ -12,7 +12,8 @@ from icm_fast.bench.variants import OURS
 from icm_fast.bench.verify import Verdict, compare
 from icm_fast.bench.workload import OrderedPrompts, Workload
 
-SAMPLED_PROMPTS = 4
+FIRST_PROMPTS = 4
+"""A slow peer measures at least these (``peers.protocol.PROBED_PROMPTS``)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,7 @@ def whole_prompts(
     workload: Workload, prompts: dict[str, OrderedPrompts], launcher: Launcher
 ) -> References:
     """Float32 scores of single whole prompts at sampled positions of each order."""
-    places = [(order, k) for order in prompts for k in sampled_positions(workload.n)]
+    places = [(order, k) for order in prompts for k in sampled_positions(workload.n, order)]
     sampled = OrderedPrompts(
         order="sampled",
         examples=[prompts[order].examples[k] for order, k in places],
@@ -76,9 +77,15 @@ def whole_prompts(
     return references
 
 
-def sampled_positions(n: int) -> list[int]:
-    """Evenly spaced positions; the first one is there however few prompts a peer measures."""
-    return sorted({int(k) for k in np.linspace(0, n - 1, SAMPLED_PROMPTS)})
+def sampled_positions(n: int, order: str) -> list[int]:
+    """Positions of the prompts that are scored whole.
+
+    In our order they check the tree, which then has all the others; in the natural order they are
+    all that a peer is compared with, so the first few are among them.
+    """
+    if order == OURS:
+        return sorted({int(k) for k in np.linspace(0, n - 1, 4)})
+    return sorted({*range(min(n, FIRST_PROMPTS)), n // 2, n - 1})
 
 
 def _scores(

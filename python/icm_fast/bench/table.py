@@ -7,12 +7,15 @@ from typing import Any
 
 from icm_fast.bench.verify import LIMITS
 
-_COLUMNS = ("peer", "order", "seconds", "spread", "x ours", "tokens", "limit", "|d log p|", "note")
+_COLUMNS = ("peer", "order", "seconds", "spread", "x ours", "tokens", "limit", "error", "note")
+
+_MOST_PROCESSORS = 1.1
+"""Processors per thread that a peer may use without a note; pinned ones can't use more than 1."""
 
 
 def benchmark_table(document: dict[str, Any]) -> str:
     """A heading, the table and what its columns mean, from a benchmark's document."""
-    rows = [_row(peer, document["case"]["dtype"]) for peer in document["peers"]]
+    rows = [_row(peer, document) for peer in document["peers"]]
     return "\n\n".join(
         [f"# {document['case']['name']}", _setting(document), markdown(_COLUMNS, rows), _legend()]
     )
@@ -34,7 +37,7 @@ def _setting(document: dict[str, Any]) -> str:
     return "\n".join(
         [
             f"Seconds for one exact U(D), cold: {case['model']}, {case['task']}, n = {case['n']}, "
-            f"{case['dtype']}, {document['threads']} threads, {document['repeats']} repeats.",
+            f"{case['dtype']}; threads: {document['threads']}, repeats: {document['repeats']}.",
             "",
             f"- Machine: {machine['processor']}, {machine['instruction_sets']}; load {load:.1f} "
             "before the start",
@@ -46,14 +49,14 @@ def _setting(document: dict[str, Any]) -> str:
     )
 
 
-def _row(peer: dict[str, Any], dtype: str) -> list[str]:
+def _row(peer: dict[str, Any], document: dict[str, Any]) -> list[str]:
     answers = peer["answers"]
     differences = "" if answers is None else f"{answers['median']:.1e}, {answers['maximum']:.1e}"
     if peer["status"] == "failed":
         first = (peer["failure"].strip().splitlines() or [""])[-1].replace("|", "/")
         return [peer["name"], peer["order"], "FAILED", "", "", "", "", "", first]
     if peer["status"] == "wrong":
-        note = "beyond median {:g}, max {:g}".format(*LIMITS[dtype])
+        note = "beyond median {:g}, max {:g}".format(*LIMITS[document["case"]["dtype"]])
         return [peer["name"], peer["order"], "WRONG", "", "", "", "", differences, note]
     seconds, ratio, fraction = peer["seconds"], peer["ratio_to_ours"], peer["fraction_of_limit"]
     return [
@@ -65,14 +68,17 @@ def _row(peer: dict[str, Any], dtype: str) -> list[str]:
         "" if peer["tokens_forwarded"] is None else f"{peer['tokens_forwarded']:,}",
         f"{fraction:.2f}",
         differences,
-        _note(peer),
+        _note(peer, document["threads"]),
     ]
 
 
-def _note(peer: dict[str, Any]) -> str:
+def _note(peer: dict[str, Any], threads: int) -> str:
     notes = []
     if peer["seconds"]["extrapolated"]:
         notes.append(f"extrapolated from {peer['n_measured']} of {peer['n_prompts']} prompts")
+    used = peer["processors_used"]
+    if used > _MOST_PROCESSORS * threads:
+        notes.append(f"used {used:.1f} processors")
     answers = peer["answers"]
     if answers["signal"] <= answers["limits"][0]:
         notes.append("weak check: the model hardly tells the contexts apart")
@@ -92,8 +98,8 @@ def _legend() -> str:
             "padding included.",
             "- limit: operations of our plan (linear and attention, without the head) over seconds "
             "times the rate of matrix products.",
-            "- |d log p|: median and maximum against float32 scores of the same prompts (order "
-            "ours: all; natural: whole prompts at a sample). A peer beyond the limits gets no "
-            f"speed ({limits}).",
+            "- error: |d log p|, median and maximum against float32 scores of the same prompts "
+            "(order ours: all; natural: whole prompts at a sample). A peer beyond the limits gets "
+            f"no speed ({limits}).",
         ]
     )

@@ -100,20 +100,24 @@ def measure(session: Session, job: Job) -> dict[str, Any]:
         ``seconds`` of each repeat for the first ``n_measured`` of ``n_prompts`` prompts, which are
         ``measured_share`` of the tokens to forward; their ``scores``, ``[n_measured, n_labels]``
         log-probabilities of the last repeat, and ``repeat_difference``, their largest change
-        between repeats; tokens, versions, memory in bytes.
+        between repeats; ``processors_used``, processor seconds per second; tokens, versions,
+        memory in bytes.
     """
     session.label_logits([prompt[:WARM_UP_TOKENS] for prompt in job.prompts[:1]])
     tokens = costs(job.prompts, reuses_prefix=session.reuses_prefix)
     n_measured = _affordable(session, job, tokens)
     seconds, runs = [], []
+    busy = time.process_time()
     for _ in range(job.repeats):
         elapsed, logits = _timed(session, job.prompts[:n_measured])
         seconds.append(elapsed)
         runs.append([log_softmax(row) for row in logits])
+    busy = time.process_time() - busy
     return {
         "seconds": seconds,
         "scores": runs[-1],
         "repeat_difference": _largest_difference(runs),
+        "processors_used": busy / max(sum(seconds), 1e-9),
         "n_measured": n_measured,
         "n_prompts": len(job.prompts),
         "measured_share": sum(tokens[:n_measured]) / sum(tokens),
