@@ -8,7 +8,7 @@ from transformers import AutoConfig, T5ForConditionalGeneration
 from icm_fast.errors import InputError
 from icm_fast.model import load as load_module
 from icm_fast.model import load_model
-from icm_fast.model.hardware import describe_cpu, fast_bfloat16
+from icm_fast.model.hardware import available_bytes, describe_cpu, fast_bfloat16
 from icm_fast.model.load import fingerprint_model, pick_device, pick_dtype
 from tiny_models import (
     FAMILIES,
@@ -209,4 +209,18 @@ def test_hardware_without_proc(monkeypatch):
     monkeypatch.setattr("pathlib.Path.read_text", absent)
     assert hardware.cpu_flags() == frozenset()
     assert "no vector extensions found" in describe_cpu()
+    assert hardware.available_bytes() > 2**60
     hardware.cpu_flags.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("MemTotal: 9 kB\nMemAvailable:    123 kB\n", 123 * 1024), ("MemTotal: 9 kB\n", 2**62)],
+)
+def test_available_memory(monkeypatch, text, expected):
+    monkeypatch.setattr("pathlib.Path.read_text", lambda *args, **kwargs: text)
+    assert available_bytes() == expected
+
+
+def test_this_machine_has_memory():
+    assert available_bytes() > 0

@@ -38,6 +38,8 @@ FloatArray = npt.NDArray[np.float32]
 class CpuDecoder:
     """The native decoder of a model with the order of its rotary tables.
 
+    The copy is made once: load the model anew (``load_model``) after its weights have changed.
+
     Attributes:
         native: Packed weights and threads; not for concurrent calls.
         rotary_kinds: Layer type of each rotary table, None where all layers share one.
@@ -67,21 +69,22 @@ def _is_supported(loaded: LoadedModel) -> bool:
     if _core.cpu_isa(loaded.dtype_name) is None:
         return False
     parts = [part for layer in model.base_model.layers for _, part in _linear_parts(layer)]
-    plain = all(type(part) is torch.nn.Linear for part in parts)
-    biased = any(
-        part.bias is not None
-        for layer in model.base_model.layers
-        for name, part in _linear_parts(layer)
-        if name not in {"q_proj", "k_proj", "v_proj"}
-    )
+    if any(type(part) is not torch.nn.Linear for part in parts):
+        return False
     # The packed copy stands beside the model's own weights.
     weight_bytes = sum(p.numel() * p.element_size() for part in parts for p in part.parameters())
     return (
-        plain
-        and not biased
+        all(_known_biases(layer) for layer in model.base_model.layers)
         and _activation(config) in _ACTIVATIONS
+        and config.hidden_size % 2 == 0
         and weight_bytes < available_bytes()
     )
+
+
+def _known_biases(layer: Any) -> bool:
+    """Whether queries, keys and values all have a bias or none, and nothing else has one."""
+    biased = {name for name, part in _linear_parts(layer) if part.bias is not None}
+    return biased in (set(), {"q_proj", "k_proj", "v_proj"})
 
 
 def _activation(config: Any) -> str:
