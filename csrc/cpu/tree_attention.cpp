@@ -11,7 +11,7 @@ std::vector<AttentionTile> make_tiles(const Ops& ops, std::span<const Segment> s
     for (std::size_t s = 0; s < segments.size(); ++s) {
         const std::int64_t rows = (segments[s].end - segments[s].begin) * group;
         const std::int64_t first = last_only ? rows - group : 0;
-        // Few, even tiles: the last one would else be narrow, with most of its lanes idle.
+        // Last rows first: their tiles see the most keys.
         const std::int64_t n_tiles = (rows - first + ops.tile_rows - 1) / ops.tile_rows;
         for (std::int64_t head = 0; head < shape.n_kv_heads; ++head) {
             for (std::int64_t k = n_tiles; k-- > 0;) {

@@ -146,18 +146,15 @@ def _layer_arrays(config: Any, layer: Any) -> dict[str, FloatArray]:
     arrays["output"] = _array(layer.self_attn.o_proj.weight)
     arrays["down"] = _array(layer.mlp.down_proj.weight)
     is_gemma = config.model_type in _GEMMA
-    norms = {name: getattr(layer, theirs) for name, theirs in _norm_names(is_gemma)}
-    for name in ("q_norm", "k_norm"):
-        if (norm := getattr(layer.self_attn, name, None)) is not None:
-            norms["query_norm" if name == "q_norm" else "key_norm"] = norm
+    names = _GEMMA_NORMS if is_gemma else _NORMS
+    norms = {name: getattr(layer, theirs) for name, theirs in names.items()}
+    for name, theirs in (("query_norm", "q_norm"), ("key_norm", "k_norm")):
+        if (norm := getattr(layer.self_attn, theirs, None)) is not None:
+            norms[name] = norm
     for name, norm in norms.items():
         # Gemma's norms multiply by one plus their weight.
         arrays[name] = _array(norm.weight) + np.float32(is_gemma)
     return arrays
-
-
-def _norm_names(is_gemma: bool) -> list[tuple[str, str]]:
-    return list((_GEMMA_NORMS if is_gemma else _NORMS).items())
 
 
 def _projections(config: Any, attention: Any, mlp: Any) -> Iterator[tuple[str, FloatArray]]:
