@@ -13,6 +13,7 @@
 
 #include "bindings/bindings.hpp"
 #include "cpu/decoder.hpp"
+#include "cpu/int8_ops.hpp"
 #include "cpu/kv_pool.hpp"
 #include "cpu/ops.hpp"
 #include "cpu/tree_attention.hpp"
@@ -283,8 +284,12 @@ void write_pool(cpu::KvPool& pool, std::int64_t layer, const Floats& keys, const
 cpu::Decoder* make_decoder(const std::string& dtype, std::int64_t hidden, std::int64_t intermediate,
                            std::int64_t n_heads, std::int64_t n_kv_heads, std::int64_t head_dim,
                            std::int64_t n_layers, float norm_eps, const std::string& activation,
-                           std::int32_t n_threads) {
-    return new cpu::Decoder(require_ops(dtype),
+                           std::int32_t n_threads, bool int8) {
+    const cpu::Int8Ops* int8_ops = int8 ? cpu::pick_int8_ops() : nullptr;
+    if (int8 && int8_ops == nullptr) {
+        throw std::invalid_argument("this processor has no 8-bit dot products (AVX-512 VNNI)");
+    }
+    return new cpu::Decoder(require_ops(dtype), int8_ops,
                             {.hidden = hidden,
                              .intermediate = intermediate,
                              .n_heads = n_heads,
@@ -310,7 +315,7 @@ void bind_decoder(py::module_& module) {
         .def(py::init(&make_decoder), py::kw_only(), py::arg("dtype"), py::arg("hidden"),
              py::arg("intermediate"), py::arg("n_heads"), py::arg("n_kv_heads"),
              py::arg("head_dim"), py::arg("n_layers"), py::arg("norm_eps"), py::arg("activation"),
-             py::arg("n_threads"))
+             py::arg("n_threads"), py::arg("int8") = false)
         .def("add_layer", &add_layer, py::arg("arrays"), py::kw_only(), py::arg("rotary"),
              py::arg("window"), py::arg("scaling"), py::arg("softcap"))
         .def("set_rotary", &set_rotary, py::arg("tables"))
@@ -352,6 +357,13 @@ void bind_cpu(py::module_& module) {
             return ops == nullptr ? std::nullopt : std::optional<std::string>(ops->name);
         },
         py::arg("dtype"), "Instruction set used for a dtype; None where there is none.");
+    module.def(
+        "cpu_int8_isa",
+        []() -> std::optional<std::string> {
+            const cpu::Int8Ops* ops = cpu::pick_int8_ops();
+            return ops == nullptr ? std::nullopt : std::optional<std::string>(ops->name);
+        },
+        "Instruction set used for products of 8-bit integers; None where there is none.");
 }
 
 }  // namespace icm_fast

@@ -16,6 +16,7 @@ constexpr std::int64_t kRowTile = 96;
 constexpr std::int64_t kOutputChunk = 512;
 constexpr std::int64_t kUnitChunk = 512;
 constexpr std::int64_t kGateUnits = kPanelColumns / 2;
+static_assert(kUnitChunk % kInt8Group == 0);
 
 std::int64_t round_up(std::int64_t value, std::int64_t step) {
     return (value + step - 1) / step * step;
@@ -65,8 +66,9 @@ void check(const DecoderShape& s) {
 
 }  // namespace
 
-Decoder::Decoder(const Ops& ops, const DecoderShape& shape, std::int32_t n_threads)
-    : ops_(&ops), shape_(shape), threads_(std::max(n_threads, 1)) {
+Decoder::Decoder(const Ops& ops, const Int8Ops* int8, const DecoderShape& shape,
+                 std::int32_t n_threads)
+    : ops_(&ops), int8_(int8), shape_(shape), threads_(std::max(n_threads, 1)) {
     cpu::check(shape);
     padded_hidden_ = round_up(shape.hidden, kPanelColumns);
     padded_intermediate_ = round_up(shape.intermediate, kGateUnits);
@@ -83,6 +85,14 @@ Decoder::Decoder(const Ops& ops, const DecoderShape& shape, std::int32_t n_threa
         scratch.product.resize(kRowTile * widest);
         scratch.sum.resize(kRowTile * padded_hidden_);
         scratch.attention.resize(attend_scratch_floats(shape.head_dim));
+        if (int8 == nullptr) continue;
+        const std::int64_t inputs = std::max(shape.hidden, shape.n_heads * shape.head_dim);
+        for (auto& [bytes, n_values] :
+             {std::pair{&scratch.inputs, inputs}, std::pair{&scratch.units, kUnitChunk}}) {
+            bytes->words.resize(kRowTile * int8_words(n_values));
+            bytes->scales.resize(kRowTile * int8_groups(n_values));
+        }
+        scratch.row.resize(std::max(inputs, kUnitChunk));
     }
 }
 
@@ -119,12 +129,14 @@ void Decoder::add_layer(const LayerSource& source) {
     append_rows(output, source.output, queries);
     std::vector<const float*> down;
     append_rows(down, source.down, s.intermediate);
+    const auto linear = [&](const std::vector<const float*>& rows, std::int64_t n_inputs) {
+        return Linear(*ops_, int8_, rows, n_inputs, n_inputs);
+    };
     Layer layer{
-        .query_key_value = PackedMatrix(*ops_, projections, s.hidden, s.hidden),
-        .output = PackedMatrix(*ops_, output, queries, queries),
-        .gate_up = PackedMatrix(*ops_, interleave(source.gate, source.up, s.intermediate, s.hidden),
-                                s.hidden, s.hidden),
-        .down = PackedMatrix(*ops_, down, s.intermediate, padded_intermediate_),
+        .query_key_value = linear(projections, s.hidden),
+        .output = linear(output, queries),
+        .gate_up = linear(interleave(source.gate, source.up, s.intermediate, s.hidden), s.hidden),
+        .down = Linear(*ops_, int8_, down, s.intermediate, padded_intermediate_),
         .bias = copy(source.query_bias),
         .input_norm = copy(source.input_norm),
         .post_attention_norm = copy(source.post_attention_norm),
@@ -143,14 +155,14 @@ void Decoder::add_layer(const LayerSource& source) {
 }
 
 std::int64_t Decoder::n_weight_bytes() const {
-    std::int64_t words = 0;
+    std::int64_t bytes = 0;
     for (const Layer& layer : layers_) {
-        for (const PackedMatrix* matrix :
+        for (const Linear* linear :
              {&layer.query_key_value, &layer.output, &layer.gate_up, &layer.down}) {
-            words += matrix->n_panels() * matrix->panel_words();
+            bytes += linear->n_bytes();
         }
     }
-    return words * static_cast<std::int64_t>(sizeof(Word));
+    return bytes;
 }
 
 // ---- One batch ----------------------------------------------------------------------------------
@@ -313,6 +325,21 @@ void Decoder::attend(std::int32_t thread, std::int64_t layer, const Batch& batch
 
 // ---- What happens to rows -----------------------------------------------------------------------
 
+// Rows of words side by side, in the form that the linear layers take.
+LinearInput Decoder::linear_input(const Word* words, std::int64_t n_values, std::int64_t n_rows,
+                                  Bytes& bytes, Scratch& scratch) const {
+    const std::int64_t stride = n_values / ops_->values_per_word;
+    if (int8_ == nullptr) return {words, stride, n_rows, nullptr, 0};
+    const std::int64_t n_words = int8_words(n_values);
+    const std::int64_t n_scales = int8_groups(n_values);
+    for (std::int64_t row = 0; row < n_rows; ++row) {
+        ops_->load(words + row * stride, n_values, scratch.row.data());
+        int8_->quantize(scratch.row.data(), n_values, bytes.words.data() + row * n_words,
+                        bytes.scales.data() + row * n_scales);
+    }
+    return {bytes.words.data(), n_words, n_rows, bytes.scales.data(), n_scales};
+}
+
 void Decoder::norm_rows(const std::vector<float>& weight, const float* residual,
                         std::int64_t n_rows, Scratch& scratch) {
     for (std::int64_t row = 0; row < n_rows; ++row) {
@@ -326,21 +353,17 @@ void Decoder::project(std::int64_t layer, Rows rows, KvPool& pool, Scratch& scra
     const Layer& weights = layers_[static_cast<std::size_t>(layer)];
     const std::int64_t n_rows = rows.end - rows.begin;
     norm_rows(weights.input_norm, residual_.data() + rows.begin * padded_hidden_, n_rows, scratch);
+    const LinearInput input =
+        linear_input(scratch.normed.data(), shape_.hidden, n_rows, scratch.inputs, scratch);
     const std::int64_t n_heads = shape_.n_heads + 2 * shape_.n_kv_heads;
     for (std::int64_t head = 0; head < n_heads; head += head_chunk_) {
         const std::int64_t count = std::min(head_chunk_, n_heads - head);
         const std::int64_t panel = head * shape_.head_dim / kPanelColumns;
         const std::int64_t n_panels = (count * shape_.head_dim + kPanelColumns - 1) / kPanelColumns;
-        ops_->gemm({.a = scratch.normed.data(),
-                    .a_stride = hidden_words_,
-                    .n_rows = n_rows,
-                    .b = weights.query_key_value.panel(panel),
-                    .b_panel_words = weights.query_key_value.panel_words(),
-                    .n_panels = n_panels,
-                    .n_words = hidden_words_,
-                    .c = scratch.product.data(),
-                    .c_stride = n_panels * kPanelColumns,
-                    .accumulate = false});
+        weights.query_key_value.multiply(input, panel, n_panels, 0, shape_.hidden,
+                                         {.values = scratch.product.data(),
+                                          .stride = n_panels * kPanelColumns,
+                                          .accumulate = false});
         place_heads(layer, rows, head, count, pool, scratch);
     }
 }
@@ -384,16 +407,11 @@ void Decoder::finish_layer(const Layer& layer, Rows rows, float* residual, const
                            Scratch& scratch) {
     const std::int64_t n_rows = rows.end - rows.begin;
     const bool norms_attention = !layer.post_attention_norm.empty();
-    ops_->gemm({.a = attended,
-                .a_stride = attention_words(),
-                .n_rows = n_rows,
-                .b = layer.output.panel(0),
-                .b_panel_words = layer.output.panel_words(),
-                .n_panels = layer.output.n_panels(),
-                .n_words = attention_words(),
-                .c = norms_attention ? scratch.sum.data() : residual,
-                .c_stride = padded_hidden_,
-                .accumulate = !norms_attention});
+    layer.output.multiply(
+        linear_input(attended, shape_.n_heads * shape_.head_dim, n_rows, scratch.inputs, scratch),
+        {.values = norms_attention ? scratch.sum.data() : residual,
+         .stride = padded_hidden_,
+         .accumulate = !norms_attention});
     if (norms_attention) add_normed(layer.post_attention_norm, n_rows, residual, scratch);
     norm_rows(layer.feed_forward_norm, residual, n_rows, scratch);
     const bool norms_feed_forward = !layer.post_feed_forward_norm.empty();
@@ -413,33 +431,22 @@ void Decoder::add_normed(const std::vector<float>& weight, std::int64_t n_rows, 
 // A chunk of units at a time, from normed rows to its share of the output.
 void Decoder::feed_forward(const Layer& layer, std::int64_t n_rows, float* to, bool accumulate,
                            Scratch& scratch) {
+    const LinearInput input =
+        linear_input(scratch.normed.data(), shape_.hidden, n_rows, scratch.inputs, scratch);
     for (std::int64_t first = 0; first < padded_intermediate_; first += kUnitChunk) {
         const std::int64_t units = std::min(kUnitChunk, padded_intermediate_ - first);
         const std::int64_t words = units / ops_->values_per_word;
-        ops_->gemm({.a = scratch.normed.data(),
-                    .a_stride = hidden_words_,
-                    .n_rows = n_rows,
-                    .b = layer.gate_up.panel(first / kGateUnits),
-                    .b_panel_words = layer.gate_up.panel_words(),
-                    .n_panels = units / kGateUnits,
-                    .n_words = hidden_words_,
-                    .c = scratch.product.data(),
-                    .c_stride = 2 * units,
-                    .accumulate = false});
+        layer.gate_up.multiply(
+            input, first / kGateUnits, units / kGateUnits, 0, shape_.hidden,
+            {.values = scratch.product.data(), .stride = 2 * units, .accumulate = false});
         for (std::int64_t row = 0; row < n_rows; ++row) {
             ops_->gate(scratch.product.data() + row * 2 * units, units, shape_.activation,
                        scratch.activation.data() + row * words);
         }
-        ops_->gemm({.a = scratch.activation.data(),
-                    .a_stride = words,
-                    .n_rows = n_rows,
-                    .b = layer.down.panel(0, first / ops_->values_per_word),
-                    .b_panel_words = layer.down.panel_words(),
-                    .n_panels = layer.down.n_panels(),
-                    .n_words = words,
-                    .c = to,
-                    .c_stride = padded_hidden_,
-                    .accumulate = accumulate || first > 0});
+        layer.down.multiply(
+            linear_input(scratch.activation.data(), units, n_rows, scratch.units, scratch), 0,
+            layer.down.n_panels(), first, units,
+            {.values = to, .stride = padded_hidden_, .accumulate = accumulate || first > 0});
     }
 }
 

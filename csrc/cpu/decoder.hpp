@@ -13,9 +13,10 @@
 #include <vector>
 
 #include "cpu/aligned_buffer.hpp"
+#include "cpu/int8_ops.hpp"
 #include "cpu/kv_pool.hpp"
+#include "cpu/linear.hpp"
 #include "cpu/ops.hpp"
-#include "cpu/packed_matrix.hpp"
 #include "cpu/thread_pool.hpp"
 #include "cpu/tree_attention.hpp"
 
@@ -64,8 +65,9 @@ struct Batch {
 
 class Decoder {
   public:
-    // Throws std::invalid_argument for shapes that do not fit together.
-    Decoder(const Ops& ops, const DecoderShape& shape, std::int32_t n_threads);
+    // `int8` approximates the linear layers; null leaves them exact. Throws std::invalid_argument
+    // for shapes that do not fit together.
+    Decoder(const Ops& ops, const Int8Ops* int8, const DecoderShape& shape, std::int32_t n_threads);
 
     // Appends a layer. Throws std::invalid_argument where a size is wrong.
     void add_layer(const LayerSource& source);
@@ -87,12 +89,18 @@ class Decoder {
 
   private:
     struct Layer {
-        PackedMatrix query_key_value, output, gate_up, down;
+        Linear query_key_value, output, gate_up, down;
         std::vector<float> bias;  // of queries, keys, values
         std::vector<float> input_norm, post_attention_norm, feed_forward_norm,
             post_feed_forward_norm, query_norm, key_norm;
         std::int64_t rotary, window;
         float scaling, softcap;
+    };
+
+    // Rows in 8-bit integers.
+    struct Bytes {
+        AlignedBuffer<Word> words;
+        AlignedBuffer<float> scales;  // [rows][groups]
     };
 
     // Rows of one thread at a time and the memory it works in.
@@ -102,6 +110,10 @@ class Decoder {
         AlignedBuffer<float> product;    // [rows][chunk of outputs]
         AlignedBuffer<float> sum;        // [rows][padded hidden], before a norm behind a sub-layer
         AlignedBuffer<float> attention;
+        // Only where the linear layers take 8-bit integers.
+        Bytes inputs;              // [rows][hidden or heads]
+        Bytes units;               // [rows][chunk]
+        AlignedBuffer<float> row;  // one row of either
     };
 
     // Rows that take part in a step, in the packed batch's numbering of residuals and attention.
@@ -125,6 +137,8 @@ class Decoder {
                       Scratch& scratch);
     void feed_forward(const Layer& layer, std::int64_t n_rows, float* to, bool accumulate,
                       Scratch& scratch);
+    LinearInput linear_input(const Word* words, std::int64_t n_values, std::int64_t n_rows,
+                             Bytes& bytes, Scratch& scratch) const;
     void norm_rows(const std::vector<float>& weight, const float* residual, std::int64_t n_rows,
                    Scratch& scratch);
     void add_normed(const std::vector<float>& weight, std::int64_t n_rows, float* residual,
@@ -136,6 +150,7 @@ class Decoder {
     }
 
     const Ops* ops_;
+    const Int8Ops* int8_;
     DecoderShape shape_;
     std::int64_t padded_hidden_;        // whole panels
     std::int64_t padded_intermediate_;  // whole panels of gate and up

@@ -3,6 +3,7 @@
 #include <cstdlib>
 #include <string_view>
 
+#include "cpu/int8_ops.hpp"
 #include "cpu/kernels_tables.hpp"
 #include "cpu/ops.hpp"
 
@@ -43,6 +44,31 @@ const Available& available() {
     return found;
 }
 
+struct AvailableInt8 {
+    std::array<const Int8Ops*, 2> tables{&kPortableInt8Ops};
+    std::size_t count = 1;
+};
+
+AvailableInt8 detect_int8() {
+    AvailableInt8 found;
+#if defined(__x86_64__)
+    // Where AVX-512 is forbidden, so are its dot products.
+    bool avx512 = false;
+    for (std::size_t k = 0; k < available().count; ++k) {
+        avx512 |= available().tables[k] == &kAvx512Ops;
+    }
+    if (avx512 && __builtin_cpu_supports("avx512vnni")) {
+        found.tables[found.count++] = &kAvx512VnniOps;
+    }
+#endif
+    return found;
+}
+
+const AvailableInt8& available_int8() {
+    static const AvailableInt8 found = detect_int8();
+    return found;
+}
+
 }  // namespace
 
 const Ops* pick_ops(Format format) {
@@ -56,6 +82,16 @@ const Ops* pick_ops(Format format) {
 const Ops* const* available_ops(std::size_t& count) {
     count = available().count;
     return available().tables.data();
+}
+
+const Int8Ops* pick_int8_ops() {
+    const AvailableInt8& found = available_int8();
+    return found.count > 1 ? found.tables[found.count - 1] : nullptr;
+}
+
+const Int8Ops* const* available_int8_ops(std::size_t& count) {
+    count = available_int8().count;
+    return available_int8().tables.data();
 }
 
 }  // namespace icm_fast::cpu

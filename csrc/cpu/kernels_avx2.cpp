@@ -12,6 +12,7 @@ struct Avx2 : FloatWords {
     static constexpr int kVectors = 2;
     static constexpr int kRegisters = 16;
     using Floats = __m256;
+    using Sums = Floats;
     typedef int Ints __attribute__((vector_size(32)));
     using Words = __m256;
 

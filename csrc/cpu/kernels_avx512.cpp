@@ -12,6 +12,7 @@ struct Avx512 : FloatWords {
     static constexpr int kVectors = 4;
     static constexpr int kRegisters = 32;
     using Floats = __m512;
+    using Sums = Floats;
     typedef int Ints __attribute__((vector_size(64)));
     using Words = __m512;
 

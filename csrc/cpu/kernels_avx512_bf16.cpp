@@ -13,6 +13,7 @@ struct Avx512Bf16 {
     static constexpr int kVectors = 4;
     static constexpr int kRegisters = 32;
     using Floats = __m512;
+    using Sums = Floats;
     typedef int Ints __attribute__((vector_size(64)));
     using Words = __m512i;
 

@@ -10,18 +10,16 @@
 #include <cstdint>
 
 #include "cpu/ops.hpp"
-
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic ignored "-Wpsabi"
-#endif
+#include "cpu/product.hpp"
 
 namespace icm_fast::cpu {
 namespace {
 
 // An instruction set is a struct with
-//   kLanes, kWord (values per word), kVectors (most vectors of query rows in a tile),
-//   Floats, Ints (vector types), Words (a vector of words),
-//   load_words, broadcast, multiply_add(Floats, Words, Words), round_pair, round_store, widen.
+//   all that product.hpp asks for, with Sums = Floats,
+//   kWord (values per word), kVectors (most vectors of query rows in a tile),
+//   Floats, Ints (vector types),
+//   store_words, store_row, load_row, store_value.
 constexpr std::int64_t kGateColumns = 16;
 constexpr float kMasked = -1e30F;
 
@@ -84,96 +82,38 @@ inline typename Isa::Floats exponential(typename Isa::Floats x) {
     return p * scale;
 }
 
-// ---- Matrix product of a few rows ---------------------------------------------------------------
+// ---- Matrix product -----------------------------------------------------------------------------
 
-// Where the rows of A lie: kRows has its words of k side by side, kColumns its rows.
-enum class Layout { kRows, kColumns };
-
-// C[R, V vectors] = (C +) A B with B[k] at b + k * b_step. R * V accumulators stay in registers.
+// C[R, V vectors] = (C +) A B with B[k] at b + k * b_step.
 template <class Isa, Layout layout, int R, int V>
 inline void product(const Word* a, std::int64_t a_step, const Word* b, std::int64_t b_step,
                     std::int64_t n_words, float* c, std::int64_t c_step, bool accumulate) {
-    typename Isa::Floats acc[R][V];
+    typename Isa::Floats sums[R][V];
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 4
         for (int v = 0; v < V; ++v) {
-            acc[r][v] =
+            sums[r][v] =
                 accumulate ? load<Isa>(c + r * c_step + v * Isa::kLanes) : typename Isa::Floats{};
         }
     }
-    // Every third row has a pointer: the two behind it are reached by scaled addressing.
-    constexpr int kPointers = (R + 2) / 3;
-    const Word* rows[kPointers];
-#pragma GCC unroll 16
-    for (int p = 0; p < kPointers; ++p) {
-        rows[p] = layout == Layout::kRows ? a + 3 * p * a_step : a;
-    }
-    for (std::int64_t k = 0; k < n_words; ++k) {
-        typename Isa::Words column[V];
-#pragma GCC unroll 4
-        for (int v = 0; v < V; ++v) {
-            column[v] = Isa::load_words(b + v * Isa::kLanes);
-        }
-#pragma GCC unroll 16
-        for (int r = 0; r < R; ++r) {
-            const Word* at = layout == Layout::kRows ? rows[r / 3] + (r % 3) * a_step : a + r;
-            const typename Isa::Words x = Isa::broadcast(at);
-#pragma GCC unroll 4
-            for (int v = 0; v < V; ++v) {
-                acc[r][v] = Isa::multiply_add(acc[r][v], x, column[v]);
-            }
-        }
-        if (layout == Layout::kRows) {
-#pragma GCC unroll 16
-            for (int p = 0; p < kPointers; ++p) ++rows[p];
-        } else {
-            a += a_step;
-        }
-        b += b_step;
-    }
+    add_product<Isa, layout, R, V>(sums, a, a_step, b, b_step, n_words);
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 4
-        for (int v = 0; v < V; ++v) save<Isa>(c + r * c_step + v * Isa::kLanes, acc[r][v]);
+        for (int v = 0; v < V; ++v) save<Isa>(c + r * c_step + v * Isa::kLanes, sums[r][v]);
     }
 }
 
-// Rows that fit the registers beside V vectors of columns.
-template <class Isa, int V>
-inline constexpr int kRegisterRows =
-    Isa::kRegisters >= 32 ? (V == 1 ? 12 : 24 / V) : (V == 1 ? 8 : 12 / V);
-
-template <class Isa, Layout layout, int R, int V>
-inline void last_rows(std::int64_t n_rows, const Word* a, std::int64_t a_step, const Word* b,
-                      std::int64_t b_step, std::int64_t n_words, float* c, std::int64_t c_step,
-                      bool accumulate) {
-    if constexpr (R > 0) {
-        if (n_rows == R) {
-            product<Isa, layout, R, V>(a, a_step, b, b_step, n_words, c, c_step, accumulate);
-        } else {
-            last_rows<Isa, layout, R - 1, V>(n_rows, a, a_step, b, b_step, n_words, c, c_step,
-                                             accumulate);
-        }
-    }
-}
-
-// Any number of rows; the rows are split evenly so that no call has few accumulators.
 template <class Isa, Layout layout, int V>
 inline void product_rows(std::int64_t n_rows, const Word* a, std::int64_t a_step, const Word* b,
                          std::int64_t b_step, std::int64_t n_words, float* c, std::int64_t c_step,
                          bool accumulate) {
-    constexpr std::int64_t kRows = kRegisterRows<Isa, V>;
     const std::int64_t row_step = layout == Layout::kRows ? a_step : 1;
-    std::int64_t calls = (n_rows + kRows - 1) / kRows;
-    for (; calls > 0; --calls) {
-        const std::int64_t rows = (n_rows + calls - 1) / calls;
-        last_rows<Isa, layout, static_cast<int>(kRows), V>(rows, a, a_step, b, b_step, n_words, c,
-                                                           c_step, accumulate);
-        n_rows -= rows;
-        a += rows * row_step;
-        c += rows * c_step;
-    }
+    split_rows<kRegisterRows<Isa, V>>(n_rows, [=]<int R>(std::int64_t first) {
+        product<Isa, layout, R, V>(a + first * row_step, a_step, b, b_step, n_words,
+                                   c + first * c_step, c_step, accumulate);
+    });
 }
 
 template <class Isa>

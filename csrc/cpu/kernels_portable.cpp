@@ -10,6 +10,7 @@ struct Portable : FloatWords {
     static constexpr int kVectors = 2;
     static constexpr int kRegisters = 16;
     typedef float Floats __attribute__((vector_size(16)));
+    using Sums = Floats;
     typedef int Ints __attribute__((vector_size(16)));
     using Words = Floats;
 

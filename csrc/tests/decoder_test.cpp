@@ -143,7 +143,7 @@ NATIVE_TEST(decoder, every_part_of_a_layer_counts) {
     const TinyTree tree;
     const cpu::Ops& ops = *cpu::pick_ops(cpu::Format::kFloat32);
     const auto run = [&](const std::function<void(TinyLayer&)>& change) {
-        cpu::Decoder decoder(ops, kAwkward, 1);
+        cpu::Decoder decoder(ops, nullptr, kAwkward, 1);
         for (std::int64_t k = 0; k < kAwkward.n_layers; ++k) {
             TinyLayer layer = make_layer(kAwkward, Parts::kAll, k);
             if (k == 0) change(layer);
@@ -255,7 +255,7 @@ NATIVE_TEST(decoder, pools_of_another_model_are_refused) {
 
 NATIVE_TEST(decoder, layers_must_be_there) {
     Call call;
-    cpu::Decoder decoder(call.decoder->ops(), kAwkward, 1);
+    cpu::Decoder decoder(call.decoder->ops(), nullptr, kAwkward, 1);
     decoder.add_layer(make_layer(kAwkward, Parts::kFewest, 0).source());
     decoder.set_rotary(make_rotary(kAwkward, TinyTree::kPositions));
     const auto run = [&] { decoder.forward(call.batch, call.embeddings, call.pool, call.out); };
@@ -269,7 +269,7 @@ NATIVE_TEST(decoder, layers_must_be_there) {
 
 NATIVE_TEST(decoder, weights_of_another_size_are_refused) {
     const TinyLayer layer = make_layer(kAwkward, Parts::kAll, 0);
-    cpu::Decoder decoder(*cpu::pick_ops(cpu::Format::kFloat32), kAwkward, 1);
+    cpu::Decoder decoder(*cpu::pick_ops(cpu::Format::kFloat32), nullptr, kAwkward, 1);
     using Field = Floats TinyLayer::*;
     const std::vector<Field> fields = {&TinyLayer::query,      &TinyLayer::key,
                                        &TinyLayer::value,      &TinyLayer::output,
@@ -298,7 +298,7 @@ NATIVE_TEST(decoder, shapes_that_make_no_sense_are_refused) {
         cpu::DecoderShape shape = kAwkward;
         shape.*field = value;
         check_refused(message, [&] {
-            const cpu::Decoder decoder(*cpu::pick_ops(cpu::Format::kFloat32), shape, 2);
+            const cpu::Decoder decoder(*cpu::pick_ops(cpu::Format::kFloat32), nullptr, shape, 2);
         });
     };
     for (const std::int64_t value : {0, -2, 35}) {

@@ -102,8 +102,9 @@ std::vector<cpu::RotaryTable> make_rotary(const cpu::DecoderShape& shape,
 }
 
 std::unique_ptr<cpu::Decoder> make_decoder(const cpu::Ops& ops, const cpu::DecoderShape& shape,
-                                           Parts parts, std::int32_t n_threads) {
-    auto decoder = std::make_unique<cpu::Decoder>(ops, shape, n_threads);
+                                           Parts parts, std::int32_t n_threads,
+                                           const cpu::Int8Ops* int8) {
+    auto decoder = std::make_unique<cpu::Decoder>(ops, int8, shape, n_threads);
     for (std::int64_t k = 0; k < shape.n_layers; ++k) {
         decoder->add_layer(make_layer(shape, parts, k).source());
     }

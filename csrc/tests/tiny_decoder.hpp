@@ -49,7 +49,8 @@ enum class Parts { kFewest, kAll };
 TinyLayer make_layer(const cpu::DecoderShape& shape, Parts parts, std::int64_t layer);
 std::vector<cpu::RotaryTable> make_rotary(const cpu::DecoderShape& shape, std::int64_t n_positions);
 std::unique_ptr<cpu::Decoder> make_decoder(const cpu::Ops& ops, const cpu::DecoderShape& shape,
-                                           Parts parts, std::int32_t n_threads);
+                                           Parts parts, std::int32_t n_threads,
+                                           const cpu::Int8Ops* int8 = nullptr);
 
 // Segments of a tree with their pool slots.
 class TinyTree {

@@ -205,6 +205,7 @@ class CpuDecoder:
         norm_eps: float,
         activation: str,
         n_threads: int,
+        int8: bool = False,
     ) -> None:
         """Make a decoder without layers.
 
@@ -220,10 +221,11 @@ class CpuDecoder:
             norm_eps: Added to the mean square of every norm.
             activation: "silu" or "gelu_tanh".
             n_threads: Threads of ``forward``, the caller's among them.
+            int8: Approximate the linear layers by 8-bit integers.
 
         Raises:
-            ValueError: A size or a name that makes no sense, or a dtype that this processor has
-                no dot products for.
+            ValueError: A size or a name that makes no sense, or a dtype or 8-bit integers that
+                this processor has no dot products for.
         """
 
     def add_layer(
@@ -358,6 +360,9 @@ class TreeAttention:
     @property
     def isa(self) -> str:
         """Instruction set, named as :attr:`CpuDecoder.isa`."""
+
+def cpu_int8_isa() -> str | None:
+    """Return the instruction set used for 8-bit integers; None where this processor has none."""
 
 def cpu_isa(dtype: str) -> str | None:
     """Return the instruction set used for a dtype; None where this processor has none for it.

@@ -47,6 +47,7 @@ def case_on(folder: Path, data: Path, n: int = N, **changes: Any) -> Case:
 
 SESSIONS = {
     "ours": OurSession,
+    "ours-int8": OurSession,
     "transformers-naive": NaiveSession,
     "transformers-cache": CacheSession,
 }

@@ -5,6 +5,7 @@ import json
 import pytest
 from bench_case import LocalLauncher, case_on
 
+from icm_fast import _core
 from icm_fast.bench.document import benchmark_document
 from icm_fast.bench.plot import benchmark_plot
 from icm_fast.bench.results import benchmark_to_files
@@ -200,6 +201,15 @@ def test_folder_is_checked_before_anything_runs(tiny_case, launcher, tmp_path):
             progress=lambda text: None,
         )
     assert not launcher.runs
+
+
+@pytest.mark.skipif(_core.cpu_int8_isa() is None, reason="this processor has no 8-bit products")
+def test_int8_is_judged_as_the_approximation_it_is(tiny_case, launcher):
+    found = by_name(document(tiny_case, launcher, ["ours-int8"]))
+    assert found["ours"]["answers"]["limits"] == [1e-3, 1e-3]
+    assert found["ours-int8"]["status"] == "ok"
+    assert found["ours-int8"]["answers"]["limits"] == [0.1, 1.0]
+    assert found["ours-int8"]["answers"]["maximum"] > 1e-3
 
 
 def test_llama_cpp_refuses_other_architectures(tmp_path, claims_file, launcher):

@@ -13,6 +13,7 @@ import torch
 
 from icm_fast import _core
 from icm_fast.config import SearchConfig
+from icm_fast.errors import InputError
 from icm_fast.model import ModelRunner, cpu_forward, load_model
 from icm_fast.model.cpu_forward import CpuForward, cpu_decoder
 from icm_fast.model.generic_forward import GenericForward
@@ -288,6 +289,48 @@ def test_bfloat16_is_near_float32(family):
     print(f"{family}: {ours:.4f} natively, {theirs:.4f} generically, of {exact.abs().mean():.3f}")
     assert 0 < ours <= 0.05 * exact.abs().mean()
     assert ours <= theirs
+
+
+# --- 8-bit integers ------------------------------------------------------------------------------
+
+HAS_INT8 = _core.cpu_int8_isa() is not None
+needs_int8 = pytest.mark.skipif(not HAS_INT8, reason="this processor has no 8-bit products")
+
+
+@needs_int8
+@pytest.mark.parametrize("family", NATIVE)
+def test_int8_is_near_but_not_equal(family):
+    loaded = tiny_loaded(family)
+    plan = plan_of(loaded)
+    exact = states(ModelRunner(loaded), plan)
+    near = states(ModelRunner(loaded, int8=True), plan)
+    assert 0 < (near - exact).abs().mean() < 0.1 * exact.abs().mean()
+    assert torch.equal(states(ModelRunner(loaded), plan), exact)
+
+
+@needs_int8
+def test_int8_reaches_the_decoder_from_the_settings():
+    dataset = reviews(MULTI)
+    scores = [
+        make_scorer(tiny_loaded("llama"), dataset, SearchConfig(int8=int8))
+        .score(mixed_labels(dataset))
+        .scores
+        for int8 in (False, True)
+    ]
+    assert 0 < np.median(np.abs(scores[0] - scores[1])) < 0.3
+
+
+def test_int8_without_its_instructions_is_refused(monkeypatch):
+    monkeypatch.setattr(_core, "cpu_int8_isa", lambda: None)
+    with pytest.raises(InputError, match=r"AVX-512 VNNI.*drop int8"):
+        ModelRunner(tiny_loaded("llama"), int8=True)
+    assert is_native(tiny_loaded("llama"))
+
+
+@needs_int8
+def test_int8_of_a_model_without_a_native_decoder_is_refused():
+    with pytest.raises(InputError, match=r"does not run this model \(gpt2, float32, cpu\)"):
+        ModelRunner(tiny_loaded("gpt2"), int8=True)
 
 
 # --- Other instruction sets ----------------------------------------------------------------------

@@ -26,14 +26,14 @@ class References:
 
     rows: dict[str, dict[int, list[float]]] = field(default_factory=dict)
 
-    def judge(self, order: str, scores: list[list[float]], dtype: str) -> Verdict:
+    def judge(self, order: str, scores: list[list[float]], precision: str) -> Verdict:
         """Compare the scores of the first prompts of an order, ``[n_measured, n_labels]``."""
         known = self.rows[order]
         positions = [k for k in sorted(known) if k < len(scores)]
         return compare(
             np.array([scores[k] for k in positions], np.float64),
             np.array([known[k] for k in positions], np.float64),
-            dtype,
+            precision,
         )
 
 

@@ -185,5 +185,6 @@ def measure_variant(
         result = launcher.run(variant.peer, job)
     except (PeerError, InputError) as error:
         return Measurement(variant, failure=str(error))
-    verdict = references.judge(variant.order, result["scores"], workload.dtype)
+    precision = variant.precision(workload.dtype)
+    verdict = references.judge(variant.order, result["scores"], precision)
     return Measurement(variant, result, verdict)

@@ -56,7 +56,7 @@ def _row(peer: dict[str, Any], document: dict[str, Any]) -> list[str]:
         first = (peer["failure"].strip().splitlines() or [""])[-1].replace("|", "/")
         return [peer["name"], peer["order"], "FAILED", "", "", "", "", "", first]
     if peer["status"] == "wrong":
-        note = "beyond median {:g}, max {:g}".format(*LIMITS[document["case"]["dtype"]])
+        note = "beyond median {:g}, max {:g}".format(*answers["limits"])
         return [peer["name"], peer["order"], "WRONG", "", "", "", "", differences, note]
     seconds, ratio, fraction = peer["seconds"], peer["ratio_to_ours"], peer["fraction_of_limit"]
     return [

@@ -32,6 +32,7 @@ class Peer:
 
 PEERS = {
     OURS: Peer("ours"),
+    "ours-int8": Peer("ours"),
     "transformers-naive": Peer("transformers_naive"),
     "transformers-cache": Peer("transformers_cache"),
     "vllm": Peer("vllm_engine", "vllm"),
@@ -55,11 +56,16 @@ class Variant:
     order: str
     options: dict[str, Any] = field(default_factory=dict)
 
+    def precision(self, dtype: str) -> str:
+        """The key of ``verify.LIMITS`` for a case in ``dtype``."""
+        return "int8" if self.options.get("int8") else dtype
+
 
 VARIANTS = {
     variant.name: variant
     for variant in (
         Variant(OURS, OURS, "ours"),
+        Variant("ours-int8", "ours-int8", "ours", {"int8": True}),
         Variant("transformers-naive", "transformers-naive", "natural"),
         Variant("transformers-cache-natural", "transformers-cache", "natural"),
         Variant("transformers-cache-ours", "transformers-cache", "ours"),

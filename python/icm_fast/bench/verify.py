@@ -7,8 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-LIMITS = {"bfloat16": (5e-2, 3e-1), "float32": (1e-3, 1e-3)}
-"""Largest median and maximum of |d log p| from float32 scores, by the peer's dtype."""
+LIMITS = {"bfloat16": (5e-2, 3e-1), "float32": (1e-3, 1e-3), "int8": (1e-1, 1.0)}
+"""Largest median and maximum of |d log p| from float32 scores, by the peer's precision.
+
+``int8`` is an approximation: it has to be near enough to be one of the same scores.
+"""
 
 Scores = npt.NDArray[np.float64]
 
@@ -40,13 +43,13 @@ class Verdict:
         return self.signal > self.limits[0]
 
 
-def compare(scores: Scores, reference: Scores, dtype: str) -> Verdict:
+def compare(scores: Scores, reference: Scores, precision: str) -> Verdict:
     """Judge ``scores`` against ``reference``, both ``[n_compared, n_labels]`` log-probabilities."""
     if scores.shape != reference.shape or not len(scores):
         raise ValueError(f"cannot compare shapes {scores.shape} and {reference.shape}")
     difference = np.abs(scores - reference)
     median, maximum = float(np.median(difference)), float(difference.max())
-    limits = LIMITS[dtype]
+    limits = LIMITS[precision]
     # A comparison with NaN is false, so NaN is never right.
     correct = bool(median <= limits[0] and maximum <= limits[1])
     signal = float(np.median(np.abs(reference - reference.mean(axis=0))))

@@ -12,6 +12,7 @@ import torch
 from transformers import PreTrainedModel
 
 from icm_fast import _core
+from icm_fast.errors import InputError
 from icm_fast.model.hardware import available_bytes
 from icm_fast.model.load import LoadedModel
 from icm_fast.model.packed import PackedBatch
@@ -49,14 +50,31 @@ class CpuDecoder:
     rotary_kinds: tuple[str | None, ...]
 
 
-def cpu_decoder(loaded: LoadedModel) -> CpuDecoder | None:
+def cpu_decoder(loaded: LoadedModel, *, int8: bool = False) -> CpuDecoder | None:
     """The native decoder of a model, made once; None where the model has to run generically.
 
     It runs float32 everywhere, bfloat16 on processors with dot products for it.
+
+    Args:
+        loaded: The model.
+        int8: Approximate the linear layers by 8-bit integers.
+
+    Raises:
+        InputError: ``int8`` is asked for, but the processor or the model cannot have it.
     """
-    if "cpu_decoder" not in loaded.cache:
-        loaded.cache["cpu_decoder"] = _make(loaded) if _is_supported(loaded) else None
-    decoder: CpuDecoder | None = loaded.cache["cpu_decoder"]
+    if int8 and _core.cpu_int8_isa() is None:
+        raise InputError(
+            "int8 needs a processor with AVX-512 VNNI, which this one is not; drop int8"
+        )
+    key = "cpu_decoder_int8" if int8 else "cpu_decoder"
+    if key not in loaded.cache:
+        loaded.cache[key] = _make(loaded, int8) if _is_supported(loaded) else None
+    decoder: CpuDecoder | None = loaded.cache[key]
+    if int8 and decoder is None:
+        raise InputError(
+            f"int8 needs the native CPU decoder, which does not run this model "
+            f"({loaded.model.config.model_type}, {loaded.dtype_name}, {loaded.device}); drop int8"
+        )
     return decoder
 
 
@@ -98,7 +116,7 @@ def _linear_parts(layer: Any) -> Iterator[tuple[str, torch.nn.Module]]:
                 yield name, part
 
 
-def _make(loaded: LoadedModel) -> CpuDecoder:
+def _make(loaded: LoadedModel, int8: bool) -> CpuDecoder:
     model, config = loaded.model, loaded.model.config
     layers = model.base_model.layers
     head_dim = int(layers[0].self_attn.head_dim)
@@ -117,6 +135,7 @@ def _make(loaded: LoadedModel) -> CpuDecoder:
         norm_eps=config.rms_norm_eps,
         activation=_ACTIVATIONS[_activation(config)],
         n_threads=torch.get_num_threads(),
+        int8=int8,
     )
     for layer, kind in zip(layers, kinds, strict=True):
         attention = layer.self_attn

@@ -60,9 +60,12 @@ class ModelRunner:
             the generic way of forwarding fills it.
     """
 
-    def __init__(self, loaded: LoadedModel, *, generic: bool = False) -> None:
-        """Choose how to forward: natively where possible, unless ``generic`` is asked for."""
-        self._forward = make_forward(loaded, generic=generic)
+    def __init__(self, loaded: LoadedModel, *, generic: bool = False, int8: bool = False) -> None:
+        """Choose how to forward: natively where possible, unless ``generic`` is asked for.
+
+        ``int8`` approximates the linear layers; InputError where that cannot be done.
+        """
+        self._forward = make_forward(loaded, generic=generic, int8=int8)
         self.n_tokens_forwarded = 0
         self.peak_kv_bytes = 0
 
@@ -98,9 +101,9 @@ class ModelRunner:
         return torch.cat(states)[torch.from_numpy(np.argsort(np.concatenate(order)))]
 
 
-def make_forward(loaded: LoadedModel, *, generic: bool) -> Forward:
+def make_forward(loaded: LoadedModel, *, generic: bool, int8: bool = False) -> Forward:
     """The native decoder where it knows the model, else the model's own layers."""
-    decoder = None if generic else cpu_decoder(loaded)
+    decoder = None if generic else cpu_decoder(loaded, int8=int8)
     return GenericForward(loaded) if decoder is None else CpuForward(loaded, decoder)
 
 

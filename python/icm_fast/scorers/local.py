@@ -47,7 +47,7 @@ class TreeScorer(_LocalScorer):
 
     def __init__(self, loaded: LoadedModel, pieces: TokenizedDataset, config: SearchConfig) -> None:
         super().__init__(loaded, pieces, config)
-        self.runner = ModelRunner(loaded)
+        self.runner = ModelRunner(loaded, int8=config.int8)
 
     def predict_tokens(self, labels: IntArray, queries: BoolArray | None = None) -> int:
         """Tokens that :meth:`score` would forward."""

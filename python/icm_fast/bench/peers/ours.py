@@ -30,7 +30,10 @@ class OurSession:
         self._examples = [int(i) for i in source["examples"]]
         self._labels = np.array(source["labels"], np.int32)
         config = SearchConfig(
-            anchors=0, seed=source["seed"], context_limit=source.get("context_limit", 0)
+            anchors=0,
+            seed=source["seed"],
+            context_limit=source.get("context_limit", 0),
+            int8=bool(job.options.get("int8")),
         )
         self._scorer: Any = make_scorer(load_model(job.model, dtype=job.dtype), dataset, config)
         self.tokens_forwarded: int | None = 0
