@@ -9,6 +9,7 @@
 
 #include "bindings/bindings.hpp"
 #include "engine/annealer.hpp"
+#include "engine/simulator.hpp"
 
 namespace py = pybind11;
 
@@ -106,38 +107,144 @@ void add_move(engine::SearchSettings& settings, const std::string& name) {
     }
 }
 
-Annealer make_engine(std::int32_t n_examples, std::int32_t n_labels, const IntArray& pairs,
-                     const TableArray& tables, const std::string& objective, double alpha,
-                     double initial_temperature, double min_temperature, double cooling,
-                     const std::string& cooling_clock, const std::string& start,
-                     std::int64_t n_initial, double prior_weight, std::int64_t fix_rounds,
-                     bool fix_both_false, bool fix_accepts_ties, std::uint64_t group_weight,
-                     const std::vector<std::string>& moves, double growth,
-                     std::int64_t single_tries, std::int64_t max_iterations,
-                     std::int64_t max_evaluations, bool return_best, std::uint64_t seed) {
+// Keyword arguments, each of which must be taken.
+class Keywords {
+  public:
+    explicit Keywords(const py::dict& arguments) : rest_(arguments.attr("copy")()) {}
+
+    template <typename T>
+    T take(const char* name) {
+        if (!rest_.contains(name)) {
+            throw py::type_error(std::string("missing keyword argument '") + name + "'");
+        }
+        try {
+            T value = rest_[name].cast<T>();
+            rest_.attr("pop")(name);
+            return value;
+        } catch (const py::cast_error&) {
+            throw py::type_error(std::string("keyword argument '") + name + "' cannot be " +
+                                 py::repr(rest_[name]).cast<std::string>());
+        }
+    }
+
+    void check_all_taken() const {
+        for (const auto& item : rest_) {
+            throw py::type_error("unexpected keyword argument '" + item.first.cast<std::string>() +
+                                 "'");
+        }
+    }
+
+  private:
+    py::dict rest_;
+};
+
+engine::SearchSettings take_settings(Keywords& keywords) {
     engine::SearchSettings settings{
-        .objective = engine::parse_objective(objective),
-        .alpha = alpha,
-        .schedule = {initial_temperature, min_temperature, cooling, parse_clock(cooling_clock)},
-        .start_zero_shot = parse_start(start),
-        .n_initial = n_initial,
-        .prior_weight = prior_weight,
-        .fix_rounds = fix_rounds,
-        .fix_both_false = fix_both_false,
-        .fix_accepts_ties = fix_accepts_ties,
-        .group_weight = group_weight,
+        .objective = engine::parse_objective(keywords.take<std::string>("objective")),
+        .alpha = keywords.take<double>("alpha"),
+        .schedule = {keywords.take<double>("initial_temperature"),
+                     keywords.take<double>("min_temperature"), keywords.take<double>("cooling"),
+                     parse_clock(keywords.take<std::string>("cooling_clock"))},
+        .start_zero_shot = parse_start(keywords.take<std::string>("start")),
+        .n_initial = keywords.take<std::int64_t>("n_initial"),
+        .prior_weight = keywords.take<double>("prior_weight"),
+        .fix_rounds = keywords.take<std::int64_t>("fix_rounds"),
+        .fix_both_false = keywords.take<bool>("fix_both_false"),
+        .fix_accepts_ties = keywords.take<bool>("fix_accepts_ties"),
+        .group_weight = keywords.take<std::uint64_t>("group_weight"),
         .single = false,
-        .growth = growth,
-        .single_tries = single_tries,
-        .max_iterations = max_iterations,
-        .max_evaluations = max_evaluations,
-        .return_best = return_best,
-        .seed = seed,
+        .growth = keywords.take<double>("growth"),
+        .single_tries = keywords.take<std::int64_t>("single_tries"),
+        .max_iterations = keywords.take<std::int64_t>("max_iterations"),
+        .max_evaluations = keywords.take<std::int64_t>("max_evaluations"),
+        .return_best = keywords.take<bool>("return_best"),
+        .seed = keywords.take<std::uint64_t>("seed"),
     };
-    for (const std::string& move : moves) {
+    for (const std::string& move : keywords.take<std::vector<std::string>>("moves")) {
         add_move(settings, move);
     }
+    return settings;
+}
+
+Annealer make_engine(std::int32_t n_examples, std::int32_t n_labels, const IntArray& pairs,
+                     const TableArray& tables, const py::kwargs& arguments) {
+    Keywords keywords(arguments);
+    const engine::SearchSettings settings = take_settings(keywords);
+    keywords.check_all_taken();
     return Annealer(make_graph(n_examples, n_labels, pairs, tables), settings);
+}
+
+template <typename Value>
+std::vector<Value> to_vector(
+    const py::array_t<Value, py::array::c_style | py::array::forcecast>& a) {
+    return {a.data(), a.data() + a.size()};
+}
+
+void check_labels(const IntArray& labels, std::int64_t n_labels) {
+    if (labels.ndim() != 1) {
+        throw std::invalid_argument("labels must be an int32 array [n]");
+    }
+    for (py::ssize_t i = 0; i < labels.size(); ++i) {
+        if (labels.data()[i] < engine::kUnlabelled || labels.data()[i] >= n_labels) {
+            throw std::invalid_argument("the label of example " + std::to_string(i) + " is " +
+                                        std::to_string(labels.data()[i]) + ", outside -1 .. " +
+                                        std::to_string(n_labels - 1));
+        }
+    }
+}
+
+engine::SyntheticTask take_task(const IntArray& truth, const ScoreArray& evidence,
+                                Keywords& keywords) {
+    return {
+        .truth = to_vector(truth),
+        .evidence = to_vector(evidence),
+        .prior_strength = keywords.take<double>("prior_strength"),
+        .prior_count = keywords.take<double>("prior_count"),
+        .trust = keywords.take<double>("trust"),
+        .lean = keywords.take<double>("lean"),
+    };
+}
+
+py::array_t<float> synthetic_scores(const IntArray& labels, const IntArray& truth,
+                                    const ScoreArray& evidence, const py::kwargs& arguments) {
+    Keywords keywords(arguments);
+    const engine::SyntheticTask task = take_task(truth, evidence, keywords);
+    keywords.check_all_taken();
+    const auto n = static_cast<std::int32_t>(truth.size());
+    const auto n_labels = static_cast<std::int32_t>(evidence.ndim() == 2 ? evidence.shape(1) : 0);
+    if (n_labels < 2) throw std::invalid_argument("evidence must be [n_examples, n_labels]");
+    task.check(ConstraintGraph(n, n_labels, {}, {}));
+    check_labels(labels, n_labels);
+    if (labels.size() != n) throw std::invalid_argument("labels must have one entry per example");
+    return to_array(engine::synthetic_scores(task, n_labels, view(labels)), n_labels);
+}
+
+py::dict simulate(std::int32_t n_labels, const IntArray& pairs, const TableArray& tables,
+                  const IntArray& truth, const ScoreArray& evidence, const py::kwargs& arguments) {
+    Keywords keywords(arguments);
+    const engine::SyntheticTask task = take_task(truth, evidence, keywords);
+    const engine::SearchSettings settings = take_settings(keywords);
+    keywords.check_all_taken();
+    ConstraintGraph graph =
+        make_graph(static_cast<std::int32_t>(truth.size()), n_labels, pairs, tables);
+    engine::SimulatedSearch found;
+    {
+        const py::gil_scoped_release unlocked;
+        found = engine::simulate(std::move(graph), settings, task);
+    }
+    const auto counts = [](const std::vector<std::int64_t>& values) {
+        return py::array_t<std::int64_t>(static_cast<py::ssize_t>(values.size()), values.data());
+    };
+    py::dict content;
+    content["labels"] = to_array(found.labels);
+    content["utility"] = found.utility;
+    content["true_utility"] = found.true_utility;
+    content["reason"] = found.reason;
+    content["n_iterations"] = found.n_iterations;
+    content["evaluations"] = counts(found.evaluations);
+    content["asks"] = counts(found.asks);
+    content["null_draws"] = counts(found.null_draws);
+    return content;
 }
 
 void check_scores(const ScoreArray& scores, std::int64_t n_examples, std::int64_t n_labels) {
@@ -160,19 +267,6 @@ void tell(Annealer& annealer, const ScoreArray& scores) {
     check_scores(scores, annealer.graph().n_examples(), annealer.graph().n_labels());
     const py::gil_scoped_release unlocked;
     annealer.tell(view(scores));
-}
-
-void check_labels(const IntArray& labels, std::int64_t n_labels) {
-    if (labels.ndim() != 1) {
-        throw std::invalid_argument("labels must be an int32 array [n]");
-    }
-    for (py::ssize_t i = 0; i < labels.size(); ++i) {
-        if (labels.data()[i] < engine::kUnlabelled || labels.data()[i] >= n_labels) {
-            throw std::invalid_argument("the label of example " + std::to_string(i) + " is " +
-                                        std::to_string(labels.data()[i]) + ", outside -1 .. " +
-                                        std::to_string(n_labels - 1));
-        }
-    }
 }
 
 double compute_utility(const IntArray& labels, const ScoreArray& scores, const IntArray& pairs,
@@ -241,13 +335,7 @@ void bind_engine(py::module_& module) {
     bind_ask(module);
     py::class_<Annealer> type(module, "Engine");
     type.def(py::init(&make_engine), py::arg("n_examples"), py::arg("n_labels"), py::arg("pairs"),
-             py::arg("tables"), py::kw_only(), py::arg("objective"), py::arg("alpha"),
-             py::arg("initial_temperature"), py::arg("min_temperature"), py::arg("cooling"),
-             py::arg("cooling_clock"), py::arg("start"), py::arg("n_initial"),
-             py::arg("prior_weight"), py::arg("fix_rounds"), py::arg("fix_both_false"),
-             py::arg("fix_accepts_ties"), py::arg("group_weight"), py::arg("moves"),
-             py::arg("growth"), py::arg("single_tries"), py::arg("max_iterations"),
-             py::arg("max_evaluations"), py::arg("return_best"), py::arg("seed"));
+             py::arg("tables"));
     type.def("ask", [](const Annealer& annealer) { return annealer.ask(); });
     type.def("tell", &tell, py::arg("scores"));
     type.def("take_events", &take_events);
@@ -257,6 +345,10 @@ void bind_engine(py::module_& module) {
                py::arg("tables"), py::arg("objective"), py::arg("alpha"));
     module.def("count_violations", &count_violations, py::arg("labels"), py::arg("pairs"),
                py::arg("tables"));
+    module.def("simulate", &simulate, py::arg("n_labels"), py::arg("pairs"), py::arg("tables"),
+               py::arg("truth"), py::arg("evidence"));
+    module.def("synthetic_scores", &synthetic_scores, py::arg("labels"), py::arg("truth"),
+               py::arg("evidence"));
     module.def("philox4x32", &engine::philox4x32, py::arg("counter"), py::arg("key"));
 }
 

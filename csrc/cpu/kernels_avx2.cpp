@@ -16,6 +16,7 @@ struct Avx2 : FloatWords {
     typedef int Ints __attribute__((vector_size(32)));
     using Words = __m256;
 
+    static Floats larger(Floats a, Floats b) { return _mm256_max_ps(a, b); }
     static Words load_words(const Word* from) {
         return _mm256_loadu_ps(reinterpret_cast<const float*>(from));
     }

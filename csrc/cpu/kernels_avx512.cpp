@@ -16,6 +16,7 @@ struct Avx512 : FloatWords {
     typedef int Ints __attribute__((vector_size(64)));
     using Words = __m512;
 
+    static Floats larger(Floats a, Floats b) { return _mm512_max_ps(a, b); }
     static Words load_words(const Word* from) { return _mm512_loadu_ps(from); }
     static Words broadcast(const Word* from) {
         return _mm512_set1_ps(*reinterpret_cast<const float*>(from));

@@ -17,16 +17,19 @@ struct Avx512Bf16 {
     typedef int Ints __attribute__((vector_size(64)));
     using Words = __m512i;
 
+    static Floats larger(Floats a, Floats b) { return _mm512_max_ps(a, b); }
     static Words load_words(const Word* from) { return _mm512_loadu_si512(from); }
     static Words broadcast(const Word* from) { return _mm512_set1_epi32(static_cast<int>(*from)); }
     static Floats multiply_add(Floats sum, Words a, Words b) {
         return _mm512_dpbf16_ps(sum, reinterpret_cast<__m512bh>(a), reinterpret_cast<__m512bh>(b));
     }
-    // Word i holds lane i of both vectors.
+    // Word i holds lane i of both vectors, which are not negative: ties are rounded up.
     static void store_words(const Floats (&p)[kWord], Word* to) {
-        const __m512i low = _mm512_cvtepu16_epi32(rounded(p[0]));
-        const __m512i high = _mm512_slli_epi32(_mm512_cvtepu16_epi32(rounded(p[1])), 16);
-        _mm512_storeu_si512(to, _mm512_or_si512(low, high));
+        const __m512i half = _mm512_set1_epi32(0x8000);
+        const __m512i low = _mm512_add_epi32(_mm512_castps_si512(p[0]), half);
+        const __m512i high = _mm512_add_epi32(_mm512_castps_si512(p[1]), half);
+        _mm512_storeu_si512(to,
+                            _mm512_mask_blend_epi16(0xAAAAAAAAU, _mm512_srli_epi32(low, 16), high));
     }
     static __m256i rounded(Floats x) { return reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(x)); }
     static std::uint16_t rounded(float x) {

@@ -19,7 +19,7 @@ namespace {
 //   all that product.hpp asks for, with Sums = Floats,
 //   kWord (values per word), kVectors (most vectors of query rows in a tile),
 //   Floats, Ints (vector types),
-//   store_words, store_row, load_row, store_value.
+//   larger(Floats, Floats), store_words, store_row, load_row, store_value.
 constexpr std::int64_t kGateColumns = 16;
 constexpr float kMasked = -1e30F;
 
@@ -52,7 +52,7 @@ inline float sum(typename Isa::Floats x) {
 
 template <class Isa>
 inline typename Isa::Floats larger(typename Isa::Floats a, typename Isa::Floats b) {
-    return a > b ? a : b;
+    return Isa::larger(a, b);
 }
 
 // exp to about 2 units in the last place; arguments below -87 give about 1e-38.
@@ -80,6 +80,38 @@ inline typename Isa::Floats exponential(typename Isa::Floats x) {
     Floats scale;
     __builtin_memcpy(&scale, &power, sizeof(scale));
     return p * scale;
+}
+
+// 2^x for x <= 1; below -126 it gives about 1e-38. The error is that of a float where a word holds
+// one, else far less than the rounding of a word's values.
+template <class Isa>
+inline typename Isa::Floats power_of_two(typename Isa::Floats x) {
+    using Floats = typename Isa::Floats;
+    using Ints = typename Isa::Ints;
+    x = larger<Isa>(x, splat<Isa>(-126.0F));
+    const float magic = 12582912.0F;  // 1.5 * 2^23: adding it rounds to a whole number
+    const Floats shifted = x + magic;
+    const Floats rest = x - (shifted - magic);
+    // Least relative error over [-1/2, 1/2].
+    Floats p;
+    if constexpr (Isa::kWord == 1) {
+        p = rest * 1.327647115e-3F + 9.675541328e-3F;
+        p = p * rest + 5.550713276e-2F;
+        p = p * rest + 2.402211972e-1F;
+        p = p * rest + 6.931469671e-1F;
+        p = p * rest + 1.000000072F;
+    } else {
+        p = rest * 5.517166175e-2F + 2.426111216e-1F;
+        p = p * rest + 6.932609868e-1F;
+        p = p * rest + 9.999280736e-1F;
+    }
+    Ints bits;
+    Ints power;
+    __builtin_memcpy(&bits, &p, sizeof(bits));
+    __builtin_memcpy(&power, &shifted, sizeof(power));
+    bits += power << 23;  // what lies above the whole number in `shifted` is shifted out
+    __builtin_memcpy(&p, &bits, sizeof(p));
+    return p;
 }
 
 // ---- Matrix product -----------------------------------------------------------------------------
@@ -159,7 +191,9 @@ class Attention {
           out_(args.scratch + args.head_dim * kTile),
           scores_(out_ + args.head_dim * kTile),
           weights_(reinterpret_cast<Word*>(scores_ + (kKeyBlock + 2) * kTile)),
-          row_(scores_ + 2 * (kKeyBlock + 2) * kTile) {}
+          row_(scores_ + 2 * (kKeyBlock + 2) * kTile),
+          stores_scaled_(args.softcap > 0.0F || args.sinks != nullptr || args.scaling <= 0.0F),
+          unit_(1.44269504F * (stores_scaled_ ? 1.0F : args.scaling)) {}
 
     void run() {
         pack_queries();
@@ -241,16 +275,29 @@ class Attention {
         return last > lowest_ || (args_.window > 0 && first <= highest_ - args_.window);
     }
 
+    // Most scores are left as the product made them: the scaling is part of the exponent's unit.
     void scale_and_mask(const Piece& piece, Floats (&maximum)[V]) {
         const bool masks = hides_something(piece);
+        if (masks || stores_scaled_) {
+            change_scores(piece, masks);
+        }
+        for (std::int64_t row = piece.first_key; row < piece.end_key; ++row) {
+            const float* at = scores_ + (piece.row + row) * kTile;
+            for (int v = 0; v < V; ++v) {
+                maximum[v] = larger<Isa>(maximum[v], load<Isa>(at + v * Isa::kLanes));
+            }
+        }
+    }
+
+    void change_scores(const Piece& piece, bool masks) {
         const Floats scaling = splat<Isa>(args_.scaling);
         for (std::int64_t row = piece.first_key; row < piece.end_key; ++row) {
             float* at = scores_ + (piece.row + row) * kTile;
             for (int v = 0; v < V; ++v) {
-                Floats s = load<Isa>(at + v * Isa::kLanes) * scaling;
+                Floats s = load<Isa>(at + v * Isa::kLanes);
+                if (stores_scaled_) s *= scaling;
                 if (args_.softcap > 0.0F) s = soft_cap(s);
                 if (masks) s = mask(s, piece.position + row, v);
-                maximum[v] = larger<Isa>(maximum[v], s);
                 save<Isa>(at + v * Isa::kLanes, s);
             }
         }
@@ -276,7 +323,7 @@ class Attention {
         Floats factor[V];
         bool changed = false;
         for (int v = 0; v < V; ++v) {
-            factor[v] = exponential<Isa>(maximum_[v] - maximum[v]);
+            factor[v] = power_of_two<Isa>((maximum_[v] - maximum[v]) * unit_);
             total_[v] *= factor[v];
             const auto differs = maximum_[v] != maximum[v];
             for (int i = 0; i < Isa::kLanes; ++i) changed |= differs[i] != 0;
@@ -301,7 +348,8 @@ class Attention {
                 for (int w = 0; w < Isa::kWord; ++w) {
                     const bool is_key = row + w >= piece.first_key && row + w < piece.end_key;
                     const float* at = scores_ + (piece.row + row + w) * kTile + v * Isa::kLanes;
-                    p[w] = is_key ? exponential<Isa>(load<Isa>(at) - maximum_[v]) : Floats{};
+                    p[w] = is_key ? power_of_two<Isa>((load<Isa>(at) - maximum_[v]) * unit_)
+                                  : Floats{};
                     total_[v] += p[w];
                 }
                 Isa::store_words(p, to + v * Isa::kLanes);
@@ -337,11 +385,13 @@ class Attention {
 
     const AttendArgs& args_;
     std::int64_t head_words_;
-    Word* queries_;  // [head_words][kTile]
-    float* out_;     // [head_dim][kTile]
-    float* scores_;  // [kKeyBlock + 2][kTile]
-    Word* weights_;  // [(kKeyBlock + 2) / kWord][kTile]
-    float* row_;     // [head_dim]
+    Word* queries_;       // [head_words][kTile]
+    float* out_;          // [head_dim][kTile]
+    float* scores_;       // [kKeyBlock + 2][kTile]
+    Word* weights_;       // [(kKeyBlock + 2) / kWord][kTile]
+    float* row_;          // [head_dim]
+    bool stores_scaled_;  // whether scores are scaled before they are stored
+    float unit_;          // of stored scores, in powers of two
     float position_[kTile];
     float sink_[kTile];
     std::int64_t lowest_ = 0;  // positions of the tile's first and last token

@@ -14,6 +14,7 @@ struct Portable : FloatWords {
     typedef int Ints __attribute__((vector_size(16)));
     using Words = Floats;
 
+    static Floats larger(Floats a, Floats b) { return a > b ? a : b; }
     static Words load_words(const Word* from) {
         Words x;
         __builtin_memcpy(&x, from, sizeof(x));

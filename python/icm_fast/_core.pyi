@@ -499,6 +499,44 @@ class Engine:
     def result_utility(self) -> float:
         """Utility of the same state."""
 
+def simulate(
+    n_labels: int,
+    pairs: npt.NDArray[np.int32],
+    tables: npt.NDArray[np.uint8],
+    truth: npt.NDArray[np.int32],
+    evidence: npt.NDArray[np.float32],
+    **settings: Any,
+) -> dict[str, Any]:
+    """Run a whole search on synthetic scores; see csrc/engine/simulator.hpp.
+
+    Args:
+        n_labels: Labels.
+        pairs: As of :class:`Engine`.
+        tables: As of :class:`Engine`.
+        truth: True labels, ``[n]``.
+        evidence: ``[n, n_labels]``.
+        settings: Those of :class:`Engine`, and prior_strength, prior_count, trust and lean.
+
+    Returns:
+        labels ``[n]``, utility, true_utility, reason, n_iterations, and int64 ``[n + 1]`` counts
+        by the number of labelled examples: evaluations (distinct labellings), asks, null_draws.
+
+    Raises:
+        ValueError: If a size, an index or a setting is out of range.
+    """
+
+def synthetic_scores(
+    labels: npt.NDArray[np.int32],
+    truth: npt.NDArray[np.int32],
+    evidence: npt.NDArray[np.float32],
+    **task: float,
+) -> npt.NDArray[np.float32]:
+    """Return the log-probabilities ``[n, n_labels]`` that :func:`simulate` gives a labelling.
+
+    Raises:
+        ValueError: If a size or a value is out of range.
+    """
+
 def utility(
     labels: npt.NDArray[np.int32],
     scores: npt.NDArray[np.float32],

@@ -10,7 +10,7 @@ from icm_fast.config import SearchConfig
 from icm_fast.finished_run import FinishedRun, read_run
 from icm_fast.lazy_scorer import LazyModel
 from icm_fast.progress import ProgressReporter
-from icm_fast.report import DEMO_FILE, comparison_text, cost_text
+from icm_fast.report import DEMO_FILE, comparison_text, concern_parts, cost_text
 from icm_fast.run_evaluation import evaluate_run
 from icm_fast.search import search
 from icm_fast.task_source import TaskSource
@@ -71,6 +71,7 @@ def demo_text(result: DemoResult) -> str:
         [
             headline,
             comparison_text(result.comparison),
+            *concern_parts(run.summary),
             f"Search: {cost_text(run.summary)}.\nRun folder: {run.folder}",
         ]
     )

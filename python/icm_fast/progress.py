@@ -56,6 +56,9 @@ class ProgressReporter(Protocol):
     def update(self, state: SearchState) -> None:
         """Show ``state``."""
 
+    def warn(self, text: str) -> None:
+        """Show a warning that stays."""
+
 
 class Quiet:
     """Shows nothing."""
@@ -68,6 +71,9 @@ class Quiet:
 
     def update(self, state: SearchState) -> None:
         """Do nothing."""
+
+    def warn(self, text: str) -> None:
+        """Do nothing: the result names the same concern."""
 
 
 class TerminalProgress:
@@ -100,6 +106,10 @@ class TerminalProgress:
             left="settling" if left is None else f"~{clock(left)} left",
             refresh=True,
         )
+
+    def warn(self, text: str) -> None:
+        """Print ``text`` above the bar."""
+        self._bar.console.print(f"warning: {text}", markup=False, highlight=False)
 
 
 def make_progress() -> ProgressReporter:

@@ -22,6 +22,7 @@ def run_report(run: FinishedRun) -> str:
     parts = [
         f"# {run.dataset.name}: {len(run.dataset)} examples labelled by {run.model}",
         _facts(run),
+        *concern_parts(run.summary),
         "## Labels\n\n" + _label_table(run),
         "## Moves\n\n" + _move_table(run.events),
         "## Least certain labels\n\n" + _doubtful_table(run),
@@ -30,6 +31,14 @@ def run_report(run: FinishedRun) -> str:
     if comparison is not None:
         parts.append("## Against gold\n\n" + comparison_text(comparison))
     return "\n\n".join(parts) + "\n"
+
+
+def concern_parts(summary: Mapping[str, Any]) -> list[str]:
+    """A section with the concerns about a search; nothing where there are none."""
+    concerns = summary.get("concerns") or []
+    if not concerns:
+        return []
+    return ["## Concerns\n\n" + "\n".join(f"- {c['kind']}: {c['text']}" for c in concerns)]
 
 
 def read_comparison(folder: Path) -> dict[str, Any] | None:

@@ -80,6 +80,10 @@ class MemoryStore:
         """Tokens forwarded for them, in earlier parts of a resumed run too."""
         return sum(self._known[key].n_tokens for key in self._asked)
 
+    def asked(self) -> Iterable[Evaluation]:
+        """The distinct labellings that this search asked for, in the order of their scoring."""
+        return [e for key, e in self._known.items() if key in self._asked]
+
     def lookup(self, labels: IntArray) -> Evaluation | None:
         """The evaluation of ``labels``, if it was scored before."""
         key = labels_key(labels)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 import time
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from icm_fast.concerns import Concern, Rival, find_rival, one_sided, search_concerns
 from icm_fast.config import SearchConfig
 from icm_fast.engine import make_engine
 from icm_fast.lazy_scorer import LazyScorer
@@ -38,6 +39,8 @@ class SearchResult:
             ``max_evaluations``.
         n_iterations: Search steps, null draws included.
         seconds: Wall-clock seconds of the process that finished the search.
+        concerns: What speaks against the labels (:mod:`icm_fast.concerns`), gravest first.
+        runner_up: The best scored labelling that differs in a quarter of the examples or more.
     """
 
     labels: IntArray
@@ -48,6 +51,8 @@ class SearchResult:
     reason: str
     n_iterations: int
     seconds: float
+    concerns: tuple[Concern, ...] = ()
+    runner_up: Rival | None = None
 
 
 def search(
@@ -83,12 +88,14 @@ def search(
         progress or Quiet() as shown,
     ):
         engine = make_engine(config, dataset)
+        collapse = CollapseWatch(dataset, shown)
         while (ask := engine.ask()) is not None:
             engine.tell(_score(ask.labels, store, lazy_scorer))
             store.log(engine.take_events())
             shown.update(_state(engine, store, config))
+            collapse.look(engine.labels)
         store.log(engine.take_events())
-        result = _result(engine, store, time.monotonic() - started)
+        result = _result(engine, store, dataset, config, time.monotonic() - started)
         summary = store.finish(labels_lines(dataset, result), _summary(engine, store, result))
     return _with_seconds(result, float(summary["seconds"]))
 
@@ -117,11 +124,36 @@ def _state(engine: Any, store: MemoryStore, config: SearchConfig) -> SearchState
     )
 
 
-def _result(engine: Any, store: MemoryStore, seconds: float) -> SearchResult:
+class CollapseWatch:
+    """Warns once when a complete labelling has become one-sided."""
+
+    def __init__(self, dataset: Dataset, shown: ProgressReporter) -> None:
+        self._dataset = dataset
+        self._shown = shown
+        self._warned = False
+
+    def look(self, labels: IntArray) -> None:
+        """Look at the labels of the current state."""
+        if self._warned or (labels == UNLABELLED).any():
+            return
+        concern = one_sided(labels, self._dataset)
+        if concern is not None:
+            self._shown.warn(concern.text)
+            self._warned = True
+
+
+def _result(
+    engine: Any, store: MemoryStore, dataset: Dataset, config: SearchConfig, seconds: float
+) -> SearchResult:
+    labels = np.array(engine.result_labels, dtype=np.int32)
+    utility = float(engine.result_utility)
+    rival = find_rival(labels, dataset, config, store.asked())
     return SearchResult(
-        labels=np.array(engine.result_labels, dtype=np.int32),
+        labels=labels,
         scores=np.array(engine.result_scores, dtype=np.float32),
-        utility=float(engine.result_utility),
+        utility=utility,
+        concerns=search_concerns(labels, utility, dataset, config, rival),
+        runner_up=rival,
         n_evaluations=store.n_evaluations,
         n_tokens_forwarded=store.n_tokens,
         reason=str(engine.reason),
@@ -141,6 +173,8 @@ def _summary(engine: Any, store: MemoryStore, result: SearchResult) -> dict[str,
         "n_evaluations": result.n_evaluations,
         "n_tokens_forwarded": result.n_tokens_forwarded,
         "n_evaluations_resumed": store.n_resumed,
+        "concerns": [asdict(concern) for concern in result.concerns],
+        "runner_up": None if result.runner_up is None else asdict(result.runner_up),
         "seconds": round(result.seconds, 3),
         "versions": versions(),
     }

@@ -17,8 +17,9 @@ class CacheSession:
     divisible = True
     packages: tuple[str, ...] = PACKAGES
 
-    def __init__(self, job: Job) -> None:
-        self._model: Any = load(job)
+    def __init__(self, job: Job, model: Any = None) -> None:
+        """Take ``model``, or load the job's."""
+        self._model: Any = load(job) if model is None else model
         self._label_ids = job.label_ids
         self.details: dict[str, Any] = {}
         self.reset()

@@ -1,0 +1,162 @@
+"""What speaks against the labels of a search, found without gold, and what to do about it.
+
+The objective alone cannot tell right labels from a coherent mistake. But some mistakes show: one
+label everywhere, labels that predict each other no better than a constant would, a quite different
+labelling of nearly the same utility, broken constraints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from icm_fast import _core
+from icm_fast.types import UNLABELLED, Dataset, IntArray
+
+if TYPE_CHECKING:
+    from icm_fast.config import SearchConfig
+    from icm_fast.evaluation_log import Evaluation
+
+ONE_SIDED_SHARE = 0.95
+"""A label with a greater share than this is suspicious."""
+FEWEST_LABELS = 10
+"""Fewer labelled examples than this say nothing about shares."""
+RIVAL_SHARE = 0.25
+"""Labellings that differ in at least this share of examples are other answers."""
+RIVAL_GAP = 0.05
+"""A rival nearer than this, in mean log-probability per example, is as good an answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Concern:
+    """One reason for doubt.
+
+    Attributes:
+        kind: ``one-sided``, ``no-signal``, ``rival``, ``violations`` or ``unlabelled``.
+        text: What was found and what to do.
+    """
+
+    kind: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rival:
+    """The best complete labelling, of those scored, that is another answer.
+
+    Attributes:
+        utility: Its U(D).
+        differs: Share of examples with another label than the found one.
+    """
+
+    utility: float
+    differs: float
+
+
+def one_sided(labels: IntArray, dataset: Dataset) -> Concern | None:
+    """A concern if nearly all labelled examples carry one label."""
+    given = labels[labels != UNLABELLED]
+    if len(given) < FEWEST_LABELS:
+        return None
+    counts = np.bincount(given, minlength=len(dataset.label_space))
+    top = int(counts.argmax())
+    if counts[top] <= ONE_SIDED_SHARE * len(given):
+        return None
+    return Concern(
+        "one-sided",
+        f"{int(counts[top])} of {len(given)} labels are {dataset.label_space[top]!r}: if the data "
+        "are not like that, the search has collapsed; use objective=calibrated, add constraints "
+        "(a claim and its negation, exactly one true), another seed, or a larger model",
+    )
+
+
+def find_rival(
+    labels: IntArray, dataset: Dataset, config: SearchConfig, evaluations: Iterable[Evaluation]
+) -> Rival | None:
+    """The runner-up: the best scored labelling that is complete and another answer."""
+    pairs, tables = dataset.constraint_arrays()
+    best: Rival | None = None
+    for evaluation in evaluations:
+        differs = float((evaluation.labels != labels).mean())
+        if differs < RIVAL_SHARE or (evaluation.labels == UNLABELLED).any():
+            continue
+        utility = _core.utility(
+            evaluation.labels,
+            evaluation.scores,
+            pairs,
+            tables,
+            str(config.objective),
+            config.alpha,
+        )
+        if best is None or utility > best.utility:
+            best = Rival(utility, differs)
+    return best
+
+
+def search_concerns(
+    labels: IntArray,
+    utility: float,
+    dataset: Dataset,
+    config: SearchConfig,
+    rival: Rival | None,
+) -> tuple[Concern, ...]:
+    """All concerns about a result, the gravest first."""
+    pairs, tables = dataset.constraint_arrays()
+    n_unlabelled = int((labels == UNLABELLED).sum())
+    n_violations = _core.count_violations(labels, pairs, tables)
+    found = [
+        one_sided(labels, dataset),
+        _no_signal(labels, utility, config, n_violations),
+        _close_rival(utility, config, rival),
+    ]
+    if n_violations:
+        found.append(
+            Concern(
+                "violations",
+                f"{n_violations} of {len(pairs)} constraints are violated: raise max_iterations or "
+                "fix_rounds, or lower alpha so that constraints weigh more",
+            )
+        )
+    if n_unlabelled:
+        found.append(
+            Concern(
+                "unlabelled",
+                f"{n_unlabelled} of {len(labels)} examples have no label: raise max_iterations or "
+                "max_evaluations and run again; the search goes on where it stopped only with the "
+                "same settings, so name a new folder",
+            )
+        )
+    return tuple(concern for concern in found if concern is not None)
+
+
+def _no_signal(
+    labels: IntArray, utility: float, config: SearchConfig, n_violations: int
+) -> Concern | None:
+    """The calibrated predictability of a constant labelling is at most 0 (Jensen)."""
+    if config.objective != "calibrated" or not (labels != UNLABELLED).any():
+        return None
+    if utility + n_violations > 0:
+        return None
+    return Concern(
+        "no-signal",
+        f"U = {utility:.3f}: these labels predict each other no better than one label everywhere "
+        "would (0); the model sees no relation between texts and labels: use a larger model, or "
+        "label words and prompts that it understands",
+    )
+
+
+def _close_rival(utility: float, config: SearchConfig, rival: Rival | None) -> Concern | None:
+    if rival is None or config.objective == "sum_logprob":
+        return None
+    gap = utility - rival.utility
+    if config.alpha <= 0 or gap >= RIVAL_GAP * config.alpha:
+        return None
+    return Concern(
+        "rival",
+        f"a labelling that differs in {rival.differs:.0%} of the examples has nearly the same "
+        f"utility ({rival.utility:.3f} against {utility:.3f}): the found one may be a coherent "
+        "mistake; compare runs with other seeds and look at the examples on which they differ",
+    )

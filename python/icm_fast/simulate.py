@@ -1,0 +1,145 @@
+"""Whole searches without a model, thousands a second: for tuning, properties and costs.
+
+The engine is the real one; only the scores come from a formula (csrc/engine/simulator.hpp) in
+which labels that agree with one another predict each other, whether they are right or all wrong,
+and a context of one label pulls towards it. A simulation says what a search *does* (moves,
+evaluations, where it stops), never how well a language model knows a task.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from icm_fast import _core
+from icm_fast.config import SearchConfig
+from icm_fast.engine import engine_settings
+from icm_fast.errors import InputError
+from icm_fast.types import IntArray
+
+Counts = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SyntheticTask:
+    """What a model knows of a task, as numbers.
+
+    Attributes:
+        truth: True labels, ``[n]`` int32.
+        evidence: What each text says for each label, ``[n, n_labels]`` float32.
+        pairs: Constrained examples, ``[m, 2]`` int32.
+        tables: Allowed label pairs, ``[m, n_labels, n_labels]`` uint8.
+        prior_strength: How far the model follows the evidence without demonstrations, -1 .. 1.
+        prior_count: Demonstrations that weigh as much as that.
+        trust: How much the evidence counts where all demonstrations agree.
+        lean: How much the labels in the context pull towards themselves.
+    """
+
+    truth: IntArray
+    evidence: npt.NDArray[np.float32]
+    pairs: npt.NDArray[np.int32]
+    tables: npt.NDArray[np.uint8]
+    prior_strength: float = 0.3
+    prior_count: float = 4.0
+    trust: float = 4.0
+    lean: float = 0.5
+
+
+def synthetic_task(
+    n: int,
+    *,
+    n_labels: int = 2,
+    signal: float = 1.0,
+    group_size: int = 1,
+    seed: int = 0,
+) -> SyntheticTask:
+    """Draw a task.
+
+    Args:
+        n: Examples.
+        n_labels: Labels.
+        signal: Mean advantage of the true label, in standard deviations of the evidence: with two
+            labels the share of examples whose evidence is right is Phi(signal / sqrt 2).
+        group_size: Consecutive examples of which exactly one has the last label (no two may have
+            it); 1 for no constraints.
+        seed: Seed of truth and evidence.
+
+    Raises:
+        InputError: A size below its least value.
+    """
+    for name, value, least in (
+        ("n", n, 1),
+        ("n_labels", n_labels, 2),
+        ("group_size", group_size, 1),
+    ):
+        if value < least:
+            raise InputError(f"{name} = {value} is too small; pass {least} or more")
+    rng = np.random.default_rng([seed, n, n_labels, group_size])
+    truth = rng.integers(0, n_labels, n)
+    if group_size > 1:
+        groups = np.arange(n) // group_size
+        chosen = rng.integers(0, group_size, groups[-1] + 1)
+        other = rng.integers(0, n_labels - 1, n)
+        truth = np.where(np.arange(n) % group_size == chosen[groups], n_labels - 1, other)
+    evidence = rng.normal(size=(n, n_labels))
+    evidence[np.arange(n), truth] += signal
+    pairs = [
+        (i, j) for i in range(n) for j in range(i + 1, min(n, i - i % group_size + group_size))
+    ]
+    table = np.ones((n_labels, n_labels), np.uint8)
+    table[-1, -1] = 0
+    return SyntheticTask(
+        truth=truth.astype(np.int32),
+        evidence=evidence.astype(np.float32),
+        pairs=np.array(pairs, np.int32).reshape(-1, 2),
+        tables=np.repeat(table[None], len(pairs), axis=0),
+    )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SimulatedSearch:
+    """What a search did.
+
+    Attributes:
+        labels: ``[n]`` int32.
+        utility: U(D) of these labels.
+        true_utility: U(D) of the true ones.
+        reason: Why the search ended.
+        n_iterations: Search steps, null draws included.
+        evaluations: Distinct labellings scored, by the number of labelled examples, ``[n + 1]``.
+        asks: The same with every repeat counted.
+        null_draws: Draws that proposed what was there, by the number of labelled examples.
+    """
+
+    labels: IntArray
+    utility: float
+    true_utility: float
+    reason: str
+    n_iterations: int
+    evaluations: Counts
+    asks: Counts
+    null_draws: Counts
+
+
+def simulate_search(task: SyntheticTask, config: SearchConfig | None = None) -> SimulatedSearch:
+    """Run one search on a task; the same task, settings and seed give the same result.
+
+    Raises:
+        ValueError: The task's arrays do not fit together.
+    """
+    config = config or SearchConfig()
+    found = _core.simulate(
+        task.evidence.shape[1],
+        task.pairs,
+        task.tables,
+        task.truth,
+        task.evidence,
+        prior_strength=task.prior_strength,
+        prior_count=task.prior_count,
+        trust=task.trust,
+        lean=task.lean,
+        **engine_settings(config),
+    )
+    return SimulatedSearch(**found)
