@@ -125,8 +125,7 @@ def search_concerns(
             Concern(
                 "unlabelled",
                 f"{n_unlabelled} of {len(labels)} examples have no label: raise max_iterations or "
-                "max_evaluations and run again; the search goes on where it stopped only with the "
-                "same settings, so name a new folder",
+                "max_evaluations (in a new run folder: settings are part of a run)",
             )
         )
     return tuple(concern for concern in found if concern is not None)

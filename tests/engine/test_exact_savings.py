@@ -1,0 +1,94 @@
+"""What a search saves without changing a single decision: repeats and draws of what is there."""
+
+import json
+
+import numpy as np
+import pytest
+from engine_cases import EXCLUSIVE, ONE_TRUE, coupled_scorer, group_graph, no_graph, noise_scorer
+
+import icm_fast
+from icm_fast.config import SearchConfig
+from icm_fast.engine import make_engine
+from icm_fast.types import Constraint, Dataset
+from run_fakes import FakeScored, toy_dataset
+
+STEPS = 500
+TASKS = {
+    "free": (no_graph(2), coupled_scorer),
+    "exclusive": (group_graph(16, 4, EXCLUSIVE), noise_scorer),
+    "paired": (group_graph(16, 2, ONE_TRUE), noise_scorer),
+}
+
+
+def dataset_of(graph):
+    constraints = tuple(
+        Constraint(int(i), int(j), tuple(tuple(bool(x) for x in row) for row in table))
+        for (i, j), table in zip(*graph, strict=True)
+    )
+    plain = toy_dataset(16)
+    return Dataset(plain.examples, plain.label_space, constraints, name="toy")
+
+
+class Counting:
+    fingerprint = "counting"
+
+    def __init__(self, score):
+        self._score, self.calls = score, 0
+
+    def score(self, labels, queries=None):
+        self.calls += 1
+        return FakeScored(self._score(labels), 1)
+
+
+def every_step(dataset, config, score):
+    """The same engine, every ask answered anew: its events and the number of answers."""
+    engine, events, n_asks = make_engine(config, dataset), [], 0
+    while (ask := engine.ask()) is not None:
+        engine.tell(score(ask.labels))
+        events += engine.take_events()
+        n_asks += 1
+    return events, n_asks
+
+
+@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("preset", ["paper", "authors-code", "default"])
+def test_remembered_scores_change_no_decision(name, preset, tmp_path):
+    graph, scorer_of = TASKS[name]
+    dataset, repeats = dataset_of(graph), 0
+    for seed in range(5):
+        config = SearchConfig(preset=preset, max_iterations=STEPS, seed=seed)
+        score = scorer_of(16, 2, seed)
+        events, n_asks = every_step(dataset, config, score)
+        counting = Counting(score)
+        folder = tmp_path / str(seed)
+        icm_fast.search(dataset, model="x", config=config, scorer=counting, output_dir=folder)
+        logged = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
+        assert logged == json.loads(json.dumps(events))
+        assert counting.calls <= n_asks
+        repeats += n_asks - counting.calls
+    if preset == "paper" and name != "free":
+        assert repeats > 0
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_null_draw_proposes_the_state_itself(name):
+    """Scoring a null draw would tell the utility that is known: it can only be accepted."""
+    graph, scorer_of = TASKS[name]
+    config = SearchConfig(preset="paper", max_iterations=STEPS, seed=1)
+    score = scorer_of(16, 2, 1)
+    engine = make_engine(config, dataset_of(graph))
+    n_moves = 0
+    while (ask := engine.ask()) is not None:
+        before, iteration = engine.labels, engine.iteration
+        engine.tell(score(ask.labels))
+        events = engine.take_events()
+        for event in events:
+            n_moves += event["move"] not in {"init", "done"}
+            if not event["accepted"]:
+                assert event["utility_after"] == event["utility_before"]
+        if not events:
+            assert np.array_equal(engine.labels, before)
+            assert engine.iteration == iteration
+    events = every_step(dataset_of(graph), config, score)[0]
+    # Every iteration is a move or a null draw.
+    assert n_moves + sum(event["null_draws"] for event in events) == engine.iteration
