@@ -12,6 +12,7 @@ from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 from icm_fast import _core
 from icm_fast.kernels.tree_attention import AttentionWork, SegmentWork, naive, sdpa
+from icm_fast.uniform_plan import uniform_plan
 
 THREADS = int(os.environ.get("ICM_FAST_BENCH_THREADS", "2"))
 EXAMPLES = int(os.environ.get("ICM_FAST_BENCH_EXAMPLES", "64"))
@@ -57,7 +58,7 @@ class Batch:
 def mid_tree_batch(model: str, dtype: str, n: int = EXAMPLES) -> Batch:
     """Random queries, keys and values for the batch in the middle of the plan of n examples."""
     heads, kv_heads, dim = HEADS[model]
-    tree = plan(n)
+    tree = uniform_plan(n, demonstration=TOKENS, query=TOKENS - 1)
     work = batch_work(tree, tree.n_batches // 2)
     generator = torch.Generator().manual_seed(0)
     shapes = [(heads, work.n_tokens), (kv_heads, tree.pool_tokens), (kv_heads, tree.pool_tokens)]
@@ -65,23 +66,6 @@ def mid_tree_batch(model: str, dtype: str, n: int = EXAMPLES) -> Batch:
         torch.randn(*shape, dim, generator=generator).to(getattr(torch, dtype)) for shape in shapes
     ]
     return Batch(*tensors, work)
-
-
-def plan(n: int) -> _core.TreePlan:
-    lengths, none = np.full(n, TOKENS, np.int64), np.zeros(n, np.int64)
-    return _core.plan_tree(
-        demonstration_tokens=lengths,
-        first_extra=none,
-        query_tokens=lengths - 1,
-        query_first_extra=none,
-        labelled=np.ones(n, np.bool_),
-        queried=np.ones(n, np.bool_),
-        root_tokens=0,
-        tail_parents=np.zeros(0, np.int32),
-        seed=0,
-        kv_budget_tokens=1 << 16,
-        batch_tokens=1 << 12,
-    )
 
 
 def batch_work(tree: _core.TreePlan, batch: int) -> AttentionWork:

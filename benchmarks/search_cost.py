@@ -48,14 +48,7 @@ def simulate(arguments: argparse.Namespace) -> dict[str, Any]:
                 task = synthetic_task(n, group_size=arguments.group_size, seed=seed)
                 found.append(simulate_search(task, SearchConfig(preset=preset, seed=seed)))
             rate = arguments.seeds / (time.perf_counter() - started)
-            every = [
-                asdict(
-                    search_cost(
-                        {k: getattr(f, k) for k in ("evaluations", "asks", "null_draws")}, SIZES
-                    )
-                )
-                for f in found
-            ]
+            every = [asdict(search_cost(f, SIZES)) for f in found]
             row = {key: float(np.median([cost[key] for cost in every])) for key in every[0]}
             rows.append(
                 {

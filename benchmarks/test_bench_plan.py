@@ -6,26 +6,13 @@ import numpy as np
 import pytest
 
 from icm_fast import _core
+from icm_fast.uniform_plan import uniform_plan
 
 TOKENS = 40
 
 
 def plan(n: int) -> _core.TreePlan:
-    lengths = np.full(n, TOKENS, np.int64)
-    none = np.zeros(n, np.int64)
-    return _core.plan_tree(
-        demonstration_tokens=lengths,
-        first_extra=none,
-        query_tokens=lengths - 1,
-        query_first_extra=none,
-        labelled=np.ones(n, np.bool_),
-        queried=np.ones(n, np.bool_),
-        root_tokens=1,
-        tail_parents=np.zeros(0, np.int32),
-        seed=0,
-        kv_budget_tokens=1 << 16,
-        batch_tokens=1 << 12,
-    )
+    return uniform_plan(n, demonstration=TOKENS, query=TOKENS - 1, root=1)
 
 
 @pytest.mark.parametrize("n", [32, 256])

@@ -1,8 +1,6 @@
 // Products of 8-bit integers, once for all instruction sets (see kernels_impl.hpp for the rules).
 #pragma once
 
-#include <cmath>
-#include <cstddef>
 #include <cstdint>
 
 #include "cpu/int8_ops.hpp"

@@ -8,14 +8,13 @@ engine with a prefix cache does.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from icm_fast import _core
-from icm_fast.config import SearchConfig
+from icm_fast.uniform_plan import uniform_plan
 
 Counts = npt.NDArray[np.int64]
 
@@ -33,6 +32,25 @@ class PieceSizes:
     demonstration: int
     query: int
     root: int = 0
+
+
+class StepCounts(Protocol):
+    """Counts by the number of labelled examples, ``[n + 1]`` each.
+
+    :class:`icm_fast.simulate.SimulatedSearch` has them.
+    """
+
+    @property
+    def evaluations(self) -> Counts:
+        """Distinct labellings scored."""
+
+    @property
+    def asks(self) -> Counts:
+        """Labellings that the search needed, repeats included."""
+
+    @property
+    def null_draws(self) -> Counts:
+        """Draws that proposed what was there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,19 +76,12 @@ class SearchCost:
 
 def tree_tokens(n_labelled: int, n: int, sizes: PieceSizes) -> int:
     """Tokens of our evaluation: the labelled examples' queries and all unlabelled ones."""
-    plan = _core.plan_tree(
-        demonstration_tokens=np.full(n, sizes.demonstration, np.int64),
-        first_extra=np.zeros(n, np.int64),
-        query_tokens=np.full(n, sizes.query, np.int64),
-        query_first_extra=np.zeros(n, np.int64),
-        labelled=np.arange(n) < n_labelled,
-        queried=np.ones(n, np.bool_),
-        root_tokens=sizes.root,
-        tail_parents=np.zeros(0, np.int32),
-        seed=0,
-        kv_budget_tokens=SearchConfig().kv_budget_tokens,
-        batch_tokens=SearchConfig().batch_tokens,
-        n_anchors=0,
+    plan = uniform_plan(
+        n,
+        demonstration=sizes.demonstration,
+        query=sizes.query,
+        n_labelled=n_labelled,
+        root=sizes.root,
     )
     return int(plan.total_tokens)
 
@@ -98,19 +109,18 @@ def proposal_tokens(n_labelled: int, sizes: PieceSizes, *, cached: bool) -> int:
     return sizes.root + demonstrations + sizes.query
 
 
-def search_cost(counts: Mapping[str, Counts], sizes: PieceSizes) -> SearchCost:
+def search_cost(counts: StepCounts, sizes: PieceSizes) -> SearchCost:
     """Count the tokens of a search.
 
     Args:
-        counts: ``evaluations``, ``asks`` and ``null_draws`` by the number of labelled examples,
-            ``[n + 1]`` each (see :class:`icm_fast.simulate.SimulatedSearch`).
+        counts: What it did.
         sizes: Tokens of the pieces.
     """
-    n = len(counts["asks"]) - 1
+    n = len(counts.asks) - 1
     ours = every_step = cached = whole = 0
     for k in range(n + 1):
-        n_evaluations, n_asks = int(counts["evaluations"][k]), int(counts["asks"][k])
-        n_steps = n_asks + int(counts["null_draws"][k])
+        n_evaluations, n_asks = int(counts.evaluations[k]), int(counts.asks[k])
+        n_steps = n_asks + int(counts.null_draws[k])
         if not n_steps:
             continue
         tokens = tree_tokens(k, n, sizes)
@@ -125,6 +135,6 @@ def search_cost(counts: Mapping[str, Counts], sizes: PieceSizes) -> SearchCost:
         ours_every_step=every_step,
         natural_cached=cached,
         natural_whole=whole,
-        n_evaluations=int(counts["evaluations"].sum()),
-        n_steps=int(counts["asks"].sum() + counts["null_draws"].sum()),
+        n_evaluations=int(counts.evaluations.sum()),
+        n_steps=int(counts.asks.sum() + counts.null_draws.sum()),
     )

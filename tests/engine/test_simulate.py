@@ -1,5 +1,7 @@
 """Searches on synthetic scores, and what searches cost."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -172,11 +174,11 @@ def test_the_tree_costs_n_log_n():
 
 
 def test_a_search_is_the_sum_of_its_evaluations():
-    counts = {
-        "evaluations": np.array([0, 0, 1, 0, 2]),
-        "asks": np.array([0, 0, 1, 0, 3]),
-        "null_draws": np.array([0, 0, 0, 0, 7]),
-    }
+    counts = SimpleNamespace(
+        evaluations=np.array([0, 0, 1, 0, 2]),
+        asks=np.array([0, 0, 1, 0, 3]),
+        null_draws=np.array([0, 0, 0, 0, 7]),
+    )
     cost = search_cost(counts, SIZES)
     two, four = tree_tokens(2, 4, SIZES), tree_tokens(4, 4, SIZES)
     assert cost.ours == two + 2 * four
@@ -194,6 +196,5 @@ def test_a_search_of_256_examples_costs_a_hundredth():
     for seed in range(3):
         task = synthetic_task(256, seed=seed)
         found = simulate_search(task, SearchConfig(preset="paper", seed=seed))
-        counts = {name: getattr(found, name) for name in ("evaluations", "asks", "null_draws")}
-        cost = search_cost(counts, SIZES)
+        cost = search_cost(found, SIZES)
         assert cost.natural_cached > 100 * cost.ours

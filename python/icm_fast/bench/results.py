@@ -36,9 +36,9 @@ def benchmark_to_files(
     prepare(folder)
     benchmark = run_benchmark(case, variants, launcher, settings, progress)
     document = benchmark_document(benchmark, command)
-    table = benchmark_table(document)
-    write_results(folder, case.name, document, table, benchmark_plot(document))
-    return table
+    return write_results(
+        folder, case.name, document, benchmark_table(document), benchmark_plot(document)
+    )
 
 
 def curve_to_files(
@@ -58,9 +58,7 @@ def curve_to_files(
     """
     prepare(folder)
     document = run_curve(case, sizes, launcher, settings, progress, command)
-    table = curve_table(document)
-    write_results(folder, case.name, document, table, curve_plot(document))
-    return table
+    return write_results(folder, case.name, document, curve_table(document), curve_plot(document))
 
 
 def prepare(folder: Path) -> None:
@@ -76,9 +74,10 @@ def prepare(folder: Path) -> None:
 
 def write_results(
     folder: Path, name: str, document: dict[str, Any], table: str, picture: bytes
-) -> None:
-    """Write the three files."""
+) -> str:
+    """Write the three files and return the Markdown."""
     text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
     write_atomically(folder / f"{name}.json", text.encode())
     write_atomically(folder / f"{name}.md", f"{table}\n".encode())
     write_atomically(folder / f"{name}.png", picture)
+    return table

@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
-from icm_fast import _core
 from icm_fast.errors import InputError, first_line
 from icm_fast.model.label_scores import LabelHead
 from icm_fast.model.load import LoadedModel
 from icm_fast.model.runner import ModelRunner
+from icm_fast.uniform_plan import uniform_plan
 
 VERIFIED_FAMILIES = frozenset(
     {
@@ -138,7 +137,14 @@ def probe_difference(loaded: LoadedModel, runner: ModelRunner) -> float:
     n, length = 3, 5
     vocabulary = loaded.model.get_input_embeddings().weight.shape[0]
     ids = np.random.Generator(np.random.Philox(7)).integers(0, vocabulary, (n, length))
-    tree = _probe_plan(n, length)
+    unbounded = 1 << 20
+    tree = uniform_plan(
+        n,
+        demonstration=length,
+        query=length,
+        kv_budget_tokens=unbounded,
+        batch_tokens=unbounded,
+    )
     queries = tree.query >= 0
 
     def tokens_of(segment: int) -> list[int]:
@@ -160,23 +166,6 @@ def probe_difference(loaded: LoadedModel, runner: ModelRunner) -> float:
             ours = head.logits(shared[row : row + 1], tokens)[0]
             worst = max(worst, float((ours - logits[0, -1, tokens].float()).abs().max()))
     return worst
-
-
-def _probe_plan(n: int, length: int) -> _core.TreePlan:
-    tokens: npt.NDArray[np.int64] = np.full(n, length, np.int64)
-    return _core.plan_tree(
-        demonstration_tokens=tokens,
-        first_extra=np.zeros(n, np.int64),
-        query_tokens=tokens,
-        query_first_extra=np.zeros(n, np.int64),
-        labelled=np.ones(n, np.bool_),
-        queried=np.ones(n, np.bool_),
-        root_tokens=0,
-        tail_parents=np.zeros(0, np.int32),
-        seed=0,
-        kv_budget_tokens=1 << 20,
-        batch_tokens=1 << 20,
-    )
 
 
 def _one_line(error: Exception) -> str:
