@@ -2,6 +2,7 @@
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <cmath>
 #include <stdexcept>
 #include <string>
@@ -62,6 +63,9 @@ py::dict to_dict(const engine::Event& event) {
     content["n_violations"] = event.n_violations;
     content["n_asks"] = event.n_asks;
     content["null_draws"] = event.null_draws;
+    if (event.abandoned) {
+        content["abandoned"] = true;
+    }
     if (event.move == engine::Move::kDone) {
         content["reason"] = event.reason;
     }
@@ -98,6 +102,8 @@ bool parse_start(const std::string& name) {
 void add_move(engine::SearchSettings& settings, const std::string& name) {
     if (name == "single") {
         settings.single = true;
+    } else if (name == "group") {
+        settings.group = true;
     } else if (name == "sweep") {
         settings.sweep = true;
     } else if (name == "grow") {
@@ -155,6 +161,9 @@ engine::SearchSettings take_settings(Keywords& keywords) {
         .single = false,
         .growth = keywords.take<double>("growth"),
         .single_tries = keywords.take<std::int64_t>("single_tries"),
+        .restarts = keywords.take<std::int64_t>("restarts"),
+        .kick = keywords.take<double>("kick"),
+        .lazy_queries = keywords.take<bool>("lazy_queries"),
         .max_iterations = keywords.take<std::int64_t>("max_iterations"),
         .max_evaluations = keywords.take<std::int64_t>("max_evaluations"),
         .return_best = keywords.take<bool>("return_best"),
@@ -244,15 +253,21 @@ py::dict simulate(std::int32_t n_labels, const IntArray& pairs, const TableArray
     content["evaluations"] = counts(found.evaluations);
     content["asks"] = counts(found.asks);
     content["null_draws"] = counts(found.null_draws);
+    content["lookups"] = counts(found.lookups);
+    content["extra_rows"] = counts(found.extra_rows);
     return content;
 }
 
-void check_scores(const ScoreArray& scores, std::int64_t n_examples, std::int64_t n_labels) {
+void check_shape(const ScoreArray& scores, std::int64_t n_examples, std::int64_t n_labels) {
     if (scores.ndim() != 2 || scores.shape(0) != n_examples || scores.shape(1) != n_labels) {
         throw std::invalid_argument("scores must be a float32 array [" +
                                     std::to_string(n_examples) + ", " + std::to_string(n_labels) +
                                     "]");
     }
+}
+
+void check_scores(const ScoreArray& scores, std::int64_t n_examples, std::int64_t n_labels) {
+    check_shape(scores, n_examples, n_labels);
     for (py::ssize_t k = 0; k < scores.size(); ++k) {
         if (!std::isfinite(scores.data()[k])) {
             throw std::invalid_argument("the score of example " + std::to_string(k / n_labels) +
@@ -263,10 +278,21 @@ void check_scores(const ScoreArray& scores, std::int64_t n_examples, std::int64_
     }
 }
 
-void tell(Annealer& annealer, const ScoreArray& scores) {
-    check_scores(scores, annealer.graph().n_examples(), annealer.graph().n_labels());
+void tell(Annealer& annealer, const ScoreArray& scores, bool estimate) {
+    check_shape(scores, annealer.graph().n_examples(), annealer.graph().n_labels());
     const py::gil_scoped_release unlocked;
-    annealer.tell(view(scores));
+    annealer.tell(view(scores), estimate ? engine::Missing::kEstimate : engine::Missing::kBound);
+}
+
+bool rejects(const Annealer& annealer, const ScoreArray& scores) {
+    check_shape(scores, annealer.graph().n_examples(), annealer.graph().n_labels());
+    return annealer.rejects(view(scores));
+}
+
+py::array_t<bool> to_array(const std::vector<bool>& rows) {
+    py::array_t<bool> array(static_cast<py::ssize_t>(rows.size()));
+    std::ranges::copy(rows, array.mutable_data());
+    return array;
 }
 
 double compute_utility(const IntArray& labels, const ScoreArray& scores, const IntArray& pairs,
@@ -292,6 +318,8 @@ std::int64_t count_violations(const IntArray& labels, const IntArray& pairs,
 void bind_ask(py::module_& module) {
     py::class_<engine::Ask>(module, "Ask")
         .def_property_readonly("labels", [](const engine::Ask& a) { return to_array(a.labels); })
+        .def_property_readonly("rows", [](const engine::Ask& a) { return to_array(a.rows); })
+        .def_readonly("is_lookup", &engine::Ask::is_lookup)
         .def_readonly("threshold", &engine::Ask::threshold);
 }
 
@@ -337,7 +365,9 @@ void bind_engine(py::module_& module) {
     type.def(py::init(&make_engine), py::arg("n_examples"), py::arg("n_labels"), py::arg("pairs"),
              py::arg("tables"));
     type.def("ask", [](const Annealer& annealer) { return annealer.ask(); });
-    type.def("tell", &tell, py::arg("scores"));
+    type.def("tell", &tell, py::arg("scores"), py::arg("estimate") = false);
+    type.def("rejects", &rejects, py::arg("scores"));
+    type.def_property_readonly("may_reject", &Annealer::may_reject);
     type.def("take_events", &take_events);
     bind_state(type);
     bind_progress(type);

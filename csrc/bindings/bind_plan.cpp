@@ -1,8 +1,10 @@
 // Binds the leave-one-out planner: `plan_tree`, `TreePlan` and `RangeAllocator`.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <stdexcept>
 #include <string>
@@ -57,7 +59,8 @@ TreePlan plan_tree(const Array<std::int64_t>& demonstration_tokens,
                    const Array<bool>& queried, std::int64_t root_tokens,
                    const Array<std::int32_t>& tail_parents, std::uint64_t seed,
                    std::int64_t kv_budget_tokens, std::int64_t batch_tokens,
-                   std::int64_t n_anchors) {
+                   std::int64_t n_anchors, const std::optional<Array<bool>>& rows,
+                   std::int64_t stage_tokens, const std::optional<Array<double>>& priority) {
     const plan::PlanInput input{
         .demonstration_tokens = view(demonstration_tokens, "demonstration_tokens"),
         .first_extra = view(first_extra, "first_extra"),
@@ -70,10 +73,15 @@ TreePlan plan_tree(const Array<std::int64_t>& demonstration_tokens,
         .seed = seed,
         .n_anchors = n_anchors,
     };
+    const auto forwarded = rows ? view(*rows, "rows") : std::span<const bool>();
+    const auto order = priority ? view(*priority, "priority") : std::span<const double>();
     const py::gil_scoped_release release;
     plan::LooTree tree = plan::build_loo_tree(input);
-    plan::Schedule schedule = plan::make_schedule(
-        tree, {.kv_budget_tokens = kv_budget_tokens, .batch_tokens = batch_tokens});
+    if (!forwarded.empty()) tree = plan::prune(tree, forwarded);
+    plan::Schedule schedule = plan::make_schedule(tree, {.kv_budget_tokens = kv_budget_tokens,
+                                                         .batch_tokens = batch_tokens,
+                                                         .stage_tokens = stage_tokens,
+                                                         .priority = order});
     return {std::move(tree), std::move(schedule)};
 }
 
@@ -182,6 +190,8 @@ void bind_plan(py::module_& module) {
                py::arg("query_tokens"), py::arg("query_first_extra"), py::arg("labelled"),
                py::arg("queried"), py::arg("root_tokens"), py::arg("tail_parents"), py::arg("seed"),
                py::arg("kv_budget_tokens"), py::arg("batch_tokens"), py::arg("n_anchors") = 0,
+               py::arg("rows") = py::none(), py::arg("stage_tokens") = 0,
+               py::arg("priority") = py::none(),
                "Plan a leave-one-out pass; a pure function of its arguments.");
 }
 

@@ -12,10 +12,31 @@ namespace {
 
 constexpr double kExact = -std::numeric_limits<double>::infinity();
 
+// Unlabelled examples scored beside a labelling: the next ones to be drawn as long as nothing is
+// accepted. One query each, where a later one would encode all demonstrations again.
+constexpr std::int64_t kLookAhead = 4;
+
 void check(bool holds, const char* text) {
     if (!holds) {
         throw std::invalid_argument(text);
     }
+}
+
+std::vector<bool> labelled_rows(const Labels& labels) {
+    std::vector<bool> rows(labels.size());
+    for (std::size_t i = 0; i < labels.size(); ++i) rows[i] = labels[i] != kUnlabelled;
+    return rows;
+}
+
+// Whether a move is taken whatever its utility.
+bool is_forced(Move move) { return move == Move::kGrow || move == Move::kRestart; }
+
+// Whether all scores of the given rows are there.
+bool covers(std::span<const float> scores, std::size_t n_labels, const std::vector<bool>& rows) {
+    for (std::size_t k = 0; k < scores.size(); ++k) {
+        if (rows[k / n_labels] && std::isnan(scores[k])) return false;
+    }
+    return true;
 }
 
 void check(const SearchSettings& s) {
@@ -31,7 +52,10 @@ void check(const SearchSettings& s) {
     check(s.growth >= 0 && std::isfinite(s.growth), "growth must be finite and at least 0");
     check(s.max_iterations >= 0 && s.max_evaluations >= 0,
           "max_iterations and max_evaluations must be at least 0");
-    check(s.single || s.sweep || s.grow, "moves is empty; name single, sweep or grow");
+    check(s.single || s.group || s.sweep || s.grow,
+          "moves is empty; name single, group, sweep or grow");
+    check(s.restarts >= 0, "restarts must be at least 0");
+    check(s.kick > 0 && s.kick <= 1, "kick must lie in (0, 1]");
 }
 
 }  // namespace
@@ -42,12 +66,16 @@ const char* move_name(Move move) {
             return "init";
         case Move::kSingle:
             return "single";
+        case Move::kGroup:
+            return "group";
         case Move::kSweep:
             return "sweep";
         case Move::kGrow:
             return "grow";
         case Move::kFix:
             return "fix";
+        case Move::kRestart:
+            return "restart";
         case Move::kDone:
             break;
     }
@@ -63,7 +91,7 @@ Annealer::Annealer(ConstraintGraph graph, SearchSettings settings)
     best_ = state_;
     if (settings_.needs_prior()) {
         phase_ = Phase::kPrior;
-        pending_ = Ask{state_.labels, kExact};
+        pending_ = Ask{state_.labels, kExact, std::vector<bool>(n, true)};
         return;
     }
     proposal_.labels =
@@ -74,6 +102,7 @@ Annealer::Annealer(ConstraintGraph graph, SearchSettings settings)
 // What the model says without any demonstration: where the search starts, or what its proposals
 // lean on.
 void Annealer::tell_prior(std::span<const float> scores) {
+    check(covers(scores, index(graph_.n_labels()), pending_->rows), "scores must be finite");
     prior_ =
         adjusted_scores(settings_.objective, state_.labels, {scores, index(graph_.n_labels())});
     if (settings_.start_zero_shot) {
@@ -87,26 +116,76 @@ void Annealer::tell_prior(std::span<const float> scores) {
     phase_ = Phase::kFix;
 }
 
-void Annealer::tell(std::span<const float> scores) {
+void Annealer::tell(std::span<const float> scores, Missing missing) {
     check(pending_.has_value(), "tell() without an ask: the search is over");
     check(scores.size() == state_.scores.size(), "scores must be [n_examples, n_labels]");
-    check(std::ranges::all_of(scores, [](float s) { return std::isfinite(s); }),
-          "scores must be finite");
+    check(std::ranges::none_of(scores, [](float s) { return std::isinf(s); }),
+          "scores must be finite, or NaN where they are not needed");
     if (phase_ == Phase::kPrior) {
-        pending_.reset();
-        ++n_asks_;
         tell_prior(scores);
-        advance();
-        return;
+        ++n_asks_;
+    } else if (pending_->is_lookup) {
+        tell_lookup(scores);
+    } else {
+        Evaluation evaluation = evaluate(scores, missing);
+        known_.emplace(std::move(pending_->labels), std::move(evaluation));
+        ++n_asks_;
+        ++n_evaluations_;
     }
-    const double value = utility(settings_.objective, settings_.alpha, graph_, pending_->labels,
-                                 {scores, index(graph_.n_labels())});
-    known_.emplace(std::move(pending_->labels),
-                   Evaluation{std::vector<float>(scores.begin(), scores.end()), value});
     pending_.reset();
-    ++n_asks_;
-    ++n_evaluations_;
     advance();
+}
+
+// Scores of more examples under labels whose utility is known.
+void Annealer::tell_lookup(std::span<const float> scores) {
+    const std::size_t n_labels = index(graph_.n_labels());
+    check(covers(scores, n_labels, pending_->rows), "scores must be finite where they are asked for");
+    State& state = phase_ == Phase::kFinish && settings_.return_best ? best_ : state_;
+    for (std::size_t k = 0; k < scores.size(); ++k) {
+        if (std::isnan(state.scores[k]) && !std::isnan(scores[k])) {
+            state.scores[k] = scores[k];
+            if (&state == &state_) adjusted_[k] = static_cast<double>(scores[k]);
+        }
+    }
+}
+
+Annealer::Evaluation Annealer::evaluate(std::span<const float> scores, Missing missing) const {
+    const std::size_t n_labels = index(graph_.n_labels());
+    const Labels& labels = pending_->labels;
+    Evaluation evaluation{std::vector<float>(scores.begin(), scores.end()), 0.0};
+    evaluation.is_whole = covers(scores, n_labels, labelled_rows(labels));
+    if (evaluation.is_whole) {
+        evaluation.utility =
+            utility(settings_.objective, settings_.alpha, graph_, labels, {scores, n_labels});
+        // What else was asked for serves the proposals from an accepted state.
+        check(settings_.is_lazy() || evaluation.utility < pending_->threshold ||
+                  covers(scores, n_labels, pending_->rows),
+              "scores must be finite where they are asked for");
+        return evaluation;
+    }
+    const Partial kind = missing == Missing::kBound ? Partial::kBound : Partial::kEstimate;
+    check(missing == Missing::kEstimate || has_bound(settings_.objective),
+          "scores must be finite for every labelled example: the objective has no bound");
+    evaluation.utility = partial_utility(settings_.objective, settings_.alpha, graph_, labels,
+                                         {scores, n_labels}, kind);
+    check(evaluation.utility < pending_->threshold,
+          "scores lack labelled examples, but do not show that the candidate is rejected");
+    return evaluation;
+}
+
+bool Annealer::may_reject() const {
+    return pending_ && !pending_->is_lookup && std::isfinite(pending_->threshold) &&
+           has_bound(settings_.objective);
+}
+
+bool Annealer::rejects(std::span<const float> scores) const {
+    if (!may_reject()) {
+        return false;
+    }
+    check(scores.size() == state_.scores.size(), "scores must be [n_examples, n_labels]");
+    return partial_utility(settings_.objective, settings_.alpha, graph_, pending_->labels,
+                           {scores, index(graph_.n_labels())},
+                           Partial::kBound) < pending_->threshold;
 }
 
 std::vector<Event> Annealer::take_events() { return std::exchange(events_, {}); }
@@ -128,6 +207,9 @@ void Annealer::advance() {
             case Phase::kDecide:
                 decide();
                 break;
+            case Phase::kFinish:
+                finish();
+                break;
             case Phase::kPrior:
             case Phase::kDone:
                 break;
@@ -135,9 +217,23 @@ void Annealer::advance() {
     }
 }
 
-void Annealer::finish(std::string reason) {
+void Annealer::end(std::string reason) {
+    phase_ = Phase::kFinish;
+    ending_ = std::move(reason);
+}
+
+// Scores that the result lacks are asked for; then the search is over.
+void Annealer::finish() {
+    std::vector<bool> missing(state_.labels.size());
+    for (std::int32_t i = 0; i < graph_.n_examples(); ++i) {
+        missing[index(i)] = !is_scored(result(), i);
+    }
+    if (std::ranges::find(missing, true) != missing.end()) {
+        pending_ = Ask{result().labels, kExact, std::move(missing), true};
+        return;
+    }
     phase_ = Phase::kDone;
-    reason_ = std::move(reason);
+    reason_ = ending_;
     Event event;
     event.iteration = iteration_;
     event.move = Move::kDone;
@@ -226,7 +322,8 @@ void Annealer::decide() {
     event.utility_candidate = evaluation->utility;
     event.threshold = threshold;
     event.accepted = evaluation->utility >= threshold;
-    event.forced = proposal_.move == Move::kGrow;
+    event.forced = is_forced(proposal_.move);
+    event.abandoned = !evaluation->is_whole;
     event.null_draws = std::exchange(null_draws_, 0);
     if (event.accepted && !event.changes.empty()) {
         adopt(proposal_.labels, *evaluation);
@@ -243,7 +340,7 @@ void Annealer::decide() {
 
 // log(u) <= 0, so the threshold never exceeds U, and a rise of U always passes it.
 double Annealer::draw_threshold() const {
-    if (proposal_.move == Move::kInit || proposal_.move == Move::kGrow) {
+    if (proposal_.move == Move::kInit || is_forced(proposal_.move)) {
         return kExact;
     }
     const double u = rng_.uniform(Purpose::kAccept, step(), 0);
@@ -270,12 +367,17 @@ void Annealer::remember_rejection() {
             tried_.sweep = true;
             break;
         case Move::kSingle:
-            tried_.singles[index(proposal_.example)] = true;
+        case Move::kGroup:
+            for (const std::int32_t example : proposal_.examples) {
+                tried_.singles[index(example)] = true;
+            }
+            ++tried_.n_small;
             break;
         case Move::kFix:
             tried_.fix = true;
             break;
         case Move::kGrow:
+        case Move::kRestart:
         case Move::kInit:
         case Move::kDone:
             break;
@@ -291,7 +393,7 @@ const Annealer::Evaluation* Annealer::known_or_ask(const Labels& labels, double 
     if (spent()) {
         stop_for_budget();
     } else {
-        pending_ = Ask{labels, threshold};
+        pending_ = Ask{labels, threshold, rows_for(labels)};
     }
     return nullptr;
 }
@@ -301,7 +403,7 @@ void Annealer::stop_for_budget() {
     if (proposal_.move == Move::kInit) {
         phase_ = Phase::kDecide;
     } else {
-        finish("max_evaluations");
+        end("max_evaluations");
     }
 }
 
@@ -318,6 +420,22 @@ void Annealer::set_state(const Labels& labels, const Evaluation& evaluation) {
     n_violations_ = graph_.count_violations(state_.labels);
     tried_ = {};
     tried_.singles.assign(labels.size(), false);
+}
+
+std::vector<bool> Annealer::rows_for(const Labels& labels) const {
+    if (!settings_.is_lazy()) {
+        return std::vector<bool>(labels.size(), true);
+    }
+    std::vector<bool> rows = labelled_rows(labels);
+    for (std::int64_t k = 0; k < kLookAhead; ++k) {
+        const std::int32_t example = next_unlabelled(labels, n_unlabelled_draws_ + k);
+        if (example >= 0) rows[index(example)] = true;
+    }
+    return rows;
+}
+
+bool Annealer::is_scored(const State& state, std::int32_t example) const {
+    return !std::isnan(state.scores[index(example) * index(graph_.n_labels())]);
 }
 
 bool Annealer::has_converged() const {

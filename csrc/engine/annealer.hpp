@@ -36,21 +36,35 @@ struct SearchSettings {
     bool fix_accepts_ties = false;
     std::uint64_t group_weight = 100;
     bool single = true;
+    bool group = false;
     bool sweep = false;
     bool grow = false;
     double growth = 1.0;
     std::int64_t single_tries = 2;
+    // How often a search that has settled goes on from its best labelling with the share `kick` of
+    // the examples relabelled at random.
+    std::int64_t restarts = 0;
+    double kick = 0.25;
+    // Whether unlabelled examples are scored only when a step draws them, where nothing else needs
+    // their scores.
+    bool lazy_queries = true;
     std::int64_t max_iterations = 1000;
     std::int64_t max_evaluations = 0;  // 0: no bound
     bool return_best = false;
     std::uint64_t seed = 0;
 
-    // Whether moves follow the order sweep, single, grow instead of the paper's plain draw.
-    [[nodiscard]] bool has_large_moves() const { return sweep || grow; }
+    // Whether moves follow the order sweep, group, single, grow instead of the paper's plain draw.
+    [[nodiscard]] bool has_large_moves() const { return group || sweep || grow; }
     [[nodiscard]] bool needs_prior() const { return start_zero_shot || prior_weight > 0.0; }
+    // The calibrated marginal of unlabelled examples averages over all of them, growth picks among
+    // all: only the paper's draw gets along without.
+    [[nodiscard]] bool is_lazy() const {
+        return lazy_queries && !has_large_moves() && !needs_prior() &&
+               objective != Objective::kCalibrated;
+    }
 };
 
-enum class Move { kInit, kSingle, kSweep, kGrow, kFix, kDone };
+enum class Move { kInit, kSingle, kGroup, kSweep, kGrow, kFix, kRestart, kDone };
 
 [[nodiscard]] const char* move_name(Move move);
 
@@ -59,6 +73,9 @@ struct Ask {
     Labels labels;
     // A utility below this one leads to rejection, so scoring may stop there; -inf: needed exactly.
     double threshold;
+    std::vector<bool> rows;  // [n_examples]: the examples whose scores are needed
+    // Only the scores are wanted, of a labelling whose utility is known.
+    bool is_lookup = false;
 };
 
 // One step of the search. Utilities in the units of alpha P(D); threshold -inf: accepted anyhow.
@@ -73,6 +90,9 @@ struct Event {
     double threshold = 0.0;
     bool accepted = false;
     bool forced = false;
+    // Rejected before all labelled examples were scored: `utility_candidate` is then an upper bound
+    // or, for an approximate test, an estimate.
+    bool abandoned = false;
     std::int64_t n_labelled = 0;    // after the decision
     std::int64_t n_violations = 0;  // after the decision
     std::int64_t n_asks = 0;        // answered so far
@@ -83,9 +103,15 @@ struct Event {
 // A labelling with what is known of it.
 struct State {
     Labels labels;              // [n_examples]
-    std::vector<float> scores;  // [n_examples * n_labels]
+    std::vector<float> scores;  // [n_examples * n_labels]; NaN where not scored
     double utility = 0.0;
     std::int64_t n_labelled = 0;
+};
+
+// How a caller vouches for scores that lack labelled examples.
+enum class Missing {
+    kBound,     // log-probabilities are at most 0, so the others bound U from above (exact)
+    kEstimate,  // the caller has tested that U lies below the threshold (an approximation)
 };
 
 class Annealer {
@@ -96,9 +122,17 @@ class Annealer {
     // What is to be told next; the same until it is told; empty when the search is over.
     [[nodiscard]] const std::optional<Ask>& ask() const { return pending_; }
 
-    // Answers the ask with scores [n_examples * n_labels], row-major, all finite, and goes on to
-    // the next ask. Throws std::invalid_argument (state unchanged) on bad scores or without an ask.
-    void tell(std::span<const float> scores);
+    // Answers the ask with scores [n_examples * n_labels], row-major, and goes on to the next ask.
+    // Rows that are not asked for may be NaN. Those of labelled examples may be NaN too if the rest
+    // shows that the candidate is rejected. Throws std::invalid_argument (state unchanged) on bad
+    // scores or without an ask.
+    void tell(std::span<const float> scores, Missing missing = Missing::kBound);
+
+    // Whether scores that lack labelled examples (NaN) show by the bound that the candidate will be
+    // rejected. Only objectives that sum log-probabilities have a bound.
+    [[nodiscard]] bool rejects(std::span<const float> scores) const;
+    // Whether that can happen for the present ask.
+    [[nodiscard]] bool may_reject() const;
 
     // Events since the last call, oldest first.
     [[nodiscard]] std::vector<Event> take_events();
@@ -117,17 +151,24 @@ class Annealer {
     [[nodiscard]] const std::string& reason() const { return reason_; }
 
   private:
-    enum class Phase { kPrior, kPropose, kFix, kDecide, kDone };
+    enum class Phase { kPrior, kPropose, kFix, kDecide, kFinish, kDone };
 
     struct Evaluation {
         std::vector<float> scores;
         double utility;
+        bool is_whole = true;  // every labelled example is scored
+    };
+
+    // The next draw that proposes a change, and how many that propose none come before it.
+    struct Draw {
+        std::int32_t example;
+        std::int64_t null_draws;
     };
 
     struct Proposal {
         Move move = Move::kInit;
-        Labels labels;
-        std::int32_t example = -1;  // of a single move
+        Labels labels = {};
+        Examples examples = {};  // of a single or group move
         std::uint32_t fix_round = 0;
     };
 
@@ -136,16 +177,25 @@ class Annealer {
         bool sweep = false;
         bool fix = false;
         std::vector<bool> singles;  // [n_examples]
+        std::int64_t n_small = 0;   // single and group moves
     };
 
     void advance();
     void tell_prior(std::span<const float> scores);
-    void finish(std::string reason);
+    void tell_lookup(std::span<const float> scores);
+    [[nodiscard]] Evaluation evaluate(std::span<const float> scores, Missing missing) const;
+    void end(std::string reason);
+    void finish();
 
     // Proposals: each starts a move, or returns false when it has nothing to try.
     void propose();
     void propose_drawn();
+    [[nodiscard]] Draw next_draw() const;
+    [[nodiscard]] std::int32_t next_unlabelled(std::span<const std::int32_t> labels,
+                                               std::int64_t n_drawn) const;
+    bool propose_restart();
     bool propose_sweep();
+    bool propose_group();
     bool propose_disagreeing();
     bool propose_unlabelled();
     bool propose_grow();
@@ -154,6 +204,8 @@ class Annealer {
     void begin(Proposal proposal);
     // By how much an example's favourite label beats the one it has, in adjusted scores.
     [[nodiscard]] double gain(std::int32_t example) const;
+    // The same, summed over the examples that differ.
+    [[nodiscard]] double gain(const Labels& labels) const;
     [[nodiscard]] std::int64_t next_grow_size() const;
     [[nodiscard]] Examples pick_growth(std::int64_t size) const;
 
@@ -166,6 +218,9 @@ class Annealer {
     void adopt(const Labels& labels, const Evaluation& evaluation);
     void remember_rejection();
     const Evaluation* known_or_ask(const Labels& labels, double threshold);
+    // Rows to score for a labelling: all, or the labelled ones and those that may be drawn next.
+    [[nodiscard]] std::vector<bool> rows_for(const Labels& labels) const;
+    [[nodiscard]] bool is_scored(const State& state, std::int32_t example) const;
     void stop_for_budget();
 
     void set_state(const Labels& labels, const Evaluation& evaluation);
@@ -199,7 +254,10 @@ class Annealer {
     std::int64_t n_asks_ = 0;
     std::int64_t n_evaluations_ = 0;  // asks that had a labelled example
     std::int64_t n_accepted_ = 0;
+    std::int64_t n_unlabelled_draws_ = 0;
+    std::int64_t n_restarts_ = 0;
     std::int64_t null_draws_ = 0;
+    std::string ending_;  // the reason, while the last scores are asked for
 };
 
 }  // namespace icm_fast::engine

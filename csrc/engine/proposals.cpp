@@ -1,6 +1,7 @@
 // How the annealer picks its next move.
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <utility>
 
 #include "engine/annealer.hpp"
@@ -8,29 +9,118 @@
 namespace icm_fast::engine {
 void Annealer::propose() {
     if (has_converged()) {
-        finish("converged");
+        if (!propose_restart()) end("converged");
     } else if (iteration_ >= settings_.max_iterations) {
-        finish("max_iterations");
+        end("max_iterations");
     } else if (spent()) {
-        finish("max_evaluations");
+        end("max_evaluations");
     } else if (!settings_.has_large_moves()) {
         propose_drawn();
-    } else if (!(propose_sweep() || propose_disagreeing() || propose_grow() ||
-                 propose_unlabelled() || propose_fix())) {
-        finish("settled");
+    } else if (!(propose_sweep() || propose_group() || propose_disagreeing() || propose_grow() ||
+                 propose_unlabelled() || propose_fix() || propose_restart())) {
+        end("settled");
     }
 }
 
-// Algorithm 1: draw any example and propose its argmax. A draw that changes nothing is free.
+// Algorithm 1: draw any example and propose its argmax. Draws that change nothing are skipped, and
+// an unlabelled example is scored when it is drawn.
 void Annealer::propose_drawn() {
-    const auto weights = draw_weights(graph_, state_.labels, settings_.group_weight);
-    const std::int32_t example = draw_weighted(weights, rng_, Purpose::kDraw, step() + 1, 0);
-    if (favourite(example) == state_.labels[index(example)] && n_violations_ == 0) {
-        ++iteration_;
-        ++null_draws_;
+    const Draw draw = next_draw();
+    const std::int64_t rest = settings_.max_iterations - iteration_;
+    if (draw.null_draws >= rest) {
+        iteration_ += rest;
+        null_draws_ += rest;
         return;
     }
-    begin_single(example);
+    if (!is_scored(state_, draw.example)) {
+        std::vector<bool> rows = rows_for(state_.labels);
+        for (std::int32_t i = 0; i < graph_.n_examples(); ++i) {
+            rows[index(i)] = rows[index(i)] && !is_scored(state_, i);
+        }
+        pending_ = Ask{state_.labels, -std::numeric_limits<double>::infinity(), std::move(rows),
+                       true};
+        return;
+    }
+    iteration_ += draw.null_draws;
+    null_draws_ += draw.null_draws;
+    n_unlabelled_draws_ += state_.labels[index(draw.example)] == kUnlabelled;
+    begin_single(draw.example);
+}
+
+// Every draw picks an example by its weight; where it proposes what is there, nothing happens and
+// the next one has the same odds. So the number of such draws is geometric, and it is drawn at once.
+// Draws of the purpose kDraw: 0 their number, 1 and 2 the kind and the place of the example.
+Annealer::Draw Annealer::next_draw() const {
+    const auto weights = draw_weights(graph_, state_.labels, settings_.group_weight);
+    // With a violation every draw may change something: ConsistencyFix runs.
+    Examples changing;
+    std::uint64_t total = 0;
+    std::uint64_t unlabelled = 0;
+    for (std::int32_t i = 0; i < graph_.n_examples(); ++i) {
+        total += weights[index(i)];
+        if (state_.labels[index(i)] == kUnlabelled) {
+            unlabelled += weights[index(i)];
+        } else if (n_violations_ > 0 || favourite(i) != state_.labels[index(i)]) {
+            changing.push_back(i);
+        }
+    }
+    const std::uint64_t real = unlabelled + changing.size();
+    std::int64_t null_draws = 0;
+    if (real < total) {
+        const double p = static_cast<double>(real) / static_cast<double>(total);
+        const double u = rng_.uniform(Purpose::kDraw, step() + 1, 0);
+        const double drawn = std::floor(std::log1p(-u) / std::log1p(-p));
+        null_draws = static_cast<std::int64_t>(std::min(drawn, 0x1p52));
+    }
+    const std::uint64_t place = rng_.bounded(Purpose::kDraw, step() + 1, 1, real);
+    if (place < unlabelled) {
+        return {next_unlabelled(state_.labels, n_unlabelled_draws_), null_draws};
+    }
+    const std::uint64_t k = rng_.bounded(Purpose::kDraw, step() + 1, 2, changing.size());
+    return {changing[k], null_draws};
+}
+
+// The unlabelled example that comes after `n_drawn` others; -1 if all are labelled.
+std::int32_t Annealer::next_unlabelled(std::span<const std::int32_t> labels,
+                                       std::int64_t n_drawn) const {
+    auto weights = draw_weights(graph_, labels, settings_.group_weight);
+    for (std::size_t i = 0; i < weights.size(); ++i) {
+        weights[i] = labels[i] == kUnlabelled ? weights[i] : 0;
+    }
+    if (std::ranges::all_of(weights, [](std::uint64_t weight) { return weight == 0; })) return -1;
+    return draw_weighted(weights, rng_, Purpose::kDrawUnlabelled,
+                         static_cast<std::uint64_t>(n_drawn), 0);
+}
+
+// The best labelling so far with some constraint components relabelled at random, each as
+// consistently as it can be.
+bool Annealer::propose_restart() {
+    if (n_restarts_ >= settings_.restarts || iteration_ >= settings_.max_iterations || spent()) {
+        return false;
+    }
+    ++n_restarts_;
+    const Labels& from = best_.labels;
+    Examples labelled;
+    for (std::int32_t i = 0; i < graph_.n_examples(); ++i) {
+        if (from[index(i)] != kUnlabelled) labelled.push_back(i);
+    }
+    auto components = graph_.components(labelled);
+    const double wanted = settings_.kick * static_cast<double>(labelled.size());
+    Examples members;
+    for (std::uint32_t k = 0; k < components.size() && static_cast<double>(members.size()) < wanted;
+         ++k) {
+        const std::uint64_t rest = components.size() - k;
+        std::swap(components[k],
+                  components[k + rng_.bounded(Purpose::kKickPick, step() + 1, k, rest)]);
+        members.insert(members.end(), components[k].begin(), components[k].end());
+    }
+    std::ranges::sort(members);
+    std::vector<double> random(adjusted_.size());
+    for (std::uint32_t k = 0; k < random.size(); ++k) {
+        random[k] = rng_.uniform(Purpose::kKickScore, step() + 1, k);
+    }
+    begin({.move = Move::kRestart, .labels = assign_jointly(graph_, from, members, random)});
+    return true;
 }
 
 // All labelled examples of every constraint component that holds a disagreement, at once.
@@ -64,14 +154,43 @@ bool Annealer::propose_sweep() {
     return true;
 }
 
+// The constraint component with a disagreement that gains most from its best joint assignment.
+bool Annealer::propose_group() {
+    if (!settings_.group || tried_.n_small >= settings_.single_tries) {
+        return false;
+    }
+    Examples labelled;
+    for (std::int32_t i = 0; i < graph_.n_examples(); ++i) {
+        if (state_.labels[index(i)] != kUnlabelled) labelled.push_back(i);
+    }
+    const Examples wrong = disagreeing();
+    Proposal best{.move = Move::kGroup};
+    double best_gain = -std::numeric_limits<double>::infinity();
+    for (const Examples& component : graph_.components(labelled)) {
+        const auto is_open = [&](std::int32_t i) {
+            return std::ranges::binary_search(wrong, i) && !tried_.singles[index(i)];
+        };
+        if (std::ranges::none_of(component, is_open)) continue;
+        Labels labels = assign_jointly(graph_, state_.labels, component, adjusted_);
+        const double gained = gain(labels);
+        // A component whose best assignment is the present one has nothing to offer.
+        if (labels == state_.labels || visited_.contains(labels) || gained <= best_gain) continue;
+        best_gain = gained;
+        best.labels = std::move(labels);
+        best.examples = component;
+    }
+    if (best.examples.empty()) return false;
+    begin(std::move(best));
+    return true;
+}
+
 // The labelled example that disagrees most with its argmax, of those not tried in this state.
 bool Annealer::propose_disagreeing() {
     Examples open = disagreeing();
     std::erase_if(open, [&](std::int32_t i) {
         return tried_.singles[index(i)] || visited_.contains(with_favourite(i));
     });
-    const auto tries = std::ranges::count(tried_.singles, true);
-    if (!settings_.single || open.empty() || tries >= settings_.single_tries) {
+    if (!settings_.single || open.empty() || tried_.n_small >= settings_.single_tries) {
         return false;
     }
     // max_element takes the first of equals, i.e. the lowest example.
@@ -83,6 +202,16 @@ double Annealer::gain(std::int32_t example) const {
     const std::size_t row = index(example) * index(graph_.n_labels());
     return adjusted_[row + index(favourite(example))] -
            adjusted_[row + index(state_.labels[index(example)])];
+}
+
+double Annealer::gain(const Labels& labels) const {
+    double total = 0.0;
+    for (std::size_t i = 0; i < labels.size(); ++i) {
+        if (labels[i] == state_.labels[i]) continue;
+        const std::size_t row = i * index(graph_.n_labels());
+        total += adjusted_[row + index(labels[i])] - adjusted_[row + index(state_.labels[i])];
+    }
+    return total;
 }
 
 // Without grow moves, unlabelled examples come in one by one.
@@ -125,7 +254,7 @@ bool Annealer::propose_fix() {
 }
 
 void Annealer::begin_single(std::int32_t example) {
-    begin({.move = Move::kSingle, .labels = with_favourite(example), .example = example});
+    begin({.move = Move::kSingle, .labels = with_favourite(example), .examples = {example}});
 }
 
 void Annealer::begin(Proposal proposal) {

@@ -19,10 +19,15 @@ using PhiloxKey = std::array<std::uint32_t, 2>;
 enum class Purpose : std::uint32_t {
     kInitPick = 0,   // which examples are labelled at the start (index: position)
     kInitLabel = 1,  // shuffle of their balanced labels (index: position)
-    kDraw = 2,       // which example a single move proposes (index: 0)
+    kDraw = 2,       // which example a single move proposes (index: 0; see proposals.cpp)
     kAccept = 3,     // acceptance threshold (index: 0)
     kFixPair = 4,    // which violated pair a round of ConsistencyFix treats (index: round)
     kGrowPick = 5,   // which examples a grow move adds (index: how many were drawn before)
+    // Which unlabelled example is drawn (iteration: how many were drawn before in the search, so
+    // that the next ones are known before the labelling that they would join is scored).
+    kDrawUnlabelled = 6,
+    kKickPick = 7,   // which examples a restart relabels (index: position)
+    kKickScore = 8,  // how (index: position in the table of scores)
 };
 
 // The draws of one search. Counter words: (index, purpose, iteration low, iteration high).

@@ -2,7 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
-#include <set>
+#include <limits>
+#include <map>
 #include <stdexcept>
 #include <utility>
 
@@ -72,10 +73,13 @@ SimulatedSearch simulate(ConstraintGraph graph, const SearchSettings& settings,
     result.evaluations.assign(n_sizes, 0);
     result.asks.assign(n_sizes, 0);
     result.null_draws.assign(n_sizes, 0);
+    result.lookups.assign(n_sizes, 0);
+    result.extra_rows.assign(n_sizes, 0);
     result.true_utility = utility(settings.objective, settings.alpha, graph, task.truth,
                                   {synthetic_scores(task, n_labels, task.truth), index(n_labels)});
     Annealer annealer(std::move(graph), settings);
-    std::set<Labels> scored;
+    // Every labelling scored so far, with the rows that were: a scorer with a memory.
+    std::map<Labels, std::vector<bool>> scored;
     std::int64_t size = 0;
     const auto count_draws = [&] {
         for (const Event& event : annealer.take_events()) {
@@ -85,11 +89,26 @@ SimulatedSearch simulate(ConstraintGraph graph, const SearchSettings& settings,
         }
     };
     while (annealer.ask().has_value()) {
-        const Labels labels = annealer.ask()->labels;
-        const auto at = static_cast<std::size_t>(count_labelled(labels));
-        result.asks[at] += 1;
-        if (scored.insert(labels).second) result.evaluations[at] += 1;
-        annealer.tell(synthetic_scores(task, n_labels, labels));
+        const Ask ask = *annealer.ask();
+        const auto at = static_cast<std::size_t>(count_labelled(ask.labels));
+        auto [entry, is_new] = scored.try_emplace(ask.labels, ask.labels.size(), false);
+        std::int64_t n_new = 0;
+        for (std::size_t i = 0; i < ask.rows.size(); ++i) {
+            const bool is_missing = ask.rows[i] && !entry->second[i];
+            n_new += is_missing && ask.labels[i] == kUnlabelled;
+            entry->second[i] = entry->second[i] || ask.rows[i];
+        }
+        result.asks[at] += !ask.is_lookup;
+        result.evaluations[at] += is_new;
+        result.lookups[at] += !is_new && n_new > 0;
+        result.extra_rows[at] += n_new;
+        std::vector<float> scores = synthetic_scores(task, n_labels, ask.labels);
+        for (std::size_t k = 0; k < scores.size(); ++k) {
+            if (!entry->second[k / index(n_labels)]) {
+                scores[k] = std::numeric_limits<float>::quiet_NaN();
+            }
+        }
+        annealer.tell(scores);
         count_draws();
     }
     count_draws();

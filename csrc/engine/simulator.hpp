@@ -44,6 +44,8 @@ struct SimulatedSearch {
     std::vector<std::int64_t> evaluations;  // distinct labellings scored
     std::vector<std::int64_t> asks;         // labellings that the search needed, repeats included
     std::vector<std::int64_t> null_draws;   // draws that proposed what was there
+    std::vector<std::int64_t> lookups;      // asks for unlabelled examples alone
+    std::vector<std::int64_t> extra_rows;   // unlabelled examples scored, in all of these
 };
 
 [[nodiscard]] SimulatedSearch simulate(ConstraintGraph graph, const SearchSettings& settings,

@@ -351,6 +351,45 @@ std::vector<std::int32_t> LooTree::context(std::int64_t example) const {
     return order;
 }
 
+LooTree prune(const LooTree& tree, std::span<const bool> rows) {
+    check_length("rows", rows.size(), tree.query_segment.size());
+    const auto n_segments = static_cast<std::size_t>(tree.n_segments());
+    std::vector<bool> kept(n_segments, false);
+    for (std::size_t s = n_segments; s-- > 0;) {
+        const std::int32_t query = tree.query[s];
+        kept[s] = kept[s] || (query != kNone && rows[static_cast<std::size_t>(query)]);
+        if (kept[s] && tree.parent[s] != kNone) kept[static_cast<std::size_t>(tree.parent[s])] = true;
+    }
+    LooTree part;
+    part.query_segment.assign(rows.size(), kNone);
+    std::vector<std::int32_t> moved(n_segments, kNone);
+    for (std::size_t s = 0; s < n_segments; ++s) {
+        if (!kept[s]) continue;
+        moved[s] = static_cast<std::int32_t>(part.parent.size());
+        const std::int32_t above = tree.parent[s];
+        part.parent.push_back(above == kNone ? kNone : moved[static_cast<std::size_t>(above)]);
+        const auto demos = tree.demos_of(static_cast<std::int64_t>(s));
+        part.demos.insert(part.demos.end(), demos.begin(), demos.end());
+        part.demo_offsets.push_back(static_cast<std::int64_t>(part.demos.size()));
+        part.query.push_back(tree.query[s]);
+        part.tail.push_back(tree.tail[s]);
+        part.n_tokens.push_back(tree.n_tokens[s]);
+        part.start.push_back(tree.start[s]);
+        part.has_root_token.push_back(tree.has_root_token[s]);
+        part.total_tokens += tree.n_tokens[s];
+        const std::int64_t end = tree.start[s] + tree.n_tokens[s];
+        part.longest_context = std::max(part.longest_context, end);
+        if (tree.query[s] == kNone) continue;
+        if (tree.tail[s] == kNone) {
+            part.query_segment[static_cast<std::size_t>(tree.query[s])] = moved[s];
+            part.naive_tokens += end;
+        } else {
+            part.naive_tokens += 1;
+        }
+    }
+    return part;
+}
+
 LooTree build_loo_tree(const PlanInput& input) {
     check(input);
     const Roles roles = assign_roles(input);

@@ -68,4 +68,7 @@ struct LooTree {
 // Throws std::invalid_argument, with the entry at fault, where sizes or tail_parents are wrong.
 LooTree build_loo_tree(const PlanInput& input);
 
+// The part of a tree that the queries of `rows` (one entry per example) need, contexts unchanged.
+LooTree prune(const LooTree& tree, std::span<const bool> rows);
+
 }  // namespace icm_fast::plan

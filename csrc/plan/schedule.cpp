@@ -22,6 +22,10 @@ void check(const ScheduleLimits& limits) {
     };
     check_one("kv_budget_tokens", limits.kv_budget_tokens);
     check_one("batch_tokens", limits.batch_tokens);
+    if (limits.stage_tokens < 0) {
+        throw std::invalid_argument("stage_tokens is " + std::to_string(limits.stage_tokens) +
+                                    "; it must be 0 or more");
+    }
 }
 
 // Per segment, the tokens of it and all its descendants.
@@ -31,6 +35,24 @@ std::vector<std::int64_t> subtree_tokens(const LooTree& tree) {
         if (tree.parent[s] >= 0) tokens[static_cast<std::size_t>(tree.parent[s])] += tokens[s];
     }
     return tokens;
+}
+
+// Per segment, the mean priority of the queries in it and below.
+std::vector<double> subtree_priority(const LooTree& tree, std::span<const double> priority) {
+    std::vector<double> sums(tree.parent.size(), 0.0);
+    std::vector<double> counts(tree.parent.size(), 0.0);
+    for (std::size_t s = sums.size(); s-- > 0;) {
+        if (tree.query[s] >= 0 && tree.tail[s] < 0) {
+            sums[s] += priority[static_cast<std::size_t>(tree.query[s])];
+            counts[s] += 1.0;
+        }
+        if (tree.parent[s] >= 0) {
+            sums[static_cast<std::size_t>(tree.parent[s])] += sums[s];
+            counts[static_cast<std::size_t>(tree.parent[s])] += counts[s];
+        }
+    }
+    for (std::size_t s = 0; s < sums.size(); ++s) sums[s] /= std::max(counts[s], 1.0);
+    return sums;
 }
 
 // Puts segments into batches, one group of sub-trees at a time.
@@ -46,6 +68,15 @@ class Batcher {
             auto& siblings = parent < 0 ? roots_ : children_[static_cast<std::size_t>(parent)];
             siblings.push_back(static_cast<std::int32_t>(s));
         }
+        if (limits.priority.empty()) return;
+        const std::vector<double> priority = subtree_priority(tree, limits.priority);
+        const auto sort = [&](Segments& siblings) {
+            std::ranges::stable_sort(siblings, {}, [&](std::int32_t s) {
+                return priority[static_cast<std::size_t>(s)];
+            });
+        };
+        sort(roots_);
+        std::ranges::for_each(children_, sort);
     }
 
     Schedule run() && {
@@ -68,7 +99,9 @@ class Batcher {
     // Siblings share all that is live above them, which is what their contexts start after: the
     // sub-trees served before them have been freed.
     std::int64_t room_beside(std::int32_t segment) const {
-        return limits_.kv_budget_tokens - tree_.start[static_cast<std::size_t>(segment)];
+        const std::int64_t room =
+            limits_.kv_budget_tokens - tree_.start[static_cast<std::size_t>(segment)];
+        return limits_.stage_tokens > 0 ? std::min(room, limits_.stage_tokens) : room;
     }
 
     bool fits(std::span<const std::int32_t> siblings) const {
@@ -156,21 +189,29 @@ std::vector<Segments> released_after(const LooTree& tree, const Schedule& schedu
     return released;
 }
 
+// Every segment begins at an even slot. A word holds two neighbouring bfloat16 keys: where pairs
+// fall must depend on the segment alone, or else its results would depend, in the last bit, on what
+// else the plan holds.
+std::int64_t aligned(std::int64_t n_tokens) { return (n_tokens + 1) / 2 * 2; }
+
 void place_segments(const LooTree& tree, Schedule& schedule) {
     const std::vector<Segments> released = released_after(tree, schedule);
     RangeAllocator pool;
+    std::int64_t live_tokens = 0;
     schedule.kv_offset.assign(tree.parent.size(), 0);
     for (std::size_t batch = 0; batch < released.size(); ++batch) {
         for (auto k = schedule.batch_offsets[batch]; k < schedule.batch_offsets[batch + 1]; ++k) {
             const auto s =
                 static_cast<std::size_t>(schedule.batch_segments[static_cast<std::size_t>(k)]);
-            schedule.kv_offset[s] = pool.allocate(tree.n_tokens[s]);
+            schedule.kv_offset[s] = pool.allocate(aligned(tree.n_tokens[s]));
+            live_tokens += tree.n_tokens[s];
         }
+        schedule.peak_kv_tokens = std::max(schedule.peak_kv_tokens, live_tokens);
         for (const std::int32_t s : released[batch]) {
             pool.release(schedule.kv_offset[static_cast<std::size_t>(s)]);
+            live_tokens -= tree.n_tokens[static_cast<std::size_t>(s)];
         }
     }
-    schedule.peak_kv_tokens = pool.peak();
     schedule.pool_tokens = pool.capacity();
 }
 
@@ -178,6 +219,11 @@ void place_segments(const LooTree& tree, Schedule& schedule) {
 
 Schedule make_schedule(const LooTree& tree, const ScheduleLimits& limits) {
     check(limits);
+    if (!limits.priority.empty() && limits.priority.size() != tree.query_segment.size()) {
+        throw std::invalid_argument("priority has " + std::to_string(limits.priority.size()) +
+                                    " entries, but there are " +
+                                    std::to_string(tree.query_segment.size()) + " examples");
+    }
     Schedule schedule = Batcher(tree, limits).run();
     place_segments(tree, schedule);
     return schedule;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "plan/loo_tree.hpp"
@@ -12,6 +13,12 @@ namespace icm_fast::plan {
 struct ScheduleLimits {
     std::int64_t kv_budget_tokens;  // live keys and values at one time
     std::int64_t batch_tokens;      // forwarded in one batch; a longer segment runs alone
+    // Sub-trees beyond this size are served one after the other, so that the first scores come
+    // early; 0: as the budget allows.
+    std::int64_t stage_tokens = 0;
+    // Per example, what the sub-trees are ordered by: the one with the smaller mean over its
+    // queries comes first. Empty: as they were created.
+    std::span<const double> priority = {};
 };
 
 // Batches of segments, each one forward pass; a parent runs in an earlier batch than its children.
@@ -19,7 +26,7 @@ struct Schedule {
     std::vector<std::int64_t> batch_offsets = {0};  // n_batches + 1 offsets into batch_segments
     std::vector<std::int32_t> batch_segments;       // every segment once
     std::vector<std::int64_t> kv_offset;            // per segment: its first slot in the pool
-    std::int64_t peak_kv_tokens = 0;                // most slots live in any batch
+    std::int64_t peak_kv_tokens = 0;                // most tokens live in any batch
     std::int64_t pool_tokens = 0;                   // slots that the pool must have
 
     std::int64_t n_batches() const { return static_cast<std::int64_t>(batch_offsets.size()) - 1; }

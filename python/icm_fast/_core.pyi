@@ -123,6 +123,9 @@ def plan_tree(
     kv_budget_tokens: int,
     batch_tokens: int,
     n_anchors: int = 0,
+    rows: npt.NDArray[np.bool_] | None = None,
+    stage_tokens: int = 0,
+    priority: npt.NDArray[np.float64] | None = None,
 ) -> TreePlan:
     """Plan a leave-one-out pass; a pure function of its arguments, on every platform.
 
@@ -148,6 +151,9 @@ def plan_tree(
         kv_budget_tokens: Slots that may be live at once; kept where possible.
         batch_tokens: Tokens per batch; a longer segment runs alone.
         n_anchors: Labelled, queried examples that end the context of all others.
+        rows: ``[n]`` examples whose queries are forwarded; contexts are those of the whole plan.
+        stage_tokens: Size of the sub-trees that run one after the other; 0 for no stages.
+        priority: ``[n]`` numbers; sub-trees with a smaller mean come first.
 
     Raises:
         ValueError: An array of another length, a size below 1 token, a tail
@@ -386,6 +392,14 @@ class Ask:
     def threshold(self) -> float:
         """A utility below this one will be rejected; -inf: the utility is needed exactly."""
 
+    @property
+    def rows(self) -> npt.NDArray[np.bool_]:
+        """Examples ``[n]`` whose scores are needed."""
+
+    @property
+    def is_lookup(self) -> bool:
+        """Whether the utility is known already and only the rows are wanted."""
+
 class Engine:
     """Simulated annealing as an ask/tell machine; see csrc/engine/annealer.hpp.
 
@@ -416,6 +430,9 @@ class Engine:
         moves: list[str],
         growth: float,
         single_tries: int,
+        restarts: int,
+        kick: float,
+        lazy_queries: bool,
         max_iterations: int,
         max_evaluations: int,
         return_best: bool,
@@ -430,21 +447,38 @@ class Engine:
     def ask(self) -> Ask | None:
         """Return what to score next, the same until it is told; None when the search is over."""
 
-    def tell(self, scores: npt.NDArray[np.float32]) -> None:
+    def tell(self, scores: npt.NDArray[np.float32], estimate: bool = False) -> None:
         """Answer the ask with LOO log-probabilities ``[n, n_labels]`` float32, natural log.
+
+        Rows that are not asked for may be NaN. Rows of labelled examples may be NaN too where
+        :meth:`rejects` holds, or, with ``estimate``, where the utility of the others alone lies
+        below the threshold: the caller then answers for the decision.
 
         Raises:
             ValueError: If the shape is wrong, a score is not finite, or nothing was asked.
         """
 
+    def rejects(self, scores: npt.NDArray[np.float32]) -> bool:
+        """Whether these scores, NaN where unknown, show that the candidate will be rejected.
+
+        Log-probabilities are at most 0, so those that are known bound the utility from above.
+        False for objectives that have no such bound.
+        """
+
+    @property
+    def may_reject(self) -> bool:
+        """Whether :meth:`rejects` can hold for the present ask."""
+
     def take_events(self) -> list[dict[str, Any]]:
         """Return the events since the last call, oldest first, as JSON-ready dictionaries.
 
-        Keys: iteration, move ("init", "single", "sweep", "grow", "fix", "done"), temperature,
-        changes (proposed, as (example, before, after)), utility_before, utility_candidate,
+        Keys: iteration, move ("init", "single", "group", "sweep", "grow", "fix", "restart" or
+        "done"), temperature, changes (proposed, as (example, before, after)), utility_before,
+        utility_candidate,
         utility_after (of the state after the decision), threshold (None: accepted anyhow),
-        accepted, forced, n_labelled, n_violations, n_asks, null_draws (since the event before)
-        and, for "done", reason.
+        accepted, forced, n_labelled, n_violations, n_asks, null_draws (since the event before),
+        abandoned (true where utility_candidate is a bound or an estimate, else absent) and, for
+        "done", reason.
         """
 
     @property
@@ -519,7 +553,8 @@ def simulate(
 
     Returns:
         labels ``[n]``, utility, true_utility, reason, n_iterations, and int64 ``[n + 1]`` counts
-        by the number of labelled examples: evaluations (distinct labellings), asks, null_draws.
+        by the number of labelled examples: evaluations (distinct labellings), asks, null_draws,
+        lookups (asks for unlabelled examples alone), extra_rows (unlabelled examples scored).
 
     Raises:
         ValueError: If a size, an index or a setting is out of range.

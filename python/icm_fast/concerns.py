@@ -83,6 +83,8 @@ def find_rival(
         differs = float((evaluation.labels != labels).mean())
         if differs < RIVAL_SHARE or (evaluation.labels == UNLABELLED).any():
             continue
+        if not np.isfinite(evaluation.scores).all():  # scoring was stopped early
+            continue
         utility = _core.utility(
             evaluation.labels,
             evaluation.scores,

@@ -11,7 +11,7 @@ from typing import Any
 from icm_fast.errors import InputError, suggest
 
 OBJECTIVES = ("calibrated", "mean_logprob", "sum_logprob", "mean_logodds")
-MOVES = ("single", "sweep", "grow")
+MOVES = ("single", "group", "sweep", "grow")
 SCORERS = ("tree", "naive")
 NORMALIZATIONS = ("labels", "vocabulary")
 COOLING_CLOCKS = ("iterations", "accepted")
@@ -23,7 +23,7 @@ _PRESETS: dict[str, dict[str, Any]] = {
     # lean on what the label words mean to the model.
     "default": {
         "objective": "calibrated",
-        "moves": ("grow", "sweep", "single"),
+        "moves": ("grow", "sweep", "group"),
         "initial_temperature": 1.0,
         "cooling_clock": "iterations",
         "cooling": 0.99,
@@ -93,11 +93,19 @@ class SearchConfig:
         fix_accepts_ties: Whether the fix accepts an equal utility.
         group_weight: Weight of unlabelled examples that share a constraint with
             labelled ones, against 1 for all others, when an example is drawn.
-        moves: Kinds of proposals: ``single`` (the paper's), ``sweep`` (all
-            disagreeing examples at once), ``grow`` (several additions at once).
+        moves: Kinds of proposals: ``single`` (the paper's), ``group`` (the best consistent labels
+            of one constraint group), ``sweep`` (all groups with a disagreement at once), ``grow``
+            (several additions at once).
         growth: Examples that ``grow`` adds, as a share of those labelled.
-        single_tries: Rejected ``single`` moves after which a state is left alone (only beside
-            ``sweep`` or ``grow``; the paper's draws are not limited).
+        single_tries: Rejected ``single`` and ``group`` moves after which a state is left alone
+            (only beside ``group``, ``sweep`` or ``grow``; the paper's draws are not limited).
+        restarts: How often a search that has settled goes on from its best labelling, with the
+            share ``kick`` of the examples relabelled at random.
+        kick: That share, above 0 and at most 1.
+        lazy_queries: Score an unlabelled example only when a step draws it, where nothing else
+            needs its scores. Changes no decision.
+        early_rejection: Stop scoring a candidate once its remaining examples cannot save it from
+            rejection (objectives ``mean_logprob`` and ``sum_logprob``). Changes no decision.
         max_iterations: Upper bound of search steps (null draws count).
         max_evaluations: Upper bound of exact evaluations of U(D); 0 for no bound.
         return_best: Return the best complete labelling seen instead of the last state.
@@ -134,6 +142,10 @@ class SearchConfig:
     moves: tuple[str, ...] | None = None
     growth: float = 1.0
     single_tries: int = 2
+    restarts: int = 0
+    kick: float = 0.25
+    lazy_queries: bool = True
+    early_rejection: bool = True
     max_iterations: int | None = None
     max_evaluations: int = 0
     return_best: bool | None = None
@@ -170,8 +182,9 @@ class SearchConfig:
             value = getattr(self, name)
             if value not in known:
                 raise InputError(f"unknown {name} {value!r}{suggest(str(value), known)}")
-        if not isinstance(self.int8, bool):
-            raise InputError(f"int8 must be true or false, got {self.int8!r}")
+        for name in ("int8", "lazy_queries", "early_rejection"):
+            if not isinstance(getattr(self, name), bool):
+                raise InputError(f"{name} must be true or false, got {getattr(self, name)!r}")
         if self.int8 and self.scorer != "tree":
             raise InputError(f"int8 runs with scorer=tree only, got {self.scorer}; drop int8")
         if not self.moves:
@@ -192,6 +205,8 @@ class SearchConfig:
             ("group_weight", 1, 1_000_000),
             ("growth", 0.0, 1e6),
             ("single_tries", 1, 1_000_000),
+            ("restarts", 0, 1_000_000),
+            ("kick", 1e-9, 1.0),
             ("max_iterations", 0, 10**12),
             ("max_evaluations", 0, 10**12),
             ("anchors", 0, 1_000_000),

@@ -14,7 +14,8 @@ from icm_fast.evaluation_log import Evaluation
 if TYPE_CHECKING:
     from icm_fast.config import SearchConfig
     from icm_fast.scorers import Scorer
-    from icm_fast.types import Dataset, IntArray, ScoreArray
+    from icm_fast.scorers.protocol import Enough
+    from icm_fast.types import BoolArray, Dataset, FloatArray, IntArray, ScoreArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +116,23 @@ class LazyScorer:
         """Identity of the model, which is loaded for it."""
         return self._model.identity()
 
-    def score(self, labels: IntArray) -> Evaluation:
-        """Score one labelling.
+    def score(
+        self,
+        labels: IntArray,
+        rows: BoolArray | None = None,
+        *,
+        enough: Enough | None = None,
+        priority: FloatArray | None = None,
+    ) -> Evaluation:
+        """Score one labelling, or some of its rows; others are NaN.
+
+        A scorer that the caller brought and that knows no rows scores all of them.
+
+        Args:
+            labels: The labelling, ``[n]``.
+            rows: Examples that are needed, ``[n]`` bool; all by default.
+            enough: Whether the scores so far settle the matter; the rest may then be left out.
+            priority: ``[n]``, smaller values first.
 
         Raises:
             InputError: The model cannot be loaded or served, the data do not fit it, or it
@@ -126,14 +142,27 @@ class LazyScorer:
             from icm_fast.scorers import make_scorer
 
             self._scorer = make_scorer(self._model.load(), self._dataset, self._config)
-        scored = self._scorer.score(labels)
-        scores = np.ascontiguousarray(scored.scores, dtype=np.float32)
-        check_scores(self._dataset, scores)
+        in_part = enough is not None or (rows is not None and not rows.all())
+        if in_part and hasattr(self._scorer, "score_rows"):
+            wanted = np.ones(len(labels), np.bool_) if rows is None else rows
+            scored = self._scorer.score_rows(labels, wanted, enough=enough, priority=priority)
+            scores = np.ascontiguousarray(scored.scores, dtype=np.float32)
+            settled = enough is not None and enough(scores)
+            check_scores(self._dataset, scores, _begun(scores) if settled else rows)
+        else:
+            scored = self._scorer.score(labels)
+            scores = np.ascontiguousarray(scored.scores, dtype=np.float32)
+            check_scores(self._dataset, scores)
         return Evaluation(labels.copy(), scores, int(scored.n_tokens))
 
 
-def check_scores(dataset: Dataset, scores: ScoreArray) -> None:
-    """Refuse scores that are not finite.
+def _begun(scores: ScoreArray) -> BoolArray:
+    """Rows that are not all NaN."""
+    return ~np.asarray(np.isnan(scores).all(axis=1), np.bool_)
+
+
+def check_scores(dataset: Dataset, scores: ScoreArray, rows: BoolArray | None = None) -> None:
+    """Refuse scores that are not finite, in the rows given (all by default).
 
     Raises:
         InputError: Names the first example with a NaN or an infinity.
@@ -144,7 +173,8 @@ def check_scores(dataset: Dataset, scores: ScoreArray) -> None:
             f"the scorer returned scores of shape {scores.shape}, expected {expected}; "
             "return one row per example and one column per label"
         )
-    bad = np.flatnonzero(~np.isfinite(scores).all(axis=1))
+    finite = np.isfinite(scores).all(axis=1)
+    bad = np.flatnonzero(~finite if rows is None else ~finite & rows)
     if len(bad):
         row = int(bad[0])
         kind = "NaN" if np.isnan(scores[row]).any() else "infinite"

@@ -7,19 +7,16 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from icm_fast import _core
 from icm_fast.config import SearchConfig
 from icm_fast.errors import InputError
 from icm_fast.prompts import TokenizedDataset
-from icm_fast.types import Dataset, IntArray, ScoreArray
+from icm_fast.types import BoolArray, Dataset, FloatArray, IntArray, ScoreArray
 
 if TYPE_CHECKING:
     from icm_fast.model import ModelSpec
     from icm_fast.scorers import PlannedScorer
-
-BoolArray = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -84,12 +81,28 @@ class LeaveOneOutPlan:
         return int(self.tree.start[segment]) == len(self.pieces.root)
 
 
+@dataclass(frozen=True, slots=True)
+class Stages:
+    """A part of a plan, under the contexts of the whole, in stages.
+
+    Attributes:
+        rows: Examples to score, ``[n]`` bool; what only others need is not forwarded.
+        stage_tokens: Size of the sub-trees that are served one after the other; 0 for no stages.
+        priority: ``[n]`` float64; sub-trees with a smaller mean come first.
+    """
+
+    rows: BoolArray
+    stage_tokens: int = 0
+    priority: FloatArray | None = None
+
+
 def plan_pieces(
     pieces: TokenizedDataset,
     labels: IntArray,
     tail: tuple[tuple[int, ...], tuple[int, ...]],
     config: SearchConfig,
     queries: BoolArray | None = None,
+    stages: Stages | None = None,
 ) -> LeaveOneOutPlan:
     """Plan the scoring of one labelling.
 
@@ -99,6 +112,7 @@ def plan_pieces(
         tail: Tokens and parents of the label tree's inner nodes.
         config: Seed and budgets.
         queries: ``[n]`` bool, which examples to score; all by default.
+        stages: Which of these to forward, and in which order.
     """
     labels = np.ascontiguousarray(labels, dtype=np.int32)
     queries = np.ones(len(labels), np.bool_) if queries is None else np.asarray(queries, np.bool_)
@@ -117,8 +131,12 @@ def plan_pieces(
         kv_budget_tokens=config.kv_budget_tokens,
         batch_tokens=config.batch_tokens,
         n_anchors=config.anchors or 0,
+        rows=None if stages is None else stages.rows,
+        stage_tokens=0 if stages is None else stages.stage_tokens,
+        priority=None if stages is None else stages.priority,
     )
-    return LeaveOneOutPlan(pieces, labels, queries, tree, tail[0])
+    forwarded = queries if stages is None else queries & stages.rows
+    return LeaveOneOutPlan(pieces, labels, forwarded, tree, tail[0])
 
 
 def check_labels(labels: Any, dataset: Dataset) -> IntArray:

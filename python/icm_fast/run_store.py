@@ -16,10 +16,13 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
 
 from icm_fast.atomic_file import write_atomically, writing
 from icm_fast.errors import InputError
@@ -37,7 +40,7 @@ if TYPE_CHECKING:
     from icm_fast.config import SearchConfig
     from icm_fast.lazy_scorer import LazyScorer, ModelIdentity
     from icm_fast.task_source import TaskSource
-    from icm_fast.types import Dataset, IntArray
+    from icm_fast.types import BoolArray, Dataset, IntArray, ScoreArray
 
 CONFIG_FILE = "config.yaml"
 EXAMPLES_FILE = "examples.jsonl"
@@ -48,15 +51,25 @@ SUMMARY_FILE = "summary.json"
 LOCK_FILE = ".lock"
 
 
+def scored_rows(scores: ScoreArray) -> BoolArray:
+    """Examples that have scores, ``[n]`` bool."""
+    return np.asarray(np.isfinite(scores).all(axis=1), np.bool_)
+
+
 class MemoryStore:
     """Evaluations of one process, found by labelling; writes nothing."""
 
     folder: Path | None = None
 
     def __init__(self, evaluations: Iterable[Evaluation] = ()) -> None:
-        self._known = {labels_key(e.labels): e for e in evaluations}
-        self._asked: set[bytes] = set()
-        self.n_resumed = len(self._known)
+        self._known: dict[bytes, Evaluation] = {}
+        # Records of an earlier process, by labelling; they are read again in their order, so that a
+        # search sees at every step what it saw then, and no more.
+        self._recorded: dict[bytes, deque[Evaluation]] = {}
+        for evaluation in evaluations:
+            key = labels_key(evaluation.labels)
+            self._recorded.setdefault(key, deque()).append(evaluation)
+        self.n_resumed = len(self._recorded)
         self.n_scored_now = 0
 
     def __enter__(self) -> Self:
@@ -73,30 +86,49 @@ class MemoryStore:
     @property
     def n_evaluations(self) -> int:
         """Distinct labellings that this search asked for."""
-        return len(self._asked)
+        return len(self._known)
 
     @property
     def n_tokens(self) -> int:
         """Tokens forwarded for them, in earlier parts of a resumed run too."""
-        return sum(self._known[key].n_tokens for key in self._asked)
+        return sum(evaluation.n_tokens for evaluation in self._known.values())
 
     def asked(self) -> Iterable[Evaluation]:
         """The distinct labellings that this search asked for, in the order of their scoring."""
-        return [e for key, e in self._known.items() if key in self._asked]
+        return self._known.values()
 
-    def lookup(self, labels: IntArray) -> Evaluation | None:
-        """The evaluation of ``labels``, if it was scored before."""
+    def lookup(
+        self, labels: IntArray, suffices: Callable[[ScoreArray], bool] | None = None
+    ) -> Evaluation | None:
+        """What is known of ``labels``; None if nothing is, or if it does not suffice."""
         key = labels_key(labels)
-        if key in self._known:
-            self._asked.add(key)
-        return self._known.get(key)
+        while True:
+            known = self._known.get(key)
+            if known is not None and (suffices is None or suffices(known.scores)):
+                return known
+            if not self._recorded.get(key):
+                return None
+            self._learn(self._recorded[key].popleft())
+
+    def known_rows(self, labels: IntArray) -> BoolArray:
+        """Examples whose scores under ``labels`` are known, ``[n]`` bool."""
+        known = self._known.get(labels_key(labels))
+        if known is None:
+            return np.zeros(len(labels), np.bool_)
+        return scored_rows(known.scores)
 
     def record(self, evaluation: Evaluation) -> None:
-        """Keep a new evaluation."""
-        key = labels_key(evaluation.labels)
-        self._known[key] = evaluation
-        self._asked.add(key)
+        """Keep a new evaluation, beside what is known of the same labelling."""
+        self._learn(evaluation)
         self.n_scored_now += 1
+
+    def _learn(self, new: Evaluation) -> None:
+        key = labels_key(new.labels)
+        known = self._known.get(key)
+        if known is not None:
+            scores = np.where(np.isfinite(known.scores), known.scores, new.scores)
+            new = Evaluation(known.labels, scores, known.n_tokens + new.n_tokens)
+        self._known[key] = new
 
     def check_model(self, identity: ModelIdentity) -> None:
         """Accept any model: nothing was stored before."""

@@ -17,7 +17,7 @@ from icm_fast.lazy_scorer import LazyScorer
 from icm_fast.progress import ProgressReporter, Quiet, SearchState
 from icm_fast.run_config import versions
 from icm_fast.run_store import MemoryStore, open_store
-from icm_fast.types import UNLABELLED, Dataset, IntArray, ScoreArray
+from icm_fast.types import UNLABELLED, Dataset, FloatArray, IntArray, ScoreArray
 
 if TYPE_CHECKING:
     from icm_fast.scorers import Scorer
@@ -90,7 +90,7 @@ def search(
         engine = make_engine(config, dataset)
         collapse = CollapseWatch(dataset, shown)
         while (ask := engine.ask()) is not None:
-            engine.tell(_score(ask.labels, store, lazy_scorer))
+            engine.tell(_scores(engine, ask, store, lazy_scorer, config))
             store.log(engine.take_events())
             shown.update(_state(engine, store, config))
             collapse.look(engine.labels)
@@ -100,14 +100,40 @@ def search(
     return _with_seconds(result, float(summary["seconds"]))
 
 
-def _score(labels: IntArray, store: MemoryStore, scorer: LazyScorer) -> ScoreArray:
-    """Scores of a labelling, from the store or else from the model and then stored."""
-    evaluation = store.lookup(labels)
+def _scores(
+    engine: Any, ask: Any, store: MemoryStore, scorer: LazyScorer, config: SearchConfig
+) -> ScoreArray:
+    """Scores that an ask needs, from the store or else from the model and then stored."""
+
+    def suffice(scores: ScoreArray) -> bool:
+        missing = ask.rows & ~np.isfinite(scores).all(axis=1)
+        return not missing.any() or bool(engine.rejects(scores))
+
+    evaluation = store.lookup(ask.labels, suffice)
     if evaluation is None:
         store.check_model(scorer.identity())
-        evaluation = scorer.score(labels)
-        store.record(evaluation)
+        rows = ask.rows & ~store.known_rows(ask.labels)
+        may_stop = config.early_rejection and engine.may_reject
+        store.record(
+            scorer.score(
+                ask.labels,
+                rows,
+                enough=engine.rejects if may_stop else None,
+                priority=_worst_first(engine, ask) if may_stop else None,
+            )
+        )
+        evaluation = store.lookup(ask.labels)
+        assert evaluation is not None
     return evaluation.scores
+
+
+def _worst_first(engine: Any, ask: Any) -> FloatArray:
+    """Log-probability of each example's new label in the present state: low ones reject early."""
+    labels, before = ask.labels, engine.scores
+    priority = np.zeros(len(labels))
+    known = (labels != UNLABELLED) & np.isfinite(before).all(axis=1)
+    priority[known] = before[known, labels[known]]
+    return priority
 
 
 def _state(engine: Any, store: MemoryStore, config: SearchConfig) -> SearchState:

@@ -111,6 +111,8 @@ class SimulatedSearch:
         evaluations: Distinct labellings scored, by the number of labelled examples, ``[n + 1]``.
         asks: The same with every repeat counted.
         null_draws: Draws that proposed what was there, by the number of labelled examples.
+        lookups: Asks for unlabelled examples alone, by the number of labelled ones.
+        extra_rows: Unlabelled examples scored in all of these, by the number of labelled ones.
     """
 
     labels: IntArray
@@ -121,6 +123,8 @@ class SimulatedSearch:
     evaluations: Counts
     asks: Counts
     null_draws: Counts
+    lookups: Counts
+    extra_rows: Counts
 
 
 def simulate_search(task: SyntheticTask, config: SearchConfig | None = None) -> SimulatedSearch:

@@ -22,6 +22,12 @@ IntArray = npt.NDArray[np.int32]
 ScoreArray = npt.NDArray[np.float32]
 """LOO log-probabilities, ``[n_examples, n_labels]`` float32, natural log."""
 
+BoolArray = npt.NDArray[np.bool_]
+"""A choice of examples, ``[n_examples]`` bool."""
+
+FloatArray = npt.NDArray[np.float64]
+"""One number per example, ``[n_examples]`` float64."""
+
 UNLABELLED = -1
 
 

@@ -66,6 +66,9 @@ MOVES = st.sampled_from(
         ("single", "sweep"),
         ("single", "grow"),
         ("sweep", "grow"),
+        ("group",),
+        ("group", "single"),
+        ("grow", "sweep", "group"),
     ]
 )
 
@@ -92,6 +95,8 @@ def test_random_searches(data, seed, preset, moves):
         fix_both_false=data.draw(st.booleans()),
         fix_accepts_ties=data.draw(st.booleans()),
         growth=data.draw(st.sampled_from([0.0, 0.5, 1.0, 3.0])),
+        restarts=data.draw(st.sampled_from([0, 0, 1, 3])),
+        kick=data.draw(st.sampled_from([0.01, 0.25, 1.0])),
         max_iterations=data.draw(st.integers(0, 60)),
         max_evaluations=data.draw(st.sampled_from([0, 0, 1, 7, 40])),
         return_best=data.draw(st.booleans()),

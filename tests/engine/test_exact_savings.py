@@ -70,6 +70,103 @@ def test_remembered_scores_change_no_decision(name, preset, tmp_path):
         assert repeats > 0
 
 
+class Staged(Counting):
+    """Scores one example after the other, asks after each, and counts those that were scored."""
+
+    def __init__(self, score):
+        super().__init__(score)
+        self.n_rows = 0
+
+    def score_rows(self, labels, rows, *, enough=None, priority=None):
+        self.calls += 1
+        examples = np.flatnonzero(rows)
+        if priority is not None:
+            examples = examples[np.argsort(priority[examples], kind="stable")]
+        scores = np.full((len(labels), 2), np.nan, np.float32)
+        for done, i in enumerate(examples, start=1):
+            scores[i] = self._score(labels)[i]
+            self.n_rows += 1
+            if enough is not None and done < len(examples) and enough(scores):
+                break
+        return FakeScored(scores, int(np.isfinite(scores[:, 0]).sum()))
+
+    def score(self, labels, queries=None):
+        return self.score_rows(labels, np.ones(len(labels), np.bool_))
+
+
+def decisions(folder):
+    """What was proposed and what became of it; a bound may stand in for a rejected utility."""
+    kept = []
+    for line in (folder / "events.jsonl").read_text().splitlines():
+        event = json.loads(line)
+        if event.pop("abandoned", False):
+            assert not event["accepted"]
+            assert event["utility_candidate"] < event["threshold"]
+            event["utility_candidate"] = "rejected"
+        elif not event["accepted"]:
+            event["utility_candidate"] = "rejected"
+        kept.append(event)
+    return kept
+
+
+@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("saving", ["lazy_queries", "early_rejection"])
+def test_savings_change_no_decision(name, saving, tmp_path):
+    graph, scorer_of = TASKS[name]
+    dataset = dataset_of(graph)
+    rows, n_events = {True: 0, False: 0}, 0
+    for seed in range(5):
+        runs = {}
+        for on in (True, False):
+            settings = {"lazy_queries": False, "early_rejection": False, saving: on}
+            config = SearchConfig(preset="paper", max_iterations=STEPS, seed=seed, **settings)
+            scorer = Staged(scorer_of(16, 2, seed))
+            folder = tmp_path / f"{seed}-{on}"
+            result = icm_fast.search(
+                dataset, model="x", config=config, scorer=scorer, output_dir=folder
+            )
+            assert np.isfinite(result.scores).all()
+            runs[on] = decisions(folder), result.labels.tolist(), result.scores.tolist()
+            rows[on] += scorer.n_rows
+        assert runs[True] == runs[False]
+        n_events += len(runs[True][0])
+    assert rows[True] < rows[False]
+    assert n_events > 5 * 10
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_all_savings_together_resume_bit_for_bit(name, tmp_path):
+    """Records of an interrupted search, cut after any of them, lead to the same files."""
+    graph, scorer_of = TASKS[name]
+    dataset = dataset_of(graph)
+    config = SearchConfig(preset="paper", max_iterations=STEPS, seed=3)
+    whole = tmp_path / "whole"
+    n_calls = _search_until(dataset, config, scorer_of(16, 2, 3), whole, None)
+    files = ("labels.jsonl", "events.jsonl", "evaluations.bin")
+    expected = {name: (whole / name).read_bytes() for name in files}
+    assert b'"abandoned": true' in expected["events.jsonl"] or name == "free"
+    for stop in (1, 2, n_calls // 3, n_calls // 2, n_calls - 1):
+        folder = tmp_path / f"stopped-{stop}"
+        with pytest.raises(KeyboardInterrupt):
+            _search_until(dataset, config, scorer_of(16, 2, 3), folder, stop)
+        _search_until(dataset, config, scorer_of(16, 2, 3), folder, None)
+        assert {name: (folder / name).read_bytes() for name in files} == expected
+
+
+def _search_until(dataset, config, score, folder, stop):
+    """Search; interrupted at call ``stop`` of the scorer. Returns the number of calls."""
+
+    class Interrupted(Staged):
+        def score_rows(self, *args, **kwargs):
+            if self.calls == stop:
+                raise KeyboardInterrupt
+            return super().score_rows(*args, **kwargs)
+
+    scorer = Interrupted(score)
+    icm_fast.search(dataset, model="x", config=config, scorer=scorer, output_dir=folder)
+    return scorer.calls
+
+
 @pytest.mark.parametrize("name", TASKS)
 def test_a_null_draw_proposes_the_state_itself(name):
     """Scoring a null draw would tell the utility that is known: it can only be accepted."""

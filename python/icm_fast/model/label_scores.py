@@ -11,6 +11,7 @@ from icm_fast.errors import InputError
 from icm_fast.prompts import TokenizedDataset
 
 _VOCABULARY_CHUNK = 16384
+_ROW_CHUNK = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,22 +73,32 @@ class LabelHead:
         """Logits of ``tokens``: ``[rows, hidden_size]`` -> ``[rows, len(tokens)]`` float32."""
         index = torch.tensor(tokens, device=self._weight.device)
         bias = None if self._bias is None else self._bias[index]
-        return self._finish(hidden, self._weight[index], bias)
+        # Row by row: how a matrix product rounds may depend on the number of its rows, and an
+        # example's scores must not depend on which others are scored with it.
+        weight = self._weight[index].float()
+        products = torch.stack([(hidden.float() * row).sum(-1) for row in weight], dim=-1)
+        return self._finish(products, bias)
 
     def log_normalizer(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Log-sum-exp over the vocabulary, ``[rows]`` float32, in chunks of the vocabulary."""
-        total = torch.full((hidden.shape[0],), -torch.inf, device=hidden.device)
+        """Log-sum-exp over the vocabulary, ``[rows]`` float32.
+
+        In chunks of the vocabulary, and of a fixed number of rows, for the reason given above.
+        """
+        chunks = [self._log_normalizer(part) for part in hidden.float().split(_ROW_CHUNK)]
+        return torch.cat(chunks) if chunks else hidden.new_zeros(0, dtype=torch.float32)
+
+    def _log_normalizer(self, hidden: torch.Tensor) -> torch.Tensor:
+        n_rows = hidden.shape[0]
+        hidden = torch.nn.functional.pad(hidden, (0, 0, 0, _ROW_CHUNK - n_rows))
+        total = torch.full((_ROW_CHUNK,), -torch.inf, device=hidden.device)
         for start in range(0, self._weight.shape[0], _VOCABULARY_CHUNK):
             stop = start + _VOCABULARY_CHUNK
             bias = None if self._bias is None else self._bias[start:stop]
-            logits = self._finish(hidden, self._weight[start:stop], bias)
+            logits = self._finish(hidden @ self._weight[start:stop].float().T, bias)
             total = torch.logaddexp(total, logits.logsumexp(-1))
-        return total
+        return total[:n_rows]
 
-    def _finish(
-        self, hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
-    ) -> torch.Tensor:
-        logits = hidden.float() @ weight.float().T
+    def _finish(self, logits: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         if bias is not None:
             logits = logits + bias.float()
         logits = logits * self._scale

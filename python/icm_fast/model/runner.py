@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -87,18 +87,26 @@ class ModelRunner:
         Returns:
             ``[wanted.sum(), hidden_size]``, in segment order, after the model's final norm.
         """
+        order, states = zip(*self.stages(plan, tokens_of, wanted), strict=True)
+        return torch.cat(states)[torch.from_numpy(np.argsort(np.concatenate(order)))]
+
+    def stages(
+        self, plan: SegmentPlan, tokens_of: TokenSource, wanted: npt.NDArray[np.bool_]
+    ) -> Iterator[tuple[npt.NDArray[np.int32], torch.Tensor]]:
+        """Run batch after batch; yield the wanted segments of each with their last hidden states.
+
+        A caller that has seen enough stops reading; the rest is not forwarded.
+        """
         paths = _RangePaths(plan)
-        order, states = [], []
         with torch.inference_mode():
             self._forward.open(int(plan.pool_tokens), int((plan.start + plan.n_tokens).max()))
             for first, last in zip(plan.batch_offsets[:-1], plan.batch_offsets[1:], strict=True):
                 segments = plan.batch_segments[first:last]
                 batch = _pack(plan, segments, tokens_of, paths, wanted)
-                states.append(self._forward.run(batch))
-                order.append(segments[batch.wanted])
+                states = self._forward.run(batch)
                 self.n_tokens_forwarded += len(batch.token_ids)
-        self.peak_kv_bytes = max(self.peak_kv_bytes, self._forward.pool_bytes())
-        return torch.cat(states)[torch.from_numpy(np.argsort(np.concatenate(order)))]
+                self.peak_kv_bytes = max(self.peak_kv_bytes, self._forward.pool_bytes())
+                yield segments[batch.wanted], states
 
 
 def make_forward(loaded: LoadedModel, *, generic: bool, int8: bool = False) -> Forward:

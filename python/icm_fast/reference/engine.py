@@ -28,6 +28,10 @@ class ReferenceAsk:
     threshold: float
 
 
+FORCED = frozenset({"grow", "restart"})
+"""Moves that are taken whatever their utility."""
+
+
 class _BudgetSpent(Exception):  # noqa: N818  # it ends the search, it is no error
     pass
 
@@ -67,7 +71,8 @@ class ReferenceEngine:
         self._best = self._state
         self._events: list[dict[str, Any]] = []
         self.iteration = self.n_asks = self.n_accepted = self._null_draws = 0
-        self.reason = ""
+        self._n_unlabelled_draws = self._n_restarts = 0
+        self.reason = self._ending = ""
         self._search = self._run()
         self._pending: ReferenceAsk | None = next(self._search)
 
@@ -157,12 +162,13 @@ class ReferenceEngine:
         labels = yield from self._initial_labels()
         try:
             yield from self._perform(Move("init", labels))
-            while not self.reason:
+            while not self._ending:
                 move = self._next_move()
                 if move is not None:
                     yield from self._perform(move)
         except _BudgetSpent:
-            self.reason = "max_evaluations"
+            self._ending = "max_evaluations"
+        self.reason = self._ending
         self._log("done", [], self._state.utility, self._state.utility, None, False)
         self._events[-1]["reason"] = self.reason
 
@@ -236,7 +242,7 @@ class ReferenceEngine:
 
     def _draw_threshold(self, move: Move) -> float:
         u = self._rng.uniform(ACCEPT, self.iteration, 0)
-        if move.kind in {"init", "grow"} or u == 0.0:
+        if move.kind in {"init", *FORCED} or u == 0.0:
             return -math.inf
         return min(self._state.utility, self._state.utility + self.temperature * math.log(u))
 
@@ -263,28 +269,43 @@ class ReferenceEngine:
 
     def _next_move(self) -> Move | None:
         s = self._settings
+        spent = 0 < s.max_evaluations <= self._n_evaluations
+        may_restart = self._n_restarts < s.restarts
+        may_restart = may_restart and self.iteration < s.max_iterations and not spent
         if self._proposals.converged():
-            self.reason = "converged"
-        elif self.iteration >= s.max_iterations:
-            self.reason = "max_iterations"
-        elif 0 < s.max_evaluations <= self._n_evaluations:
-            self.reason = "max_evaluations"
-        if self.reason:
-            return None
-        if "sweep" in s.moves or "grow" in s.moves:
-            return self._chosen_move()
-        self.iteration += 1
-        move = self._proposals.drawn(self.iteration)
-        self._null_draws += move is None
-        return move
-
-    def _chosen_move(self) -> Move | None:
+            return self._restart() if may_restart else self._end("converged")
+        if self.iteration >= s.max_iterations:
+            return self._end("max_iterations")
+        if spent:
+            return self._end("max_evaluations")
+        if not {"sweep", "group", "grow"} & set(s.moves):
+            return self._drawn_move()
         move = self._proposals.next_move(self.iteration + 1)
         if move is None:
-            self.reason = "settled"
-        else:
-            self.iteration += 1
+            return self._restart() if may_restart else self._end("settled")
+        self.iteration += 1
         return move
+
+    def _end(self, reason: str) -> Move | None:
+        self._ending = reason
+        return None
+
+    def _restart(self) -> Move:
+        self._n_restarts += 1
+        self.iteration += 1
+        return self._proposals.restart(self._best.labels, self.iteration)
+
+    def _drawn_move(self) -> Move | None:
+        example, null_draws = self._proposals.drawn(self.iteration + 1, self._n_unlabelled_draws)
+        rest = self._settings.max_iterations - self.iteration
+        null_draws = min(null_draws, rest)
+        self.iteration += null_draws
+        self._null_draws += null_draws
+        if null_draws == rest:
+            return None
+        self.iteration += 1
+        self._n_unlabelled_draws += self._state.labels[example] == UNLABELLED
+        return self._proposals.single(example)
 
     def _set_state(self, state: State) -> None:
         self._state = state
@@ -313,7 +334,7 @@ class ReferenceEngine:
                 "utility_after": self._state.utility,
                 "threshold": threshold,
                 "accepted": accepted,
-                "forced": move == "grow",
+                "forced": move in FORCED,
                 "n_labelled": self.n_labelled,
                 "n_violations": self._proposals.violations,
                 "n_asks": self.n_asks,

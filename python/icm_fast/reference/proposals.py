@@ -11,12 +11,22 @@ from icm_fast.reference.graph import ReferenceGraph
 from icm_fast.reference.labeling import (
     Labels,
     Scores,
+    add_up,
     labelled_examples,
     unlabelled_examples,
     with_label,
 )
 from icm_fast.reference.objective import log_marginal
-from icm_fast.reference.rng import DRAW, GROW_PICK, INIT_LABEL, INIT_PICK, ReferenceRng
+from icm_fast.reference.rng import (
+    DRAW,
+    DRAW_UNLABELLED,
+    GROW_PICK,
+    INIT_LABEL,
+    INIT_PICK,
+    KICK_PICK,
+    KICK_SCORE,
+    ReferenceRng,
+)
 from icm_fast.types import UNLABELLED
 
 
@@ -36,22 +46,26 @@ class State:
 
 @dataclass(slots=True)
 class Move:
-    """A proposed labelling; ``example`` belongs to single moves."""
+    """A proposed labelling; ``examples`` belongs to single and group moves."""
 
     kind: str
     labels: Labels
-    example: int = -1
+    examples: tuple[int, ...] = ()
 
 
 @dataclass(slots=True)
 class Tried:
     """What was rejected since the state last changed."""
 
-    moves: set[tuple[str, int]] = field(default_factory=set)
+    kinds: set[str] = field(default_factory=set)
+    examples: set[int] = field(default_factory=set)
+    n_small: int = 0
 
     def remember(self, move: Move) -> None:
         """Note a rejected move (or one that changed nothing)."""
-        self.moves.add((move.kind, move.example))
+        self.kinds.add(move.kind)
+        self.examples.update(move.examples)
+        self.n_small += bool(move.examples)
 
 
 class Proposals:
@@ -90,19 +104,70 @@ class Proposals:
         return not (self._disagreeing() or unlabelled_examples(self._labels) or self.violations)
 
     def next_move(self, iteration: int) -> Move | None:
-        """Return the next move in the order sweep, single, grow, fix; None if there is none."""
+        """Return the next of sweep, group, single, grow and fix; None if none is left."""
         return (
             self._sweep()
+            or self._group()
             or self._disagreeing_single()
             or self._grow(iteration)
             or self._unlabelled_single(iteration)
             or self._fix()
         )
 
-    def drawn(self, iteration: int) -> Move | None:
-        """Return the paper's proposal; None for a null draw."""
-        move = self._single(self._rng.weighted(self._weights(self._labels), DRAW, iteration, 0))
-        return None if move.labels == self._labels and not self.violations else move
+    def drawn(self, iteration: int, n_unlabelled_draws: int) -> tuple[int, int]:
+        """Return the paper's next draw that proposes a change, and how many come before it.
+
+        Each draw takes an example by its weight. One that proposes what is there changes nothing,
+        so the number of those before a real one is geometric.
+        """
+        weights = self._weights(self._labels)
+        unlabelled = sum(weights[i] for i in unlabelled_examples(self._labels))
+        changing = self._disagreeing()
+        if self.violations:
+            changing = labelled_examples(self._labels)
+        real, null_draws = unlabelled + len(changing), 0
+        if real < sum(weights):
+            u = self._rng.uniform(DRAW, iteration, 0)
+            null_draws = math.floor(math.log1p(-u) / math.log1p(-real / sum(weights)))
+        if self._rng.bounded(DRAW, iteration, 1, real) < unlabelled:
+            example = self.next_unlabelled(self._labels, n_unlabelled_draws)
+            assert example is not None
+        else:
+            example = changing[self._rng.bounded(DRAW, iteration, 2, len(changing))]
+        return example, min(null_draws, 2**52)
+
+    def next_unlabelled(self, labels: Labels, n_drawn: int) -> int | None:
+        """Return the unlabelled example that is drawn after ``n_drawn`` others."""
+        open_weights = [
+            weight if label == UNLABELLED else 0
+            for weight, label in zip(self._weights(labels), labels, strict=True)
+        ]
+        if not any(open_weights):
+            return None
+        return self._rng.weighted(open_weights, DRAW_UNLABELLED, n_drawn, 0)
+
+    def single(self, example: int) -> Move:
+        """Give an example the label that it prefers."""
+        labels = with_label(self._labels, example, self._favourite(example))
+        return Move("single", labels, (example,))
+
+    def restart(self, best: Labels, iteration: int) -> Move:
+        """Relabel a share of the best labelling's constraint components at random."""
+        components = self._graph.components(labelled_examples(best))
+        wanted = self._settings.kick * len(labelled_examples(best))
+        members: list[int] = []
+        for k in range(len(components)):
+            if len(members) >= wanted:
+                break
+            j = k + self._rng.bounded(KICK_PICK, iteration, k, len(components) - k)
+            components[k], components[j] = components[j], components[k]
+            members += components[k]
+        n_labels = len(self._adjusted[0])
+        random = [
+            [self._rng.uniform(KICK_SCORE, iteration, i * n_labels + y) for y in range(n_labels)]
+            for i in range(len(best))
+        ]
+        return Move("restart", self._graph.assign_jointly(best, sorted(members), random))
 
     def _favourite(self, example: int) -> int:
         row = self._adjusted[example]
@@ -112,7 +177,7 @@ class Proposals:
         return [i for i in labelled_examples(self._labels) if self._labels[i] != self._favourite(i)]
 
     def _untried(self, examples: list[int]) -> list[int]:
-        return [i for i in examples if ("single", i) not in self.tried.moves]
+        return [i for i in examples if i not in self.tried.examples]
 
     def _weights(self, labels: Labels) -> list[int]:
         members = set(labelled_examples(labels))
@@ -123,14 +188,9 @@ class Proposals:
             for i in range(len(labels))
         ]
 
-    def _single(self, example: int) -> Move:
-        labels = with_label(self._labels, example, self._favourite(example))
-        return Move("single", labels, example=example)
-
     def _sweep(self) -> Move | None:
         wrong = set(self._disagreeing())
-        tried = ("sweep", -1) in self.tried.moves
-        if "sweep" not in self._settings.moves or tried or not wrong:
+        if "sweep" not in self._settings.moves or "sweep" in self.tried.kinds or not wrong:
             return None
         components = self._graph.components(labelled_examples(self._labels))
         members = [i for component in components if wrong & set(component) for i in component]
@@ -146,12 +206,32 @@ class Proposals:
             for i in self._untried(self._disagreeing())
             if with_label(self._labels, i, self._favourite(i)) not in self._visited
         ]
-        tries = sum(kind == "single" for kind, _ in self.tried.moves)
         if "single" not in self._settings.moves or not untried:
             return None
-        if tries >= self._settings.single_tries:
+        if self.tried.n_small >= self._settings.single_tries:
             return None
-        return self._single(max(untried, key=self._gain))
+        return self.single(max(untried, key=self._gain))
+
+    def _group(self) -> Move | None:
+        if "group" not in self._settings.moves:
+            return None
+        if self.tried.n_small >= self._settings.single_tries:
+            return None
+        moves = []
+        for component in self._graph.components(labelled_examples(self._labels)):
+            if set(component) & set(self._untried(self._disagreeing())):
+                labels = self._graph.assign_jointly(self._labels, component, self._adjusted)
+                if labels != self._labels and labels not in self._visited:
+                    moves.append(Move("group", labels, tuple(component)))
+        return max(moves, key=lambda move: self._gain_of(move.labels), default=None)
+
+    def _gain_of(self, labels: Labels) -> float:
+        differences = [
+            row[after] - row[before]
+            for row, before, after in zip(self._adjusted, self._labels, labels, strict=True)
+            if before != after
+        ]
+        return add_up(differences)
 
     def _gain(self, example: int) -> float:
         row = self._adjusted[example]
@@ -163,7 +243,7 @@ class Proposals:
         if "single" not in moves or "grow" in moves or not untried:
             return None
         weights = [w * (i in untried) for i, w in enumerate(self._weights(self._labels))]
-        return self._single(self._rng.weighted(weights, DRAW, iteration, 0))
+        return self.single(self._rng.weighted(weights, DRAW, iteration, 0))
 
     def _grow(self, iteration: int) -> Move | None:
         rest = len(unlabelled_examples(self._labels))
@@ -186,7 +266,7 @@ class Proposals:
 
     def _fix(self) -> Move | None:
         possible = self.violations > 0 and self._settings.fix_rounds > 0
-        if not possible or ("fix", -1) in self.tried.moves:
+        if not possible or "fix" in self.tried.kinds:
             return None
         return Move("fix", self._labels)
 

@@ -7,16 +7,18 @@ import numpy.typing as npt
 import torch
 
 from icm_fast.config import SearchConfig
-from icm_fast.leave_one_out import LeaveOneOutPlan, plan_pieces
+from icm_fast.leave_one_out import LeaveOneOutPlan, Stages, plan_pieces
 from icm_fast.model.label_scores import LabelHead, label_logprobs, label_tree
 from icm_fast.model.load import LoadedModel
 from icm_fast.model.runner import ModelRunner
 from icm_fast.model.support import require_exact_sharing
 from icm_fast.prompts import TokenizedDataset
-from icm_fast.scorers.protocol import Scored
-from icm_fast.types import IntArray
+from icm_fast.scorers.protocol import Enough, Scored
+from icm_fast.types import BoolArray, FloatArray, IntArray, ScoreArray
 
-BoolArray = npt.NDArray[np.bool_]
+STAGE_TOKENS = 2048
+"""Size of the sub-trees after which a scorer asks whether it has scored enough: small enough to
+stop early, large enough for full batches."""
 
 
 class _LocalScorer:
@@ -29,17 +31,21 @@ class _LocalScorer:
         self._tree = label_tree(pieces)
         self._head = LabelHead(loaded.model)
 
-    def plan(self, labels: IntArray, queries: BoolArray | None = None) -> LeaveOneOutPlan:
+    def plan(
+        self, labels: IntArray, queries: BoolArray | None = None, stages: Stages | None = None
+    ) -> LeaveOneOutPlan:
         """Context orders, token ids and segments for ``labels``."""
         tail = (self._tree.tail_tokens, self._tree.tail_parents)
-        return plan_pieces(self._pieces, labels, tail, self._config, queries)
+        return plan_pieces(self._pieces, labels, tail, self._config, queries, stages)
 
-    def _scored(self, plan: LeaveOneOutPlan, hidden: torch.Tensor, n_tokens: int) -> Scored:
+    def _no_scores(self) -> ScoreArray:
+        return np.full((len(self._pieces), len(self._tree.steps)), np.nan, np.float32)
+
+    def _logprobs(self, hidden: torch.Tensor) -> ScoreArray:
         """Turn hidden states ``[queries, 1 + tails, hidden_size]`` into scores."""
         logprobs = label_logprobs(self._head, self._tree, hidden, normalize=self._config.normalize)
-        scores = np.full((len(plan.labels), len(self._tree.steps)), np.nan, np.float32)
-        scores[plan.queries] = logprobs.cpu().numpy()
-        return Scored(scores, n_tokens)
+        scores: ScoreArray = logprobs.cpu().numpy()
+        return scores
 
 
 class TreeScorer(_LocalScorer):
@@ -55,29 +61,54 @@ class TreeScorer(_LocalScorer):
 
     def score(self, labels: IntArray, queries: BoolArray | None = None) -> Scored:
         """Score the queried examples (all by default) under ``labels``, ``[n]``."""
-        plan = self.plan(labels, queries)
+        return self._run(self.plan(labels, queries), None)
+
+    def score_rows(
+        self,
+        labels: IntArray,
+        rows: BoolArray,
+        *,
+        enough: Enough | None = None,
+        priority: FloatArray | None = None,
+    ) -> Scored:
+        """Score some examples as if all were; see :class:`icm_fast.scorers.protocol.RowScorer`."""
+        stage_tokens = 0 if enough is None else STAGE_TOKENS
+        plan = self.plan(labels, stages=Stages(rows, stage_tokens, priority))
+        return self._run(plan, enough)
+
+    def _run(self, plan: LeaveOneOutPlan, enough: Enough | None) -> Scored:
         require_exact_sharing(self._loaded, plan.tree.longest_context)
+        scores = self._no_scores()
         before = self.runner.n_tokens_forwarded
         wanted = (plan.tree.query >= 0) | (plan.tree.tail >= 0)
-        table = torch.from_numpy(_row_table(plan, wanted, len(self._tree.tail_tokens)))
+        table = _segment_table(plan, len(self._tree.tail_tokens))
+        states: dict[int, torch.Tensor] = {}
+        open_queries = set(range(len(table)))
+        examples = np.flatnonzero(plan.queries)
         with torch.inference_mode():
-            hidden = self.runner.last_hidden_states(plan.tree, plan.segment_ids, wanted)[table]
-            return self._scored(plan, hidden, self.runner.n_tokens_forwarded - before)
+            for segments, hidden in self.runner.stages(plan.tree, plan.segment_ids, wanted):
+                states.update(zip(segments.tolist(), hidden, strict=True))
+                ready = [q for q in sorted(open_queries) if all(s in states for s in table[q])]
+                if not ready:
+                    continue
+                rows = [torch.stack([states[s] for s in table[q]]) for q in ready]
+                scores[examples[ready]] = self._logprobs(torch.stack(rows))
+                open_queries.difference_update(ready)
+                if enough is not None and open_queries and enough(scores):
+                    break
+        return Scored(scores, self.runner.n_tokens_forwarded - before)
 
 
-def _row_table(plan: LeaveOneOutPlan, wanted: BoolArray, n_tails: int) -> npt.NDArray[np.int64]:
-    """Row of each (query, inner node) in the runner's output, ``[n_queries, 1 + n_tails]``."""
+def _segment_table(plan: LeaveOneOutPlan, n_tails: int) -> list[list[int]]:
+    """For each query, in the order of the examples, its segment and those of the inner nodes."""
     tree = plan.tree
-    row_of_segment = np.cumsum(wanted) - 1
-    rank = np.cumsum(plan.queries) - 1
-    table = np.zeros((int(plan.queries.sum()), 1 + n_tails), np.int64)
-    for segment in np.flatnonzero(wanted):
-        tail = int(tree.tail[segment])
-        owner = int(segment)
-        while tree.tail[owner] >= 0:
-            owner = int(tree.parent[owner])
-        table[rank[tree.query[owner]], tail + 1] = row_of_segment[segment]
-    return table
+    table: dict[int, list[int]] = {
+        int(tree.query[s]): [int(s)] * (1 + n_tails)
+        for s in np.flatnonzero((tree.query >= 0) & (tree.tail < 0))
+    }
+    for segment in np.flatnonzero(tree.tail >= 0):
+        table[int(tree.query[segment])][int(tree.tail[segment]) + 1] = int(segment)
+    return [table[example] for example in sorted(table)]
 
 
 class NaiveScorer(_LocalScorer):
@@ -95,15 +126,37 @@ class NaiveScorer(_LocalScorer):
     def score(self, labels: IntArray, queries: BoolArray | None = None) -> Scored:
         """Score the queried examples (all by default) under ``labels``, ``[n]``."""
         plan = self.plan(labels, queries)
+        return self._run(plan, np.flatnonzero(plan.queries), None)
+
+    def score_rows(
+        self,
+        labels: IntArray,
+        rows: BoolArray,
+        *,
+        enough: Enough | None = None,
+        priority: FloatArray | None = None,
+    ) -> Scored:
+        """Score some examples as if all were; see :class:`icm_fast.scorers.protocol.RowScorer`."""
+        examples = np.flatnonzero(rows)
+        if priority is not None:
+            examples = examples[np.argsort(priority[examples], kind="stable")]
+        return self._run(self.plan(labels), examples, enough)
+
+    def _run(
+        self, plan: LeaveOneOutPlan, examples: npt.NDArray[np.intp], enough: Enough | None
+    ) -> Scored:
         # The query alone, then the query and the label tokens down to each inner node.
         paths = [self._path(node) for node in range(-1, len(self._tree.tail_tokens))]
-        states, n_tokens = [], 0
+        scores, n_tokens = self._no_scores(), 0
         with torch.inference_mode():
-            for i in np.flatnonzero(plan.queries):
+            for done, i in enumerate(examples, start=1):
                 ids = plan.prompt_ids(int(i))
-                states.append(torch.stack([self._last_state(ids + path) for path in paths]))
+                states = torch.stack([self._last_state(ids + path) for path in paths])
+                scores[i] = self._logprobs(states[None])[0]
                 n_tokens += sum(len(ids) + len(path) for path in paths)
-            return self._scored(plan, torch.stack(states), n_tokens)
+                if enough is not None and done < len(examples) and enough(scores):
+                    break
+        return Scored(scores, n_tokens)
 
     def _path(self, node: int) -> list[int]:
         """Label tokens from the query to an inner node of the label tree."""

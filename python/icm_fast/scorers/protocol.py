@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
-import numpy.typing as npt
-
 from icm_fast.leave_one_out import LeaveOneOutPlan
-from icm_fast.types import IntArray, ScoreArray
+from icm_fast.types import BoolArray, FloatArray, IntArray, ScoreArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,17 +26,43 @@ class Scored:
 class Scorer(Protocol):
     """Scores labellings of one data set with one model."""
 
-    def score(self, labels: IntArray, queries: npt.NDArray[np.bool_] | None = None) -> Scored:
+    def score(self, labels: IntArray, queries: BoolArray | None = None) -> Scored:
         """Score the queried examples (all by default) under ``labels``, ``[n]``."""
 
-    def predict_tokens(self, labels: IntArray, queries: npt.NDArray[np.bool_] | None = None) -> int:
+    def predict_tokens(self, labels: IntArray, queries: BoolArray | None = None) -> int:
         """Tokens that :meth:`score` would forward."""
 
 
-class PlannedScorer(Scorer, Protocol):
+Enough = Callable[[ScoreArray], bool]
+"""Whether scores ``[n, n_labels]``, NaN where not scored yet, settle what they are needed for."""
+
+
+class RowScorer(Protocol):
+    """A scorer that can score a part of a labelling's examples, and stop in between.
+
+    A row is the same, bit for bit, whichever others are scored with it.
+    """
+
+    def score_rows(
+        self,
+        labels: IntArray,
+        rows: BoolArray,
+        *,
+        enough: Enough | None = None,
+        priority: FloatArray | None = None,
+    ) -> Scored:
+        """Score the examples ``rows``, ``[n]`` bool, as if all were scored.
+
+        Args:
+            labels: The labelling, ``[n]``.
+            rows: Examples to score; NaN in all other rows.
+            enough: Asked from time to time; once it holds, the remaining rows stay NaN.
+            priority: ``[n]``; examples with a smaller value come first, as far as that is free.
+        """
+
+
+class PlannedScorer(Scorer, RowScorer, Protocol):
     """A scorer that can show its plan."""
 
-    def plan(
-        self, labels: IntArray, queries: npt.NDArray[np.bool_] | None = None
-    ) -> LeaveOneOutPlan:
+    def plan(self, labels: IntArray, queries: BoolArray | None = None) -> LeaveOneOutPlan:
         """Context orders, token ids and segments for ``labels``."""
