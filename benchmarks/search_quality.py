@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,6 @@ import icm_fast
 from icm_fast import _core
 from icm_fast.concerns import ONE_SIDED_SHARE
 from icm_fast.config import SearchConfig
-from icm_fast.engine import make_engine
 from icm_fast.model import load_model
 from icm_fast.scorers import make_scorer
 
@@ -52,39 +50,9 @@ TASKS = {
     "movie-gemma": Task("movie-sentiment", "gemma3-270m", 32, {"max_chars": 60}),
     "movie-paired": Task("movie-sentiment", "smollm2", 32, {"max_chars": 60, "form": "paired"}),
     "larger-than": Task("larger-than", "gemma3-270m", 32, {}),
-    "truthfulqa": Task("truthfulqa", "smollm2", 32, {}),
-    "alpaca": Task("alpaca-preference", "smollm2", 12, {}),
+    "truthfulqa": Task("truthfulqa", "smollm2", 24, {}),
+    "alpaca": Task("alpaca-preference", "smollm2", 8, {}),
 }
-
-
-class Recorder:
-    """Scores labellings once each and counts the tokens."""
-
-    def __init__(self, scorer: Any) -> None:
-        self.scorer = scorer
-        self.known: dict[bytes, np.ndarray] = {}
-        self.tokens = 0
-
-    def score(self, labels: np.ndarray) -> np.ndarray:
-        """Scores ``[n, n_labels]``."""
-        key = labels.tobytes()
-        if key not in self.known:
-            scored = self.scorer.score(labels)
-            self.known[key] = scored.scores
-            self.tokens += scored.n_tokens
-        return self.known[key]
-
-
-def search(
-    dataset: Any, scorer: Any, config: SearchConfig, budget: float
-) -> tuple[np.ndarray, Recorder, str]:
-    """Labels, what was scored, and why it ended; stops before a labelling beyond the budget."""
-    engine, recorder = make_engine(config, dataset), Recorder(scorer)
-    while (ask := engine.ask()) is not None:
-        if recorder.tokens >= budget:
-            return engine.result_labels, recorder, "budget"
-        engine.tell(recorder.score(ask.labels))
-    return engine.result_labels, recorder, engine.reason
 
 
 def utility(dataset: Any, labels: np.ndarray, scores: np.ndarray, objective: str) -> float:
@@ -94,40 +62,53 @@ def utility(dataset: Any, labels: np.ndarray, scores: np.ndarray, objective: str
     )
 
 
+def accuracy(scores: np.ndarray, gold: np.ndarray, *, calibrated: bool) -> float:
+    """Share of gold labels that the scores prefer, with or without the mean prediction removed."""
+    chances = np.exp(scores - scores.max(1, keepdims=True))
+    shift = np.log((chances / chances.sum(1, keepdims=True)).mean(0)) if calibrated else 0.0
+    return float(((scores - shift).argmax(1) == gold)[gold >= 0].mean())
+
+
 def run(task: Task, loaded: Any, data_dir: Path, seed: int) -> list[dict[str, Any]]:
     """Both presets on one seed."""
     data = str(data_dir / FILES[task.name]) if task.name in FILES else None
     dataset, gold = icm_fast.load_task(task.name, data, limit=task.n, seed=seed, **task.options)
     gold = np.asarray(gold, np.int32)
-    rows, budget = [], float("inf")
+    scorer = make_scorer(loaded, dataset, SearchConfig(seed=seed))
+    gold_scores = scorer.score(gold).scores
+    zero_shot = scorer.score(np.full(len(dataset), -1, np.int32)).scores
+    rows, budget = [], 0
     for preset in ("default", "paper"):
-        config = SearchConfig(preset=preset, seed=seed)
-        scorer = make_scorer(loaded, dataset, config)
-        started = time.perf_counter()
-        labels, recorder, reason = search(dataset, scorer, config, budget)
-        seconds = time.perf_counter() - started
-        budget = recorder.tokens if preset == "default" else budget
-        labelled, scores = labels >= 0, recorder.score(labels)
-        gold_scores = scorer.score(gold).scores
+        config = SearchConfig(preset=preset, seed=seed, max_tokens=budget)
+        found = icm_fast.search(dataset, model=loaded, config=config)
+        budget = found.n_tokens_forwarded if preset == "default" else budget
+        labels = found.labels
+        labelled = labels >= 0
         shares = np.bincount(labels[labelled], minlength=2) / max(labelled.sum(), 1)
         gold_share = float(np.bincount(gold[gold >= 0]).max() / max((gold >= 0).sum(), 1))
+        known = (gold >= 0) & labelled
         rows.append(
             {
                 "preset": preset,
                 "seed": seed,
                 "n": len(dataset),
                 "labelled": int(labelled.sum()),
-                "evaluations": len(recorder.known),
-                "tokens": recorder.tokens,
-                "seconds": seconds,
-                "reason": reason,
-                "calibrated": utility(dataset, labels, scores, "calibrated"),
+                "evaluations": found.n_evaluations,
+                "tokens": found.n_tokens_forwarded,
+                "seconds": found.seconds,
+                "reason": found.reason,
+                "calibrated": utility(dataset, labels, found.scores, "calibrated"),
                 "calibrated_gold": utility(dataset, gold, gold_scores, "calibrated"),
-                "mean_logprob": utility(dataset, labels, scores, "mean_logprob"),
+                "mean_logprob": utility(dataset, labels, found.scores, "mean_logprob"),
                 "mean_logprob_gold": utility(dataset, gold, gold_scores, "mean_logprob"),
                 "top_share": float(shares.max()),
                 "collapsed": bool(shares.max() > ONE_SIDED_SHARE and gold_share < 0.7),
                 "agreement": float((labels == gold)[(gold >= 0)].mean()),
+                "agreement_of_labelled": float((labels == gold)[known].mean()),
+                "golden_many_shot": accuracy(gold_scores, gold, calibrated=False),
+                "golden_many_shot_calibrated": accuracy(gold_scores, gold, calibrated=True),
+                "zero_shot": accuracy(zero_shot, gold, calibrated=False),
+                "zero_shot_calibrated": accuracy(zero_shot, gold, calibrated=True),
             }
         )
     return rows
@@ -139,23 +120,28 @@ def table(name: str, rows: list[dict[str, Any]]) -> str:
     for preset in ("default", "paper"):
         mine = [row for row in rows if row["preset"] == preset]
         agreement = [row["agreement"] for row in mine]
+
+        def mean(key: str, mine: list[dict[str, Any]] = mine) -> float:
+            return float(np.mean([row[key] for row in mine]))
+
         beats = sum(row["calibrated"] >= row["calibrated_gold"] for row in mine)
         lines.append(
-            f"| {name} | {preset} | {len(mine)} | {np.mean([r['calibrated'] for r in mine]):.2f} | "
-            f"{np.mean([r['mean_logprob'] for r in mine]):.2f} | {beats} | "
-            f"{sum(r['collapsed'] for r in mine)} | "
+            f"| {name} | {preset} | {len(mine)} | {mean('calibrated'):.2f} | "
+            f"{mean('mean_logprob'):.2f} | {beats} | {sum(r['collapsed'] for r in mine)} | "
             f"{np.mean([r['labelled'] / r['n'] for r in mine]):.2f} | "
-            f"{np.mean(agreement):.2f} ({min(agreement):.2f} to {max(agreement):.2f}) | "
-            f"{np.mean([r['tokens'] for r in mine]):,.0f} | "
-            f"{np.mean([r['evaluations'] for r in mine]):.0f} |"
+            f"{np.mean(agreement):.3f} ({min(agreement):.2f} to {max(agreement):.2f}) | "
+            f"{mean('golden_many_shot'):.3f}, {mean('golden_many_shot_calibrated'):.3f} | "
+            f"{mean('zero_shot'):.3f}, {mean('zero_shot_calibrated'):.3f} | "
+            f"{mean('tokens'):,.0f} | {mean('evaluations'):.0f} |"
         )
     return "\n".join(lines)
 
 
 HEAD = (
-    "| task | preset | seeds | mean U calibrated | mean U log-prob | U >= U(gold) | collapsed | "
-    "labelled | agreement (least to most) | tokens | evaluations |\n"
-    "|---|---|---|---|---|---|---|---|---|---|---|"
+    "| task | preset | seeds | U calibrated | U mean log-prob | U >= U(gold) | collapsed "
+    "| labelled | agreement (least to most) | golden many-shot, calibrated | zero-shot, calibrated | tokens "
+    "| evaluations |\n"
+    "|---|---|---|---|---|---|---|---|---|---|---|---|---|"
 )
 
 

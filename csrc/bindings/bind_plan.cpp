@@ -13,6 +13,7 @@
 
 #include "bindings/bindings.hpp"
 #include "plan/loo_tree.hpp"
+#include "plan/prefix_cache.hpp"
 #include "plan/range_allocator.hpp"
 #include "plan/schedule.hpp"
 
@@ -29,6 +30,15 @@ using Array = py::array_t<T, py::array::c_style>;
 struct TreePlan {
     plan::LooTree tree;
     plan::Schedule schedule;
+    bool is_kept = false;  // placed in a cache, which is to be told when it is done
+
+    [[nodiscard]] std::int64_t forwarded_tokens() const {
+        std::int64_t sum = 0;
+        for (const std::int32_t s : schedule.batch_segments) {
+            sum += tree.n_tokens[static_cast<std::size_t>(s)];
+        }
+        return sum;
+    }
 };
 
 template <typename T>
@@ -60,7 +70,11 @@ TreePlan plan_tree(const Array<std::int64_t>& demonstration_tokens,
                    const Array<std::int32_t>& tail_parents, std::uint64_t seed,
                    std::int64_t kv_budget_tokens, std::int64_t batch_tokens,
                    std::int64_t n_anchors, const std::optional<Array<bool>>& rows,
-                   std::int64_t stage_tokens, const std::optional<Array<double>>& priority) {
+                   std::int64_t stage_tokens, const std::optional<Array<double>>& priority,
+                   const std::optional<Array<std::int32_t>>& appended, plan::PrefixCache* cache,
+                   const std::optional<Array<std::int32_t>>& labels) {
+    const auto tail = appended ? view(*appended, "appended") : std::span<const std::int32_t>();
+    if (cache != nullptr && !labels) throw std::invalid_argument("a cache needs labels");
     const plan::PlanInput input{
         .demonstration_tokens = view(demonstration_tokens, "demonstration_tokens"),
         .first_extra = view(first_extra, "first_extra"),
@@ -72,16 +86,23 @@ TreePlan plan_tree(const Array<std::int64_t>& demonstration_tokens,
         .tail_parents = view(tail_parents, "tail_parents"),
         .seed = seed,
         .n_anchors = n_anchors,
+        .appended = tail,
+        .is_appended = appended.has_value(),
     };
     const auto forwarded = rows ? view(*rows, "rows") : std::span<const bool>();
     const auto order = priority ? view(*priority, "priority") : std::span<const double>();
     const py::gil_scoped_release release;
     plan::LooTree tree = plan::build_loo_tree(input);
     if (!forwarded.empty()) tree = plan::prune(tree, forwarded);
-    plan::Schedule schedule = plan::make_schedule(tree, {.kv_budget_tokens = kv_budget_tokens,
-                                                         .batch_tokens = batch_tokens,
-                                                         .stage_tokens = stage_tokens,
-                                                         .priority = order});
+    const plan::ScheduleLimits limits{.kv_budget_tokens = kv_budget_tokens,
+                                      .batch_tokens = batch_tokens,
+                                      .stage_tokens = stage_tokens,
+                                      .priority = order};
+    if (cache != nullptr) {
+        std::optional<plan::Schedule> kept = cache->place(tree, view(*labels, "labels"), limits);
+        if (kept) return {std::move(tree), std::move(*kept), true};
+    }
+    plan::Schedule schedule = plan::make_schedule(tree, limits);
     return {std::move(tree), std::move(schedule)};
 }
 
@@ -137,6 +158,8 @@ void bind_batches(py::class_<TreePlan>& cls) {
 void bind_counts(py::class_<TreePlan>& cls) {
     cls.def_property_readonly("total_tokens",
                               [](const TreePlan& p) { return p.tree.total_tokens; });
+    cls.def_property_readonly("forwarded_tokens", &TreePlan::forwarded_tokens);
+    cls.def_readonly("is_kept", &TreePlan::is_kept);
     cls.def_property_readonly("naive_tokens",
                               [](const TreePlan& p) { return p.tree.naive_tokens; });
     cls.def_property_readonly("longest_context",
@@ -183,15 +206,32 @@ void bind_range_allocator(py::module_& module) {
 
 }  // namespace
 
+void bind_prefix_cache(py::module_& module) {
+    using plan::PrefixCache;
+    py::class_<PrefixCache>(module, "PrefixCache", "Context segments that stay between plans.")
+        .def(py::init<std::int64_t>(), py::arg("n_slots"))
+        .def(
+            "finish",
+            [](PrefixCache& cache, const Array<bool>& forwarded) {
+                cache.finish(view(forwarded, "forwarded"));
+            },
+            py::arg("forwarded"))
+        .def_property_readonly("n_slots", &PrefixCache::n_slots)
+        .def_property_readonly("held_tokens", &PrefixCache::held_tokens)
+        .def_property_readonly("n_held", &PrefixCache::n_held);
+}
+
 void bind_plan(py::module_& module) {
     bind_tree_plan(module);
+    bind_prefix_cache(module);
     bind_range_allocator(module);
     module.def("plan_tree", &plan_tree, py::arg("demonstration_tokens"), py::arg("first_extra"),
                py::arg("query_tokens"), py::arg("query_first_extra"), py::arg("labelled"),
                py::arg("queried"), py::arg("root_tokens"), py::arg("tail_parents"), py::arg("seed"),
                py::arg("kv_budget_tokens"), py::arg("batch_tokens"), py::arg("n_anchors") = 0,
                py::arg("rows") = py::none(), py::arg("stage_tokens") = 0,
-               py::arg("priority") = py::none(),
+               py::arg("priority") = py::none(), py::arg("appended") = py::none(),
+               py::arg("cache") = py::none(), py::arg("labels") = py::none(),
                "Plan a leave-one-out pass; a pure function of its arguments.");
 }
 

@@ -222,6 +222,13 @@ void Annealer::end(std::string reason) {
     ending_ = std::move(reason);
 }
 
+void Annealer::stop(std::string reason) {
+    if (phase_ == Phase::kFinish || phase_ == Phase::kDone) return;
+    pending_.reset();
+    end(std::move(reason));
+    advance();
+}
+
 // Scores that the result lacks are asked for; then the search is over.
 void Annealer::finish() {
     std::vector<bool> missing(state_.labels.size());

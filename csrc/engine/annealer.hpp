@@ -134,6 +134,10 @@ class Annealer {
     // Whether that can happen for the present ask.
     [[nodiscard]] bool may_reject() const;
 
+    // Ends the search for a reason of the caller's; the ask and its move are dropped. At most scores
+    // that the result lacks are asked for afterwards. Nothing happens once a search has ended.
+    void stop(std::string reason);
+
     // Events since the last call, oldest first.
     [[nodiscard]] std::vector<Event> take_events();
 

@@ -71,6 +71,21 @@ void check_shape(const PlanInput& input) {
     }
 }
 
+void check_appended(const PlanInput& input) {
+    if (input.is_appended && input.n_anchors > 0) reject("n_anchors must be 0 beside appended");
+    std::vector<bool> seen(input.labelled.size(), false);
+    for (const std::int32_t example : input.appended) {
+        const auto row = static_cast<std::size_t>(example);
+        const bool fits = example >= 0 && row < input.labelled.size() && !seen[row] &&
+                          input.labelled[row] && input.queried[row];
+        if (!fits) {
+            reject("appended names example " + std::to_string(example) +
+                   "; pass labelled, queried examples, each once");
+        }
+        seen[row] = true;
+    }
+}
+
 void check(const PlanInput& input) {
     check_shape(input);
     check_tail(input.tail_parents);
@@ -81,6 +96,7 @@ void check(const PlanInput& input) {
     if (input.n_anchors < 0) {
         reject("n_anchors is " + std::to_string(input.n_anchors) + "; it must be 0 or more");
     }
+    check_appended(input);
     for (std::size_t i = 0; i < input.labelled.size(); ++i) {
         if (input.labelled[i]) {
             check_tokens("demonstration_tokens", i, input.demonstration_tokens[i],
@@ -117,6 +133,7 @@ std::vector<std::int32_t> choose_anchors(const PlanInput& input) {
 Roles assign_roles(const PlanInput& input) {
     Roles roles;
     roles.anchors = choose_anchors(input);
+    if (input.is_appended) roles.anchors.assign(input.appended.begin(), input.appended.end());
     for (std::size_t i = 0; i < input.labelled.size(); ++i) {
         const auto example = static_cast<std::int32_t>(i);
         if (std::ranges::find(roles.anchors, example) != roles.anchors.end()) continue;
@@ -252,7 +269,9 @@ class TreeBuilder {
         for (const std::int32_t example : roles.leaves) {
             weights.push_back(input.demonstration_tokens[static_cast<std::size_t>(example)]);
         }
-        if (!roles.unlabelled.empty() || !roles.anchors.empty()) weights.push_back(0);
+        // Where examples may still be appended, the tree must not change when the first one is.
+        const bool is_open = input.is_appended || !roles.unlabelled.empty();
+        if (is_open || !roles.anchors.empty()) weights.push_back(0);
         return weights;
     }
 
@@ -277,12 +296,36 @@ class TreeBuilder {
             return;
         }
         const std::int32_t example = roles_.leaves[static_cast<std::size_t>(visit.node)];
+        if (input_.is_appended) {
+            write_appended(writer_.context(visit.parent, demos), 0, example);
+            return;
+        }
         append_anchors(demos, example);
         writer_.query(visit.parent, demos, example);
     }
 
+    // The appended examples from the `first` one on, then the query.
+    void write_appended(std::int32_t parent, std::size_t first, std::int32_t example) {
+        for (std::size_t k = first; k < roles_.anchors.size(); ++k) {
+            parent = writer_.context(parent, std::span(&roles_.anchors[k], 1));
+        }
+        writer_.query(parent, {}, example);
+    }
+
+    void write_appended_virtual_leaf(std::int32_t parent) {
+        for (std::size_t k = 0; k < roles_.anchors.size(); ++k) {
+            write_appended(parent, k + 1, roles_.anchors[k]);
+            parent = writer_.context(parent, std::span(&roles_.anchors[k], 1));
+        }
+        for (const std::int32_t example : roles_.unlabelled) writer_.query(parent, {}, example);
+    }
+
     // The queries that see every leaf: the anchors' own, and all unlabelled ones.
     void write_virtual_leaf(std::int32_t parent, std::vector<std::int32_t> demos) {
+        if (input_.is_appended) {
+            write_appended_virtual_leaf(writer_.context(parent, demos));
+            return;
+        }
         if (!roles_.anchors.empty() && roles_.anchors.size() + roles_.unlabelled.size() > 1) {
             parent = writer_.context(parent, demos);
             demos.clear();

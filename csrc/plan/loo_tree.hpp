@@ -30,6 +30,11 @@ struct PlanInput {
     // Labelled, queried examples that end the context of all others (and of each other), so that
     // every query follows the same text. Each costs one encoding per query instead of log2 n.
     std::int64_t n_anchors = 0;
+    // Labelled, queried examples that end the context of all others, in this order; then there are
+    // no anchors. Each is a segment of its own, and so is every query, so that what stands before it
+    // serves again when another one is appended. With `is_appended`; the list may be empty.
+    std::span<const std::int32_t> appended = {};
+    bool is_appended = false;
 };
 
 // Segments in creation order (a parent precedes its children), one entry per segment and column.

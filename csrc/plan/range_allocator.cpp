@@ -2,17 +2,25 @@
 
 #include <algorithm>
 #include <iterator>
+#include <limits>
 #include <stdexcept>
 
 namespace icm_fast::plan {
 
 std::int64_t RangeAllocator::allocate(std::int64_t size) {
+    return try_allocate(size, std::numeric_limits<std::int64_t>::max()).value();
+}
+
+std::optional<std::int64_t> RangeAllocator::try_allocate(std::int64_t size, std::int64_t limit) {
     if (size < 1) {
         throw std::invalid_argument("a range needs 1 slot or more, got " + std::to_string(size));
     }
     const auto hole = std::find_if(free_.begin(), free_.end(),
                                    [size](const auto& range) { return range.second >= size; });
-    const std::int64_t offset = hole != free_.end() ? take_hole(hole, size) : extend(size);
+    const bool has_hole = hole != free_.end();
+    const std::int64_t end = has_hole ? hole->first + size : extended_from() + size;
+    if (end > limit) return std::nullopt;
+    const std::int64_t offset = has_hole ? take_hole(hole, size) : extend(size);
     live_.emplace(offset, size);
     live_slots_ += size;
     peak_slots_ = std::max(peak_slots_, live_slots_);
@@ -26,16 +34,17 @@ std::int64_t RangeAllocator::take_hole(Ranges::iterator hole, std::int64_t size)
     return offset;
 }
 
+// Where a range that no hole holds begins: a hole at the very end is too small by itself, but the
+// pool can grow behind it.
+std::int64_t RangeAllocator::extended_from() const {
+    if (free_.empty()) return capacity_;
+    const auto last = std::prev(free_.end());
+    return last->first + last->second == capacity_ ? last->first : capacity_;
+}
+
 std::int64_t RangeAllocator::extend(std::int64_t size) {
-    std::int64_t offset = capacity_;
-    if (!free_.empty()) {
-        // A hole at the very end is too small by itself, but the pool can grow behind it.
-        const auto last = std::prev(free_.end());
-        if (last->first + last->second == capacity_) {
-            offset = last->first;
-            free_.erase(last);
-        }
-    }
+    const std::int64_t offset = extended_from();
+    if (offset < capacity_) free_.erase(offset);
     capacity_ = offset + size;
     return offset;
 }

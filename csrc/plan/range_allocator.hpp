@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 
 namespace icm_fast::plan {
@@ -14,6 +15,9 @@ class RangeAllocator {
     // Offset of a new range of `size` slots: the lowest hole that holds it, else the pool's end.
     // Throws std::invalid_argument unless size >= 1.
     std::int64_t allocate(std::int64_t size);
+
+    // The same inside [0, limit); empty where no hole is large enough.
+    std::optional<std::int64_t> try_allocate(std::int64_t size, std::int64_t limit);
 
     // Gives back the range that starts at `offset`, and joins it with free neighbours.
     // Throws std::invalid_argument where no live range starts there.
@@ -35,6 +39,7 @@ class RangeAllocator {
     using Ranges = std::map<std::int64_t, std::int64_t>;  // offset -> size, in slots
 
     std::int64_t take_hole(Ranges::iterator hole, std::int64_t size);
+    std::int64_t extended_from() const;
     std::int64_t extend(std::int64_t size);
 
     Ranges live_;

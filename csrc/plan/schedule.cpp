@@ -189,11 +189,6 @@ std::vector<Segments> released_after(const LooTree& tree, const Schedule& schedu
     return released;
 }
 
-// Every segment begins at an even slot. A word holds two neighbouring bfloat16 keys: where pairs
-// fall must depend on the segment alone, or else its results would depend, in the last bit, on what
-// else the plan holds.
-std::int64_t aligned(std::int64_t n_tokens) { return (n_tokens + 1) / 2 * 2; }
-
 void place_segments(const LooTree& tree, Schedule& schedule) {
     const std::vector<Segments> released = released_after(tree, schedule);
     RangeAllocator pool;
@@ -203,7 +198,7 @@ void place_segments(const LooTree& tree, Schedule& schedule) {
         for (auto k = schedule.batch_offsets[batch]; k < schedule.batch_offsets[batch + 1]; ++k) {
             const auto s =
                 static_cast<std::size_t>(schedule.batch_segments[static_cast<std::size_t>(k)]);
-            schedule.kv_offset[s] = pool.allocate(aligned(tree.n_tokens[s]));
+            schedule.kv_offset[s] = pool.allocate(aligned_slots(tree.n_tokens[s]));
             live_tokens += tree.n_tokens[s];
         }
         schedule.peak_kv_tokens = std::max(schedule.peak_kv_tokens, live_tokens);

@@ -32,6 +32,13 @@ struct Schedule {
     std::int64_t n_batches() const { return static_cast<std::int64_t>(batch_offsets.size()) - 1; }
 };
 
+// Slots that a segment of `n_tokens` takes. Every segment begins at an even slot: a word holds two
+// neighbouring bfloat16 keys, and where pairs fall must depend on the segment alone, or else its
+// results would depend, in the last bit, on what else the pool holds.
+[[nodiscard]] constexpr std::int64_t aligned_slots(std::int64_t n_tokens) {
+    return (n_tokens + 1) / 2 * 2;
+}
+
 // Depth-first at the top, level by level once whole sub-trees fit the budget. A segment holds its
 // slots from its own batch to the batch of its last descendant, since every descendant attends
 // to it. Deterministic. Throws std::invalid_argument where a limit is below 1.

@@ -56,6 +56,14 @@ class TreePlan:
     def total_tokens(self) -> int:
         """Tokens forwarded in all."""
     @property
+    def forwarded_tokens(self) -> int:
+        """Tokens of the segments that run: all, or those that no cache holds."""
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether a cache has placed this plan and has to be told when it is done."""
+
+    @property
     def naive_tokens(self) -> int:
         """Tokens forwarded if each query came with its whole context, tails counted once."""
     @property
@@ -110,6 +118,34 @@ class RangeAllocator:
     def holes(self) -> int:
         """Free ranges below the capacity."""
 
+class PrefixCache:
+    """Context segments whose keys and values stay in a pool between plans.
+
+    A plan that alone exceeds the slots empties the cache and is placed as without one.
+    """
+
+    def __init__(self, n_slots: int) -> None:
+        """Hold what fits the first ``n_slots`` slots of a pool."""
+
+    def finish(self, forwarded: npt.NDArray[np.bool_]) -> None:
+        """End a plan: keep the context segments that were forwarded, ``[n_segments]``.
+
+        Raises:
+            ValueError: No plan is under way, or another number of segments.
+        """
+
+    @property
+    def n_slots(self) -> int:
+        """Slots of the pool."""
+
+    @property
+    def held_tokens(self) -> int:
+        """Tokens of the segments held."""
+
+    @property
+    def n_held(self) -> int:
+        """Number of segments held."""
+
 def plan_tree(
     demonstration_tokens: npt.NDArray[np.int64],
     first_extra: npt.NDArray[np.int64],
@@ -126,6 +162,9 @@ def plan_tree(
     rows: npt.NDArray[np.bool_] | None = None,
     stage_tokens: int = 0,
     priority: npt.NDArray[np.float64] | None = None,
+    appended: npt.NDArray[np.int32] | None = None,
+    cache: PrefixCache | None = None,
+    labels: npt.NDArray[np.int32] | None = None,
 ) -> TreePlan:
     """Plan a leave-one-out pass; a pure function of its arguments, on every platform.
 
@@ -154,6 +193,11 @@ def plan_tree(
         rows: ``[n]`` examples whose queries are forwarded; contexts are those of the whole plan.
         stage_tokens: Size of the sub-trees that run one after the other; 0 for no stages.
         priority: ``[n]`` numbers; sub-trees with a smaller mean come first.
+        appended: Labelled, queried examples that end the context of all others, in this order,
+            each a segment of its own, as then is every query.
+        cache: Holds segments of earlier plans, which are not forwarded again. A plan that it has
+            placed (``is_kept``) must be finished there.
+        labels: ``[n]``, needed by a cache: it tells segments apart by examples and labels.
 
     Raises:
         ValueError: An array of another length, a size below 1 token, a tail
@@ -463,6 +507,12 @@ class Engine:
 
         Log-probabilities are at most 0, so those that are known bound the utility from above.
         False for objectives that have no such bound.
+        """
+
+    def stop(self, reason: str) -> None:
+        """End the search for a reason of the caller's; the pending move is dropped.
+
+        At most scores that the result lacks are asked for afterwards.
         """
 
     @property

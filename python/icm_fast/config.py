@@ -102,12 +102,15 @@ class SearchConfig:
         restarts: How often a search that has settled goes on from its best labelling, with the
             share ``kick`` of the examples relabelled at random.
         kick: That share, above 0 and at most 1.
+        chains: Searches that run side by side, share what was scored, and of which the best result
+            counts. The first starts as ``start`` says, the others from random labels.
         lazy_queries: Score an unlabelled example only when a step draws it, where nothing else
             needs its scores. Changes no decision.
         early_rejection: Stop scoring a candidate once its remaining examples cannot save it from
             rejection (objectives ``mean_logprob`` and ``sum_logprob``). Changes no decision.
         max_iterations: Upper bound of search steps (null draws count).
         max_evaluations: Upper bound of exact evaluations of U(D); 0 for no bound.
+        max_tokens: Tokens forwarded after which no further labelling is scored; 0 for no bound.
         return_best: Return the best complete labelling seen instead of the last state.
         anchors: Labelled examples that end the context of all others. A small model leans
             towards the labels that it read last; with an anchor every query reads the same
@@ -144,10 +147,12 @@ class SearchConfig:
     single_tries: int = 2
     restarts: int = 0
     kick: float = 0.25
+    chains: int = 1
     lazy_queries: bool = True
     early_rejection: bool = True
     max_iterations: int | None = None
     max_evaluations: int = 0
+    max_tokens: int = 0
     return_best: bool | None = None
     anchors: int | None = None
     normalize: str = "labels"
@@ -207,8 +212,10 @@ class SearchConfig:
             ("single_tries", 1, 1_000_000),
             ("restarts", 0, 1_000_000),
             ("kick", 1e-9, 1.0),
+            ("chains", 1, 10_000),
             ("max_iterations", 0, 10**12),
             ("max_evaluations", 0, 10**12),
+            ("max_tokens", 0, 10**15),
             ("anchors", 0, 1_000_000),
             ("seed", 0, 2**63 - 1),
             ("kv_budget_tokens", 1, 10**12),

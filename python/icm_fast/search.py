@@ -12,7 +12,7 @@ import numpy as np
 
 from icm_fast.concerns import Concern, Rival, find_rival, one_sided, search_concerns
 from icm_fast.config import SearchConfig
-from icm_fast.engine import make_engine
+from icm_fast.chains import make_search_engine
 from icm_fast.lazy_scorer import LazyScorer
 from icm_fast.progress import ProgressReporter, Quiet, SearchState
 from icm_fast.run_config import versions
@@ -35,8 +35,8 @@ class SearchResult:
         n_evaluations: Distinct labellings scored.
         n_tokens_forwarded: Tokens that the model forwarded, in earlier parts of a
             resumed run too.
-        reason: Why the search ended: ``converged``, ``settled``, ``max_iterations`` or
-            ``max_evaluations``.
+        reason: Why the search ended: ``converged``, ``settled``, ``max_iterations``,
+            ``max_evaluations`` or ``max_tokens``.
         n_iterations: Search steps, null draws included.
         seconds: Wall-clock seconds of the process that finished the search.
         concerns: What speaks against the labels (:mod:`icm_fast.concerns`), gravest first.
@@ -87,9 +87,14 @@ def search(
         open_store(output_dir, dataset, config, lazy_scorer, source) as store,
         progress or Quiet() as shown,
     ):
-        engine = make_engine(config, dataset)
+        engine = make_search_engine(config, dataset)
         collapse = CollapseWatch(dataset, shown)
+        stopped = False
         while (ask := engine.ask()) is not None:
+            if not stopped and engine.n_labelled and 0 < config.max_tokens <= store.n_tokens:
+                engine.stop("max_tokens")
+                stopped = True
+                continue
             engine.tell(_scores(engine, ask, store, lazy_scorer, config))
             store.log(engine.take_events())
             shown.update(_state(engine, store, config))
