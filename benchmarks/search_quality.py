@@ -139,8 +139,8 @@ def table(name: str, rows: list[dict[str, Any]]) -> str:
 
 HEAD = (
     "| task | preset | seeds | U calibrated | U mean log-prob | U >= U(gold) | collapsed "
-    "| labelled | agreement (least to most) | golden many-shot, calibrated | zero-shot, calibrated | tokens "
-    "| evaluations |\n"
+    "| labelled | agreement (least to most) | golden many-shot, calibrated "
+    "| zero-shot, calibrated | tokens | evaluations |\n"
     "|---|---|---|---|---|---|---|---|---|---|---|---|---|"
 )
 

@@ -315,6 +315,7 @@ class TreeBuilder {
     void write_appended_virtual_leaf(std::int32_t parent) {
         for (std::size_t k = 0; k < roles_.anchors.size(); ++k) {
             write_appended(parent, k + 1, roles_.anchors[k]);
+            if (k + 1 == roles_.anchors.size() && roles_.unlabelled.empty()) return;
             parent = writer_.context(parent, std::span(&roles_.anchors[k], 1));
         }
         for (const std::int32_t example : roles_.unlabelled) writer_.query(parent, {}, example);
@@ -323,6 +324,7 @@ class TreeBuilder {
     // The queries that see every leaf: the anchors' own, and all unlabelled ones.
     void write_virtual_leaf(std::int32_t parent, std::vector<std::int32_t> demos) {
         if (input_.is_appended) {
+            if (roles_.anchors.empty() && roles_.unlabelled.empty()) return;
             write_appended_virtual_leaf(writer_.context(parent, demos));
             return;
         }

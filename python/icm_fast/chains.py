@@ -40,7 +40,9 @@ class Chains:
     """
 
     def __init__(self, config: SearchConfig, dataset: Dataset) -> None:
-        self._engines = [make_engine(chain_config(config, c), dataset) for c in range(config.chains)]
+        self._engines = [
+            make_engine(chain_config(config, c), dataset) for c in range(config.chains)
+        ]
         self._turn = 0
 
     def ask(self) -> Any:

@@ -16,6 +16,7 @@ SCORERS = ("tree", "naive")
 NORMALIZATIONS = ("labels", "vocabulary")
 COOLING_CLOCKS = ("iterations", "accepted")
 STARTS = ("zero-shot", "random")
+CONTEXT_ORDERS = ("tree", "append")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 _PRESETS: dict[str, dict[str, Any]] = {
@@ -115,6 +116,10 @@ class SearchConfig:
         anchors: Labelled examples that end the context of all others. A small model leans
             towards the labels that it read last; with an anchor every query reads the same
             one, for one more encoding per example and evaluation.
+        context_order: ``tree``: the contexts are a function of the labels. ``append``: a labelling
+            that adds to one scored before keeps its contexts and appends what is new, so that an
+            addition costs one encoding and one query per example; U then depends on that order,
+            and the final labels are scored again under ``tree``. Only with the ``tree`` scorer.
         normalize: Log-softmax over the ``labels`` or over the ``vocabulary``.
         seed: Seed of every draw and of the context orders.
         scorer: ``tree`` (shared prefixes) or ``naive`` (one prompt per example).
@@ -155,6 +160,7 @@ class SearchConfig:
     max_tokens: int = 0
     return_best: bool | None = None
     anchors: int | None = None
+    context_order: str = "tree"
     normalize: str = "labels"
     seed: int = 0
     scorer: str = "tree"
@@ -182,6 +188,7 @@ class SearchConfig:
             ("start", STARTS),
             ("normalize", NORMALIZATIONS),
             ("scorer", SCORERS),
+            ("context_order", CONTEXT_ORDERS),
             ("dtype", DTYPES),
         ):
             value = getattr(self, name)
@@ -192,6 +199,11 @@ class SearchConfig:
                 raise InputError(f"{name} must be true or false, got {getattr(self, name)!r}")
         if self.int8 and self.scorer != "tree":
             raise InputError(f"int8 runs with scorer=tree only, got {self.scorer}; drop int8")
+        if self.context_order == "append" and (self.scorer != "tree" or self.anchors):
+            raise InputError(
+                f"context_order=append needs scorer=tree and anchors=0, got scorer={self.scorer}, "
+                f"anchors={self.anchors}; drop one of them"
+            )
         if not self.moves:
             raise InputError(f"moves is empty; name at least one of {', '.join(MOVES)}")
         for move in self.moves:

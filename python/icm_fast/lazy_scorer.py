@@ -99,6 +99,7 @@ class LazyScorer:
         self._dataset = dataset
         self._config = config
         self._scorer = scorer
+        self._visited: list[IntArray] = []
         self._model: LazyModel | GivenScorer
         if scorer is not None:
             self._model = GivenScorer(scorer, model)
@@ -115,6 +116,33 @@ class LazyScorer:
     def identity(self) -> ModelIdentity:
         """Identity of the model, which is loaded for it."""
         return self._model.identity()
+
+    def visit(self, labels: IntArray) -> None:
+        """Note a labelling that the search looks at; some scorers' contexts depend on them.
+
+        The model is not loaded for it.
+        """
+        if self._config.context_order == "append":
+            self._visited.append(labels.copy())
+
+    def score_canonical(self, labels: IntArray) -> Evaluation:
+        """Score one labelling under the contexts of ``context_order=tree``.
+
+        Raises:
+            InputError: As of :meth:`score`.
+        """
+        scorer = self._open()
+        scored = getattr(scorer, "canonical", scorer).score(labels)
+        scores = np.ascontiguousarray(scored.scores, dtype=np.float32)
+        check_scores(self._dataset, scores)
+        return Evaluation(labels.copy(), scores, int(scored.n_tokens))
+
+    def _open(self) -> Any:
+        if self._scorer is None:
+            from icm_fast.scorers import make_scorer
+
+            self._scorer = make_scorer(self._model.load(), self._dataset, self._config)
+        return self._scorer
 
     def score(
         self,
@@ -138,19 +166,20 @@ class LazyScorer:
             InputError: The model cannot be loaded or served, the data do not fit it, or it
                 returned numbers that are no log-probabilities.
         """
-        if self._scorer is None:
-            from icm_fast.scorers import make_scorer
-
-            self._scorer = make_scorer(self._model.load(), self._dataset, self._config)
+        scorer = self._open()
+        if hasattr(scorer, "visit"):
+            for visited in self._visited:
+                scorer.visit(visited)
+        self._visited = []
         in_part = enough is not None or (rows is not None and not rows.all())
-        if in_part and hasattr(self._scorer, "score_rows"):
+        if in_part and hasattr(scorer, "score_rows"):
             wanted = np.ones(len(labels), np.bool_) if rows is None else rows
-            scored = self._scorer.score_rows(labels, wanted, enough=enough, priority=priority)
+            scored = scorer.score_rows(labels, wanted, enough=enough, priority=priority)
             scores = np.ascontiguousarray(scored.scores, dtype=np.float32)
             settled = enough is not None and enough(scores)
             check_scores(self._dataset, scores, _begun(scores) if settled else rows)
         else:
-            scored = self._scorer.score(labels)
+            scored = scorer.score(labels)
             scores = np.ascontiguousarray(scored.scores, dtype=np.float32)
             check_scores(self._dataset, scores)
         return Evaluation(labels.copy(), scores, int(scored.n_tokens))

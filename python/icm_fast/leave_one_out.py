@@ -39,8 +39,8 @@ class LeaveOneOutPlan:
 
     @property
     def n_tokens(self) -> int:
-        """Tokens that the tree forwards in all."""
-        return int(self.tree.total_tokens)
+        """Tokens that are forwarded in all: those of the tree, less what a cache holds."""
+        return int(self.tree.forwarded_tokens)
 
     @property
     def naive_tokens(self) -> int:
@@ -82,6 +82,19 @@ class LeaveOneOutPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class Growing:
+    """Contexts that grow at their end, and what is held of earlier ones.
+
+    Attributes:
+        appended: Examples that end the context of all others, in order, int32.
+        cache: Segments of earlier plans.
+    """
+
+    appended: IntArray
+    cache: _core.PrefixCache
+
+
+@dataclass(frozen=True, slots=True)
 class Stages:
     """A part of a plan, under the contexts of the whole, in stages.
 
@@ -103,6 +116,7 @@ def plan_pieces(
     config: SearchConfig,
     queries: BoolArray | None = None,
     stages: Stages | None = None,
+    growing: Growing | None = None,
 ) -> LeaveOneOutPlan:
     """Plan the scoring of one labelling.
 
@@ -113,6 +127,7 @@ def plan_pieces(
         config: Seed and budgets.
         queries: ``[n]`` bool, which examples to score; all by default.
         stages: Which of these to forward, and in which order.
+        growing: Examples at the end of all contexts, and what needs no forwarding.
     """
     labels = np.ascontiguousarray(labels, dtype=np.int32)
     queries = np.ones(len(labels), np.bool_) if queries is None else np.asarray(queries, np.bool_)
@@ -131,6 +146,9 @@ def plan_pieces(
         kv_budget_tokens=config.kv_budget_tokens,
         batch_tokens=config.batch_tokens,
         n_anchors=config.anchors or 0,
+        appended=None if growing is None else growing.appended,
+        cache=None if growing is None else growing.cache,
+        labels=labels,
         rows=None if stages is None else stages.rows,
         stage_tokens=0 if stages is None else stages.stage_tokens,
         priority=None if stages is None else stages.priority,

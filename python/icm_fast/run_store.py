@@ -69,6 +69,7 @@ class MemoryStore:
         for evaluation in evaluations:
             key = labels_key(evaluation.labels)
             self._recorded.setdefault(key, deque()).append(evaluation)
+        self._final: Evaluation | None = None
         self.n_resumed = len(self._recorded)
         self.n_scored_now = 0
 
@@ -91,7 +92,8 @@ class MemoryStore:
     @property
     def n_tokens(self) -> int:
         """Tokens forwarded for them, in earlier parts of a resumed run too."""
-        return sum(evaluation.n_tokens for evaluation in self._known.values())
+        final = 0 if self._final is None else self._final.n_tokens
+        return final + sum(evaluation.n_tokens for evaluation in self._known.values())
 
     def asked(self) -> Iterable[Evaluation]:
         """The distinct labellings that this search asked for, in the order of their scoring."""
@@ -119,8 +121,27 @@ class MemoryStore:
 
     def record(self, evaluation: Evaluation) -> None:
         """Keep a new evaluation, beside what is known of the same labelling."""
+        self._keep(evaluation)
         self._learn(evaluation)
         self.n_scored_now += 1
+
+    def final(self, labels: IntArray, score: Callable[[IntArray], Evaluation]) -> Evaluation:
+        """Scores of the result under other contexts than the search's: from the store, or new.
+
+        To be called once, after the last :meth:`lookup`: the record that then comes next for these
+        labels is the one that an earlier process made here.
+        """
+        recorded = self._recorded.get(labels_key(labels))
+        if recorded:
+            self._final = recorded.popleft()
+        else:
+            self._final = score(labels)
+            self._keep(self._final)
+            self.n_scored_now += 1
+        return self._final
+
+    def _keep(self, evaluation: Evaluation) -> None:
+        """Make a record durable, where there is a place for it."""
 
     def _learn(self, new: Evaluation) -> None:
         key = labels_key(new.labels)
@@ -182,10 +203,9 @@ class RunStore(MemoryStore):
             raise
         super().__init__(self._log.evaluations)
 
-    def record(self, evaluation: Evaluation) -> None:
-        """Keep a new evaluation; it is on disk when this returns."""
+    def _keep(self, evaluation: Evaluation) -> None:
+        """Append to the log; it is on disk when this returns."""
         self._log.append(evaluation)
-        super().record(evaluation)
 
     def check_model(self, identity: ModelIdentity) -> None:
         """Refuse a model other than the one that scored so far."""

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from icm_fast import _core
+from icm_fast.chains import make_search_engine
 from icm_fast.concerns import Concern, Rival, find_rival, one_sided, search_concerns
 from icm_fast.config import SearchConfig
-from icm_fast.chains import make_search_engine
 from icm_fast.lazy_scorer import LazyScorer
 from icm_fast.progress import ProgressReporter, Quiet, SearchState
 from icm_fast.run_config import versions
@@ -20,6 +21,7 @@ from icm_fast.run_store import MemoryStore, open_store
 from icm_fast.types import UNLABELLED, Dataset, FloatArray, IntArray, ScoreArray
 
 if TYPE_CHECKING:
+    from icm_fast.evaluation_log import Evaluation
     from icm_fast.scorers import Scorer
     from icm_fast.task_source import TaskSource
 
@@ -100,7 +102,10 @@ def search(
             shown.update(_state(engine, store, config))
             collapse.look(engine.labels)
         store.log(engine.take_events())
-        result = _result(engine, store, dataset, config, time.monotonic() - started)
+        result = _result(engine, store, dataset, config)
+        if config.context_order == "append":
+            result = _rescored(result, store, lazy_scorer, dataset, config)
+        result = replace(result, seconds=time.monotonic() - started)
         summary = store.finish(labels_lines(dataset, result), _summary(engine, store, result))
     return _with_seconds(result, float(summary["seconds"]))
 
@@ -114,6 +119,7 @@ def _scores(
         missing = ask.rows & ~np.isfinite(scores).all(axis=1)
         return not missing.any() or bool(engine.rejects(scores))
 
+    scorer.visit(ask.labels)
     evaluation = store.lookup(ask.labels, suffice)
     if evaluation is None:
         store.check_model(scorer.identity())
@@ -173,8 +179,36 @@ class CollapseWatch:
             self._warned = True
 
 
+def _rescored(
+    result: SearchResult,
+    store: MemoryStore,
+    scorer: LazyScorer,
+    dataset: Dataset,
+    config: SearchConfig,
+) -> SearchResult:
+    """The result with the scores of contexts that are a function of its labels alone."""
+
+    def score(labels: IntArray) -> Evaluation:
+        store.check_model(scorer.identity())
+        return scorer.score_canonical(labels)
+
+    scores = store.final(result.labels, score).scores
+    pairs, tables = dataset.constraint_arrays()
+    utility = _core.utility(
+        result.labels, scores, pairs, tables, str(config.objective), config.alpha
+    )
+    concerns = search_concerns(result.labels, utility, dataset, config, result.runner_up)
+    return replace(
+        result,
+        scores=scores,
+        utility=utility,
+        concerns=concerns,
+        n_tokens_forwarded=store.n_tokens,
+    )
+
+
 def _result(
-    engine: Any, store: MemoryStore, dataset: Dataset, config: SearchConfig, seconds: float
+    engine: Any, store: MemoryStore, dataset: Dataset, config: SearchConfig
 ) -> SearchResult:
     labels = np.array(engine.result_labels, dtype=np.int32)
     utility = float(engine.result_utility)
@@ -189,13 +223,14 @@ def _result(
         n_tokens_forwarded=store.n_tokens,
         reason=str(engine.reason),
         n_iterations=int(engine.iteration),
-        seconds=seconds,
+        seconds=0.0,
     )
 
 
 def _summary(engine: Any, store: MemoryStore, result: SearchResult) -> dict[str, Any]:
     return {
         "utility": result.utility,
+        "utility_in_search": float(engine.result_utility),
         "reason": result.reason,
         "n_examples": len(result.labels),
         "n_labelled": int((result.labels != UNLABELLED).sum()),

@@ -210,7 +210,7 @@ class CpuForward:
         self._decoder = decoder
         self._pool: _core.KvPool | None = None
 
-    def open(self, pool_tokens: int, longest_context: int) -> None:
+    def open(self, pool_tokens: int, longest_context: int, *, keep: bool = False) -> None:
         """Make room for a plan."""
         if self._pool is None or self._pool.n_slots < pool_tokens:
             self._pool = None  # freed before its successor is made

@@ -25,9 +25,10 @@ class GenericForward:
         self._store = KVStore(0)
         self.windows: dict[int, int | None] = {}
 
-    def open(self, pool_tokens: int, longest_context: int) -> None:
+    def open(self, pool_tokens: int, longest_context: int, *, keep: bool = False) -> None:
         """Make room for a plan."""
-        self._store = KVStore(pool_tokens)
+        if not (keep and self._store.pool_tokens == pool_tokens):
+            self._store = KVStore(pool_tokens)
 
     def pool_bytes(self) -> int:
         """Bytes of keys and values held."""

@@ -37,8 +37,12 @@ class PackedBatch:
 class Forward(Protocol):
     """Forwards packed batches over a pool of keys and values that it holds."""
 
-    def open(self, pool_tokens: int, longest_context: int) -> None:
-        """Make room for a plan; what an earlier plan left in the pool is void."""
+    def open(self, pool_tokens: int, longest_context: int, *, keep: bool = False) -> None:
+        """Make room for a plan.
+
+        What an earlier plan left in the pool is void, unless ``keep`` is given and the pool has the
+        same size as then.
+        """
 
     def run(self, batch: PackedBatch) -> torch.Tensor:
         """Forward one batch.

@@ -49,6 +49,10 @@ class SegmentPlan(Protocol):
     def pool_tokens(self) -> int:
         """Slots that the key-value pool needs."""
 
+    @property
+    def is_kept(self) -> bool:
+        """Whether the pool still holds what earlier plans wrote, and this one reads."""
+
 
 class ModelRunner:
     """Forwards packed segments over a key-value pool.
@@ -87,26 +91,31 @@ class ModelRunner:
         Returns:
             ``[wanted.sum(), hidden_size]``, in segment order, after the model's final norm.
         """
-        order, states = zip(*self.stages(plan, tokens_of, wanted), strict=True)
-        return torch.cat(states)[torch.from_numpy(np.argsort(np.concatenate(order)))]
+        batches, states = zip(*self.stages(plan, tokens_of, wanted), strict=True)
+        order = np.concatenate(batches)
+        return torch.cat(states)[torch.from_numpy(np.argsort(order[wanted[order]]))]
 
     def stages(
         self, plan: SegmentPlan, tokens_of: TokenSource, wanted: npt.NDArray[np.bool_]
     ) -> Iterator[tuple[npt.NDArray[np.int32], torch.Tensor]]:
-        """Run batch after batch; yield the wanted segments of each with their last hidden states.
+        """Run batch after batch; yield its segments, and last hidden states of the wanted ones.
 
         A caller that has seen enough stops reading; the rest is not forwarded.
         """
         paths = _RangePaths(plan)
         with torch.inference_mode():
-            self._forward.open(int(plan.pool_tokens), int((plan.start + plan.n_tokens).max()))
+            self._forward.open(
+                int(plan.pool_tokens),
+                int((plan.start + plan.n_tokens).max()),
+                keep=plan.is_kept,
+            )
             for first, last in zip(plan.batch_offsets[:-1], plan.batch_offsets[1:], strict=True):
                 segments = plan.batch_segments[first:last]
                 batch = _pack(plan, segments, tokens_of, paths, wanted)
                 states = self._forward.run(batch)
                 self.n_tokens_forwarded += len(batch.token_ids)
                 self.peak_kv_bytes = max(self.peak_kv_bytes, self._forward.pool_bytes())
-                yield segments[batch.wanted], states
+                yield segments, states
 
 
 def make_forward(loaded: LoadedModel, *, generic: bool, int8: bool = False) -> Forward:

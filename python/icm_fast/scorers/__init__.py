@@ -13,11 +13,20 @@ from icm_fast.model.support import (
     require_tree_support,
 )
 from icm_fast.prompts import TokenizedDataset, tokenize_dataset
+from icm_fast.scorers.appending import AppendingScorer
 from icm_fast.scorers.local import NaiveScorer, TreeScorer
 from icm_fast.scorers.protocol import PlannedScorer, Scored, Scorer
 from icm_fast.types import Dataset
 
-__all__ = ["NaiveScorer", "PlannedScorer", "Scored", "Scorer", "TreeScorer", "make_scorer"]
+__all__ = [
+    "AppendingScorer",
+    "NaiveScorer",
+    "PlannedScorer",
+    "Scored",
+    "Scorer",
+    "TreeScorer",
+    "make_scorer",
+]
 
 
 def make_scorer(loaded: LoadedModel, dataset: Dataset, config: SearchConfig) -> PlannedScorer:
@@ -35,6 +44,8 @@ def make_scorer(loaded: LoadedModel, dataset: Dataset, config: SearchConfig) -> 
     require_tree_support(loaded)
     if not config.context_limit:
         require_exact_sharing(loaded, longest_context(pieces, len(pieces)))
+    if config.context_order == "append":
+        return AppendingScorer(loaded, pieces, config)
     return TreeScorer(loaded, pieces, config)
 
 

@@ -7,7 +7,7 @@ import numpy.typing as npt
 import torch
 
 from icm_fast.config import SearchConfig
-from icm_fast.leave_one_out import LeaveOneOutPlan, Stages, plan_pieces
+from icm_fast.leave_one_out import Growing, LeaveOneOutPlan, Stages, plan_pieces
 from icm_fast.model.label_scores import LabelHead, label_logprobs, label_tree
 from icm_fast.model.load import LoadedModel
 from icm_fast.model.runner import ModelRunner
@@ -32,11 +32,15 @@ class _LocalScorer:
         self._head = LabelHead(loaded.model)
 
     def plan(
-        self, labels: IntArray, queries: BoolArray | None = None, stages: Stages | None = None
+        self,
+        labels: IntArray,
+        queries: BoolArray | None = None,
+        stages: Stages | None = None,
+        growing: Growing | None = None,
     ) -> LeaveOneOutPlan:
         """Context orders, token ids and segments for ``labels``."""
         tail = (self._tree.tail_tokens, self._tree.tail_parents)
-        return plan_pieces(self._pieces, labels, tail, self._config, queries, stages)
+        return plan_pieces(self._pieces, labels, tail, self._config, queries, stages, growing)
 
     def _no_scores(self) -> ScoreArray:
         return np.full((len(self._pieces), len(self._tree.steps)), np.nan, np.float32)
@@ -77,6 +81,12 @@ class TreeScorer(_LocalScorer):
         return self._run(plan, enough)
 
     def _run(self, plan: LeaveOneOutPlan, enough: Enough | None) -> Scored:
+        return self._run_stages(plan, enough, np.zeros(plan.tree.n_segments, np.bool_))
+
+    def _run_stages(
+        self, plan: LeaveOneOutPlan, enough: Enough | None, forwarded: BoolArray
+    ) -> Scored:
+        """Run a plan; ``forwarded``, ``[n_segments]``, learns what has run, also on an error."""
         require_exact_sharing(self._loaded, plan.tree.longest_context)
         scores = self._no_scores()
         before = self.runner.n_tokens_forwarded
@@ -87,7 +97,8 @@ class TreeScorer(_LocalScorer):
         examples = np.flatnonzero(plan.queries)
         with torch.inference_mode():
             for segments, hidden in self.runner.stages(plan.tree, plan.segment_ids, wanted):
-                states.update(zip(segments.tolist(), hidden, strict=True))
+                forwarded[segments] = True
+                states.update(zip(segments[wanted[segments]].tolist(), hidden, strict=True))
                 ready = [q for q in sorted(open_queries) if all(s in states for s in table[q])]
                 if not ready:
                     continue
