@@ -1,12 +1,12 @@
 """What a whole search costs, against the procedure that scores every step in the natural order.
 
     python benchmarks/search_cost.py simulate --sizes 64,256
-    python benchmarks/search_cost.py run --data ../shared/data/truthfulqa.jsonl --limit 64
+    python benchmarks/search_cost.py run --data truthfulqa.jsonl --limit 64 --context-order append
 
 ``simulate`` counts tokens on synthetic scores (icm_fast.simulate). ``run`` searches with a real
 model, then counts the tokens that the other procedure would forward at the same decisions, with a
-prefix cache, and measures the seconds of its first steps with transformers' DynamicCache; the rest
-is extrapolated by tokens.
+prefix cache, and measures the seconds of some of its steps, spread over the search, with
+transformers' DynamicCache; the rest is extrapolated by tokens.
 """
 
 from __future__ import annotations
@@ -23,12 +23,15 @@ import numpy as np
 import torch
 
 import icm_fast
+from icm_fast.answers import answer
 from icm_fast.bench.peers.prefix import costs
 from icm_fast.bench.peers.protocol import Job
 from icm_fast.bench.peers.transformers_cache import CacheSession
+from icm_fast.chains import make_search_engine
 from icm_fast.config import SearchConfig
-from icm_fast.engine import make_engine
+from icm_fast.lazy_scorer import LazyModel, LazyScorer
 from icm_fast.model import load_model
+from icm_fast.run_store import MemoryStore
 from icm_fast.scorers import make_scorer
 from icm_fast.search_cost import PieceSizes, search_cost
 from icm_fast.simulate import simulate_search, synthetic_task
@@ -62,6 +65,8 @@ def simulate(arguments: argparse.Namespace) -> dict[str, Any]:
             )
             print(
                 f"n {n:4d} {preset:8s} {rate:8.0f} searches/s  ours {row['ours']:12,.0f} tokens  "
+                f"appending {row['ours_appending'] / row['ours']:5.2f}x  "
+                f"all rows {row['ours_all_rows'] / row['ours']:5.2f}x  "
                 f"null draws scored {row['ours_every_step'] / row['ours']:5.1f}x  "
                 f"natural, cached {row['natural_cached'] / row['ours']:6.1f}x  "
                 f"natural, whole {row['natural_whole'] / row['ours']:6.1f}x"
@@ -73,70 +78,38 @@ Steps = list[tuple[np.ndarray, int]]
 """Labellings that the other procedure scores, each with the number of times it does so."""
 
 
-def search(
-    dataset: Any, scorer: Any, config: SearchConfig, limit: float
-) -> tuple[Steps, dict[str, Any]]:
-    """Our search, each distinct labelling scored once; stops after ``limit`` seconds."""
-    engine, known = make_engine(config, dataset), {}
+def search(dataset: Any, loaded: Any, config: SearchConfig) -> tuple[Steps, dict[str, Any]]:
+    """The search of ``icm_fast.search``, with a note of every labelling that it decides on."""
+    engine, store = make_search_engine(config, dataset), MemoryStore()
+    scorer = LazyScorer(dataset, config, LazyModel(loaded))
     steps: Steps = []
-    rejections: list[tuple[int, int, int]] = []
-    tokens, started = 0, time.perf_counter()
-    while (ask := engine.ask()) is not None and time.perf_counter() - started < limit:
-        key = ask.labels.tobytes()
-        if key not in known:
-            scored = scorer.score(ask.labels)
-            known[key] = scored.scores
-            tokens += scored.n_tokens
-        steps.append((ask.labels, 1))
+    counts = {"asks": 0, "lookups": 0, "abandoned": 0, "rejected": 0, "moves": 0}
+    started = time.perf_counter()
+    while (ask := engine.ask()) is not None:
         state = engine.labels
-        rejections += early_rejection(engine, ask, known[key], config)
-        engine.tell(known[key])
+        engine.tell(*answer(engine, ask, store, scorer, config))
+        counts["lookups" if ask.is_lookup else "asks"] += 1
+        if not ask.is_lookup:
+            steps.append((ask.labels, 1))
         for event in engine.take_events():
             # An event counts the null draws before it, in the state that its decision may leave.
             steps.append((state, event["null_draws"]))
+            counts["moves"] += event["move"] not in {"init", "done"}
+            counts["rejected"] += event["move"] not in {"init", "done"} and not event["accepted"]
+            counts["abandoned"] += event.get("abandoned", False)
             state = engine.labels
-    seconds = time.perf_counter() - started
+    if config.context_order == "append":
+        store.final(engine.result_labels, scorer.score_canonical)
     return steps, {
-        "tokens": tokens,
-        "seconds": seconds,
-        "evaluations": len(known),
+        "tokens": store.n_tokens,
+        "seconds": time.perf_counter() - started,
+        "evaluations": store.n_evaluations,
         "iterations": engine.iteration,
-        "finished": engine.done,
+        "reason": engine.reason,
         "n_labelled": int(engine.n_labelled),
-        # Leaves scored before the bound on U falls below the threshold, as a share of all.
-        "early_rejection": {
-            "rejected": len(rejections),
-            "leaves_in_random_order": mean([at / n for n, at, _ in rejections]),
-            "leaves_worst_first": mean([at / n for n, _, at in rejections]),
-        },
+        "utility": float(engine.result_utility),
+        **counts,
     }
-
-
-def mean(values: list[float]) -> float | None:
-    """Arithmetic mean; None of nothing."""
-    return float(np.mean(values)) if values else None
-
-
-def early_rejection(
-    engine: Any, ask: Any, scores: np.ndarray, config: SearchConfig
-) -> list[tuple[int, int, int]]:
-    """(leaves, needed in random order, needed worst first) if the candidate will be rejected.
-
-    Log-probabilities are at most 0, so a sum over some leaves bounds U from above. Worst first is
-    by the scores of the current state, which are known before the candidate is scored.
-    """
-    if config.objective != "mean_logprob" or not np.isfinite(ask.threshold):
-        return []
-    labelled = np.flatnonzero(ask.labels >= 0)
-    terms = config.alpha * scores[labelled, ask.labels[labelled]] / len(labelled)
-    if terms.sum() >= ask.threshold:
-        return []
-    before = engine.scores[labelled, ask.labels[labelled]]
-    needed = [
-        int(np.argmax(np.cumsum(terms[order]) < ask.threshold)) + 1
-        for order in (np.random.default_rng(0).permutation(len(labelled)), np.argsort(before))
-    ]
-    return [(len(labelled), needed[0], needed[1])]
 
 
 def natural_prompts(pieces: Any, labels: np.ndarray) -> list[list[int]]:
@@ -157,24 +130,32 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         arguments.task, arguments.data, limit=arguments.limit, seed=arguments.seed
     )
     config = SearchConfig(
-        preset=arguments.preset, seed=arguments.seed, max_iterations=arguments.max_iterations
+        preset=arguments.preset,
+        seed=arguments.seed,
+        max_iterations=arguments.max_iterations,
+        context_order=arguments.context_order,
+        early_rejection=not arguments.no_early_rejection,
+        lazy_queries=not arguments.no_lazy_queries,
     )
     loaded = load_model(arguments.model, dtype=config.dtype)
-    scorer = make_scorer(loaded, dataset, config)
+    scorer = make_scorer(loaded, dataset, SearchConfig())
     pieces = scorer._pieces
     scorer.score(np.where(np.arange(len(dataset)) < 2, 0, -1).astype(np.int32))  # warm up
-    steps, ours = search(dataset, scorer, config, arguments.our_seconds)
+    steps, ours = search(dataset, loaded, config)
+    print(f"ours: {ours}", flush=True)
     theirs = {"steps": 0, "tokens": 0, "measured_steps": 0, "measured_tokens": 0, "seconds": 0.0}
     label_ids = [ids[0] for ids in pieces.labels]
     session = CacheSession(Job([], label_ids, "", "", arguments.threads, []), loaded.model)
-    for labels, times in steps:
+    scored = [(labels, times) for labels, times in steps if times and (labels >= 0).any()]
+    # A part of their steps, spread over the whole search, is timed.
+    chosen = set(np.linspace(0, len(scored) - 1, arguments.their_steps).astype(int).tolist())
+    for number, (labels, times) in enumerate(scored):
         prompts = natural_prompts(pieces, labels)
-        if not prompts or not times:
-            continue
         tokens = sum(costs(prompts, reuses_prefix=True))
         theirs["steps"] += times
         theirs["tokens"] += times * tokens
-        if theirs["seconds"] < arguments.their_seconds:
+        last = tokens
+        if number in chosen:
             session.reset()
             started = time.perf_counter()
             session.label_logits(prompts)
@@ -182,10 +163,13 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
             theirs["measured_steps"] += 1
             theirs["measured_tokens"] += tokens
     whole = theirs["seconds"] * theirs["tokens"] / theirs["measured_tokens"]
-    print(f"ours: {ours}")
+    rest = max(0, arguments.their_iterations - ours["iterations"])
+    theirs["rest_steps"], theirs["rest_tokens"] = rest, rest * last
     print(f"natural order, DynamicCache, every step: {theirs}; extrapolated {whole:,.0f} s")
     print(
-        f"tokens {theirs['tokens'] / ours['tokens']:.1f}x, seconds {whole / ours['seconds']:.1f}x"
+        f"tokens {theirs['tokens'] / ours['tokens']:.1f}x, seconds {whole / ours['seconds']:.1f}x; "
+        f"with their remaining {rest} steps tokens "
+        f"{(theirs['tokens'] + rest * last) / ours['tokens']:.0f}x"
     )
     return {
         "kind": "run",
@@ -194,6 +178,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         "natural_cached": theirs | {"extrapolated_seconds": whole},
         "token_ratio": theirs["tokens"] / ours["tokens"],
         "second_ratio": whole / ours["seconds"],
+        "token_ratio_with_rest": (theirs["tokens"] + rest * last) / ours["tokens"],
     }
 
 
@@ -215,8 +200,16 @@ def parse() -> argparse.Namespace:
     real.add_argument("--preset", default="paper")
     real.add_argument("--seed", type=int, default=0)
     real.add_argument("--max-iterations", type=int, default=None)
-    real.add_argument("--our-seconds", type=float, default=1e9)
-    real.add_argument("--their-seconds", type=float, default=120.0)
+    real.add_argument("--context-order", default="tree")
+    real.add_argument("--no-early-rejection", action="store_true")
+    real.add_argument("--no-lazy-queries", action="store_true")
+    real.add_argument("--their-steps", type=int, default=12, help="steps that are timed")
+    real.add_argument(
+        "--their-iterations",
+        type=int,
+        default=3000,
+        help="iterations without a test of convergence",
+    )
     real.add_argument("--threads", type=int, default=2)
     for command in (simulated, real):
         command.add_argument("--output", type=Path, default=None)

@@ -367,6 +367,9 @@ void bind_engine(py::module_& module) {
     type.def("ask", [](const Annealer& annealer) { return annealer.ask(); });
     type.def("tell", &tell, py::arg("scores"), py::arg("estimate") = false);
     type.def("rejects", &rejects, py::arg("scores"));
+    type.def_property_readonly("ask_violations", [](const Annealer& annealer) {
+        return annealer.ask() ? annealer.graph().count_violations(annealer.ask()->labels) : 0;
+    });
     type.def("stop", &Annealer::stop, py::arg("reason"));
     type.def_property_readonly("may_reject", &Annealer::may_reject);
     type.def("take_events", &take_events);

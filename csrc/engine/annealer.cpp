@@ -163,12 +163,14 @@ Annealer::Evaluation Annealer::evaluate(std::span<const float> scores, Missing m
               "scores must be finite where they are asked for");
         return evaluation;
     }
+    check(std::isfinite(pending_->threshold),
+          "scores must be finite for every labelled example: the utility is needed exactly");
     const Partial kind = missing == Missing::kBound ? Partial::kBound : Partial::kEstimate;
     check(missing == Missing::kEstimate || has_bound(settings_.objective),
           "scores must be finite for every labelled example: the objective has no bound");
     evaluation.utility = partial_utility(settings_.objective, settings_.alpha, graph_, labels,
                                          {scores, n_labels}, kind);
-    check(evaluation.utility < pending_->threshold,
+    check(missing == Missing::kEstimate || evaluation.utility < pending_->threshold,
           "scores lack labelled examples, but do not show that the candidate is rejected");
     return evaluation;
 }
@@ -328,7 +330,7 @@ void Annealer::decide() {
     event.utility_before = state_.utility;
     event.utility_candidate = evaluation->utility;
     event.threshold = threshold;
-    event.accepted = evaluation->utility >= threshold;
+    event.accepted = evaluation->is_whole && evaluation->utility >= threshold;
     event.forced = is_forced(proposal_.move);
     event.abandoned = !evaluation->is_whole;
     event.null_draws = std::exchange(null_draws_, 0);

@@ -111,7 +111,7 @@ struct State {
 // How a caller vouches for scores that lack labelled examples.
 enum class Missing {
     kBound,     // log-probabilities are at most 0, so the others bound U from above (exact)
-    kEstimate,  // the caller has tested that U lies below the threshold (an approximation)
+    kEstimate,  // a test of the caller's has rejected the candidate (an approximation)
 };
 
 class Annealer {

@@ -495,8 +495,8 @@ class Engine:
         """Answer the ask with LOO log-probabilities ``[n, n_labels]`` float32, natural log.
 
         Rows that are not asked for may be NaN. Rows of labelled examples may be NaN too where
-        :meth:`rejects` holds, or, with ``estimate``, where the utility of the others alone lies
-        below the threshold: the caller then answers for the decision.
+        :meth:`rejects` holds, or, with ``estimate``, where the caller answers for the rejection of
+        the candidate; its utility is then taken from the other examples alone.
 
         Raises:
             ValueError: If the shape is wrong, a score is not finite, or nothing was asked.
@@ -508,6 +508,10 @@ class Engine:
         Log-probabilities are at most 0, so those that are known bound the utility from above.
         False for objectives that have no such bound.
         """
+
+    @property
+    def ask_violations(self) -> int:
+        """I(D) of the labelling that is asked for; 0 without one."""
 
     def stop(self, reason: str) -> None:
         """End the search for a reason of the caller's; the pending move is dropped.

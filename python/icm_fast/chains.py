@@ -76,6 +76,11 @@ class Chains:
         """As of the chain whose turn it is."""
         return bool(self._current.may_reject)
 
+    @property
+    def ask_violations(self) -> int:
+        """As of the chain whose turn it is."""
+        return int(self._current.ask_violations)
+
     def stop(self, reason: str) -> None:
         """End all chains."""
         for engine in self._engines:

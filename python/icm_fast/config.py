@@ -109,6 +109,8 @@ class SearchConfig:
             needs its scores. Changes no decision.
         early_rejection: Stop scoring a candidate once its remaining examples cannot save it from
             rejection (objectives ``mean_logprob`` and ``sum_logprob``). Changes no decision.
+        sequential_test: Error rate delta of an approximation: reject a candidate from a random
+            part of its scores once its utility is below the threshold to that confidence. 0: off.
         max_iterations: Upper bound of search steps (null draws count).
         max_evaluations: Upper bound of exact evaluations of U(D); 0 for no bound.
         max_tokens: Tokens forwarded after which no further labelling is scored; 0 for no bound.
@@ -155,6 +157,7 @@ class SearchConfig:
     chains: int = 1
     lazy_queries: bool = True
     early_rejection: bool = True
+    sequential_test: float = 0.0
     max_iterations: int | None = None
     max_evaluations: int = 0
     max_tokens: int = 0
@@ -224,6 +227,7 @@ class SearchConfig:
             ("single_tries", 1, 1_000_000),
             ("restarts", 0, 1_000_000),
             ("kick", 1e-9, 1.0),
+            ("sequential_test", 0.0, 0.5),
             ("chains", 1, 10_000),
             ("max_iterations", 0, 10**12),
             ("max_evaluations", 0, 10**12),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from icm_fast import _core
+from icm_fast.answers import answer
 from icm_fast.chains import make_search_engine
 from icm_fast.concerns import Concern, Rival, find_rival, one_sided, search_concerns
 from icm_fast.config import SearchConfig
@@ -18,7 +19,7 @@ from icm_fast.lazy_scorer import LazyScorer
 from icm_fast.progress import ProgressReporter, Quiet, SearchState
 from icm_fast.run_config import versions
 from icm_fast.run_store import MemoryStore, open_store
-from icm_fast.types import UNLABELLED, Dataset, FloatArray, IntArray, ScoreArray
+from icm_fast.types import UNLABELLED, Dataset, IntArray, ScoreArray
 
 if TYPE_CHECKING:
     from icm_fast.evaluation_log import Evaluation
@@ -97,7 +98,7 @@ def search(
                 engine.stop("max_tokens")
                 stopped = True
                 continue
-            engine.tell(_scores(engine, ask, store, lazy_scorer, config))
+            engine.tell(*answer(engine, ask, store, lazy_scorer, config))
             store.log(engine.take_events())
             shown.update(_state(engine, store, config))
             collapse.look(engine.labels)
@@ -108,43 +109,6 @@ def search(
         result = replace(result, seconds=time.monotonic() - started)
         summary = store.finish(labels_lines(dataset, result), _summary(engine, store, result))
     return _with_seconds(result, float(summary["seconds"]))
-
-
-def _scores(
-    engine: Any, ask: Any, store: MemoryStore, scorer: LazyScorer, config: SearchConfig
-) -> ScoreArray:
-    """Scores that an ask needs, from the store or else from the model and then stored."""
-
-    def suffice(scores: ScoreArray) -> bool:
-        missing = ask.rows & ~np.isfinite(scores).all(axis=1)
-        return not missing.any() or bool(engine.rejects(scores))
-
-    scorer.visit(ask.labels)
-    evaluation = store.lookup(ask.labels, suffice)
-    if evaluation is None:
-        store.check_model(scorer.identity())
-        rows = ask.rows & ~store.known_rows(ask.labels)
-        may_stop = config.early_rejection and engine.may_reject
-        store.record(
-            scorer.score(
-                ask.labels,
-                rows,
-                enough=engine.rejects if may_stop else None,
-                priority=_worst_first(engine, ask) if may_stop else None,
-            )
-        )
-        evaluation = store.lookup(ask.labels)
-        assert evaluation is not None
-    return evaluation.scores
-
-
-def _worst_first(engine: Any, ask: Any) -> FloatArray:
-    """Log-probability of each example's new label in the present state: low ones reject early."""
-    labels, before = ask.labels, engine.scores
-    priority = np.zeros(len(labels))
-    known = (labels != UNLABELLED) & np.isfinite(before).all(axis=1)
-    priority[known] = before[known, labels[known]]
-    return priority
 
 
 def _state(engine: Any, store: MemoryStore, config: SearchConfig) -> SearchState:

@@ -52,14 +52,25 @@ class StepCounts(Protocol):
     def null_draws(self) -> Counts:
         """Draws that proposed what was there."""
 
+    @property
+    def lookups(self) -> Counts:
+        """Asks for unlabelled examples alone."""
+
+    @property
+    def extra_rows(self) -> Counts:
+        """Unlabelled examples scored, in evaluations and in asks for them alone."""
+
 
 @dataclass(frozen=True, slots=True)
 class SearchCost:
     """Tokens forwarded in a whole search.
 
     Attributes:
-        ours: By the tree, each distinct labelling once.
-        ours_every_step: By the tree, every step scored.
+        ours: By the tree, each distinct labelling once, unlabelled examples when they are drawn.
+        ours_appending: The same with contexts that grow at their end: exact where every evaluation
+            adds to one before, else too low (a change of an early label needs a new tree).
+        ours_all_rows: By the tree, each distinct labelling once, all unlabelled examples with it.
+        ours_every_step: By the tree, every step scored, all unlabelled examples with it.
         natural_cached: In the natural order, every step scored, common prefixes kept.
         natural_whole: In the natural order, every step scored, every prompt from its first token.
         n_evaluations: Labellings that we score.
@@ -67,6 +78,8 @@ class SearchCost:
     """
 
     ours: int
+    ours_appending: int
+    ours_all_rows: int
     ours_every_step: int
     natural_cached: int
     natural_whole: int
@@ -74,10 +87,10 @@ class SearchCost:
     n_steps: int
 
 
-def tree_tokens(n_labelled: int, n: int, sizes: PieceSizes) -> int:
-    """Tokens of our evaluation: the labelled examples' queries and all unlabelled ones."""
+def tree_tokens(n_labelled: int, n_queried: int, sizes: PieceSizes) -> int:
+    """Tokens of our evaluation: the labelled examples' queries and some unlabelled ones."""
     plan = uniform_plan(
-        n,
+        max(n_queried, 1),
         demonstration=sizes.demonstration,
         query=sizes.query,
         n_labelled=n_labelled,
@@ -117,21 +130,31 @@ def search_cost(counts: StepCounts, sizes: PieceSizes) -> SearchCost:
         sizes: Tokens of the pieces.
     """
     n = len(counts.asks) - 1
-    ours = every_step = cached = whole = 0
+    ours = appending = all_rows = every_step = cached = whole = 0
     for k in range(n + 1):
         n_evaluations, n_asks = int(counts.evaluations[k]), int(counts.asks[k])
         n_steps = n_asks + int(counts.null_draws[k])
         if not n_steps:
             continue
-        tokens = tree_tokens(k, n, sizes)
-        ours += n_evaluations * tokens
-        every_step += n_steps * tokens
+        # A later look at unlabelled examples encodes all demonstrations again.
+        extra = int(counts.extra_rows[k]) * sizes.query
+        looks = int(counts.lookups[k]) * (sizes.root + k * sizes.demonstration)
+        # With the path to unlabelled examples: their queries are in `extra`.
+        path = tree_tokens(k, k + 1, sizes) - sizes.query if k < n else tree_tokens(k, k, sizes)
+        ours += n_evaluations * path + looks + extra
+        each = k * (sizes.demonstration + sizes.query) + sizes.demonstration
+        appending += n_evaluations * each + extra
+        every = tree_tokens(k, n, sizes)
+        all_rows += n_evaluations * every
+        every_step += n_steps * every
         for_cached = natural_tokens(k, sizes, cached=True) + proposal_tokens(k, sizes, cached=True)
         for_whole = natural_tokens(k, sizes, cached=False) + proposal_tokens(k, sizes, cached=False)
         cached += n_steps * for_cached
         whole += n_steps * for_whole
     return SearchCost(
         ours=ours,
+        ours_appending=appending,
+        ours_all_rows=all_rows,
         ours_every_step=every_step,
         natural_cached=cached,
         natural_whole=whole,
