@@ -122,6 +122,8 @@ class SearchConfig:
             that adds to one scored before keeps its contexts and appends what is new, so that an
             addition costs one encoding and one query per example; U then depends on that order,
             and the final labels are scored again under ``tree``. Only with the ``tree`` scorer.
+        context_demonstrations: An approximation for data sets beyond the context window: each
+            context holds at most so many other labelled examples (scorers/bounded.py). 0: all.
         normalize: Log-softmax over the ``labels`` or over the ``vocabulary``.
         seed: Seed of every draw and of the context orders.
         scorer: ``tree`` (shared prefixes) or ``naive`` (one prompt per example).
@@ -164,6 +166,7 @@ class SearchConfig:
     return_best: bool | None = None
     anchors: int | None = None
     context_order: str = "tree"
+    context_demonstrations: int = 0
     normalize: str = "labels"
     seed: int = 0
     scorer: str = "tree"
@@ -202,10 +205,17 @@ class SearchConfig:
                 raise InputError(f"{name} must be true or false, got {getattr(self, name)!r}")
         if self.int8 and self.scorer != "tree":
             raise InputError(f"int8 runs with scorer=tree only, got {self.scorer}; drop int8")
-        if self.context_order == "append" and (self.scorer != "tree" or self.anchors):
+        growing, bounded = self.context_order == "append", self.context_demonstrations != 0
+        if (growing or bounded) and (self.scorer != "tree" or self.anchors):
+            name = "context_order=append" if growing else "context_demonstrations"
             raise InputError(
-                f"context_order=append needs scorer=tree and anchors=0, got scorer={self.scorer}, "
+                f"{name} needs scorer=tree and anchors=0, got scorer={self.scorer}, "
                 f"anchors={self.anchors}; drop one of them"
+            )
+        if growing and bounded:
+            raise InputError(
+                "context_order=append keeps all demonstrations in every context; drop it or "
+                f"context_demonstrations={self.context_demonstrations}"
             )
         if not self.moves:
             raise InputError(f"moves is empty; name at least one of {', '.join(MOVES)}")
@@ -233,6 +243,7 @@ class SearchConfig:
             ("max_evaluations", 0, 10**12),
             ("max_tokens", 0, 10**15),
             ("anchors", 0, 1_000_000),
+            ("context_demonstrations", 0, 1_000_000),
             ("seed", 0, 2**63 - 1),
             ("kv_budget_tokens", 1, 10**12),
             ("batch_tokens", 1, 10**12),

@@ -16,7 +16,7 @@ from icm_fast.types import BoolArray, Dataset, FloatArray, IntArray, ScoreArray
 
 if TYPE_CHECKING:
     from icm_fast.model import ModelSpec
-    from icm_fast.scorers import PlannedScorer
+    from icm_fast.scorers import BoundedScorer, PlannedScorer
 
 
 @dataclass(frozen=True)
@@ -187,7 +187,11 @@ def plan_leave_one_out(
 ) -> LeaveOneOutPlan:
     """Return the plan that :func:`leave_one_out` would run (see its arguments)."""
     config = SearchConfig(seed=seed, anchors=0) if config is None else config
-    return _open_scorer(dataset, model, config).plan(check_labels(labels, dataset))
+    scorer = _open_scorer(dataset, model, config)
+    if not hasattr(scorer, "plan"):
+        raise InputError("there is no single plan with context_demonstrations; set it to 0")
+    plan: LeaveOneOutPlan = scorer.plan(check_labels(labels, dataset))
+    return plan
 
 
 def leave_one_out(
@@ -221,7 +225,9 @@ def leave_one_out(
     return _open_scorer(dataset, model, config).score(check_labels(labels, dataset)).scores
 
 
-def _open_scorer(dataset: Dataset, model: ModelSpec, config: SearchConfig) -> PlannedScorer:
+def _open_scorer(
+    dataset: Dataset, model: ModelSpec, config: SearchConfig
+) -> PlannedScorer | BoundedScorer:
     from icm_fast.model import load_model
     from icm_fast.scorers import make_scorer
 

@@ -4,8 +4,8 @@ With ``sequential_test`` = delta > 0 the examples of a candidate are scored sub-
 a random order. After each, the utility of the whole is estimated from those that are scored, and
 the candidate is rejected once an upper confidence limit lies below its threshold. Accepted
 candidates are always scored whole, so accepted states and their utilities stay exact; what may be
-wrong is a rejection, with a probability of about delta under the usual assumptions on means of samples
-(compare the sequential tests of Korattikara, Chen and Welling, arXiv 1304.5299).
+wrong is a rejection, with a probability of about delta under the usual assumptions on means of
+samples (compare the sequential tests of Korattikara, Chen and Welling, arXiv 1304.5299).
 """
 
 from __future__ import annotations

@@ -14,12 +14,14 @@ from icm_fast.model.support import (
 )
 from icm_fast.prompts import TokenizedDataset, tokenize_dataset
 from icm_fast.scorers.appending import AppendingScorer
+from icm_fast.scorers.bounded import BoundedScorer, longest_bounded_context
 from icm_fast.scorers.local import NaiveScorer, TreeScorer
 from icm_fast.scorers.protocol import PlannedScorer, Scored, Scorer
 from icm_fast.types import Dataset
 
 __all__ = [
     "AppendingScorer",
+    "BoundedScorer",
     "NaiveScorer",
     "PlannedScorer",
     "Scored",
@@ -29,7 +31,9 @@ __all__ = [
 ]
 
 
-def make_scorer(loaded: LoadedModel, dataset: Dataset, config: SearchConfig) -> PlannedScorer:
+def make_scorer(
+    loaded: LoadedModel, dataset: Dataset, config: SearchConfig
+) -> PlannedScorer | BoundedScorer:
     """Tokenize the data set, check that it fits the model, and return the scorer.
 
     Raises:
@@ -37,8 +41,14 @@ def make_scorer(loaded: LoadedModel, dataset: Dataset, config: SearchConfig) -> 
             length, or the model can't run with shared prefixes (at this length).
     """
     pieces = tokenize_dataset(dataset, loaded.tokenizer)
-    check_context(pieces, config.context_limit or loaded.max_context)
+    limit = config.context_limit or loaded.max_context
     require_known_head(loaded)
+    if 0 < config.context_demonstrations < len(pieces) - 1:
+        require_tree_support(loaded)
+        bounded = BoundedScorer(loaded, pieces, config)
+        check_bounded_context(longest_bounded_context(pieces, bounded.blocks), limit)
+        return bounded
+    check_context(pieces, limit)
     if config.scorer == "naive":
         return NaiveScorer(loaded, pieces, config)
     require_tree_support(loaded)
@@ -47,6 +57,15 @@ def make_scorer(loaded: LoadedModel, dataset: Dataset, config: SearchConfig) -> 
     if config.context_order == "append":
         return AppendingScorer(loaded, pieces, config)
     return TreeScorer(loaded, pieces, config)
+
+
+def check_bounded_context(needed: int, limit: int) -> None:
+    """Raise InputError if bounded contexts exceed ``limit`` tokens."""
+    if needed > limit:
+        raise InputError(
+            f"these demonstrations need contexts of up to {needed} tokens, but the model takes "
+            f"{limit}; pass a smaller context_demonstrations"
+        )
 
 
 def longest_context(pieces: TokenizedDataset, n: int) -> int:
@@ -72,5 +91,6 @@ def check_context(pieces: TokenizedDataset, limit: int) -> None:
         )
     raise InputError(
         f"{n} examples need contexts of {needed} tokens, but the model takes {limit}; the largest "
-        f"n that fits is {fitting}: pass limit={fitting} (--limit {fitting}) or shorter prompts"
+        f"n that fits is {fitting}: pass limit={fitting} (--limit {fitting}), shorter prompts, or "
+        f"context_demonstrations={max(1, fitting // 2)} (an approximation)"
     )

@@ -42,6 +42,11 @@ class _LocalScorer:
         tail = (self._tree.tail_tokens, self._tree.tail_parents)
         return plan_pieces(self._pieces, labels, tail, self._config, queries, stages, growing)
 
+    @property
+    def n_labels(self) -> int:
+        """Labels in the label space."""
+        return len(self._tree.steps)
+
     def _no_scores(self) -> ScoreArray:
         return np.full((len(self._pieces), len(self._tree.steps)), np.nan, np.float32)
 
