@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+import icm_fast
 from icm_fast.config import SearchConfig
 from icm_fast.errors import InputError
 from icm_fast.reference import reference_leave_one_out
@@ -198,3 +199,47 @@ def test_appending_needs_the_tree():
         SearchConfig(context_order="append", scorer="naive")
     with pytest.raises(InputError, match="anchors"):
         SearchConfig(context_order="append", anchors=1)
+
+
+# ---- Whole searches ----
+
+
+def search(dataset, loaded, folder, **settings):
+    config = SearchConfig(
+        preset="paper", context_order="append", n_initial=2, max_iterations=60, seed=4, **settings
+    )
+    return icm_fast.search(dataset, model=loaded, config=config, output_dir=folder)
+
+
+def test_the_result_has_the_scores_of_its_labels_alone(tmp_path):
+    dataset, loaded = reviews(MULTI), tiny_loaded("llama", bos=True)
+    result = search(dataset, loaded, tmp_path)
+    config = SearchConfig(seed=4)
+    canonical = make_scorer(loaded, dataset, config).score(result.labels)
+    assert np.array_equal(result.scores, canonical.scores)
+    again = search(dataset, loaded, tmp_path)
+    assert np.array_equal(again.scores, result.scores)
+    assert (again.utility, again.n_tokens_forwarded) == (result.utility, result.n_tokens_forwarded)
+
+
+def test_a_search_with_growing_contexts_resumes_to_the_same_decisions(tmp_path, monkeypatch):
+    dataset, loaded = reviews(SINGLE), tiny_loaded("llama", dtype=torch.bfloat16)
+    search(dataset, loaded, tmp_path / "whole")
+    plain = AppendingScorer.score_rows
+    calls = []
+
+    def counted(self, *args, **kwargs):
+        calls.append(1)
+        if len(calls) == stop:
+            raise KeyboardInterrupt
+        return plain(self, *args, **kwargs)
+
+    monkeypatch.setattr(AppendingScorer, "score_rows", counted)
+    for stop in (2, 4, 7):
+        calls.clear()
+        folder = tmp_path / str(stop)
+        with pytest.raises(KeyboardInterrupt):
+            search(dataset, loaded, folder)
+        search(dataset, loaded, folder)
+        for name in ("labels.jsonl", "events.jsonl"):
+            assert (folder / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
