@@ -66,6 +66,9 @@ py::dict to_dict(const engine::Event& event) {
     if (event.abandoned) {
         content["abandoned"] = true;
     }
+    if (event.screened) {
+        content["screened"] = true;
+    }
     if (event.move == engine::Move::kDone) {
         content["reason"] = event.reason;
     }
@@ -164,6 +167,7 @@ engine::SearchSettings take_settings(Keywords& keywords) {
         .restarts = keywords.take<std::int64_t>("restarts"),
         .kick = keywords.take<double>("kick"),
         .lazy_queries = keywords.take<bool>("lazy_queries"),
+        .delayed_acceptance = keywords.take<bool>("delayed_acceptance"),
         .max_iterations = keywords.take<std::int64_t>("max_iterations"),
         .max_evaluations = keywords.take<std::int64_t>("max_evaluations"),
         .return_best = keywords.take<bool>("return_best"),
@@ -320,6 +324,7 @@ void bind_ask(py::module_& module) {
         .def_property_readonly("labels", [](const engine::Ask& a) { return to_array(a.labels); })
         .def_property_readonly("rows", [](const engine::Ask& a) { return to_array(a.rows); })
         .def_readonly("is_lookup", &engine::Ask::is_lookup)
+        .def_readonly("is_surrogate", &engine::Ask::is_surrogate)
         .def_readonly("threshold", &engine::Ask::threshold);
 }
 

@@ -126,6 +126,11 @@ void Annealer::tell(std::span<const float> scores, Missing missing) {
         ++n_asks_;
     } else if (pending_->is_lookup) {
         tell_lookup(scores);
+    } else if (pending_->is_surrogate) {
+        check(covers(scores, index(graph_.n_labels()), pending_->rows), "scores must be finite");
+        const double value = utility(settings_.objective, settings_.alpha, graph_,
+                                     pending_->labels, {scores, index(graph_.n_labels())});
+        surrogates_.emplace(std::move(pending_->labels), value);
     } else {
         Evaluation evaluation = evaluate(scores, missing);
         known_.emplace(std::move(pending_->labels), std::move(evaluation));
@@ -176,7 +181,7 @@ Annealer::Evaluation Annealer::evaluate(std::span<const float> scores, Missing m
 }
 
 bool Annealer::may_reject() const {
-    return pending_ && !pending_->is_lookup && std::isfinite(pending_->threshold) &&
+    return pending_ && !pending_->is_lookup && !pending_->is_surrogate && std::isfinite(pending_->threshold) &&
            has_bound(settings_.objective);
 }
 
@@ -317,28 +322,40 @@ std::vector<Labels> Annealer::fix_options(std::int32_t pair) const {
 // ---- Decisions ----------------------------------------------------------------------------------
 
 void Annealer::decide() {
+    if (needs_screen() && !screen()) {
+        return;
+    }
     const double threshold = draw_threshold();
     const Evaluation* evaluation = known_or_ask(proposal_.labels, threshold);
     if (evaluation == nullptr) {
         return;
     }
+    Event event = event_of(evaluation->utility, threshold);
+    event.accepted = evaluation->is_whole && evaluation->utility >= threshold;
+    event.abandoned = !evaluation->is_whole;
+    if (event.accepted && !event.changes.empty()) {
+        adopt(proposal_.labels, *evaluation);
+    } else {
+        remember_rejection();
+    }
+    log_decision(std::move(event));
+}
+
+Event Annealer::event_of(double candidate, double threshold) {
     Event event;
     event.iteration = iteration_;
     event.move = proposal_.move;
     event.temperature = temperature();
     event.changes = changes_between(state_.labels, proposal_.labels);
     event.utility_before = state_.utility;
-    event.utility_candidate = evaluation->utility;
+    event.utility_candidate = candidate;
     event.threshold = threshold;
-    event.accepted = evaluation->is_whole && evaluation->utility >= threshold;
     event.forced = is_forced(proposal_.move);
-    event.abandoned = !evaluation->is_whole;
     event.null_draws = std::exchange(null_draws_, 0);
-    if (event.accepted && !event.changes.empty()) {
-        adopt(proposal_.labels, *evaluation);
-    } else {
-        remember_rejection();
-    }
+    return event;
+}
+
+void Annealer::log_decision(Event event) {
     event.utility_after = state_.utility;
     event.n_labelled = state_.n_labelled;
     event.n_violations = n_violations_;
@@ -347,7 +364,45 @@ void Annealer::decide() {
     phase_ = Phase::kPropose;
 }
 
-// log(u) <= 0, so the threshold never exceeds U, and a rise of U always passes it.
+// A candidate that is known already, or taken anyhow, is not screened.
+bool Annealer::needs_screen() const {
+    return settings_.delayed_acceptance && !proposal_.passed_screen &&
+           proposal_.move != Move::kInit && !is_forced(proposal_.move) &&
+           !known_.contains(proposal_.labels);
+}
+
+bool Annealer::screen() {
+    const double* before = surrogate_or_ask(state_.labels);
+    const double* after = before == nullptr ? nullptr : surrogate_or_ask(proposal_.labels);
+    if (after == nullptr) {
+        return false;
+    }
+    const double u = rng_.uniform(Purpose::kScreen, step(), 0);
+    const double limit = u == 0.0 ? kExact : *before + std::min(0.0, temperature() * std::log(u));
+    proposal_.passed_screen = true;
+    proposal_.promised = *after - *before;
+    if (*after >= limit) {
+        return true;
+    }
+    Event event = event_of(*after, limit);
+    event.screened = true;
+    remember_rejection();
+    log_decision(std::move(event));
+    return false;
+}
+
+const double* Annealer::surrogate_or_ask(const Labels& labels) {
+    const auto found = surrogates_.find(labels);
+    if (found != surrogates_.end()) {
+        return &found->second;
+    }
+    pending_ = Ask{labels, kExact, std::vector<bool>(labels.size(), true)};
+    pending_->is_surrogate = true;
+    return nullptr;
+}
+
+// log(u) <= 0, so the threshold never exceeds U, and a rise of U always passes it; after a screening
+// it has to rise by more than was promised there.
 double Annealer::draw_threshold() const {
     if (proposal_.move == Move::kInit || is_forced(proposal_.move)) {
         return kExact;
@@ -356,7 +411,8 @@ double Annealer::draw_threshold() const {
     if (u == 0.0) {
         return kExact;
     }
-    return std::min(state_.utility, state_.utility + temperature() * std::log(u));
+    const double asked = std::min(state_.utility, state_.utility + temperature() * std::log(u));
+    return asked + proposal_.promised;
 }
 
 void Annealer::adopt(const Labels& labels, const Evaluation& evaluation) {

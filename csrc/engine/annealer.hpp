@@ -48,6 +48,10 @@ struct SearchSettings {
     // Whether unlabelled examples are scored only when a step draws them, where nothing else needs
     // their scores.
     bool lazy_queries = true;
+    // Whether surrogate scores decide first: a candidate that they reject is not scored, and for one
+    // that they accept the exact test asks for what they promised on top, so that both together
+    // leave the law that the exact test has (Christen and Fox, J. Comput. Graph. Stat. 2005).
+    bool delayed_acceptance = false;
     std::int64_t max_iterations = 1000;
     std::int64_t max_evaluations = 0;  // 0: no bound
     bool return_best = false;
@@ -76,6 +80,7 @@ struct Ask {
     std::vector<bool> rows;  // [n_examples]: the examples whose scores are needed
     // Only the scores are wanted, of a labelling whose utility is known.
     bool is_lookup = false;
+    bool is_surrogate = false;  // surrogate scores are wanted, of all rows
 };
 
 // One step of the search. Utilities in the units of alpha P(D); threshold -inf: accepted anyhow.
@@ -93,6 +98,8 @@ struct Event {
     // Rejected before all labelled examples were scored: `utility_candidate` is then an upper bound
     // or, for an approximate test, an estimate.
     bool abandoned = false;
+    // Rejected by surrogate scores, to which `utility_candidate` and `threshold` then belong.
+    bool screened = false;
     std::int64_t n_labelled = 0;    // after the decision
     std::int64_t n_violations = 0;  // after the decision
     std::int64_t n_asks = 0;        // answered so far
@@ -174,6 +181,8 @@ class Annealer {
         Labels labels = {};
         Examples examples = {};  // of a single or group move
         std::uint32_t fix_round = 0;
+        bool passed_screen = false;
+        double promised = 0.0;  // by how much U rises as far as surrogate scores tell
     };
 
     // What was tried in vain since the state last changed.
@@ -218,6 +227,12 @@ class Annealer {
     [[nodiscard]] std::optional<Labels> best_fix(std::int32_t pair);
     [[nodiscard]] std::vector<Labels> fix_options(std::int32_t pair) const;
     void decide();
+    // Whether the exact test is due; else surrogate scores are asked for, or have rejected.
+    bool screen();
+    [[nodiscard]] bool needs_screen() const;
+    const double* surrogate_or_ask(const Labels& labels);
+    [[nodiscard]] Event event_of(double candidate, double threshold);
+    void log_decision(Event event);
     [[nodiscard]] double draw_threshold() const;
     void adopt(const Labels& labels, const Evaluation& evaluation);
     void remember_rejection();
@@ -251,6 +266,7 @@ class Annealer {
     Phase phase_ = Phase::kFix;
     Proposal proposal_;
     std::map<Labels, Evaluation> known_;  // within the current move
+    std::map<Labels, double> surrogates_;  // utilities by surrogate scores
     std::optional<Ask> pending_;
     std::vector<Event> events_;
     std::string reason_;

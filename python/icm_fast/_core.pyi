@@ -326,6 +326,7 @@ class CpuDecoder:
         range_begin: npt.NDArray[np.int64],
         range_end: npt.NDArray[np.int64],
         wanted: npt.NDArray[np.bool_],
+        rotary_start: npt.NDArray[np.int64] | None = None,
     ) -> npt.NDArray[np.float32]:
         """Run a batch of segments; their keys and values stay in the pool.
 
@@ -338,6 +339,8 @@ class CpuDecoder:
             range_begin: ``[n_ranges]`` first slots of the segments' ancestors, root first.
             range_end: ``[n_ranges]`` one past their last slots.
             wanted: ``[n_segments]`` segments whose last hidden state is returned.
+            rotary_start: ``[n_segments]`` position of each segment's first token as far as rotation
+                goes; by default the number of tokens before it.
 
         Returns:
             ``[wanted.sum(), hidden]``: last hidden states before the final norm.
@@ -441,6 +444,10 @@ class Ask:
         """Examples ``[n]`` whose scores are needed."""
 
     @property
+    def is_surrogate(self) -> bool:
+        """Whether surrogate scores are wanted, of all rows."""
+
+    @property
     def is_lookup(self) -> bool:
         """Whether the utility is known already and only the rows are wanted."""
 
@@ -477,6 +484,7 @@ class Engine:
         restarts: int,
         kick: float,
         lazy_queries: bool,
+        delayed_acceptance: bool,
         max_iterations: int,
         max_evaluations: int,
         return_best: bool,

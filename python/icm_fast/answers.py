@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from icm_fast.config import SearchConfig
+from icm_fast.evaluation_log import Evaluation
 from icm_fast.lazy_scorer import LazyScorer
 from icm_fast.run_store import MemoryStore, scored_rows
 from icm_fast.sequential_test import SequentialTest
@@ -21,6 +23,8 @@ def answer(
     Only rows that the ask needs and that are not known are scored; scoring stops once what is known
     suffices to reject the candidate.
     """
+    if ask.is_surrogate:
+        return store.beside(ask.labels, _checked(store, scorer, scorer.surrogate)).scores, False
     test = SequentialTest.of(engine, ask, config)
 
     def rejects(scores: ScoreArray) -> bool:
@@ -47,6 +51,18 @@ def answer(
     scores = evaluation.scores
     whole = scored_rows(scores)[ask.labels != UNLABELLED].all()
     return scores, bool(not whole and test is not None and not engine.rejects(scores))
+
+
+def _checked(
+    store: MemoryStore, scorer: LazyScorer, score: Callable[[IntArray], Evaluation]
+) -> Callable[[IntArray], Evaluation]:
+    """``score`` after a look at whether the model is that of the run."""
+
+    def checked(labels: IntArray) -> Evaluation:
+        store.check_model(scorer.identity())
+        return score(labels)
+
+    return checked
 
 
 def _with_known(store: MemoryStore, labels: IntArray, rejects: Any) -> Any:

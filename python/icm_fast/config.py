@@ -124,6 +124,10 @@ class SearchConfig:
             and the final labels are scored again under ``tree``. Only with the ``tree`` scorer.
         context_demonstrations: An approximation for data sets beyond the context window: each
             context holds at most so many other labelled examples (scorers/bounded.py). 0: all.
+        delayed_acceptance: Screen each candidate by surrogate scores from demonstrations that were
+            encoded apart (scorers/independent.py), and score only those that pass; the exact test
+            then asks for a rise beyond the promised one. An approximation of the search: what is
+            accepted is exact, but other candidates are.
         normalize: Log-softmax over the ``labels`` or over the ``vocabulary``.
         seed: Seed of every draw and of the context orders.
         scorer: ``tree`` (shared prefixes) or ``naive`` (one prompt per example).
@@ -160,6 +164,7 @@ class SearchConfig:
     lazy_queries: bool = True
     early_rejection: bool = True
     sequential_test: float = 0.0
+    delayed_acceptance: bool = False
     max_iterations: int | None = None
     max_evaluations: int = 0
     max_tokens: int = 0
@@ -200,7 +205,7 @@ class SearchConfig:
             value = getattr(self, name)
             if value not in known:
                 raise InputError(f"unknown {name} {value!r}{suggest(str(value), known)}")
-        for name in ("int8", "lazy_queries", "early_rejection"):
+        for name in ("int8", "lazy_queries", "early_rejection", "delayed_acceptance"):
             if not isinstance(getattr(self, name), bool):
                 raise InputError(f"{name} must be true or false, got {getattr(self, name)!r}")
         if self.int8 and self.scorer != "tree":

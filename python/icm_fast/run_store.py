@@ -69,7 +69,7 @@ class MemoryStore:
         for evaluation in evaluations:
             key = labels_key(evaluation.labels)
             self._recorded.setdefault(key, deque()).append(evaluation)
-        self._final: Evaluation | None = None
+        self._tokens_beside = 0
         self.n_resumed = len(self._recorded)
         self.n_scored_now = 0
 
@@ -92,8 +92,7 @@ class MemoryStore:
     @property
     def n_tokens(self) -> int:
         """Tokens forwarded for them, in earlier parts of a resumed run too."""
-        final = 0 if self._final is None else self._final.n_tokens
-        return final + sum(evaluation.n_tokens for evaluation in self._known.values())
+        return self._tokens_beside + sum(e.n_tokens for e in self._known.values())
 
     def asked(self) -> Iterable[Evaluation]:
         """The distinct labellings that this search asked for, in the order of their scoring."""
@@ -125,20 +124,22 @@ class MemoryStore:
         self._learn(evaluation)
         self.n_scored_now += 1
 
-    def final(self, labels: IntArray, score: Callable[[IntArray], Evaluation]) -> Evaluation:
-        """Scores of the result under other contexts than the search's: from the store, or new.
+    def beside(self, labels: IntArray, score: Callable[[IntArray], Evaluation]) -> Evaluation:
+        """Scores of another kind for a labelling: from the store, or new.
 
-        To be called once, after the last :meth:`lookup`: the record that then comes next for these
-        labels is the one that an earlier process made here.
+        They are kept like all others, but :meth:`lookup` does not find them. A search asks in the
+        same order every time, so the record that comes next for these labels is the one that an
+        earlier process made at this point.
         """
         recorded = self._recorded.get(labels_key(labels))
         if recorded:
-            self._final = recorded.popleft()
+            evaluation = recorded.popleft()
         else:
-            self._final = score(labels)
-            self._keep(self._final)
+            evaluation = score(labels)
+            self._keep(evaluation)
             self.n_scored_now += 1
-        return self._final
+        self._tokens_beside += evaluation.n_tokens
+        return evaluation
 
     def _keep(self, evaluation: Evaluation) -> None:
         """Make a record durable, where there is a place for it."""

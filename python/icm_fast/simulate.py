@@ -8,6 +8,7 @@ evaluations, where it stops), never how well a language model knows a task.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,6 +54,7 @@ def synthetic_task(
     n_labels: int = 2,
     signal: float = 1.0,
     group_size: int = 1,
+    shares: Sequence[float] | None = None,
     seed: int = 0,
 ) -> SyntheticTask:
     """Draw a task.
@@ -64,11 +66,19 @@ def synthetic_task(
             labels the share of examples whose evidence is right is Phi(signal / sqrt 2).
         group_size: Consecutive examples of which exactly one has the last label (no two may have
             it); 1 for no constraints.
+        shares: Probability of each true label, equal ones by default; not with ``group_size``.
         seed: Seed of truth and evidence.
 
     Raises:
-        InputError: A size below its least value.
+        InputError: A size below its least value, or shares that are no probabilities.
     """
+    if shares is not None:
+        fits = len(shares) == n_labels and min(shares) > 0 and abs(sum(shares) - 1) < 1e-9
+        if not fits or group_size > 1:
+            raise InputError(
+                f"shares = {list(shares)} must be {n_labels} probabilities above 0 that add up to "
+                "1, and group_size must then be 1"
+            )
     for name, value, least in (
         ("n", n, 1),
         ("n_labels", n_labels, 2),
@@ -77,7 +87,7 @@ def synthetic_task(
         if value < least:
             raise InputError(f"{name} = {value} is too small; pass {least} or more")
     rng = np.random.default_rng([seed, n, n_labels, group_size])
-    truth = rng.integers(0, n_labels, n)
+    truth = rng.integers(0, n_labels, n) if shares is None else rng.choice(n_labels, n, p=shares)
     if group_size > 1:
         groups = np.arange(n) // group_size
         chosen = rng.integers(0, group_size, groups[-1] + 1)

@@ -178,11 +178,19 @@ def test_a_search_is_the_sum_of_its_evaluations():
         evaluations=np.array([0, 0, 1, 0, 2]),
         asks=np.array([0, 0, 1, 0, 3]),
         null_draws=np.array([0, 0, 0, 0, 7]),
+        lookups=np.array([0, 0, 1, 0, 0]),
+        extra_rows=np.array([0, 0, 2, 0, 0]),
     )
     cost = search_cost(counts, SIZES)
-    two, four = tree_tokens(2, 4, SIZES), tree_tokens(4, 4, SIZES)
-    assert cost.ours == two + 2 * four
+    one_row, two, four = (tree_tokens(k, n, SIZES) for k, n in ((2, 3), (2, 4), (4, 4)))
+    # One unlabelled example is scored with the labelling, the other one later.
+    later = SIZES.root + 2 * SIZES.demonstration + SIZES.query
+    assert cost.ours == one_row + later + 2 * four
+    assert cost.ours_all_rows == two + 2 * four
     assert cost.ours_every_step == two + 10 * four
+    both = SIZES.demonstration + SIZES.query
+    looks = 3 * SIZES.demonstration + 2 * SIZES.query
+    assert cost.ours_appending == 2 * both + 2 * 4 * both + looks
     assert (cost.n_evaluations, cost.n_steps) == (3, 11)
     assert cost.natural_whole == sum(
         steps * (natural_tokens(k, SIZES, cached=False) + proposal_tokens(k, SIZES, cached=False))

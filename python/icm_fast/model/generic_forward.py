@@ -44,7 +44,8 @@ class GenericForward:
             end = int(ends[k])
             ranges = batch.ranges[k]
             works.append(SegmentWork(end - int(length), end, ranges, int(own), int(start)))
-            positions.append(np.arange(start, start + length))
+            first = start if batch.rotary_start is None else batch.rotary_start[k]
+            positions.append(np.arange(first, first + length))
             slots.append(np.arange(own, own + length))
         tree_batch = TreeBatch(
             self._store,

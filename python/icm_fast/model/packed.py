@@ -24,6 +24,8 @@ class PackedBatch:
         ranges: Per segment the pool ranges ``(begin, end)`` of its ancestors, root first; their
             lengths sum to ``start``.
         wanted: ``[n_segments]`` bool, segments whose last hidden state is returned.
+        rotary_start: ``[n_segments]`` int64, position of each segment's first token as far as
+            rotary embeddings go; ``start`` by default.
     """
 
     token_ids: IntArray64
@@ -32,6 +34,7 @@ class PackedBatch:
     own: IntArray64
     ranges: tuple[tuple[tuple[int, int], ...], ...]
     wanted: npt.NDArray[np.bool_]
+    rotary_start: IntArray64 | None = None
 
 
 class Forward(Protocol):
