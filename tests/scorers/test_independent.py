@@ -104,23 +104,27 @@ def test_labels_of_several_tokens(kind, generic):
 
 
 def test_a_search_screens_and_resumes(tmp_path):
-    dataset = reviews(SINGLE)
-    config = SearchConfig(
-        preset="paper",
-        delayed_acceptance=True,
-        n_initial=2,
-        initial_temperature=0.1,
-        max_iterations=60,
-        seed=2,
-    )
-    loaded = tiny_loaded("llama")
-    result = icm_fast.search(dataset, model=loaded, config=config, output_dir=tmp_path / "a")
-    events = [json.loads(x) for x in (tmp_path / "a" / "events.jsonl").read_text().splitlines()]
-    assert any(event.get("screened") for event in events)
-    assert not any(event.get("screened") and event["accepted"] for event in events)
-    again = icm_fast.search(dataset, model=loaded, config=config, output_dir=tmp_path / "a")
-    assert again.n_tokens_forwarded == result.n_tokens_forwarded
-    assert np.array_equal(again.scores, result.scores)
+    dataset, loaded = reviews(SINGLE), tiny_loaded("llama")
+    n_screened = 0
+    for seed in range(6):
+        folder = tmp_path / str(seed)
+        config = SearchConfig(
+            preset="paper",
+            delayed_acceptance=True,
+            n_initial=3,
+            initial_temperature=0.01,
+            max_iterations=60,
+            seed=seed,
+        )
+        result = icm_fast.search(dataset, model=loaded, config=config, output_dir=folder)
+        events = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
+        screened = [event for event in events if event.get("screened")]
+        assert not any(event["accepted"] for event in screened)
+        n_screened += len(screened)
+        again = icm_fast.search(dataset, model=loaded, config=config, output_dir=folder)
+        assert again.n_tokens_forwarded == result.n_tokens_forwarded
+        assert np.array_equal(again.scores, result.scores)
+    assert n_screened > 0
 
 
 def test_a_scorer_of_the_callers_needs_a_surrogate_too():
