@@ -156,6 +156,7 @@ engine::SearchSettings take_settings(Keywords& keywords) {
                      parse_clock(keywords.take<std::string>("cooling_clock"))},
         .start_zero_shot = parse_start(keywords.take<std::string>("start")),
         .n_initial = keywords.take<std::int64_t>("n_initial"),
+        .label_shares = keywords.take<std::vector<double>>("label_shares"),
         .prior_weight = keywords.take<double>("prior_weight"),
         .fix_rounds = keywords.take<std::int64_t>("fix_rounds"),
         .fix_both_false = keywords.take<bool>("fix_both_false"),

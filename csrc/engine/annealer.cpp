@@ -54,6 +54,8 @@ void check(const SearchSettings& s) {
           "max_iterations and max_evaluations must be at least 0");
     check(s.single || s.group || s.sweep || s.grow,
           "moves is empty; name single, group, sweep or grow");
+    check(std::ranges::all_of(s.label_shares, [](double share) { return share > 0 && share <= 1; }),
+          "label_shares must lie in (0, 1]");
     check(s.restarts >= 0, "restarts must be at least 0");
     check(s.kick > 0 && s.kick <= 1, "kick must lie in (0, 1]");
 }
@@ -83,8 +85,11 @@ const char* move_name(Move move) {
 }
 
 Annealer::Annealer(ConstraintGraph graph, SearchSettings settings)
-    : graph_(std::move(graph)), settings_(settings), rng_(settings.seed) {
+    : graph_(std::move(graph)), settings_(std::move(settings)), rng_(settings_.seed) {
     check(settings_);
+    check(settings_.label_shares.empty() ||
+              std::ssize(settings_.label_shares) == graph_.n_labels(),
+          "label_shares must have one number per label");
     const auto n = index(graph_.n_examples());
     const Evaluation nothing{std::vector<float>(n * index(graph_.n_labels()), 0.0F), 0.0};
     set_state(Labels(n, kUnlabelled), nothing);
@@ -104,7 +109,8 @@ Annealer::Annealer(ConstraintGraph graph, SearchSettings settings)
 void Annealer::tell_prior(std::span<const float> scores) {
     check(covers(scores, index(graph_.n_labels()), pending_->rows), "scores must be finite");
     prior_ =
-        adjusted_scores(settings_.objective, state_.labels, {scores, index(graph_.n_labels())});
+        adjusted_scores(settings_.objective, state_.labels, {scores, index(graph_.n_labels())},
+                        settings_.label_shares);
     if (settings_.start_zero_shot) {
         Examples everyone(state_.labels.size());
         std::iota(everyone.begin(), everyone.end(), 0);
@@ -477,7 +483,7 @@ void Annealer::stop_for_budget() {
 void Annealer::set_state(const Labels& labels, const Evaluation& evaluation) {
     state_ = {labels, evaluation.scores, evaluation.utility, count_labelled(labels)};
     adjusted_ = adjusted_scores(settings_.objective, state_.labels,
-                                {state_.scores, index(graph_.n_labels())});
+                                {state_.scores, index(graph_.n_labels())}, settings_.label_shares);
     for (std::size_t k = 0; k < prior_.size(); ++k) {
         adjusted_[k] += settings_.prior_weight * prior_[k];
     }

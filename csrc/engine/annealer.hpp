@@ -29,6 +29,9 @@ struct SearchSettings {
     // of `n_initial` random ones.
     bool start_zero_shot = false;
     std::int64_t n_initial = 8;
+    // Expected share of each label, where it is known: proposals of the calibrated objective then
+    // aim at these shares instead of equal ones. Empty, or one number above 0 per label.
+    std::vector<double> label_shares = {};
     // Weight in proposals of the scores under no demonstrations, beside those of the current state.
     double prior_weight = 0.0;
     std::int64_t fix_rounds = 10;

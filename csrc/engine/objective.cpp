@@ -126,7 +126,7 @@ double partial_utility(Objective objective, double alpha, const ConstraintGraph&
 }
 
 std::vector<double> adjusted_scores(Objective objective, std::span<const std::int32_t> labels,
-                                    ScoreView scores) {
+                                    ScoreView scores, std::span<const double> shares) {
     std::vector<double> adjusted(scores.values.begin(), scores.values.end());
     if (objective == Objective::kCalibrated) {
         const std::vector<double> labelled = log_marginal(labels, scores, Marginal::kLabelled);
@@ -134,6 +134,7 @@ std::vector<double> adjusted_scores(Objective objective, std::span<const std::in
         for (std::size_t k = 0; k < adjusted.size(); ++k) {
             const bool has_label = labels[k / scores.n_labels] != kUnlabelled;
             adjusted[k] -= (has_label ? labelled : all)[k % scores.n_labels];
+            if (!shares.empty()) adjusted[k] += std::log(shares[k % scores.n_labels]);
         }
     }
     return adjusted;

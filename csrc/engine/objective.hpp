@@ -62,12 +62,14 @@ enum class Marginal { kLabelled, kAll };
                                                ScoreView scores, Marginal over);
 
 // Scores a [n_examples * n_labels] whose argmax is an example's proposal: log p - log q for the
-// calibrated objective, else log p. Unlabelled examples all follow one context, whose lean their
+// calibrated objective (plus the log of an expected label share, where shares are given), else
+// log p. Unlabelled examples all follow one context, whose lean their
 // own predictions show best: their q averages over all examples, that of labelled ones is the
 // objective's.
 [[nodiscard]] std::vector<double> adjusted_scores(Objective objective,
                                                   std::span<const std::int32_t> labels,
-                                                  ScoreView scores);
+                                                  ScoreView scores,
+                                                  std::span<const double> shares = {});
 
 // Index of the first largest entry.
 [[nodiscard]] std::int32_t argmax(std::span<const double> row);

@@ -473,6 +473,7 @@ class Engine:
         cooling_clock: str,
         start: str,
         n_initial: int,
+        label_shares: list[float],
         prior_weight: float,
         fix_rounds: int,
         fix_both_false: bool,

@@ -86,6 +86,9 @@ class SearchConfig:
         start: Labels before the first move: ``random`` (n_initial of them, balanced) or
             ``zero-shot`` (every example's best label without any demonstration, calibrated).
         n_initial: K, examples with balanced random labels at a random start.
+        label_shares: Expected share of each label, in the order of the label space, where it is
+            known roughly. The calibrated objective cannot tell a model's preference for a label
+            from a label that is frequent, and its proposals aim at equal shares without this.
         prior_weight: Weight, in proposals alone, of the calibrated zero-shot log-probabilities
             beside the leave-one-out ones. The label words then keep their meaning: without it a
             small model climbs to labellings that predict each other better than true ones do.
@@ -150,6 +153,7 @@ class SearchConfig:
     cooling_clock: str | None = None
     start: str | None = None
     n_initial: int = 8
+    label_shares: tuple[float, ...] = ()
     prior_weight: float | None = None
     fix_rounds: int = 10
     fix_both_false: bool | None = None
@@ -189,6 +193,7 @@ class SearchConfig:
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
         object.__setattr__(self, "moves", tuple(self.moves or ()))
+        object.__setattr__(self, "label_shares", tuple(self.label_shares))
         self._check_choices()
         self._check_ranges()
 
@@ -222,6 +227,11 @@ class SearchConfig:
                 "context_order=append keeps all demonstrations in every context; drop it or "
                 f"context_demonstrations={self.context_demonstrations}"
             )
+        for share in self.label_shares:
+            if not isinstance(share, (int, float)) or not 0 < share <= 1:
+                raise InputError(f"label_shares must lie above 0 and at most at 1, got {share!r}")
+        if self.label_shares and abs(sum(self.label_shares) - 1) > 0.01:
+            raise InputError(f"label_shares add up to {sum(self.label_shares)}; they must give 1")
         if not self.moves:
             raise InputError(f"moves is empty; name at least one of {', '.join(MOVES)}")
         for move in self.moves:
@@ -266,6 +276,7 @@ class SearchConfig:
         """Return the resolved settings as plain YAML types."""
         content = dataclasses.asdict(self)
         content["moves"] = list(self.moves or ())
+        content["label_shares"] = list(self.label_shares)
         return content
 
     @classmethod

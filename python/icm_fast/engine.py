@@ -6,6 +6,7 @@ from typing import Any
 
 from icm_fast import _core
 from icm_fast.config import SearchConfig
+from icm_fast.errors import InputError
 from icm_fast.types import Dataset
 
 ENGINE_SETTINGS = (
@@ -17,6 +18,7 @@ ENGINE_SETTINGS = (
     "cooling_clock",
     "start",
     "n_initial",
+    "label_shares",
     "prior_weight",
     "fix_rounds",
     "fix_both_false",
@@ -41,6 +43,7 @@ def engine_settings(config: SearchConfig) -> dict[str, Any]:
     """Return the settings that both the native and the reference engine take by keyword."""
     settings = {name: getattr(config, name) for name in ENGINE_SETTINGS}
     settings["moves"] = list(settings["moves"])
+    settings["label_shares"] = list(settings["label_shares"])
     return settings
 
 
@@ -52,8 +55,15 @@ def make_engine(config: SearchConfig, dataset: Dataset) -> _core.Engine:
         dataset: Examples with constraints; only their number and the constraints are used.
 
     Raises:
+        InputError: If label_shares do not fit the label space.
         ValueError: If the constraints do not fit the data set.
     """
+    n_labels = len(dataset.label_space)
+    if config.label_shares and len(config.label_shares) != n_labels:
+        raise InputError(
+            f"label_shares has {len(config.label_shares)} numbers, but the data set has {n_labels} "
+            f"labels ({', '.join(repr(label) for label in dataset.label_space)}); give one for each"
+        )
     pairs, tables = dataset.constraint_arrays()
     return _core.Engine(
         len(dataset), len(dataset.label_space), pairs, tables, **engine_settings(config)

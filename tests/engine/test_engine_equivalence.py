@@ -59,6 +59,7 @@ def _assert_same_state(native, oracle):
         assert getattr(native, name) == getattr(oracle, name), name
 
 
+SHARES = {2: (0.9, 0.1), 3: (0.2, 0.5, 0.3), 4: (0.1, 0.2, 0.3, 0.4)}
 SCORERS = [noise_scorer, coarse_scorer, coupled_scorer]
 PRESETS = st.sampled_from(PRESET_NAMES)
 MOVES = st.sampled_from(
@@ -100,6 +101,7 @@ def test_random_searches(data, seed, preset, moves):
         fix_accepts_ties=data.draw(st.booleans()),
         growth=data.draw(st.sampled_from([0.0, 0.5, 1.0, 3.0])),
         delayed_acceptance=data.draw(st.booleans()),
+        label_shares=data.draw(st.sampled_from([(), tuple(SHARES[n_labels])])),
         restarts=data.draw(st.sampled_from([0, 0, 1, 3])),
         kick=data.draw(st.sampled_from([0.01, 0.25, 1.0])),
         max_iterations=data.draw(st.integers(0, 60)),

@@ -17,6 +17,7 @@ from icm_fast.search_cost import (
     tree_tokens,
 )
 from icm_fast.simulate import simulate_search, synthetic_task
+from run_fakes import toy_dataset
 
 SIZES = PieceSizes(demonstration=40, query=36, root=1)
 
@@ -206,3 +207,45 @@ def test_a_search_of_256_examples_costs_a_hundredth():
         found = simulate_search(task, SearchConfig(preset="paper", seed=seed))
         cost = search_cost(found, SIZES)
         assert cost.natural_cached > 100 * cost.ours
+
+
+# ---- Any number of classes, any shares ----
+
+
+def agreements(n_labels, shares, given):
+    found = []
+    for seed in range(12):
+        task = synthetic_task(64, n_labels=n_labels, signal=2.0, shares=shares, seed=seed)
+        config = SearchConfig(seed=seed, label_shares=given)
+        found.append(float((simulate_search(task, config).labels == task.truth).mean()))
+    return found
+
+
+@pytest.mark.parametrize("n_labels", [2, 3, 5])
+def test_calibrated_searches_do_not_collapse_with_more_classes(n_labels):
+    for seed in range(12):
+        task = synthetic_task(64, n_labels=n_labels, signal=2.0, seed=seed)
+        result = simulate_search(task, SearchConfig(seed=seed))
+        assert np.bincount(result.labels, minlength=n_labels).max() < 64 * (0.25 + 1 / n_labels)
+        assert result.utility >= result.true_utility - 1e-9
+        paper = simulate_search(task, SearchConfig(preset="paper", seed=seed))
+        # The plain objective does: every label is the same, at the highest utility there is.
+        assert np.bincount(paper.labels).max() > 60
+
+
+@pytest.mark.parametrize(("n_labels", "shares"), [(2, (0.9, 0.1)), (3, (0.7, 0.2, 0.1))])
+def test_known_shares_help_where_labels_are_unbalanced(n_labels, shares):
+    blind, told = agreements(n_labels, shares, ()), agreements(n_labels, shares, shares)
+    assert np.mean(told) > np.mean(blind) + 0.04
+    assert np.mean(told) > 0.85
+
+
+def test_shares_are_checked():
+    with pytest.raises(InputError, match="add up"):
+        SearchConfig(label_shares=(0.5, 0.6))
+    with pytest.raises(InputError, match="above 0"):
+        SearchConfig(label_shares=(1.0, 0.0))
+    with pytest.raises(InputError, match=r"3 numbers.*2 labels"):
+        make_engine(SearchConfig(label_shares=(0.2, 0.3, 0.5)), toy_dataset(4))
+    with pytest.raises(InputError, match="probabilities"):
+        synthetic_task(8, shares=(0.5, 0.6))

@@ -184,7 +184,9 @@ class ReferenceEngine:
         if s.start == "zero-shot" or s.prior_weight > 0:
             table = yield ReferenceAsk(self.labels, -math.inf)
             scores = [[float(x) for x in row] for row in table]
-            self._prior = adjusted_scores(State(self._state.labels, scores, 0.0), s.objective)
+            self._prior = adjusted_scores(
+                State(self._state.labels, scores, 0.0), s.objective, s.label_shares
+            )
             self.n_asks += 1
         if s.start == "zero-shot":
             assert self._prior is not None
@@ -280,7 +282,7 @@ class ReferenceEngine:
 
     def _decide(self, move: Move, candidate: State, threshold: float) -> None:
         before = self._state
-        accepted = candidate.utility > before.utility or candidate.utility >= threshold
+        accepted = candidate.utility >= threshold
         changes = _changes(before.labels, candidate.labels)
         temperature = self.temperature
         if accepted and changes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 
@@ -86,7 +86,7 @@ class Proposals:
         self._state = state
         self._labels = state.labels
         self._visited = visited
-        self._adjusted = adjusted_scores(state, settings.objective)
+        self._adjusted = adjusted_scores(state, settings.objective, settings.label_shares)
         self.tried = Tried()
         if prior is not None:
             self._adjusted = [
@@ -286,9 +286,12 @@ def initial_labels(n_examples: int, n_labels: int, n_initial: int, rng: Referenc
     return tuple(chosen.get(i, UNLABELLED) for i in range(n_examples))
 
 
-def adjusted_scores(state: State, objective: str) -> Scores:
+def adjusted_scores(state: State, objective: str, shares: Sequence[float] = ()) -> Scores:
     """What proposals compare: the scores, calibrated for the calibrated objective."""
-    return _calibrated(state) if objective == "calibrated" else state.scores
+    if objective != "calibrated":
+        return state.scores
+    extra = [math.log(share) for share in shares] or [0.0] * len(state.scores[0])
+    return [[s + e for s, e in zip(row, extra, strict=True)] for row in _calibrated(state)]
 
 
 def _calibrated(state: State) -> list[list[float]]:
