@@ -7,7 +7,7 @@ import pytest
 
 from icm_fast import _core
 from icm_fast.config import PRESETS, SearchConfig
-from icm_fast.engine import engine_settings
+from icm_fast.engine import engine_settings, make_engine
 from icm_fast.errors import InputError
 from icm_fast.search_cost import (
     PieceSizes,
@@ -228,9 +228,6 @@ def test_calibrated_searches_do_not_collapse_with_more_classes(n_labels):
         result = simulate_search(task, SearchConfig(seed=seed))
         assert np.bincount(result.labels, minlength=n_labels).max() < 64 * (0.25 + 1 / n_labels)
         assert result.utility >= result.true_utility - 1e-9
-        paper = simulate_search(task, SearchConfig(preset="paper", seed=seed))
-        # The plain objective does: every label is the same, at the highest utility there is.
-        assert np.bincount(paper.labels).max() > 60
 
 
 @pytest.mark.parametrize(("n_labels", "shares"), [(2, (0.9, 0.1)), (3, (0.7, 0.2, 0.1))])
