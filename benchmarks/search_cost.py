@@ -24,9 +24,11 @@ import torch
 
 import icm_fast
 from icm_fast.answers import answer
+from icm_fast.bench.launch import Launcher
 from icm_fast.bench.peers.prefix import costs
 from icm_fast.bench.peers.protocol import Job
 from icm_fast.bench.peers.transformers_cache import CacheSession
+from icm_fast.bench.random_model import model_folder
 from icm_fast.chains import make_search_engine
 from icm_fast.config import SearchConfig
 from icm_fast.lazy_scorer import LazyModel, LazyScorer
@@ -147,6 +149,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     label_ids = [ids[0] for ids in pieces.labels]
     session = CacheSession(Job([], label_ids, "", "", arguments.threads, []), loaded.model)
     scored = [(labels, times) for labels, times in steps if times and (labels >= 0).any()]
+    costs_of: list[tuple[int, int, Any]] = []
     # A part of their steps, spread over the whole search, is timed.
     chosen = set(np.linspace(0, len(scored) - 1, arguments.their_steps).astype(int).tolist())
     for number, (labels, times) in enumerate(scored):
@@ -155,6 +158,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         theirs["steps"] += times
         theirs["tokens"] += times * tokens
         last = tokens
+        costs_of.append((tokens, times, prompts if number in chosen else None))
         if number in chosen:
             session.reset()
             started = time.perf_counter()
@@ -163,6 +167,9 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
             theirs["measured_steps"] += 1
             theirs["measured_tokens"] += tokens
     whole = theirs["seconds"] * theirs["tokens"] / theirs["measured_tokens"]
+    if arguments.vllm:
+        theirs["vllm"] = vllm_seconds(arguments, loaded.model, label_ids, costs_of)
+        print(f"vLLM: {theirs['vllm']}, {theirs['vllm']['seconds'] / ours['seconds']:.1f}x")
     rest = max(0, arguments.their_iterations - ours["iterations"])
     theirs["rest_steps"], theirs["rest_tokens"] = rest, rest * last
     print(f"natural order, DynamicCache, every step: {theirs}; extrapolated {whole:,.0f} s")
@@ -180,6 +187,39 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         "second_ratio": whole / ours["seconds"],
         "token_ratio_with_rest": (theirs["tokens"] + rest * last) / ours["tokens"],
     }
+
+
+def vllm_seconds(
+    arguments: argparse.Namespace, model: Any, label_ids: list[int], steps: Any
+) -> dict[str, Any]:
+    """The other procedure with vLLM's CPU build: some steps measured, the rest by their tokens.
+
+    Seconds of a step grow with its tokens, faster where contexts are long; steps between two
+    measured ones take the straight line between them.
+    """
+    measured = [(tokens, prompts) for tokens, _, prompts in steps if prompts is not None]
+    n = len(measured)
+    measured = [measured[k] for k in sorted({n // 4, n // 2, n - 1})]
+    launcher = Launcher(arguments.peers_dir, arguments.threads)
+    launcher.check("vllm")
+    points = [(0.0, 0.0)]
+    for tokens, prompts in measured:
+        job = Job(
+            prompts,
+            label_ids,
+            model_folder(arguments.model),
+            "bfloat16" if model.dtype == torch.bfloat16 else "float32",
+            arguments.threads,
+            launcher.cpus,
+            max_seconds=60.0,
+            options={"block_size": 32},
+        )
+        result = launcher.run("vllm", job)
+        points.append((float(tokens), result["seconds"][0] / result["measured_share"]))
+    points.sort()
+    sizes, seconds = zip(*points, strict=True)
+    total = sum(times * float(np.interp(tokens, sizes, seconds)) for tokens, times, _ in steps)
+    return {"seconds": total, "measured_tokens_and_seconds": points[1:]}
 
 
 def parse() -> argparse.Namespace:
@@ -210,6 +250,8 @@ def parse() -> argparse.Namespace:
         default=3000,
         help="iterations without a test of convergence",
     )
+    real.add_argument("--vllm", action="store_true", help="their steps with vLLM too")
+    real.add_argument("--peers-dir", type=Path, default=Path(".peers"))
     real.add_argument("--threads", type=int, default=2)
     for command in (simulated, real):
         command.add_argument("--output", type=Path, default=None)
