@@ -68,9 +68,9 @@ TreePlan plan_tree(const Array<std::int64_t>& demonstration_tokens,
                    const Array<std::int64_t>& query_first_extra, const Array<bool>& labelled,
                    const Array<bool>& queried, std::int64_t root_tokens,
                    const Array<std::int32_t>& tail_parents, std::uint64_t seed,
-                   std::int64_t kv_budget_tokens, std::int64_t batch_tokens,
-                   std::int64_t n_anchors, const std::optional<Array<bool>>& rows,
-                   std::int64_t stage_tokens, const std::optional<Array<double>>& priority,
+                   std::int64_t kv_budget_tokens, std::int64_t batch_tokens, std::int64_t n_anchors,
+                   const std::optional<Array<bool>>& rows, std::int64_t stage_tokens,
+                   const std::optional<Array<double>>& priority,
                    const std::optional<Array<std::int32_t>>& appended, plan::PrefixCache* cache,
                    const std::optional<Array<std::int32_t>>& labels) {
     const auto tail = appended ? view(*appended, "appended") : std::span<const std::int32_t>();

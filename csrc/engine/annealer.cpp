@@ -87,8 +87,7 @@ const char* move_name(Move move) {
 Annealer::Annealer(ConstraintGraph graph, SearchSettings settings)
     : graph_(std::move(graph)), settings_(std::move(settings)), rng_(settings_.seed) {
     check(settings_);
-    check(settings_.label_shares.empty() ||
-              std::ssize(settings_.label_shares) == graph_.n_labels(),
+    check(settings_.label_shares.empty() || std::ssize(settings_.label_shares) == graph_.n_labels(),
           "label_shares must have one number per label");
     const auto n = index(graph_.n_examples());
     const Evaluation nothing{std::vector<float>(n * index(graph_.n_labels()), 0.0F), 0.0};
@@ -108,9 +107,8 @@ Annealer::Annealer(ConstraintGraph graph, SearchSettings settings)
 // lean on.
 void Annealer::tell_prior(std::span<const float> scores) {
     check(covers(scores, index(graph_.n_labels()), pending_->rows), "scores must be finite");
-    prior_ =
-        adjusted_scores(settings_.objective, state_.labels, {scores, index(graph_.n_labels())},
-                        settings_.label_shares);
+    prior_ = adjusted_scores(settings_.objective, state_.labels, {scores, index(graph_.n_labels())},
+                             settings_.label_shares);
     if (settings_.start_zero_shot) {
         Examples everyone(state_.labels.size());
         std::iota(everyone.begin(), everyone.end(), 0);
@@ -134,8 +132,8 @@ void Annealer::tell(std::span<const float> scores, Missing missing) {
         tell_lookup(scores);
     } else if (pending_->is_surrogate) {
         check(covers(scores, index(graph_.n_labels()), pending_->rows), "scores must be finite");
-        const double value = utility(settings_.objective, settings_.alpha, graph_,
-                                     pending_->labels, {scores, index(graph_.n_labels())});
+        const double value = utility(settings_.objective, settings_.alpha, graph_, pending_->labels,
+                                     {scores, index(graph_.n_labels())});
         surrogates_.emplace(std::move(pending_->labels), value);
     } else {
         Evaluation evaluation = evaluate(scores, missing);
@@ -150,7 +148,8 @@ void Annealer::tell(std::span<const float> scores, Missing missing) {
 // Scores of more examples under labels whose utility is known.
 void Annealer::tell_lookup(std::span<const float> scores) {
     const std::size_t n_labels = index(graph_.n_labels());
-    check(covers(scores, n_labels, pending_->rows), "scores must be finite where they are asked for");
+    check(covers(scores, n_labels, pending_->rows),
+          "scores must be finite where they are asked for");
     State& state = phase_ == Phase::kFinish && settings_.return_best ? best_ : state_;
     for (std::size_t k = 0; k < scores.size(); ++k) {
         if (std::isnan(state.scores[k]) && !std::isnan(scores[k])) {
@@ -187,8 +186,8 @@ Annealer::Evaluation Annealer::evaluate(std::span<const float> scores, Missing m
 }
 
 bool Annealer::may_reject() const {
-    return pending_ && !pending_->is_lookup && !pending_->is_surrogate && std::isfinite(pending_->threshold) &&
-           has_bound(settings_.objective);
+    return pending_ && !pending_->is_lookup && !pending_->is_surrogate &&
+           std::isfinite(pending_->threshold) && has_bound(settings_.objective);
 }
 
 bool Annealer::rejects(std::span<const float> scores) const {
@@ -407,8 +406,8 @@ const double* Annealer::surrogate_or_ask(const Labels& labels) {
     return nullptr;
 }
 
-// log(u) <= 0, so the threshold never exceeds U, and a rise of U always passes it; after a screening
-// it has to rise by more than was promised there.
+// log(u) <= 0, so the threshold never exceeds U, and a rise of U always passes it; after a
+// screening it has to rise by more than was promised there.
 double Annealer::draw_threshold() const {
     if (proposal_.move == Move::kInit || is_forced(proposal_.move)) {
         return kExact;

@@ -51,8 +51,8 @@ struct SearchSettings {
     // Whether unlabelled examples are scored only when a step draws them, where nothing else needs
     // their scores.
     bool lazy_queries = true;
-    // Whether surrogate scores decide first: a candidate that they reject is not scored, and for one
-    // that they accept the exact test asks for what they promised on top, so that both together
+    // Whether surrogate scores decide first: a candidate that they reject is not scored, and for
+    // one that they accept the exact test asks for what they promised on top, so that both together
     // leave the law that the exact test has (Christen and Fox, J. Comput. Graph. Stat. 2005).
     bool delayed_acceptance = false;
     std::int64_t max_iterations = 1000;
@@ -144,8 +144,9 @@ class Annealer {
     // Whether that can happen for the present ask.
     [[nodiscard]] bool may_reject() const;
 
-    // Ends the search for a reason of the caller's; the ask and its move are dropped. At most scores
-    // that the result lacks are asked for afterwards. Nothing happens once a search has ended.
+    // Ends the search for a reason of the caller's; the ask and its move are dropped. At most
+    // scores that the result lacks are asked for afterwards. Nothing happens once a search has
+    // ended.
     void stop(std::string reason);
 
     // Events since the last call, oldest first.
@@ -268,7 +269,7 @@ class Annealer {
 
     Phase phase_ = Phase::kFix;
     Proposal proposal_;
-    std::map<Labels, Evaluation> known_;  // within the current move
+    std::map<Labels, Evaluation> known_;   // within the current move
     std::map<Labels, double> surrogates_;  // utilities by surrogate scores
     std::optional<Ask> pending_;
     std::vector<Event> events_;

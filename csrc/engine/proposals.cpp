@@ -37,8 +37,8 @@ void Annealer::propose_drawn() {
         for (std::int32_t i = 0; i < graph_.n_examples(); ++i) {
             rows[index(i)] = rows[index(i)] && !is_scored(state_, i);
         }
-        pending_ = Ask{state_.labels, -std::numeric_limits<double>::infinity(), std::move(rows),
-                       true};
+        pending_ =
+            Ask{state_.labels, -std::numeric_limits<double>::infinity(), std::move(rows), true};
         return;
     }
     iteration_ += draw.null_draws;
@@ -48,8 +48,8 @@ void Annealer::propose_drawn() {
 }
 
 // Every draw picks an example by its weight; where it proposes what is there, nothing happens and
-// the next one has the same odds. So the number of such draws is geometric, and it is drawn at once.
-// Draws of the purpose kDraw: 0 their number, 1 and 2 the kind and the place of the example.
+// the next one has the same odds. So the number of such draws is geometric, and it is drawn at
+// once. Draws of the purpose kDraw: 0 their number, 1 and 2 the kind and the place of the example.
 Annealer::Draw Annealer::next_draw() const {
     const auto weights = draw_weights(graph_, state_.labels, settings_.group_weight);
     // With a violation every draw may change something: ConsistencyFix runs.

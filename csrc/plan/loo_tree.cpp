@@ -403,7 +403,8 @@ LooTree prune(const LooTree& tree, std::span<const bool> rows) {
     for (std::size_t s = n_segments; s-- > 0;) {
         const std::int32_t query = tree.query[s];
         kept[s] = kept[s] || (query != kNone && rows[static_cast<std::size_t>(query)]);
-        if (kept[s] && tree.parent[s] != kNone) kept[static_cast<std::size_t>(tree.parent[s])] = true;
+        if (kept[s] && tree.parent[s] != kNone)
+            kept[static_cast<std::size_t>(tree.parent[s])] = true;
     }
     LooTree part;
     part.query_segment.assign(rows.size(), kNone);

@@ -31,8 +31,8 @@ struct PlanInput {
     // every query follows the same text. Each costs one encoding per query instead of log2 n.
     std::int64_t n_anchors = 0;
     // Labelled, queried examples that end the context of all others, in this order; then there are
-    // no anchors. Each is a segment of its own, and so is every query, so that what stands before it
-    // serves again when another one is appended. With `is_appended`; the list may be empty.
+    // no anchors. Each is a segment of its own, and so is every query, so that what stands before
+    // it serves again when another one is appended. With `is_appended`; the list may be empty.
     std::span<const std::int32_t> appended = {};
     bool is_appended = false;
 };

@@ -70,7 +70,8 @@ std::optional<Schedule> PrefixCache::place(const LooTree& tree,
     for (std::size_t s = 0; s < n_segments; ++s) {
         if (!is_context(tree, s)) continue;
         const std::int32_t above = tree.parent[s];
-        const std::int32_t parent = above == kNone ? kNone : node_of_[static_cast<std::size_t>(above)];
+        const std::int32_t parent =
+            above == kNone ? kNone : node_of_[static_cast<std::size_t>(above)];
         if (above != kNone && parent == kNone) continue;
         const auto found = found_.find({parent, content_of(tree, s, labels)});
         if (found == found_.end()) continue;
@@ -95,7 +96,8 @@ std::optional<Schedule> PrefixCache::place(const LooTree& tree,
             continue;
         }
         const std::int32_t above = tree.parent[s];
-        const std::int32_t parent = above == kNone ? kNone : node_of_[static_cast<std::size_t>(above)];
+        const std::int32_t parent =
+            above == kNone ? kNone : node_of_[static_cast<std::size_t>(above)];
         Node node{{parent, content_of(tree, s, labels)}, *offset, tree.n_tokens[s], clock_, 0};
         if (parent != kNone) node.depth = nodes_.at(parent).depth + 1;
         node_of_[s] = next_node_;

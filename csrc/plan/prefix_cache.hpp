@@ -14,16 +14,16 @@
 
 namespace icm_fast::plan {
 
-// A trie of context segments, found by what they hold: the (example, label) pairs of a segment under
-// those of its ancestors. Queries and label tails are not kept. Not thread-safe.
+// A trie of context segments, found by what they hold: the (example, label) pairs of a segment
+// under those of its ancestors. Queries and label tails are not kept. Not thread-safe.
 class PrefixCache {
   public:
     // A cache over the first `n_slots` slots of a pool.
     explicit PrefixCache(std::int64_t n_slots);
 
-    // Batches of the segments that are not held yet; `kv_offset` has the slots of all. Segments that
-    // this plan does not use are evicted as room is needed, the least recently used first. Empty,
-    // with nothing held any more, if the plan alone does not fit. `labels`: one per example.
+    // Batches of the segments that are not held yet; `kv_offset` has the slots of all. Segments
+    // that this plan does not use are evicted as room is needed, the least recently used first.
+    // Empty, with nothing held any more, if the plan alone does not fit. `labels`: one per example.
     // Throws std::invalid_argument where `finish` is due.
     [[nodiscard]] std::optional<Schedule> place(const LooTree& tree,
                                                 std::span<const std::int32_t> labels,
