@@ -29,6 +29,7 @@ __all__ = [
     "Scored",
     "Scorer",
     "TreeScorer",
+    "longest_bounded_context",
     "make_scorer",
     "make_surrogate",
 ]
