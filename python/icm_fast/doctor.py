@@ -95,11 +95,11 @@ def _describe_model(loaded: Any) -> str:
 
 
 def _describe_context(scorer: Any, pieces: TokenizedDataset, limit: int) -> str:
-    from icm_fast.scorers import BoundedScorer, longest_bounded_context, longest_context
+    from icm_fast.scorers import longest_context
 
-    if isinstance(scorer, BoundedScorer):
-        needed = longest_bounded_context(pieces, scorer.blocks)
-        return f"up to {needed} of {limit} tokens, in {len(scorer.blocks)} blocks of examples"
+    if hasattr(scorer, "blocks"):
+        n_blocks = len(scorer.blocks)
+        return f"up to {scorer.longest_context} of {limit} tokens, in {n_blocks} blocks of examples"
     needed = longest_context(pieces, len(pieces))
     return f"{needed} of {limit} tokens with all {len(pieces)} labelled"
 
