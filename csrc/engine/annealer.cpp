@@ -497,8 +497,9 @@ std::vector<bool> Annealer::rows_for(const Labels& labels) const {
         return std::vector<bool>(labels.size(), true);
     }
     std::vector<bool> rows = labelled_rows(labels);
+    const auto weights = unlabelled_weights(labels);
     for (std::int64_t k = 0; k < kLookAhead; ++k) {
-        const std::int32_t example = next_unlabelled(labels, n_unlabelled_draws_ + k);
+        const std::int32_t example = next_unlabelled(weights, n_unlabelled_draws_ + k);
         if (example >= 0) rows[index(example)] = true;
     }
     return rows;

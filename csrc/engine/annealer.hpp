@@ -208,7 +208,9 @@ class Annealer {
     void propose();
     void propose_drawn();
     [[nodiscard]] Draw next_draw() const;
-    [[nodiscard]] std::int32_t next_unlabelled(std::span<const std::int32_t> labels,
+    [[nodiscard]] std::vector<std::uint64_t> unlabelled_weights(
+        std::span<const std::int32_t> labels) const;
+    [[nodiscard]] std::int32_t next_unlabelled(std::span<const std::uint64_t> weights,
                                                std::int64_t n_drawn) const;
     bool propose_restart();
     bool propose_sweep();

@@ -74,19 +74,26 @@ Annealer::Draw Annealer::next_draw() const {
     }
     const std::uint64_t place = rng_.bounded(Purpose::kDraw, step() + 1, 1, real);
     if (place < unlabelled) {
-        return {next_unlabelled(state_.labels, n_unlabelled_draws_), null_draws};
+        return {next_unlabelled(unlabelled_weights(state_.labels), n_unlabelled_draws_),
+                null_draws};
     }
     const std::uint64_t k = rng_.bounded(Purpose::kDraw, step() + 1, 2, changing.size());
     return {changing[k], null_draws};
 }
 
-// The unlabelled example that comes after `n_drawn` others; -1 if all are labelled.
-std::int32_t Annealer::next_unlabelled(std::span<const std::int32_t> labels,
-                                       std::int64_t n_drawn) const {
+// Weights of a draw among the unlabelled examples alone; 0 for all others.
+std::vector<std::uint64_t> Annealer::unlabelled_weights(
+    std::span<const std::int32_t> labels) const {
     auto weights = draw_weights(graph_, labels, settings_.group_weight);
     for (std::size_t i = 0; i < weights.size(); ++i) {
         weights[i] = labels[i] == kUnlabelled ? weights[i] : 0;
     }
+    return weights;
+}
+
+// The unlabelled example that comes after `n_drawn` others; -1 if all are labelled.
+std::int32_t Annealer::next_unlabelled(std::span<const std::uint64_t> weights,
+                                       std::int64_t n_drawn) const {
     if (std::ranges::all_of(weights, [](std::uint64_t weight) { return weight == 0; })) return -1;
     return draw_weighted(weights, rng_, Purpose::kDrawUnlabelled,
                          static_cast<std::uint64_t>(n_drawn), 0);
