@@ -11,7 +11,8 @@
 namespace icm_fast::cuda {
 
 inline constexpr float kLog2E = 1.4426950408889634F;
-// Negative infinity would be a NaN once it is taken from itself; no score comes near this number.
+// Logit of a key that is not seen: none that is comes near it, and unlike negative infinity it can be
+// taken from itself.
 inline constexpr float kHidden = -1e30F;
 
 // Query rows as the left operand: in registers, or read from shared memory each time.
@@ -162,8 +163,8 @@ struct SoftmaxRows {
         }
     }
 
-    // Logits become weights. A row that sees no key of the block must not count hidden ones, which
-    // are as large as the largest that it knows.
+    // Logits become weights. To a row that has seen no key yet, hidden ones are as large as the
+    // largest; what it counts of them is gone, times zero, with the first key that it sees.
     __device__ void weigh(Scores<Shape>& scores) {
         ICM_FAST_UNROLL
         for (int row = 0; row < 2; ++row) {
@@ -173,12 +174,11 @@ struct SoftmaxRows {
                 largest = fmaxf(largest, fmaxf(scores[n][2 * row], scores[n][2 * row + 1]));
             }
             raise(row, row_max(largest));
-            const float base = max[row] <= kHidden ? 0.0F : max[row];
             ICM_FAST_UNROLL
             for (int n = 0; n < Shape::kKeys / 8; ++n) {
                 ICM_FAST_UNROLL
                 for (int i = 2 * row; i < 2 * row + 2; ++i) {
-                    scores[n][i] = power_of_two(scores[n][i] - base);
+                    scores[n][i] = power_of_two(scores[n][i] - max[row]);
                     sum[row] += scores[n][i];
                 }
             }
@@ -215,7 +215,8 @@ struct SoftmaxRows {
         if (lane() % 4 == 0) sum[row] += power_of_two(logit - max[row]);
     }
 
-    // Divides by the sum and returns its logarithm. A row that sees nothing has zeros.
+    // Divides by the sum and returns its logarithm: kHidden for a row that sees nothing, so that it
+    // has no weight where parts are merged.
     __device__ float normalise(int row) {
         const float total = row_sum(sum[row]);
         const float factor = total > 0.0F ? 1.0F / total : 0.0F;

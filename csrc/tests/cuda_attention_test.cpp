@@ -101,6 +101,17 @@ NATIVE_TEST(cuda, contexts_longer_than_a_block_of_keys) {
     }
 }
 
+// The first and the last row's own key at every place around the end of a block.
+NATIVE_TEST(cuda, own_keys_around_the_end_of_a_block) {
+    Sizes sizes;
+    for (std::int64_t start = 60; start <= 66; ++start) sizes.push_back({{start}, 3});
+    for (const std::int64_t window : {0, 2, 63, 64, 65}) {
+        cpu::AttentionOptions options = scaled(64);
+        options.window = window;
+        CudaProblem(sizes, {64, 1}).check(options);
+    }
+}
+
 NATIVE_TEST(cuda, split_contexts_are_merged) {
     CudaProblem problem(long_batch(), {64, 3});
     for (const std::int32_t keys_per_split : {1000, 100, 64, 17}) {
