@@ -11,8 +11,8 @@
 namespace icm_fast::cuda {
 
 inline constexpr float kLog2E = 1.4426950408889634F;
-// Logit of a key that is not seen: none that is comes near it, and unlike negative infinity it can be
-// taken from itself.
+// Logit of a key that is not seen: none that is comes near it, and unlike negative infinity it can
+// be taken from itself.
 inline constexpr float kHidden = -1e30F;
 
 // Query rows as the left operand: in registers, or read from shared memory each time.

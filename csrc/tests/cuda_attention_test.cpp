@@ -1,4 +1,5 @@
 // The CUDA kernels' own source on the emulated device, against a softmax in double precision.
+#include <algorithm>
 #include <array>
 #include <bit>
 #include <cmath>
@@ -59,8 +60,9 @@ NATIVE_TEST(cuda, every_group) {
         CudaProblem problem(mixed_batch(), {64, group});
         cpu::AttentionOptions options = scaled(64);
         problem.check(options);
-        options.window = 5;
         options.sinks = kSinks.data();
+        problem.check(options);
+        options.window = 5;
         problem.check(options);
     }
 }
@@ -68,14 +70,13 @@ NATIVE_TEST(cuda, every_group) {
 NATIVE_TEST(cuda, windows_caps_and_sinks) {
     CudaProblem problem(mixed_batch(), {64, 3});
     for (const std::int64_t window : {0, 1, 2, 40, 1000}) {
-        for (const float softcap : {0.0F, 1.5F, 50.0F}) {
-            for (const float* sinks : {static_cast<const float*>(nullptr), kSinks.data()}) {
-                cpu::AttentionOptions options = scaled(64);
-                options.window = window;
-                options.softcap = softcap;
-                options.sinks = sinks;
-                problem.check(options);
-            }
+        for (const float softcap : {0.0F, 1.5F}) {
+            cpu::AttentionOptions options = scaled(64);
+            options.window = window;
+            options.softcap = softcap;
+            // Sinks with every second pair; alone they have a test of their own.
+            options.sinks = (window == 2) == (softcap > 0.0F) ? kSinks.data() : nullptr;
+            problem.check(options);
         }
     }
 }
@@ -90,8 +91,8 @@ NATIVE_TEST(cuda, soft_caps_of_wide_heads) {
 }
 
 NATIVE_TEST(cuda, contexts_longer_than_a_block_of_keys) {
-    CudaProblem narrow(long_batch(), {64, 3});
-    for (const std::int64_t window : {0, 3, 64, 100}) {
+    CudaProblem narrow(long_batch(), {64, 2});
+    for (const std::int64_t window : {0, 3, 100}) {
         cpu::AttentionOptions options = scaled(64);
         options.window = window;
         narrow.check(options);
@@ -114,16 +115,13 @@ NATIVE_TEST(cuda, own_keys_around_the_end_of_a_block) {
 
 NATIVE_TEST(cuda, split_contexts_are_merged) {
     CudaProblem problem(long_batch(), {64, 3});
-    for (const std::int32_t keys_per_split : {1000, 100, 64, 17}) {
-        for (const std::int64_t window : {0, 50}) {
-            for (const float* sinks : {static_cast<const float*>(nullptr), kSinks.data()}) {
-                cpu::AttentionOptions options = scaled(64);
-                options.window = window;
-                options.sinks = sinks;
-                problem.check(options, keys_per_split);
-            }
-        }
-    }
+    cpu::AttentionOptions options = scaled(64);
+    for (const std::int32_t keys_per_split : {1000, 64, 17}) problem.check(options, keys_per_split);
+    // A window leaves parts without a key, and a sink counts once.
+    options.window = 50;
+    problem.check(options, 40);
+    options.sinks = kSinks.data();
+    problem.check(options, 40);
     CudaProblem(mixed_batch(), {128, 4, Dtype::kFloat16}).check(scaled(128), 32);
     CudaProblem(mixed_batch(), {256, 1}).check(scaled(256), 32);
 }
@@ -142,14 +140,11 @@ NATIVE_TEST(cuda, large_scores) {
 // Bit for bit the same, whichever warp is ahead of the others.
 NATIVE_TEST(cuda, the_order_of_warps_changes_no_bit) {
     for (const std::int64_t head_dim : {64, 128, 256}) {
-        CudaProblem problem(long_batch(), {head_dim, 3});
-        cpu::AttentionOptions options = scaled(head_dim);
-        options.window = 100;
-        const Floats forward = problem.run(options);
-        const Floats split = problem.run(options, 48);
+        CudaProblem problem({{{63, 1, 64}, 50}}, {head_dim, 3});
+        const std::int32_t keys_per_split = head_dim == 128 ? 48 : 0;
+        const Floats forward = problem.run(scaled(head_dim), keys_per_split);
         cuda::set_warp_order(cuda::WarpOrder::kLastToFirst);
-        CHECK(problem.run(options) == forward);
-        CHECK(problem.run(options, 48) == split);
+        CHECK(problem.run(scaled(head_dim), keys_per_split) == forward);
         cuda::set_warp_order(cuda::WarpOrder::kFirstToLast);
     }
 }
@@ -185,7 +180,7 @@ NATIVE_TEST(cuda, keys_before_the_window_are_not_read) {
 
 NATIVE_TEST(cuda, shared_memory_is_read_without_bank_conflicts) {
     for (const std::int64_t head_dim : {64, 128, 256}) {
-        CudaProblem problem(long_batch(), {head_dim, 3});
+        CudaProblem problem(mixed_batch(), {head_dim, 1});
         cuda::emulation_counts() = {};
         (void)problem.run(scaled(head_dim));
         CHECK(cuda::emulation_counts().matrix_products > 0);

@@ -20,7 +20,7 @@ namespace icm_fast::tests {
 namespace {
 
 #ifdef ICM_FAST_ADDRESS_SANITIZER
-constexpr std::size_t kStackBytes = 512 * 1024;
+constexpr std::size_t kStackBytes = 128 * 1024;
 #else
 constexpr std::size_t kStackBytes = 64 * 1024;
 #endif
