@@ -30,6 +30,8 @@ struct TileShape {
     static constexpr int kKeyElements = kKeys * kDim;
     static constexpr int kElements = kQueryElements + 2 * kStages * kKeyElements;
     static constexpr int kBytes = 2 * kElements + 4 * kStages * kKeys;
+    // The least that a block may have on a device that runs these kernels (8.6 and 8.9).
+    static_assert(kBytes <= 99 * 1024);
 };
 
 template <typename Shape>

@@ -185,7 +185,8 @@ def tree_attention(
     _check_tensors(query, key_pool, value_pool, library)
     n_heads, _, head_dim = query.shape
     group = n_heads // key_pool.shape[0]
-    device_work = _prepared(_Identity(work), group, keys_per_split, query.device, library)
+    stream = _current_stream(query.device)
+    device_work = _prepared(_Identity(work), group, keys_per_split, query.device, stream, library)
     if device_work.n_slots > key_pool.shape[1]:
         raise ValueError(f"a range ends at {device_work.n_slots}, outside the pool")
     out = query.new_empty(work.n_tokens, n_heads, head_dim).transpose(0, 1)
@@ -216,15 +217,14 @@ def tree_attention(
         scaling=scaling,
         softcap=softcap or 0.0,
     )
-    _launch(library, call, query.device)
+    # The launch goes to the thread's current device, which need not be the tensors'.
+    with torch.cuda.device(query.device) if query.is_cuda else nullcontext():
+        library.attend(call, stream)
     return out
 
 
-def _launch(library: CudaLibrary, call: AttentionCall, device: torch.device) -> None:
-    # The launch goes to the thread's current device, which need not be the tensors'.
-    with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
-        stream = torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
-        library.attend(call, stream)
+def _current_stream(device: torch.device) -> int:
+    return int(torch.cuda.current_stream(device).cuda_stream) if device.type == "cuda" else 0
 
 
 def _check_tensors(
@@ -267,10 +267,16 @@ class _Identity:
         return id(self.work)
 
 
-# All layers of a forward pass have the same work. The entry keeps it, so no other has its id.
+# All layers of a forward pass have the same work. The entry keeps it, so no other has its id. Its
+# tensors are copied on one stream, and only there they are sure to have arrived.
 @lru_cache(maxsize=2)
 def _prepared(
-    key: _Identity, group: int, keys_per_split: int, device: torch.device, library: CudaLibrary
+    key: _Identity,
+    group: int,
+    keys_per_split: int,
+    device: torch.device,
+    stream: int,
+    library: CudaLibrary,
 ) -> DeviceWork:
     segments, ranges = _segments_and_ranges(key.work)
     ends = [end for work in key.work.segments for _, end in work.ranges]
