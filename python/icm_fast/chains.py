@@ -135,16 +135,6 @@ class Chains:
         return sum(int(engine.n_accepted) for engine in self._engines)
 
     @property
-    def n_asks(self) -> int:
-        """Answers that all chains have had."""
-        return sum(int(engine.n_asks) for engine in self._engines)
-
-    @property
-    def done(self) -> bool:
-        """Whether all chains are over."""
-        return all(engine.done for engine in self._engines)
-
-    @property
     def reason(self) -> str:
         """Why the best chain ended."""
         return str(self._best.reason)

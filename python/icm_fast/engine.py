@@ -65,6 +65,4 @@ def make_engine(config: SearchConfig, dataset: Dataset) -> _core.Engine:
             f"labels ({', '.join(repr(label) for label in dataset.label_space)}); give one for each"
         )
     pairs, tables = dataset.constraint_arrays()
-    return _core.Engine(
-        len(dataset), len(dataset.label_space), pairs, tables, **engine_settings(config)
-    )
+    return _core.Engine(len(dataset), n_labels, pairs, tables, **engine_settings(config))
