@@ -29,7 +29,7 @@ def chain_config(config: SearchConfig, chain: int) -> SearchConfig:
     if chain == 0:
         return config
     seed = (config.seed + chain * _SEED_STEP) % 2**63
-    return replace(config, seed=seed, start="random")
+    return replace(config, seed=seed, start="random", initial_labels=())
 
 
 class Chains:
