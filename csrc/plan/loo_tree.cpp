@@ -90,9 +90,8 @@ void check_appended(const PlanInput& input) {
 void check(const PlanInput& input) {
     check_shape(input);
     check_tail(input.tail_parents);
-    if (input.root_tokens != 0 && input.root_tokens != 1) {
-        reject("root_tokens is " + std::to_string(input.root_tokens) +
-               "; it must be 0, or 1 for a BOS token");
+    if (input.root_tokens < 0) {
+        reject("root_tokens is " + std::to_string(input.root_tokens) + "; it must be 0 or more");
     }
     if (input.n_anchors < 0) {
         reject("n_anchors is " + std::to_string(input.n_anchors) + "; it must be 0 or more");
@@ -219,7 +218,7 @@ class SegmentWriter {
         tree_.tail.push_back(tail);
         tree_.n_tokens.push_back(tokens);
         tree_.start.push_back(start);
-        // With a BOS token the root is the only segment without a parent.
+        // With tokens of its own the root is the only segment without a parent.
         tree_.has_root_token.push_back(parent == kNone && input_.root_tokens > 0);
         holds_demonstration_.push_back(!demos.empty() || follows_demonstration(parent));
         tree_.total_tokens += tokens;

@@ -22,7 +22,7 @@ struct PlanInput {
     std::span<const std::int64_t> query_first_extra;
     std::span<const bool> labelled;
     std::span<const bool> queried;
-    // 0, or 1 where a BOS token stands before everything.
+    // Tokens that stand before everything: BOS, or a preamble; forwarded once.
     std::int64_t root_tokens = 0;
     // Internal nodes of the label token tree; -1 is the query, a parent precedes its children.
     // One token per node follows every query.
@@ -48,7 +48,7 @@ struct LooTree {
     std::vector<std::int32_t> tail;                // index into tail_parents, or -1
     std::vector<std::int64_t> n_tokens;            // >= 1
     std::vector<std::int64_t> start;               // tokens before the segment in its context
-    std::vector<std::uint8_t> has_root_token;      // 1 where the segment begins with BOS
+    std::vector<std::uint8_t> has_root_token;      // 1 where the segment begins with the root's
     std::vector<std::int32_t> query_segment;       // per example: where its prompt stands, or -1
 
     std::int64_t total_tokens = 0;     // forwarded in all

@@ -182,7 +182,7 @@ def plan_tree(
             before the prompt; may be negative.
         labelled: ``[n]`` examples that demonstrate.
         queried: ``[n]`` examples to predict.
-        root_tokens: 1 for a BOS token before everything, else 0.
+        root_tokens: Tokens before everything (BOS, a preamble), forwarded once.
         tail_parents: ``[t]`` internal nodes of the label token tree, one token
             each: index of the parent node, smaller than the child's, or -1 for
             the query.

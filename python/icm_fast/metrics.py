@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from icm_fast.errors import InputError
-from icm_fast.types import UNLABELLED, IntArray, ScoreArray
+from icm_fast.types import UNLABELLED, Constraint, IntArray, ScoreArray
 
 Metric = Callable[[IntArray, IntArray], float]
 
@@ -120,17 +120,105 @@ def bootstrap_interval(
         n_resamples: Number of draws.
         level: Coverage of the interval.
     """
-    keys = [("alone", i) if g is None else ("group", g) for i, g in enumerate(groups or [])]
-    keys = keys or [("alone", i) for i in range(len(gold))]
-    members: dict[tuple[str, str | int], list[int]] = {}
-    for i, key in enumerate(keys):
-        members.setdefault(key, []).append(i)
-    rows = [np.array(m) for m in members.values()]
+    rows = _group_rows(groups or [None] * len(gold))
     rng = np.random.Generator(np.random.Philox(seed))
     values = []
     for _ in range(n_resamples):
-        drawn = np.concatenate([rows[k] for k in rng.integers(len(rows), size=len(rows))])
+        drawn = _draw_groups(rows, rng)
         values.append(metric(predictions[drawn], gold[drawn]))
     tail = (1 - level) / 2
     low, high = np.nanquantile(values, [tail, 1 - tail])
     return float(low), float(high)
+
+
+def calibration_error(scores: ScoreArray, gold: IntArray, n_bins: int = 10) -> float:
+    """Expected calibration error of the predicted labels (Naeini et al., AAAI 2015), in 0 .. 1.
+
+    Predictions are sorted into ``n_bins`` bins of equal numbers by the probability of the
+    predicted label; the error is the mean over bins, weighted by size, of |accuracy - mean
+    probability|.
+
+    Args:
+        scores: ``[n, n_labels]`` log-probabilities; renormalised over the labels.
+        gold: ``[n]``; examples without gold are left out.
+        n_bins: Most bins.
+    """
+    known = gold != UNLABELLED
+    if not known.any():
+        return float("nan")
+    values = scores[known].astype(np.float64)
+    values = values - np.logaddexp.reduce(values, axis=1, keepdims=True)
+    confidence = np.exp(values.max(axis=1))
+    right = (values.argmax(axis=1) == gold[known]).astype(np.float64)
+    order = np.argsort(confidence, kind="stable")
+    bins = np.array_split(order, min(n_bins, len(order)))
+    gaps = [abs(float((right[rows] - confidence[rows]).mean())) * len(rows) for rows in bins]
+    return float(sum(gaps) / len(order))
+
+
+def consistency(labels: IntArray, constraints: Sequence[Constraint]) -> float:
+    """Share of the constraints between labelled examples that hold; NaN without any.
+
+    Args:
+        labels: ``[n]``, -1 where unlabelled.
+        constraints: Pairs with their tables of allowed labels.
+    """
+    held = [
+        bool(c.allowed[labels[c.first]][labels[c.second]])
+        for c in constraints
+        if labels[c.first] != UNLABELLED and labels[c.second] != UNLABELLED
+    ]
+    return float(np.mean(held)) if held else float("nan")
+
+
+def seeds_interval(
+    predictions: Sequence[IntArray],
+    gold: Sequence[IntArray],
+    groups: Sequence[Sequence[str | None]],
+    *,
+    metric: Metric = accuracy,
+    seed: int = 0,
+    n_resamples: int = 1000,
+    level: float = 0.95,
+) -> tuple[float, float]:
+    """Percentile interval of the mean of ``metric`` over seeds.
+
+    Seeds are drawn with replacement, and inside each drawn one its groups: the interval covers both
+    other seeds and other test examples.
+
+    Args:
+        predictions: Per seed ``[n]``.
+        gold: Per seed ``[n]``.
+        groups: Per seed the group of each example; None stands alone.
+        metric: Function of (predictions, gold).
+        seed: Seed of the draws.
+        n_resamples: Number of draws.
+        level: Coverage of the interval.
+    """
+    rng = np.random.Generator(np.random.Philox(seed))
+    rows = [_group_rows(g) for g in groups]
+    means = []
+    for _ in range(n_resamples):
+        values = []
+        for s in rng.integers(len(rows), size=len(rows)):
+            drawn = _draw_groups(rows[s], rng)
+            values.append(metric(predictions[s][drawn], gold[s][drawn]))
+        means.append(np.mean(values))
+    tail = (1 - level) / 2
+    low, high = np.nanquantile(means, [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def _group_rows(groups: Sequence[str | int | None]) -> list[npt.NDArray[np.intp]]:
+    """Rows of each group, in the order in which the groups appear."""
+    members: dict[tuple[str, str | int], list[int]] = {}
+    for i, group in enumerate(groups):
+        key = ("alone", i) if group is None else ("group", group)
+        members.setdefault(key, []).append(i)
+    return [np.array(rows) for rows in members.values()]
+
+
+def _draw_groups(
+    rows: Sequence[npt.NDArray[np.intp]], rng: np.random.Generator
+) -> npt.NDArray[np.intp]:
+    return np.concatenate([rows[k] for k in rng.integers(len(rows), size=len(rows))])

@@ -215,7 +215,7 @@ def test_nothing_queried_plans_nothing() -> None:
         assert plan.demo_offsets.tolist() == plan.batch_offsets.tolist() == [0]
 
 
-@pytest.mark.parametrize("root_tokens", [0, 1])
+@pytest.mark.parametrize("root_tokens", [0, 1, 300])
 def test_zero_shot_queries_stand_first(root_tokens: int) -> None:
     plan = LooCase(
         demonstrations=(9, 9),
@@ -224,7 +224,7 @@ def test_zero_shot_queries_stand_first(root_tokens: int) -> None:
         labelled=(False, False),
         root_tokens=root_tokens,
     ).plan()
-    assert plan.n_tokens.tolist() == [1] * root_tokens + [6, 4]
+    assert plan.n_tokens.tolist() == [root_tokens] * (root_tokens > 0) + [6, 4]
     assert plan.parent.tolist() == ([-1, 0, 0] if root_tokens else [-1, -1])
     assert plan.context(0).size == plan.context(1).size == 0
 

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from icm_fast.cli.bench import bench
+from icm_fast.cli.experiment import experiment
 from icm_fast.cli.settings import Request, read_request
 from icm_fast.errors import InputError
 from icm_fast.lazy_scorer import LazyModel
@@ -243,6 +244,7 @@ def doctor(
 
 
 app.command()(bench)
+app.command()(experiment)
 
 
 @app.command()

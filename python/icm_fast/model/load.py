@@ -26,8 +26,6 @@ from icm_fast.errors import InputError, first_line
 from icm_fast.model.gguf import converted_folder
 from icm_fast.model.hardware import fast_bfloat16
 
-ModelSpec = str | os.PathLike[str] | tuple[Any, Any]
-
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -69,6 +67,9 @@ class LoadedModel:
         return sum(p.numel() for p in self.model.parameters())
 
 
+ModelSpec = str | os.PathLike[str] | tuple[Any, Any] | LoadedModel
+
+
 def load_model(
     model: ModelSpec,
     *,
@@ -80,7 +81,8 @@ def load_model(
 
     Args:
         model: Hub id, folder, ``.gguf`` file, an embedded model's name (``smollm2``,
-            ``gemma3-270m``), or a loaded ``(model, tokenizer)`` pair.
+            ``gemma3-270m``), a loaded ``(model, tokenizer)`` pair, or a loaded model, which is
+            returned as it is.
         dtype: ``auto`` takes bfloat16 on a GPU or a CPU that multiplies it fast, else float32.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         trust_remote_code: Run code that comes with a hub model; off unless asked for.
@@ -88,6 +90,8 @@ def load_model(
     Raises:
         InputError: The model can't be found or read, or has no causal decoder.
     """
+    if isinstance(model, LoadedModel):
+        return model
     if isinstance(model, tuple):
         return _wrap_pair(model)
     spec = os.fspath(model)

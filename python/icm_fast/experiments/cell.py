@@ -1,0 +1,175 @@
+"""One column and one seed of an experiment: a search, then every method's predictions.
+
+Each result is a file of its own, written whole or not at all; a cell that was interrupted goes on
+with the first one that is missing. The search runs before any gold label is read, but for labels
+that a column's ``start`` takes from gold on purpose.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from icm_fast import _core
+from icm_fast.atomic_file import write_atomically, writing
+from icm_fast.evaluate import predict
+from icm_fast.experiments.cell_data import CellData
+from icm_fast.experiments.definition import Column
+from icm_fast.experiments.methods import METHODS
+from icm_fast.experiments.predicting import Prediction, predict_test
+from icm_fast.finished_run import read_run
+from icm_fast.leave_one_out import leave_one_out
+from icm_fast.metrics import accuracy, agreement, agreement_up_to_permutation
+from icm_fast.search import SearchResult, search
+from icm_fast.types import UNLABELLED, IntArray, ScoreArray
+
+if TYPE_CHECKING:
+    from icm_fast.lazy_scorer import LazyModel
+    from icm_fast.progress import ProgressReporter
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class CellResult:
+    """All results of one cell.
+
+    Attributes:
+        seed: Its seed.
+        search: Facts about the search.
+        test: ``gold``, ``groups`` and constraint ``pairs`` of the held-out examples.
+        predictions: By method.
+    """
+
+    seed: int
+    search: dict[str, Any]
+    test: dict[str, Any]
+    predictions: dict[str, Prediction]
+
+
+class Cell:
+    """The work of one cell, done as far as it is not done yet.
+
+    Args:
+        column: What is labelled.
+        seed: Of data, search and test examples.
+        folder: Where its files are kept.
+        model: The column's model, shared with other cells.
+        data: Folder of the data files.
+    """
+
+    def __init__(
+        self, column: Column, seed: int, folder: Path, model: LazyModel, data: Path | None
+    ) -> None:
+        self._folder = folder
+        self._data = CellData(column, seed, model, data)
+
+    def run(
+        self, methods: Sequence[str], say: Say, progress: ProgressReporter | None = None
+    ) -> CellResult:
+        """Search, then predict by each method.
+
+        Raises:
+            InputError: Data, settings or model do not fit each other.
+        """
+        with writing(self._folder):
+            self._folder.mkdir(parents=True, exist_ok=True)
+        facts = self._kept("search.json", lambda: self._search(progress))
+        say(
+            f"search: agreement {facts['agreement']:.2f}, {facts['n_evaluations']} evaluations, "
+            f"{facts['seconds']:.0f} s"
+        )
+        test = self._kept("test.json", self._describe_test)
+        found = read_run(self._folder / "search").labels
+        predictions = {}
+        for name in methods:
+            predictions[name] = self._prediction(name, found)
+            say(f"{name}: {_outcome(predictions[name], np.array(test['gold'], np.int32))}")
+        return CellResult(self._data.seed, facts, test, predictions)
+
+    def _prediction(self, name: str, found: IntArray) -> Prediction:
+        folder = self._folder / name
+        content = self._kept(
+            f"{name}.json",
+            lambda: asdict(predict_test(METHODS[name], self._data, found, folder)),
+        )
+        return Prediction(**content)
+
+    def _kept(self, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """Content of a JSON file of the cell, made if it is not there."""
+        path = self._folder / name
+        if not path.exists():
+            write_atomically(path, (json.dumps(make()) + "\n").encode())
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return content
+
+    def _search(self, progress: ProgressReporter | None) -> dict[str, Any]:
+        data = self._data
+        result = search(
+            data.dataset,
+            model=data.model,
+            config=data.config,
+            output_dir=self._folder / "search",
+            progress=progress,
+            source=data.source,
+        )
+        return {
+            **_against_gold(result, data),
+            "n": len(result.labels),
+            "n_labelled": int((result.labels != UNLABELLED).sum()),
+            "utility": result.utility,
+            "n_evaluations": result.n_evaluations,
+            "n_iterations": result.n_iterations,
+            "n_tokens": result.n_tokens_forwarded,
+            "seconds": result.seconds,
+            "reason": result.reason,
+            "concerns": [concern.kind for concern in result.concerns],
+        }
+
+    def _describe_test(self) -> dict[str, Any]:
+        test, gold = self._data.test
+        return {
+            "gold": gold.tolist(),
+            "groups": [example.group for example in test.examples],
+            "labels": list(test.label_space),
+            "pairs": [[c.first, c.second, c.allowed] for c in test.constraints],
+        }
+
+
+def _against_gold(result: SearchResult, data: CellData) -> dict[str, Any]:
+    """Agreement of found labels with gold, and what gold is worth to the objective."""
+    gold, n_labels = data.gold, len(data.dataset.label_space)
+    return {
+        "agreement": agreement(result.labels, gold),
+        "permuted_agreement": agreement_up_to_permutation(result.labels, gold, n_labels),
+        "gold_utility": _gold_utility(data),
+        "gold_counts": np.bincount(gold[gold >= 0], minlength=n_labels).tolist(),
+        "found_counts": np.bincount(result.labels[result.labels >= 0], minlength=n_labels).tolist(),
+    }
+
+
+def _gold_utility(data: CellData) -> float | None:
+    """U(D) of the gold labels; None where some are unknown, for then it compares with nothing."""
+    if (data.gold == UNLABELLED).any():
+        return None
+    config = data.scoring
+    scores: ScoreArray = leave_one_out(
+        data.dataset, data.gold, model=data.model.load(), config=config
+    )
+    pairs, tables = data.dataset.constraint_arrays()
+    return float(
+        _core.utility(data.gold, scores, pairs, tables, str(config.objective), config.alpha)
+    )
+
+
+def _outcome(prediction: Prediction, gold: IntArray) -> str:
+    if prediction.scores is None:
+        return f"left out, {prediction.reason}"
+    scores = np.array(prediction.scores, np.float32)
+    plain, calibrated = (accuracy(predict(scores, calibrated=c), gold) for c in (False, True))
+    return f"accuracy {plain:.2f}, calibrated {calibrated:.2f}, {prediction.seconds:.0f} s"

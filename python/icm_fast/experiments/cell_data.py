@@ -1,0 +1,98 @@
+"""What one cell of an experiment works on: examples, settings, gold, and labels of every source."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from icm_fast.baselines import bootstrapped_labels, initial_labels, perturbed_labels
+from icm_fast.config import SearchConfig
+from icm_fast.errors import InputError
+from icm_fast.evaluate import held_out, load_gold
+from icm_fast.experiments.definition import Column
+from icm_fast.metrics import agreement
+from icm_fast.tasks import crowd_labels
+from icm_fast.types import UNLABELLED, Dataset, IntArray
+
+if TYPE_CHECKING:
+    from icm_fast.lazy_scorer import LazyModel
+
+CROWD_TASKS = ("movie-sentiment",)
+"""Tasks whose data hold the labels of single annotators."""
+
+
+class CellData:
+    """Data of one column and seed, read when asked for.
+
+    Args:
+        column: What is labelled.
+        seed: Of data, search and test examples.
+        model: The column's model.
+        data: Folder of the data files.
+    """
+
+    def __init__(self, column: Column, seed: int, model: LazyModel, data: Path | None) -> None:
+        self.column = column
+        self.seed = seed
+        self.model = model
+        self.source = column.source(seed, data)
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """The examples to label, without gold."""
+        dataset = self.source.load_dataset()
+        return dataset if self.column.constraints else replace(dataset, constraints=())
+
+    @cached_property
+    def config(self) -> SearchConfig:
+        """Settings of the search; with a ``start`` of the column they hold labels from gold."""
+        config, start = self.column.config(self.seed), self.column.start
+        if start is None:
+            return config
+        n_labels = len(self.dataset.label_space)
+        labels = initial_labels(start, self.gold, n_labels, self.column.n_start, self.seed)
+        return replace(config, start="given", initial_labels=tuple(labels.tolist()))
+
+    @property
+    def scoring(self) -> SearchConfig:
+        """Settings that scores outside the search depend on."""
+        return replace(self.column.config(self.seed), context_order="tree")
+
+    @cached_property
+    def gold(self) -> IntArray:
+        """Gold of the examples, ``[n]``.
+
+        Raises:
+            InputError: There is none.
+        """
+        gold = load_gold(self.source, self.dataset)
+        if (gold == UNLABELLED).all():
+            raise InputError(
+                f"task {self.column.task!r} has no gold labels to compare with; add a label column"
+            )
+        return gold
+
+    @cached_property
+    def test(self) -> tuple[Dataset, IntArray]:
+        """Held-out examples and their gold."""
+        return held_out(self.source, self.dataset, self.column.n_test)
+
+    def labels(self, source: str, found: IntArray) -> IntArray:
+        """Labels of the examples, ``[n]``.
+
+        Args:
+            source: As of :class:`icm_fast.experiments.methods.Method`.
+            found: Labels that the search found.
+        """
+        if source == "icm":
+            return found
+        if source == "golden":
+            return self.gold
+        if source == "crowd":
+            return crowd_labels(self.column.task, self.dataset)
+        if source == "perturbed":
+            share = agreement(found, self.gold)
+            return perturbed_labels(self.gold, share, len(self.dataset.label_space), self.seed)
+        return bootstrapped_labels(self.dataset, self.model.load(), self.scoring)

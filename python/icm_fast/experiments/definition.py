@@ -1,0 +1,251 @@
+"""Experiments as data: a YAML file names columns (what is labelled), methods, and seeds."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from icm_fast.atomic_file import reading
+from icm_fast.config import SearchConfig
+from icm_fast.errors import InputError, suggest
+from icm_fast.experiments.methods import METHODS
+from icm_fast.task_source import TaskSource
+
+FIGURES = ("bars", "lines")
+STARTS = ("golden", "worst", "random")
+DEFINITIONS = Path(__file__).parent / "definitions"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Column:
+    """What one search labels, and what is done with the labels: one place on the figure's axis.
+
+    Attributes:
+        name: As the figure and the table call it.
+        task: Name of the task.
+        model: Hub id, folder, .gguf file or embedded name.
+        data: File of the task's data, inside the folder of ``--data``; None where it needs none.
+        n: Examples to label.
+        n_test: Held-out examples.
+        x: Place on a numeric axis (figure ``lines``).
+        options: Options of the task.
+        settings: Settings of the search.
+        constraints: Whether the search knows the task's constraints.
+        start: Labels that the search begins with, from gold: ``golden``, ``worst`` or ``random``.
+        n_start: How many.
+        methods: Methods instead of the experiment's.
+        tuning: Settings of fine-tuning.
+    """
+
+    name: str
+    task: str
+    model: str
+    data: str | None = None
+    n: int = 64
+    n_test: int = 100
+    x: float | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    constraints: bool = True
+    start: str | None = None
+    n_start: int = 8
+    methods: tuple[str, ...] = ()
+    tuning: Mapping[str, Any] = field(default_factory=dict)
+
+    def source(self, seed: int, data: Path | None) -> TaskSource:
+        """Where the examples come from; ``data`` is the folder of the data files."""
+        file = None if self.data is None or data is None else str(data / self.data)
+        return TaskSource(self.task, file, limit=self.n, seed=seed, options=dict(self.options))
+
+    def config(self, seed: int) -> SearchConfig:
+        """Settings of the search.
+
+        Raises:
+            InputError: Unknown or bad settings.
+        """
+        return SearchConfig.from_mapping({**self.settings, "seed": seed})
+
+    def digest(self) -> str:
+        """Short hash of all that its results depend on."""
+        content = {f.name: getattr(self, f.name) for f in fields(self)}
+        for name in ("name", "x", "methods"):
+            del content[name]
+        text = json.dumps(content, sort_keys=True, default=dict)
+        return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Experiment:
+    """One experiment at one size.
+
+    Attributes:
+        name: Name of its file.
+        suite: Name of the size.
+        title: Headline of the figure.
+        source: The table or figure of the paper that it repeats, or "ours".
+        figure: ``bars`` (a panel of methods per column) or ``lines`` (methods over ``x``).
+        x_label: Of the axis of ``lines``.
+        log_x: Whether that axis is logarithmic.
+        seeds: Each is another draw of data, search and test examples.
+        methods: Names of methods, in the order shown.
+        columns: What is labelled.
+        note: What a reader has to know.
+    """
+
+    name: str
+    suite: str
+    title: str
+    source: str
+    figure: str
+    seeds: tuple[int, ...]
+    methods: tuple[str, ...]
+    columns: tuple[Column, ...]
+    x_label: str = ""
+    log_x: bool = False
+    note: str = ""
+
+    def methods_of(self, column: Column) -> tuple[str, ...]:
+        """Methods of one column."""
+        return column.methods or self.methods
+
+
+def experiment_names() -> list[str]:
+    """Names of the experiments that come with the package."""
+    return sorted(path.stem for path in DEFINITIONS.glob("*.yaml"))
+
+
+def read_experiment(
+    name: str,
+    suite: str,
+    *,
+    model: str | None = None,
+    seeds: Sequence[int] = (),
+    only: Sequence[str] = (),
+) -> Experiment:
+    """Read an experiment.
+
+    Args:
+        name: One that comes with the package, or the path of a YAML file.
+        suite: Size to run.
+        model: Replaces the columns' models; columns that then say the same become one.
+        seeds: Replace the suite's.
+        only: Names of the columns to keep; all by default.
+
+    Raises:
+        InputError: Names what is wrong in the file, or what is not in it.
+    """
+    path = Path(name) if name.endswith((".yaml", ".yml")) else DEFINITIONS / f"{name}.yaml"
+    if not path.is_file():
+        known = experiment_names()
+        raise InputError(f"unknown experiment {name!r}{suggest(name, known)}; or give a YAML file")
+    content = _read_yaml(path)
+    suites = content.pop("suites", None)
+    if not isinstance(suites, dict) or not suites:
+        raise InputError(f"{path.name} has no suites; give at least one with columns and seeds")
+    if suite not in suites:
+        raise InputError(f"unknown suite {suite!r} of {path.name}{suggest(suite, suites)}")
+    common = dict(content.pop("common", None) or {})
+    merged = {**content, **(suites[suite] or {})}
+    columns = merged.pop("columns", None)
+    if not isinstance(columns, list) or not columns:
+        raise InputError(f"suite {suite!r} of {path.name} has no columns; list at least one")
+    built = [
+        _column(path.name, row, {**common, **_mapping(path.name, column)}, model)
+        for row, column in enumerate(columns)
+    ]
+    chosen = _choose(_merged(built) if model else built, only)
+    merged |= {"columns": tuple(chosen), "name": path.stem, "suite": suite}
+    if seeds:
+        merged["seeds"] = seeds
+    return _experiment(path.name, merged)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    import yaml
+
+    with reading(path, "give the YAML file of an experiment"):
+        text = path.read_text(encoding="utf-8")
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"{path.name} is no YAML: {' '.join(str(error).split())}") from error
+    return _mapping(path.name, content)
+
+
+def _mapping(where: str, content: Any) -> dict[str, Any]:
+    if not isinstance(content, dict):
+        raise InputError(f"{where}: expected names and values, got {content!r}")
+    return dict(content)
+
+
+def _column(where: str, row: int, content: dict[str, Any], model: str | None) -> Column:
+    known = {f.name for f in fields(Column)}
+    for key in content:
+        if key not in known:
+            raise InputError(f"{where}, column {row}: unknown key {key!r}{suggest(key, known)}")
+    if model is not None:
+        content["model"] = model
+    missing = [key for key in ("name", "task", "model") if not content.get(key)]
+    if missing:
+        fix = "; name one with --model" if missing == ["model"] else ""
+        raise InputError(f"{where}, column {row}: no {missing[0]}{fix}")
+    content["methods"] = _known_methods(where, content.get("methods") or ())
+    column = Column(**content)
+    for name in ("n", "n_test", "n_start"):
+        value = getattr(column, name)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise InputError(f"{where}, column {row}: {name} must be 1 or more, got {value!r}")
+    if column.start is not None and column.start not in STARTS:
+        start = column.start
+        raise InputError(f"{where}, column {row}: unknown start {start!r}{suggest(start, STARTS)}")
+    column.config(0)
+    return column
+
+
+def _known_methods(where: str, names: Any) -> tuple[str, ...]:
+    for name in names:
+        if name not in METHODS:
+            raise InputError(f"{where}: unknown method {name!r}{suggest(str(name), METHODS)}")
+    return tuple(names)
+
+
+def _merged(columns: Sequence[Column]) -> list[Column]:
+    """The first of all columns that differ in their name only."""
+    kept: dict[str, Column] = {}
+    for column in columns:
+        kept.setdefault(column.digest(), column)
+    return list(kept.values())
+
+
+def _choose(columns: Sequence[Column], only: Sequence[str]) -> list[Column]:
+    names = [column.name for column in columns]
+    for name in only:
+        if name not in names:
+            raise InputError(f"no column {name!r}{suggest(name, names)}")
+    return [column for column in columns if not only or column.name in only]
+
+
+def _experiment(where: str, content: dict[str, Any]) -> Experiment:
+    known = {f.name for f in fields(Experiment)}
+    for key in content:
+        if key not in known:
+            raise InputError(f"{where}: unknown key {key!r}{suggest(key, known)}")
+    for key in ("title", "source", "figure", "seeds", "methods"):
+        if not content.get(key):
+            raise InputError(f"{where}: no {key}; add it")
+    if content["figure"] not in FIGURES:
+        figure = content["figure"]
+        raise InputError(f"{where}: unknown figure {figure!r}{suggest(str(figure), FIGURES)}")
+    content["methods"] = _known_methods(where, content["methods"])
+    content["seeds"] = tuple(content["seeds"])
+    experiment = Experiment(**content)
+    if experiment.figure == "lines" and any(c.x is None for c in experiment.columns):
+        raise InputError(f"{where}: figure lines needs an x in every column")
+    names = [column.name for column in experiment.columns]
+    if len(set(names)) != len(names):
+        raise InputError(f"{where}: two columns have one name; tell them apart")
+    return replace(experiment, note=" ".join(experiment.note.split()))

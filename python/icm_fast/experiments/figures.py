@@ -1,0 +1,166 @@
+"""The result of an experiment as a picture (PNG or SVG); needs matplotlib."""
+
+from __future__ import annotations
+
+import io
+import math
+from typing import Any
+
+from icm_fast.bench.plot import figure_module
+from icm_fast.experiments.methods import METHODS
+
+# Okabe and Ito's colours, which colour-blind people tell apart; one per source of labels.
+_COLOURS = {
+    "": "#999999",
+    "icm": "#009E73",
+    "golden": "#E69F00",
+    "crowd": "#56B4E9",
+    "perturbed": "#CC79A7",
+    "bootstrapped": "#0072B2",
+}
+_MARKERS = "osD^vPX*"
+_PANELS_PER_ROW = 4
+
+
+def experiment_figure(document: dict[str, Any], kind: str) -> bytes:
+    """The picture of a result document.
+
+    Args:
+        document: What the experiment wrote as JSON.
+        kind: ``png`` or ``svg``.
+
+    Raises:
+        InputError: matplotlib is not installed.
+    """
+    draw = _bars if document["figure"] == "bars" else _lines
+    figure = draw(document)
+    buffer = io.BytesIO()
+    # No date in the file: the same result is the same picture.
+    metadata = {"Software": None} if kind == "png" else {"Date": None}
+    figure.savefig(buffer, format=kind, dpi=150, metadata=metadata)
+    return buffer.getvalue()
+
+
+def _bars(document: dict[str, Any]) -> Any:
+    """A panel per column: accuracy as a bar with its interval, calibrated accuracy as a diamond."""
+    columns = document["columns"]
+    shown = [
+        name
+        for name in dict.fromkeys(name for column in columns for name in column["methods"])
+        if any("plain" in column["methods"].get(name, {}) for column in columns)
+    ]
+    per_row = min(_PANELS_PER_ROW, len(columns))
+    n_rows = math.ceil(len(columns) / per_row)
+    size = (2.2 + 2.7 * per_row, 1.5 + n_rows * (0.8 + 0.27 * len(shown)))
+    figure = figure_module().Figure(figsize=size, layout="constrained")
+    panels = figure.subplots(n_rows, per_row, sharex=True, sharey=True, squeeze=False)
+    for place, axes in enumerate(panels.flat):
+        if place >= len(columns):
+            axes.set_axis_off()
+            continue
+        _bar_panel(axes, columns[place], shown)
+        if place + per_row >= len(columns):
+            axes.tick_params(axis="x", labelbottom=True)
+            axes.set_xlabel("accuracy, held out")
+    figure.suptitle(document["title"])
+    _bar_legend(figure)
+    return figure
+
+
+def _bar_panel(axes: Any, column: dict[str, Any], shown: list[str]) -> None:
+    for row, name in enumerate(shown):
+        method = column["methods"].get(name, {})
+        if "plain" not in method:
+            axes.annotate("not applicable", (0.02, row), va="center", fontsize=7, color="grey")
+            continue
+        plain = method["plain"]
+        value, (low, high) = plain["accuracy"], plain["interval"]
+        axes.barh(
+            row,
+            value,
+            height=0.75,
+            color=_COLOURS[METHODS[name].labels],
+            hatch="///" if METHODS[name].use == "tuned" else None,
+            edgecolor="white",
+            xerr=[[max(0.0, value - low)], [max(0.0, high - value)]],
+            error_kw={"elinewidth": 1, "capsize": 2},
+        )
+        axes.plot(
+            method["calibrated"]["accuracy"], row, marker="D", color="black", ms=4, mfc="white"
+        )
+    axes.axvline(column["majority"], color="black", linestyle=":", linewidth=1)
+    axes.set_yticks(range(len(shown)), [METHODS[name].title for name in shown], fontsize=8)
+    axes.set_ylim(len(shown) - 0.5, -0.5)
+    axes.set_xlim(0, 1)
+    axes.set_title(f"{column['name']}\n{column['model']}, n = {column['n']}", fontsize=9)
+    axes.grid(axis="x", alpha=0.3)
+    axes.set_axisbelow(True)
+
+
+def _bar_legend(figure: Any) -> None:
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    handles = [
+        Patch(facecolor="grey", label="accuracy, with its 95 % interval"),
+        Patch(facecolor="grey", hatch="///", edgecolor="white", label="after fine-tuning"),
+        Line2D([], [], color="black", marker="D", mfc="white", ms=4, ls="", label="calibrated"),
+        Line2D([], [], color="black", ls=":", lw=1, label="most frequent label"),
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=8)
+
+
+def _lines(document: dict[str, Any]) -> Any:
+    """Calibrated accuracy of each method, and the labels' own agreement with gold, over ``x``."""
+    columns = sorted(document["columns"], key=lambda column: float(column["x"]))
+    figure = figure_module().Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    names = list(dict.fromkeys(name for column in columns for name in column["methods"]))
+    for k, name in enumerate(names):
+        points = [
+            (column["x"], column["methods"][name]["calibrated"])
+            for column in columns
+            if "calibrated" in column["methods"].get(name, {})
+        ]
+        if points:
+            label = f"{METHODS[name].title}, calibrated accuracy"
+            _line(axes, points, _COLOURS[METHODS[name].labels], _MARKERS[k], label)
+    found = [(column["x"], _agreement(column)) for column in columns]
+    _line(axes, found, "black", "x", "found labels, agreement with gold")
+    if document["log_x"]:
+        axes.set_xscale("log")
+    ticks = [column["x"] for column in columns]
+    axes.set_xticks(ticks, [f"{x:g}" for x in ticks])
+    axes.minorticks_off()
+    axes.set_xlabel(document["x_label"])
+    axes.set_ylabel("accuracy, agreement")
+    axes.set_title(document["title"], fontsize=11)
+    axes.grid(alpha=0.3)
+    figure.legend(loc="outside lower center", ncols=2, fontsize=8)
+    return figure
+
+
+def _line(
+    axes: Any, points: list[tuple[float, dict[str, Any]]], colour: str, marker: str, label: str
+) -> None:
+    xs = [x for x, _ in points]
+    values = [p["accuracy"] for _, p in points]
+    below = [max(0.0, v - p["interval"][0]) for v, (_, p) in zip(values, points, strict=True)]
+    above = [max(0.0, p["interval"][1] - v) for v, (_, p) in zip(values, points, strict=True)]
+    style = "--" if marker == "x" else "-"
+    axes.errorbar(
+        xs,
+        values,
+        yerr=[below, above],
+        color=colour,
+        marker=marker,
+        ls=style,
+        capsize=3,
+        label=label,
+    )
+
+
+def _agreement(column: dict[str, Any]) -> dict[str, Any]:
+    """Mean over the seeds, with the range of the seeds."""
+    values = [seed["agreement"] for seed in column["search"]["seeds"]]
+    return {"accuracy": sum(values) / len(values), "interval": [min(values), max(values)]}

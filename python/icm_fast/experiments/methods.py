@@ -1,0 +1,38 @@
+"""Ways to predict held-out examples: where labels come from, and how they are used."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """One way.
+
+    Attributes:
+        title: As tables and figures call it.
+        labels: Whose labels: ``icm``, ``golden``, ``crowd``, ``perturbed`` or ``bootstrapped``;
+            empty for none.
+        use: ``prompt``, ``assistant`` and ``chat`` (no demonstrations), ``many-shot``
+            (demonstrations in context) or ``tuned`` (fine-tuning, then no demonstrations).
+    """
+
+    title: str
+    labels: str
+    use: str
+
+
+METHODS = {
+    "zero-shot": Method("zero-shot", "", "prompt"),
+    "zero-shot-assistant": Method("zero-shot, assistant prompt", "", "assistant"),
+    "zero-shot-chat": Method("zero-shot, chat template", "", "chat"),
+    "bootstrapped": Method("few-shot bootstrapping", "bootstrapped", "many-shot"),
+    "icm": Method("ICM", "icm", "many-shot"),
+    "golden": Method("golden labels", "golden", "many-shot"),
+    "crowd": Method("one annotator", "crowd", "many-shot"),
+    "perturbed": Method("perturbed golden", "perturbed", "many-shot"),
+    "icm-tuned": Method("ICM, fine-tuned", "icm", "tuned"),
+    "golden-tuned": Method("golden labels, fine-tuned", "golden", "tuned"),
+    "crowd-tuned": Method("one annotator, fine-tuned", "crowd", "tuned"),
+    "perturbed-tuned": Method("perturbed golden, fine-tuned", "perturbed", "tuned"),
+}

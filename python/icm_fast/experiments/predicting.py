@@ -1,0 +1,111 @@
+"""Predictions of held-out examples by one method."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from icm_fast.evaluate import many_shot
+from icm_fast.experiments.cell_data import CROWD_TASKS, CellData
+from icm_fast.experiments.methods import Method
+from icm_fast.metrics import agreement
+from icm_fast.types import UNLABELLED, IntArray, ScoreArray
+
+if TYPE_CHECKING:
+    from icm_fast.prompts import TokenizedDataset
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prediction:
+    """What one method makes of the held-out examples of one cell.
+
+    Attributes:
+        scores: ``[n_test, n_labels]`` log-probabilities; None where the method does not apply.
+        reason: Why it does not.
+        n_shots: Labelled examples in context or in training.
+        labels_accuracy: Their accuracy; None without labels.
+        n_tokens: Tokens forwarded for the predictions.
+        seconds: Wall-clock seconds, those of fine-tuning included.
+    """
+
+    scores: list[list[float]] | None
+    reason: str = ""
+    n_shots: int = 0
+    labels_accuracy: float | None = None
+    n_tokens: int = 0
+    seconds: float = 0.0
+
+
+def not_applicable(method: Method, data: CellData) -> str:
+    """Why a method has no sense for a cell; empty if it has."""
+    if method.labels == "crowd" and data.column.task not in CROWD_TASKS:
+        return "the data hold no labels of single annotators"
+    if method.use == "chat" and not getattr(data.model.load().tokenizer, "chat_template", None):
+        return "the model has no chat template"
+    return ""
+
+
+def predict_test(method: Method, data: CellData, found: IntArray, folder: Path) -> Prediction:
+    """Predict the held-out examples of a cell.
+
+    Args:
+        method: How.
+        data: The cell's data.
+        found: Labels that the search found, ``[n]``.
+        folder: Where fine-tuning keeps its state.
+
+    Raises:
+        InputError: The model does not take the data.
+    """
+    reason = not_applicable(method, data)
+    if reason:
+        return Prediction(scores=None, reason=reason)
+    started = time.monotonic()
+    labels = data.labels(method.labels, found) if method.labels else None
+    scores, n_tokens = _scores(method, data, labels, folder)
+    return Prediction(
+        scores=[[round(float(x), 6) for x in row] for row in scores],
+        n_shots=0 if labels is None else int((labels != UNLABELLED).sum()),
+        labels_accuracy=None if labels is None else agreement(labels, data.gold),
+        n_tokens=n_tokens,
+        seconds=time.monotonic() - started,
+    )
+
+
+def _scores(
+    method: Method, data: CellData, labels: IntArray | None, folder: Path
+) -> tuple[ScoreArray, int]:
+    """Scores ``[n_test, n_labels]`` and the tokens forwarded for them."""
+    test, _ = data.test
+    model: Any = data.model.load()
+    if method.use in ("assistant", "chat"):
+        return _zero_shot(method.use, data)
+    shots = data.dataset
+    if method.use == "tuned":
+        assert labels is not None
+        from icm_fast.tuning import TuningConfig, fine_tune
+
+        config = TuningConfig.from_mapping({"seed": data.seed, **data.column.tuning})
+        model = fine_tune(
+            data.dataset, labels, model=model, config=config, output_dir=folder
+        ).loaded
+        labels = None
+    predicted = many_shot(shots, labels, test, model=model, config=data.scoring)
+    return predicted.scores, predicted.n_tokens
+
+
+def _zero_shot(use: str, data: CellData) -> tuple[ScoreArray, int]:
+    """Scores of prompts in another form."""
+    from icm_fast.prompt_formats import assistant_pieces, chat_pieces
+    from icm_fast.scorers import TreeScorer
+
+    loaded = data.model.load()
+    make = assistant_pieces if use == "assistant" else chat_pieces
+    pieces: TokenizedDataset = make(data.test[0], loaded.tokenizer)
+    unlabelled = np.full(len(pieces), UNLABELLED, np.int32)
+    scored = TreeScorer(loaded, pieces, data.scoring).score(unlabelled)
+    return scored.scores, scored.n_tokens

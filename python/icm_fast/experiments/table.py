@@ -1,0 +1,130 @@
+"""The result of an experiment as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from icm_fast.experiments.methods import METHODS
+from icm_fast.report import markdown_table
+
+NOTHING = "–"
+
+
+def experiment_text(document: dict[str, Any], figure: str) -> str:
+    """Markdown of a result document; ``figure`` is the name of its picture."""
+    parts = [
+        f"# {document['title']}",
+        _preface(document),
+        f"![{document['title']}]({figure})",
+        "## Accuracy on held-out examples\n\n" + _accuracies(document, "plain"),
+        "Calibrated: the model's preference for one label, its mean prediction over the held-out "
+        "examples, is removed.\n\n" + _accuracies(document, "calibrated"),
+        "## Searches\n\n" + _searches(document),
+        "## Details",
+        *[_details(column) for column in document["columns"]],
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _preface(document: dict[str, Any]) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in document["versions"].items())
+    seeds = ", ".join(str(seed) for seed in document["seeds"])
+    lines = [
+        f"- repeats: {document['source']}; suite {document['suite']}, seeds {seeds}",
+        f"- command: `{document['command']}`",
+        f"- {versions}; {document['machine']}",
+        "- brackets: 95 % intervals, bootstrap over seeds and over groups of held-out examples",
+    ]
+    if document["note"]:
+        lines.insert(0, f"{document['note']}\n")
+    return "\n".join(lines)
+
+
+def _accuracies(document: dict[str, Any], kind: str) -> str:
+    columns = document["columns"]
+    names = list(dict.fromkeys(name for column in columns for name in column["methods"]))
+    rows = [
+        [METHODS[name].title, *[_accuracy(column["methods"].get(name), kind) for column in columns]]
+        for name in names
+    ]
+    rows.append(["most frequent label", *[_share(column["majority"]) for column in columns]])
+    return markdown_table(["method", *[column["name"] for column in columns]], rows)
+
+
+def _accuracy(method: dict[str, Any] | None, kind: str) -> str:
+    if method is None or "left_out" in method:
+        return NOTHING
+    low, high = method[kind]["interval"]
+    return f"{_share(method[kind]['accuracy'])} [{_share(low)}, {_share(high)}]"
+
+
+def _searches(document: dict[str, Any]) -> str:
+    names = (
+        *("data", "n", "agreement with gold, by seed", "up to renaming", "U(found) - U(gold)"),
+        *("evaluations", "steps per label", "tokens per label", "seconds"),
+    )
+    rows = []
+    for column in document["columns"]:
+        seeds = column["search"]["seeds"]
+        rows.append(
+            [
+                column["name"],
+                seeds[0]["n"],
+                " ".join(_share(s["agreement"]) for s in seeds),
+                " ".join(_share(s["permuted_agreement"]) for s in seeds),
+                " ".join(_difference(s["utility"], s["gold_utility"]) for s in seeds),
+                f"{_mean([s['n_evaluations'] for s in seeds]):.1f}",
+                f"{_mean([s['n_iterations'] / s['n_labelled'] for s in seeds]):.1f}",
+                f"{_mean([s['n_tokens'] / s['n_labelled'] for s in seeds]):,.0f}",
+                f"{_mean([s['seconds'] for s in seeds]):.0f}",
+            ]
+        )
+    return markdown_table(names, rows)
+
+
+def _details(column: dict[str, Any]) -> str:
+    names = (
+        *("method", "labels", "their accuracy", "accuracy", "calibrated", "balanced", "AUC"),
+        *("calibration error", "consistent", "tokens", "seconds"),
+    )
+    rows = [_detail(name, method) for name, method in column["methods"].items()]
+    headline = f"### {column['name']}: {column['task']}, {column['model']}"
+    left_out = [
+        f"{METHODS[name].title}: {method['left_out']}."
+        for name, method in column["methods"].items()
+        if "left_out" in method
+    ]
+    parts = [headline, f"{column['n_test']} held-out examples per seed.", *left_out]
+    return "\n\n".join([*parts, markdown_table(names, [row for row in rows if row])])
+
+
+def _detail(name: str, method: dict[str, Any]) -> list[str]:
+    if "left_out" in method:
+        return []
+    plain, calibrated = method["plain"], method["calibrated"]
+    return [
+        METHODS[name].title,
+        f"{method['n_shots']:.0f}",
+        _share(method["labels_accuracy"]),
+        " ".join(_share(value) for value in plain["by_seed"]),
+        " ".join(_share(value) for value in calibrated["by_seed"]),
+        _share(plain["balanced_accuracy"]),
+        _share(method["auc"]),
+        _share(method["calibration_error"]),
+        _share(plain["consistency"]),
+        f"{method['n_tokens']:,.0f}",
+        f"{method['seconds']:.1f}",
+    ]
+
+
+def _share(value: float | None) -> str:
+    return NOTHING if value is None else f"{value:.2f}"
+
+
+def _difference(found: float, gold: float | None) -> str:
+    return NOTHING if gold is None else f"{found - gold:+.1f}"
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

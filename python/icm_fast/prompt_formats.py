@@ -1,0 +1,116 @@
+"""Zero-shot prompts of other forms: behind a long assistant dialogue, and in a chat template.
+
+Both are baselines of the paper (section 3.2): a pretrained model may need a dialogue to see that it
+is to answer well, and a chat model its own template.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from icm_fast.errors import InputError
+from icm_fast.prompts import TokenizedDataset, tokenize_dataset
+from icm_fast.types import Dataset
+
+ASSISTANT_DIALOGUE = """\
+The following are conversations between people and an AI assistant. The assistant is helpful, honest
+and careful. It reads the whole question before it answers, thinks about what is asked, checks facts
+and sums, and says what is true even where the opposite sounds better. Where something is unclear,
+it picks the most sensible reading, and it never makes anything up.
+
+Person: Is it true that people use only a tenth of their brain?
+Assistant: No, that is a myth. Brain scans show that nearly every part of the brain is active over
+the course of a day, and damage to almost any part of it has some effect.
+
+Person: A friend says that 17 times 6 is 112. Is that right?
+Assistant: Not quite. 17 times 6 is 10 times 6 plus 7 times 6, that is 60 plus 42, which makes 102.
+
+Person: "The soup was cold and the waiter forgot us twice." Did this guest have a good evening?
+Assistant: It does not sound like it. Both remarks are complaints, so the review is negative.
+
+Person: Which answer is better: one that is polite but wrong, or one that is short and right?
+Assistant: The one that is short and right. An answer has to be correct before its tone matters.
+
+Person: Thank you. I have a few more things for you to judge, one at a time.
+Assistant: Of course. I will judge each of them as carefully as I can."""
+
+
+def assistant_pieces(dataset: Dataset, tokenizer: Any) -> TokenizedDataset:
+    """Token pieces of zero-shot prompts that stand behind ``ASSISTANT_DIALOGUE``.
+
+    Raises:
+        InputError: Prompts and labels do not meet at token boundaries.
+    """
+    plain = tokenize_dataset(dataset, tokenizer)
+    texts = [ASSISTANT_DIALOGUE + dataset.separator + e.prompt for e in dataset.examples]
+    return _pieces(texts, list(dataset.label_space), tokenizer, plain)
+
+
+def chat_pieces(dataset: Dataset, tokenizer: Any) -> TokenizedDataset:
+    """Token pieces of zero-shot prompts in the tokenizer's chat template.
+
+    The user's message is the prompt and the question which label fits; the answer is scored.
+
+    Raises:
+        InputError: The tokenizer has no chat template, or one that merges with the answers.
+    """
+    if not getattr(tokenizer, "chat_template", None):
+        raise InputError("the tokenizer has no chat template; name a chat model")
+    answers = [label.strip() for label in dataset.label_space]
+    question = f"Answer with one of: {', '.join(answers)}."
+    texts = [
+        tokenizer.apply_chat_template(
+            [{"role": "user", "content": f"{example.prompt}\n\n{question}"}],
+            tokenize=False,
+            add_generation_prompt=True,
+        )
+        for example in dataset.examples
+    ]
+    # A template writes its own beginning of the text.
+    return _pieces(texts, answers, tokenizer, tokenize_dataset(dataset, tokenizer), root=())
+
+
+def _pieces(
+    texts: Sequence[str],
+    labels: Sequence[str],
+    tokenizer: Any,
+    plain: TokenizedDataset,
+    root: tuple[int, ...] | None = None,
+) -> TokenizedDataset:
+    """Pieces of whole texts; what all begin with becomes the root, which is forwarded once."""
+    root = plain.root if root is None else root
+    ids = [root + _encode(tokenizer, text) for text in texts]
+    answers = [_answer_ids(texts[0], label, tokenizer) for label in labels]
+    shared = _shared_length(ids)
+    prompts = tuple(sequence[shared:] for sequence in ids)
+    return TokenizedDataset(
+        root=ids[0][:shared],
+        first_prompts=prompts,
+        later_prompts=prompts,  # never used: there are no demonstrations
+        labels=tuple(answers),
+        terminator=plain.terminator,
+    )
+
+
+def _encode(tokenizer: Any, text: str) -> tuple[int, ...]:
+    return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def _answer_ids(text: str, label: str, tokenizer: Any) -> tuple[int, ...]:
+    before, whole = _encode(tokenizer, text), _encode(tokenizer, text + label)
+    if whole[: len(before)] != before or len(whole) == len(before):
+        raise InputError(
+            f"the tokenizer merges the answer {label!r} with the prompt before it; choose another "
+            "label"
+        )
+    return whole[len(before) :]
+
+
+def _shared_length(sequences: Sequence[tuple[int, ...]]) -> int:
+    """Length of the longest common beginning that leaves every sequence one token."""
+    shared = min(len(sequence) for sequence in sequences) - 1
+    for sequence in sequences[1:]:
+        same = zip(sequences[0][:shared], sequence, strict=False)
+        shared = next((k for k, (a, b) in enumerate(same) if a != b), shared)
+    return shared
