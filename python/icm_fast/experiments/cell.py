@@ -21,6 +21,7 @@ from icm_fast.evaluate import predict
 from icm_fast.experiments.cell_data import CellData
 from icm_fast.experiments.definition import Column
 from icm_fast.experiments.methods import METHODS
+from icm_fast.experiments.orders import order_sensitivity
 from icm_fast.experiments.predicting import Prediction, predict_test
 from icm_fast.finished_run import read_run
 from icm_fast.leave_one_out import leave_one_out
@@ -44,12 +45,14 @@ class CellResult:
         search: Facts about the search.
         test: ``gold``, ``groups`` and constraint ``pairs`` of the held-out examples.
         predictions: By method.
+        orders: What :func:`order_sensitivity` returns; None where it is not asked for.
     """
 
     seed: int
     search: dict[str, Any]
     test: dict[str, Any]
     predictions: dict[str, Prediction]
+    orders: dict[str, Any] | None
 
 
 class Cell:
@@ -90,7 +93,18 @@ class Cell:
         for name in methods:
             predictions[name] = self._prediction(name, found)
             say(f"{name}: {_outcome(predictions[name], np.array(test['gold'], np.int32))}")
-        return CellResult(self._data.seed, facts, test, predictions)
+        return CellResult(self._data.seed, facts, test, predictions, self._orders(found, say))
+
+    def _orders(self, found: IntArray, say: Say) -> dict[str, Any] | None:
+        n_orders = self._data.column.n_orders
+        if not n_orders:
+            return None
+        orders = self._kept(
+            f"orders-{n_orders}.json", lambda: order_sensitivity(self._data, found, n_orders)
+        )
+        values = [order["accuracy"] for order in orders["orders"]]
+        say(f"{n_orders} orders: accuracy {min(values):.2f} to {max(values):.2f}")
+        return orders
 
     def _prediction(self, name: str, found: IntArray) -> Prediction:
         folder = self._folder / name

@@ -37,6 +37,7 @@ class Column:
         constraints: Whether the search knows the task's constraints.
         start: Labels that the search begins with, from gold: ``golden``, ``worst`` or ``random``.
         n_start: How many.
+        n_orders: Random orders of the contexts under which the found labels are scored again.
         methods: Methods instead of the experiment's.
         tuning: Settings of fine-tuning.
     """
@@ -53,6 +54,7 @@ class Column:
     constraints: bool = True
     start: str | None = None
     n_start: int = 8
+    n_orders: int = 0
     methods: tuple[str, ...] = ()
     tuning: Mapping[str, Any] = field(default_factory=dict)
 
@@ -72,7 +74,7 @@ class Column:
     def digest(self) -> str:
         """Short hash of all that its results depend on."""
         content = {f.name: getattr(self, f.name) for f in fields(self)}
-        for name in ("name", "x", "methods"):
+        for name in ("name", "x", "methods", "n_orders"):
             del content[name]
         text = json.dumps(content, sort_keys=True, default=dict)
         return hashlib.sha256(text.encode()).hexdigest()[:8]
@@ -195,10 +197,12 @@ def _column(where: str, row: int, content: dict[str, Any], model: str | None) ->
         raise InputError(f"{where}, column {row}: no {missing[0]}{fix}")
     content["methods"] = _known_methods(where, content.get("methods") or ())
     column = Column(**content)
-    for name in ("n", "n_test", "n_start"):
+    for name, least in (("n", 1), ("n_test", 1), ("n_start", 1), ("n_orders", 0)):
         value = getattr(column, name)
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise InputError(f"{where}, column {row}: {name} must be 1 or more, got {value!r}")
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise InputError(
+                f"{where}, column {row}: {name} must be {least} or more, got {value!r}"
+            )
     if column.start is not None and column.start not in STARTS:
         start = column.start
         raise InputError(f"{where}, column {row}: unknown start {start!r}{suggest(start, STARTS)}")

@@ -51,7 +51,7 @@ def _bars(document: dict[str, Any]) -> Any:
     ]
     per_row = min(_PANELS_PER_ROW, len(columns))
     n_rows = math.ceil(len(columns) / per_row)
-    size = (2.2 + 2.7 * per_row, 1.5 + n_rows * (0.8 + 0.27 * len(shown)))
+    size = (max(7.5, 2.2 + 2.7 * per_row), 1.6 + n_rows * (0.9 + 0.27 * len(shown)))
     figure = figure_module().Figure(figsize=size, layout="constrained")
     panels = figure.subplots(n_rows, per_row, sharex=True, sharey=True, squeeze=False)
     for place, axes in enumerate(panels.flat):
@@ -62,8 +62,8 @@ def _bars(document: dict[str, Any]) -> Any:
         if place + per_row >= len(columns):
             axes.tick_params(axis="x", labelbottom=True)
             axes.set_xlabel("accuracy, held out")
-    figure.suptitle(document["title"])
-    _bar_legend(figure)
+    figure.suptitle(document["title"], fontsize=11)
+    _bar_legend(figure, n_columns=4 if per_row > 2 else 2)
     return figure
 
 
@@ -97,7 +97,7 @@ def _bar_panel(axes: Any, column: dict[str, Any], shown: list[str]) -> None:
     axes.set_axisbelow(True)
 
 
-def _bar_legend(figure: Any) -> None:
+def _bar_legend(figure: Any, n_columns: int) -> None:
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
@@ -107,7 +107,7 @@ def _bar_legend(figure: Any) -> None:
         Line2D([], [], color="black", marker="D", mfc="white", ms=4, ls="", label="calibrated"),
         Line2D([], [], color="black", ls=":", lw=1, label="most frequent label"),
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=8)
+    figure.legend(handles=handles, loc="outside lower center", ncols=n_columns, fontsize=8)
 
 
 def _lines(document: dict[str, Any]) -> Any:

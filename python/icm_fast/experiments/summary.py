@@ -40,6 +40,7 @@ def summarize_column(
         "n_test": len(cells[0].test["gold"]),
         "majority": float(np.mean([_majority(cell) for cell in cells])),
         "search": {"seeds": [{"seed": cell.seed, **cell.search} for cell in cells]},
+        "orders": [{"seed": c.seed, **c.orders} for c in cells if c.orders is not None],
         "methods": {name: _method(name, cells) for name in methods},
     }
 

@@ -21,6 +21,7 @@ def experiment_text(document: dict[str, Any], figure: str) -> str:
         "Calibrated: the model's preference for one label, its mean prediction over the held-out "
         "examples, is removed.\n\n" + _accuracies(document, "calibrated"),
         "## Searches\n\n" + _searches(document),
+        *_orders(document),
         "## Details",
         *[_details(column) for column in document["columns"]],
     ]
@@ -81,6 +82,36 @@ def _searches(document: dict[str, Any]) -> str:
             ]
         )
     return markdown_table(names, rows)
+
+
+def _orders(document: dict[str, Any]) -> list[str]:
+    """A section on the orders of the contexts, where they were varied."""
+    names = (
+        *("data", "seed", "U(D)", "leave-one-out agreement with gold", "accuracy", "calibrated"),
+        "spread of a log-probability",
+    )
+    rows = [
+        [
+            column["name"],
+            found["seed"],
+            _range(found["orders"], "utility"),
+            _range(found["orders"], "agreement"),
+            _range(found["orders"], "accuracy"),
+            _range(found["orders"], "calibrated"),
+            f"{found['spread']:.3f}",
+        ]
+        for column in document["columns"]
+        for found in column["orders"]
+    ]
+    if not rows:
+        return []
+    preface = "The same labels under other random orders of all contexts: lowest, mean, highest."
+    return ["## Order of the contexts", preface, markdown_table(names, rows)]
+
+
+def _range(orders: Sequence[dict[str, float]], key: str) -> str:
+    values = [order[key] for order in orders]
+    return f"{min(values):.2f}, {_mean(values):.2f}, {max(values):.2f}"
 
 
 def _details(column: dict[str, Any]) -> str:

@@ -1,0 +1,74 @@
+"""Experiment files are read whole or refused with one clear line."""
+
+import pytest
+
+from icm_fast.errors import InputError
+from icm_fast.experiments.definition import DEFINITIONS, experiment_names, read_experiment
+
+COLUMN = {"name": "a", "task": "larger-than", "model": "smollm2"}
+
+
+def small(*columns, **suite):
+    return {"small": {"seeds": [0], "columns": list(columns), **suite}}
+
+
+def test_every_experiment_of_the_package_can_be_read():
+    names = experiment_names()
+    assert "main" in names
+    for name in names:
+        assert read_experiment(name, "small").columns, name
+    assert len(names) == len(list(DEFINITIONS.iterdir()))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"suites": {}}, "no suites"),
+        ({"figure": "pie"}, "unknown figure 'pie'"),
+        ({"figure": "lines"}, "needs an x in every column"),
+        ({"methods": ["icmm"]}, r"unknown method 'icmm'.*icm"),
+        ({"titel": "x"}, "unknown key 'titel'.*title"),
+        ({"suites": small()}, "no columns"),
+        ({"suites": small({**COLUMN, "seed": 3})}, "column 0: unknown key 'seed'"),
+        ({"suites": small({**COLUMN, "model": None})}, "column 0: no model; name one with --model"),
+        ({"suites": small({**COLUMN, "n": 0})}, "column 0: n must be 1 or more, got 0"),
+        ({"suites": small({**COLUMN, "start": "gold"})}, "unknown start 'gold'.*golden"),
+        ({"suites": small({**COLUMN, "settings": {"alhpa": 1}})}, "unknown setting 'alhpa'.*alpha"),
+        ({"suites": small(COLUMN, COLUMN)}, "two columns have one name"),
+        ({"suites": small(COLUMN, seeds=[])}, "no seeds"),
+    ],
+)
+def test_what_is_wrong_is_named(definition, changes, message):
+    with pytest.raises(InputError, match=message):
+        read_experiment(str(definition(**changes)), "small")
+
+
+def test_names_are_suggested(definition):
+    with pytest.raises(InputError, match=r"unknown experiment 'mian'.*main"):
+        read_experiment("mian", "small")
+    with pytest.raises(InputError, match=r"unknown suite 'smal'.*small"):
+        read_experiment(str(definition()), "smal")
+    with pytest.raises(InputError, match=r"no column 'number'.*numbers"):
+        read_experiment(str(definition()), "small", only=["number"])
+
+
+def test_another_model_joins_columns_that_differ_in_the_model_only(definition):
+    path = definition(suites=small(COLUMN, {**COLUMN, "name": "b", "model": "gemma3-270m"}))
+    assert len(read_experiment(str(path), "small").columns) == 2
+    (column,) = read_experiment(str(path), "small", model="mine").columns
+    assert (column.name, column.model) == ("a", "mine")
+
+
+def test_results_are_kept_apart_by_what_they_depend_on(definition):
+    changed = [
+        COLUMN,
+        {**COLUMN, "name": "z", "x": 3.0, "methods": ["icm"]},
+        {**COLUMN, "settings": {"alpha": 1.0}},
+        {**COLUMN, "n_test": 7},
+    ]
+    digests = []
+    for column in changed:
+        (read,) = read_experiment(str(definition(suites=small(column))), "small").columns
+        digests.append(read.digest())
+    assert digests[0] == digests[1]
+    assert len(set(digests)) == 3

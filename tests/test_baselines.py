@@ -1,0 +1,174 @@
+"""Labels and prompts that found labels are compared with."""
+
+import numpy as np
+import pytest
+
+from icm_fast.baselines import bootstrapped_labels, initial_labels, perturbed_labels
+from icm_fast.config import SearchConfig
+from icm_fast.errors import InputError
+from icm_fast.evaluate import many_shot, predict
+from icm_fast.metrics import calibration_error, consistency, seeds_interval
+from icm_fast.prompt_formats import ASSISTANT_DIALOGUE, assistant_pieces, chat_pieces
+from icm_fast.scorers import TreeScorer
+from icm_fast.types import Constraint
+from tiny_models import (
+    MULTI,
+    SINGLE,
+    byte_tokenizer,
+    metaspace_tokenizer,
+    one_thread,  # noqa: F401
+    reviews,
+    tiny_loaded,
+)
+
+GOLD = np.array([0, 1, 2, 0, 1, 2, 0, 1, -1, 2], np.int32)
+
+
+@pytest.mark.parametrize("share", [0.0, 1 / 3, 5 / 9, 1.0])
+def test_perturbed_labels_have_the_accuracy_asked_for(share):
+    labels = perturbed_labels(GOLD, share, 3, seed=4)
+    known = GOLD >= 0
+    assert (labels == GOLD)[known].mean() == pytest.approx(share)
+    assert labels[~known].tolist() == [-1]
+    assert set(labels[known].tolist()) <= {0, 1, 2}
+    again, other = perturbed_labels(GOLD, share, 3, seed=4), perturbed_labels(GOLD, share, 3, 5)
+    assert np.array_equal(labels, again)
+    assert share == 1.0 or not np.array_equal(labels, other)
+    with pytest.raises(InputError, match=r"1\.5"):
+        perturbed_labels(GOLD, 1.5, 3, seed=0)
+
+
+def test_initial_labels_of_each_kind():
+    for kind, right in (("golden", True), ("worst", False)):
+        labels = initial_labels(kind, GOLD, 3, k=5, seed=1)
+        chosen = labels >= 0
+        assert chosen.sum() == 5
+        assert ((labels == GOLD)[chosen] == right).all()
+    drawn = [initial_labels("random", GOLD, 3, k=5, seed=s) for s in range(40)]
+    shares = [(y == GOLD)[y >= 0].mean() for y in drawn]
+    assert 0.2 < np.mean(shares) < 0.47
+    assert (initial_labels("golden", GOLD, 3, k=99, seed=0) == GOLD).all()
+    with pytest.raises(InputError, match="golden, worst or random"):
+        initial_labels("gold", GOLD, 3, k=5, seed=1)
+    with pytest.raises(InputError, match="no gold"):
+        initial_labels("golden", np.array([-1, -1]), 3, k=5, seed=1)
+
+
+def test_bootstrapping_uses_its_own_few_labels():
+    loaded, dataset = tiny_loaded("llama"), reviews(SINGLE)
+    import icm_fast.baselines as baselines
+
+    config = SearchConfig(seed=2)
+    whole = predict(many_shot(None, None, dataset, model=loaded).scores, calibrated=True)
+    assert np.array_equal(bootstrapped_labels(dataset, loaded, config), whole)
+    few, baselines.N_FEW_SHOT = baselines.N_FEW_SHOT, 3
+    try:
+        labels = bootstrapped_labels(dataset, loaded, config)
+    finally:
+        baselines.N_FEW_SHOT = few
+    order = np.random.default_rng([2, 8]).permutation(8)
+    shown, rest = np.sort(order[:3]), np.sort(order[3:])
+    assert np.array_equal(labels[shown], whole[shown])
+    second = many_shot(
+        dataset.subset(shown.tolist()),
+        whole[shown],
+        dataset.subset(rest.tolist()),
+        model=loaded,
+        config=config,
+    )
+    assert np.array_equal(labels[rest], predict(second.scores, calibrated=True))
+
+
+@pytest.mark.parametrize("labels", [SINGLE, MULTI])
+@pytest.mark.parametrize("tokenizer", [byte_tokenizer(), metaspace_tokenizer()])
+def test_prompts_behind_the_assistant_dialogue_are_those_of_the_whole_text(labels, tokenizer):
+    dataset = reviews(labels)
+    pieces = assistant_pieces(dataset, tokenizer)
+    for i, example in enumerate(dataset.examples):
+        text = f"{ASSISTANT_DIALOGUE}\n\n{example.prompt}"
+        whole = list(tokenizer(text)["input_ids"])
+        assert [*pieces.root, *pieces.prompt(i, first=True)] == whole
+        for y, label in enumerate(labels):
+            ids = list(tokenizer(text + label)["input_ids"])
+            assert [*whole, *pieces.labels[y]] == ids
+    assert len(pieces.root) > 200
+
+
+def chat_tokenizer():
+    from copy import deepcopy
+
+    tokenizer = deepcopy(byte_tokenizer())
+    tokenizer.chat_template = (
+        "<s>{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}"
+        "[assistant]{{ '\\n' }}"
+    )
+    return tokenizer
+
+
+def test_chat_prompts_score_the_answer_behind_the_template():
+    dataset, tokenizer = reviews(SINGLE), chat_tokenizer()
+    pieces = chat_pieces(dataset, tokenizer)
+    prompt = [*pieces.root, *pieces.prompt(1, first=True)]
+    assert tokenizer.decode(prompt) == (
+        "<s>[user] Review: dull\nSentiment:\n\nAnswer with one of: positive, negative.\n"
+        "[assistant]\n"
+    )
+    assert prompt.count(1) == 1  # the template's own beginning, no second one
+    assert [tokenizer.decode(ids) for ids in pieces.labels] == ["positive", "negative"]
+    with pytest.raises(InputError, match="no chat template"):
+        chat_pieces(dataset, byte_tokenizer())
+
+
+def test_a_long_root_is_forwarded_once_and_changes_no_score():
+    loaded, dataset = tiny_loaded("llama", max_position_embeddings=4096), reviews(SINGLE)
+    pieces = assistant_pieces(dataset, loaded.tokenizer)
+    nothing = np.full(len(dataset), -1, np.int32)
+    scored = TreeScorer(loaded, pieces, SearchConfig()).score(nothing)
+    prompts = sum(len(pieces.prompt(i, first=True)) for i in range(len(dataset)))
+    assert scored.n_tokens == len(pieces.root) + prompts
+    import torch
+
+    for i in range(len(dataset)):
+        ids = torch.tensor([[*pieces.root, *pieces.prompt(i, first=True)]])
+        logits = loaded.model(ids).logits[0, -1].float()
+        expected = logits[[label[0] for label in pieces.labels]].log_softmax(-1)
+        assert np.abs(scored.scores[i] - expected.detach().numpy()).max() < 1e-4
+
+
+def test_calibration_error_by_hand():
+    # Confidence 0.8 throughout: three in four right is an error of 0.05.
+    scores = np.log(np.array([[0.8, 0.2]] * 4, np.float32))
+    gold = np.array([0, 0, 0, 1])
+    assert calibration_error(scores, gold, n_bins=1) == pytest.approx(0.05, abs=1e-6)
+    # In two bins, by order: all right (0.2 off), half right (0.3 off).
+    assert calibration_error(scores, gold, n_bins=2) == pytest.approx(0.25, abs=1e-6)
+    assert np.isnan(calibration_error(scores, np.array([-1] * 4)))
+    shifted = scores + 7  # no probabilities before they are renormalised
+    assert calibration_error(shifted, gold, n_bins=1) == pytest.approx(0.05, abs=1e-5)
+
+
+def test_consistency_counts_labelled_pairs():
+    one_true = ((False, True), (True, False))
+    constraints = [
+        Constraint(0, 1, one_true),
+        Constraint(1, 2, one_true),
+        Constraint(0, 3, one_true),
+    ]
+    assert consistency(np.array([0, 1, 1, -1]), constraints) == 0.5
+    assert np.isnan(consistency(np.array([0, -1, -1, -1]), constraints))
+
+
+def test_intervals_cover_seeds_and_groups():
+    rng = np.random.default_rng(0)
+    gold = [np.ones(100, int)] * 3
+    same = [(rng.random(100) < 0.7).astype(int) for _ in range(3)]
+    apart = [(rng.random(100) < share).astype(int) for share in (0.4, 0.7, 1.0)]
+    alone, pairs = [[None] * 100] * 3, [[str(i // 20) for i in range(100)]] * 3
+    low, high = seeds_interval(same, gold, alone)
+    assert low < np.mean([y.mean() for y in same]) < high
+    wide = seeds_interval(apart, gold, alone)
+    assert wide[1] - wide[0] > 2 * (high - low)
+    doubled = [np.repeat(y[:5], 20) for y in same]
+    grouped, single = seeds_interval(doubled, gold, pairs), seeds_interval(doubled, gold, alone)
+    assert grouped[1] - grouped[0] > single[1] - single[0]
+    assert seeds_interval(same, gold, alone) == (low, high)
