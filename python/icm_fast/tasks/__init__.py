@@ -14,6 +14,7 @@ from icm_fast.tasks.gsm8k import load_gsm8k_verification
 from icm_fast.tasks.movie_sentiment import crowd_labels, load_movie_sentiment
 from icm_fast.tasks.preference import load_alpaca_preference, load_author_gender
 from icm_fast.tasks.rows import PathLike
+from icm_fast.tasks.sun_poems import load_sun_poems
 from icm_fast.tasks.truthfulqa import load_truthfulqa
 
 __all__ = ["TASKS", "crowd_labels", "load_task"]
@@ -26,6 +27,7 @@ TASKS: dict[str, Callable[..., TaskData]] = {
     "movie-sentiment": load_movie_sentiment,
     "arithmetic": load_arithmetic,
     "larger-than": load_larger_than,
+    "sun-poems": load_sun_poems,
     "custom": load_custom,
 }
 """Loaders by task name; all take ``(path, *, limit, seed, **options)``."""
@@ -43,7 +45,7 @@ def load_task(
 
     Args:
         name: A key of ``TASKS``.
-        path: File of the data; generated and installed tasks need none.
+        path: File (or folder) of the data; generated and installed tasks need none.
         limit: Most examples to keep; groups stay whole and are drawn in a seeded order.
         seed: Seed of that draw (and of generated data).
         **options: Options of the task; see its loader.

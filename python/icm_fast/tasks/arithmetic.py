@@ -8,13 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from icm_fast.constraints import Asymmetric, Equal, Exclusive
-from icm_fast.errors import InputError
 from icm_fast.tasks.assembly import CLAIM_ENDING, TaskData, assemble
 from icm_fast.tasks.rows import PathLike
-from icm_fast.tasks.sampling import digest
+from icm_fast.tasks.sampling import count_groups, digest
 from icm_fast.types import Example
 
-_DEFAULT_GROUPS = 64
 _SUM_CLAIMS = 4
 _OFFSETS = (-10, -3, -2, -1, 1, 2, 3, 10)
 _MOST_GROUPS = 100_000
@@ -87,24 +85,15 @@ def _check(
     path: PathLike | None,
     limit: int | None,
     n_groups: int | None,
-    group_size: int,
+    size: int,
     max_operand: int,
 ) -> int:
     """Check the options; return the number of groups to generate."""
-    if path is not None:
-        raise InputError(f"task {task!r} is generated and reads no file; leave the path out")
-    if n_groups is None:
-        wanted = limit if isinstance(limit, int) else 0
-        n_groups = max(_DEFAULT_GROUPS, wanted // group_size)
     pairs = max_operand * (max_operand - 1) // 2
     # At a quarter of the pairs, drawing again after a repetition stays cheap.
     most = min(_MOST_GROUPS, pairs // 4)
-    if not 1 <= n_groups <= most:
-        raise InputError(
-            f"{n_groups} groups of {task!r} lie outside 1 .. {most}; lower n_groups (or limit), or "
-            f"raise max_operand = {max_operand}"
-        )
-    return n_groups
+    remedy = f", or raise max_operand = {max_operand}"
+    return count_groups(task, path, limit, n_groups, size=size, most=most, remedy=remedy)
 
 
 def _operands(task: str, seed: int, n_groups: int, max_operand: int) -> Iterator[tuple[int, int]]:

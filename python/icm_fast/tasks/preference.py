@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from icm_fast.constraints import Asymmetric
 from icm_fast.tasks.assembly import CLAIM_ENDING, TaskData, assemble
+from icm_fast.tasks.blogs import blog_pairs, is_blog_corpus
 from icm_fast.tasks.rows import PathLike, Row, binary_gold, read_rows, require_path
 from icm_fast.tasks.sampling import digest
 from icm_fast.types import Example
@@ -29,7 +30,8 @@ def load_alpaca_preference(
         seed: Seed of the draw of groups.
         paper_mode: Forbid only that both orders are True, not that both are False.
     """
-    return _load("alpaca-preference", path, limit, seed, paper_mode, _preference_prompt)
+    rows = read_rows(require_path("alpaca-preference", path))
+    return _compare("alpaca-preference", rows, limit, seed, paper_mode, _preference_prompt)
 
 
 def load_author_gender(
@@ -38,27 +40,40 @@ def load_author_gender(
     limit: int | None = None,
     seed: int = 0,
     paper_mode: bool = False,
+    max_chars: int = 400,
+    min_chars: int = 100,
 ) -> TaskData:
-    """Load pairs of blog posts; columns choice, choice_2, consistency_id, label.
+    """Load pairs of blog posts, ready-made or drawn from the Blog Authorship Corpus.
 
     Args:
-        path: JSON or JSONL file (CSV and Parquet too).
+        path: JSON or JSONL file (CSV and Parquet too) with the columns choice, choice_2,
+            consistency_id, label; or the corpus: a CSV file with the columns id, gender and
+            text, or the folder of its XML files.
         limit: Most examples to keep.
-        seed: Seed of the draw of groups.
+        seed: Seed of the draw of groups and, of the corpus, of one post per author and of pairs.
         paper_mode: Forbid only that both orders are True, not that both are False.
+        max_chars: Of the corpus: longer posts are cut, between two words.
+        min_chars: Of the corpus: shorter posts are passed over.
+
+    Raises:
+        InputError: A file that cannot be read or used, or a wrong option.
     """
-    return _load("author-gender", path, limit, seed, paper_mode, _gender_prompt)
+    file = require_path("author-gender", path)
+    if is_blog_corpus(file):
+        rows = blog_pairs(file, seed=seed, min_chars=min_chars, max_chars=max_chars)
+    else:
+        rows = read_rows(file)
+    return _compare("author-gender", rows, limit, seed, paper_mode, _gender_prompt)
 
 
-def _load(
+def _compare(
     task: str,
-    path: PathLike | None,
+    rows: list[Row],
     limit: int | None,
     seed: int,
     paper_mode: bool,
     prompt: Callable[[Row], str],
 ) -> TaskData:
-    rows = read_rows(require_path(task, path))
     examples = [
         Example(
             id=f"{task}-{row.number}",

@@ -10,9 +10,11 @@ import hashlib
 from collections.abc import Sequence
 
 from icm_fast.errors import InputError
+from icm_fast.tasks.rows import PathLike
 from icm_fast.types import Example
 
 SPLITS = ("all", "search", "test")
+_DEFAULT_GROUPS = 64
 _TEST_SHARE = 5  # one in five
 
 
@@ -55,6 +57,43 @@ def pick_groups(examples: Sequence[Example], limit: int | None, seed: int) -> li
             break
         picked += groups[key]
     return sorted(picked)
+
+
+def count_groups(
+    task: str,
+    path: PathLike | None,
+    limit: int | None,
+    n_groups: int | None,
+    *,
+    size: int,
+    most: int,
+    remedy: str = "",
+) -> int:
+    """Return how many groups a generated task makes.
+
+    Args:
+        task: Name of the task.
+        path: Must be None.
+        limit: Most examples to keep.
+        n_groups: The user's choice; None makes 64, or as many as ``limit`` holds.
+        size: Examples per group.
+        most: Most groups the task can make.
+        remedy: What else helps when there are too many, for the message.
+
+    Raises:
+        InputError: A path was given, or the number lies outside 1 .. ``most``.
+    """
+    if path is not None:
+        raise InputError(f"task {task!r} is generated and reads no file; leave the path out")
+    if n_groups is None:
+        wanted = limit if isinstance(limit, int) else 0
+        n_groups = max(_DEFAULT_GROUPS, wanted // size)
+    if not 1 <= n_groups <= most:
+        raise InputError(
+            f"{n_groups} groups of {task!r} lie outside 1 .. {most}; lower n_groups (or limit)"
+            f"{remedy}"
+        )
+    return n_groups
 
 
 def in_split(key: str, split: str) -> bool:
