@@ -20,6 +20,8 @@ from icm_fast.metrics import (
     auc,
     balanced_accuracy,
     bootstrap_interval,
+    calibration_error,
+    consistency,
 )
 from icm_fast.types import UNLABELLED, Constraint, Dataset, Example, IntArray, ScoreArray
 
@@ -193,6 +195,9 @@ class MethodResult:
         calibrated_accuracy: Accuracy of the calibrated predictions.
         balanced_accuracy: Mean recall over the gold labels.
         auc: Area under the ROC curve; None unless there are two labels.
+        calibration_error: Expected calibration error of the predicted labels.
+        consistency: Share of the constraints between test examples that the predictions keep; None
+            without any.
         n_tokens: Tokens forwarded.
     """
 
@@ -203,6 +208,8 @@ class MethodResult:
     calibrated_accuracy: float
     balanced_accuracy: float
     auc: float | None
+    calibration_error: float
+    consistency: float | None
     n_tokens: int
 
 
@@ -324,5 +331,7 @@ def _method_result(
         calibrated_accuracy=accuracy(predict(predicted.scores, calibrated=True), gold),
         balanced_accuracy=balanced_accuracy(predicted.labels, gold),
         auc=auc(predicted.scores, gold) if len(test.label_space) == 2 else None,
+        calibration_error=calibration_error(predicted.scores, gold),
+        consistency=consistency(predicted.labels, test.constraints) if test.constraints else None,
         n_tokens=predicted.n_tokens,
     )

@@ -61,14 +61,20 @@ def comparison_text(comparison: Mapping[str, Any]) -> str:
             f"{_share(row['interval'][0])}-{_share(row['interval'][1])}",
             _share(row["calibrated_accuracy"]),
             _share(row["auc"]),
+            _share(row.get("calibration_error")),
+            _share(row.get("consistency")),
         )
         for row in comparison["methods"]
     ]
     headline = (
         f"Found labels agree with gold on {_share(comparison['agreement'])} of "
-        f"{comparison['n_gold']} examples. Held out: {comparison['n_test']} examples."
+        f"{comparison['n_gold']} examples (up to renaming of the labels: "
+        f"{_share(comparison['permuted_agreement'])}). Held out: {comparison['n_test']} examples."
     )
-    names = ("method", "shots", "accuracy", "95 %", "calibrated", "AUC")
+    names = (
+        *("method", "shots", "accuracy", "95 %", "calibrated", "AUC", "calibration error"),
+        "consistent",
+    )
     return f"{headline}\n\n{markdown_table(names, rows)}"
 
 

@@ -92,6 +92,8 @@ def _bar_panel(axes: Any, column: dict[str, Any], shown: list[str]) -> None:
     axes.set_yticks(range(len(shown)), [METHODS[name].title for name in shown], fontsize=8)
     axes.set_ylim(len(shown) - 0.5, -0.5)
     axes.set_xlim(0, 1)
+    axes.set_xticks((0, 0.25, 0.5, 0.75, 1))
+    axes.tick_params(axis="x", labelsize=8)
     axes.set_title(f"{column['name']}\n{column['model']}, n = {column['n']}", fontsize=9)
     axes.grid(axis="x", alpha=0.3)
     axes.set_axisbelow(True)

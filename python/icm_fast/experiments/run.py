@@ -96,7 +96,7 @@ def _check_data(column: Column, data: Path | None) -> None:
             f"column {column.name!r} needs the file {column.data}; name its folder with --data, or "
             "leave the column out with --only"
         )
-    if not (data / column.data).is_file():
+    if not (data / column.data).exists():
         raise InputError(
             f"column {column.name!r} needs the file {column.data}, which is not in {data}; put it "
             "there, or leave the column out with --only"
