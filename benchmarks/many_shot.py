@@ -20,8 +20,8 @@ from icm_fast.atomic_file import write_atomically
 from icm_fast.bench.machine import machine_facts
 from icm_fast.config import SearchConfig
 from icm_fast.evaluate import held_out, many_shot
-from icm_fast.leave_one_out import plan_leave_one_out
 from icm_fast.model import load_model
+from icm_fast.scorers import make_scorer
 from icm_fast.task_source import TaskSource
 from icm_fast.types import UNLABELLED, Dataset
 
@@ -103,7 +103,8 @@ def whole_prompts(dataset, gold, test, loaded, config):
     examples = dataset.examples + tuple(replace(e, id=f"test:{e.id}") for e in test.examples)
     joined = Dataset(examples, dataset.label_space, (), dataset.name, dataset.separator)
     state = np.concatenate([gold, np.full(len(test), UNLABELLED, np.int32)])
-    plan = plan_leave_one_out(joined, state, model=loaded, config=config)
+    # As in many_shot: the demonstrations are not queried, so all of them open every prompt.
+    plan = make_scorer(loaded, joined, config).plan(state, state == UNLABELLED)
     prompts = [plan.prompt_ids(i) for i in range(len(dataset), len(joined))]
     if any(len(ids) != 1 for ids in plan.pieces.labels):
         raise SystemExit("this benchmark takes labels of one token")
