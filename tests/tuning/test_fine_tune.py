@@ -11,7 +11,7 @@ from icm_fast import InputError, SearchConfig, plan_leave_one_out
 from icm_fast.evaluate import many_shot
 from icm_fast.model import load_model
 from icm_fast.model.label_scores import label_tree
-from icm_fast.model.tuned import copy_model, import_peft, merge_adapter
+from icm_fast.model.tuned import copy_model, foreign_code, import_peft, merge_adapter
 from icm_fast.prompts import tokenize_dataset
 from icm_fast.scorers import make_scorer
 from icm_fast.tuning import TuningConfig, fine_tune
@@ -151,7 +151,12 @@ def test_merged_weights_give_the_live_adapters_logits(family, tmp_path):
     loaded = tiny_loaded(family)
     tuned = fine_tune(reviews(), LABELS, model=loaded, config=QUICK, output_dir=tmp_path / "tuned")
     twin = copy_model(loaded.model, torch.float32, share=False)
-    live = import_peft().PeftModel.from_pretrained(twin, str(tmp_path / "tuned" / "adapter")).eval()
+    with foreign_code():
+        live = (
+            import_peft()
+            .PeftModel.from_pretrained(twin, str(tmp_path / "tuned" / "adapter"))
+            .eval()
+        )
     ids = torch.tensor([loaded.tokenizer("Review: a small wonder\nSentiment:")["input_ids"]])
     with torch.no_grad():
         base = loaded.model(input_ids=ids).logits

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable
+import random
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from transformers import PreTrainedModel
@@ -52,14 +56,14 @@ def merge_adapter(base: LoadedModel, adapter: Path, name: str) -> LoadedModel:
     Raises:
         InputError: peft is missing, or the adapter cannot be read or is not for this model.
     """
-    peft = import_peft()
     if not (adapter / _ADAPTER_WEIGHTS).is_file():
         raise InputError(f"{adapter} holds no {_ADAPTER_WEIGHTS}; {_FIX}")
     twin = copy_model(base.model, base.model.dtype, share=True)
     try:
-        live = peft.PeftModel.from_pretrained(twin, str(adapter))
-        # A safe merge adds to a clone: the weights that are shared with the base are not touched.
-        merged = live.merge_and_unload(safe_merge=True)
+        with foreign_code():
+            live = import_peft().PeftModel.from_pretrained(twin, str(adapter))
+            # A safe merge adds to a clone: weights that are shared with the base are not touched.
+            merged = live.merge_and_unload(safe_merge=True)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
         raise InputError(
             f"cannot merge the adapter {adapter} into {base.name}: {first_line(error)}; {_FIX}"
@@ -145,6 +149,24 @@ def import_peft() -> Any:
     except ImportError as error:
         raise InputError(f"adapters need peft ({error}); run {INSTALL_TRAIN}") from error
     return peft
+
+
+@contextmanager
+def foreign_code() -> Iterator[None]:
+    """Around calls of peft and trl: random states are put back, warnings without a remedy silenced.
+
+    They draw from the process's generators and seed them, use names that transformers has
+    renamed, and tell of settings that they mend themselves.
+    """
+    python, numpy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*gradient_checkpointing.* deprecated", FutureWarning)
+        warnings.filterwarnings("ignore", "fan_in_fan_out is set to", UserWarning)
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
 
 
 def _base_name(adapter: Path) -> str:

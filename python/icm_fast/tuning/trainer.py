@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import math
-import random
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from icm_fast.errors import InputError
 from icm_fast.model.load import LoadedModel
-from icm_fast.model.tuned import INSTALL_TRAIN
+from icm_fast.model.tuned import INSTALL_TRAIN, foreign_code
 from icm_fast.tuning.config import TuningConfig
 from icm_fast.tuning.folder import TuningFolder, TuningState, mark_complete
 from icm_fast.tuning.texts import TrainingText, order_batches
@@ -46,10 +44,9 @@ def train(
     Raises:
         InputError: trl, peft or datasets is missing, or the loss is no longer a number.
     """
-    trainer_class = _trainer_class()
     start = folder.last_checkpoint() if folder else None
-    with tempfile.TemporaryDirectory() as scratch, _random_states_kept():
-        trainer = trainer_class(
+    with tempfile.TemporaryDirectory() as scratch, foreign_code():
+        trainer = _trainer_class()(
             model=model,
             base=base,
             texts=texts,
@@ -243,6 +240,10 @@ def _arguments(
     output: Path | None,
     scratch: str,
 ) -> Any:
+    # transformers 5 renames it on its way, and warns of the old name.
+    known = {field.name for field in dataclasses.fields(trl.SFTConfig)}
+    new, old = "activation_checkpointing", "gradient_checkpointing"
+    checkpointing = {new if new in known else old: config.gradient_checkpointing}
     arguments = trl.SFTConfig(
         output_dir=str(output or scratch),
         # The batches of all epochs are one pass to the trainer.
@@ -250,10 +251,10 @@ def _arguments(
         per_device_train_batch_size=config.batch_size,
         learning_rate=config.learning_rate,
         lr_scheduler_type=config.scheduler,
-        warmup_steps=math.ceil(config.warmup * n_steps),
+        warmup_steps=int(config.warmup * n_steps),
         weight_decay=config.weight_decay,
         max_grad_norm=config.max_grad_norm,
-        gradient_checkpointing=config.gradient_checkpointing,
+        **checkpointing,
         seed=config.seed,
         save_strategy="steps" if output else "no",
         save_steps=config.save_steps,
@@ -270,15 +271,3 @@ def _arguments(
     )
     arguments._n_gpu = min(arguments.n_gpu, 1)  # one device: trl refuses to spread over several
     return arguments
-
-
-@contextmanager
-def _random_states_kept() -> Iterator[None]:
-    """Put the process's random states back: trl seeds them all."""
-    python, numpy = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng():
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(numpy)
