@@ -81,7 +81,8 @@ def fine_tune(
         progress: Called after each step with its number, the number of steps and its loss.
 
     Raises:
-        InputError: Bad input, a package is missing, or a folder of another fine-tuning.
+        InputError: Bad input, a package is missing, or the folder is that of another fine-tuning
+            or in use.
     """
     config = config or TuningConfig()
     labels = check_labels(labels, dataset)
@@ -92,14 +93,14 @@ def fine_tune(
     if output_dir is None:
         state, loaded = _train(base, texts, config, None, progress)
         return _tuned(loaded, state, texts, config, None)
-    folder = TuningFolder(Path(output_dir), _identity(base, texts, config))
-    result = folder.result()
-    if result is not None:
-        state = TuningState(tuple(result["losses"]), result["seconds"])
-        loaded = load_finished(base, folder.folder)
-    else:
-        state, loaded = _train(base, texts, config, folder, progress)
-        folder.finish(_result(state, texts, config))
+    with TuningFolder(Path(output_dir), _identity(base, texts, config)) as folder:
+        result = folder.result()
+        if result is not None:
+            state = TuningState(tuple(result["losses"]), result["seconds"])
+            loaded = load_finished(base, folder.folder)
+        else:
+            state, loaded = _train(base, texts, config, folder, progress)
+            folder.finish(_result(state, texts, config))
     return _tuned(loaded, state, texts, config, folder.folder)
 
 
@@ -138,7 +139,8 @@ def _train(
         twin.requires_grad_(True)
     trained, state = train(twin, base, texts, config, folder, progress)
     name = str(folder.folder) if folder else f"{base.name}, tuned"
-    with tempfile.TemporaryDirectory(dir=folder.folder if folder else None) as scratch:
+    # Below the checkpoints, which are dropped at the end: a killed process leaves nothing behind.
+    with tempfile.TemporaryDirectory(dir=folder.checkpoints if folder else None) as scratch:
         made = Path(scratch) / "made"
         if full:
             loaded = as_loaded(copy_model(trained, base.model.dtype, share=True), base, name)

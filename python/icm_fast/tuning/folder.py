@@ -8,9 +8,9 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from icm_fast.atomic_file import sync_folder, write_atomically, writing
+from icm_fast.atomic_file import lock_folder, sync_folder, write_atomically, writing
 from icm_fast.errors import InputError
 from icm_fast.model.tuned import TUNING_FILE, read_tuning
 
@@ -32,14 +32,14 @@ class TuningState:
 
 
 class TuningFolder:
-    """Reads and writes one folder.
+    """Reads and writes one folder, which is locked until the ``with`` block ends.
 
     Args:
         folder: Made when absent.
         identity: What must be the same for a training to go on: settings, data, model.
 
     Raises:
-        InputError: The folder holds another fine-tuning, or cannot be written.
+        InputError: The folder holds another fine-tuning, is in use, or cannot be written.
     """
 
     def __init__(self, folder: Path, identity: Mapping[str, Any]) -> None:
@@ -47,20 +47,38 @@ class TuningFolder:
         self.checkpoints = folder / CHECKPOINTS
         self._identity = dict(identity)
         self._record = folder / TUNING_FILE
-        with writing(folder):
-            self.checkpoints.mkdir(parents=True, exist_ok=True)
+        self._lock = lock_folder(folder)
+        try:
+            self._open()
+        except BaseException:
+            os.close(self._lock)
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        os.close(self._lock)
+
+    def _open(self) -> None:
         if self._record.is_file():
-            _check_same(folder, read_tuning(self._record)["identity"], self._identity)
+            stored = read_tuning(self._record)["identity"]
+            _check_same(self.folder, stored, self._identity)
         else:
             self._write({})
 
     def result(self) -> dict[str, Any] | None:
         """Content of tuning.json once finished, else None."""
         content = read_tuning(self._record)
-        return content if "losses" in content else None
+        if "losses" not in content:
+            return None
+        self._drop_checkpoints()  # left by a process that was killed inside finish()
+        return content
 
     def last_checkpoint(self) -> tuple[Path, TuningState] | None:
         """The newest checkpoint that was written to its end; torn ones are deleted."""
+        with writing(self.checkpoints):
+            self.checkpoints.mkdir(exist_ok=True)
         best: tuple[int, Path] | None = None
         for path in self.checkpoints.glob("checkpoint-*"):
             step = int(path.name.rpartition("-")[2])
@@ -86,6 +104,9 @@ class TuningFolder:
     def finish(self, result: Mapping[str, Any]) -> None:
         """Record the result, which marks the training as finished, and drop the checkpoints."""
         self._write(result)
+        self._drop_checkpoints()
+
+    def _drop_checkpoints(self) -> None:
         shutil.rmtree(self.checkpoints, ignore_errors=True)
 
     def _write(self, result: Mapping[str, Any]) -> None:
