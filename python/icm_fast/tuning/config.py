@@ -34,9 +34,9 @@ class TuningConfig:
         scheduler: After the warm-up: ``linear`` or ``cosine`` to 0, or ``constant``.
         max_grad_norm: Gradients are scaled down to this norm; 0 for no bound.
         gradient_checkpointing: Compute activations twice, to hold fewer of them.
-        dtype: Of the weights while training: ``auto``, ``float32`` or ``bfloat16``. Adapters are
-            float32 in any case; ``full`` trains in float32 only. The tuned model has the dtype of
-            the base.
+        dtype: Of the weights while training: ``float32``, ``bfloat16``, or ``auto``: float32 on a
+            CPU and for ``full``, else that of the base. Adapters are float32 in any case; ``full``
+            trains in float32 only. The tuned model has the dtype of the base.
         seed: Seed of the order of examples, of the adapters' start and of dropout.
         save_steps: Steps between checkpoints, where there is an output folder.
     """

@@ -250,7 +250,8 @@ def _arguments(
         num_train_epochs=1,
         per_device_train_batch_size=config.batch_size,
         learning_rate=config.learning_rate,
-        lr_scheduler_type=config.scheduler,
+        # transformers' "constant" ignores the warm-up.
+        lr_scheduler_type=config.scheduler.replace("constant", "constant_with_warmup"),
         warmup_steps=int(config.warmup * n_steps),
         weight_decay=config.weight_decay,
         max_grad_norm=config.max_grad_norm,
