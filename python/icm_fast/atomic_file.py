@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from icm_fast.errors import InputError
+
+LOCK_FILE = ".lock"
 
 
 @contextmanager
@@ -75,3 +78,25 @@ def _write_durably(path: Path, content: bytes) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def lock_folder(folder: Path) -> int:
+    """Make the folder and take its lock, which ends with the process that holds it.
+
+    Returns:
+        A descriptor; closing it gives the lock back.
+
+    Raises:
+        InputError: Another process holds it, or the folder cannot be made.
+    """
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        raise InputError(
+            f"{folder} is being written by another process; wait for it or choose another folder"
+        ) from error
+    return descriptor

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -108,10 +108,10 @@ def run_fingerprint(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def versions() -> dict[str, str]:
-    """Versions of what decides the numbers, without importing it."""
+def versions(more: Sequence[str] = ()) -> dict[str, str]:
+    """Versions of what decides the numbers, and of ``more`` packages, without importing them."""
     found = {"python": platform.python_version()}
-    for package in ("icm-fast", "numpy", "torch", "transformers"):
+    for package in ("icm-fast", "numpy", "torch", "transformers", *more):
         try:
             found[package] = version(package)
         except PackageNotFoundError:

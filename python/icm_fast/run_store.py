@@ -13,7 +13,6 @@ replaying: the engine starts anew and finds its former evaluations here.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from collections import deque
@@ -24,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from icm_fast.atomic_file import write_atomically, writing
+from icm_fast.atomic_file import lock_folder, write_atomically
 from icm_fast.errors import InputError
 from icm_fast.evaluation_log import Evaluation, EvaluationLog, labels_key
 from icm_fast.event_log import EventLog
@@ -48,7 +47,6 @@ EVALUATIONS_FILE = "evaluations.bin"
 EVENTS_FILE = "events.jsonl"
 LABELS_FILE = "labels.jsonl"
 SUMMARY_FILE = "summary.json"
-LOCK_FILE = ".lock"
 
 
 def scored_rows(scores: ScoreArray) -> BoolArray:
@@ -193,7 +191,7 @@ class RunStore(MemoryStore):
         source: TaskSource | None = None,
     ) -> None:
         self.folder: Path = folder
-        self._lock = _lock(folder)
+        self._lock = lock_folder(folder)
         try:
             self._config = _open_config(folder, dataset, config, scorer, source)
             self._log = EvaluationLog(
@@ -265,21 +263,6 @@ def read_summary(folder: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return content
-
-
-def _lock(folder: Path) -> int:
-    """Make the folder and take its lock, which ends with the process that holds it."""
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(descriptor)
-        raise InputError(
-            f"{folder} is being written by another process; wait for it or choose another folder"
-        ) from error
-    return descriptor
 
 
 def _open_config(

@@ -12,6 +12,7 @@ import typer
 from icm_fast.cli.bench import bench
 from icm_fast.cli.experiment import experiment
 from icm_fast.cli.settings import Request, read_request
+from icm_fast.cli.train import train_app
 from icm_fast.errors import InputError
 from icm_fast.lazy_scorer import LazyModel
 from icm_fast.run_config import versions
@@ -245,6 +246,7 @@ def doctor(
 
 app.command()(bench)
 app.command()(experiment)
+app.add_typer(train_app, name="train")
 
 
 @app.command()

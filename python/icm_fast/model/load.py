@@ -80,9 +80,9 @@ def load_model(
     """Load a model for scoring.
 
     Args:
-        model: Hub id, folder, ``.gguf`` file, an embedded model's name (``smollm2``,
-            ``gemma3-270m``), a loaded ``(model, tokenizer)`` pair, or a loaded model, which is
-            returned as it is.
+        model: Hub id, folder (of a model, of a fine-tuning, of a peft adapter), ``.gguf`` file, an
+            embedded model's name (``smollm2``, ``gemma3-270m``), a loaded ``(model, tokenizer)``
+            pair, or a loaded model, which is returned as it is.
         dtype: ``auto`` takes bfloat16 on a GPU or a CPU that multiplies it fast, else float32.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         trust_remote_code: Run code that comes with a hub model; off unless asked for.
@@ -90,6 +90,8 @@ def load_model(
     Raises:
         InputError: The model can't be found or read, or has no causal decoder.
     """
+    from icm_fast.model.tuned import find_tuned, load_tuned
+
     if isinstance(model, LoadedModel):
         return model
     if isinstance(model, tuple):
@@ -101,6 +103,15 @@ def load_model(
             "pass a hub id, a folder or a .gguf file"
         )
     target = pick_device(device)
+    tuned = find_tuned(spec)
+    if tuned is not None:
+        return load_tuned(
+            spec,
+            tuned,
+            lambda name: load_model(
+                name, dtype=dtype, device=device, trust_remote_code=trust_remote_code
+            ),
+        )
     folder = _resolve(spec)
     config, tokenizer = _read_config(spec, folder, trust_remote_code)
     loaded = _read_weights(spec, folder, config, pick_dtype(dtype, target), trust_remote_code)

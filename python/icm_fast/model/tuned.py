@@ -1,0 +1,198 @@
+"""Models with a fine-tuned adapter: merging it into a copy of the base, loading it by folder."""
+
+from __future__ import annotations
+
+import copy
+import json
+import random
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from transformers import PreTrainedModel
+
+from icm_fast.atomic_file import reading
+from icm_fast.errors import InputError, first_line
+from icm_fast.model.load import LoadedModel, fingerprint_model
+
+ADAPTER_FOLDER = "adapter"
+MODEL_FOLDER = "model"
+TUNING_FILE = "tuning.json"
+INSTALL_TRAIN = "pip install 'icm-fast[train]'"
+
+_ADAPTER_CONFIG = "adapter_config.json"
+_ADAPTER_WEIGHTS = "adapter_model.safetensors"
+_FIX = "name the folder of a finished fine-tuning, or of a peft adapter"
+
+
+def copy_model(model: PreTrainedModel, dtype: torch.dtype, *, share: bool) -> PreTrainedModel:
+    """A second model whose parameters are its own.
+
+    Args:
+        model: Left as it is.
+        dtype: Of the copy's parameters; buffers, such as rotary tables, keep theirs.
+        share: Let unchanged weights lie in the same memory. Only for a copy whose weights are
+            replaced and never written into.
+    """
+    # deepcopy takes what the memo holds; tied parameters are one object and stay tied.
+    memo: dict[int, Any] = {
+        id(p): torch.nn.Parameter(p.detach().to(dtype, copy=not share), requires_grad=False)
+        for p in model.parameters()
+    }
+    twin = copy.deepcopy(model, memo)
+    twin.config.dtype = dtype
+    return twin
+
+
+def merge_adapter(base: LoadedModel, adapter: Path, name: str) -> LoadedModel:
+    """The base with an adapter's weights added, in the dtype of the base, which stays as it is.
+
+    Raises:
+        InputError: peft is missing, or the adapter cannot be read or is not for this model.
+    """
+    if not (adapter / _ADAPTER_WEIGHTS).is_file():
+        raise InputError(f"{adapter} holds no {_ADAPTER_WEIGHTS}; {_FIX}")
+    twin = copy_model(base.model, base.model.dtype, share=True)
+    try:
+        with foreign_code():
+            live = import_peft().PeftModel.from_pretrained(twin, str(adapter))
+            # A safe merge adds to a clone: weights that are shared with the base are not touched.
+            merged = live.merge_and_unload(safe_merge=True)
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
+        raise InputError(
+            f"cannot merge the adapter {adapter} into {base.name}: {first_line(error)}; {_FIX}"
+        ) from error
+    return as_loaded(merged, base, name)
+
+
+def as_loaded(model: PreTrainedModel, base: LoadedModel, name: str) -> LoadedModel:
+    """A changed copy of ``base``, with a fingerprint of its own."""
+    model = model.eval().requires_grad_(False)
+    return LoadedModel(name, model, base.tokenizer, fingerprint_model(model), base.max_context)
+
+
+def find_tuned(spec: str) -> Path | None:
+    """The folder of the adapter, or of the whole tuned model, that ``spec`` stands for.
+
+    None where ``spec`` is no folder of a fine-tuning.
+
+    Raises:
+        InputError: A fine-tuning that is not finished.
+    """
+    folder = Path(spec).expanduser()
+    if (folder / _ADAPTER_CONFIG).is_file():
+        return folder
+    if not (folder / TUNING_FILE).is_file():
+        return None
+    if "losses" not in read_tuning(folder / TUNING_FILE):
+        raise InputError(
+            f"the fine-tuning in {folder} is not finished; run it again with the same settings and "
+            "folder, it goes on where it stopped"
+        )
+    adapter = folder / ADAPTER_FOLDER
+    return adapter if adapter.is_dir() else folder / MODEL_FOLDER
+
+
+def load_tuned(spec: str, folder: Path, load: Callable[[str], LoadedModel]) -> LoadedModel:
+    """Load a folder that :func:`find_tuned` found.
+
+    Args:
+        spec: What the user called it.
+        folder: The adapter or the whole model.
+        load: Loads a base by its name.
+
+    Raises:
+        InputError: The base is missing or is another one than the adapter was trained on.
+    """
+    if not (folder / _ADAPTER_CONFIG).is_file():
+        return replace(load(str(folder)), name=spec)
+    name = _base_name(folder)
+    try:
+        base = load(name)
+    except InputError as error:
+        raise InputError(f"the base of the adapter {spec} is missing: {error}") from error
+    _check_base(folder, base)
+    return merge_adapter(base, folder, spec)
+
+
+def read_tuning(path: Path) -> dict[str, Any]:
+    """Read tuning.json.
+
+    Raises:
+        InputError: Not there, or not written by a fine-tuning.
+    """
+    with reading(path, _FIX):
+        text = path.read_text(encoding="utf-8")
+    try:
+        content = json.loads(text)
+    except ValueError:
+        content = None
+    if not isinstance(content, dict) or not isinstance(content.get("identity"), dict):
+        raise InputError(f"{path} is not the record of a fine-tuning; {_FIX}")
+    return content
+
+
+def import_peft() -> Any:
+    """The package peft.
+
+    Raises:
+        InputError: It is not installed.
+    """
+    try:
+        import peft
+    except ImportError as error:
+        raise InputError(f"adapters need peft ({error}); run {INSTALL_TRAIN}") from error
+    return peft
+
+
+@contextmanager
+def foreign_code() -> Iterator[None]:
+    """Around calls of peft and trl: random states are put back, warnings without a remedy silenced.
+
+    They draw from the process's generators and seed them, use names that transformers has
+    renamed, and tell of settings that they mend themselves.
+    """
+    python, numpy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*gradient_checkpointing.* deprecated", FutureWarning)
+        warnings.filterwarnings("ignore", "fan_in_fan_out is set to", UserWarning)
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
+
+
+def _base_name(adapter: Path) -> str:
+    path = adapter / _ADAPTER_CONFIG
+    with reading(path, _FIX):
+        text = path.read_text(encoding="utf-8")
+    try:
+        name = json.loads(text).get("base_model_name_or_path")
+    except (ValueError, AttributeError):
+        raise InputError(f"{path} is corrupt; {_FIX}") from None
+    if not name:
+        raise InputError(
+            f"{path} names no base model (base_model_name_or_path); write its name there, or load "
+            "the base yourself and use icm_fast.model.tuned.merge_adapter"
+        )
+    return str(name)
+
+
+def _check_base(adapter: Path, base: LoadedModel) -> None:
+    record = adapter.parent / TUNING_FILE
+    if not record.is_file():
+        return
+    identity = read_tuning(record)["identity"]
+    same_dtype = identity.get("model_dtype") == base.dtype_name
+    if same_dtype and identity.get("model_fingerprint") != base.fingerprint:
+        raise InputError(
+            f"the adapter {adapter} was trained on other weights than {base.name} has now; restore "
+            "the base, or train again"
+        )

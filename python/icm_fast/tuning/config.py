@@ -1,0 +1,111 @@
+"""Every setting of a fine-tuning, validated once, immutable afterwards."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from icm_fast.errors import InputError, suggest
+
+METHODS = ("lora", "full")
+SCHEDULERS = ("linear", "cosine", "constant")
+DTYPES = ("auto", "float32", "bfloat16")
+
+_LEARNING_RATES = {"lora": 1e-3, "full": 2e-5}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TuningConfig:
+    """Settings of one fine-tuning.
+
+    Attributes:
+        method: ``lora`` (low-rank adapters on every linear layer but the head) or ``full``.
+        epochs: Passes over the labelled examples.
+        learning_rate: Peak rate of AdamW; None: 1e-3 for ``lora``, 2e-5 for ``full``.
+        batch_size: Examples per step.
+        rank: Rank of the adapters.
+        lora_alpha: The adapters' output is scaled by ``lora_alpha / rank``.
+        lora_dropout: Share of the adapters' inputs that is dropped.
+        warmup: Share of the steps over which the rate rises from 0.
+        weight_decay: Of AdamW.
+        scheduler: After the warm-up: ``linear`` or ``cosine`` to 0, or ``constant``.
+        max_grad_norm: Gradients are scaled down to this norm; 0 for no bound.
+        gradient_checkpointing: Compute activations twice, to hold fewer of them.
+        dtype: Of the weights while training: ``float32``, ``bfloat16``, or ``auto``: float32 on a
+            CPU and for ``full``, else that of the base. Adapters are float32 in any case; ``full``
+            trains in float32 only. The tuned model has the dtype of the base.
+        seed: Seed of the order of examples, of the adapters' start and of dropout.
+        save_steps: Steps between checkpoints, where there is an output folder.
+    """
+
+    method: str = "lora"
+    epochs: int = 3
+    learning_rate: float | None = None
+    batch_size: int = 8
+    rank: int = 8
+    lora_alpha: float = 16.0
+    lora_dropout: float = 0.0
+    warmup: float = 0.1
+    weight_decay: float = 0.0
+    scheduler: str = "linear"
+    max_grad_norm: float = 1.0
+    gradient_checkpointing: bool = False
+    dtype: str = "auto"
+    seed: int = 0
+    save_steps: int = 25
+
+    def __post_init__(self) -> None:
+        for name, known in (("method", METHODS), ("scheduler", SCHEDULERS), ("dtype", DTYPES)):
+            value = getattr(self, name)
+            if value not in known:
+                raise InputError(f"unknown {name} {value!r}{suggest(str(value), known)}")
+        if self.learning_rate is None:
+            object.__setattr__(self, "learning_rate", _LEARNING_RATES[self.method])
+        if not isinstance(self.gradient_checkpointing, bool):
+            raise InputError(
+                f"gradient_checkpointing must be true or false, got {self.gradient_checkpointing!r}"
+            )
+        if self.method == "full" and self.dtype == "bfloat16":
+            raise InputError(
+                "method=full in bfloat16 rounds small updates away; drop dtype=bfloat16, or train "
+                "adapters (method=lora)"
+            )
+        self._check_ranges()
+
+    def _check_ranges(self) -> None:
+        for name, low, high in (
+            ("epochs", 1, 10_000),
+            ("learning_rate", 1e-12, 10.0),
+            ("batch_size", 1, 1_000_000),
+            ("rank", 1, 65536),
+            ("lora_alpha", 1e-9, 1e6),
+            ("lora_dropout", 0.0, 0.99),
+            ("warmup", 0.0, 1.0),
+            ("weight_decay", 0.0, 10.0),
+            ("max_grad_norm", 0.0, 1e9),
+            ("seed", 0, 2**32 - 1),
+            ("save_steps", 1, 10**9),
+        ):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
+                raise InputError(f"{name} must be a number, got {value!r}")
+            if isinstance(low, int) and not isinstance(value, int):
+                raise InputError(f"{name} must be a whole number, got {value!r}")
+            if not (math.isfinite(value) and low <= value <= high):
+                raise InputError(f"{name} = {value} lies outside {low} .. {high}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the resolved settings as plain JSON types."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_mapping(cls, content: Mapping[str, Any]) -> TuningConfig:
+        """Build from YAML content; an unknown key is an error that names the nearest one."""
+        known = {f.name for f in dataclasses.fields(cls)}
+        for key in content:
+            if key not in known:
+                raise InputError(f"unknown setting {key!r}{suggest(str(key), known)}")
+        return cls(**content)

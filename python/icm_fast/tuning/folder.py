@@ -1,0 +1,158 @@
+"""The folder of a fine-tuning: what it is, how far it is, what came out."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from icm_fast.atomic_file import lock_folder, sync_folder, write_atomically, writing
+from icm_fast.errors import InputError
+from icm_fast.model.tuned import TUNING_FILE, read_tuning
+
+CHECKPOINTS = "checkpoints"
+_COMPLETE = "complete.json"
+
+
+@dataclass(frozen=True, slots=True)
+class TuningState:
+    """How far a training is.
+
+    Attributes:
+        losses: Mean loss of each step, natural log.
+        seconds: Time spent on these steps, of all processes.
+    """
+
+    losses: tuple[float, ...] = ()
+    seconds: float = 0.0
+
+
+class TuningFolder:
+    """Reads and writes one folder, which is locked until the ``with`` block ends.
+
+    Args:
+        folder: Made when absent.
+        identity: What must be the same for a training to go on: settings, data, model.
+
+    Raises:
+        InputError: The folder holds another fine-tuning, is in use, or cannot be written.
+    """
+
+    def __init__(self, folder: Path, identity: Mapping[str, Any]) -> None:
+        self.folder = folder
+        self.checkpoints = folder / CHECKPOINTS
+        self._identity = dict(identity)
+        self._record = folder / TUNING_FILE
+        self._lock = lock_folder(folder)
+        try:
+            self._open()
+        except BaseException:
+            os.close(self._lock)
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        os.close(self._lock)
+
+    def _open(self) -> None:
+        if self._record.is_file():
+            stored = read_tuning(self._record)["identity"]
+            _check_same(self.folder, stored, self._identity)
+        else:
+            self._write({})
+
+    def result(self) -> dict[str, Any] | None:
+        """Content of tuning.json once finished, else None."""
+        content = read_tuning(self._record)
+        if "losses" not in content:
+            return None
+        self._drop_checkpoints()  # left by a process that was killed inside finish()
+        return content
+
+    def last_checkpoint(self) -> tuple[Path, TuningState] | None:
+        """The newest checkpoint that was written to its end; torn ones are deleted."""
+        with writing(self.checkpoints):
+            self.checkpoints.mkdir(exist_ok=True)
+        best: tuple[int, Path] | None = None
+        for path in self.checkpoints.glob("checkpoint-*"):
+            step = int(path.name.rpartition("-")[2])
+            if not (path / _COMPLETE).is_file():
+                shutil.rmtree(path)
+            elif best is None or step > best[0]:
+                best = (step, path)
+        if best is None:
+            return None
+        content = json.loads((best[1] / _COMPLETE).read_text(encoding="utf-8"))
+        return best[1], TuningState(tuple(content["losses"]), content["seconds"])
+
+    def put(self, name: str, made: Path) -> None:
+        """Move the finished folder ``made`` to ``name`` in this one."""
+        target = self.folder / name
+        with writing(target):
+            sync_files(made)
+            if target.exists():
+                shutil.rmtree(target)  # left by a process that was killed right before finish()
+            os.replace(made, target)
+            sync_folder(self.folder)
+
+    def finish(self, result: Mapping[str, Any]) -> None:
+        """Record the result, which marks the training as finished, and drop the checkpoints."""
+        self._write(result)
+        self._drop_checkpoints()
+
+    def _drop_checkpoints(self) -> None:
+        shutil.rmtree(self.checkpoints, ignore_errors=True)
+
+    def _write(self, result: Mapping[str, Any]) -> None:
+        content = {"identity": self._identity, **result}
+        text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+        write_atomically(self._record, text.encode())
+
+
+def mark_complete(checkpoint: Path, state: TuningState) -> None:
+    """Make a checkpoint durable, then say so: without the mark it counts as torn."""
+    with writing(checkpoint):
+        sync_files(checkpoint)
+    write_atomically(checkpoint / _COMPLETE, json.dumps(asdict(state)).encode())
+
+
+def sync_files(folder: Path) -> None:
+    """Make the files of ``folder`` durable."""
+    for path in folder.iterdir():
+        if path.is_file():
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+    sync_folder(folder)
+
+
+def _check_same(folder: Path, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    old, new = _flat(stored), _flat(wanted)
+    different = [key for key in {**new, **old} if old.get(key) != new.get(key)]
+    if not different:
+        return
+    first, *others = different
+    more = f" (also different: {', '.join(others)})" if others else ""
+    raise InputError(
+        f"{folder} holds a different fine-tuning: {first} is {_short(old.get(first))} there and "
+        f"{_short(new.get(first))} here{more}; choose another output folder or delete this one"
+    )
+
+
+def _flat(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings beside the other keys, so that a difference is named by its setting."""
+    rest = {key: value for key, value in identity.items() if key != "config"}
+    return {**identity["config"], **rest}
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else text[:20] + "..."

@@ -1,0 +1,174 @@
+"""Iterative fine-tuning: each batch is labelled by the model tuned on the batches before it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from icm_fast.config import SearchConfig
+from icm_fast.errors import InputError
+from icm_fast.model.load import LoadedModel, load_model
+from icm_fast.search import SearchResult, search
+from icm_fast.task_source import TaskSource
+from icm_fast.tuning.config import TuningConfig
+from icm_fast.tuning.fine_tune import Tuned, fine_tune
+from icm_fast.types import UNLABELLED, Dataset, IntArray
+
+IndexArray = npt.NDArray[np.int64]
+"""Rows of a data set, ascending."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class IterativeResult:
+    """What iterative fine-tuning gives.
+
+    Attributes:
+        labels: ``[n]`` int32, -1 where a search left an example unlabelled.
+        batches: Rows of each batch.
+        searches: The search of each batch.
+        tuned: The base, tuned on the labels of all batches.
+    """
+
+    labels: IntArray
+    batches: tuple[IndexArray, ...]
+    searches: tuple[SearchResult, ...]
+    tuned: Tuned
+
+
+def split_batches(dataset: Dataset, size: int, seed: int) -> list[IndexArray]:
+    """Split a data set into batches of whole groups; constraints never leave a batch.
+
+    Args:
+        dataset: Examples of one group, and those that a constraint joins, stay together.
+        size: Most examples in a batch.
+        seed: Seed of the order in which groups are dealt.
+
+    Returns:
+        Disjoint, ascending rows that together are the whole data set; batches are about equally
+        large, and no more of them than needed where groups are small.
+
+    Raises:
+        InputError: A group is larger than ``size``.
+    """
+    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        raise InputError(f"a batch needs a size of 1 or more, got {size!r}")
+    groups = _groups(dataset)
+    largest = max(groups, key=len)
+    if len(largest) > size:
+        raise InputError(
+            f"example {dataset.examples[largest[0]].id!r} and its group are {len(largest)} "
+            f"examples, but a batch takes {size}; pass a larger batch size"
+        )
+    order = np.random.Generator(np.random.Philox(key=[seed, 0])).permutation(len(groups))
+    n_batches = -(-len(dataset) // size)
+    while True:
+        batches = _deal([groups[int(k)] for k in order], n_batches, size)
+        if batches is not None:
+            return [np.array(sorted(rows), np.int64) for rows in batches if rows]
+        n_batches += 1
+
+
+def iterate(
+    dataset: Dataset,
+    *,
+    model: Any,
+    batch_size: int,
+    search_config: SearchConfig | None = None,
+    tuning_config: TuningConfig | None = None,
+    output_dir: str | os.PathLike[str] | None = None,
+    progress: Callable[[str], None] | None = None,
+    source: TaskSource | None = None,
+) -> IterativeResult:
+    """Label a data set batch by batch, tuning the base on all labels found so far in between.
+
+    Args:
+        dataset: Examples, label space and constraints; never gold labels.
+        model: What :func:`icm_fast.tuning.fine_tune` takes; its weights are not changed.
+        batch_size: Most examples in one search.
+        search_config: Settings of every search; its seed deals the batches too.
+        tuning_config: Settings of every fine-tuning.
+        output_dir: Holds ``batch-000/search``, ``batch-000/tuning`` and so on; what was
+            interrupted there goes on, what is finished is read.
+        progress: Told in a line what is done next.
+        source: Where the data came from; recorded in the run folders.
+
+    Raises:
+        InputError: As of ``search``, ``fine_tune`` and :func:`split_batches`.
+    """
+    search_config = search_config or SearchConfig()
+    batches = split_batches(dataset, batch_size, search_config.seed)
+    base = _load(model, search_config)
+    current, searches = base, []
+    labels = np.full(len(dataset), UNLABELLED, np.int32)
+    say = progress or (lambda text: None)
+    for number, rows in enumerate(batches):
+        folder = Path(output_dir) / f"batch-{number:03d}" if output_dir else None
+        say(f"batch {number + 1} of {len(batches)}: labelling {len(rows)} examples")
+        found = search(
+            dataset.subset(rows.tolist()),
+            model=current,
+            config=search_config,
+            output_dir=folder / "search" if folder else None,
+            source=source,
+        )
+        labels[rows] = found.labels
+        searches.append(found)
+        say(f"batch {number + 1} of {len(batches)}: tuning on {(labels >= 0).sum()} labels")
+        tuned = fine_tune(
+            dataset,
+            labels,
+            model=base,
+            config=tuning_config,
+            output_dir=folder / "tuning" if folder else None,
+        )
+        current = tuned.loaded
+    return IterativeResult(labels, tuple(batches), tuple(searches), tuned)
+
+
+def _load(model: Any, config: SearchConfig) -> LoadedModel:
+    if isinstance(model, LoadedModel):
+        return model
+    return load_model(model, dtype=config.dtype, device=config.device)
+
+
+def _groups(dataset: Dataset) -> list[list[int]]:
+    """Rows that have to stay together, each list ascending, in the order of their first rows."""
+    leader = list(range(len(dataset)))
+
+    def find(row: int) -> int:
+        while leader[row] != row:
+            leader[row] = leader[leader[row]]
+            row = leader[row]
+        return row
+
+    def join(one: int, other: int) -> None:
+        first, second = sorted((find(one), find(other)))
+        leader[second] = first
+
+    seen: dict[str, int] = {}
+    for row, example in enumerate(dataset.examples):
+        if example.group is not None:
+            join(seen.setdefault(example.group, row), row)
+    for constraint in dataset.constraints:
+        join(constraint.first, constraint.second)
+    groups: dict[int, list[int]] = {}
+    for row in range(len(dataset)):
+        groups.setdefault(find(row), []).append(row)
+    return list(groups.values())
+
+
+def _deal(groups: list[list[int]], n_batches: int, size: int) -> list[list[int]] | None:
+    """Give each group, the largest first, to the emptiest batch; None if one would overflow."""
+    batches: list[list[int]] = [[] for _ in range(n_batches)]
+    for group in sorted(groups, key=len, reverse=True):
+        emptiest = min(batches, key=len)
+        if len(emptiest) + len(group) > size:
+            return None
+        emptiest += group
+    return batches
