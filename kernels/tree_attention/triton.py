@@ -1,0 +1,451 @@
+"""Tree attention in Triton, one launch per layer.
+
+A program takes a tile of rows of one segment under one key-value head. A row is a (token, query head
+of the group) pair, so all heads of a group share each load of keys and values, and short segments
+fill a tile. It walks the blocks of keys that :mod:`.work_list` wrote down, with the softmax of
+FlashAttention-2 (Dao, arXiv 2307.08691): running maximum and sum in float32, base 2. Blocks that all
+rows see in full come first and take no mask. Split tiles leave partial results with their
+log-sum-exp, which a second kernel merges (Flash-Decoding).
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+
+from icm_fast.kernels.tree_attention.tiles import Tile, default_tile, padded
+from icm_fast.kernels.tree_attention.work import AttentionWork
+from icm_fast.kernels.tree_attention.work_list import (
+    BLOCK_FIELDS,
+    ITEM_FIELDS,
+    MERGE_FIELDS,
+    LaunchPlan,
+    PlanSettings,
+    launch_plan,
+)
+from icm_fast.kernels.triton_numbers import INTERPRETED, LOG2E, dot, soft_cap
+
+MERGE_ROWS = 16
+"""Rows of a split tile that one program of the merge takes."""
+
+_BLOCK_FIELDS = tl.constexpr(BLOCK_FIELDS)
+_ITEM_FIELDS = tl.constexpr(ITEM_FIELDS)
+_MERGE_FIELDS = tl.constexpr(MERGE_FIELDS)
+
+
+def tree_attention(
+    query: torch.Tensor,
+    key_pool: torch.Tensor,
+    value_pool: torch.Tensor,
+    work: AttentionWork,
+    *,
+    scaling: float,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    sinks: torch.Tensor | None = None,
+    tile: Tile | None = None,
+    n_sms: int | None = None,
+) -> torch.Tensor:
+    """Same contract as :func:`icm_fast.kernels.tree_attention.naive.tree_attention`.
+
+    Args:
+        query: ``[n_heads, n_tokens, head_dim]``, any strides with contiguous rows.
+        key_pool: ``[n_kv_heads, pool_tokens, head_dim]``, same dtype.
+        value_pool: ``[n_kv_heads, pool_tokens, value_dim]``, same dtype.
+        work: The segments.
+        scaling: Factor on the dot products.
+        sliding_window: A query at position p sees keys at positions > p - sliding_window.
+        softcap: Scores become ``softcap * tanh(score / softcap)``.
+        sinks: ``[n_heads]`` logits that take part in the softmax without a value.
+        tile: Tile sizes; by default those of tiles.py for this device.
+        n_sms: Multiprocessors to fill by splitting long tiles; by default those of the device, 0
+            for no splits, so that a row's bits do not depend on the rest of the batch.
+
+    Returns:
+        ``[n_heads, n_tokens, value_dim]`` in the dtype of ``query``, laid out token by token.
+
+    Raises:
+        ValueError: If shapes or dtypes do not belong together, a head is too wide, or the work
+            reaches beyond the pool.
+    """
+    _check(query, key_pool, value_pool, sinks)
+    n_heads, n_tokens, head_dim = query.shape
+    kv_heads, pool_tokens, value_dim = value_pool.shape
+    group = n_heads // kv_heads
+    # Token by token is how the output projection reads it.
+    out = query.new_empty(n_tokens, n_heads, value_dim).transpose(0, 1)
+    if not n_tokens:
+        return out
+    if tile is None:
+        longest = group * max(s.end - s.begin for s in work.segments)
+        tile = default_tile(max(head_dim, value_dim), query.dtype, _capability(query), longest)
+    plan = launch_plan(
+        work,
+        PlanSettings(
+            group=group,
+            kv_heads=kv_heads,
+            block_m=tile.block_m,
+            block_n=tile.block_n,
+            sliding_window=sliding_window,
+            n_sms=_multiprocessors(query) if n_sms is None else n_sms,
+            device=query.device,
+        ),
+    )
+    if work.n_tokens != n_tokens or plan.slot_end > pool_tokens:
+        raise ValueError(
+            f"work of {work.n_tokens} rows and slots below {plan.slot_end} does not fit a query "
+            f"of {n_tokens} rows and a pool of {pool_tokens} slots"
+        )
+    _launch(
+        _rows(query),
+        _rows(key_pool),
+        _rows(value_pool),
+        out,
+        plan,
+        tile,
+        scaling,
+        sliding_window or 0,
+        softcap or 0.0,
+        sinks,
+    )
+    return out
+
+
+def _check(
+    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, sinks: torch.Tensor | None
+) -> None:
+    if keys.shape[:2] != values.shape[:2] or query.shape[2] != keys.shape[2]:
+        raise ValueError(
+            f"query {tuple(query.shape)}, keys {tuple(keys.shape)} and values "
+            f"{tuple(values.shape)} do not belong together"
+        )
+    if query.shape[0] % keys.shape[0]:
+        raise ValueError(f"{query.shape[0]} heads are no multiple of {keys.shape[0]} kv heads")
+    if not query.dtype == keys.dtype == values.dtype:
+        raise ValueError(f"dtypes differ: {query.dtype}, {keys.dtype}, {values.dtype}")
+    if sinks is not None and sinks.shape != query.shape[:1]:
+        raise ValueError(f"sinks must be [{query.shape[0]}], not {tuple(sinks.shape)}")
+
+
+def _rows(tensor: torch.Tensor) -> torch.Tensor:
+    """Rows whose numbers lie side by side; transformers' projections give them so."""
+    return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
+
+
+def _capability(tensor: torch.Tensor) -> tuple[int, int]:
+    if tensor.is_cuda:
+        return torch.cuda.get_device_capability(tensor.device)
+    return (8, 0)  # the interpreter
+
+
+def _multiprocessors(tensor: torch.Tensor) -> int:
+    if tensor.is_cuda:
+        return int(torch.cuda.get_device_properties(tensor.device).multi_processor_count)
+    return 0
+
+
+def _launch(
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    out: torch.Tensor,
+    plan: LaunchPlan,
+    tile: Tile,
+    scaling: float,
+    window: int,
+    softcap: float,
+    sinks: torch.Tensor | None,
+) -> None:
+    kv_heads, group = keys.shape[0], query.shape[0] // keys.shape[0]
+    value_dim = values.shape[2]
+    partial_out = out.new_empty(
+        plan.n_partials, kv_heads, tile.block_m, value_dim, dtype=torch.float32
+    )
+    partial_lse = partial_out.new_empty(plan.n_partials, kv_heads, tile.block_m)
+    # A kernel takes a pointer in any case; without sinks it is never read.
+    sink_logits = partial_lse if sinks is None else sinks.float().contiguous()
+    tree_attention_kernel[(len(plan.items) * kv_heads,)](
+        query,
+        keys,
+        values,
+        out,
+        partial_out,
+        partial_lse,
+        sink_logits,
+        plan.items,
+        plan.blocks,
+        scaling,
+        softcap,
+        window,
+        kv_heads,
+        *query.stride()[:2],
+        *keys.stride()[:2],
+        *values.stride()[:2],
+        *out.stride()[:2],
+        GROUP=group,
+        HEAD_DIM=query.shape[2],
+        VALUE_DIM=value_dim,
+        BLOCK_M=tile.block_m,
+        BLOCK_N=tile.block_n,
+        BLOCK_D=padded(query.shape[2]),
+        BLOCK_V=padded(value_dim),
+        HAS_WINDOW=bool(window),
+        HAS_SOFTCAP=bool(softcap),
+        HAS_SINKS=sinks is not None,
+        HAS_SPLITS=plan.n_partials > 0,
+        INTERPRET=INTERPRETED,
+        num_warps=tile.num_warps,
+        num_stages=tile.num_stages,
+        enable_fp_fusion=True,
+    )
+    if not plan.n_partials:
+        return
+    merge_rows = min(MERGE_ROWS, tile.block_m)
+    merge_kernel[(len(plan.merges) * kv_heads, tile.block_m // merge_rows)](
+        out,
+        partial_out,
+        partial_lse,
+        sink_logits,
+        plan.merges,
+        kv_heads,
+        *out.stride()[:2],
+        GROUP=group,
+        VALUE_DIM=value_dim,
+        BLOCK_M=tile.block_m,
+        ROWS=merge_rows,
+        BLOCK_V=padded(value_dim),
+        HAS_SINKS=sinks is not None,
+        num_warps=4,
+        enable_fp_fusion=True,
+    )
+
+
+@triton.jit
+def tree_attention_kernel(
+    query: tl.tensor,
+    key_pool: tl.tensor,
+    value_pool: tl.tensor,
+    out: tl.tensor,
+    partial_out: tl.tensor,  # [n_partials, kv_heads, BLOCK_M, VALUE_DIM] float32
+    partial_lse: tl.tensor,  # [n_partials, kv_heads, BLOCK_M] float32, base 2
+    sinks: tl.tensor,  # [heads] float32, natural
+    items: tl.tensor,
+    blocks: tl.tensor,
+    scaling: tl.tensor,
+    softcap: tl.tensor,
+    window: tl.tensor,
+    kv_heads: tl.tensor,
+    query_head_stride: tl.tensor,
+    query_token_stride: tl.tensor,
+    key_head_stride: tl.tensor,
+    key_slot_stride: tl.tensor,
+    value_head_stride: tl.tensor,
+    value_slot_stride: tl.tensor,
+    out_head_stride: tl.tensor,
+    out_token_stride: tl.tensor,
+    GROUP: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    VALUE_DIM: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_V: tl.constexpr,
+    HAS_WINDOW: tl.constexpr,
+    HAS_SOFTCAP: tl.constexpr,
+    HAS_SINKS: tl.constexpr,
+    HAS_SPLITS: tl.constexpr,
+    INTERPRET: tl.constexpr,
+) -> None:
+    """Attention of one item under one key-value head; programs: items x key-value heads."""
+    kv_head = tl.program_id(0) % kv_heads
+    item = items + tl.program_id(0) // kv_heads * _ITEM_FIELDS
+    segment_begin = tl.load(item)
+    rows = tl.load(item + 1) + tl.arange(0, BLOCK_M)
+    in_segment = rows < tl.load(item + 2)
+    token = rows // GROUP
+    position = tl.load(item + 3) + token
+    low, whole_end, high = tl.load(item + 4), tl.load(item + 5), tl.load(item + 6)
+    partial = tl.load(item + 7)
+
+    head = kv_head * GROUP + rows % GROUP
+    row = (segment_begin + token).to(tl.int64)
+    columns = tl.arange(0, BLOCK_D)
+    q = tl.load(
+        query
+        + head.to(tl.int64)[:, None] * query_head_stride
+        + row[:, None] * query_token_stride
+        + columns[None, :],
+        mask=in_segment[:, None] & (columns < HEAD_DIM)[None, :],
+        other=0.0,
+    )
+    keys = key_pool + kv_head.to(tl.int64) * key_head_stride
+    values = value_pool + kv_head.to(tl.int64) * value_head_stride
+
+    total = tl.zeros([BLOCK_M, BLOCK_V], tl.float32)
+    if HAS_SINKS:
+        # A sink is one more key without a value; a split tile gets it when it is merged.
+        sink = tl.load(sinks + head, mask=in_segment, other=0.0) * LOG2E
+        maximum = tl.where(partial < 0, sink, float("-inf"))
+        weight = tl.where(maximum > float("-inf"), 1.0, 0.0)
+    else:
+        maximum = tl.full([BLOCK_M], float("-inf"), tl.float32)
+        weight = tl.zeros([BLOCK_M], tl.float32)
+    maximum, weight, total = _attend(
+        q, maximum, weight, total, keys, values, blocks, low, whole_end, position,
+        scaling, softcap, window, key_slot_stride, value_slot_stride,
+        HEAD_DIM, VALUE_DIM, BLOCK_N, BLOCK_D, BLOCK_V, False, HAS_WINDOW, HAS_SOFTCAP, INTERPRET,
+    )  # fmt: skip
+    maximum, weight, total = _attend(
+        q, maximum, weight, total, keys, values, blocks, whole_end, high, position,
+        scaling, softcap, window, key_slot_stride, value_slot_stride,
+        HEAD_DIM, VALUE_DIM, BLOCK_N, BLOCK_D, BLOCK_V, True, HAS_WINDOW, HAS_SOFTCAP, INTERPRET,
+    )  # fmt: skip
+
+    # In a part of a split tile a row may see no key at all: its weight is 0.
+    total = total / tl.where(weight > 0, weight, 1.0)[:, None]
+    lanes = tl.arange(0, BLOCK_V)
+    stored = in_segment[:, None] & (lanes < VALUE_DIM)[None, :]
+    if HAS_SPLITS:
+        if partial >= 0:
+            part = (partial * kv_heads + kv_head).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
+            tl.store(partial_lse + part, maximum + tl.log2(weight), mask=in_segment)
+            tl.store(partial_out + part[:, None] * VALUE_DIM + lanes[None, :], total, mask=stored)
+            return
+    target = out + head.to(tl.int64)[:, None] * out_head_stride + row[:, None] * out_token_stride
+    tl.store(target + lanes[None, :], total.to(out.dtype.element_ty), mask=stored)
+
+
+@triton.jit
+def _attend(
+    q: tl.tensor,  # [BLOCK_M, BLOCK_D]
+    maximum: tl.tensor,  # [BLOCK_M] float32, of the scores so far, base 2
+    weight: tl.tensor,  # [BLOCK_M] float32, sum of exp2(score - maximum)
+    total: tl.tensor,  # [BLOCK_M, BLOCK_V] float32, sum of weighted values
+    keys: tl.tensor,
+    values: tl.tensor,
+    blocks: tl.tensor,
+    low: tl.tensor,
+    high: tl.tensor,
+    position: tl.tensor,  # [BLOCK_M] of the queries
+    scaling: tl.tensor,
+    softcap: tl.tensor,
+    window: tl.tensor,
+    key_slot_stride: tl.tensor,
+    value_slot_stride: tl.tensor,
+    HEAD_DIM: tl.constexpr,
+    VALUE_DIM: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_V: tl.constexpr,
+    MASKED: tl.constexpr,
+    HAS_WINDOW: tl.constexpr,
+    HAS_SOFTCAP: tl.constexpr,
+    INTERPRET: tl.constexpr,
+) -> tuple[tl.tensor, tl.tensor, tl.tensor]:
+    """Take blocks ``low`` to ``high`` into the running softmax."""
+    lane = tl.arange(0, BLOCK_N)
+    key_lanes, value_lanes = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_V)
+    for index in range(low, high):
+        block = blocks + index * _BLOCK_FIELDS
+        # Beyond 2^31 numbers a pool needs 64 bits, but only once per block.
+        slot = tl.load(block).to(tl.int64)
+        key = keys + slot * key_slot_stride + lane[:, None] * key_slot_stride + key_lanes[None, :]
+        value = (
+            values
+            + slot * value_slot_stride
+            + lane[:, None] * value_slot_stride
+            + value_lanes[None, :]
+        )
+        if MASKED:
+            filled = lane < tl.load(block + 1)
+            k = tl.load(key, mask=filled[:, None] & (key_lanes < HEAD_DIM)[None, :], other=0.0)
+            v = tl.load(value, mask=filled[:, None] & (value_lanes < VALUE_DIM)[None, :], other=0.0)
+        else:
+            k = _load_rows(key, key_lanes, HEAD_DIM, BLOCK_D)
+            v = _load_rows(value, value_lanes, VALUE_DIM, BLOCK_V)
+        empty = tl.zeros([q.shape[0], BLOCK_N], tl.float32)
+        score = dot(q, tl.trans(k), empty, "ieee", INTERPRET)
+        if HAS_SOFTCAP:
+            score = soft_cap(score * scaling, softcap) * LOG2E
+        else:
+            score = score * (scaling * LOG2E)
+        if MASKED:
+            at = tl.load(block + 2) + lane
+            seen = filled[None, :] & (at[None, :] <= position[:, None])
+            if HAS_WINDOW:
+                seen = seen & (at[None, :] > position[:, None] - window)
+            score = tl.where(seen, score, float("-inf"))
+        highest = tl.maximum(maximum, tl.max(score, 1))
+        # Where a row has seen nothing yet, -inf minus -inf must not become NaN.
+        origin = tl.where(highest > float("-inf"), highest, 0.0)
+        probability = tl.exp2(score - origin[:, None])
+        fade = tl.exp2(maximum - origin)
+        weight = weight * fade + tl.sum(probability, 1)
+        total = dot(probability.to(v.dtype), v, total * fade[:, None], "ieee", INTERPRET)
+        maximum = highest
+    return maximum, weight, total
+
+
+@triton.jit
+def _load_rows(
+    pointers: tl.tensor, lanes: tl.tensor, WIDTH: tl.constexpr, BLOCK: tl.constexpr
+) -> tl.tensor:
+    """Rows without a mask where they need no padding."""
+    if WIDTH == BLOCK:
+        return tl.load(pointers)
+    return tl.load(pointers, mask=(lanes < WIDTH)[None, :], other=0.0)
+
+
+@triton.jit
+def merge_kernel(
+    out: tl.tensor,
+    partial_out: tl.tensor,  # [n_partials, kv_heads, BLOCK_M, VALUE_DIM] float32
+    partial_lse: tl.tensor,  # [n_partials, kv_heads, BLOCK_M] float32, base 2
+    sinks: tl.tensor,  # [heads] float32, natural
+    merges: tl.tensor,
+    kv_heads: tl.tensor,
+    out_head_stride: tl.tensor,
+    out_token_stride: tl.tensor,
+    GROUP: tl.constexpr,
+    VALUE_DIM: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK_V: tl.constexpr,
+    HAS_SINKS: tl.constexpr,
+) -> None:
+    """Weigh the parts of a split tile by their log-sum-exp; programs: (tiles x heads, rows)."""
+    kv_head = tl.program_id(0) % kv_heads
+    merge = merges + tl.program_id(0) // kv_heads * _MERGE_FIELDS
+    in_tile = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
+    rows = tl.load(merge + 1) + in_tile
+    in_segment = rows < tl.load(merge + 2)
+    head = kv_head * GROUP + rows % GROUP
+    row = (tl.load(merge) + rows // GROUP).to(tl.int64)
+    first, n_parts = tl.load(merge + 4), tl.load(merge + 5)
+    lanes = tl.arange(0, BLOCK_V)
+    stored = in_segment[:, None] & (lanes < VALUE_DIM)[None, :]
+
+    total = tl.zeros([ROWS, BLOCK_V], tl.float32)
+    if HAS_SINKS:
+        maximum = tl.load(sinks + head, mask=in_segment, other=0.0) * LOG2E
+        weight = tl.where(maximum > float("-inf"), 1.0, 0.0)
+    else:
+        maximum = tl.full([ROWS], float("-inf"), tl.float32)
+        weight = tl.zeros([ROWS], tl.float32)
+    for part in range(first, first + n_parts):
+        at = (part * kv_heads + kv_head).to(tl.int64) * BLOCK_M + in_tile
+        lse = tl.load(partial_lse + at, mask=in_segment, other=float("-inf"))
+        partial = tl.load(
+            partial_out + at[:, None] * VALUE_DIM + lanes[None, :], mask=stored, other=0.0
+        )
+        highest = tl.maximum(maximum, lse)
+        origin = tl.where(highest > float("-inf"), highest, 0.0)
+        fade, share = tl.exp2(maximum - origin), tl.exp2(lse - origin)
+        total = total * fade[:, None] + partial * share[:, None]
+        weight = weight * fade + share
+        maximum = highest
+    # Every query sees at least itself; rows beyond the segment are not stored.
+    total = total / tl.where(weight > 0, weight, 1.0)[:, None]
+    target = out + head.to(tl.int64)[:, None] * out_head_stride + row[:, None] * out_token_stride
+    tl.store(target + lanes[None, :], total.to(out.dtype.element_ty), mask=stored)
