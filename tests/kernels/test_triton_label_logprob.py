@@ -1,0 +1,122 @@
+"""Triton's label log-probabilities in the interpreter, against the definition."""
+
+import math
+
+import pytest
+import torch
+
+from icm_fast.kernels.label_logprob import Head, naive
+
+TRITON = "label_logprob.triton.label_logprob"
+ROWS, VOCABULARY = 19, 203
+TOKENS = torch.tensor([7, 0, 202, 7])
+
+
+def embedded(tensor):
+    """The same numbers between NaN."""
+    buffer = torch.full((tensor.numel() + 128,), math.nan, dtype=tensor.dtype)
+    view = buffer[64:-64].view(tensor.shape)
+    view.copy_(tensor)
+    return view
+
+
+def case(width=72, *, states=torch.float32, weights=torch.float32, bias=False, norm=False, **options):
+    generator = torch.Generator().manual_seed(width)
+
+    def random(*shape):
+        return torch.randn(*shape, generator=generator)
+
+    weight = embedded((random(VOCABULARY, width) / width**0.5).to(weights))
+    head = Head(
+        weight,
+        bias=embedded(random(VOCABULARY).to(weights)) if bias else None,
+        norm_weight=embedded(random(width).to(weights)) if norm else None,
+        **options,
+    )
+    return embedded(random(ROWS, width).to(states)), head
+
+
+def check(interpreter, hidden, head, *, normalize, atol=1e-5, **settings):
+    out, _ = interpreter.call(TRITON, hidden, head, TOKENS, normalize=normalize, **settings)
+    expected = naive.label_logprob(hidden, head, TOKENS, normalize=normalize)
+    assert out.dtype == torch.float32
+    assert out.shape == (len(hidden), len(TOKENS))
+    torch.testing.assert_close(out, expected, atol=atol, rtol=0)
+
+
+HEADS = {
+    "plain": {},
+    "bias": {"bias": True},
+    "scale": {"scale": 0.3},
+    "softcap": {"softcap": 1.5},
+    "norm": {"norm": True, "norm_eps": 0.1},
+    "all": {"bias": True, "scale": 2.0, "softcap": 3.0, "norm": True},
+}
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+@pytest.mark.parametrize("head", HEADS)
+def test_equals_the_definition(interpreter, head, normalize):
+    check(interpreter, *case(**HEADS[head]), normalize=normalize)
+
+
+@pytest.mark.parametrize("width", [1, 31, 32, 65])
+def test_widths_around_a_step(interpreter, width):
+    check(interpreter, *case(width, norm=True), normalize=True)
+
+
+@pytest.mark.parametrize("parts", [1, 2, 5, 1000])
+def test_any_number_of_parts(interpreter, parts):
+    check(interpreter, *case(), normalize=True, parts=parts)
+
+
+@pytest.mark.parametrize("norm", [False, True])
+@pytest.mark.parametrize("weights", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize("states", [torch.bfloat16, torch.float16, torch.float32])
+def test_float32_from_the_hidden_state_on(interpreter, states, weights, norm):
+    """Not 2e-2: products of half-precision numbers are exact, and float32 states stay float32."""
+    check(interpreter, *case(states=states, weights=weights, norm=norm), normalize=True, atol=2e-5)
+
+
+def test_large_logits_do_not_overflow(interpreter):
+    hidden, head = case()
+    check(interpreter, hidden * 1e3, head, normalize=True, atol=1e-2)
+
+
+def test_a_row_does_not_depend_on_the_batch(interpreter):
+    hidden, head = case(norm=True)
+    together, _ = interpreter.call(TRITON, hidden, head, TOKENS, normalize=True)
+    for row in (0, 18):
+        alone, _ = interpreter.call(TRITON, hidden[row : row + 1], head, TOKENS, normalize=True)
+        assert torch.equal(alone[0], together[row])
+
+
+def test_no_rows(interpreter):
+    hidden, head = case()
+    out, _ = interpreter.call(TRITON, hidden[:0], head, TOKENS, normalize=True)
+    assert out.shape == (0, 4)
+
+
+def test_a_head_of_another_width(interpreter):
+    hidden, head = case()
+    with pytest.raises(ValueError, match="hidden states of 71 for a head of 72"):
+        interpreter.call(TRITON, hidden[:, 1:], head, TOKENS, normalize=False)
+
+
+@pytest.mark.parametrize("normalize", ["labels", "vocabulary"])
+def test_the_definition_is_that_of_the_label_head(normalize):
+    """One definition for kernels and for the scores that a search reads."""
+    from icm_fast.model.label_scores import LabelHead, label_logprobs, label_tree
+    from icm_fast.prompts import TokenizedDataset
+
+    hidden, head = case(softcap=2.0, scale=0.5)
+    pieces = TokenizedDataset.__new__(TokenizedDataset)
+    object.__setattr__(pieces, "labels", ((7,), (0,), (202,)))
+    model_head = LabelHead.__new__(LabelHead)
+    model_head._weight, model_head._bias = head.weight, None
+    model_head._softcap, model_head._scale = head.softcap, head.scale
+    scores = label_logprobs(model_head, label_tree(pieces), hidden[:, None], normalize=normalize)
+    expected = naive.label_logprob(hidden, head, TOKENS[:3], normalize=normalize == "vocabulary")
+    if normalize == "labels":
+        expected = expected.log_softmax(-1)
+    torch.testing.assert_close(scores, expected, atol=1e-5, rtol=0)
