@@ -38,9 +38,12 @@ class Tile:
     num_stages: int
 
 
-# By bytes of a weight: one tile for all widths, since the walk over features is a loop.
-# See benchmarks/gpu/compile_table.md; not tuned on a device.
-TILES = {2: Tile(64, 64, 64, 4, 3), 4: Tile(32, 32, 32, 4, 3)}
+SLOW = Tile(32, 32, 32, 4, 3)
+"""For products in float32, which tensor cores do not do: registers hold the factors."""
+
+# By the number of pieces (see `pieces`) and the bytes of a weight: one tile for all widths, since
+# the walk over features is a loop. See benchmarks/gpu/compile_table.md; not tuned on a device.
+TILES = {(1, 2): Tile(64, 64, 64, 4, 3), (3, 2): Tile(64, 64, 32, 4, 3)}
 
 PARTS = 128
 """Programs that share the vocabulary, for each tile of rows; a number of its own, not the device's,
@@ -112,7 +115,7 @@ def _log_normalizer(
     states: torch.Tensor, weight: torch.Tensor, head: Head, tile: Tile | None, parts: int
 ) -> torch.Tensor:
     """Log-sum-exp over the vocabulary, ``[rows]`` float32."""
-    tile = tile or TILES[weight.element_size()]
+    tile = tile or default_tile(states.dtype, weight.dtype)
     (n_rows, width), vocabulary = states.shape, weight.shape[0]
     parts = min(parts, triton.cdiv(vocabulary, tile.block_n))
     partial = states.new_empty(parts, n_rows, dtype=torch.float32)
@@ -152,6 +155,11 @@ def pieces(states: torch.dtype, weight: torch.dtype) -> int:
     if states == weight:
         return 1
     return 3 if (states, weight) == (torch.float32, torch.bfloat16) else 0
+
+
+def default_tile(states: torch.dtype, weight: torch.dtype) -> Tile:
+    """Tile of the walk over the vocabulary."""
+    return TILES.get((pieces(states, weight), weight.itemsize), SLOW)
 
 
 @triton.jit

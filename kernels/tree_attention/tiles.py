@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
@@ -36,6 +37,13 @@ class Tile:
     num_stages: int
 
 
+class TilePair(NamedTuple):
+    """The tile of long segments and that of segments of at most SHORT_ROWS rows."""
+
+    long: Tile
+    short: Tile
+
+
 # (target, bytes of an element, padded head width): (tile of long segments, tile of short ones).
 # None spills, shared memory stays within SHARED_BYTES (benchmarks/gpu/compile_table.md), and where
 # registers allow, two programs fit a multiprocessor; not tuned on a device.
@@ -44,19 +52,19 @@ class Tile:
 TILES: dict[tuple[int, int, int], tuple[Tile, Tile]] = {
     (80, 2, 32): (Tile(64, 64, 4, 5), Tile(16, 64, 4, 5)),
     (80, 2, 64): (Tile(64, 64, 4, 5), Tile(16, 64, 4, 5)),
-    (80, 2, 128): (Tile(64, 32, 4, 5), Tile(16, 64, 4, 5)),
-    (80, 2, 256): (Tile(64, 16, 8, 5), Tile(16, 32, 4, 5)),
-    (80, 4, 32): (Tile(32, 32, 4, 5), Tile(16, 32, 4, 5)),
-    (80, 4, 64): (Tile(32, 16, 4, 5), Tile(16, 32, 4, 5)),
-    (80, 4, 128): (Tile(32, 16, 8, 5), Tile(16, 32, 8, 5)),
+    (80, 2, 128): (Tile(64, 32, 4, 5), Tile(16, 32, 4, 5)),
+    (80, 2, 256): (Tile(64, 16, 8, 5), Tile(16, 32, 8, 5)),
+    (80, 4, 32): (Tile(32, 32, 4, 5), Tile(32, 32, 4, 5)),
+    (80, 4, 64): (Tile(16, 32, 4, 5), Tile(16, 32, 4, 5)),
+    (80, 4, 128): (Tile(32, 16, 4, 5), Tile(32, 16, 4, 5)),
     (80, 4, 256): (Tile(16, 16, 16, 5), Tile(16, 16, 16, 5)),
     (90, 2, 32): (Tile(64, 64, 4, 5), Tile(16, 64, 4, 5)),
     (90, 2, 64): (Tile(64, 64, 4, 5), Tile(16, 64, 4, 5)),
-    (90, 2, 128): (Tile(64, 32, 4, 5), Tile(16, 64, 4, 5)),
+    (90, 2, 128): (Tile(64, 32, 4, 5), Tile(16, 32, 4, 5)),
     (90, 2, 256): (Tile(64, 32, 8, 5), Tile(16, 32, 4, 5)),
     (90, 4, 32): (Tile(32, 32, 4, 5), Tile(16, 32, 4, 5)),
     (90, 4, 64): (Tile(32, 32, 8, 5), Tile(16, 32, 4, 5)),
-    (90, 4, 128): (Tile(32, 16, 8, 5), Tile(16, 32, 8, 5)),
+    (90, 4, 128): (Tile(32, 16, 8, 5), Tile(16, 16, 8, 5)),
     (90, 4, 256): (Tile(16, 16, 8, 5), Tile(16, 16, 8, 5)),
 }
 
@@ -89,8 +97,13 @@ def default_tile(
     Raises:
         ValueError: If a head is wider than 256.
     """
-    width = max(32, padded(head_dim))
+    pair = default_tiles(head_dim, dtype, target_of(capability))
+    return pair.short if longest_rows <= SHORT_ROWS else pair.long
+
+
+def default_tiles(head_dim: int, dtype: torch.dtype, target: int) -> TilePair:
+    """Both tiles of a head width; see :func:`default_tile`."""
+    width = max(HEAD_DIMS[0], padded(head_dim))
     if width > HEAD_DIMS[-1]:
         raise ValueError(f"head width {head_dim} > {HEAD_DIMS[-1]}; use the sdpa version")
-    long, short = TILES[target_of(capability), dtype.itemsize, width]
-    return short if longest_rows <= SHORT_ROWS else long
+    return TilePair(*TILES[target, dtype.itemsize, width])

@@ -29,6 +29,8 @@ from icm_fast.kernels.triton_numbers import INTERPRETED, LOG2E, dot, soft_cap
 MERGE_ROWS = 16
 """Rows of a split tile that one program of the merge takes."""
 
+MERGE_WARPS = 4
+
 _BLOCK_FIELDS = tl.constexpr(BLOCK_FIELDS)
 _ITEM_FIELDS = tl.constexpr(ITEM_FIELDS)
 _MERGE_FIELDS = tl.constexpr(MERGE_FIELDS)
@@ -216,7 +218,7 @@ def _launch(
         ROWS=merge_rows,
         BLOCK_V=padded(value_dim),
         HAS_SINKS=sinks is not None,
-        num_warps=4,
+        num_warps=MERGE_WARPS,
         enable_fp_fusion=True,
     )
 

@@ -110,8 +110,7 @@ def test_the_definition_is_that_of_the_label_head(normalize):
     from icm_fast.prompts import TokenizedDataset
 
     hidden, head = case(softcap=2.0, scale=0.5)
-    pieces = TokenizedDataset.__new__(TokenizedDataset)
-    object.__setattr__(pieces, "labels", ((7,), (0,), (202,)))
+    pieces = TokenizedDataset((), ((1,),), ((2,),), ((7,), (0,), (202,)), 99)
     model_head = LabelHead.__new__(LabelHead)
     model_head._weight, model_head._bias = head.weight, None
     model_head._softcap, model_head._scale = head.softcap, head.scale

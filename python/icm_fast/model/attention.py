@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from transformers import AttentionInterface, PreTrainedModel
 
-from icm_fast.kernels.tree_attention import AttentionWork, sdpa
+from icm_fast.kernels.tree_attention import AttentionWork
+from icm_fast.kernels.tree_attention.choice import tree_attention_on
 from icm_fast.model.kv_store import KVStore
 
 IMPLEMENTATION = "icm_fast_tree"
@@ -57,7 +58,8 @@ def tree_attention_forward(
     layer = int(module.layer_idx)
     tree_batch.windows[layer] = kwargs.get("sliding_window")
     keys, values = tree_batch.store.write(layer, key[0], value[0], tree_batch.slots)
-    out = sdpa.tree_attention(
+    attend = tree_attention_on(query.device, max(query.shape[-1], value.shape[-1]))
+    out = attend(
         query[0],
         keys,
         values,

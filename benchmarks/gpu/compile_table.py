@@ -1,0 +1,50 @@
+"""Compile every Triton kernel in every default configuration for sm_80 and sm_90; no device needed.
+
+    python benchmarks/gpu/compile_table.py                                    # ten minutes
+    python benchmarks/gpu/compile_table.py --target 80 --only attention-bf16  # the rest stays
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+
+import triton
+
+from icm_fast.kernels.ahead_of_time import compile_for
+from icm_fast.kernels.compile_table import Entry, Table, read_table, write_table
+from icm_fast.kernels.default_builds import default_builds
+from icm_fast.kernels.tree_attention.tiles import TARGETS
+
+PATH = Path(__file__).with_suffix(".json")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--target", type=int, choices=TARGETS, action="append")
+    parser.add_argument("--only", default="", help="regular expression on the builds' names")
+    options = parser.parse_args()
+    table = kept_rows()
+    for target in options.target or TARGETS:
+        rows = table.setdefault(target, {})
+        for build in default_builds(target):
+            if re.search(options.only, build.name):
+                rows[build.name] = Entry(compile_for(build, target), build.num_warps)
+                print(target, build.name, rows[build.name].resources, flush=True)
+        write_table(PATH, triton.__version__, table)
+
+
+def kept_rows() -> Table:
+    """Rows that are still defaults, of the table that is there and of the same triton."""
+    if not PATH.exists():
+        return {}
+    version, table = read_table(PATH)
+    if version != triton.__version__:
+        return {}
+    names = {target: {build.name for build in default_builds(target)} for target in table}
+    return {t: {n: e for n, e in rows.items() if n in names[t]} for t, rows in table.items()}
+
+
+if __name__ == "__main__":
+    main()
