@@ -87,9 +87,10 @@ def _markdown(triton_version: str, table: Table) -> Iterator[str]:
     targets = sorted(table)
     yield "# What the Triton kernels take"
     yield ""
-    yield f"Compiled ahead of time by triton {triton_version}; `python benchmarks/gpu/compile_table.py` writes this file."
-    yield "Per target: registers of a thread, KB of shared memory of a program, bytes spilled, and how many programs"
-    yield "fit a multiprocessor (sm_80: A100, sm_90: H100). Not run on a device."
+    yield f"Compiled ahead of time by triton {triton_version}; this file is written by"
+    yield "`python benchmarks/gpu/compile_table.py`. Per target: registers of a thread, KB of"
+    yield "shared memory of a program, bytes spilled, and how many programs fit a multiprocessor"
+    yield "(sm_80: A100, sm_90: H100). Compiled only: nothing here was run on a device."
     yield ""
     columns = [f"sm_{t} {what}" for t in targets for what in ("registers", "KB", "spills", "fit")]
     yield f"| kernel | {' | '.join(columns)} |"

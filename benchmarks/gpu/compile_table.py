@@ -1,7 +1,7 @@
 """Compile every Triton kernel in every default configuration for sm_80 and sm_90; no device needed.
 
-    python benchmarks/gpu/compile_table.py                                    # ten minutes
-    python benchmarks/gpu/compile_table.py --target 80 --only attention-bf16  # the rest stays
+python benchmarks/gpu/compile_table.py                                    # ten minutes
+python benchmarks/gpu/compile_table.py --target 80 --only attention-bf16  # the rest stays
 """
 
 from __future__ import annotations

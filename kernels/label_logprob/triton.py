@@ -1,8 +1,8 @@
 """Label log-probabilities in Triton.
 
 One kernel norms a row and multiplies it with the labels' rows of the head. A second one walks the
-vocabulary in blocks and keeps a running log-sum-exp per row, so that logits exist only in registers.
-Both treat a row the same whatever is beside it: its bits do not depend on the batch.
+vocabulary in blocks and keeps a running log-sum-exp per row, so that logits exist only in
+registers. Both treat a row the same whatever is beside it: its bits do not depend on the batch.
 """
 
 from __future__ import annotations
@@ -80,13 +80,28 @@ def label_logprob(
     if hidden.shape[1] != head.weight.shape[1]:
         raise ValueError(f"hidden states of {hidden.shape[1]} for a head of {head.weight.shape[1]}")
     hidden, weight = hidden.contiguous(), head.weight.contiguous()
-    n_rows, width = hidden.shape
-    logits = hidden.new_empty(n_rows, len(tokens), dtype=torch.float32)
+    logits = hidden.new_empty(len(hidden), len(tokens), dtype=torch.float32)
     # Normed states stay float32 between the two kernels.
     states = hidden if head.norm_weight is None else torch.empty_like(hidden, dtype=torch.float32)
-    if not n_rows:
+    if not len(hidden):
         return logits
-    label_rows_kernel[(n_rows,)](
+    with torch.cuda.device_of(hidden):  # Triton launches on the current device
+        _launch_label_rows(hidden, states, weight, head, tokens, logits)
+        if normalize:
+            logits -= _log_normalizer(states, weight, head, tile, parts)[:, None]
+    return logits
+
+
+def _launch_label_rows(
+    hidden: torch.Tensor,
+    states: torch.Tensor,
+    weight: torch.Tensor,
+    head: Head,
+    tokens: torch.Tensor,
+    logits: torch.Tensor,
+) -> None:
+    width = hidden.shape[1]
+    label_rows_kernel[(len(hidden),)](
         hidden,
         states,
         weight,
@@ -106,9 +121,6 @@ def label_logprob(
         num_warps=ROW_WARPS,
         enable_fp_fusion=True,
     )
-    if not normalize:
-        return logits
-    return logits - _log_normalizer(states, weight, head, tile, parts)[:, None]
 
 
 def _log_normalizer(

@@ -33,11 +33,27 @@ def rope_kv_write(
     """
     _check(query, key, value, cos, sin, key_pool, value_pool)
     n_heads, n_tokens, head_dim = query.shape
-    kv_heads, _, value_dim = value.shape
     out = query.new_empty(n_tokens, n_heads, head_dim).transpose(0, 1)
+    if n_tokens:
+        with torch.cuda.device_of(query):  # Triton launches on the current device
+            _launch(query, key, value, cos, sin, out, key_pool, value_pool, slots)
+    return out
+
+
+def _launch(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    cos: torch.Tensor,
+    sin: torch.Tensor,
+    out: torch.Tensor,
+    key_pool: torch.Tensor,
+    value_pool: torch.Tensor,
+    slots: torch.Tensor,
+) -> None:
+    n_heads, n_tokens, head_dim = query.shape
+    kv_heads, _, value_dim = value.shape
     half = cos.shape[-1] // 2
-    if not n_tokens:
-        return out
     rope_kv_write_kernel[(triton.cdiv(n_tokens, BLOCK_T), n_heads + kv_heads)](
         query,
         key,
@@ -66,7 +82,6 @@ def rope_kv_write(
         num_warps=NUM_WARPS,
         enable_fp_fusion=True,
     )
-    return out
 
 
 def _check(

@@ -9,9 +9,8 @@ from typing import Protocol
 import torch
 
 from icm_fast.kernels.tree_attention import sdpa
+from icm_fast.kernels.tree_attention.tiles import HEAD_DIMS
 from icm_fast.kernels.tree_attention.work import AttentionWork
-
-WIDEST_HEAD = 256
 
 
 class TreeAttention(Protocol):
@@ -39,7 +38,7 @@ def tree_attention_on(device: torch.device, width: int) -> TreeAttention:
         device: Where query, keys and values are.
         width: Of a head, the greater one of query and value.
     """
-    if device.type != "cuda" or width > WIDEST_HEAD or not _has_kernels(device):
+    if device.type != "cuda" or width > HEAD_DIMS[-1] or not _has_kernels(device):
         return sdpa.tree_attention
     from icm_fast.kernels.tree_attention import triton
 
@@ -51,4 +50,4 @@ def _has_kernels(device: torch.device) -> bool:
     """AMD devices call themselves cuda too; older ones than Ampere were not compiled for."""
     if torch.version.cuda is None or importlib.util.find_spec("triton") is None:
         return False
-    return torch.cuda.get_device_capability(device) >= (8, 0)
+    return bool(torch.cuda.get_device_capability(device) >= (8, 0))

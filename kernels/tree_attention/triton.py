@@ -1,11 +1,11 @@
 """Tree attention in Triton, one launch per layer.
 
-A program takes a tile of rows of one segment under one key-value head. A row is a (token, query head
-of the group) pair, so all heads of a group share each load of keys and values, and short segments
-fill a tile. It walks the blocks of keys that :mod:`.work_list` wrote down, with the softmax of
-FlashAttention-2 (Dao, arXiv 2307.08691): running maximum and sum in float32, base 2. Blocks that all
-rows see in full come first and take no mask. Split tiles leave partial results with their
-log-sum-exp, which a second kernel merges (Flash-Decoding).
+A program takes a tile of rows of one segment under one key-value head. A row is a (token, query
+head of the group) pair, so all heads of a group share each load of keys and values, and short
+segments fill a tile. It walks the blocks of keys that :mod:`.work_list` wrote down, with the
+softmax of FlashAttention-2 (Dao, arXiv 2307.08691): running maximum and sum in float32, base 2.
+Blocks that all rows see in full come first and take no mask. Split tiles leave partial results with
+their log-sum-exp, which a second kernel merges (Flash-Decoding).
 """
 
 from __future__ import annotations
@@ -99,18 +99,9 @@ def tree_attention(
             f"work of {work.n_tokens} rows and slots below {plan.slot_end} does not fit a query "
             f"of {n_tokens} rows and a pool of {pool_tokens} slots"
         )
-    _launch(
-        _rows(query),
-        _rows(key_pool),
-        _rows(value_pool),
-        out,
-        plan,
-        tile,
-        scaling,
-        sliding_window or 0,
-        softcap or 0.0,
-        sinks,
-    )
+    tensors = (_rows(query), _rows(key_pool), _rows(value_pool), out)
+    with torch.cuda.device_of(query):  # Triton launches on the current device, not on the tensors'
+        _launch(*tensors, plan, tile, scaling, sliding_window or 0, softcap or 0.0, sinks)
     return out
 
 
@@ -137,7 +128,8 @@ def _rows(tensor: torch.Tensor) -> torch.Tensor:
 
 def _capability(tensor: torch.Tensor) -> tuple[int, int]:
     if tensor.is_cuda:
-        return torch.cuda.get_device_capability(tensor.device)
+        major, minor = torch.cuda.get_device_capability(tensor.device)
+        return int(major), int(minor)
     return (8, 0)  # the interpreter
 
 
@@ -308,7 +300,7 @@ def tree_attention_kernel(
     total = total / tl.where(weight > 0, weight, 1.0)[:, None]
     lanes = tl.arange(0, BLOCK_V)
     stored = in_segment[:, None] & (lanes < VALUE_DIM)[None, :]
-    if HAS_SPLITS:
+    if HAS_SPLITS:  # noqa: SIM102  (known when compiled; the next line is not)
         if partial >= 0:
             part = (partial * kv_heads + kv_head).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
             tl.store(partial_lse + part, maximum + tl.log2(weight), mask=in_segment)

@@ -11,6 +11,7 @@ would leave most of the device idle; *merges* say how the parts go together.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -163,7 +164,7 @@ def _pieces(
     return owner[heads], first[heads], total, position[heads]
 
 
-def _columns(rows: list[tuple[int, ...]], width: int) -> IntArray:
+def _columns(rows: Sequence[tuple[int, ...]], width: int) -> IntArray:
     return np.array(rows, np.int64).reshape(-1, width).T
 
 
@@ -216,7 +217,10 @@ class _Blocks:
 
 
 def _repeat(counts: IntArray) -> tuple[IntArray, IntArray]:
-    """``counts[i]`` times i, and the number of each among those: (0, 0, 2), (0, 1, 0) for 2, 0, 1."""
+    """``counts[i]`` times i, and the number of each among those.
+
+    For 2, 0, 1 that is (0, 0, 2) and (0, 1, 0).
+    """
     owner = np.repeat(np.arange(len(counts)), counts)
     return owner, np.arange(len(owner)) - (np.cumsum(counts) - counts)[owner]
 

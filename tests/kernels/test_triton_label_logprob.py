@@ -20,7 +20,9 @@ def embedded(tensor):
     return view
 
 
-def case(width=72, *, states=torch.float32, weights=torch.float32, bias=False, norm=False, **options):
+def case(
+    width=72, *, states=torch.float32, weights=torch.float32, bias=False, norm=False, **options
+):
     generator = torch.Generator().manual_seed(width)
 
     def random(*shape):

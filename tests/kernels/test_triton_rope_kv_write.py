@@ -26,7 +26,9 @@ def make_call(tokens=19, heads=3, kv_heads=1, dim=24, rotary=24, value_dim=20, d
         return torch.randn(tokens, n_heads, width, generator=generator).to(dtype).transpose(0, 1)
 
     slots = torch.randperm(POOL, generator=generator)[:tokens]
-    pools = [torch.full((kv_heads, POOL, width), math.nan, dtype=dtype) for width in (dim, value_dim)]
+    pools = [
+        torch.full((kv_heads, POOL, width), math.nan, dtype=dtype) for width in (dim, value_dim)
+    ]
     tensors = rows(heads, dim), rows(kv_heads, dim), rows(kv_heads, value_dim)
     return (*tensors, *angles(tokens, rotary, dtype), *pools, slots)
 

@@ -104,7 +104,7 @@ def test_a_sink_of_no_weight(interpreter):
 
 @pytest.mark.parametrize("n_sms", [0, MANY_SMS])
 def test_empty_ranges_and_neighbours(interpreter, n_sms):
-    """Ranges of no slots, ranges that touch (they are read as one), one that touches its segment."""
+    """Ranges of no slots, and ranges that touch: they are read as one."""
     case = make_case([((12, 20), 4)])
     segment = case.work.segments[0]
     (a, b), (c, d) = segment.ranges
@@ -132,7 +132,9 @@ def test_without_splits_a_row_does_not_depend_on_the_batch(interpreter):
     together = triton(interpreter, case)
     for segment in case.work.segments:
         rows = slice(segment.begin, segment.end)
-        alone = SegmentWork(0, segment.end - segment.begin, segment.ranges, segment.own, segment.start)
+        alone = SegmentWork(
+            0, segment.end - segment.begin, segment.ranges, segment.own, segment.start
+        )
         one = make_case([ROOT])
         one.query, one.keys, one.values = case.query[:, rows], case.keys, case.values
         one.work = AttentionWork((alone,), alone.end)
