@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import re
-import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import triton
 from triton.backends.compiler import GPUTarget
+from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource
 
 THREADS_PER_WARP = 32
@@ -58,10 +60,12 @@ def compile_for(build: Build, target: int) -> Resources:
     """Compile down to machine code for compute capability ``target`` (80, 90).
 
     Raises:
-        subprocess.CalledProcessError: If ptxas refuses the program.
+        RuntimeError: Triton's PTXASError, if the assembler refuses the program.
     """
-    with triton.knobs.cache.scope(), tempfile.TemporaryDirectory() as folder:
-        triton.knobs.cache.dir = folder
+    log = io.StringIO()
+    # What Triton prints is its own run of the assembler, which is how a device's would be.
+    with _empty_cache(), triton.knobs.nvidia.scope(), contextlib.redirect_stdout(log):
+        triton.knobs.nvidia.dump_ptxas_log = True
         compiled = triton.compile(
             _source(build),
             target=GPUTarget("cuda", target, THREADS_PER_WARP),
@@ -71,9 +75,16 @@ def compile_for(build: Build, target: int) -> Resources:
                 "enable_fp_fusion": True,
             },
         )
-        log = _assemble(compiled.asm["ptx"], target, Path(folder))
-    registers, spills = _read_log(log)
+    registers, spills = _read_log(log.getvalue())
     return Resources(registers, int(compiled.metadata.shared), spills)
+
+
+@contextlib.contextmanager
+def _empty_cache() -> Iterator[None]:
+    """A cache of its own: what comes from a cache has no log."""
+    with triton.knobs.cache.scope(), tempfile.TemporaryDirectory() as folder:
+        triton.knobs.cache.dir = folder
+        yield
 
 
 def _source(build: Build) -> ASTSource:
@@ -89,22 +100,9 @@ def _source(build: Build) -> ASTSource:
     )
 
 
-def ptxas_path(target: int) -> str:
-    """The assembler that triton brings along, so that a triton version fixes the numbers."""
-    nvidia = triton.knobs.nvidia
-    # What the second one is named after is not all it is for: Triton takes it from Hopper on.
-    return str(nvidia.ptxas.path if target < 90 else nvidia.ptxas_blackwell.path)
-
-
-def _assemble(ptx: str, target: int, folder: Path) -> str:
-    source = folder / "kernel.ptx"
-    source.write_text(ptx, encoding="utf-8")
-    # The instructions of Hopper's tensor cores belong to sm_90a. Options as Triton gives them.
-    arch = f"sm_{target}a" if target == 90 else f"sm_{target}"
-    options = ["-v", "--regAllocOptLevel=2", f"--gpu-name={arch}"]
-    command = [ptxas_path(target), *options, str(source), "-o", str(folder / "out")]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603
-    return done.stderr
+def assembler(target: int) -> Path:
+    """The ptxas that triton runs for ``target``; it brings its own."""
+    return Path(get_ptxas(target).path)
 
 
 def _read_log(log: str) -> tuple[int, int]:

@@ -42,7 +42,7 @@ SLOW = Tile(32, 32, 32, 4, 3)
 """For products in float32, which tensor cores do not do: registers hold the factors."""
 
 # By the number of pieces (see `pieces`) and the bytes of a weight: one tile for all widths, since
-# the walk over features is a loop. See benchmarks/gpu/compile_table.md; not tuned on a device.
+# the walk over features is a loop. See the tables in benchmarks/gpu; not tuned on a device.
 TILES = {(1, 2): Tile(64, 64, 64, 4, 3), (3, 2): Tile(64, 64, 32, 4, 3)}
 
 PARTS = 128

@@ -45,7 +45,7 @@ class TilePair(NamedTuple):
 
 
 # (target, bytes of an element, padded head width): (tile of long segments, tile of short ones).
-# None spills, shared memory stays within SHARED_BYTES (benchmarks/gpu/compile_table.md), and where
+# None spills, shared memory stays within SHARED_BYTES (tables in benchmarks/gpu), and where
 # registers allow, two programs fit a multiprocessor; not tuned on a device.
 # Five stages make two buffers of keys and values: the slot of a block is loaded first, and Triton
 # divides the stages between the two loads. Three or four leave one buffer, which hides nothing.
