@@ -80,6 +80,15 @@ def test_float32_from_the_hidden_state_on(interpreter, states, weights, norm):
     check(interpreter, *case(states=states, weights=weights, norm=norm), normalize=True, atol=2e-5)
 
 
+def test_three_pieces_are_as_exact_as_float32(interpreter):
+    """Large states: two pieces alone would be off by 1e-3 here."""
+    hidden, head = case(states=torch.float32, weights=torch.bfloat16)
+    out, _ = interpreter.call(TRITON, hidden * 100, head, TOKENS, normalize=True)
+    logits = (hidden * 100).double() @ head.weight.double().T
+    expected = logits.log_softmax(-1)[:, TOKENS]
+    torch.testing.assert_close(out.double(), expected, atol=1e-4, rtol=0)
+
+
 def test_large_logits_do_not_overflow(interpreter):
     hidden, head = case()
     check(interpreter, hidden * 1e3, head, normalize=True, atol=1e-2)
