@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
+import re
 from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from typing import Protocol
 
 import torch
@@ -11,6 +12,11 @@ import torch
 from icm_fast.kernels.tree_attention import sdpa
 from icm_fast.kernels.tree_attention.tiles import HEAD_DIMS
 from icm_fast.kernels.tree_attention.work import AttentionWork
+
+OLDEST_TRITON = (3, 7)
+"""Earlier ones may do, but no kernel was ever compiled with them."""
+
+OLDEST_CAPABILITY = (8, 0)
 
 
 class TreeAttention(Protocol):
@@ -47,7 +53,15 @@ def tree_attention_on(device: torch.device, width: int) -> TreeAttention:
 
 @cache
 def _has_kernels(device: torch.device) -> bool:
-    """AMD devices call themselves cuda too; older ones than Ampere were not compiled for."""
-    if torch.version.cuda is None or importlib.util.find_spec("triton") is None:
+    """Whether the kernels were compiled for such a device; AMD's call themselves cuda too."""
+    if torch.version.cuda is None or _triton_version() < OLDEST_TRITON:
         return False
-    return bool(torch.cuda.get_device_capability(device) >= (8, 0))
+    return bool(torch.cuda.get_device_capability(device) >= OLDEST_CAPABILITY)
+
+
+def _triton_version() -> tuple[int, ...]:
+    """Major and minor number, nothing where it is not installed."""
+    try:
+        return tuple(int(number) for number in re.findall(r"\d+", version("triton"))[:2])
+    except PackageNotFoundError:
+        return ()

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 
 HEAD_DIMS = (32, 64, 80, 96, 128, 256)
-"""Head widths with a tile of their own; others take that of the next greater one."""
+"""Head widths that are compiled ahead of time; tiles go by the next power of two."""
 
 TARGETS = (80, 90)
 """Compute capabilities that the tiles are compiled for ahead of time."""
@@ -53,7 +53,7 @@ TILES: dict[tuple[int, int, int], tuple[Tile, Tile]] = {
     (80, 2, 32): (Tile(64, 64, 4, 5), Tile(16, 64, 4, 5)),
     (80, 2, 64): (Tile(64, 64, 4, 5), Tile(16, 64, 4, 5)),
     (80, 2, 128): (Tile(64, 32, 4, 5), Tile(16, 32, 4, 5)),
-    (80, 2, 256): (Tile(64, 16, 8, 5), Tile(16, 32, 8, 5)),
+    (80, 2, 256): (Tile(64, 16, 8, 5), Tile(16, 16, 4, 5)),
     (80, 4, 32): (Tile(32, 32, 4, 5), Tile(32, 32, 4, 5)),
     (80, 4, 64): (Tile(16, 32, 4, 5), Tile(16, 32, 4, 5)),
     (80, 4, 128): (Tile(32, 16, 4, 5), Tile(32, 16, 4, 5)),
@@ -64,8 +64,8 @@ TILES: dict[tuple[int, int, int], tuple[Tile, Tile]] = {
     (90, 2, 256): (Tile(64, 32, 8, 5), Tile(16, 32, 4, 5)),
     (90, 4, 32): (Tile(32, 32, 4, 5), Tile(16, 32, 4, 5)),
     (90, 4, 64): (Tile(32, 32, 8, 5), Tile(16, 32, 4, 5)),
-    (90, 4, 128): (Tile(32, 16, 8, 5), Tile(16, 16, 8, 5)),
-    (90, 4, 256): (Tile(16, 16, 8, 5), Tile(16, 16, 8, 5)),
+    (90, 4, 128): (Tile(16, 16, 4, 5), Tile(16, 16, 4, 5)),
+    (90, 4, 256): (Tile(16, 16, 4, 5), Tile(16, 16, 4, 5)),
 }
 
 

@@ -1,3 +1,5 @@
+from importlib.metadata import PackageNotFoundError
+
 import pytest
 import torch
 
@@ -42,6 +44,15 @@ def test_devices_of_other_makers_take_sdpa(ampere):
     assert choice.tree_attention_on(CUDA, 64) is sdpa.tree_attention
 
 
+@pytest.mark.parametrize("old", ["2.3.1", "3.6.0+git123"])
+def test_an_older_triton_is_not_asked(ampere, old):
+    ampere.setattr(choice, "version", lambda name: old)
+    assert choice.tree_attention_on(CUDA, 64) is sdpa.tree_attention
+
+
 def test_without_triton_sdpa_serves(ampere):
-    ampere.setattr("importlib.util.find_spec", lambda name: None)
+    def absent(name):
+        raise PackageNotFoundError(name)
+
+    ampere.setattr(choice, "version", absent)
     assert choice.tree_attention_on(CUDA, 64) is sdpa.tree_attention
