@@ -40,6 +40,12 @@ class Build:
     num_warps: int
     num_stages: int
 
+    @property
+    def sizes(self) -> str:
+        """Block sizes, warps and stages, for people and to notice a row of former sizes."""
+        blocks = [f"{k}={v}" for k, v in self.constants.items() if k.startswith(("BLOCK", "ROWS"))]
+        return " ".join([*blocks, f"warps={self.num_warps}", f"stages={self.num_stages}"])
+
 
 @dataclass(frozen=True, slots=True)
 class Resources:

@@ -7,8 +7,9 @@ import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-from icm_fast.kernels.ahead_of_time import THREADS_PER_WARP, Resources
+from icm_fast.kernels.ahead_of_time import THREADS_PER_WARP, Build, Resources
 
 SM_REGISTERS = 65536
 SM_THREADS = 2048
@@ -26,10 +27,12 @@ class Entry:
     Attributes:
         resources: What the program takes.
         num_warps: Its warps.
+        sizes: Of the build that was compiled, see ``Build.sizes``.
     """
 
     resources: Resources
     num_warps: int
+    sizes: str
 
     def programs_per_sm(self, target: int) -> int:
         """How many programs fit one multiprocessor at the same time."""
@@ -52,22 +55,27 @@ def read_table(path: Path) -> tuple[str, Table]:
     """The version of triton that made it, and the table."""
     content = json.loads(path.read_text(encoding="utf-8"))
     table = {
-        int(target): {name: _entry(dict(row)) for name, row in rows.items()}
+        int(target): {name: _entry(row) for name, row in rows.items()}
         for target, rows in content["targets"].items()
     }
     return str(content["triton"]), table
 
 
-def _entry(row: dict[str, int]) -> Entry:
-    num_warps = row.pop("num_warps")
-    return Entry(Resources(**row), num_warps)
+def entry_of(build: Build, resources: Resources) -> Entry:
+    """The row of a build."""
+    return Entry(resources, build.num_warps, build.sizes)
+
+
+def _entry(row: dict[str, Any]) -> Entry:
+    taken = Resources(row["registers"], row["shared_bytes"], row["spill_bytes"])
+    return Entry(taken, row["num_warps"], row["sizes"])
 
 
 def write_table(path: Path, triton_version: str, table: Table) -> None:
     """Write ``path`` (JSON) and the same as Markdown beside it."""
     targets = {
         str(target): {
-            name: asdict(entry.resources) | {"num_warps": entry.num_warps}
+            name: asdict(entry.resources) | {"num_warps": entry.num_warps, "sizes": entry.sizes}
             for name, entry in sorted(rows.items(), key=lambda item: _natural(item[0]))
         }
         for target, rows in sorted(table.items())

@@ -15,7 +15,7 @@ from pathlib import Path
 import triton
 
 from icm_fast.kernels.ahead_of_time import compile_for
-from icm_fast.kernels.compile_table import Entry, Table, read_table, write_table
+from icm_fast.kernels.compile_table import Table, entry_of, read_table, write_table
 from icm_fast.kernels.default_builds import default_builds
 from icm_fast.kernels.tree_attention.tiles import TARGETS
 
@@ -32,18 +32,21 @@ def main() -> None:
         rows = table.setdefault(target, {})
         for build in default_builds(target):
             if re.search(options.only, build.name):
-                rows[build.name] = Entry(compile_for(build, target), build.num_warps)
+                rows[build.name] = entry_of(build, compile_for(build, target))
                 print(target, build.name, rows[build.name].resources, flush=True)
         write_table(PATH, triton.__version__, table)
 
 
 def kept_rows() -> Table:
-    """Rows of the table that is there, as far as they are still defaults."""
+    """Rows of the table that is there, as far as they are of today's defaults."""
     if not PATH.exists():
         return {}
     _, table = read_table(PATH)
-    names = {target: {build.name for build in default_builds(target)} for target in table}
-    return {t: {n: e for n, e in rows.items() if n in names[t]} for t, rows in table.items()}
+    today = {t: {build.name: build.sizes for build in default_builds(t)} for t in table}
+    return {
+        target: {name: e for name, e in rows.items() if today[target].get(name) == e.sizes}
+        for target, rows in table.items()
+    }
 
 
 if __name__ == "__main__":

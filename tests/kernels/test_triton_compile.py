@@ -9,7 +9,7 @@ import pytest
 triton = pytest.importorskip("triton", reason="triton is not installed")
 
 from icm_fast.kernels.ahead_of_time import assembler, compile_for  # noqa: E402
-from icm_fast.kernels.compile_table import Entry, read_table, write_table  # noqa: E402
+from icm_fast.kernels.compile_table import entry_of, read_table, write_table  # noqa: E402
 from icm_fast.kernels.default_builds import default_builds  # noqa: E402
 from icm_fast.kernels.tree_attention.tiles import SHARED_BYTES, TARGETS  # noqa: E402
 
@@ -54,7 +54,7 @@ def test_defaults_spill_nothing_and_fit_the_device(version, target):
     for name, entry in TABLES[version][target].items():
         assert entry.resources.spill_bytes == 0, name
         assert entry.resources.shared_bytes <= SHARED_BYTES[target], name
-        assert entry.num_warps == BUILDS[target, name].num_warps, name
+        assert entry.sizes == BUILDS[target, name].sizes, name
         assert entry.programs_per_sm(target) >= 1, name
 
 
@@ -106,4 +106,4 @@ def test_a_spill_would_show():
     needs_assembler(80)
     resources = compile_for(build, 80)
     assert resources.spill_bytes > 0
-    assert Entry(resources, 4).programs_per_sm(80) <= 2
+    assert entry_of(build, resources).programs_per_sm(80) <= 2
