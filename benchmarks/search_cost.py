@@ -101,7 +101,7 @@ def search(dataset: Any, loaded: Any, config: SearchConfig) -> tuple[Steps, dict
             counts["abandoned"] += event.get("abandoned", False)
             state = engine.labels
     if config.context_order == "append":
-        store.beside(engine.result_labels, scorer.score_canonical)
+        store.beside("canonical", engine.result_labels, scorer.score_canonical)
     return steps, {
         "tokens": store.n_tokens,
         "seconds": time.perf_counter() - started,

@@ -116,6 +116,33 @@ def test_many_shot_queries_only_the_test_examples():
     assert found.n_tokens == 74
 
 
+def test_a_bounded_search_shows_as_many_demonstrations_in_evaluation():
+    seen = []
+
+    class Looking(FakeScorer):
+        def __init__(self, dataset, config):
+            super().__init__(len(dataset))
+            self.config = config
+
+        def score(self, labels, queries=None):
+            seen.append((int((labels >= 0).sum()), self.config))
+            return super().score(labels, queries)
+
+    config = SearchConfig(context_demonstrations=3, seed=5)
+    shots = toy_dataset(8)
+    for _ in range(2):
+        evaluate.many_shot(
+            shots,
+            np.zeros(8, np.int32),
+            toy_dataset(4),
+            model=FakeLoaded(),
+            config=config,
+            make_scorer=lambda model, dataset, config: Looking(dataset, config),
+        )
+    assert [n for n, _ in seen] == [3, 3]
+    assert {(c.context_demonstrations, c.context_order) for _, c in seen} == {(0, "tree")}
+
+
 def test_many_shot_checks_the_context_for_one_test_example_only():
     make = Recording()
     config = SearchConfig(context_limit=500)

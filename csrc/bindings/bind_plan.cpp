@@ -73,7 +73,8 @@ TreePlan plan_tree(const Array<std::int64_t>& demonstration_tokens,
                    const std::optional<Array<double>>& priority,
                    const std::optional<Array<std::int32_t>>& appended, plan::PrefixCache* cache,
                    const std::optional<Array<std::int32_t>>& labels) {
-    const auto tail = appended ? view(*appended, "appended") : std::span<const std::int32_t>();
+    std::optional<std::span<const std::int32_t>> ending;
+    if (appended) ending = view(*appended, "appended");
     if (cache != nullptr && !labels) throw std::invalid_argument("a cache needs labels");
     const plan::PlanInput input{
         .demonstration_tokens = view(demonstration_tokens, "demonstration_tokens"),
@@ -86,8 +87,7 @@ TreePlan plan_tree(const Array<std::int64_t>& demonstration_tokens,
         .tail_parents = view(tail_parents, "tail_parents"),
         .seed = seed,
         .n_anchors = n_anchors,
-        .appended = tail,
-        .is_appended = appended.has_value(),
+        .appended = ending,
     };
     const auto forwarded = rows ? view(*rows, "rows") : std::span<const bool>();
     const auto order = priority ? view(*priority, "priority") : std::span<const double>();
@@ -204,8 +204,6 @@ void bind_range_allocator(py::module_& module) {
         .def_property_readonly("holes", &RangeAllocator::holes);
 }
 
-}  // namespace
-
 void bind_prefix_cache(py::module_& module) {
     using plan::PrefixCache;
     py::class_<PrefixCache>(module, "PrefixCache", "Context segments that stay between plans.")
@@ -220,6 +218,8 @@ void bind_prefix_cache(py::module_& module) {
         .def_property_readonly("held_tokens", &PrefixCache::held_tokens)
         .def_property_readonly("n_held", &PrefixCache::n_held);
 }
+
+}  // namespace
 
 void bind_plan(py::module_& module) {
     bind_tree_plan(module);

@@ -10,8 +10,6 @@
 namespace icm_fast::engine {
 namespace {
 
-constexpr double kExact = -std::numeric_limits<double>::infinity();
-
 // Unlabelled examples scored beside a labelling: the next ones to be drawn as long as nothing is
 // accepted. One query each, where a later one would encode all demonstrations again.
 constexpr std::int64_t kLookAhead = 4;
@@ -497,8 +495,10 @@ std::vector<bool> Annealer::rows_for(const Labels& labels) const {
         return std::vector<bool>(labels.size(), true);
     }
     std::vector<bool> rows = labelled_rows(labels);
+    const auto weights =
+        keep_unlabelled(draw_weights(graph_, labels, settings_.group_weight), labels);
     for (std::int64_t k = 0; k < kLookAhead; ++k) {
-        const std::int32_t example = next_unlabelled(labels, n_unlabelled_draws_ + k);
+        const std::int32_t example = next_unlabelled(weights, n_unlabelled_draws_ + k);
         if (example >= 0) rows[index(example)] = true;
     }
     return rows;

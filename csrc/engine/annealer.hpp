@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <map>
 #include <optional>
 #include <set>
@@ -75,10 +76,13 @@ enum class Move { kInit, kSingle, kGroup, kSweep, kGrow, kFix, kRestart, kDone }
 
 [[nodiscard]] const char* move_name(Move move);
 
+// Threshold of an ask whose utility is needed exactly.
+inline constexpr double kExact = -std::numeric_limits<double>::infinity();
+
 // A labelling whose scores the machine needs.
 struct Ask {
     Labels labels;
-    // A utility below this one leads to rejection, so scoring may stop there; -inf: needed exactly.
+    // A utility below this one leads to rejection, so scoring may stop there; or kExact.
     double threshold;
     std::vector<bool> rows;  // [n_examples]: the examples whose scores are needed
     // Only the scores are wanted, of a labelling whose utility is known.
@@ -208,7 +212,7 @@ class Annealer {
     void propose();
     void propose_drawn();
     [[nodiscard]] Draw next_draw() const;
-    [[nodiscard]] std::int32_t next_unlabelled(std::span<const std::int32_t> labels,
+    [[nodiscard]] std::int32_t next_unlabelled(std::span<const std::uint64_t> weights,
                                                std::int64_t n_drawn) const;
     bool propose_restart();
     bool propose_sweep();

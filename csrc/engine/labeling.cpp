@@ -103,6 +103,14 @@ std::int64_t count_labelled(std::span<const std::int32_t> labels) {
     return std::ranges::count_if(labels, [](std::int32_t y) { return y != kUnlabelled; });
 }
 
+Examples labelled_examples(std::span<const std::int32_t> labels) {
+    Examples found;
+    for (std::size_t i = 0; i < labels.size(); ++i) {
+        if (labels[i] != kUnlabelled) found.push_back(static_cast<std::int32_t>(i));
+    }
+    return found;
+}
+
 std::vector<LabelChange> changes_between(std::span<const std::int32_t> before,
                                          std::span<const std::int32_t> after) {
     std::vector<LabelChange> changes;
@@ -144,6 +152,14 @@ std::vector<std::uint64_t> draw_weights(const ConstraintGraph& graph,
             graph.touches_labelled(static_cast<std::int32_t>(i), labels)) {
             weights[i] = group_weight;
         }
+    }
+    return weights;
+}
+
+std::vector<std::uint64_t> keep_unlabelled(std::vector<std::uint64_t> weights,
+                                           std::span<const std::int32_t> labels) {
+    for (std::size_t i = 0; i < weights.size(); ++i) {
+        if (labels[i] != kUnlabelled) weights[i] = 0;
     }
     return weights;
 }

@@ -24,6 +24,9 @@ struct LabelChange {
 
 [[nodiscard]] std::int64_t count_labelled(std::span<const std::int32_t> labels);
 
+// The examples that have a label, ascending.
+[[nodiscard]] Examples labelled_examples(std::span<const std::int32_t> labels);
+
 // Where two labellings of the same examples differ, ascending.
 [[nodiscard]] std::vector<LabelChange> changes_between(std::span<const std::int32_t> before,
                                                        std::span<const std::int32_t> after);
@@ -37,6 +40,10 @@ struct LabelChange {
 [[nodiscard]] std::vector<std::uint64_t> draw_weights(const ConstraintGraph& graph,
                                                       std::span<const std::int32_t> labels,
                                                       std::uint64_t group_weight);
+
+// The same weights with 0 for every labelled example.
+[[nodiscard]] std::vector<std::uint64_t> keep_unlabelled(std::vector<std::uint64_t> weights,
+                                                         std::span<const std::int32_t> labels);
 
 // A random example with probability proportional to its weight, not all of which may be 0.
 [[nodiscard]] std::int32_t draw_weighted(std::span<const std::uint64_t> weights,

@@ -37,8 +37,7 @@ void Annealer::propose_drawn() {
         for (std::int32_t i = 0; i < graph_.n_examples(); ++i) {
             rows[index(i)] = rows[index(i)] && !is_scored(state_, i);
         }
-        pending_ =
-            Ask{state_.labels, -std::numeric_limits<double>::infinity(), std::move(rows), true};
+        pending_ = Ask{state_.labels, kExact, std::move(rows), true};
         return;
     }
     iteration_ += draw.null_draws;
@@ -74,19 +73,16 @@ Annealer::Draw Annealer::next_draw() const {
     }
     const std::uint64_t place = rng_.bounded(Purpose::kDraw, step() + 1, 1, real);
     if (place < unlabelled) {
-        return {next_unlabelled(state_.labels, n_unlabelled_draws_), null_draws};
+        return {next_unlabelled(keep_unlabelled(weights, state_.labels), n_unlabelled_draws_),
+                null_draws};
     }
     const std::uint64_t k = rng_.bounded(Purpose::kDraw, step() + 1, 2, changing.size());
     return {changing[k], null_draws};
 }
 
 // The unlabelled example that comes after `n_drawn` others; -1 if all are labelled.
-std::int32_t Annealer::next_unlabelled(std::span<const std::int32_t> labels,
+std::int32_t Annealer::next_unlabelled(std::span<const std::uint64_t> weights,
                                        std::int64_t n_drawn) const {
-    auto weights = draw_weights(graph_, labels, settings_.group_weight);
-    for (std::size_t i = 0; i < weights.size(); ++i) {
-        weights[i] = labels[i] == kUnlabelled ? weights[i] : 0;
-    }
     if (std::ranges::all_of(weights, [](std::uint64_t weight) { return weight == 0; })) return -1;
     return draw_weighted(weights, rng_, Purpose::kDrawUnlabelled,
                          static_cast<std::uint64_t>(n_drawn), 0);
@@ -100,10 +96,7 @@ bool Annealer::propose_restart() {
     }
     ++n_restarts_;
     const Labels& from = best_.labels;
-    Examples labelled;
-    for (std::int32_t i = 0; i < graph_.n_examples(); ++i) {
-        if (from[index(i)] != kUnlabelled) labelled.push_back(i);
-    }
+    const Examples labelled = labelled_examples(from);
     auto components = graph_.components(labelled);
     const double wanted = settings_.kick * static_cast<double>(labelled.size());
     Examples members;
@@ -129,14 +122,8 @@ bool Annealer::propose_sweep() {
     if (!settings_.sweep || tried_.sweep || wrong.empty()) {
         return false;
     }
-    Examples labelled;
-    for (std::int32_t i = 0; i < graph_.n_examples(); ++i) {
-        if (state_.labels[index(i)] != kUnlabelled) {
-            labelled.push_back(i);
-        }
-    }
     Examples members;
-    for (const Examples& component : graph_.components(labelled)) {
+    for (const Examples& component : graph_.components(labelled_examples(state_.labels))) {
         if (std::ranges::any_of(
                 component, [&](std::int32_t i) { return std::ranges::binary_search(wrong, i); })) {
             members.insert(members.end(), component.begin(), component.end());
@@ -159,14 +146,10 @@ bool Annealer::propose_group() {
     if (!settings_.group || tried_.n_small >= settings_.single_tries) {
         return false;
     }
-    Examples labelled;
-    for (std::int32_t i = 0; i < graph_.n_examples(); ++i) {
-        if (state_.labels[index(i)] != kUnlabelled) labelled.push_back(i);
-    }
     const Examples wrong = disagreeing();
     Proposal best{.move = Move::kGroup};
     double best_gain = -std::numeric_limits<double>::infinity();
-    for (const Examples& component : graph_.components(labelled)) {
+    for (const Examples& component : graph_.components(labelled_examples(state_.labels))) {
         const auto is_open = [&](std::int32_t i) {
             return std::ranges::binary_search(wrong, i) && !tried_.singles[index(i)];
         };
@@ -220,11 +203,9 @@ bool Annealer::propose_unlabelled() {
         return false;
     }
     std::vector<std::uint64_t> weights =
-        draw_weights(graph_, state_.labels, settings_.group_weight);
+        keep_unlabelled(draw_weights(graph_, state_.labels, settings_.group_weight), state_.labels);
     for (std::size_t i = 0; i < weights.size(); ++i) {
-        if (state_.labels[i] != kUnlabelled || tried_.singles[i]) {
-            weights[i] = 0;
-        }
+        if (tried_.singles[i]) weights[i] = 0;
     }
     if (std::ranges::all_of(weights, [](std::uint64_t weight) { return weight == 0; })) {
         return false;
@@ -278,10 +259,8 @@ Examples Annealer::pick_growth(std::int64_t size) const {
     Labels marked = state_.labels;
     Examples picked;
     for (std::uint32_t k = 0; k < size; ++k) {
-        std::vector<std::uint64_t> weights = draw_weights(graph_, marked, settings_.group_weight);
-        for (std::size_t i = 0; i < weights.size(); ++i) {
-            weights[i] = marked[i] == kUnlabelled ? weights[i] : 0;
-        }
+        const auto weights =
+            keep_unlabelled(draw_weights(graph_, marked, settings_.group_weight), marked);
         picked.push_back(draw_weighted(weights, rng_, Purpose::kGrowPick, step() + 1, k));
         marked[index(picked.back())] = 0;
     }

@@ -72,9 +72,10 @@ void check_shape(const PlanInput& input) {
 }
 
 void check_appended(const PlanInput& input) {
-    if (input.is_appended && input.n_anchors > 0) reject("n_anchors must be 0 beside appended");
+    if (!input.appended) return;
+    if (input.n_anchors > 0) reject("n_anchors must be 0 beside appended");
     std::vector<bool> seen(input.labelled.size(), false);
-    for (const std::int32_t example : input.appended) {
+    for (const std::int32_t example : *input.appended) {
         const auto row = static_cast<std::size_t>(example);
         const bool fits = example >= 0 && row < input.labelled.size() && !seen[row] &&
                           input.labelled[row] && input.queried[row];
@@ -133,7 +134,7 @@ std::vector<std::int32_t> choose_anchors(const PlanInput& input) {
 Roles assign_roles(const PlanInput& input) {
     Roles roles;
     roles.anchors = choose_anchors(input);
-    if (input.is_appended) roles.anchors.assign(input.appended.begin(), input.appended.end());
+    if (input.appended) roles.anchors.assign(input.appended->begin(), input.appended->end());
     for (std::size_t i = 0; i < input.labelled.size(); ++i) {
         const auto example = static_cast<std::int32_t>(i);
         if (std::ranges::find(roles.anchors, example) != roles.anchors.end()) continue;
@@ -270,7 +271,7 @@ class TreeBuilder {
             weights.push_back(input.demonstration_tokens[static_cast<std::size_t>(example)]);
         }
         // Where examples may still be appended, the tree must not change when the first one is.
-        const bool is_open = input.is_appended || !roles.unlabelled.empty();
+        const bool is_open = input.appended || !roles.unlabelled.empty();
         if (is_open || !roles.anchors.empty()) weights.push_back(0);
         return weights;
     }
@@ -296,7 +297,7 @@ class TreeBuilder {
             return;
         }
         const std::int32_t example = roles_.leaves[static_cast<std::size_t>(visit.node)];
-        if (input_.is_appended) {
+        if (input_.appended) {
             write_appended(writer_.context(visit.parent, demos), 0, example);
             return;
         }
@@ -323,7 +324,7 @@ class TreeBuilder {
 
     // The queries that see every leaf: the anchors' own, and all unlabelled ones.
     void write_virtual_leaf(std::int32_t parent, std::vector<std::int32_t> demos) {
-        if (input_.is_appended) {
+        if (input_.appended) {
             if (roles_.anchors.empty() && roles_.unlabelled.empty()) return;
             write_appended_virtual_leaf(writer_.context(parent, demos));
             return;
@@ -396,20 +397,11 @@ std::vector<std::int32_t> LooTree::context(std::int64_t example) const {
     return order;
 }
 
-LooTree prune(const LooTree& tree, std::span<const bool> rows) {
-    check_length("rows", rows.size(), tree.query_segment.size());
-    const auto n_segments = static_cast<std::size_t>(tree.n_segments());
-    std::vector<bool> kept(n_segments, false);
-    for (std::size_t s = n_segments; s-- > 0;) {
-        const std::int32_t query = tree.query[s];
-        kept[s] = kept[s] || (query != kNone && rows[static_cast<std::size_t>(query)]);
-        if (kept[s] && tree.parent[s] != kNone)
-            kept[static_cast<std::size_t>(tree.parent[s])] = true;
-    }
+LooTree select(const LooTree& tree, const std::vector<bool>& kept) {
     LooTree part;
-    part.query_segment.assign(rows.size(), kNone);
-    std::vector<std::int32_t> moved(n_segments, kNone);
-    for (std::size_t s = 0; s < n_segments; ++s) {
+    part.query_segment.assign(tree.query_segment.size(), kNone);
+    std::vector<std::int32_t> moved(kept.size(), kNone);
+    for (std::size_t s = 0; s < kept.size(); ++s) {
         if (!kept[s]) continue;
         moved[s] = static_cast<std::int32_t>(part.parent.size());
         const std::int32_t above = tree.parent[s];
@@ -434,6 +426,18 @@ LooTree prune(const LooTree& tree, std::span<const bool> rows) {
         }
     }
     return part;
+}
+
+LooTree prune(const LooTree& tree, std::span<const bool> rows) {
+    check_length("rows", rows.size(), tree.query_segment.size());
+    std::vector<bool> kept(tree.parent.size(), false);
+    for (std::size_t s = kept.size(); s-- > 0;) {
+        const std::int32_t query = tree.query[s];
+        const std::int32_t above = tree.parent[s];
+        kept[s] = kept[s] || (query != kNone && rows[static_cast<std::size_t>(query)]);
+        if (kept[s] && above != kNone) kept[static_cast<std::size_t>(above)] = true;
+    }
+    return select(tree, kept);
 }
 
 LooTree build_loo_tree(const PlanInput& input) {

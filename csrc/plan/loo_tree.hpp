@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -32,9 +33,8 @@ struct PlanInput {
     std::int64_t n_anchors = 0;
     // Labelled, queried examples that end the context of all others, in this order; then there are
     // no anchors. Each is a segment of its own, and so is every query, so that what stands before
-    // it serves again when another one is appended. With `is_appended`; the list may be empty.
-    std::span<const std::int32_t> appended = {};
-    bool is_appended = false;
+    // it serves again when another one is appended. The list may be empty.
+    std::optional<std::span<const std::int32_t>> appended = std::nullopt;
 };
 
 // Segments in creation order (a parent precedes its children), one entry per segment and column.
@@ -72,6 +72,10 @@ struct LooTree {
 // not queried stand in every context, at the root. A pure function of its input, on every platform.
 // Throws std::invalid_argument, with the entry at fault, where sizes or tail_parents are wrong.
 LooTree build_loo_tree(const PlanInput& input);
+
+// The segments of a tree that are `kept` (one entry per segment), in their order. One whose parent
+// is not kept has none; its start stays, and so does the text before it.
+LooTree select(const LooTree& tree, const std::vector<bool>& kept);
 
 // The part of a tree that the queries of `rows` (one entry per example) need, contexts unchanged.
 LooTree prune(const LooTree& tree, std::span<const bool> rows);

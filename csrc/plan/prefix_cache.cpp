@@ -22,28 +22,6 @@ std::vector<std::int32_t> content_of(const LooTree& tree, std::size_t segment,
     return content;
 }
 
-// The segments that have to be forwarded, as a forest: below a segment that is held, a new one has
-// no parent.
-LooTree forest_of(const LooTree& tree, const std::vector<bool>& is_new,
-                  std::vector<std::int32_t>& number) {
-    LooTree forest;
-    forest.query_segment = tree.query_segment;
-    std::vector<std::int32_t> moved(is_new.size(), kNone);
-    for (std::size_t s = 0; s < is_new.size(); ++s) {
-        if (!is_new[s]) continue;
-        moved[s] = static_cast<std::int32_t>(number.size());
-        number.push_back(static_cast<std::int32_t>(s));
-        const std::int32_t above = tree.parent[s];
-        forest.parent.push_back(above == kNone ? kNone : moved[static_cast<std::size_t>(above)]);
-        forest.query.push_back(tree.query[s]);
-        forest.tail.push_back(tree.tail[s]);
-        forest.n_tokens.push_back(tree.n_tokens[s]);
-        forest.start.push_back(tree.start[s]);
-        forest.total_tokens += tree.n_tokens[s];
-    }
-    return forest;
-}
-
 }  // namespace
 
 PrefixCache::PrefixCache(std::int64_t n_slots) : n_slots_(n_slots) {
@@ -69,10 +47,8 @@ std::optional<Schedule> PrefixCache::place(const LooTree& tree,
     // First all that is held, so that nothing of this plan is evicted for another part of it.
     for (std::size_t s = 0; s < n_segments; ++s) {
         if (!is_context(tree, s)) continue;
-        const std::int32_t above = tree.parent[s];
-        const std::int32_t parent =
-            above == kNone ? kNone : node_of_[static_cast<std::size_t>(above)];
-        if (above != kNone && parent == kNone) continue;
+        const std::int32_t parent = node_above(tree, s);
+        if (tree.parent[s] != kNone && parent == kNone) continue;
         const auto found = found_.find({parent, content_of(tree, s, labels)});
         if (found == found_.end()) continue;
         node_of_[s] = found->second;
@@ -95,9 +71,7 @@ std::optional<Schedule> PrefixCache::place(const LooTree& tree,
             transient_.push_back(*offset);
             continue;
         }
-        const std::int32_t above = tree.parent[s];
-        const std::int32_t parent =
-            above == kNone ? kNone : node_of_[static_cast<std::size_t>(above)];
+        const std::int32_t parent = node_above(tree, s);
         Node node{{parent, content_of(tree, s, labels)}, *offset, tree.n_tokens[s], clock_, 0};
         if (parent != kNone) node.depth = nodes_.at(parent).depth + 1;
         node_of_[s] = next_node_;
@@ -106,8 +80,12 @@ std::optional<Schedule> PrefixCache::place(const LooTree& tree,
         held_tokens_ += tree.n_tokens[s];
         ++next_node_;
     }
+    // Batches of what has to be forwarded; then in the numbers of the whole tree again.
+    Schedule schedule = make_schedule(select(tree, is_new_), limits);
     std::vector<std::int32_t> number;
-    Schedule schedule = make_schedule(forest_of(tree, is_new_, number), limits);
+    for (std::size_t s = 0; s < n_segments; ++s) {
+        if (is_new_[s]) number.push_back(static_cast<std::int32_t>(s));
+    }
     for (std::int32_t& segment : schedule.batch_segments) {
         segment = number[static_cast<std::size_t>(segment)];
     }
@@ -115,6 +93,11 @@ std::optional<Schedule> PrefixCache::place(const LooTree& tree,
     schedule.pool_tokens = n_slots_;
     schedule.peak_kv_tokens = pool_.live();
     return schedule;
+}
+
+std::int32_t PrefixCache::node_above(const LooTree& tree, std::size_t segment) const {
+    const std::int32_t above = tree.parent[segment];
+    return above == kNone ? kNone : node_of_[static_cast<std::size_t>(above)];
 }
 
 void PrefixCache::finish(std::span<const bool> forwarded) {

@@ -50,6 +50,8 @@ class PrefixCache {
         std::int32_t depth = 0;
     };
 
+    // The node of the segment above one of the plan under way; -1 if there is none.
+    [[nodiscard]] std::int32_t node_above(const LooTree& tree, std::size_t segment) const;
     [[nodiscard]] std::optional<std::int64_t> make_room(std::int64_t n_tokens);
     [[nodiscard]] bool evict_one();
     void forget(std::int32_t node);

@@ -47,6 +47,37 @@ Layout lay_out(const std::vector<SegmentSizes>& sizes) {
     return layout;
 }
 
+std::vector<double> plain_attention(const PlainInputs& inputs, const cpu::Segment& segment,
+                                    std::int64_t token, std::int64_t head,
+                                    const cpu::AttentionOptions& options) {
+    const std::int64_t dim = inputs.head_dim;
+    const std::int64_t n_heads = inputs.group * inputs.n_kv_heads;
+    const float* query = inputs.query.data() + (token * n_heads + head) * dim;
+    const std::int64_t position = segment.start + token - segment.begin;
+    std::vector<double> out(to_size(dim), 0.0);
+    double total = options.sinks == nullptr ? 0.0 : std::exp(options.sinks[head]);
+    for (const cpu::KeyRange& range : segment.ranges) {
+        for (std::int64_t k = 0; k < range.count; ++k) {
+            const std::int64_t at = range.position + k;
+            if (at > position) continue;
+            if (options.window > 0 && at <= position - options.window) continue;
+            const std::int64_t row = (range.slot + k) * inputs.n_kv_heads + head / inputs.group;
+            const float* key = inputs.keys.data() + row * dim;
+            const float* value = inputs.values.data() + row * dim;
+            double score = 0.0;
+            for (std::int64_t d = 0; d < dim; ++d) score += double{query[d]} * key[d];
+            score *= options.scaling;
+            if (options.softcap > 0.0F)
+                score = options.softcap * std::tanh(score / options.softcap);
+            const double weight = std::exp(score);
+            total += weight;
+            for (std::int64_t d = 0; d < dim; ++d) out[to_size(d)] += weight * value[d];
+        }
+    }
+    for (double& value : out) value /= total;
+    return out;
+}
+
 AttentionProblem::AttentionProblem(const cpu::Ops& ops, const std::vector<SegmentSizes>& sizes,
                                    std::int64_t group, std::int64_t head_dim, float garbage)
     : ops_(ops),
@@ -96,46 +127,20 @@ Floats AttentionProblem::run(const cpu::AttentionOptions& options, bool last_onl
     return loaded(ops_, out);
 }
 
-std::vector<double> AttentionProblem::plain(const cpu::Segment& segment, std::int64_t token,
-                                            std::int64_t head,
-                                            const cpu::AttentionOptions& options) const {
-    const float* query = query_.data() + (token * n_heads() + head) * head_dim_;
-    const std::int64_t position = segment.start + token - segment.begin;
-    std::vector<double> out(to_size(head_dim_), 0.0);
-    double total = options.sinks == nullptr ? 0.0 : std::exp(options.sinks[head]);
-    for (const cpu::KeyRange& range : segment.ranges) {
-        for (std::int64_t k = 0; k < range.count; ++k) {
-            const std::int64_t at = range.position + k;
-            if (at > position) continue;
-            if (options.window > 0 && at <= position - options.window) continue;
-            const float* key = row(keys_, range.slot + k, head / group_);
-            const float* value = row(values_, range.slot + k, head / group_);
-            double score = 0.0;
-            for (std::int64_t d = 0; d < head_dim_; ++d) score += double{query[d]} * key[d];
-            score *= options.scaling;
-            if (options.softcap > 0.0F)
-                score = options.softcap * std::tanh(score / options.softcap);
-            const double weight = std::exp(score);
-            total += weight;
-            for (std::int64_t d = 0; d < head_dim_; ++d) out[to_size(d)] += weight * value[d];
-        }
-    }
-    for (double& value : out) value /= total;
-    return out;
-}
-
 void AttentionProblem::check(const cpu::AttentionOptions& options) {
     const Input input("group " + std::to_string(group_) + " head_dim " + std::to_string(head_dim_) +
                       " window " + std::to_string(options.window) + " softcap " +
                       std::to_string(options.softcap));
     // Values are at most 1; bfloat16 rounds weights and outputs by up to 1 / 256 each.
     const double most = is_float32(ops_) ? 5e-6 : 8e-3;
+    const PlainInputs inputs{query_, keys_, values_, kKvHeads, group_, head_dim_};
     const Floats got = run(options);
     const float* at = got.data();
     for (const cpu::Segment& segment : layout_.segments) {
         for (std::int64_t token = segment.begin; token < segment.end; ++token) {
             for (std::int64_t head = 0; head < n_heads(); ++head, at += head_dim_) {
-                const std::vector<double> wanted = plain(segment, token, head, options);
+                const std::vector<double> wanted =
+                    plain_attention(inputs, segment, token, head, options);
                 const Input row("token " + std::to_string(token) + " head " + std::to_string(head));
                 for (std::size_t d = 0; d < wanted.size(); ++d) {
                     CHECK_NEAR(static_cast<double>(at[d]), wanted[d], most);

@@ -28,6 +28,18 @@ struct Layout {
 // Ranges lie in the pool in another order than in the context, with holes between them.
 Layout lay_out(const std::vector<SegmentSizes>& sizes);
 
+// The numbers of a layout's attention.
+struct PlainInputs {
+    const Floats& query;          // [token][head][head_dim]
+    const Floats &keys, &values;  // [slot][kv head][head_dim]
+    std::int64_t n_kv_heads, group, head_dim;
+};
+
+// One token's output for one head: a softmax over the keys that it sees.
+std::vector<double> plain_attention(const PlainInputs& inputs, const cpu::Segment& segment,
+                                    std::int64_t token, std::int64_t head,
+                                    const cpu::AttentionOptions& options);
+
 class AttentionProblem {
   public:
     static constexpr std::int64_t kKvHeads = 2;
@@ -43,11 +55,7 @@ class AttentionProblem {
 
     // [token][head][head_dim]; rows for which there is no tile stay NaN.
     Floats run(const cpu::AttentionOptions& options, bool last_only = false);
-    // One token's output for one head: a softmax over the keys that it sees.
-    [[nodiscard]] std::vector<double> plain(const cpu::Segment& segment, std::int64_t token,
-                                            std::int64_t head,
-                                            const cpu::AttentionOptions& options) const;
-    // Holds every output of `run` against `plain`.
+    // Holds every output of `run` against `plain_attention`.
     void check(const cpu::AttentionOptions& options);
     // Overwrites a token's key and value.
     void write(std::int64_t slot, float key, float value);

@@ -18,6 +18,9 @@ OLDEST_TRITON = (3, 7)
 
 OLDEST_CAPABILITY = (8, 0)
 
+DTYPES = frozenset({torch.float32, torch.bfloat16, torch.float16})
+"""What the Triton kernels have tiles for."""
+
 
 class TreeAttention(Protocol):
     """Signature of every version; see ``naive.tree_attention``."""
@@ -44,7 +47,7 @@ def tree_attention_on(device: torch.device, width: int) -> TreeAttention:
         device: Where query, keys and values are.
         width: Of a head, the greater one of query and value.
     """
-    if device.type != "cuda" or width > HEAD_DIMS[-1] or not _has_kernels(device):
+    if device.type != "cuda" or width > HEAD_DIMS[-1] or not has_triton_kernels(device):
         return sdpa.tree_attention
     from icm_fast.kernels.tree_attention import triton
 
@@ -52,9 +55,11 @@ def tree_attention_on(device: torch.device, width: int) -> TreeAttention:
 
 
 @cache
-def _has_kernels(device: torch.device) -> bool:
-    """Whether the kernels were compiled for such a device; AMD's call themselves cuda too."""
-    if torch.version.cuda is None or _triton_version() < OLDEST_TRITON:
+def has_triton_kernels(device: torch.device) -> bool:
+    """Whether the kernels are for such a CUDA device; AMD's call themselves cuda too."""
+    if not torch.cuda.is_available() or torch.version.cuda is None:
+        return False
+    if _triton_version() < OLDEST_TRITON:
         return False
     return bool(torch.cuda.get_device_capability(device) >= OLDEST_CAPABILITY)
 

@@ -24,7 +24,8 @@ def answer(
     suffices to reject the candidate.
     """
     if ask.is_surrogate:
-        return store.beside(ask.labels, _checked(store, scorer, scorer.surrogate)).scores, False
+        score = _checked(store, scorer, scorer.surrogate)
+        return store.beside("surrogate", ask.labels, score).scores, False
     test = SequentialTest.of(engine, ask, config)
 
     def rejects(scores: ScoreArray) -> bool:

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,6 +15,9 @@ from icm_fast.errors import InputError
 from icm_fast.lazy_scorer import LazyModel, check_scores
 from icm_fast.progress import clock
 from icm_fast.types import UNLABELLED, Dataset, IntArray
+
+if TYPE_CHECKING:
+    from icm_fast.prompts import TokenizedDataset
 
 TYPICAL_FINAL_EVALUATIONS = 30
 """Evaluations of a complete labelling in a usual search; only the estimate of time uses it."""
@@ -59,7 +62,7 @@ def _steps(
     load: Callable[[], Dataset], model: LazyModel, config: SearchConfig
 ) -> Iterator[Finding]:
     from icm_fast.prompts import tokenize_dataset
-    from icm_fast.scorers import longest_context, make_scorer
+    from icm_fast.scorers import make_scorer
 
     dataset = load()
     yield Finding("data", True, _describe_data(dataset))
@@ -70,8 +73,7 @@ def _steps(
     yield Finding("boundaries", True, f"the pieces of all {len(dataset)} prompts join like text")
     scorer = make_scorer(loaded, dataset, config)
     limit = config.context_limit or loaded.max_context
-    needed = longest_context(pieces, len(dataset))
-    yield Finding("context", True, f"{needed} of {limit} tokens with all {len(dataset)} labelled")
+    yield Finding("context", True, _describe_context(scorer, pieces, limit))
     rate = _tokens_per_second(loaded, dataset, config, make_scorer)
     yield Finding("speed", True, f"{rate:,.0f} tokens per second")
     yield Finding("cost", True, _describe_cost(scorer, dataset, config, rate))
@@ -90,6 +92,16 @@ def _describe_model(loaded: Any) -> str:
         f"{loaded.name}: {loaded.n_parameters / 1e6:,.0f} M parameters, {loaded.dtype_name}, "
         f"context {loaded.max_context}"
     )
+
+
+def _describe_context(scorer: Any, pieces: TokenizedDataset, limit: int) -> str:
+    from icm_fast.scorers import longest_context
+
+    if hasattr(scorer, "blocks"):
+        n_blocks = len(scorer.blocks)
+        return f"up to {scorer.longest_context} of {limit} tokens, in {n_blocks} blocks of examples"
+    needed = longest_context(pieces, len(pieces))
+    return f"{needed} of {limit} tokens with all {len(pieces)} labelled"
 
 
 def _describe_labels(dataset: Dataset, labels: tuple[tuple[int, ...], ...]) -> str:

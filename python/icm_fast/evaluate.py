@@ -96,7 +96,8 @@ def many_shot(
         labels: Their labels, ``[n]``; unlabelled ones are left out.
         test: Data set to predict.
         model: Loaded model.
-        config: Settings of the scorer.
+        config: Settings of the scorer; of more demonstrations than ``context_demonstrations`` a
+            random part is shown.
         calibrated: Take the argmax of log p - log q with q the mean prediction of the test
             examples, which removes a preference of the model for one label.
         make_scorer: Replaces ``icm_fast.scorers.make_scorer``.
@@ -106,6 +107,10 @@ def many_shot(
     """
     make = make_scorer or _local_scorer
     config = config or SearchConfig()
+    if labels is not None:
+        labels = _some(labels, config)
+    # All test examples see the same demonstrations, whatever the contexts of the search were.
+    config = replace(config, context_order="tree", context_demonstrations=0)
     joined, state = _join(demonstrations, labels, test)
     n_shots = len(joined) - len(test)
     queries = np.arange(len(joined)) >= n_shots
@@ -118,6 +123,18 @@ def many_shot(
     if not np.isfinite(scores).all():
         raise InputError("the model returned NaN log-probabilities; use dtype float32")
     return Predictions(predict(scores, calibrated=calibrated), scores, int(scored.n_tokens))
+
+
+def _some(labels: IntArray, config: SearchConfig) -> IntArray:
+    """At most ``context_demonstrations`` of the labels, drawn by the seed; all if that is 0."""
+    labelled = np.flatnonzero(labels != UNLABELLED)
+    most = config.context_demonstrations
+    if not 0 < most < len(labelled):
+        return labels
+    kept = np.random.default_rng([config.seed, len(labels)]).choice(labelled, most, replace=False)
+    some = np.full(len(labels), UNLABELLED, np.int32)
+    some[kept] = labels[kept]
+    return some
 
 
 def _local_scorer(model: Any, dataset: Dataset, config: SearchConfig) -> Scorer:

@@ -69,7 +69,7 @@ class MemoryStore:
         for evaluation in evaluations:
             key = labels_key(evaluation.labels)
             self._recorded.setdefault(key, deque()).append(evaluation)
-        self._tokens_beside = 0
+        self._beside: dict[tuple[str, bytes], Evaluation] = {}
         self.n_resumed = len(self._recorded)
         self.n_scored_now = 0
 
@@ -92,7 +92,8 @@ class MemoryStore:
     @property
     def n_tokens(self) -> int:
         """Tokens forwarded for them, in earlier parts of a resumed run too."""
-        return self._tokens_beside + sum(e.n_tokens for e in self._known.values())
+        evaluations = (*self._known.values(), *self._beside.values())
+        return sum(evaluation.n_tokens for evaluation in evaluations)
 
     def asked(self) -> Iterable[Evaluation]:
         """The distinct labellings that this search asked for, in the order of their scoring."""
@@ -124,22 +125,25 @@ class MemoryStore:
         self._learn(evaluation)
         self.n_scored_now += 1
 
-    def beside(self, labels: IntArray, score: Callable[[IntArray], Evaluation]) -> Evaluation:
+    def beside(
+        self, kind: str, labels: IntArray, score: Callable[[IntArray], Evaluation]
+    ) -> Evaluation:
         """Scores of another kind for a labelling: from the store, or new.
 
         They are kept like all others, but :meth:`lookup` does not find them. A search asks in the
         same order every time, so the record that comes next for these labels is the one that an
         earlier process made at this point.
         """
-        recorded = self._recorded.get(labels_key(labels))
-        if recorded:
-            evaluation = recorded.popleft()
-        else:
-            evaluation = score(labels)
-            self._keep(evaluation)
-            self.n_scored_now += 1
-        self._tokens_beside += evaluation.n_tokens
-        return evaluation
+        key = labels_key(labels)
+        if (kind, key) not in self._beside:
+            if self._recorded.get(key):
+                evaluation = self._recorded[key].popleft()
+            else:
+                evaluation = score(labels)
+                self._keep(evaluation)
+                self.n_scored_now += 1
+            self._beside[kind, key] = evaluation
+        return self._beside[kind, key]
 
     def _keep(self, evaluation: Evaluation) -> None:
         """Make a record durable, where there is a place for it."""

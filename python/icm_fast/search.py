@@ -156,7 +156,7 @@ def _rescored(
         store.check_model(scorer.identity())
         return scorer.score_canonical(labels)
 
-    scores = store.beside(result.labels, score).scores
+    scores = store.beside("canonical", result.labels, score).scores
     pairs, tables = dataset.constraint_arrays()
     utility = _core.utility(
         result.labels, scores, pairs, tables, str(config.objective), config.alpha

@@ -238,6 +238,7 @@ def one_by_one(tree):
         batch_offsets=np.arange(len(order) + 1),
         batch_segments=order,
         pool_tokens=tree.pool_tokens,
+        is_kept=False,
         n_segments=tree.n_segments,
     )
 

@@ -194,6 +194,12 @@ def test_a_small_budget_gives_up_nothing_but_speed():
             assert np.abs(scored.scores - expected).max() <= TOLERANCE, (budget, order)
 
 
+def test_a_pool_beyond_the_memory_is_refused(monkeypatch):
+    monkeypatch.setattr("icm_fast.scorers.appending.available_bytes", lambda: 10_000)
+    with pytest.raises(InputError, match=r"kv_budget_tokens=\d+ or less"):
+        make_scorer(tiny_loaded("llama"), reviews(SINGLE), SearchConfig(context_order="append"))
+
+
 def test_appending_needs_the_tree():
     with pytest.raises(InputError, match="scorer=tree"):
         SearchConfig(context_order="append", scorer="naive")

@@ -10,8 +10,7 @@ from typing import Any
 import torch
 from transformers import AttentionInterface, PreTrainedModel
 
-from icm_fast.kernels.tree_attention import AttentionWork
-from icm_fast.kernels.tree_attention.choice import tree_attention_on
+from icm_fast.kernels.tree_attention import AttentionWork, versions
 from icm_fast.model.kv_store import KVStore
 
 IMPLEMENTATION = "icm_fast_tree"
@@ -58,7 +57,7 @@ def tree_attention_forward(
     layer = int(module.layer_idx)
     tree_batch.windows[layer] = kwargs.get("sliding_window")
     keys, values = tree_batch.store.write(layer, key[0], value[0], tree_batch.slots)
-    attend = tree_attention_on(query.device, max(query.shape[-1], value.shape[-1]))
+    attend = versions.fastest(query[0], values)
     out = attend(
         query[0],
         keys,

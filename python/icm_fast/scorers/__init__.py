@@ -14,7 +14,7 @@ from icm_fast.model.support import (
 )
 from icm_fast.prompts import TokenizedDataset, tokenize_dataset
 from icm_fast.scorers.appending import AppendingScorer
-from icm_fast.scorers.bounded import BoundedScorer, longest_bounded_context
+from icm_fast.scorers.bounded import BoundedScorer
 from icm_fast.scorers.independent import IndependentScorer
 from icm_fast.scorers.local import NaiveScorer, TreeScorer
 from icm_fast.scorers.protocol import PlannedScorer, Scored, Scorer
@@ -49,7 +49,7 @@ def make_scorer(
     if 0 < config.context_demonstrations < len(pieces) - 1:
         require_tree_support(loaded)
         bounded = BoundedScorer(loaded, pieces, config)
-        check_bounded_context(longest_bounded_context(pieces, bounded.blocks), limit)
+        check_bounded_context(bounded.longest_context, limit)
         return bounded
     check_context(pieces, limit)
     if config.scorer == "naive":

@@ -9,12 +9,30 @@ import numpy as np
 from icm_fast import _core
 from icm_fast.config import SearchConfig
 from icm_fast.context_orders import ContextOrders
+from icm_fast.errors import InputError
 from icm_fast.leave_one_out import Growing, LeaveOneOutPlan, Stages
+from icm_fast.model.hardware import available_bytes
 from icm_fast.model.load import LoadedModel
 from icm_fast.prompts import TokenizedDataset
 from icm_fast.scorers.local import STAGE_TOKENS, TreeScorer
 from icm_fast.scorers.protocol import Enough, Scored
 from icm_fast.types import BoolArray, FloatArray, IntArray
+
+
+def _check_memory(loaded: LoadedModel, budget: int) -> None:
+    """Raise InputError if the pool does not fit the memory that is free."""
+    config = loaded.model.config.get_text_config(decoder=True)
+    heads = int(getattr(config, "num_key_value_heads", None) or config.num_attention_heads)
+    width = int(getattr(config, "head_dim", None) or 0)
+    width = width or config.hidden_size // config.num_attention_heads
+    each = 2 * config.num_hidden_layers * heads * width * loaded.model.dtype.itemsize
+    free = available_bytes()
+    if loaded.device.type == "cpu" and budget * each > free:
+        fitting = max(1, free // (2 * each))
+        raise InputError(
+            f"context_order=append holds keys and values of {budget} tokens, {budget * each:,} "
+            f"bytes, but {free:,} are free; pass kv_budget_tokens={fitting} or less"
+        )
 
 
 class AppendingScorer(TreeScorer):
@@ -28,8 +46,12 @@ class AppendingScorer(TreeScorer):
         prompts, _ = pieces.query_lengths()
         # A label's tokens and a slot that may stay empty come on top of the prompt.
         longest_label = max(len(ids) for ids in pieces.labels)
-        budget = config.kv_budget_tokens
-        self._orders = ContextOrders(prompts + longest_label + 1, budget)
+        tokens = prompts + longest_label + 1
+        # All demonstrations in all contexts, twice: what a search looks at again is still there.
+        most = 2 * (len(pieces) + 2) * int(tokens.sum())
+        budget = min(config.kv_budget_tokens, most)
+        _check_memory(loaded, budget)
+        self._orders = ContextOrders(tokens, budget)
         self._cache = _core.PrefixCache(budget)
         # The same contexts whatever was scored before: what the final labels are scored under.
         self.canonical = TreeScorer(loaded, pieces, replace(config, context_order="tree"))

@@ -29,8 +29,19 @@ class BoundedScorer:
     """
 
     def __init__(self, loaded: LoadedModel, pieces: TokenizedDataset, config: SearchConfig) -> None:
+        self._pieces = pieces
         self._tree = TreeScorer(loaded, pieces, config)
         self.blocks = ring_of_blocks(len(pieces), config.context_demonstrations, config.seed)
+
+    @property
+    def longest_context(self) -> int:
+        """Most tokens that any context puts before a label."""
+        prompts, _ = self._pieces.query_lengths()
+        longest_label = max(len(ids) for ids in self._pieces.labels)
+        sums = [int((prompts[block] + longest_label).sum()) for block in self.blocks]
+        if len(sums) > 1:
+            sums = [own + after for own, after in zip(sums, sums[1:] + sums[:1], strict=True)]
+        return max(sums) + len(self._pieces.root)
 
     def score(self, labels: IntArray, queries: BoolArray | None = None) -> Scored:
         """Score the queried examples (all by default) under ``labels``, ``[n]``."""
@@ -97,14 +108,3 @@ def ring_of_blocks(n: int, context_demonstrations: int, seed: int) -> list[Block
     n_blocks = max(1, -(-n // size))
     order = np.random.default_rng([seed, n]).permutation(n)
     return [np.sort(part) for part in np.array_split(order, n_blocks)]
-
-
-def longest_bounded_context(pieces: TokenizedDataset, blocks: list[Block]) -> int:
-    """Most tokens that any context puts before a label."""
-    prompts, _ = pieces.query_lengths()
-    longest_label = max(len(ids) for ids in pieces.labels)
-    sums = [int((prompts[block] + longest_label).sum()) for block in blocks]
-    together = [
-        a + (b if len(blocks) > 1 else 0) for a, b in zip(sums, sums[1:] + sums[:1], strict=True)
-    ]
-    return max(together) + len(pieces.root)

@@ -1,0 +1,69 @@
+// Picks the kernel of a call and launches it. Include after the device's instructions.
+#pragma once
+
+#include <cstdint>
+
+#include "cuda/tree_attention.cuh"
+
+namespace icm_fast::cuda {
+
+template <typename Element, int kHeadDim, bool kSoftcap>
+std::int32_t launch_kernels(const AttentionCall& call, void* stream) {
+    const Grid tiles{call.n_tiles, call.n_kv_heads};
+    const std::int32_t status = launch(attend_tile<Element, kHeadDim, kSoftcap>, tiles, kThreads,
+                                       TileShape<kHeadDim>::kBytes, stream, call);
+    if (status != kOk || call.n_merges == 0) return status;
+    const Grid merges{call.n_merges, call.n_kv_heads};
+    return launch(merge_partials<Element, kHeadDim>, merges, kThreads, 0, stream, call);
+}
+
+template <typename Element, int kHeadDim>
+std::int32_t pick_softcap(const AttentionCall& call, void* stream) {
+    return call.softcap > 0.0F ? launch_kernels<Element, kHeadDim, true>(call, stream)
+                               : launch_kernels<Element, kHeadDim, false>(call, stream);
+}
+
+template <typename Element>
+std::int32_t pick_head_dim(const AttentionCall& call, void* stream) {
+    switch (call.head_dim) {
+        case 64:
+            return pick_softcap<Element, 64>(call, stream);
+        case 128:
+            return pick_softcap<Element, 128>(call, stream);
+        case 256:
+            return pick_softcap<Element, 256>(call, stream);
+        default:
+            return kUnsupportedHeadDim;
+    }
+}
+
+inline std::int32_t pick_dtype(const AttentionCall& call, void* stream) {
+    switch (static_cast<Dtype>(call.dtype)) {
+        case Dtype::kBfloat16:
+            return pick_head_dim<Bfloat16>(call, stream);
+        case Dtype::kFloat16:
+            return pick_head_dim<Float16>(call, stream);
+        default:
+            return kUnsupportedDtype;
+    }
+}
+
+// Whether every row begins at a multiple of the 16 bytes that are copied at once.
+inline bool is_aligned(const HeadRows& rows) {
+    return reinterpret_cast<std::uintptr_t>(rows.data) % 16 == 0 && rows.head_stride % 8 == 0 &&
+           rows.row_stride % 8 == 0;
+}
+
+inline std::int32_t attend(const AttentionCall& call, void* stream) {
+    if (call.n_tiles < 0 || call.n_merges < 0 || call.n_kv_heads < 1 || call.group < 1) {
+        return kBadSizes;
+    }
+    if (call.n_tiles == 0) return kOk;
+    if (!is_aligned(call.query) || !is_aligned(call.keys) || !is_aligned(call.values) ||
+        !is_aligned(call.out)) {
+        return kMisaligned;
+    }
+    return pick_dtype(call, stream);
+}
+
+}  // namespace icm_fast::cuda

@@ -1,0 +1,146 @@
+// Tiles in shared memory and the copies that fill them. Include after the device's instructions.
+#pragma once
+
+#include <cstdint>
+
+#include "cuda/tree_attention.hpp"
+
+namespace icm_fast::cuda {
+
+inline constexpr int kLanes = 32;
+inline constexpr int kWarps = kTileRows / 16;
+inline constexpr int kThreads = kWarps * kLanes;
+// 16-bit numbers in the 16 bytes that one thread copies and one row of an 8 x 8 matrix takes.
+inline constexpr int kChunk = 8;
+
+__device__ __forceinline__ int thread() { return static_cast<int>(threadIdx.x); }
+__device__ __forceinline__ int lane() { return thread() % kLanes; }
+__device__ __forceinline__ int warp() { return thread() / kLanes; }
+
+// How a block divides shared memory: the query tile, then `kStages` pairs of keys and values, then
+// the pool slots of the keys of two stages.
+template <int kDim>
+struct TileShape {
+    static constexpr int kHeadDim = kDim;
+    // Wide heads: 64 keys would take more than 100 KB, and the query more registers than there are.
+    static constexpr int kKeys = kDim > 128 ? 32 : 64;
+    static constexpr bool kQueryInRegisters = kDim <= 128;
+    static constexpr int kStages = 2;
+    static constexpr int kQueryElements = kTileRows * kDim;
+    static constexpr int kKeyElements = kKeys * kDim;
+    static constexpr int kElements = kQueryElements + 2 * kStages * kKeyElements;
+    static constexpr int kBytes = 2 * kElements + 4 * kStages * kKeys;
+    // The least that a block may have on a device that runs these kernels (8.6 and 8.9).
+    static_assert(kBytes <= 99 * 1024);
+};
+
+template <typename Shape>
+struct TileMemory {
+    std::uint16_t* query;
+    std::uint16_t* stages;
+    std::int32_t* slots;
+
+    __device__ explicit TileMemory(unsigned char* memory)
+        : query(reinterpret_cast<std::uint16_t*>(memory)),
+          stages(query + Shape::kQueryElements),
+          slots(reinterpret_cast<std::int32_t*>(query + Shape::kElements)) {}
+
+    __device__ std::uint16_t* keys(int block) const {
+        return stages + block % Shape::kStages * 2 * Shape::kKeyElements;
+    }
+    __device__ std::uint16_t* values(int block) const { return keys(block) + Shape::kKeyElements; }
+    __device__ std::int32_t* slots_of(int block) const {
+        return slots + block % Shape::kStages * Shape::kKeys;
+    }
+};
+
+// Where a chunk of a row lies in its tile. Eight rows below each other, which ldmatrix reads at
+// once, would all lie in the same banks; exchanging chunks by the row's number parts them.
+template <int kDim>
+__device__ __forceinline__ int chunk_at(int row, int chunk) {
+    return row * kDim + (chunk ^ row % 8) * kChunk;
+}
+
+// The same for a lane that reads `row` in chunks that differ in even numbers known to the compiler:
+// what depends on the lane is kept, and few registers hold it.
+template <int kDim>
+class LaneChunks {
+  public:
+    __device__ LaneChunks(int row, int odd) : row_(row * kDim), twist_(row % 8 ^ odd) {}
+
+    // `row`: a multiple of 8 to add; `even`: the chunk without its last bit.
+    __device__ int at(int row, int even) const {
+        return row_ + (row * kDim + even / 8 * 8 * kChunk) + (twist_ ^ even % 8) * kChunk;
+    }
+
+  private:
+    int row_, twist_;
+};
+
+// Copies one tile. source(row) is the row's first element, or null where there is none: zeros,
+// since a weight of zero would not make up for what is not a number.
+template <int kDim, int kRows, typename Source>
+__device__ __forceinline__ void copy_rows(std::uint16_t* tile, const Source& source) {
+    constexpr int kChunks = kDim / kChunk;
+    ICM_FAST_UNROLL
+    for (int i = 0; i < kRows * kChunks; i += kThreads) {
+        const int row = (i + thread()) / kChunks;
+        const int chunk = (i + thread()) % kChunks;
+        const std::uint16_t* from = source.row(row);
+        // The address has to be one of the device's, even if nothing is read.
+        const std::uint16_t* address = from == nullptr ? source.base : from + chunk * kChunk;
+        cp_async_16(tile + chunk_at<kDim>(row, chunk), address, from != nullptr);
+    }
+}
+
+// Query rows of a tile: (token, head of the group) pairs of the packed batch.
+struct QuerySource {
+    const std::uint16_t* base;  // the segment's first token, the group's first head
+    std::int64_t head_stride, row_stride;
+    int first, n_rows, group;
+
+    __device__ const std::uint16_t* row(int r) const {
+        const int at = first + r;
+        if (at >= n_rows) return nullptr;
+        return base + at / group * row_stride + at % group * head_stride;
+    }
+};
+
+// Rows of the pool.
+struct PoolSource {
+    const std::uint16_t* base;  // the head's first slot
+    std::int64_t row_stride;
+    const std::int32_t* slots;  // -1: no key
+
+    __device__ const std::uint16_t* row(int r) const {
+        return slots[r] < 0 ? nullptr : base + slots[r] * row_stride;
+    }
+};
+
+// Pool slots of the keys at growing positions of one segment's context. Short ranges fill blocks of
+// keys together, so a context of many short ones costs no more than one of few long ones.
+class SlotFinder {
+  public:
+    __device__ SlotFinder(const Range* ranges, const Segment& segment)
+        : ranges_(ranges), low_(segment.range_begin), last_(segment.range_end - 1) {}
+
+    // `position` must not be below that of the call before.
+    __device__ std::int32_t find(int position) {
+        int high = last_;
+        while (low_ < high) {
+            const int middle = (low_ + high + 1) / 2;
+            if (ranges_[middle].position <= position) {
+                low_ = middle;
+            } else {
+                high = middle - 1;
+            }
+        }
+        return ranges_[low_].slot + position - ranges_[low_].position;
+    }
+
+  private:
+    const Range* ranges_;
+    int low_, last_;
+};
+
+}  // namespace icm_fast::cuda

@@ -1,0 +1,274 @@
+// The kernels of tree attention. Include after the device's instructions.
+//
+// A block of threads has one tile: 64 query rows of a segment that share a key-value head. It walks
+// the keys that these rows see in blocks, while the next block is copied to shared memory.
+#pragma once
+
+#include <cstdint>
+
+#include "cuda/tile_memory.cuh"
+#include "cuda/tree_attention.hpp"
+#include "cuda/warp_attention.cuh"
+
+namespace icm_fast::cuda {
+
+// What a block of threads works on.
+struct TileWork {
+    Tile tile;
+    Segment segment;
+    int kv_head;
+    int group;
+    int n_rows;     // of the segment
+    int key_begin;  // positions of the keys that some row of the tile sees
+    int key_end;
+
+    __device__ int position(int row) const { return segment.start + (tile.row + row) / group; }
+    __device__ int head(int row) const { return kv_head * group + (tile.row + row) % group; }
+    __device__ bool has(int row) const { return tile.row + row < n_rows; }
+    __device__ int last_row() const { return min(kTileRows, n_rows - tile.row) - 1; }
+};
+
+__device__ __forceinline__ TileWork tile_work(const AttentionCall& call) {
+    TileWork work;
+    work.tile = call.tiles[blockIdx.x];
+    work.segment = call.segments[work.tile.segment];
+    work.kv_head = static_cast<int>(blockIdx.y);
+    work.group = call.group;
+    work.n_rows = work.segment.n_tokens * call.group;
+    work.key_begin = work.tile.key_begin;
+    work.key_end = min(work.tile.key_end, work.position(work.last_row()) + 1);
+    if (call.window > 0) work.key_begin = max(work.key_begin, work.position(0) - call.window + 1);
+    return work;
+}
+
+__device__ __forceinline__ const std::uint16_t* first_row(const HeadRows& rows, int head, int row) {
+    return static_cast<const std::uint16_t*>(rows.data) + head * rows.head_stride +
+           row * rows.row_stride;
+}
+
+// The keys of a tile, block by block.
+template <typename Shape>
+class KeyBlocks {
+  public:
+    __device__ KeyBlocks(const AttentionCall& call, const TileWork& work,
+                         const TileMemory<Shape>& memory)
+        : memory_(memory),
+          keys_(first_row(call.keys, work.kv_head, 0)),
+          values_(first_row(call.values, work.kv_head, 0)),
+          key_stride_(call.keys.row_stride),
+          value_stride_(call.values.row_stride),
+          finder_(call.ranges, work.segment),
+          begin_(work.key_begin),
+          end_(work.key_end) {}
+
+    __device__ int count() const {
+        return (max(end_ - begin_, 0) + Shape::kKeys - 1) / Shape::kKeys;
+    }
+    __device__ int position(int block) const { return begin_ + block * Shape::kKeys; }
+
+    // Notes the slots of a block's keys; a barrier has to follow.
+    __device__ void find(int block) {
+        if (thread() >= Shape::kKeys) return;
+        const int key = position(block) + thread();
+        memory_.slots_of(block)[thread()] = key < end_ ? finder_.find(key) : -1;
+    }
+
+    // Begins to copy a block whose slots were found before the last barrier.
+    __device__ void copy(int block) const {
+        const std::int32_t* slots = memory_.slots_of(block);
+        copy_rows<Shape::kHeadDim, Shape::kKeys>(memory_.keys(block),
+                                                 PoolSource{keys_, key_stride_, slots});
+        copy_rows<Shape::kHeadDim, Shape::kKeys>(memory_.values(block),
+                                                 PoolSource{values_, value_stride_, slots});
+    }
+
+  private:
+    TileMemory<Shape> memory_;
+    const std::uint16_t* keys_;
+    const std::uint16_t* values_;
+    std::int64_t key_stride_, value_stride_;
+    SlotFinder finder_;
+    int begin_, end_;
+};
+
+// Row `half` of a lane's two, as a row of the tile.
+__device__ __forceinline__ int lane_row(int half) { return warp() * 16 + half * 8 + lane() / 4; }
+
+__device__ __forceinline__ SeenKeys seen_keys(const TileWork& work, int window) {
+    SeenKeys seen;
+    ICM_FAST_UNROLL
+    for (int half = 0; half < 2; ++half) {
+        const int position = work.position(lane_row(half));
+        seen.first[half] = window > 0 ? position - window + 1 : 0;
+        seen.end[half] = min(position + 1, work.key_end);
+    }
+    return seen;
+}
+
+// Whether every row of the tile sees every key of a block from `position` on.
+template <typename Shape>
+__device__ __forceinline__ bool all_seen(const TileWork& work, int position, int window) {
+    const int end = position + Shape::kKeys;
+    const bool reaches_back = window <= 0 || position > work.position(kTileRows - 1) - window;
+    return end <= work.key_end && end <= work.position(0) + 1 && reaches_back;
+}
+
+// The output of a whole tile. It goes through the query tile, of which each warp uses its own rows,
+// so that 16 bytes are written at once.
+template <typename Element, typename Shape>
+__device__ __forceinline__ void write_rows(const AttentionCall& call, const TileWork& work,
+                                           const SoftmaxRows<Shape>& rows, std::uint16_t* tile) {
+    constexpr int kDim = Shape::kHeadDim;
+    __syncwarp();  // the other lanes have read their query rows
+    ICM_FAST_UNROLL
+    for (int half = 0; half < 2; ++half) {
+        ICM_FAST_UNROLL
+        for (int n = 0; n < kDim / 8; ++n) {
+            const int at = chunk_at<kDim>(lane_row(half), n) + lane() % 4 * 2;
+            *reinterpret_cast<std::uint32_t*>(tile + at) =
+                pack<Element>(rows.out[n][2 * half], rows.out[n][2 * half + 1]);
+        }
+    }
+    __syncwarp();
+    constexpr int kChunks = kDim / kChunk;
+    for (int i = lane(); i < 16 * kChunks; i += kLanes) {
+        const int row = warp() * 16 + i / kChunks;
+        const int chunk = i % kChunks;
+        if (!work.has(row)) continue;
+        const int token = work.segment.row + work.position(row) - work.segment.start;
+        std::uint16_t* out = static_cast<std::uint16_t*>(call.out.data) +
+                             work.head(row) * call.out.head_stride + token * call.out.row_stride;
+        *reinterpret_cast<uint4*>(out + chunk * kChunk) =
+            *reinterpret_cast<const uint4*>(tile + chunk_at<kDim>(row, chunk));
+    }
+}
+
+// A part of the output, normalised, with the logarithm of its weights' sum.
+template <typename Shape>
+__device__ __forceinline__ void write_partial(const AttentionCall& call, const TileWork& work,
+                                              const SoftmaxRows<Shape>& rows,
+                                              const float (&log_sums)[2]) {
+    const std::int64_t first =
+        (static_cast<std::int64_t>(work.tile.partial) * call.n_kv_heads + work.kv_head) * kTileRows;
+    ICM_FAST_UNROLL
+    for (int half = 0; half < 2; ++half) {
+        const std::int64_t row = first + lane_row(half);
+        if (lane() % 4 == 0) call.partial_lse[row] = log_sums[half];
+        float* out = call.partial_out + row * Shape::kHeadDim + lane() % 4 * 2;
+        ICM_FAST_UNROLL
+        for (int n = 0; n < Shape::kHeadDim / 8; ++n) {
+            *reinterpret_cast<float2*>(out + n * 8) =
+                float2{rows.out[n][2 * half], rows.out[n][2 * half + 1]};
+        }
+    }
+}
+
+template <typename Element, typename Shape>
+__device__ __forceinline__ void finish(const AttentionCall& call, const TileWork& work,
+                                       SoftmaxRows<Shape>& rows, std::uint16_t* tile) {
+    const bool whole = work.tile.partial < 0;
+    float log_sums[2];
+    ICM_FAST_UNROLL
+    for (int half = 0; half < 2; ++half) {
+        // The sink of a split tile is added once, when its parts are merged.
+        if (whole && call.sinks != nullptr) {
+            rows.add_sink(half, call.sinks[work.head(lane_row(half))] * kLog2E);
+        }
+        log_sums[half] = rows.normalise(half);
+    }
+    if (whole) {
+        write_rows<Element>(call, work, rows, tile);
+    } else {
+        write_partial(call, work, rows, log_sums);
+    }
+}
+
+// Attends for one tile and key-value head.
+template <typename Element, int kHeadDim, bool kSoftcap>
+__global__ void __launch_bounds__(kThreads) attend_tile(const AttentionCall call) {
+    using Shape = TileShape<kHeadDim>;
+    const TileMemory<Shape> memory(shared_memory());
+    const TileWork work = tile_work(call);
+    KeyBlocks<Shape> blocks(call, work, memory);
+    const int n_blocks = blocks.count();
+
+    const int head = work.kv_head * work.group;
+    copy_rows<kHeadDim, kTileRows>(
+        memory.query,
+        QuerySource{first_row(call.query, head, work.segment.row), call.query.head_stride,
+                    call.query.row_stride, work.tile.row, work.n_rows, work.group});
+    blocks.find(0);
+    blocks.find(1);
+    __syncthreads();
+    blocks.copy(0);
+    cp_async_wait_all();
+    __syncthreads();
+
+    const QueryRows<Shape> query(memory.query);
+    const LogitScale scale = logit_scale<kSoftcap>(call.scaling, call.softcap);
+    const SeenKeys seen = seen_keys(work, call.window);
+    SoftmaxRows<Shape> rows;
+    for (int block = 0; block < n_blocks; ++block) {
+        // One block ahead, into the memory that the last barrier freed.
+        if (block + 1 < n_blocks) blocks.copy(block + 1);
+        blocks.find(block + 2);
+        float scores[Shape::kKeys / 8][4];
+        multiply_keys<Element, Shape>(query, memory.keys(block), scores);
+        to_logits<kSoftcap, Shape>(scale, scores);
+        const int position = blocks.position(block);
+        if (!all_seen<Shape>(work, position, call.window)) hide<Shape>(seen, position, scores);
+        rows.weigh(scores);
+        rows.template add_values<Element>(scores, memory.values(block));
+        cp_async_wait_all();
+        __syncthreads();
+    }
+    finish<Element>(call, work, rows, memory.query);
+}
+
+// The weight of each part is its share in the sum of all weights.
+struct MergedSum {
+    float max;
+    float total;
+
+    __device__ MergedSum(const float* log_sums, std::int64_t stride, int n, float sink)
+        : max(sink), total(0.0F) {
+        for (int k = 0; k < n; ++k) max = fmaxf(max, log_sums[k * stride]);
+        for (int k = 0; k < n; ++k) total += power_of_two(log_sums[k * stride] - max);
+        if (sink > kHidden) total += power_of_two(sink - max);
+    }
+};
+
+// Merges the parts of one tile's rows; a thread has two columns of a row at a time.
+template <typename Element, int kHeadDim>
+__global__ void __launch_bounds__(kThreads) merge_partials(const AttentionCall call) {
+    const Merge merge = call.merges[blockIdx.x];
+    const Segment segment = call.segments[merge.segment];
+    const int kv_head = static_cast<int>(blockIdx.y);
+    const int n_rows = min(kTileRows, segment.n_tokens * call.group - merge.row);
+    const std::int64_t stride = static_cast<std::int64_t>(call.n_kv_heads) * kTileRows;
+    const std::int64_t first = merge.first_partial * stride + kv_head * kTileRows;
+    for (int i = thread(); i < n_rows * (kHeadDim / 2); i += kThreads) {
+        const int row = i / (kHeadDim / 2);
+        const int column = i % (kHeadDim / 2) * 2;
+        const int head = kv_head * call.group + (merge.row + row) % call.group;
+        const int token = segment.row + (merge.row + row) / call.group;
+        const float sink = call.sinks == nullptr ? kHidden : call.sinks[head] * kLog2E;
+        const float* log_sums = call.partial_lse + first + row;
+        const float* parts = call.partial_out + (first + row) * kHeadDim + column;
+        const MergedSum sum(log_sums, stride, merge.n_partials, sink);
+        float low = 0.0F;
+        float high = 0.0F;
+        for (int k = 0; k < merge.n_partials; ++k) {
+            const float weight = power_of_two(log_sums[k * stride] - sum.max);
+            const float2 part = *reinterpret_cast<const float2*>(parts + k * stride * kHeadDim);
+            low += weight * part.x;
+            high += weight * part.y;
+        }
+        std::uint16_t* out = static_cast<std::uint16_t*>(call.out.data) +
+                             head * call.out.head_stride + token * call.out.row_stride;
+        *reinterpret_cast<std::uint32_t*>(out + column) =
+            pack<Element>(low / sum.total, high / sum.total);
+    }
+}
+
+}  // namespace icm_fast::cuda

@@ -1,0 +1,2 @@
+// The library icm_fast_cuda for the emulated device: the kernels' own source.
+#include "cuda/tree_attention.cu"

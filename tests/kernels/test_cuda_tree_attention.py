@@ -1,0 +1,192 @@
+"""The CUDA version: on the emulated device that `make native-tests` builds, and on a real one."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from attention_cases import DEEP, ONE_TOKEN, OPTIONS, SHAPES, Sizes, make_case
+
+from icm_fast.errors import InputError
+from icm_fast.kernels.tree_attention import AttentionWork, choice, cuda, naive, sdpa, versions
+
+REPOSITORY = Path(__file__).resolve().parent.parent.parent
+EMULATION = "ICM_FAST_EMULATED_CUDA"
+BUILT = REPOSITORY / "build" / "native-tests" / "libicm_fast_cuda_emulated.so"
+LIMITS = {torch.bfloat16: 1e-2, torch.float16: 1.5e-3}
+LONG = [((63, 1, 64), 3), ((3,), 70), DEEP, ONE_TOKEN]
+
+
+@pytest.fixture(scope="module")
+def emulated():
+    path = Path(os.environ.get(EMULATION, BUILT))
+    if not path.is_file():
+        pytest.skip(f"no emulated device at {path}; build it with `make native-tests`")
+    return cuda.CudaLibrary(path)
+
+
+def equal_widths(dim=64, heads=4, kv_heads=2):
+    return Sizes(heads, kv_heads, dim, dim)
+
+
+def check(case, library=None, keys_per_split=0, **options):
+    """The result against the definition in float32, relative to the largest number."""
+    options.setdefault("scaling", case.query.shape[-1] ** -0.5)
+    tensors = (case.query, case.keys, case.values)
+    out = cuda.tree_attention(
+        *tensors, case.work, library=library, keys_per_split=keys_per_split, **options
+    )
+    wanted = naive.tree_attention(*(t.float() for t in tensors), case.work, **options)
+    assert out.shape == wanted.shape
+    assert out.dtype == case.query.dtype
+    limit = LIMITS[out.dtype] * float(wanted.abs().max())
+    torch.testing.assert_close(out.float(), wanted, atol=limit, rtol=0)
+
+
+def on_device(case, device="cuda"):
+    tensors = {name: getattr(case, name).to(device) for name in ("query", "keys", "values")}
+    return replace(case, **tensors)
+
+
+@pytest.mark.parametrize("dtype", LIMITS)
+@pytest.mark.parametrize("options", OPTIONS)
+def test_emulated_equals_the_definition(emulated, dtype, options):
+    case = make_case(SHAPES["odd batch"], dtype=dtype, sizes=equal_widths())
+    check(case, emulated, **OPTIONS[options])
+
+
+@pytest.mark.parametrize("dim", cuda.HEAD_DIMS)
+def test_emulated_splits_and_widths(emulated, dim):
+    case = make_case(LONG, dtype=torch.bfloat16, sizes=equal_widths(dim, 3, 1))
+    check(case, emulated)
+    check(case, emulated, keys_per_split=40, sliding_window=50)
+
+
+def test_other_strides(emulated):
+    """Queries as transformers hands them over, and every second head of a pool."""
+    case = make_case(SHAPES["odd batch"], dtype=torch.bfloat16, sizes=equal_widths(kv_heads=4))
+    case.query = case.query.transpose(0, 1).contiguous().transpose(0, 1)
+    case.keys, case.values = case.keys[::2], case.values[::2]
+    check(case, emulated)
+
+
+def test_no_segments_are_nothing_to_do(emulated):
+    case = make_case([ONE_TOKEN], dtype=torch.bfloat16, sizes=equal_widths())
+    out = cuda.tree_attention(
+        case.query[:, :0], case.keys, case.values, AttentionWork((), 0), scaling=1, library=emulated
+    )
+    assert out.shape == (4, 0, 64)
+
+
+def bad_segment(**changes):
+    def change(case):
+        (segment,) = case.work.segments
+        case.work = AttentionWork((replace(segment, **changes),), case.work.n_tokens)
+
+    return change
+
+
+BAD = {
+    "dtype": ("use bfloat16 or float16", lambda c: setattr(c, "query", c.query.float())),
+    "head_dim": ("head_dim 8 has no", lambda c: setattr(c, "query", c.query[..., :8])),
+    "values": ("as wide as queries", lambda c: setattr(c, "values", c.values[..., :8])),
+    "mixed": ("one dtype", lambda c: setattr(c, "keys", c.keys.half())),
+    "heads": ("do not share 2 evenly", lambda c: setattr(c, "query", c.query[:3])),
+    "strides": ("side by side", lambda c: setattr(c, "keys", c.keys.mT.contiguous().mT)),
+    "outside": ("outside the pool", bad_segment(own=10**6)),
+    "negative": (r"range \(-1, 4\) is none", bad_segment(ranges=((-1, 4), (5, 8)))),
+    "position": ("ranges hold 8 tokens, not 9", bad_segment(start=9)),
+    "far": ("below 2\\^31", bad_segment(own=2**31)),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_arguments_are_refused(emulated, name):
+    case = make_case([ONE_TOKEN], dtype=torch.bfloat16, sizes=equal_widths())
+    message, change = BAD[name]
+    change(case)
+    with pytest.raises(ValueError, match=message):
+        check(case, emulated)
+
+
+def test_misaligned_rows_are_refused(emulated):
+    case = make_case([ONE_TOKEN], dtype=torch.bfloat16, sizes=equal_widths())
+    shifted = torch.empty(case.query.numel() + 1, dtype=torch.bfloat16)[1:]
+    case.query = shifted.view_as(case.query).copy_(case.query)
+    with pytest.raises(RuntimeError, match="multiples of 16 bytes"):
+        check(case, emulated)
+
+
+def test_other_devices_are_refused(emulated):
+    case = on_device(make_case([ONE_TOKEN], dtype=torch.bfloat16, sizes=equal_widths()), "meta")
+    with pytest.raises(ValueError, match="tensors are on meta, the kernels for cpu"):
+        cuda.tree_attention(
+            case.query, case.keys, case.values, case.work, scaling=1, library=emulated
+        )
+
+
+def test_an_absent_library_is_told(tmp_path):
+    with pytest.raises(InputError, match=r"not built .*ICM_FAST_CUDA=ON"):
+        cuda.CudaLibrary(tmp_path / "libicm_fast_cuda.so")
+
+
+def test_another_file_is_no_library(tmp_path):
+    path = tmp_path / "libicm_fast_cuda.so"
+    path.write_text("no machine code")
+    with pytest.raises(InputError, match="cannot be loaded"):
+        cuda.CudaLibrary(path)
+
+
+def test_a_library_of_another_interface_is_refused(emulated, monkeypatch):
+    monkeypatch.setattr(cuda, "ABI_VERSION", 0)
+    with pytest.raises(InputError, match="has interface 1, not 0"):
+        cuda.CudaLibrary(Path(emulated._library._name))
+
+
+def test_the_processor_takes_sdpa():
+    case = make_case([ONE_TOKEN], dtype=torch.bfloat16, sizes=equal_widths())
+    assert versions.available("cpu") == ("sdpa", "naive")
+    assert versions.fastest(case.query, case.values) is sdpa.tree_attention
+
+
+def test_a_device_takes_the_library_where_it_is_built(tmp_path, monkeypatch):
+    path = tmp_path / "libicm_fast_cuda.so"
+    monkeypatch.setattr(cuda, "library_path", lambda: path)
+    monkeypatch.setattr(choice, "has_triton_kernels", lambda device: False)
+    assert versions.available("cuda") == ("sdpa", "naive")
+    path.touch()
+    assert versions.available("cuda:0") == ("cuda", "sdpa", "naive")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", LIMITS)
+@pytest.mark.parametrize("dim", cuda.HEAD_DIMS)
+@pytest.mark.parametrize("keys_per_split", [0, 40])
+@pytest.mark.parametrize("options", OPTIONS)
+def test_a_device_equals_the_definition(dtype, dim, keys_per_split, options):
+    if not cuda.library_path().is_file():
+        pytest.skip("the CUDA kernels are not built; install with ICM_FAST_CUDA=ON")
+    sizes = equal_widths(dim)
+    for segments in (SHAPES["odd batch"], LONG):
+        case = on_device(make_case(segments, dtype=dtype, sizes=sizes))
+        arguments = {
+            name: value.cuda() if isinstance(value, torch.Tensor) else value
+            for name, value in OPTIONS[options].items()
+        }
+        check(case, keys_per_split=keys_per_split, **arguments)
+        assert versions.fastest(case.query, case.values) is cuda.tree_attention
+
+
+@pytest.mark.gpu
+def test_a_device_computes_what_its_emulation_does(emulated):
+    """Both sum in float32, in the same blocks; only the order within a product may differ."""
+    if not cuda.library_path().is_file():
+        pytest.skip("the CUDA kernels are not built; install with ICM_FAST_CUDA=ON")
+    case = make_case(LONG, dtype=torch.float16, sizes=equal_widths(128))
+    real = on_device(case)
+    results = [
+        cuda.tree_attention(c.query, c.keys, c.values, c.work, scaling=0.1, library=library)
+        for c, library in ((case, emulated), (real, None))
+    ]
+    torch.testing.assert_close(results[1].cpu(), results[0], atol=2e-3, rtol=2e-3)
