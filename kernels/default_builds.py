@@ -11,6 +11,7 @@ from icm_fast.kernels.label_logprob import triton as label_logprob
 from icm_fast.kernels.rope_kv_write import triton as rope_kv_write
 from icm_fast.kernels.tree_attention import triton as tree_attention
 from icm_fast.kernels.tree_attention.tiles import HEAD_DIMS, Tile, default_tiles, padded
+from icm_fast.kernels.tree_attention.triton_kernels import merge_kernel, tree_attention_kernel
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 """Triton's names of the types that kernels take."""
@@ -49,8 +50,8 @@ def attention_build(name: str, dtype: str, dim: int, tile: Tile, options: bool) 
     arguments |= {"scaling": "fp32", "softcap": "fp32", "window": "i32", "kv_heads": "i32"}
     return Build(
         name,
-        tree_attention.tree_attention_kernel,
-        arguments | _strides(tree_attention.tree_attention_kernel),
+        tree_attention_kernel,
+        arguments | _strides(tree_attention_kernel),
         {
             "GROUP": GROUP,
             "HEAD_DIM": dim,
@@ -76,9 +77,8 @@ def _strides(kernel: object) -> dict[str, str]:
 
 
 def _merges(target: int) -> Iterator[Build]:
-    kernel = tree_attention.merge_kernel
     arguments = dict.fromkeys(("partial_out", "partial_lse", "sinks"), "*fp32")
-    arguments |= {"merges": "*i32", "kv_heads": "i32"} | _strides(kernel)
+    arguments |= {"merges": "*i32", "kv_heads": "i32"} | _strides(merge_kernel)
     for dtype, torch_dtype in DTYPES.items():
         for dim in HEAD_DIMS:
             block_m = default_tiles(dim, torch_dtype, target).long.block_m
@@ -92,7 +92,7 @@ def _merges(target: int) -> Iterator[Build]:
             }
             pointers = arguments | {"out": f"*{dtype}"}
             warps = tree_attention.MERGE_WARPS
-            yield Build(f"merge-{dtype}-{dim}", kernel, pointers, constants, warps, 3)
+            yield Build(f"merge-{dtype}-{dim}", merge_kernel, pointers, constants, warps, 3)
 
 
 def _labels() -> Iterator[Build]:
