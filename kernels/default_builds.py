@@ -63,7 +63,6 @@ def attention_build(name: str, dtype: str, dim: int, tile: Tile, options: bool) 
             "HAS_WINDOW": options,
             "HAS_SOFTCAP": options,
             "HAS_SINKS": options,
-            "HAS_SPLITS": True,
             "INTERPRET": False,
         },
         tile.num_warps,

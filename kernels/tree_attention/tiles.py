@@ -19,6 +19,9 @@ SHARED_BYTES = {80: 100 * 1024, 90: 227 * 1024}
 SHORT_ROWS = 16
 """Segments of at most so many rows (tokens x heads of a group) take the short tile."""
 
+EVERY_LENGTH = range(1, 1 << 62)
+"""In rows of a segment."""
+
 
 @dataclass(frozen=True, slots=True)
 class Tile:
@@ -35,6 +38,13 @@ class Tile:
     block_n: int
     num_warps: int
     num_stages: int
+
+
+class TileShare(NamedTuple):
+    """A tile and the segments that take it, by their rows (tokens x heads of a group)."""
+
+    tile: Tile
+    lengths: range
 
 
 class TilePair(NamedTuple):
@@ -83,26 +93,31 @@ def padded(width: int) -> int:
     return max(16, 1 << (width - 1).bit_length())
 
 
-def default_tile(
-    head_dim: int, dtype: torch.dtype, capability: tuple[int, int], longest_rows: int
-) -> Tile:
-    """Tile for a batch.
+def default_shares(
+    head_dim: int, dtype: torch.dtype, capability: tuple[int, int]
+) -> tuple[TileShare, ...]:
+    """Which tile a segment takes; its own length decides, so that the batch does not.
 
     Args:
         head_dim: Width of a query or value row, the greater of the two.
         dtype: Of query, keys and values.
         capability: The device's compute capability.
-        longest_rows: Tokens x heads of a group of the longest segment.
 
     Raises:
         ValueError: If a head is wider than 256.
     """
     pair = default_tiles(head_dim, dtype, target_of(capability))
-    return pair.short if longest_rows <= SHORT_ROWS else pair.long
+    if pair.long == pair.short:
+        return (TileShare(pair.long, EVERY_LENGTH),)
+    end = SHORT_ROWS + 1
+    return (
+        TileShare(pair.long, range(end, EVERY_LENGTH.stop)),
+        TileShare(pair.short, range(EVERY_LENGTH.start, end)),
+    )
 
 
 def default_tiles(head_dim: int, dtype: torch.dtype, target: int) -> TilePair:
-    """Both tiles of a head width; see :func:`default_tile`."""
+    """Both tiles of a head width; see :func:`default_shares`."""
     width = max(HEAD_DIMS[0], padded(head_dim))
     if width > HEAD_DIMS[-1]:
         raise ValueError(f"head width {head_dim} > {HEAD_DIMS[-1]}; use the sdpa version")

@@ -7,7 +7,13 @@ from __future__ import annotations
 
 import torch
 
-from icm_fast.kernels.tree_attention.tiles import Tile, default_tile, padded
+from icm_fast.kernels.tree_attention.tiles import (
+    EVERY_LENGTH,
+    Tile,
+    TileShare,
+    default_shares,
+    padded,
+)
 from icm_fast.kernels.tree_attention.triton_kernels import merge_kernel, tree_attention_kernel
 from icm_fast.kernels.tree_attention.work import AttentionWork
 from icm_fast.kernels.tree_attention.work_list import LaunchPlan, PlanSettings, launch_plan
@@ -30,7 +36,7 @@ def tree_attention(
     softcap: float | None = None,
     sinks: torch.Tensor | None = None,
     tile: Tile | None = None,
-    n_sms: int | None = None,
+    n_sms: int = 0,
 ) -> torch.Tensor:
     """Same contract as :func:`icm_fast.kernels.tree_attention.naive.tree_attention`.
 
@@ -43,9 +49,10 @@ def tree_attention(
         sliding_window: A query at position p sees keys at positions > p - sliding_window.
         softcap: Scores become ``softcap * tanh(score / softcap)``.
         sinks: ``[n_heads]`` logits that take part in the softmax without a value.
-        tile: Tile sizes; by default those of tiles.py for this device.
-        n_sms: Multiprocessors to fill by splitting long tiles; by default those of the device, 0
-            for no splits, so that a row's bits do not depend on the rest of the batch.
+        tile: Tile sizes for all segments; by default those of tiles.py for this device, which go by
+            the length of each segment.
+        n_sms: Multiprocessors to fill by splitting long tiles, 0 for no splits. What is split
+            depends on the whole batch, so a row's bits then do too; by default they do not.
 
     Returns:
         ``[n_heads, n_tokens, value_dim]`` in the dtype of ``query``, laid out token by token.
@@ -62,29 +69,37 @@ def tree_attention(
     out = query.new_empty(n_tokens, n_heads, value_dim).transpose(0, 1)
     if not n_tokens:
         return out
+    shares = (TileShare(tile, EVERY_LENGTH),)
     if tile is None:
-        longest = group * max(s.end - s.begin for s in work.segments)
-        tile = default_tile(max(head_dim, value_dim), query.dtype, _capability(query), longest)
-    plan = launch_plan(
-        work,
-        PlanSettings(
-            group=group,
-            kv_heads=kv_heads,
-            block_m=tile.block_m,
-            block_n=tile.block_n,
-            sliding_window=sliding_window,
-            n_sms=_multiprocessors(query) if n_sms is None else n_sms,
-            device=query.device,
-        ),
-    )
-    if work.n_tokens != n_tokens or plan.slot_end > pool_tokens:
+        shares = default_shares(max(head_dim, value_dim), query.dtype, _capability(query))
+    plans = [
+        launch_plan(
+            work,
+            PlanSettings(
+                group=group,
+                kv_heads=kv_heads,
+                block_m=share.tile.block_m,
+                block_n=share.tile.block_n,
+                lengths=share.lengths,
+                sliding_window=sliding_window,
+                n_sms=n_sms,
+                device=query.device,
+            ),
+        )
+        for share in shares
+    ]
+    slot_end = max(plan.slot_end for plan in plans)
+    if work.n_tokens != n_tokens or slot_end > pool_tokens:
         raise ValueError(
-            f"work of {work.n_tokens} rows and slots below {plan.slot_end} does not fit a query "
+            f"work of {work.n_tokens} rows and slots below {slot_end} does not fit a query "
             f"of {n_tokens} rows and a pool of {pool_tokens} slots"
         )
     tensors = (_rows(query), _rows(key_pool), _rows(value_pool), out)
+    options = (scaling, sliding_window or 0, softcap or 0.0, sinks)
     with torch.cuda.device_of(query):  # Triton launches on the current device, not on the tensors'
-        _launch(*tensors, plan, tile, scaling, sliding_window or 0, softcap or 0.0, sinks)
+        for plan, share in zip(plans, shares, strict=True):
+            if len(plan.items):
+                _launch(*tensors, plan, share.tile, *options)
     return out
 
 
@@ -114,12 +129,6 @@ def _capability(tensor: torch.Tensor) -> tuple[int, int]:
         major, minor = torch.cuda.get_device_capability(tensor.device)
         return int(major), int(minor)
     return (8, 0)  # the interpreter
-
-
-def _multiprocessors(tensor: torch.Tensor) -> int:
-    if tensor.is_cuda:
-        return int(torch.cuda.get_device_properties(tensor.device).multi_processor_count)
-    return 0
 
 
 def _launch(
@@ -170,7 +179,6 @@ def _launch(
         HAS_WINDOW=bool(window),
         HAS_SOFTCAP=bool(softcap),
         HAS_SINKS=sinks is not None,
-        HAS_SPLITS=plan.n_partials > 0,
         INTERPRET=INTERPRETED,
         num_warps=tile.num_warps,
         num_stages=tile.num_stages,

@@ -54,7 +54,6 @@ def tree_attention_kernel(
     HAS_WINDOW: tl.constexpr,
     HAS_SOFTCAP: tl.constexpr,
     HAS_SINKS: tl.constexpr,
-    HAS_SPLITS: tl.constexpr,
     INTERPRET: tl.constexpr,
 ) -> None:
     """Attention of one item under one key-value head; programs: items x key-value heads."""
@@ -106,12 +105,11 @@ def tree_attention_kernel(
     total = total / tl.where(weight > 0, weight, 1.0)[:, None]
     lanes = tl.arange(0, BLOCK_V)
     stored = in_segment[:, None] & (lanes < VALUE_DIM)[None, :]
-    if HAS_SPLITS:  # noqa: SIM102  (known when compiled; the next line is not)
-        if partial >= 0:
-            part = (partial * kv_heads + kv_head).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
-            tl.store(partial_lse + part, maximum + tl.log2(weight), mask=in_segment)
-            tl.store(partial_out + part[:, None] * VALUE_DIM + lanes[None, :], total, mask=stored)
-            return
+    if partial >= 0:
+        part = (partial * kv_heads + kv_head).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
+        tl.store(partial_lse + part, maximum + tl.log2(weight), mask=in_segment)
+        tl.store(partial_out + part[:, None] * VALUE_DIM + lanes[None, :], total, mask=stored)
+        return
     target = out + head.to(tl.int64)[:, None] * out_head_stride + row[:, None] * out_token_stride
     tl.store(target + lanes[None, :], total.to(out.dtype.element_ty), mask=stored)
 

@@ -5,8 +5,8 @@ most ``block_n`` slots that lie side by side in the pool. *Items* are the progra
 query rows and the blocks that it reads. One loop over blocks serves any number of ranges, so short
 ranges cost no start of a pipeline each.
 
-A tile that would read more than its share of all blocks is split, else a level of few long segments
-would leave most of the device idle; *merges* say how the parts go together.
+On request a tile that would read more than its share of all blocks is split, else a level of few
+long segments would leave most of the device idle; *merges* say how the parts go together.
 """
 
 from __future__ import annotations
@@ -66,6 +66,7 @@ class PlanSettings:
         kv_heads: Key-value heads.
         block_m: Rows of a tile.
         block_n: Keys of a block.
+        lengths: Rows (tokens x heads of a group) of the segments that this launch serves.
         sliding_window: As in ``naive.tree_attention``.
         n_sms: Multiprocessors to fill; 0 splits nothing, so that a row's sums do not depend on
             what else is in the batch.
@@ -76,6 +77,7 @@ class PlanSettings:
     kv_heads: int
     block_m: int
     block_n: int
+    lengths: range
     sliding_window: int | None
     n_sms: int
     device: torch.device
@@ -97,7 +99,7 @@ def launch_plan(work: AttentionWork, settings: PlanSettings) -> LaunchPlan:
 
 def make_plan(work: AttentionWork, settings: PlanSettings) -> LaunchPlan:
     """Build the tables; see :func:`launch_plan`."""
-    segments = _Segments.of(work)
+    segments = _Segments.of(work).served(settings)
     blocks = _Blocks.of(segments, settings)
     items = _split(_tiles(segments, blocks, settings), settings)
     order = np.argsort(items[:, 4] - items[:, 6], kind="stable")  # longest first: none ends late
@@ -147,6 +149,21 @@ class _Segments:
         if (position[is_own] != start).any():
             raise ValueError("the ranges before a segment do not add up to its position")
         return cls(begin, length, start, *_pieces(owner, first, piece_length, position, is_own))
+
+    def served(self, settings: PlanSettings) -> _Segments:
+        """Those of the lengths that the launch serves."""
+        rows = self.length * settings.group
+        kept = (rows >= settings.lengths.start) & (rows < settings.lengths.stop)
+        pieces = kept[self.piece_segment]
+        return _Segments(
+            self.begin[kept],
+            self.length[kept],
+            self.start[kept],
+            (np.cumsum(kept) - 1)[self.piece_segment[pieces]],
+            self.piece_begin[pieces],
+            self.piece_length[pieces],
+            self.piece_position[pieces],
+        )
 
 
 def _pieces(

@@ -9,7 +9,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from icm_fast.kernels.tree_attention import AttentionWork, SegmentWork, naive
-from icm_fast.kernels.tree_attention.tiles import Tile
+from icm_fast.kernels.tree_attention.tiles import (
+    HEAD_DIMS,
+    SHORT_ROWS,
+    Tile,
+    default_shares,
+    default_tiles,
+    target_of,
+)
 
 TRITON = "tree_attention.triton.tree_attention"
 SMALL = Tile(16, 16, 4, 2)
@@ -29,10 +36,10 @@ def guarded(tensor):
     return view
 
 
-def triton(interpreter, case, *, tile=SMALL, n_sms=0, **options):
+def triton(interpreter, case, *, tile=SMALL, **options):
     options.setdefault("scaling", case.query.shape[-1] ** -0.5)
     tensors = [guarded(t) for t in (case.query, case.keys, case.values)]
-    out, _ = interpreter.call(TRITON, *tensors, case.work, tile=tile, n_sms=n_sms, **options)
+    out, _ = interpreter.call(TRITON, *tensors, case.work, tile=tile, **options)
     return out
 
 
@@ -118,7 +125,7 @@ def test_queries_of_any_strides(interpreter):
     """Queries come token by token from a projection, or with features apart."""
     case = make_case(SHAPES["odd batch"])
     expected = triton(interpreter, case)
-    options = {"scaling": case.query.shape[-1] ** -0.5, "tile": SMALL, "n_sms": 0}
+    options = {"scaling": case.query.shape[-1] ** -0.5, "tile": SMALL}
     by_token = case.query.transpose(0, 1).contiguous().transpose(0, 1)
     apart = case.query.transpose(1, 2).contiguous().transpose(1, 2)
     for query in (by_token, apart):
@@ -127,9 +134,11 @@ def test_queries_of_any_strides(interpreter):
         assert out.transpose(0, 1).is_contiguous()
 
 
-def test_without_splits_a_row_does_not_depend_on_the_batch(interpreter):
-    case = make_case(SHAPES["long"] + SHAPES["odd batch"])
-    together = triton(interpreter, case)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_row_does_not_depend_on_the_batch(interpreter, dtype):
+    """With all defaults: neither the tile of a segment nor a split may come from its neighbours."""
+    case = make_case(SHAPES["long"] + SHAPES["odd batch"], dtype=dtype)
+    together = triton(interpreter, case, tile=None)
     for segment in case.work.segments:
         rows = slice(segment.begin, segment.end)
         alone = SegmentWork(
@@ -138,13 +147,31 @@ def test_without_splits_a_row_does_not_depend_on_the_batch(interpreter):
         one = make_case([ROOT])
         one.query, one.keys, one.values = case.query[:, rows], case.keys, case.values
         one.work = AttentionWork((alone,), alone.end)
-        assert torch.equal(triton(interpreter, one), together[:, rows])
+        assert torch.equal(triton(interpreter, one, tile=None), together[:, rows])
+
+
+def test_splits_depend_on_the_batch_and_change_bits(interpreter):
+    """Why they are not the default."""
+    case = make_case(SHAPES["long"])
+    whole = triton(interpreter, case)
+    assert not torch.equal(triton(interpreter, case, n_sms=MANY_SMS), whole)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("dim", HEAD_DIMS)
+@pytest.mark.parametrize("capability", [(8, 0), (9, 0)])
+def test_every_length_has_one_default_tile(dtype, dim, capability):
+    shares = default_shares(dim, dtype, capability)
+    for n_rows in (1, SHORT_ROWS, SHORT_ROWS + 1, 100_000):
+        (tile,) = (share.tile for share in shares if n_rows in share.lengths)
+        pair = default_tiles(dim, dtype, target_of(capability))
+        assert tile == (pair.short if n_rows <= SHORT_ROWS else pair.long)
 
 
 def test_the_pools_stay_as_they_are(interpreter):
     case = make_case(SHAPES["odd batch"])
     out, args = interpreter.call(
-        TRITON, case.query, case.keys, case.values, case.work, scaling=1.0, tile=SMALL, n_sms=0
+        TRITON, case.query, case.keys, case.values, case.work, scaling=1.0, tile=SMALL
     )
     assert not out.isnan().any()
     for before, after in zip((case.query, case.keys, case.values), args, strict=False):

@@ -8,12 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from icm_fast.kernels.tree_attention import AttentionWork, SegmentWork, naive
+from icm_fast.kernels.tree_attention.tiles import EVERY_LENGTH
 from icm_fast.kernels.tree_attention.work_list import PlanSettings, launch_plan, make_plan
 
 
-def plan_settings(group=1, block_m=4, block_n=4, window=None, n_sms=0, kv_heads=1):
+def plan_settings(
+    group=1, block_m=4, block_n=4, window=None, n_sms=0, kv_heads=1, lengths=EVERY_LENGTH
+):
     cpu = torch.device("cpu")
-    return PlanSettings(group, kv_heads, block_m, block_n, window, n_sms, cpu)
+    return PlanSettings(group, kv_heads, block_m, block_n, lengths, window, n_sms, cpu)
 
 
 def read_slots(plan, low, high):
@@ -58,7 +61,8 @@ def check(work, settings):
 
 
 def first_rows(segment, settings):
-    return range(0, (segment.end - segment.begin) * settings.group, settings.block_m)
+    n_rows = (segment.end - segment.begin) * settings.group
+    return range(0, n_rows, settings.block_m) if n_rows in settings.lengths else ()
 
 
 def visible_slots(segment, settings):
@@ -77,6 +81,19 @@ def visible_slots(segment, settings):
 def test_tiles_read_what_their_rows_see(shape, group, window, n_sms):
     work = make_case(SHAPES[shape]).work
     check(work, plan_settings(group, window=window, n_sms=n_sms))
+
+
+@pytest.mark.parametrize("group", [1, 3])
+def test_a_launch_serves_segments_of_its_lengths(group):
+    work = make_case(SHAPES["odd batch"]).work
+    plans = [
+        check(work, plan_settings(group, lengths=lengths))
+        for lengths in (EVERY_LENGTH, range(1, 7), range(7, 1000), range(1000, 1001))
+    ]
+    tiles = [len(plan.items) for plan in plans]
+    assert tiles[0] == tiles[1] + tiles[2]
+    assert min(tiles[1:3]) > 0
+    assert tiles[3] == plans[3].slot_end == 0
 
 
 @settings(max_examples=60, deadline=None)
