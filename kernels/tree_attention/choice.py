@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from typing import Protocol
 
 import torch
@@ -12,14 +9,7 @@ import torch
 from icm_fast.kernels.tree_attention import sdpa
 from icm_fast.kernels.tree_attention.tiles import HEAD_DIMS
 from icm_fast.kernels.tree_attention.work import AttentionWork
-
-OLDEST_TRITON = (3, 7)
-"""Earlier ones may do, but no kernel was ever compiled with them."""
-
-OLDEST_CAPABILITY = (8, 0)
-
-DTYPES = frozenset({torch.float32, torch.bfloat16, torch.float16})
-"""What the Triton kernels have tiles for."""
+from icm_fast.kernels.triton_devices import has_triton_kernels
 
 
 class TreeAttention(Protocol):
@@ -47,26 +37,8 @@ def tree_attention_on(device: torch.device, width: int) -> TreeAttention:
         device: Where query, keys and values are.
         width: Of a head, the greater one of query and value.
     """
-    if device.type != "cuda" or width > HEAD_DIMS[-1] or not has_triton_kernels(device):
+    if width > HEAD_DIMS[-1] or not has_triton_kernels(device):
         return sdpa.tree_attention
     from icm_fast.kernels.tree_attention import triton
 
     return triton.tree_attention
-
-
-@cache
-def has_triton_kernels(device: torch.device) -> bool:
-    """Whether the kernels are for such a CUDA device; AMD's call themselves cuda too."""
-    if not torch.cuda.is_available() or torch.version.cuda is None:
-        return False
-    if _triton_version() < OLDEST_TRITON:
-        return False
-    return bool(torch.cuda.get_device_capability(device) >= OLDEST_CAPABILITY)
-
-
-def _triton_version() -> tuple[int, ...]:
-    """Major and minor number, nothing where it is not installed."""
-    try:
-        return tuple(int(number) for number in re.findall(r"\d+", version("triton"))[:2])
-    except PackageNotFoundError:
-        return ()

@@ -5,21 +5,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from icm_fast.kernels import triton_devices
 from icm_fast.kernels.tree_attention import choice, cuda, sdpa, versions
 
 CUDA = torch.device("cuda", 0)
-
-
-@pytest.fixture
-def ampere(monkeypatch):
-    """A machine that looks as if it had an NVIDIA device of capability 8.0."""
-    pytest.importorskip("triton", reason="triton is not installed")
-    monkeypatch.setattr(torch.version, "cuda", "13.0")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
-    choice.has_triton_kernels.cache_clear()
-    yield monkeypatch
-    choice.has_triton_kernels.cache_clear()
 
 
 def test_the_cpu_takes_sdpa():
@@ -83,7 +72,7 @@ def test_devices_of_other_makers_take_sdpa(ampere):
 
 @pytest.mark.parametrize("old", ["2.3.1", "3.6.0+git123"])
 def test_an_older_triton_is_not_asked(ampere, old):
-    ampere.setattr(choice, "version", lambda name: old)
+    ampere.setattr(triton_devices, "version", lambda name: old)
     assert choice.tree_attention_on(CUDA, 64) is sdpa.tree_attention
 
 
@@ -91,5 +80,5 @@ def test_without_triton_sdpa_serves(ampere):
     def absent(name):
         raise PackageNotFoundError(name)
 
-    ampere.setattr(choice, "version", absent)
+    ampere.setattr(triton_devices, "version", absent)
     assert choice.tree_attention_on(CUDA, 64) is sdpa.tree_attention

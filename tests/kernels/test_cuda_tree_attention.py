@@ -9,7 +9,7 @@ import torch
 from attention_cases import DEEP, ONE_TOKEN, OPTIONS, SHAPES, Sizes, make_case
 
 from icm_fast.errors import InputError
-from icm_fast.kernels.tree_attention import AttentionWork, choice, cuda, naive, sdpa, versions
+from icm_fast.kernels.tree_attention import AttentionWork, cuda, naive, sdpa, versions
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 EMULATION = "ICM_FAST_EMULATED_CUDA"
@@ -153,7 +153,7 @@ def test_the_processor_takes_sdpa():
 def test_a_device_takes_the_library_where_it_is_built(tmp_path, monkeypatch):
     path = tmp_path / "libicm_fast_cuda.so"
     monkeypatch.setattr(cuda, "library_path", lambda: path)
-    monkeypatch.setattr(choice, "has_triton_kernels", lambda device: False)
+    monkeypatch.setattr(versions, "has_triton_kernels", lambda device: False)
     assert versions.available("cuda") == ("sdpa", "naive")
     path.touch()
     assert versions.available("cuda:0") == ("cuda", "sdpa", "naive")

@@ -1,11 +1,17 @@
 """Triton's label log-probabilities in the interpreter, against the definition."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from icm_fast.kernels import triton_devices
 from icm_fast.kernels.label_logprob import Head, naive
+from icm_fast.kernels.label_logprob.choice import kernel_for
+from icm_fast.model import label_scores
+from icm_fast.model.label_scores import LabelHead, label_logprobs, label_tree
+from icm_fast.prompts import TokenizedDataset
 
 TRITON = "label_logprob.triton.label_logprob"
 ROWS, VOCABULARY = 19, 203
@@ -114,19 +120,66 @@ def test_a_head_of_another_width(interpreter):
         interpreter.call(TRITON, hidden[:, 1:], head, TOKENS, normalize=False)
 
 
+def label_head(head):
+    model_head = LabelHead.__new__(LabelHead)
+    model_head._head = head
+    return model_head
+
+
+def tree_of(*labels):
+    return label_tree(TokenizedDataset((), ((1,),), ((2,),), labels, 99))
+
+
 @pytest.mark.parametrize("normalize", ["labels", "vocabulary"])
 def test_the_definition_is_that_of_the_label_head(normalize):
     """One definition for kernels and for the scores that a search reads."""
-    from icm_fast.model.label_scores import LabelHead, label_logprobs, label_tree
-    from icm_fast.prompts import TokenizedDataset
-
     hidden, head = case(softcap=2.0, scale=0.5)
-    pieces = TokenizedDataset((), ((1,),), ((2,),), ((7,), (0,), (202,)), 99)
-    model_head = LabelHead.__new__(LabelHead)
-    model_head._weight, model_head._bias = head.weight, None
-    model_head._softcap, model_head._scale = head.softcap, head.scale
-    scores = label_logprobs(model_head, label_tree(pieces), hidden[:, None], normalize=normalize)
+    tree = tree_of((7,), (0,), (202,))
+    scores = label_logprobs(label_head(head), tree, hidden[:, None], normalize=normalize)
     expected = naive.label_logprob(hidden, head, TOKENS[:3], normalize=normalize == "vocabulary")
     if normalize == "labels":
         expected = expected.log_softmax(-1)
     torch.testing.assert_close(scores, expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("normalize", ["labels", "vocabulary"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_scores_are_the_same_through_the_kernel(interpreter, monkeypatch, dtype, normalize):
+    """Labels of several tokens: some steps are normalised over the vocabulary, some are not."""
+    hidden, head = case(states=dtype, weights=dtype, bias=True, softcap=2.0, scale=0.5)
+    tree = tree_of((7, 3), (7, 202), (0,))
+    states = hidden[:18].view(9, 2, -1)
+    expected = label_logprobs(label_head(head), tree, states, normalize=normalize)
+    normalized = []
+
+    def kernel(*args, normalize):
+        normalized.append(normalize)
+        return interpreter.call(TRITON, *args, normalize=normalize)[0]
+
+    monkeypatch.setattr(label_scores, "kernel_for", lambda hidden, head: kernel)
+    scores = label_logprobs(label_head(head), tree, states, normalize=normalize)
+    torch.testing.assert_close(scores, expected, atol=2e-5, rtol=0)
+    assert normalized == [normalize == "vocabulary", True]
+
+
+def test_a_device_takes_the_kernel(ampere):
+    """Tensors without numbers, since there is no device to have any."""
+    from icm_fast.kernels.label_logprob import triton
+
+    def tensor(device, dtype):
+        return SimpleNamespace(device=torch.device(device), dtype=dtype)
+
+    half, double = tensor("cuda:0", torch.bfloat16), tensor("cuda:0", torch.float64)
+    assert kernel_for(half, Head(half)) is triton.label_logprob
+    assert kernel_for(tensor("cuda:0", torch.float32), Head(half)) is triton.label_logprob
+    assert kernel_for(half, Head(double)) is None
+    assert kernel_for(double, Head(half)) is None
+    assert kernel_for(half, Head(tensor("cuda:1", torch.bfloat16))) is None
+    ampere.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    triton_devices.has_triton_kernels.cache_clear()
+    assert kernel_for(half, Head(half)) is None
+
+
+def test_the_processor_has_no_kernel():
+    hidden, head = case()
+    assert kernel_for(hidden, head) is None
