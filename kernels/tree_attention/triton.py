@@ -69,9 +69,10 @@ def tree_attention(
     out = query.new_empty(n_tokens, n_heads, value_dim).transpose(0, 1)
     if not n_tokens:
         return out
-    shares = (TileShare(tile, EVERY_LENGTH),)
     if tile is None:
         shares = default_shares(max(head_dim, value_dim), query.dtype, _capability(query))
+    else:
+        shares = (TileShare(tile, EVERY_LENGTH),)
     plans = [
         launch_plan(
             work,

@@ -77,7 +77,6 @@ def test_every_other_kernel_compiles_as_in_the_table(target, name):
     recompile(target, name)
 
 
-@pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize(
     ("name", "ones"),
     [
@@ -88,8 +87,9 @@ def test_every_other_kernel_compiles_as_in_the_table(target, name):
         ("rope_kv_write-bf16-64", ("n_tokens", "n_heads")),
     ],
 )
-def test_ones_compile(target, name, ones):
+def test_ones_compile(name, ones):
     """Triton makes a constant of an argument that is 1, and constants have other methods."""
+    target = TARGETS[0]  # what Triton's language allows is the same for all
     needs_assembler(target)
     build = BUILDS[target, name]
     arguments = {k: v for k, v in build.arguments.items() if k not in ones}
