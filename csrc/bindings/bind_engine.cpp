@@ -98,7 +98,7 @@ engine::CoolingClock parse_clock(const std::string& name) {
 // Whether the search starts from labels under no demonstrations.
 bool parse_start(const std::string& name) {
     if (name == "zero-shot") return true;
-    if (name == "random") return false;
+    if (name == "random" || name == "given") return false;
     throw std::invalid_argument("unknown start '" + name + "'");
 }
 
@@ -156,6 +156,7 @@ engine::SearchSettings take_settings(Keywords& keywords) {
                      parse_clock(keywords.take<std::string>("cooling_clock"))},
         .start_zero_shot = parse_start(keywords.take<std::string>("start")),
         .n_initial = keywords.take<std::int64_t>("n_initial"),
+        .initial_labels = keywords.take<std::vector<std::int32_t>>("initial_labels"),
         .label_shares = keywords.take<std::vector<double>>("label_shares"),
         .prior_weight = keywords.take<double>("prior_weight"),
         .fix_rounds = keywords.take<std::int64_t>("fix_rounds"),

@@ -56,6 +56,16 @@ void check(const SearchSettings& s) {
           "label_shares must lie in (0, 1]");
     check(s.restarts >= 0, "restarts must be at least 0");
     check(s.kick > 0 && s.kick <= 1, "kick must lie in (0, 1]");
+    check(s.initial_labels.empty() || !s.start_zero_shot,
+          "initial_labels need start=given, not zero-shot");
+}
+
+void check_initial(const Labels& labels, std::size_t n_examples, std::int32_t n_labels) {
+    check(labels.empty() || labels.size() == n_examples, "initial_labels must be [n_examples]");
+    check(std::ranges::all_of(labels,
+                              [&](std::int32_t y) { return y >= kUnlabelled && y < n_labels; }),
+          "initial_labels must lie in -1 .. n_labels - 1");
+    check(labels.empty() || count_labelled(labels) > 0, "initial_labels label no example");
 }
 
 }  // namespace
@@ -88,6 +98,7 @@ Annealer::Annealer(ConstraintGraph graph, SearchSettings settings)
     check(settings_.label_shares.empty() || std::ssize(settings_.label_shares) == graph_.n_labels(),
           "label_shares must have one number per label");
     const auto n = index(graph_.n_examples());
+    check_initial(settings_.initial_labels, n, graph_.n_labels());
     const Evaluation nothing{std::vector<float>(n * index(graph_.n_labels()), 0.0F), 0.0};
     set_state(Labels(n, kUnlabelled), nothing);
     best_ = state_;
@@ -96,9 +107,14 @@ Annealer::Annealer(ConstraintGraph graph, SearchSettings settings)
         pending_ = Ask{state_.labels, kExact, std::vector<bool>(n, true)};
         return;
     }
-    proposal_.labels =
-        initial_labels(graph_.n_examples(), graph_.n_labels(), settings_.n_initial, rng_);
+    proposal_.labels = first_labels();
     advance();
+}
+
+// The labels of a start that asks the model nothing.
+Labels Annealer::first_labels() const {
+    if (!settings_.initial_labels.empty()) return settings_.initial_labels;
+    return initial_labels(graph_.n_examples(), graph_.n_labels(), settings_.n_initial, rng_);
 }
 
 // What the model says without any demonstration: where the search starts, or what its proposals
@@ -112,8 +128,7 @@ void Annealer::tell_prior(std::span<const float> scores) {
         std::iota(everyone.begin(), everyone.end(), 0);
         proposal_.labels = assign_jointly(graph_, state_.labels, everyone, prior_);
     } else {
-        proposal_.labels =
-            initial_labels(graph_.n_examples(), graph_.n_labels(), settings_.n_initial, rng_);
+        proposal_.labels = first_labels();
     }
     phase_ = Phase::kFix;
 }

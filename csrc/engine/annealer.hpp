@@ -30,6 +30,7 @@ struct SearchSettings {
     // of `n_initial` random ones.
     bool start_zero_shot = false;
     std::int64_t n_initial = 8;
+    Labels initial_labels = {};  // [n_examples]: where the search starts instead; or nothing
     // Expected share of each label, where it is known: proposals of the calibrated objective then
     // aim at these shares instead of equal ones. Empty, or one number above 0 per label.
     std::vector<double> label_shares = {};
@@ -209,6 +210,7 @@ class Annealer {
     void finish();
 
     // Proposals: each starts a move, or returns false when it has nothing to try.
+    [[nodiscard]] Labels first_labels() const;
     void propose();
     void propose_drawn();
     [[nodiscard]] Draw next_draw() const;

@@ -24,7 +24,7 @@ def answer(
     suffices to reject the candidate.
     """
     if ask.is_surrogate:
-        score = _checked(store, scorer, scorer.surrogate)
+        score = checked(store, scorer, scorer.surrogate)
         return store.beside("surrogate", ask.labels, score).scores, False
     test = SequentialTest.of(engine, ask, config)
 
@@ -54,16 +54,16 @@ def answer(
     return scores, bool(not whole and test is not None and not engine.rejects(scores))
 
 
-def _checked(
+def checked(
     store: MemoryStore, scorer: LazyScorer, score: Callable[[IntArray], Evaluation]
 ) -> Callable[[IntArray], Evaluation]:
     """``score`` after a look at whether the model is that of the run."""
 
-    def checked(labels: IntArray) -> Evaluation:
+    def score_checked(labels: IntArray) -> Evaluation:
         store.check_model(scorer.identity())
         return score(labels)
 
-    return checked
+    return score_checked
 
 
 def _with_known(store: MemoryStore, labels: IntArray, rejects: Any) -> Any:

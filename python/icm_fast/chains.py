@@ -29,7 +29,7 @@ def chain_config(config: SearchConfig, chain: int) -> SearchConfig:
     if chain == 0:
         return config
     seed = (config.seed + chain * _SEED_STEP) % 2**63
-    return replace(config, seed=seed, start="random")
+    return replace(config, seed=seed, start="random", initial_labels=())
 
 
 class Chains:
@@ -133,16 +133,6 @@ class Chains:
     def n_accepted(self) -> int:
         """Accepted proposals of all chains."""
         return sum(int(engine.n_accepted) for engine in self._engines)
-
-    @property
-    def n_asks(self) -> int:
-        """Answers that all chains have had."""
-        return sum(int(engine.n_asks) for engine in self._engines)
-
-    @property
-    def done(self) -> bool:
-        """Whether all chains are over."""
-        return all(engine.done for engine in self._engines)
 
     @property
     def reason(self) -> str:

@@ -15,7 +15,7 @@ MOVES = ("single", "group", "sweep", "grow")
 SCORERS = ("tree", "naive")
 NORMALIZATIONS = ("labels", "vocabulary")
 COOLING_CLOCKS = ("iterations", "accepted")
-STARTS = ("zero-shot", "random")
+STARTS = ("zero-shot", "random", "given")
 CONTEXT_ORDERS = ("tree", "append")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
@@ -83,9 +83,12 @@ class SearchConfig:
         min_temperature: T_min.
         cooling: beta, the coefficient of the logarithm.
         cooling_clock: n counts ``iterations`` (paper) or 1 + ``accepted`` changes (authors' code).
-        start: Labels before the first move: ``random`` (n_initial of them, balanced) or
-            ``zero-shot`` (every example's best label without any demonstration, calibrated).
+        start: Labels before the first move: ``random`` (n_initial of them, balanced),
+            ``zero-shot`` (every example's best label without any demonstration, calibrated) or
+            ``given`` (initial_labels).
         n_initial: K, examples with balanced random labels at a random start.
+        initial_labels: Index of each example's label at the start ``given``, -1 where unlabelled.
+            The search may change them.
         label_shares: Expected share of each label, in the order of the label space, where it is
             known roughly. The calibrated objective cannot tell a model's preference for a label
             from a label that is frequent, and its proposals aim at equal shares without this.
@@ -153,6 +156,7 @@ class SearchConfig:
     cooling_clock: str | None = None
     start: str | None = None
     n_initial: int = 8
+    initial_labels: tuple[int, ...] = ()
     label_shares: tuple[float, ...] = ()
     prior_weight: float | None = None
     fix_rounds: int = 10
@@ -194,6 +198,9 @@ class SearchConfig:
                 object.__setattr__(self, name, value)
         object.__setattr__(self, "moves", tuple(self.moves or ()))
         object.__setattr__(self, "label_shares", tuple(self.label_shares))
+        # NumPy's numbers are no YAML.
+        given = tuple(y.item() if hasattr(y, "item") else y for y in self.initial_labels)
+        object.__setattr__(self, "initial_labels", given)
         self._check_choices()
         self._check_ranges()
 
@@ -232,11 +239,25 @@ class SearchConfig:
                 raise InputError(f"label_shares must lie above 0 and at most at 1, got {share!r}")
         if self.label_shares and abs(sum(self.label_shares) - 1) > 0.01:
             raise InputError(f"label_shares add up to {sum(self.label_shares)}; they must give 1")
+        self._check_initial_labels()
         if not self.moves:
             raise InputError(f"moves is empty; name at least one of {', '.join(MOVES)}")
         for move in self.moves:
             if move not in MOVES:
                 raise InputError(f"unknown move {move!r}{suggest(move, MOVES)}")
+
+    def _check_initial_labels(self) -> None:
+        if bool(self.initial_labels) != (self.start == "given"):
+            raise InputError(
+                f"start={self.start} with {len(self.initial_labels)} initial_labels; give "
+                "initial_labels and start=given together, or neither"
+            )
+        for row, label in enumerate(self.initial_labels):
+            if isinstance(label, bool) or not isinstance(label, int) or label < -1:
+                raise InputError(
+                    f"initial_labels[{row}] = {label!r} is no label; give the index of a label, or "
+                    "-1 for none"
+                )
 
     def _check_ranges(self) -> None:
         for name, low, high in (
@@ -277,6 +298,7 @@ class SearchConfig:
         content = dataclasses.asdict(self)
         content["moves"] = list(self.moves or ())
         content["label_shares"] = list(self.label_shares)
+        content["initial_labels"] = list(self.initial_labels)
         return content
 
     @classmethod

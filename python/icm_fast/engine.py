@@ -18,6 +18,7 @@ ENGINE_SETTINGS = (
     "cooling_clock",
     "start",
     "n_initial",
+    "initial_labels",
     "label_shares",
     "prior_weight",
     "fix_rounds",
@@ -44,6 +45,7 @@ def engine_settings(config: SearchConfig) -> dict[str, Any]:
     settings = {name: getattr(config, name) for name in ENGINE_SETTINGS}
     settings["moves"] = list(settings["moves"])
     settings["label_shares"] = list(settings["label_shares"])
+    settings["initial_labels"] = list(settings["initial_labels"])
     return settings
 
 
@@ -55,7 +57,7 @@ def make_engine(config: SearchConfig, dataset: Dataset) -> _core.Engine:
         dataset: Examples with constraints; only their number and the constraints are used.
 
     Raises:
-        InputError: If label_shares do not fit the label space.
+        InputError: If label_shares or initial_labels do not fit the data set.
         ValueError: If the constraints do not fit the data set.
     """
     n_labels = len(dataset.label_space)
@@ -64,7 +66,23 @@ def make_engine(config: SearchConfig, dataset: Dataset) -> _core.Engine:
             f"label_shares has {len(config.label_shares)} numbers, but the data set has {n_labels} "
             f"labels ({', '.join(repr(label) for label in dataset.label_space)}); give one for each"
         )
+    if config.initial_labels:
+        _check_initial_labels(config.initial_labels, dataset)
     pairs, tables = dataset.constraint_arrays()
-    return _core.Engine(
-        len(dataset), len(dataset.label_space), pairs, tables, **engine_settings(config)
-    )
+    return _core.Engine(len(dataset), n_labels, pairs, tables, **engine_settings(config))
+
+
+def _check_initial_labels(labels: tuple[int, ...], dataset: Dataset) -> None:
+    if len(labels) != len(dataset):
+        raise InputError(
+            f"initial_labels has {len(labels)} entries, but the data set has {len(dataset)} "
+            "examples; give one for each, -1 where unlabelled"
+        )
+    n_labels = len(dataset.label_space)
+    wrong = next((row for row, y in enumerate(labels) if y >= n_labels), None)
+    if wrong is not None:
+        raise InputError(
+            f"initial_labels[{wrong}] = {labels[wrong]} lies outside -1 .. {n_labels - 1}"
+        )
+    if max(labels) < 0:
+        raise InputError("initial_labels label no example; label some, or use start=random")

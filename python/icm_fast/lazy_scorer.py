@@ -13,7 +13,7 @@ from icm_fast.evaluation_log import Evaluation
 
 if TYPE_CHECKING:
     from icm_fast.config import SearchConfig
-    from icm_fast.scorers import Scorer
+    from icm_fast.scorers import Scored, Scorer
     from icm_fast.scorers.protocol import Enough
     from icm_fast.types import BoolArray, Dataset, FloatArray, IntArray, ScoreArray
 
@@ -133,10 +133,7 @@ class LazyScorer:
             InputError: As of :meth:`score`.
         """
         scorer = self._open()
-        scored = getattr(scorer, "canonical", scorer).score(labels)
-        scores = np.ascontiguousarray(scored.scores, dtype=np.float32)
-        check_scores(self._dataset, scores)
-        return Evaluation(labels.copy(), scores, int(scored.n_tokens))
+        return self._evaluation(labels, getattr(scorer, "canonical", scorer).score(labels))
 
     def surrogate(self, labels: IntArray) -> Evaluation:
         """Surrogate scores of one labelling (scorers/independent.py).
@@ -157,10 +154,7 @@ class LazyScorer:
 
                 loaded = self._model.load()
                 self._surrogate = make_surrogate(loaded, self._dataset, self._config).score
-        scored = self._surrogate(labels)
-        scores = np.ascontiguousarray(scored.scores, dtype=np.float32)
-        check_scores(self._dataset, scores)
-        return Evaluation(labels.copy(), scores, int(scored.n_tokens))
+        return self._evaluation(labels, self._surrogate(labels))
 
     def _open(self) -> Any:
         if self._scorer is None:
@@ -197,17 +191,24 @@ class LazyScorer:
                 scorer.visit(visited)
         self._visited = []
         in_part = enough is not None or (rows is not None and not rows.all())
-        if in_part and hasattr(scorer, "score_rows"):
-            wanted = np.ones(len(labels), np.bool_) if rows is None else rows
-            scored = scorer.score_rows(labels, wanted, enough=enough, priority=priority)
-            scores = np.ascontiguousarray(scored.scores, dtype=np.float32)
-            settled = enough is not None and enough(scores)
-            check_scores(self._dataset, scores, _begun(scores) if settled else rows)
-        else:
-            scored = scorer.score(labels)
-            scores = np.ascontiguousarray(scored.scores, dtype=np.float32)
-            check_scores(self._dataset, scores)
+        if not in_part or not hasattr(scorer, "score_rows"):
+            return self._evaluation(labels, scorer.score(labels))
+        wanted = np.ones(len(labels), np.bool_) if rows is None else rows
+        scored = scorer.score_rows(labels, wanted, enough=enough, priority=priority)
+        scores = _float32(scored.scores)
+        settled = enough is not None and enough(scores)
+        return self._evaluation(labels, scored, _begun(scores) if settled else rows)
+
+    def _evaluation(
+        self, labels: IntArray, scored: Scored, rows: BoolArray | None = None
+    ) -> Evaluation:
+        scores = _float32(scored.scores)
+        check_scores(self._dataset, scores, rows)
         return Evaluation(labels.copy(), scores, int(scored.n_tokens))
+
+
+def _float32(scores: ScoreArray) -> ScoreArray:
+    return np.ascontiguousarray(scores, dtype=np.float32)
 
 
 def _begun(scores: ScoreArray) -> BoolArray:

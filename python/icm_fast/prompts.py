@@ -76,6 +76,12 @@ class TokenizedDataset:
         later, extra = self.query_lengths()
         return later + label_tokens, extra
 
+    def demonstration_bounds(self) -> npt.NDArray[np.int64]:
+        """Most tokens of each demonstration behind another one, with any label, ``[n]``."""
+        prompts, _ = self.query_lengths()
+        bounds: npt.NDArray[np.int64] = prompts + max(len(ids) for ids in self.labels)
+        return bounds
+
     def query_lengths(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Tokens of each query, and the extra ones where it opens the text, ``[n]`` each."""
         later = np.array([len(p) for p in self.later_prompts], dtype=np.int64)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from icm_fast import _core
-from icm_fast.answers import answer
+from icm_fast.answers import answer, checked
 from icm_fast.chains import make_search_engine
 from icm_fast.concerns import Concern, Rival, find_rival, one_sided, search_concerns
 from icm_fast.config import SearchConfig
@@ -22,7 +22,6 @@ from icm_fast.run_store import MemoryStore, open_store
 from icm_fast.types import UNLABELLED, Dataset, IntArray, ScoreArray
 
 if TYPE_CHECKING:
-    from icm_fast.evaluation_log import Evaluation
     from icm_fast.scorers import Scorer
     from icm_fast.task_source import TaskSource
 
@@ -151,11 +150,7 @@ def _rescored(
     config: SearchConfig,
 ) -> SearchResult:
     """The result with the scores of contexts that are a function of its labels alone."""
-
-    def score(labels: IntArray) -> Evaluation:
-        store.check_model(scorer.identity())
-        return scorer.score_canonical(labels)
-
+    score = checked(store, scorer, scorer.score_canonical)
     scores = store.beside("canonical", result.labels, score).scores
     pairs, tables = dataset.constraint_arrays()
     utility = _core.utility(

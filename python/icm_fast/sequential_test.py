@@ -64,11 +64,12 @@ class SequentialTest:
     @classmethod
     def of(cls, engine: Any, ask: Any, config: SearchConfig) -> SequentialTest | None:
         """The test of an ask; None where there is none to make."""
-        known = scored_rows(engine.scores)[ask.labels != UNLABELLED]
         if config.sequential_test == 0.0 or not math.isfinite(ask.threshold) or ask.is_lookup:
             return None
         # Sums compare only between labellings of one size.
-        if config.objective == "sum_logprob" or not known.all():
+        if config.objective == "sum_logprob":
+            return None
+        if not scored_rows(engine.scores)[ask.labels != UNLABELLED].all():
             return None
         return cls(
             ask.labels,

@@ -85,6 +85,10 @@ def test_random_searches(data, seed, preset, moves):
     rng = np.random.default_rng(seed)
     n_pairs = data.draw(st.integers(0, n)) if n > 1 else 0
     scorer = data.draw(st.sampled_from(SCORERS))(n, n_labels, seed % 1000)
+    start = data.draw(st.sampled_from([None, *STARTS]))
+    some = st.lists(st.integers(-1, n_labels - 1), min_size=n, max_size=n).filter(
+        lambda labels: max(labels) >= 0
+    )
     config = SearchConfig(
         preset=preset,
         moves=moves,
@@ -93,7 +97,8 @@ def test_random_searches(data, seed, preset, moves):
         alpha=data.draw(st.sampled_from([1.0, 50.0])),
         initial_temperature=data.draw(st.sampled_from([None, 0.0, 10.0])),
         min_temperature=data.draw(st.sampled_from([0.0, 0.01])),
-        start=data.draw(st.sampled_from([None, *STARTS])),
+        start=start,
+        initial_labels=data.draw(some) if start == "given" else (),
         prior_weight=data.draw(st.sampled_from([None, 0.0, 0.3, 4.0])),
         n_initial=data.draw(st.integers(1, 12)),
         fix_rounds=data.draw(st.integers(0, 4)),

@@ -246,3 +246,31 @@ def test_shares_are_checked():
         make_engine(SearchConfig(label_shares=(0.2, 0.3, 0.5)), toy_dataset(4))
     with pytest.raises(InputError, match="probabilities"):
         synthetic_task(8, shares=(0.5, 0.6))
+
+
+# ---- Given labels to start from ----
+
+
+def test_a_search_starts_from_the_labels_it_is_given():
+    task = synthetic_task(32, signal=2.0, seed=3)
+    shown = np.full(32, -1)
+    shown[:8] = task.truth[:8]
+    config = SearchConfig(preset="paper", start="given", initial_labels=shown, seed=3)
+    engine = make_engine(config, toy_dataset(32))
+    np.testing.assert_array_equal(engine.ask().labels, shown)
+
+
+def test_given_labels_are_checked():
+    with pytest.raises(InputError, match="start=given together"):
+        SearchConfig(initial_labels=(0, 1))
+    with pytest.raises(InputError, match="start=given together"):
+        SearchConfig(start="given")
+    with pytest.raises(InputError, match=r"initial_labels\[1\] = 0.5"):
+        SearchConfig(start="given", initial_labels=(0, 0.5))
+    for labels, message in (
+        ((0, 1), "2 entries"),
+        ((0, 1, 2, 0), r"initial_labels\[2\] = 2 lies outside"),
+        ((-1, -1, -1, -1), "label no example"),
+    ):
+        with pytest.raises(InputError, match=message):
+            make_engine(SearchConfig(start="given", initial_labels=labels), toy_dataset(4))

@@ -7,6 +7,7 @@ import torch
 import icm_fast
 from icm_fast.config import SearchConfig
 from icm_fast.errors import InputError
+from icm_fast.leave_one_out import Stages
 from icm_fast.reference import reference_leave_one_out
 from icm_fast.scorers import AppendingScorer, make_scorer
 from tiny_models import (
@@ -116,7 +117,7 @@ def test_grown_contexts_score_like_whole_prompts(family, kind, generic):
     scorer = make_scorer(loaded, dataset, SearchConfig(context_order="append"))
     assert isinstance(scorer, AppendingScorer)
     for labels in history(dataset):
-        plan = scorer.growing_plan(labels)
+        plan = scorer.plan_rows(labels, Stages(all_rows(labels)))
         if plan.tree.is_kept:  # only looked at
             scorer._cache.finish(np.zeros(plan.tree.n_segments, np.bool_))
         scored = scorer.score(labels)
@@ -163,7 +164,7 @@ def test_what_is_held_gives_the_same_bits_as_what_is_not(dtype):
 
 
 def test_a_search_that_was_stopped_early_holds_only_what_was_forwarded(monkeypatch):
-    monkeypatch.setattr("icm_fast.scorers.appending.STAGE_TOKENS", 1)
+    monkeypatch.setattr("icm_fast.scorers.local.STAGE_TOKENS", 1)
     dataset = reviews(SINGLE)
     labels = mixed_labels(dataset, unlabelled=())
     loaded = tiny_loaded("llama")
@@ -172,7 +173,7 @@ def test_a_search_that_was_stopped_early_holds_only_what_was_forwarded(monkeypat
     held = scorer._cache.held_tokens
     scored = scorer.score(labels)
     assert 0 < held < scorer._cache.held_tokens
-    contexts = scorer.growing_plan(labels).contexts
+    contexts = scorer.plan_rows(labels, Stages(all_rows(labels))).contexts
     expected = oracle(loaded, dataset, labels, contexts)
     assert np.abs(scored.scores - expected).max() <= TOLERANCE
 
@@ -187,7 +188,7 @@ def test_a_small_budget_gives_up_nothing_but_speed():
             scored = scorer.score(labels)
             order = np.array(scorer._orders.order_of(labels), np.int32)
             assert scorer._cache.held_tokens <= budget
-            plan = scorer.growing_plan(labels)
+            plan = scorer.plan_rows(labels, Stages(all_rows(labels)))
             if plan.tree.is_kept:
                 scorer._cache.finish(np.zeros(plan.tree.n_segments, np.bool_))
             expected = oracle(loaded, dataset, labels, plan.contexts)

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from icm_fast.leave_one_out import LeaveOneOutPlan
+from icm_fast.model.kv_size import head_dim
 
 Integers = npt.NDArray[np.int64]
 
@@ -69,12 +70,6 @@ def layer_windows(config: Any) -> list[int | None]:
     if kinds is None:
         return [window] * int(config.num_hidden_layers)
     return [window if kind == "sliding_attention" else None for kind in kinds]
-
-
-def head_dim(config: Any) -> int:
-    """Width of one head."""
-    given = getattr(config, "head_dim", None)
-    return int(given or config.hidden_size // config.num_attention_heads)
 
 
 def layer_weights(config: Any) -> int:

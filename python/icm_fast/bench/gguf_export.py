@@ -14,6 +14,7 @@ import numpy.typing as npt
 from icm_fast.assets import cache_dir
 from icm_fast.atomic_file import writing
 from icm_fast.errors import InputError, suggest
+from icm_fast.model.kv_size import head_dim
 
 _FORMAT = 1  # raise when the conversion changes, so that old files are not reused
 _ARCHITECTURES = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "gemma3_text": "gemma3"}
@@ -91,7 +92,7 @@ def _write_settings(writer: Any, config: Any) -> None:
     full = kinds.get("full_attention", rope)
     if full.get("rope_type", "default") != "default":
         raise InputError(f"peer llama-cpp cannot run rope type {full['rope_type']!r} here")
-    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    width = head_dim(config)
     writer.add_tokenizer_model("none")
     writer.add_vocab_size(config.vocab_size)
     writer.add_context_length(config.max_position_embeddings)

@@ -30,6 +30,14 @@ class LabelTree:
     tail_parents: tuple[int, ...]
     steps: tuple[tuple[tuple[int, int], ...], ...]
 
+    def path(self, node: int) -> list[int]:
+        """Inner nodes from the query (left out) down to ``node``; empty for the query, -1."""
+        nodes: list[int] = []
+        while node >= 0:
+            nodes.append(node)
+            node = self.tail_parents[node]
+        return nodes[::-1]
+
     @property
     def single_token(self) -> bool:
         """Whether every label is decided right behind the query."""

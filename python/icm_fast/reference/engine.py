@@ -192,6 +192,8 @@ class ReferenceEngine:
             assert self._prior is not None
             everyone = list(range(self._n))
             return self._graph.assign_jointly(self._state.labels, everyone, self._prior)
+        if s.initial_labels:
+            return tuple(s.initial_labels)
         return initial_labels(self._n, self._n_labels, s.n_initial, self._rng)
 
     def _perform(self, move: Move) -> _Search:

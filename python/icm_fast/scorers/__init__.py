@@ -87,10 +87,8 @@ def check_bounded_context(needed: int, limit: int) -> None:
 
 def longest_context(pieces: TokenizedDataset, n: int) -> int:
     """Most tokens that a fully labelled set of the first ``n`` examples puts before a label."""
-    prompts, _ = pieces.query_lengths()
-    longest_label = max(len(ids) for ids in pieces.labels)
     # The left-out example brings its prompt only, the last label is scored token by token.
-    return int(prompts[:n].sum()) + n * longest_label + len(pieces.root)
+    return int(pieces.demonstration_bounds()[:n].sum()) + len(pieces.root)
 
 
 def check_context(pieces: TokenizedDataset, limit: int) -> None:

@@ -12,20 +12,18 @@ from icm_fast.context_orders import ContextOrders
 from icm_fast.errors import InputError
 from icm_fast.leave_one_out import Growing, LeaveOneOutPlan, Stages
 from icm_fast.model.hardware import available_bytes
+from icm_fast.model.kv_size import kv_numbers_per_token
 from icm_fast.model.load import LoadedModel
 from icm_fast.prompts import TokenizedDataset
-from icm_fast.scorers.local import STAGE_TOKENS, TreeScorer
-from icm_fast.scorers.protocol import Enough, Scored
-from icm_fast.types import BoolArray, FloatArray, IntArray
+from icm_fast.scorers.local import TreeScorer
+from icm_fast.scorers.protocol import Scored
+from icm_fast.types import BoolArray, IntArray
 
 
 def _check_memory(loaded: LoadedModel, budget: int) -> None:
     """Raise InputError if the pool does not fit the memory that is free."""
     config = loaded.model.config.get_text_config(decoder=True)
-    heads = int(getattr(config, "num_key_value_heads", None) or config.num_attention_heads)
-    width = int(getattr(config, "head_dim", None) or 0)
-    width = width or config.hidden_size // config.num_attention_heads
-    each = 2 * config.num_hidden_layers * heads * width * loaded.model.dtype.itemsize
+    each = kv_numbers_per_token(config) * loaded.model.dtype.itemsize
     free = available_bytes()
     if loaded.device.type == "cpu" and budget * each > free:
         fitting = max(1, free // (2 * each))
@@ -43,10 +41,7 @@ class AppendingScorer(TreeScorer):
 
     def __init__(self, loaded: LoadedModel, pieces: TokenizedDataset, config: SearchConfig) -> None:
         super().__init__(loaded, pieces, config)
-        prompts, _ = pieces.query_lengths()
-        # A label's tokens and a slot that may stay empty come on top of the prompt.
-        longest_label = max(len(ids) for ids in pieces.labels)
-        tokens = prompts + longest_label + 1
+        tokens = pieces.demonstration_bounds() + 1  # a slot may stay empty
         # All demonstrations in all contexts, twice: what a search looks at again is still there.
         most = 2 * (len(pieces) + 2) * int(tokens.sum())
         budget = min(config.kv_budget_tokens, most)
@@ -60,7 +55,7 @@ class AppendingScorer(TreeScorer):
         """Note a labelling that was looked up: the contexts of later ones depend on it."""
         self._orders.order_of(labels)
 
-    def growing_plan(self, labels: IntArray, stages: Stages | None = None) -> LeaveOneOutPlan:
+    def plan_rows(self, labels: IntArray, stages: Stages) -> LeaveOneOutPlan:
         """The plan under the present orders; one that the cache has placed must be finished."""
         order = np.array(self._orders.order_of(labels), np.int32)
         return self.plan(labels, stages=stages, growing=Growing(order, self._cache))
@@ -71,20 +66,6 @@ class AppendingScorer(TreeScorer):
             return self.canonical.score(labels, queries)
         return self.score_rows(labels, np.ones(len(labels), np.bool_))
 
-    def score_rows(
-        self,
-        labels: IntArray,
-        rows: BoolArray,
-        *,
-        enough: Enough | None = None,
-        priority: FloatArray | None = None,
-    ) -> Scored:
-        """Score some examples as if all were; see :class:`icm_fast.scorers.protocol.RowScorer`."""
-        stage_tokens = 0 if enough is None else STAGE_TOKENS
-        plan = self.growing_plan(labels, Stages(rows, stage_tokens, priority))
-        forwarded = np.zeros(plan.tree.n_segments, np.bool_)
-        try:
-            return self._run_stages(plan, enough, forwarded)
-        finally:
-            if plan.tree.is_kept:
-                self._cache.finish(forwarded)
+    def _ended(self, plan: LeaveOneOutPlan, forwarded: BoolArray) -> None:
+        if plan.tree.is_kept:
+            self._cache.finish(forwarded)

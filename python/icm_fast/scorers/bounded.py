@@ -36,9 +36,8 @@ class BoundedScorer:
     @property
     def longest_context(self) -> int:
         """Most tokens that any context puts before a label."""
-        prompts, _ = self._pieces.query_lengths()
-        longest_label = max(len(ids) for ids in self._pieces.labels)
-        sums = [int((prompts[block] + longest_label).sum()) for block in self.blocks]
+        bounds = self._pieces.demonstration_bounds()
+        sums = [int(bounds[block].sum()) for block in self.blocks]
         if len(sums) > 1:
             sums = [own + after for own, after in zip(sums, sums[1:] + sums[:1], strict=True)]
         return max(sums) + len(self._pieces.root)
@@ -60,7 +59,8 @@ class BoundedScorer:
         blocks = list(enumerate(self.blocks))
         if priority is not None:
             blocks.sort(key=lambda block: float(priority[block[1]].mean()))
-        scores, n_tokens = None, 0
+        scores = np.full((len(labels), self._tree.n_labels), np.nan, np.float32)
+        n_tokens = 0
         for k, block in blocks:
             wanted = np.zeros(len(labels), np.bool_)
             wanted[block] = rows[block]
@@ -68,14 +68,10 @@ class BoundedScorer:
                 continue
             # Only whole blocks: which examples of it are asked for must not change its contexts.
             part = self._tree.score(*self._shown(labels, k))
-            if scores is None:
-                scores = np.full_like(part.scores, np.nan)
             scores[wanted] = part.scores[wanted]
             n_tokens += part.n_tokens
             if enough is not None and enough(scores):
                 break
-        if scores is None:
-            scores = np.full((len(labels), self._tree.n_labels), np.nan, np.float32)
         return Scored(scores, n_tokens)
 
     def predict_tokens(self, labels: IntArray, queries: BoolArray | None = None) -> int:

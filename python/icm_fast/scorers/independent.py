@@ -120,9 +120,7 @@ class IndependentScorer:
         """An inner node of the label tree behind a query; the query itself for node -1."""
         if node < 0:
             return query
-        path = [node]
-        while self._tree.tail_parents[path[0]] >= 0:
-            path.insert(0, self._tree.tail_parents[path[0]])
+        path = self._tree.path(node)
         end = query.slot + len(query.tokens)
         first = end + end % 2
         places = [(first + 2 * above, first + 2 * above + 1) for above in path]

@@ -82,16 +82,25 @@ class TreeScorer(_LocalScorer):
     ) -> Scored:
         """Score some examples as if all were; see :class:`icm_fast.scorers.protocol.RowScorer`."""
         stage_tokens = 0 if enough is None else STAGE_TOKENS
-        plan = self.plan(labels, stages=Stages(rows, stage_tokens, priority))
-        return self._run(plan, enough)
+        return self._run(self.plan_rows(labels, Stages(rows, stage_tokens, priority)), enough)
+
+    def plan_rows(self, labels: IntArray, stages: Stages) -> LeaveOneOutPlan:
+        """The plan of :meth:`score_rows`."""
+        return self.plan(labels, stages=stages)
+
+    def _ended(self, plan: LeaveOneOutPlan, forwarded: BoolArray) -> None:
+        """Told which segments have run, ``[n_segments]`` bool, also after an error."""
 
     def _run(self, plan: LeaveOneOutPlan, enough: Enough | None) -> Scored:
-        return self._run_stages(plan, enough, np.zeros(plan.tree.n_segments, np.bool_))
+        forwarded = np.zeros(plan.tree.n_segments, np.bool_)
+        try:
+            return self._run_stages(plan, enough, forwarded)
+        finally:
+            self._ended(plan, forwarded)
 
     def _run_stages(
         self, plan: LeaveOneOutPlan, enough: Enough | None, forwarded: BoolArray
     ) -> Scored:
-        """Run a plan; ``forwarded``, ``[n_segments]``, learns what has run, also on an error."""
         require_exact_sharing(self._loaded, plan.tree.longest_context)
         scores = self._no_scores()
         before = self.runner.n_tokens_forwarded
@@ -176,11 +185,7 @@ class NaiveScorer(_LocalScorer):
 
     def _path(self, node: int) -> list[int]:
         """Label tokens from the query to an inner node of the label tree."""
-        tokens: list[int] = []
-        while node >= 0:
-            tokens.insert(0, self._tree.tail_tokens[node])
-            node = self._tree.tail_parents[node]
-        return tokens
+        return [self._tree.tail_tokens[inner] for inner in self._tree.path(node)]
 
     def _last_state(self, ids: list[int]) -> torch.Tensor:
         input_ids = torch.tensor([ids], device=self._loaded.device)
