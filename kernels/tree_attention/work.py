@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Hashable
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,12 @@ class AttentionWork:
     Attributes:
         segments: The segments; rows of consecutive ones touch.
         n_tokens: Rows of the packed batch.
+        plans: What kernels made of the segments before: all layers of a forward pass share it, and
+            it goes when the batch goes. No part of the work's value.
     """
 
     segments: tuple[SegmentWork, ...]
     n_tokens: int
+    plans: dict[Hashable, object] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )

@@ -97,6 +97,11 @@ def test_held_segments_are_what_was_written(history, n_slots, data):
         assert cache.held_tokens <= n_slots
         if n_batches == 1000:
             again = make_plan(cache, labels, appended, lengths=lengths)
+            if not again.is_kept:
+                # First fit may now put a query into a hole that another one needs.
+                assert n_slots < 2000, "with room to spare what was forwarded is still there"
+                pool.clear()
+                continue
             # Only queries and their tails are forwarded a second time.
             assert (again.query[again.batch_segments] >= 0).all()
             cache.finish(np.zeros(again.n_segments, np.bool_))

@@ -8,6 +8,8 @@ import torch
 from transformers import PreTrainedModel
 
 from icm_fast.errors import InputError
+from icm_fast.kernels.label_logprob import Head
+from icm_fast.kernels.label_logprob.choice import kernel_for
 from icm_fast.prompts import TokenizedDataset
 
 _VOCABULARY_CHUNK = 16384
@@ -69,21 +71,33 @@ class LabelHead:
                 f"{type(model).__name__} has no language-model head; pass a causal language model"
             )
         config = model.config.get_text_config(decoder=True)
-        self._weight: torch.Tensor = head.weight
-        self._bias: torch.Tensor | None = getattr(head, "bias", None)
-        self._softcap: float | None = getattr(config, "final_logit_softcapping", None)
         # Cohere multiplies its logits, Granite divides them.
-        self._scale = float(getattr(config, "logit_scale", None) or 1.0) / float(
+        scale = float(getattr(config, "logit_scale", None) or 1.0) / float(
             getattr(config, "logits_scaling", None) or 1.0
         )
+        softcap: float | None = getattr(config, "final_logit_softcapping", None)
+        self._head = Head(head.weight, getattr(head, "bias", None), scale, softcap)
+
+    def logprobs(self, hidden: torch.Tensor, tokens: list[int], *, normalize: bool) -> torch.Tensor:
+        """Logits of ``tokens``, less the log-sum-exp over the vocabulary if ``normalize``.
+
+        One kernel on devices that have it. ``[rows, hidden_size]`` -> ``[rows, len(tokens)]``
+        float32; a row's numbers do not depend on the other rows.
+        """
+        kernel = kernel_for(hidden, self._head)
+        if kernel is not None:
+            index = torch.tensor(tokens, device=hidden.device)
+            return kernel(hidden, self._head, index, normalize=normalize)
+        logits = self.logits(hidden, tokens)
+        return logits - self.log_normalizer(hidden)[:, None] if normalize else logits
 
     def logits(self, hidden: torch.Tensor, tokens: list[int]) -> torch.Tensor:
         """Logits of ``tokens``: ``[rows, hidden_size]`` -> ``[rows, len(tokens)]`` float32."""
-        index = torch.tensor(tokens, device=self._weight.device)
-        bias = None if self._bias is None else self._bias[index]
+        index = torch.tensor(tokens, device=self._head.weight.device)
+        bias = None if self._head.bias is None else self._head.bias[index]
         # Row by row: how a matrix product rounds may depend on the number of its rows, and an
         # example's scores must not depend on which others are scored with it.
-        weight = self._weight[index].float()
+        weight = self._head.weight[index].float()
         products = torch.stack([(hidden.float() * row).sum(-1) for row in weight], dim=-1)
         return self._finish(products, bias)
 
@@ -99,19 +113,19 @@ class LabelHead:
         n_rows = hidden.shape[0]
         hidden = torch.nn.functional.pad(hidden, (0, 0, 0, _ROW_CHUNK - n_rows))
         total = torch.full((_ROW_CHUNK,), -torch.inf, device=hidden.device)
-        for start in range(0, self._weight.shape[0], _VOCABULARY_CHUNK):
+        for start in range(0, self._head.weight.shape[0], _VOCABULARY_CHUNK):
             stop = start + _VOCABULARY_CHUNK
-            bias = None if self._bias is None else self._bias[start:stop]
-            logits = self._finish(hidden @ self._weight[start:stop].float().T, bias)
+            bias = None if self._head.bias is None else self._head.bias[start:stop]
+            logits = self._finish(hidden @ self._head.weight[start:stop].float().T, bias)
             total = torch.logaddexp(total, logits.logsumexp(-1))
         return total[:n_rows]
 
     def _finish(self, logits: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         if bias is not None:
             logits = logits + bias.float()
-        logits = logits * self._scale
-        if self._softcap:
-            logits = self._softcap * torch.tanh(logits / self._softcap)
+        logits = logits * self._head.scale
+        if self._head.softcap:
+            logits = self._head.softcap * torch.tanh(logits / self._head.softcap)
         return logits
 
 
@@ -136,10 +150,9 @@ def label_logprobs(
             (y, token) for y, path in enumerate(tree.steps) for at, token in path if at == node
         ]
         states = hidden[:, node + 1]
-        logits = head.logits(states, [token for _, token in steps])
         # Every label passes the query, so its normaliser cancels in a softmax over labels.
-        if node >= 0 or normalize == "vocabulary":
-            logits = logits - head.log_normalizer(states)[:, None]
+        over_vocabulary = node >= 0 or normalize == "vocabulary"
+        logits = head.logprobs(states, [token for _, token in steps], normalize=over_vocabulary)
         for column, (y, _) in enumerate(steps):
             scores[:, y] += logits[:, column]
     return scores.log_softmax(-1) if normalize == "labels" else scores

@@ -1,0 +1,118 @@
+"""Tree attention on a device: our Triton kernel against scaled_dot_product_attention per segment.
+
+    python benchmarks/gpu/attention_speed.py [--dtype bfloat16] [--tune]
+
+Batches are those of a leave-one-out tree in its middle. Answers are compared before anything is
+timed. `--tune` times other tiles too, those that compile without spills, and prints the best.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator
+from itertools import product
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from attention_batch import HEADS, Batch, by_definition, mid_tree_batch
+from icm_fast.kernels.tree_attention import sdpa, triton
+from icm_fast.kernels.tree_attention.tiles import Tile
+
+LIMIT = {"float32": 1e-4, "bfloat16": 2e-2, "float16": 1e-2}
+"""Largest difference, as a share of the largest value."""
+
+SIZES = (16, 64, 256)
+"""Examples of the plan."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--dtype", default="bfloat16", choices=LIMIT)
+    parser.add_argument("--tune", action="store_true")
+    options = parser.parse_args()
+    if not torch.cuda.is_available():
+        sys.exit("torch sees no CUDA device")
+    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, {options.dtype}\n")
+    print("| model | n | rows | segments | sdpa ms | triton ms | ratio | TFLOP/s |")
+    print("|---" * 8 + "|")
+    for model, n in product(HEADS, SIZES):
+        batch = to_device(mid_tree_batch(model, options.dtype, n))
+        print(row(model, n, batch, options.dtype), flush=True)
+        if options.tune:
+            print(f"best tile: {best_tile(batch, options.dtype)}", flush=True)
+
+
+def to_device(batch: Batch) -> Batch:
+    return Batch(batch.query.cuda(), batch.keys.cuda(), batch.values.cuda(), batch.work)
+
+
+def row(model: str, n: int, batch: Batch, dtype: str) -> str:
+    wrong = error(batch, attend(batch)())
+    if wrong > LIMIT[dtype]:
+        return f"| {model} | {n} | WRONG: differs by {wrong:.1e} |"
+    ours, torchs = milliseconds(attend(batch)), milliseconds(with_sdpa(batch))
+    rate = batch.flops / ours / 1e9
+    segments = len(batch.work.segments)
+    return (
+        f"| {model} | {n} | {batch.work.n_tokens} | {segments} | {torchs:.3f} | {ours:.3f} "
+        f"| {torchs / ours:.1f} | {rate:.0f} |"
+    )
+
+
+Attend = Callable[[], torch.Tensor]
+
+
+def attend(batch: Batch, tile: Tile | None = None) -> Attend:
+    tensors = (batch.query, batch.keys, batch.values)
+    return lambda: triton.tree_attention(*tensors, batch.work, scaling=batch.scaling, tile=tile)
+
+
+def with_sdpa(batch: Batch) -> Attend:
+    tensors = (batch.query, batch.keys, batch.values)
+    return lambda: sdpa.tree_attention(*tensors, batch.work, scaling=batch.scaling)
+
+
+def error(batch: Batch, out: torch.Tensor) -> float:
+    expected = by_definition(batch)
+    return float((out.float() - expected).abs().max() / expected.abs().max())
+
+
+def milliseconds(call: Attend, repeats: int = 20) -> float:
+    """Median time on the device, the plan of the batch made before."""
+    for _ in range(3):
+        call()
+    times = []
+    for _ in range(repeats):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        call()
+        end.record()
+        torch.cuda.synchronize()
+        times.append(start.elapsed_time(end))
+    return sorted(times)[repeats // 2]
+
+
+def best_tile(batch: Batch, dtype: str) -> tuple[float, Tile]:
+    """The fastest tile that compiles and gives the right answer, and its milliseconds."""
+    results = []
+    for tile in candidates():
+        try:
+            out = attend(batch, tile)()
+        except Exception as problem:  # triton's OutOfResources, which has moved between versions
+            print(f"{tile}: {type(problem).__name__}")
+            continue
+        if error(batch, out) <= LIMIT[dtype]:
+            results.append((milliseconds(attend(batch, tile)), tile))
+    return min(results, key=lambda result: result[0])
+
+
+def candidates() -> Iterator[Tile]:
+    for block_m, block_n, stages in product((16, 32, 64, 128), (16, 32, 64, 128), (3, 5, 6)):
+        yield Tile(block_m, block_n, 8 if block_m * block_n > 64 * 64 else 4, stages)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,207 @@
+"""Tree attention in Triton: checks, the plan of each launch, and the launches.
+
+:mod:`.triton_kernels` says what a program does, :mod:`.work_list` which programs there are.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from icm_fast.kernels.tree_attention.tiles import (
+    EVERY_LENGTH,
+    Tile,
+    TileShare,
+    default_shares,
+    padded,
+)
+from icm_fast.kernels.tree_attention.triton_kernels import merge_kernel, tree_attention_kernel
+from icm_fast.kernels.tree_attention.work import AttentionWork
+from icm_fast.kernels.tree_attention.work_list import LaunchPlan, PlanSettings, launch_plan
+from icm_fast.kernels.triton_numbers import INTERPRETED
+
+MERGE_ROWS = 16
+"""Rows of a split tile that one program of the merge takes."""
+
+MERGE_WARPS = 4
+
+
+def tree_attention(
+    query: torch.Tensor,
+    key_pool: torch.Tensor,
+    value_pool: torch.Tensor,
+    work: AttentionWork,
+    *,
+    scaling: float,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    sinks: torch.Tensor | None = None,
+    tile: Tile | None = None,
+    n_sms: int = 0,
+) -> torch.Tensor:
+    """Same contract as :func:`icm_fast.kernels.tree_attention.naive.tree_attention`.
+
+    Args:
+        query: ``[n_heads, n_tokens, head_dim]``, any strides with contiguous rows.
+        key_pool: ``[n_kv_heads, pool_tokens, head_dim]``, same dtype.
+        value_pool: ``[n_kv_heads, pool_tokens, value_dim]``, same dtype.
+        work: The segments.
+        scaling: Factor on the dot products.
+        sliding_window: A query at position p sees keys at positions > p - sliding_window.
+        softcap: Scores become ``softcap * tanh(score / softcap)``.
+        sinks: ``[n_heads]`` logits that take part in the softmax without a value.
+        tile: Tile sizes for all segments; by default those of tiles.py for this device, which go by
+            the length of each segment.
+        n_sms: Multiprocessors to fill by splitting long tiles, 0 for no splits. What is split
+            depends on the whole batch, so a row's bits then do too; by default they do not.
+
+    Returns:
+        ``[n_heads, n_tokens, value_dim]`` in the dtype of ``query``, laid out token by token.
+
+    Raises:
+        ValueError: If shapes or dtypes do not belong together, a head is too wide, or the work
+            reaches beyond the pool.
+    """
+    _check(query, key_pool, value_pool, sinks)
+    n_heads, n_tokens, head_dim = query.shape
+    kv_heads, pool_tokens, value_dim = value_pool.shape
+    group = n_heads // kv_heads
+    # Token by token is how the output projection reads it.
+    out = query.new_empty(n_tokens, n_heads, value_dim).transpose(0, 1)
+    if not n_tokens:
+        return out
+    if tile is None:
+        shares = default_shares(max(head_dim, value_dim), query.dtype, _capability(query))
+    else:
+        shares = (TileShare(tile, EVERY_LENGTH),)
+    plans = [
+        launch_plan(
+            work,
+            PlanSettings(
+                group=group,
+                kv_heads=kv_heads,
+                block_m=share.tile.block_m,
+                block_n=share.tile.block_n,
+                lengths=share.lengths,
+                sliding_window=sliding_window,
+                n_sms=n_sms,
+                device=query.device,
+            ),
+        )
+        for share in shares
+    ]
+    slot_end = max(plan.slot_end for plan in plans)
+    if work.n_tokens != n_tokens or slot_end > pool_tokens:
+        raise ValueError(
+            f"work of {work.n_tokens} rows and slots below {slot_end} does not fit a query "
+            f"of {n_tokens} rows and a pool of {pool_tokens} slots"
+        )
+    tensors = (_rows(query), _rows(key_pool), _rows(value_pool), out)
+    options = (scaling, sliding_window or 0, softcap or 0.0, sinks)
+    with torch.cuda.device_of(query):  # Triton launches on the current device, not on the tensors'
+        for plan, share in zip(plans, shares, strict=True):
+            if len(plan.items):
+                _launch(*tensors, plan, share.tile, *options)
+    return out
+
+
+def _check(
+    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, sinks: torch.Tensor | None
+) -> None:
+    if keys.shape[:2] != values.shape[:2] or query.shape[2] != keys.shape[2]:
+        raise ValueError(
+            f"query {tuple(query.shape)}, keys {tuple(keys.shape)} and values "
+            f"{tuple(values.shape)} do not belong together"
+        )
+    if query.shape[0] % keys.shape[0]:
+        raise ValueError(f"{query.shape[0]} heads are no multiple of {keys.shape[0]} kv heads")
+    if not query.dtype == keys.dtype == values.dtype:
+        raise ValueError(f"dtypes differ: {query.dtype}, {keys.dtype}, {values.dtype}")
+    if sinks is not None and sinks.shape != query.shape[:1]:
+        raise ValueError(f"sinks must be [{query.shape[0]}], not {tuple(sinks.shape)}")
+
+
+def _rows(tensor: torch.Tensor) -> torch.Tensor:
+    """Rows whose numbers lie side by side; transformers' projections give them so."""
+    return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
+
+
+def _capability(tensor: torch.Tensor) -> tuple[int, int]:
+    if tensor.is_cuda:
+        major, minor = torch.cuda.get_device_capability(tensor.device)
+        return int(major), int(minor)
+    return (8, 0)  # the interpreter
+
+
+def _launch(
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    out: torch.Tensor,
+    plan: LaunchPlan,
+    tile: Tile,
+    scaling: float,
+    window: int,
+    softcap: float,
+    sinks: torch.Tensor | None,
+) -> None:
+    kv_heads, group = keys.shape[0], query.shape[0] // keys.shape[0]
+    value_dim = values.shape[2]
+    partial_out = out.new_empty(
+        plan.n_partials, kv_heads, tile.block_m, value_dim, dtype=torch.float32
+    )
+    partial_lse = partial_out.new_empty(plan.n_partials, kv_heads, tile.block_m)
+    # A kernel takes a pointer in any case; without sinks it is never read.
+    sink_logits = partial_lse if sinks is None else sinks.float().contiguous()
+    tree_attention_kernel[(len(plan.items) * kv_heads,)](
+        query,
+        keys,
+        values,
+        out,
+        partial_out,
+        partial_lse,
+        sink_logits,
+        plan.items,
+        plan.blocks,
+        scaling,
+        softcap,
+        window,
+        kv_heads,
+        *query.stride()[:2],
+        *keys.stride()[:2],
+        *values.stride()[:2],
+        *out.stride()[:2],
+        GROUP=group,
+        HEAD_DIM=query.shape[2],
+        VALUE_DIM=value_dim,
+        BLOCK_M=tile.block_m,
+        BLOCK_N=tile.block_n,
+        BLOCK_D=padded(query.shape[2]),
+        BLOCK_V=padded(value_dim),
+        HAS_WINDOW=bool(window),
+        HAS_SOFTCAP=bool(softcap),
+        HAS_SINKS=sinks is not None,
+        INTERPRET=INTERPRETED,
+        num_warps=tile.num_warps,
+        num_stages=tile.num_stages,
+        enable_fp_fusion=True,
+    )
+    if not plan.n_partials:
+        return
+    merge_rows = min(MERGE_ROWS, tile.block_m)
+    merge_kernel[(len(plan.merges) * kv_heads, tile.block_m // merge_rows)](
+        out,
+        partial_out,
+        partial_lse,
+        sink_logits,
+        plan.merges,
+        kv_heads,
+        *out.stride()[:2],
+        GROUP=group,
+        VALUE_DIM=value_dim,
+        BLOCK_M=tile.block_m,
+        ROWS=merge_rows,
+        BLOCK_V=padded(value_dim),
+        HAS_SINKS=sinks is not None,
+        num_warps=MERGE_WARPS,
+        enable_fp_fusion=True,
+    )

@@ -1,0 +1,34 @@
+"""Which devices and which numbers the Triton kernels are for."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+
+import torch
+
+OLDEST_TRITON = (3, 7)
+"""Earlier ones may do, but no kernel was ever compiled with them."""
+
+OLDEST_CAPABILITY = (8, 0)
+
+DTYPES = frozenset({torch.float32, torch.bfloat16, torch.float16})
+
+
+@cache
+def has_triton_kernels(device: torch.device) -> bool:
+    """Whether the kernels are for such a device; AMD's call themselves cuda too."""
+    if device.type != "cuda" or not torch.cuda.is_available() or torch.version.cuda is None:
+        return False
+    if _triton_version() < OLDEST_TRITON:
+        return False
+    return bool(torch.cuda.get_device_capability(device) >= OLDEST_CAPABILITY)
+
+
+def _triton_version() -> tuple[int, ...]:
+    """Major and minor number, nothing where it is not installed."""
+    try:
+        return tuple(int(number) for number in re.findall(r"\d+", version("triton"))[:2])
+    except PackageNotFoundError:
+        return ()
