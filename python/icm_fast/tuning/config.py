@@ -14,7 +14,7 @@ METHODS = ("lora", "full")
 SCHEDULERS = ("linear", "cosine", "constant")
 DTYPES = ("auto", "float32", "bfloat16")
 
-_LEARNING_RATES = {"lora": 1e-3, "full": 2e-5}
+_LEARNING_RATES = {"lora": 2e-4, "full": 2e-5}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +24,7 @@ class TuningConfig:
     Attributes:
         method: ``lora`` (low-rank adapters on every linear layer but the head) or ``full``.
         epochs: Passes over the labelled examples.
-        learning_rate: Peak rate of AdamW; None: 1e-3 for ``lora``, 2e-5 for ``full``.
+        learning_rate: Peak rate of AdamW; None: 2e-4 for ``lora``, 2e-5 for ``full``.
         batch_size: Examples per step.
         rank: Rank of the adapters.
         lora_alpha: The adapters' output is scaled by ``lora_alpha / rank``.
