@@ -141,7 +141,7 @@ class SearchConfig:
         int8: Approximate the linear layers by 8-bit integers: weights with a scale per output,
             activations with a scale per row. Only with the ``tree`` scorer, on processors with
             AVX-512 VNNI.
-        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:N``, or ``balanced``: layers over all GPUs.
         kv_budget_tokens: Most tokens whose keys and values are held at a time.
         batch_tokens: Most tokens in one forward pass.
         context_limit: Longest context in tokens; 0 takes the model's own.

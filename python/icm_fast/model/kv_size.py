@@ -15,3 +15,22 @@ def kv_numbers_per_token(config: Any) -> int:
     """Numbers of all keys and values that one token leaves in all layers."""
     heads = int(getattr(config, "num_key_value_heads", None) or config.num_attention_heads)
     return 2 * int(config.num_hidden_layers) * heads * head_dim(config)
+
+
+def fitting_kv_tokens(config: Any, itemsize: int, device_bytes: int, weight_bytes: int) -> int:
+    """Tokens whose keys and values leave as much of a device's memory for everything else.
+
+    From the device's whole memory, not from what is free at the moment: how a plan is cut into
+    batches must not change between a search and its resumption, for bits can depend on it there.
+
+    Args:
+        config: The decoder's configuration.
+        itemsize: Bytes of a number.
+        device_bytes: Memory of all devices that hold the model.
+        weight_bytes: What its weights take.
+
+    Returns:
+        At least 1.
+    """
+    room = max(0, device_bytes * 9 // 10 - weight_bytes)
+    return max(1, room // 2 // (kv_numbers_per_token(config) * itemsize))

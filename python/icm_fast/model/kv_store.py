@@ -29,6 +29,7 @@ class KVStore:
         if layer not in self._layers:
             self._layers[layer] = (self._pool(key), self._pool(value))
         keys, values = self._layers[layer]
+        slots = slots.to(key.device)  # layers may lie on several devices
         keys.index_copy_(1, slots, key)
         values.index_copy_(1, slots, value)
         return keys, values

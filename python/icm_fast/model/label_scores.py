@@ -78,6 +78,11 @@ class LabelHead:
         softcap: float | None = getattr(config, "final_logit_softcapping", None)
         self._head = Head(head.weight, getattr(head, "bias", None), scale, softcap)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the head's weights are."""
+        return self._head.weight.device
+
     def logprobs(self, hidden: torch.Tensor, tokens: list[int], *, normalize: bool) -> torch.Tensor:
         """Logits of ``tokens``, less the log-sum-exp over the vocabulary if ``normalize``.
 
@@ -144,6 +149,7 @@ def label_logprobs(
     Returns:
         ``[rows, n_labels]`` float32, natural log.
     """
+    hidden = hidden.to(head.device)  # the last layer may lie on another one
     scores = torch.zeros(hidden.shape[0], len(tree.steps), device=hidden.device)
     for node in range(-1, len(tree.tail_tokens)):
         steps = [

@@ -67,6 +67,9 @@ class LoadedModel:
         return sum(p.numel() for p in self.model.parameters())
 
 
+BALANCED = "balanced"
+"""Device that stands for all GPUs: transformers spreads the layers over them."""
+
 ModelSpec = str | os.PathLike[str] | tuple[Any, Any] | LoadedModel
 
 
@@ -84,7 +87,7 @@ def load_model(
             embedded model's name (``smollm2``, ``gemma3-270m``), a loaded ``(model, tokenizer)``
             pair, or a loaded model, which is returned as it is.
         dtype: ``auto`` takes bfloat16 on a GPU or a CPU that multiplies it fast, else float32.
-        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:N``, or ``balanced``: layers over all GPUs.
         trust_remote_code: Run code that comes with a hub model; off unless asked for.
 
     Raises:
@@ -114,8 +117,12 @@ def load_model(
         )
     folder = _resolve(spec)
     config, tokenizer = _read_config(spec, folder, trust_remote_code)
-    loaded = _read_weights(spec, folder, config, pick_dtype(dtype, target), trust_remote_code)
-    loaded = loaded.to(target).eval().requires_grad_(False)
+    spread = device == BALANCED
+    loaded = _read_weights(
+        spec, folder, config, pick_dtype(dtype, target), trust_remote_code, spread=spread
+    )
+    # A model over several devices has been placed layer by layer.
+    loaded = (loaded if spread else loaded.to(target)).eval().requires_grad_(False)
     return LoadedModel(
         spec, loaded, tokenizer, fingerprint_model(loaded), _max_context(loaded.config)
     )
@@ -126,9 +133,11 @@ def pick_device(device: str) -> torch.device:
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        target = torch.device(device)
+        target = torch.device("cuda" if device == BALANCED else device)
     except RuntimeError:
-        raise InputError(f"unknown device {device!r}; use auto, cpu, cuda or cuda:N") from None
+        raise InputError(
+            f"unknown device {device!r}; use auto, cpu, cuda, cuda:N or {BALANCED}"
+        ) from None
     if target.type == "cuda" and not torch.cuda.is_available():
         raise InputError(
             f"device {device!r} was asked for, but torch sees no GPU; use --device cpu"
@@ -220,7 +229,13 @@ def _require_decoder(name: str, config: Any) -> None:
 
 
 def _read_weights(
-    spec: str, folder: str, config: Any, dtype: torch.dtype, trust_remote_code: bool
+    spec: str,
+    folder: str,
+    config: Any,
+    dtype: torch.dtype,
+    trust_remote_code: bool,
+    *,
+    spread: bool,
 ) -> PreTrainedModel:
     transformers_logging.disable_progress_bar()
     try:
@@ -230,6 +245,7 @@ def _read_weights(
             dtype=dtype,
             use_safetensors=True,
             trust_remote_code=trust_remote_code,
+            device_map=BALANCED if spread else None,
         )
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise InputError(_not_found(spec, error)) from error

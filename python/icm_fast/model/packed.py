@@ -37,6 +37,28 @@ class PackedBatch:
     rotary_start: IntArray64 | None = None
 
 
+def halves(batch: PackedBatch) -> tuple[PackedBatch, PackedBatch]:
+    """Two batches of about as many tokens each, between two segments; there must be two."""
+    ends = np.cumsum(batch.n_tokens)
+    middle = int(np.searchsorted(ends, ends[-1] / 2)) + 1
+    cut = min(middle, len(ends) - 1)
+    return _part(batch, 0, cut), _part(batch, cut, len(ends))
+
+
+def _part(batch: PackedBatch, first: int, last: int) -> PackedBatch:
+    rows = slice(int(batch.n_tokens[:first].sum()), int(batch.n_tokens[:last].sum()))
+    rotary = batch.rotary_start
+    return PackedBatch(
+        batch.token_ids[rows],
+        batch.n_tokens[first:last],
+        batch.start[first:last],
+        batch.own[first:last],
+        batch.ranges[first:last],
+        batch.wanted[first:last],
+        None if rotary is None else rotary[first:last],
+    )
+
+
 class Forward(Protocol):
     """Forwards packed batches over a pool of keys and values that it holds."""
 

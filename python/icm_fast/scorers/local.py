@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from icm_fast.config import SearchConfig
 from icm_fast.leave_one_out import Growing, LeaveOneOutPlan, Stages, plan_pieces
+from icm_fast.model.kv_size import fitting_kv_tokens
 from icm_fast.model.label_scores import LabelHead, label_logprobs, label_tree
 from icm_fast.model.load import LoadedModel
 from icm_fast.model.runner import ModelRunner
@@ -27,7 +30,7 @@ class _LocalScorer:
     def __init__(self, loaded: LoadedModel, pieces: TokenizedDataset, config: SearchConfig) -> None:
         self._loaded = loaded
         self._pieces = pieces
-        self._config = config
+        self._config = _within_device(config, loaded)
         self._tree = label_tree(pieces)
         self._head = LabelHead(loaded.model)
 
@@ -55,6 +58,21 @@ class _LocalScorer:
         logprobs = label_logprobs(self._head, self._tree, hidden, normalize=self._config.normalize)
         scores: ScoreArray = logprobs.cpu().numpy()
         return scores
+
+
+def _within_device(config: SearchConfig, loaded: LoadedModel) -> SearchConfig:
+    """The same settings with a pool that fits the devices; the host's memory needs no bound."""
+    parameters = list(loaded.model.parameters())
+    devices = {p.device for p in parameters if p.device.type == "cuda"}
+    if not devices:
+        return config
+    fitting = fitting_kv_tokens(
+        loaded.model.config.get_text_config(decoder=True),
+        loaded.model.dtype.itemsize,
+        sum(int(torch.cuda.get_device_properties(d).total_memory) for d in devices),
+        sum(p.nbytes for p in parameters),
+    )
+    return replace(config, kv_budget_tokens=min(config.kv_budget_tokens, fitting))
 
 
 class TreeScorer(_LocalScorer):

@@ -1,0 +1,153 @@
+"""What a device's memory changes: smaller batches, a smaller pool; nothing in the scores."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from icm_fast.config import SearchConfig
+from icm_fast.errors import InputError
+from icm_fast.model import load_model
+from icm_fast.model.kv_size import fitting_kv_tokens, kv_numbers_per_token
+from icm_fast.model.packed import PackedBatch, halves
+from icm_fast.scorers import local as local_scorers
+from icm_fast.scorers import make_scorer
+from tiny_models import (
+    SINGLE,
+    byte_tokenizer,
+    mixed_labels,
+    one_thread,  # noqa: F401
+    reviews,
+    tiny_loaded,
+    tiny_model,
+)
+
+
+class SmallDevice:
+    """Refuses a forward pass of more tokens than it has room for."""
+
+    def __init__(self, model, room):
+        self.sizes, self._real, self._room = [], model.base_model.forward, room
+        model.base_model.forward = self
+
+    def __call__(self, *args, input_ids, **options):
+        self.sizes.append(input_ids.shape[1])
+        if input_ids.shape[1] > self._room:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return self._real(*args, input_ids=input_ids, **options)
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral", "gpt_neox"])
+def test_batches_beyond_the_memory_go_in_parts_with_the_same_scores(family):
+    dataset = reviews(SINGLE)
+    labels = mixed_labels(dataset)
+    expected = make_scorer(tiny_loaded(family, generic=True), dataset, SearchConfig()).score(labels)
+    loaded = tiny_loaded(family, generic=True)
+    scorer = make_scorer(loaded, dataset, SearchConfig())
+    plan = scorer.plan(labels)
+    room = int(plan.tree.n_tokens.max())
+    device = SmallDevice(loaded.model, room)
+    with pytest.warns(RuntimeWarning, match=r"no memory for a batch of \d+ tokens; going on with"):
+        scored = scorer.score(labels)
+    assert np.abs(scored.scores - expected.scores).max() < 1e-5
+    assert scored.n_tokens == expected.n_tokens == plan.n_tokens
+    assert max(device.sizes) > room
+    device.sizes.clear()
+    assert np.abs(scorer.score(labels).scores - expected.scores).max() < 1e-5
+    assert max(device.sizes) <= room  # what failed once is not tried again
+
+
+def test_a_segment_beyond_the_memory_is_one_clear_error():
+    loaded = tiny_loaded("llama", generic=True)
+    scorer = make_scorer(loaded, reviews(SINGLE), SearchConfig())
+    SmallDevice(loaded.model, 3)
+    with (
+        pytest.warns(RuntimeWarning),
+        pytest.raises(
+            InputError, match=r"no memory for a segment of \d+ tokens.*smaller kv_budget"
+        ),
+    ):
+        scorer.score(mixed_labels(reviews(SINGLE)))
+
+
+def batch(lengths):
+    n = len(lengths)
+    ends = np.cumsum(lengths)
+    return PackedBatch(
+        token_ids=np.arange(ends[-1]),
+        n_tokens=np.array(lengths),
+        start=np.arange(n) * 3,
+        own=np.arange(n) * 100,
+        ranges=tuple(((k, 4 * k),) for k in range(n)),
+        wanted=np.arange(n) % 2 == 0,
+        rotary_start=np.arange(n) * 5,
+    )
+
+
+@pytest.mark.parametrize("lengths", [[3, 4], [9, 1], [1, 9], [1, 1, 1, 9], [5, 1, 1, 1, 1, 1]])
+def test_halves_are_the_whole(lengths):
+    whole = batch(lengths)
+    parts = halves(whole)
+    assert all(len(part.n_tokens) for part in parts)
+    for name in ("token_ids", "n_tokens", "start", "own", "wanted", "rotary_start"):
+        joined = np.concatenate([getattr(part, name) for part in parts])
+        assert np.array_equal(joined, getattr(whole, name)), name
+    assert parts[0].ranges + parts[1].ranges == whole.ranges
+    assert [len(part.token_ids) for part in parts] == [part.n_tokens.sum() for part in parts]
+    largest = max(len(part.token_ids) for part in parts)
+    assert largest < len(whole.token_ids)
+
+
+def test_the_pool_takes_half_of_what_the_weights_leave():
+    config = tiny_model("llama").config
+    each = kv_numbers_per_token(config)
+    assert each == 2 * 2 * 2 * 8
+    assert fitting_kv_tokens(config, 2, 10_000, 1_000) == (9_000 - 1_000) // 2 // (2 * each)
+    assert fitting_kv_tokens(config, 2, 1_000, 5_000) == 1
+
+
+def test_a_scorer_on_a_device_keeps_to_its_memory(monkeypatch):
+    model = tiny_model("llama")
+    on_device = [
+        SimpleNamespace(device=torch.device("cuda", k % 2), nbytes=p.nbytes)
+        for k, p in enumerate(model.parameters())
+    ]
+    weights = sum(p.nbytes for p in on_device)
+    placed = SimpleNamespace(parameters=lambda: on_device, config=model.config, dtype=torch.float32)
+    loaded = SimpleNamespace(model=placed)
+    asked = []
+
+    def properties(device):
+        asked.append(device.index)
+        return SimpleNamespace(total_memory=weights)
+
+    monkeypatch.setattr(torch.cuda, "get_device_properties", properties)
+    config = local_scorers._within_device(SearchConfig(), loaded)
+    expected = (2 * weights * 9 // 10 - weights) // 2 // (kv_numbers_per_token(model.config) * 4)
+    assert config.kv_budget_tokens == expected
+    assert sorted(asked) == [0, 1]
+    small = local_scorers._within_device(SearchConfig(kv_budget_tokens=7), loaded)
+    assert small.kv_budget_tokens == 7
+
+
+def test_layers_are_spread_by_transformers_where_that_is_asked_for(tmp_path, monkeypatch):
+    import icm_fast.model.load as load
+
+    tiny_model("llama").save_pretrained(tmp_path)
+    byte_tokenizer().save_pretrained(tmp_path)
+    real, maps = load.AutoModelForCausalLM.from_pretrained, []
+
+    def from_pretrained(folder, *, device_map, **options):
+        maps.append(device_map)
+        return real(folder, **options)
+
+    monkeypatch.setattr(load.AutoModelForCausalLM, "from_pretrained", from_pretrained)
+    with pytest.raises(InputError, match="torch sees no GPU"):
+        load_model(tmp_path, device="balanced")
+    load_model(tmp_path, device="cpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    load_model(tmp_path, device="balanced", dtype="float32")
+    assert maps == [None, "balanced"]
+    with pytest.raises(InputError, match="cuda:N or balanced"):
+        load_model(tmp_path, device="balance")
