@@ -42,6 +42,16 @@ SIZES = PieceSizes(demonstration=40, query=38)
 RESULTS = Path(__file__).parent / "results"
 
 
+def whole_set(examples: int, n: int, row: dict[str, float]) -> dict[str, float]:
+    """Tokens for a data set that is labelled in batches of ``n``, each searched for itself."""
+    batches = -(-examples // n)
+    kinds = ("ours", "ours_appending", "natural_cached")
+    totals = {f"whole_set_{kind}": batches * row[kind] for kind in kinds}
+    shown = ", ".join(f"{kind} {batches * row[kind]:.2e}" for kind in kinds)
+    print(f"{examples:,} examples in {batches:,} batches of {n}, tokens: {shown}")
+    return {"examples": examples, "batches": batches, **totals}
+
+
 def simulate(arguments: argparse.Namespace) -> dict[str, Any]:
     """Token counts and searches per second, by size and preset; medians over the seeds."""
     rows = []
@@ -63,6 +73,7 @@ def simulate(arguments: argparse.Namespace) -> dict[str, Any]:
                     "at_least_true_utility": sum(f.utility >= f.true_utility for f in found),
                     "seeds": arguments.seeds,
                     **row,
+                    **whole_set(arguments.examples, n, row),
                 }
             )
             print(
@@ -232,6 +243,9 @@ def parse() -> argparse.Namespace:
     )
     simulated.add_argument("--seeds", type=int, default=20)
     simulated.add_argument("--group-size", type=int, default=1)
+    simulated.add_argument(
+        "--examples", type=int, default=1_000_000, help="of a data set labelled in batches"
+    )
     real = commands.add_parser("run")
     real.add_argument("--task", default="truthfulqa")
     real.add_argument("--data", required=True)
