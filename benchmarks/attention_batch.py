@@ -11,7 +11,8 @@ import torch
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 from icm_fast import _core
-from icm_fast.kernels.tree_attention import AttentionWork, SegmentWork, naive, sdpa
+from icm_fast.bench.gpu_measure import batch_work
+from icm_fast.kernels.tree_attention import AttentionWork, naive, sdpa
 from icm_fast.uniform_plan import uniform_plan
 
 THREADS = int(os.environ.get("ICM_FAST_BENCH_THREADS", "2"))
@@ -66,22 +67,6 @@ def mid_tree_batch(model: str, dtype: str, n: int = EXAMPLES) -> Batch:
         torch.randn(*shape, dim, generator=generator).to(getattr(torch, dtype)) for shape in shapes
     ]
     return Batch(*tensors, work)
-
-
-def batch_work(tree: _core.TreePlan, batch: int) -> AttentionWork:
-    """Segments of one batch with their ancestors' ranges, root first."""
-    works, row = [], 0
-    for segment in tree.batch_segments[tree.batch_offsets[batch] : tree.batch_offsets[batch + 1]]:
-        ranges, ancestor = [], int(tree.parent[segment])
-        while ancestor >= 0:
-            begin = int(tree.kv_offset[ancestor])
-            ranges.insert(0, (begin, begin + int(tree.n_tokens[ancestor])))
-            ancestor = int(tree.parent[ancestor])
-        end = row + int(tree.n_tokens[segment])
-        own, start = int(tree.kv_offset[segment]), int(tree.start[segment])
-        works.append(SegmentWork(row, end, tuple(ranges), own, start))
-        row = end
-    return AttentionWork(tuple(works), row)
 
 
 def by_definition(batch: Batch) -> torch.Tensor:

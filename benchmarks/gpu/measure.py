@@ -1,0 +1,102 @@
+"""Time of one exact U(D) on this GPU, measured layer by layer, beside the prediction.
+
+    python benchmarks/gpu/measure.py --sizes 64,256 -o benchmarks/results/gpu.json
+
+Takes a few minutes. Answers of the attention are compared with torch's first. `--device cpu` runs
+the same on a small shape, to see that it works.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from dataclasses import asdict
+from itertools import product
+from pathlib import Path
+
+import torch
+
+from icm_fast.atomic_file import write_atomically
+from icm_fast.bench.gpu_measure import measure
+from icm_fast.bench.gpu_model import GPUS, RATES, SHAPES, Shape
+from icm_fast.kernels.tree_attention import versions
+from icm_fast.run_config import versions as package_versions
+from icm_fast.uniform_plan import uniform_plan
+
+SMALL = {"small": Shape("small", 64, 2, 4, 2, 16, 96)}
+LIMIT = 2e-2
+"""Largest difference of the attention, as a share of the largest value (bfloat16)."""
+MINUTES = 8
+
+
+def main() -> None:
+    """Measure, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sizes", default="64,256")
+    parser.add_argument("--gpu", choices=GPUS, help="what it is; by its name otherwise")
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--batch-tokens", type=int, default=16384)
+    parser.add_argument("-o", "--output", type=Path)
+    arguments = parser.parse_args()
+    device = torch.device(arguments.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        sys.exit("torch sees no CUDA device")
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    gpu = arguments.gpu or next((known for known in GPUS if known in name), "A100")
+    document = {
+        "command": " ".join(["python benchmarks/gpu/measure.py", *sys.argv[1:]]),
+        "device": name,
+        "predicted_as": gpu,
+        "attention": versions.available(device)[0],
+        "versions": package_versions(),
+        "rows": [],
+    }
+    print(f"{name}, predicted as {GPUS[gpu].name}, attention by {document['attention']}\n")
+    print("| model | n | tokens | linear s | predicted | attention s | predicted | worst error |")
+    print("|---" * 8 + "|")
+    started = time.monotonic()
+    shapes = SHAPES if device.type == "cuda" else SMALL
+    for n, shape in product(map(int, arguments.sizes.split(",")), shapes.values()):
+        if time.monotonic() - started > 60 * MINUTES:
+            print(f"\nnot begun after {MINUTES} minutes: {shape.name}, n = {n}")
+            continue
+        row = measured_row(n, shape, gpu, device, arguments.batch_tokens)
+        document["rows"].append(row)
+        print(
+            f"| {shape.name} | {n} | {row['tokens']:,} | {row['linear_seconds']:.3f} "
+            f"| {row['predicted_linear']:.3f} | {row['attention_seconds']:.3f} "
+            f"| {row['predicted_attention']:.3f} | {row['error']:.1e} |",
+            flush=True,
+        )
+        if row["error"] > LIMIT:
+            sys.exit(f"WRONG: the attention differs by {row['error']:.1e}, limit {LIMIT}")
+    if arguments.output is not None:
+        write_atomically(arguments.output, (json.dumps(document, indent=1) + "\n").encode())
+
+
+def measured_row(n: int, shape: Shape, gpu: str, device: torch.device, batch_tokens: int) -> dict:
+    """Sums over the batches of one plan, and the batches themselves."""
+    plan = uniform_plan(
+        n,
+        demonstration=43,
+        query=40,
+        root=1,
+        kv_budget_tokens=1 << 20 if device.type == "cuda" else 1 << 12,
+        batch_tokens=batch_tokens,
+    )
+    batches = [asdict(b) for b in measure(plan, shape, GPUS[gpu], RATES[gpu], device=device)]
+    keys = ("linear_seconds", "predicted_linear", "attention_seconds", "predicted_attention")
+    return {
+        "model": shape.name,
+        "n": n,
+        "tokens": int(plan.total_tokens),
+        **{key: sum(b[key] for b in batches) for key in keys},
+        "error": max(b["error"] for b in batches),
+        "batches": batches,
+    }
+
+
+if __name__ == "__main__":
+    main()

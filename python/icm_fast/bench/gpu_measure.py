@@ -1,0 +1,165 @@
+"""One exact U(D) on a device, layer by layer, beside what :mod:`icm_fast.bench.gpu_model` predicts.
+
+A layer of the model's shape with random numbers stands for all: its matrix products and its
+attention are timed for every batch of a plan and multiplied by the number of layers. So a model of
+any size is measured in the memory of one layer.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+
+from icm_fast import _core
+from icm_fast.bench.gpu_model import Gpu, KernelRate, Shape, predict
+from icm_fast.kernels.tree_attention import AttentionWork, SegmentWork, sdpa
+from icm_fast.kernels.tree_attention.choice import TreeAttention
+from icm_fast.kernels.tree_attention.versions import fastest
+
+_WARM_UP = 2
+_REPEATS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One batch: seconds of all layers, measured and predicted.
+
+    Attributes:
+        n_tokens: Tokens of the batch.
+        n_segments: Its segments.
+        linear_seconds: Matrix products.
+        attention_seconds: Attention.
+        predicted_linear: The same by the model.
+        predicted_attention: The same by the model.
+        error: Largest difference of the attention from torch's, as a share of the largest value.
+    """
+
+    n_tokens: int
+    n_segments: int
+    linear_seconds: float
+    attention_seconds: float
+    predicted_linear: float
+    predicted_attention: float
+    error: float
+
+
+def measure(
+    plan: _core.TreePlan,
+    shape: Shape,
+    gpu: Gpu,
+    rate: KernelRate,
+    *,
+    device: torch.device,
+    dtype: torch.dtype = torch.bfloat16,
+) -> Iterator[Measured]:
+    """Time every batch of a plan on a device.
+
+    Args:
+        plan: Segments and batches.
+        shape: The model's layers.
+        gpu: What the device is, for the prediction.
+        rate: What full launches reach there, for the prediction.
+        device: Where to run.
+        dtype: Of weights and activations.
+    """
+    layer = _Layer(shape, int(plan.pool_tokens), device, dtype)
+    for batch, launch in enumerate(predict(plan, shape, gpu, rate)):
+        work = batch_work(plan, batch)
+        hidden = layer.random(work.n_tokens, shape.hidden)
+        query = layer.random(shape.heads, work.n_tokens, shape.head_dim)
+        ours = layer.attention(fastest(query, layer.values), query, work)
+        expected = layer.attention(sdpa.tree_attention, query, work)().float()
+        error = (ours().float() - expected).abs().max() / expected.abs().max()
+        yield Measured(
+            n_tokens=work.n_tokens,
+            n_segments=len(work.segments),
+            linear_seconds=shape.layers * seconds(layer.products(hidden), device),
+            attention_seconds=shape.layers * seconds(ours, device),
+            predicted_linear=launch.linear_seconds,
+            predicted_attention=launch.attention_seconds,
+            error=float(error),
+        )
+
+
+def batch_work(plan: _core.TreePlan, batch: int) -> AttentionWork:
+    """Segments of one batch with their ancestors' ranges, root first."""
+    works, row = [], 0
+    for segment in plan.batch_segments[plan.batch_offsets[batch] : plan.batch_offsets[batch + 1]]:
+        ranges: list[tuple[int, int]] = []
+        ancestor = int(plan.parent[segment])
+        while ancestor >= 0:
+            begin = int(plan.kv_offset[ancestor])
+            ranges.insert(0, (begin, begin + int(plan.n_tokens[ancestor])))
+            ancestor = int(plan.parent[ancestor])
+        end = row + int(plan.n_tokens[segment])
+        own, start = int(plan.kv_offset[segment]), int(plan.start[segment])
+        works.append(SegmentWork(row, end, tuple(ranges), own, start))
+        row = end
+    return AttentionWork(tuple(works), row)
+
+
+def seconds(work: Callable[[], object], device: torch.device) -> float:
+    """Median time of a call, until the device is done."""
+    times = []
+    for _ in range(_WARM_UP + _REPEATS):
+        _wait(device)
+        started = time.perf_counter()
+        work()
+        _wait(device)
+        times.append(time.perf_counter() - started)
+    return sorted(times[_WARM_UP:])[_REPEATS // 2]
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+class _Layer:
+    """Weights and key-value pools of one layer, random."""
+
+    def __init__(
+        self, shape: Shape, pool_tokens: int, device: torch.device, dtype: torch.dtype
+    ) -> None:
+        self._device, self._dtype = device, dtype
+        self._generator = torch.Generator(device).manual_seed(0)
+        queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+        self._weights = [
+            self.random(rows, columns) / columns**0.5
+            for rows, columns in (
+                (queries + 2 * keys, shape.hidden),
+                (shape.hidden, queries),
+                (2 * shape.intermediate, shape.hidden),
+                (shape.hidden, shape.intermediate),
+            )
+        ]
+        self.keys = self.random(shape.kv_heads, pool_tokens, shape.head_dim)
+        self.values = self.random(shape.kv_heads, pool_tokens, shape.head_dim)
+        self._queries = queries
+
+    def random(self, *shape: int) -> torch.Tensor:
+        """Normal numbers."""
+        return torch.randn(
+            *shape, generator=self._generator, device=self._device, dtype=self._dtype
+        )
+
+    def products(self, hidden: torch.Tensor) -> Callable[[], torch.Tensor]:
+        """All matrix products of the layer for ``hidden``, ``[tokens, hidden]``."""
+        qkv, out, up, down = self._weights
+
+        def run() -> torch.Tensor:
+            attended = (hidden @ qkv.T)[:, : self._queries] @ out.T
+            wide = attended @ up.T
+            return wide[:, : wide.shape[1] // 2] @ down.T
+
+        return run
+
+    def attention(
+        self, version: TreeAttention, query: torch.Tensor, work: AttentionWork
+    ) -> Callable[[], torch.Tensor]:
+        """Attention of ``query``, ``[heads, tokens, head_dim]``, over the pools."""
+        scaling = float(query.shape[-1] ** -0.5)
+        return lambda: version(query, self.keys, self.values, work, scaling=scaling)
