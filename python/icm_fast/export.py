@@ -1,38 +1,64 @@
-"""Labels of a run as JSONL, CSV or Parquet: id, prompt, label, margin, log-probabilities."""
+"""Labels of a run in one file: as a table (JSONL, CSV, Parquet) or as training data.
+
+A table has id, prompt, label, margin and log-probabilities of every example.
+"""
 
 from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from icm_fast.atomic_file import write_atomically
 from icm_fast.errors import InputError, suggest
+from icm_fast.export_formats import (
+    Encoded,
+    axolotl,
+    dpo,
+    json_lines,
+    trl_preference,
+    trl_sft,
+)
 from icm_fast.finished_run import FinishedRun
 from icm_fast.lm_eval_task import LM_EVAL
 
 
-def export_run(run: FinishedRun, format: str, path: Path) -> int:
+def export_run(run: FinishedRun, format: str, path: Path) -> Encoded:
     """Write the labels of ``run``.
 
     Args:
         run: The finished run.
-        format: ``jsonl``, ``csv`` or ``parquet``.
+        format: A key of ``FORMATS``.
         path: The file to write; replaced atomically.
 
     Returns:
-        Number of rows.
+        What was written.
 
     Raises:
-        InputError: Unknown format, or a file system that refuses.
+        InputError: Unknown format, a run that does not have what it needs, or a file system that
+            refuses.
     """
-    if format not in _ENCODERS:
-        raise InputError(f"unknown format {format!r}{suggest(format, [*_ENCODERS, LM_EVAL])}")
-    write_atomically(path, _ENCODERS[format](run))
-    return len(run.labels)
+    encoded = encode_run(run, format)
+    write_atomically(path, encoded.content)
+    return encoded
+
+
+def encode_run(run: FinishedRun, format: str) -> Encoded:
+    """The file that :func:`export_run` writes, in memory.
+
+    Raises:
+        InputError: Unknown format, or a run that does not have what it needs.
+    """
+    if format not in FORMATS:
+        raise InputError(f"unknown format {format!r}{suggest(format, [*FORMATS, LM_EVAL])}")
+    return FORMATS[format](run)
+
+
+def file_suffix(format: str) -> str:
+    """The suffix of a file of ``format``, with its dot."""
+    return f".{format}" if format in ("csv", "parquet") else ".jsonl"
 
 
 def format_of(path: Path | None, format: str | None) -> str:
@@ -60,22 +86,21 @@ def export_rows(run: FinishedRun) -> list[dict[str, Any]]:
     ]
 
 
-def _jsonl(run: FinishedRun) -> bytes:
-    rows = export_rows(run)
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+def _jsonl(run: FinishedRun) -> Encoded:
+    return Encoded(json_lines(export_rows(run)), len(run.labels))
 
 
-def _csv(run: FinishedRun) -> bytes:
+def _csv(run: FinishedRun) -> Encoded:
     names = [f"logprob:{label.strip()}" for label in run.dataset.label_space]
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["id", "prompt", "label", "margin", *names])
     for row in export_rows(run):
         writer.writerow([row["id"], row["prompt"], row["label"], row["margin"], *row["logprobs"]])
-    return text.getvalue().encode()
+    return Encoded(text.getvalue().encode(), len(run.labels))
 
 
-def _parquet(run: FinishedRun) -> bytes:
+def _parquet(run: FinishedRun) -> Encoded:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -90,11 +115,15 @@ def _parquet(run: FinishedRun) -> bytes:
     )
     sink = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(export_rows(run), schema=schema), sink)
-    return sink.getvalue()
+    return Encoded(sink.getvalue(), len(run.labels))
 
 
-_ENCODERS: dict[str, Callable[[FinishedRun], bytes]] = {
+FORMATS: dict[str, Callable[[FinishedRun], Encoded]] = {
     "jsonl": _jsonl,
     "csv": _csv,
     "parquet": _parquet,
+    "trl-sft": trl_sft,
+    "trl-preference": trl_preference,
+    "dpo": dpo,
+    "axolotl": axolotl,
 }

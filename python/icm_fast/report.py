@@ -23,7 +23,7 @@ def run_report(run: FinishedRun) -> str:
         f"# {run.dataset.name}: {len(run.dataset)} examples labelled by {run.model}",
         _facts(run),
         *concern_parts(run.summary),
-        "## Labels\n\n" + _label_table(run),
+        "## Labels\n\n" + label_table(run),
         "## Moves\n\n" + _move_table(run.events),
         "## Least certain labels\n\n" + _doubtful_table(run),
     ]
@@ -89,6 +89,15 @@ def markdown_table(names: Sequence[str], rows: Iterable[Sequence[object]]) -> st
     return "\n".join(f"| {line} |" for line in lines)
 
 
+def label_table(run: FinishedRun) -> str:
+    """How many examples carry each label, as a Markdown table."""
+    counts = Counter(int(y) for y in run.labels)
+    rows = [(name.strip(), counts[y]) for y, name in enumerate(run.dataset.label_space)]
+    if counts[UNLABELLED]:
+        rows.append(("(unlabelled)", counts[UNLABELLED]))
+    return markdown_table(("label", "examples"), rows)
+
+
 def cost_text(summary: Mapping[str, Any]) -> str:
     """Evaluations, tokens and seconds of a search in one line."""
     return (
@@ -109,14 +118,6 @@ def _facts(run: FinishedRun) -> str:
             f"- folder: {run.folder}",
         ]
     )
-
-
-def _label_table(run: FinishedRun) -> str:
-    counts = Counter(int(y) for y in run.labels)
-    rows = [(name.strip(), counts[y]) for y, name in enumerate(run.dataset.label_space)]
-    if counts[UNLABELLED]:
-        rows.append(("(unlabelled)", counts[UNLABELLED]))
-    return markdown_table(("label", "examples"), rows)
 
 
 def _move_table(events: Iterable[Mapping[str, Any]]) -> str:

@@ -51,6 +51,23 @@ class Example:
 
 
 @dataclass(frozen=True, slots=True)
+class Comparison:
+    """What an example claims that compares two texts: ``first`` answers ``question`` better.
+
+    Attributes:
+        claim: Prompt of that example.
+        question: What both texts answer.
+        first: The text that the claim prefers.
+        second: The other text.
+    """
+
+    claim: str
+    question: str
+    first: str
+    second: str
+
+
+@dataclass(frozen=True, slots=True)
 class LabelSpace(Sequence[str]):
     """Ordered label strings, two or more; each carries its leading blank."""
 

@@ -11,6 +11,7 @@ import typer
 
 from icm_fast.cli.bench import bench
 from icm_fast.cli.experiment import experiment
+from icm_fast.cli.export import export
 from icm_fast.cli.settings import Request, read_request
 from icm_fast.cli.train import train_app
 from icm_fast.errors import InputError
@@ -171,46 +172,6 @@ def evaluate(
 
 
 @app.command()
-def export(
-    run_folder: RunFolder,
-    format: Annotated[
-        str | None,
-        typer.Option(help="jsonl, csv, parquet or lm-eval; else the suffix of the file decides."),
-    ] = None,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="File; folder for lm-eval.")
-    ] = None,
-    shots: Annotated[
-        int | None, typer.Option(help="lm-eval: demonstrations; by default those of evaluate.")
-    ] = None,
-    test: Annotated[
-        int | None, typer.Option(help="lm-eval: held-out examples, 100 by default.")
-    ] = None,
-) -> None:
-    """Write the labels of a run as JSONL, CSV, Parquet or a task of lm-evaluation-harness."""
-    from icm_fast.export import export_run, format_of
-    from icm_fast.finished_run import read_run
-    from icm_fast.lm_eval_task import LM_EVAL, write_lm_eval_task
-
-    chosen = format_of(output, format)
-    if chosen == LM_EVAL:
-        task = write_lm_eval_task(
-            read_run(run_folder),
-            output or run_folder / LM_EVAL,
-            shots=shots,
-            n_test=100 if test is None else test,
-        )
-        typer.echo(f"{task.n_shots} demonstrations and {task.n_test} test examples written\n")
-        typer.echo(task.command)
-        return
-    if shots is not None or test is not None:
-        raise InputError("--shots and --test belong to --format lm-eval; add it or leave them out")
-    path = output or run_folder / f"export.{chosen}"
-    n_rows = export_run(read_run(run_folder), chosen, path)
-    typer.echo(f"{n_rows} rows written to {path}")
-
-
-@app.command()
 def report(
     run_folder: RunFolder,
     output: Annotated[
@@ -267,6 +228,7 @@ def doctor(
 
 app.command()(bench)
 app.command()(experiment)
+app.command()(export)
 app.add_typer(train_app, name="train")
 
 

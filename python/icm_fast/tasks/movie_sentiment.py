@@ -19,7 +19,7 @@ from icm_fast.errors import InputError, suggest
 from icm_fast.tasks.assembly import TRUTH_LABELS, TaskData, assemble
 from icm_fast.tasks.rows import PathLike, read_text
 from icm_fast.tasks.sampling import SPLITS, in_split
-from icm_fast.types import Dataset, Example, IntArray
+from icm_fast.types import Comparison, Dataset, Example, IntArray
 
 SENTIMENT_LABELS = (" negative", " positive")
 _FORMS = ("plain", "paired")
@@ -71,6 +71,32 @@ def load_movie_sentiment(
         limit=limit,
         seed=seed,
     )
+
+
+def review_comparisons(
+    path: PathLike | None = None, *, form: str = "plain", **_: object
+) -> dict[str, Comparison]:
+    """The two sentiments that a claim of the paired form chooses between, by example id.
+
+    Takes the arguments of the loader; scores are not read.
+
+    Raises:
+        InputError: The plain form, which compares nothing.
+    """
+    if form != "paired":
+        raise InputError(
+            "movie-sentiment asks for a sentiment and compares no two texts; search it with "
+            "--option form=paired, whose claims do"
+        )
+    return {
+        example.id: Comparison(
+            example.prompt,
+            f"Review: {text}\nIs the review positive or negative?",
+            *(_CLAIMS if example.id.endswith(_CLAIMS[0]) else reversed(_CLAIMS)),
+        )
+        for row_id, _score, text in _reviews(_file(path, MOVIE_GROUND_TRUTH))
+        for example, _gold in _paired(row_id, text, 0.0)
+    }
 
 
 def crowd_labels(

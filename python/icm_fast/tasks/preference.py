@@ -12,7 +12,7 @@ from icm_fast.tasks.assembly import CLAIM_ENDING, TaskData, assemble
 from icm_fast.tasks.blogs import blog_pairs, is_blog_corpus
 from icm_fast.tasks.rows import PathLike, Row, binary_gold, read_rows, require_path
 from icm_fast.tasks.sampling import digest
-from icm_fast.types import Example
+from icm_fast.types import Comparison, Example
 
 
 def load_alpaca_preference(
@@ -32,6 +32,20 @@ def load_alpaca_preference(
     """
     rows = read_rows(require_path("alpaca-preference", path))
     return _compare("alpaca-preference", rows, limit, seed, paper_mode, _preference_prompt)
+
+
+def alpaca_comparisons(path: PathLike | None = None, **_: object) -> dict[str, Comparison]:
+    """The question and the two responses, as they stand in the file, by example id.
+
+    Takes the arguments of the loader; gold is not read.
+    """
+    rows = read_rows(require_path("alpaca-preference", path))
+    return {
+        f"alpaca-preference-{row.number}": Comparison(
+            _preference_prompt(row), row.text("question"), row.text("choice"), row.text("choice_2")
+        )
+        for row in rows
+    }
 
 
 def load_author_gender(
@@ -58,12 +72,38 @@ def load_author_gender(
     Raises:
         InputError: A file that cannot be read or used, or a wrong option.
     """
+    rows = _gender_rows(path, seed, max_chars, min_chars)
+    return _compare("author-gender", rows, limit, seed, paper_mode, _gender_prompt)
+
+
+def gender_comparisons(
+    path: PathLike | None = None,
+    *,
+    seed: int = 0,
+    max_chars: int = 400,
+    min_chars: int = 100,
+    **_: object,
+) -> dict[str, Comparison]:
+    """The two posts, the one that is said to be a man's first, by example id.
+
+    Takes the arguments of the loader; gold is not read.
+    """
+    return {
+        f"author-gender-{row.number}": Comparison(
+            _gender_prompt(row),
+            "Write a blog post as a man would write it.",
+            row.text("choice"),
+            row.text("choice_2"),
+        )
+        for row in _gender_rows(path, seed, max_chars, min_chars)
+    }
+
+
+def _gender_rows(path: PathLike | None, seed: int, max_chars: int, min_chars: int) -> list[Row]:
     file = require_path("author-gender", path)
     if is_blog_corpus(file):
-        rows = blog_pairs(file, seed=seed, min_chars=min_chars, max_chars=max_chars)
-    else:
-        rows = read_rows(file)
-    return _compare("author-gender", rows, limit, seed, paper_mode, _gender_prompt)
+        return blog_pairs(file, seed=seed, min_chars=min_chars, max_chars=max_chars)
+    return read_rows(file)
 
 
 def _compare(

@@ -14,7 +14,7 @@ from icm_fast.constraints import Asymmetric
 from icm_fast.tasks.assembly import CLAIM_ENDING, TaskData, assemble
 from icm_fast.tasks.rows import PathLike
 from icm_fast.tasks.sampling import count_groups, digest
-from icm_fast.types import Example
+from icm_fast.types import Comparison, Example
 
 _MOST_GROUPS = 2_000  # of some 100,000 poems; the rarest lines run out soon after
 
@@ -184,6 +184,29 @@ def load_sun_poems(
     n_groups = count_groups("sun-poems", path, limit, n_groups, size=2, most=_MOST_GROUPS)
     examples: list[Example] = []
     gold: list[int] = []
+    for example, _, is_better in _claims(seed, n_groups):
+        examples.append(example)
+        gold.append(int(is_better))
+    return assemble("sun-poems", examples, gold, rules=(Asymmetric(),), limit=limit, seed=seed)
+
+
+def poem_comparisons(
+    path: PathLike | None = None,
+    *,
+    limit: int | None = None,
+    seed: int = 0,
+    n_groups: int | None = None,
+) -> dict[str, Comparison]:
+    """The two poems of each claim, by example id; takes the arguments of the loader."""
+    n_groups = count_groups("sun-poems", path, limit, n_groups, size=2, most=_MOST_GROUPS)
+    return {
+        example.id: Comparison(example.prompt, "Write a good poem.", *poems)
+        for example, poems, _ in _claims(seed, n_groups)
+    }
+
+
+def _claims(seed: int, n_groups: int) -> Iterator[tuple[Example, tuple[str, str], bool]]:
+    """Yield each claim, its poems, the preferred one first, and whether that one has the sun."""
     for group, (sun, other) in enumerate(_pairs(seed, n_groups)):
         name = f"poems-{group}"
         sun_first = digest("first", seed, sun, other) % 2 == 0
@@ -194,9 +217,8 @@ def load_sun_poems(
                 f"Claim: Poem A is better than Poem B.\n{CLAIM_ENDING}"
             )
             answer = f"{first}>{1 - first}"
-            examples.append(Example(f"{name}-{first}", prompt, group=name, answer=answer))
-            gold.append(int(poems[first] is sun))
-    return assemble("sun-poems", examples, gold, rules=(Asymmetric(),), limit=limit, seed=seed)
+            example = Example(f"{name}-{first}", prompt, group=name, answer=answer)
+            yield example, (poems[first], poems[1 - first]), poems[first] is sun
 
 
 def _pairs(seed: int, n_groups: int) -> Iterator[tuple[str, str]]:

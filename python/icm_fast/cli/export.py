@@ -1,0 +1,105 @@
+"""The command ``icm-fast export``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from icm_fast.errors import InputError
+
+if TYPE_CHECKING:
+    from icm_fast.finished_run import FinishedRun
+
+
+def export(
+    run_folder: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
+    format: Annotated[
+        str | None,
+        typer.Option(
+            help="jsonl, csv, parquet, trl-sft, trl-preference, dpo, axolotl or lm-eval; else the "
+            "suffix of the file decides."
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="File; folder for lm-eval and --push."),
+    ] = None,
+    shots: Annotated[
+        int | None, typer.Option(help="lm-eval: demonstrations; by default those of evaluate.")
+    ] = None,
+    test: Annotated[
+        int | None, typer.Option(help="lm-eval: held-out examples, 100 by default.")
+    ] = None,
+    push: Annotated[
+        str | None, typer.Option(help="OWNER/NAME: upload to the Hub as a data set with a card.")
+    ] = None,
+    private: Annotated[bool, typer.Option("--private", help="push: a private data set.")] = False,
+    license: Annotated[
+        str | None, typer.Option(help="push: license of the data, for the card.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="push: write the folder, upload nothing.")
+    ] = False,
+) -> None:
+    """Write the labels of a run as a table, as training data or as a task of lm-eval; push them."""
+    from icm_fast.export import format_of
+    from icm_fast.finished_run import read_run
+    from icm_fast.lm_eval_task import LM_EVAL
+
+    chosen = format_of(None if push else output, format)
+    if chosen != LM_EVAL and (shots is not None or test is not None):
+        raise InputError("--shots and --test belong to --format lm-eval; add it or leave them out")
+    if push is None and (private or license is not None or dry_run):
+        raise InputError("--private, --license and --dry-run belong to --push OWNER/NAME; add it")
+    run = read_run(run_folder)
+    if push is not None:
+        folder = output or run_folder / "hub"
+        typer.echo(_push(run, folder, chosen, push, private, license, dry_run))
+    elif chosen == LM_EVAL:
+        typer.echo(_lm_eval(run, output or run_folder / LM_EVAL, shots, test))
+    else:
+        typer.echo(_file(run, chosen, output))
+
+
+def _file(run: FinishedRun, format: str, output: Path | None) -> str:
+    from icm_fast.export import export_run, file_suffix
+
+    suffix = file_suffix(format)
+    default = f"export{suffix}" if suffix == f".{format}" else f"{format}{suffix}"
+    path = output or run.folder / default
+    written = export_run(run, format, path)
+    return f"{written.n_rows} rows written to {path}" + _noted(written.note)
+
+
+def _lm_eval(run: FinishedRun, folder: Path, shots: int | None, test: int | None) -> str:
+    from icm_fast.lm_eval_task import write_lm_eval_task
+
+    task = write_lm_eval_task(run, folder, shots=shots, n_test=100 if test is None else test)
+    counts = f"{task.n_shots} demonstrations and {task.n_test} test examples written"
+    return f"{counts}\n\n{task.command}"
+
+
+def _push(
+    run: FinishedRun,
+    folder: Path,
+    format: str,
+    repository: str,
+    private: bool,
+    license: str | None,
+    dry_run: bool,
+) -> str:
+    from icm_fast.hub_push import check_repository, push, write_hub_folder
+
+    check_repository(repository)
+    written = write_hub_folder(run, folder, format=format, license=license)
+    counts = f"{written.n_rows} rows"
+    if dry_run:
+        return f"{counts} and a card written to {folder}, not pushed{_noted(written.note)}"
+    address = push(written, repository, private=private)
+    return f"{counts} and a card pushed to {address}{_noted(written.note)}"
+
+
+def _noted(note: str) -> str:
+    return f"; {note}" if note else ""

@@ -1,0 +1,125 @@
+"""Labels of a run as training data: prompts with completions, and pairs of texts.
+
+Texts are exactly those that were scored: a prompt ends without a blank and a label begins with one,
+so that prompt + completion is a demonstration. Unlabelled examples are left out and counted.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from icm_fast.errors import InputError
+from icm_fast.finished_run import FinishedRun
+from icm_fast.preferences import Preference, found_preferences
+from icm_fast.types import UNLABELLED
+
+AXOLOTL_TYPE = "input_output"
+"""The ``type:`` of axolotl's template-free data sets."""
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A file to write.
+
+    Attributes:
+        content: Its bytes.
+        n_rows: How many rows it holds.
+        note: What was left out and how to use it, for the user; may be empty.
+    """
+
+    content: bytes
+    n_rows: int
+    note: str = ""
+
+
+def json_lines(rows: Iterable[dict[str, Any]]) -> bytes:
+    """One JSON object per line, in UTF-8."""
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+
+
+def trl_sft(run: FinishedRun) -> Encoded:
+    """Prompt and completion, the plain form that trl's SFTTrainer reads.
+
+    Raises:
+        InputError: The run labelled nothing.
+    """
+    return _demonstrations(run, lambda prompt, label: {"prompt": prompt, "completion": label})
+
+
+def axolotl(run: FinishedRun) -> Encoded:
+    """Segments with and without loss, axolotl's ``type: input_output``.
+
+    That type tokenizes the segments apart and adds no template, which keeps the label's tokens.
+
+    Raises:
+        InputError: The run labelled nothing.
+    """
+
+    def row(prompt: str, label: str) -> dict[str, Any]:
+        segments = [{"label": False, "text": prompt}, {"label": True, "text": label}]
+        return {"segments": segments}
+
+    return _demonstrations(run, row, f"in axolotl's YAML it has type: {AXOLOTL_TYPE}")
+
+
+def trl_preference(run: FinishedRun) -> Encoded:
+    """Prompt, chosen and rejected as texts, for models without a chat template.
+
+    Raises:
+        InputError: See :func:`~icm_fast.preferences.found_preferences`.
+    """
+
+    def row(pair: Preference) -> dict[str, Any]:
+        # trl joins prompt and response as they are, so the response carries the blank.
+        return {
+            "prompt": f"Human: {pair.question.strip()}\n\nAssistant:",
+            "chosen": f" {pair.chosen.strip()}",
+            "rejected": f" {pair.rejected.strip()}",
+        }
+
+    return _preferences(run, row)
+
+
+def dpo(run: FinishedRun) -> Encoded:
+    """Prompt, chosen and rejected as messages, to which trl applies the model's chat template.
+
+    Raises:
+        InputError: See :func:`~icm_fast.preferences.found_preferences`.
+    """
+
+    def row(pair: Preference) -> dict[str, Any]:
+        return {
+            "prompt": [{"role": "user", "content": pair.question}],
+            "chosen": [{"role": "assistant", "content": pair.chosen}],
+            "rejected": [{"role": "assistant", "content": pair.rejected}],
+        }
+
+    return _preferences(run, row)
+
+
+def _demonstrations(
+    run: FinishedRun, row: Callable[[str, str], dict[str, Any]], advice: str = ""
+) -> Encoded:
+    names = run.dataset.label_space
+    rows = [
+        row(example.prompt, names[int(label)])
+        for example, label in zip(run.dataset.examples, run.labels, strict=True)
+        if label != UNLABELLED
+    ]
+    if not rows:
+        raise InputError(f"the run in {run.folder} labelled no example; let it search longer")
+    n_left_out = len(run.labels) - len(rows)
+    left_out = f"unlabelled examples left out: {n_left_out}" if n_left_out else ""
+    return Encoded(json_lines(rows), len(rows), "; ".join(filter(None, (left_out, advice))))
+
+
+def _preferences(run: FinishedRun, row: Callable[[Preference], dict[str, Any]]) -> Encoded:
+    found = found_preferences(run)
+    note = (
+        f"pairs left out: {found.n_contradicting} whose labels contradict each other, "
+        f"{found.n_unlabelled} not fully labelled"
+    )
+    return Encoded(json_lines(map(row, found.pairs)), len(found.pairs), note)

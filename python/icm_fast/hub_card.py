@@ -1,0 +1,136 @@
+"""README.md of a data set on the Hub: where the labels came from and what speaks against them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import PurePath
+from typing import Any
+
+import numpy as np
+import yaml
+
+from icm_fast.finished_run import FinishedRun
+from icm_fast.report import (
+    comparison_text,
+    concern_parts,
+    label_table,
+    markdown_table,
+    read_comparison,
+)
+from icm_fast.run_config import IDENTITY, read_config
+from icm_fast.run_store import CONFIG_FILE
+
+_PUBLIC_NAME = re.compile(r"(hub:)?\w[\w.-]*(/\w[\w.-]*)?(:[\w.-]+)?")
+"""Hub ids, data sets on the Hub and plain names; all else is a path on somebody's machine."""
+
+
+def dataset_card(
+    run: FinishedRun, *, file: str, format: str, n_rows: int, note: str, license: str | None = None
+) -> str:
+    """The card of a data set made from ``run``, as Markdown with YAML front matter.
+
+    Folders are cut from the names of models and data: the card is for others.
+
+    Args:
+        run: The finished run.
+        file: Name of the data file beside the card.
+        format: Format of that file.
+        n_rows: Its rows.
+        note: What was left out of it and how to use it; may be empty.
+        license: Identifier of a license, if the user named one.
+
+    Raises:
+        InputError: config.yaml of the run cannot be read.
+    """
+    content = read_config(run.folder / CONFIG_FILE)
+    parts = [
+        _front_matter(run, file, license),
+        f"# {run.dataset.name}: labels found by {_public(run.model)} without supervision",
+        f"{n_rows} rows in `{file}`, written by `icm-fast export --format {format}`"
+        + (f"; {note}." if note else "."),
+        _provenance(run),
+        _facts(run, content[IDENTITY]),
+        *concern_parts(run.summary),
+        "## Labels\n\n" + label_table(run) + "\n\n" + _margins(run),
+    ]
+    comparison = read_comparison(run.folder)
+    if comparison is not None:
+        parts.append("## Against gold\n\n" + comparison_text(comparison))
+    parts.append("## Resolved configuration\n\n" + _fenced(_configuration(content)))
+    parts.append("## Versions\n\n" + _fenced(run.summary["versions"]))
+    return "\n\n".join(parts) + "\n"
+
+
+def _front_matter(run: FinishedRun, file: str, license: str | None) -> str:
+    tags = ["synthetic", "icm"] + ([run.source.task] if run.source else [])
+    content: dict[str, Any] = {
+        "configs": [
+            {"config_name": "default", "data_files": [{"split": "train", "path": file}]},
+        ],
+        **({"license": license} if license else {}),
+        "tags": tags,
+    }
+    return f"---\n{_yaml(content)}---"
+
+
+def _provenance(run: FinishedRun) -> str:
+    text = (
+        "The labels are synthetic: Internal Coherence Maximization "
+        "([arXiv 2506.10139](https://arxiv.org/abs/2506.10139)) chose them so that the model "
+        "predicts each from the others, with few contradictions."
+    )
+    if run.source and run.source.options.get("rules") == "authors-code":
+        return f"{text} The rule `authors-code` of this task read gold labels."
+    if run.config.start == "given":
+        return f"{text} The search started from labels that it was given."
+    return f"{text} No human label took part."
+
+
+def _facts(run: FinishedRun, identity: dict[str, Any]) -> str:
+    config, summary = run.config, run.summary
+    rows = [
+        ("model", _public(run.model)),
+        ("fingerprint of its weights", identity["model_fingerprint"]),
+        ("format of its weights", identity["model_dtype"]),
+        ("task", run.source.task if run.source else run.dataset.name),
+        ("fingerprint of the data", identity["dataset_fingerprint"]),
+        ("preset", config.preset),
+        ("seed", config.seed),
+        (f"U ({config.objective}, alpha {config.alpha:g})", f"{summary['utility']:.4f}"),
+        ("search ended", summary["reason"]),
+        ("evaluations of U", summary["n_evaluations"]),
+    ]
+    return "## Search\n\n" + markdown_table(("what", "value"), rows)
+
+
+def _margins(run: FinishedRun) -> str:
+    margins = [margin for margin in run.margins if margin is not None]
+    if not margins:
+        return "No example is labelled."
+    return (
+        "Margin of a label over the best other one, natural log: "
+        f"least {min(margins):.2f}, median {np.median(margins):.2f}, mean {np.mean(margins):.2f}."
+    )
+
+
+def _configuration(content: dict[str, Any]) -> dict[str, Any]:
+    """Settings and source as the run resolved them; identities and versions stand elsewhere."""
+    public = {
+        key: _public(value) if key in ("model", "data") and isinstance(value, str) else value
+        for key, value in content.items()
+    }
+    del public[IDENTITY]
+    return public
+
+
+def _public(name: str) -> str:
+    return name if _PUBLIC_NAME.fullmatch(name) else PurePath(name).name
+
+
+def _fenced(content: dict[str, Any]) -> str:
+    return f"```yaml\n{_yaml(content)}```"
+
+
+def _yaml(content: dict[str, Any]) -> str:
+    text: str = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+    return text

@@ -1,0 +1,136 @@
+"""A run as a data set on the Hugging Face Hub: the folder that is pushed, and the push."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from icm_fast.atomic_file import reading, write_atomically, writing
+from icm_fast.errors import InputError, first_line
+from icm_fast.export import encode_run, file_suffix
+from icm_fast.finished_run import FinishedRun
+from icm_fast.hub_card import dataset_card
+from icm_fast.lm_eval_task import LM_EVAL
+
+CARD_FILE = "README.md"
+_WRITTEN_BY_US = "written by `icm-fast export --format"
+_REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class HubFolder:
+    """What is pushed.
+
+    Attributes:
+        folder: Where it lies.
+        files: Names of its files; others in the folder are not pushed.
+        n_rows: Rows of the data.
+        note: What was left out of the data and how to use it; may be empty.
+    """
+
+    folder: Path
+    files: tuple[str, str]
+    n_rows: int
+    note: str
+
+
+def write_hub_folder(
+    run: FinishedRun, folder: Path, *, format: str = "jsonl", license: str | None = None
+) -> HubFolder:
+    """Write the data and their card.
+
+    Raises:
+        InputError: A format that cannot be pushed, a run that does not have what it needs, a
+            README.md of other origin in the folder, or a file system that refuses.
+    """
+    if format == LM_EVAL:
+        raise InputError(
+            f"--format {LM_EVAL} holds paths of this machine and cannot be pushed; "
+            "choose another format"
+        )
+    encoded = encode_run(run, format)
+    file = f"train{file_suffix(format)}"
+    card = dataset_card(
+        run, file=file, format=format, n_rows=encoded.n_rows, note=encoded.note, license=license
+    )
+    _check_card(folder / CARD_FILE)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / file, encoded.content)
+    write_atomically(folder / CARD_FILE, card.encode())
+    return HubFolder(folder, (CARD_FILE, file), encoded.n_rows, encoded.note)
+
+
+def _check_card(path: Path) -> None:
+    """Refuse to replace somebody's README.md."""
+    if not path.exists():
+        return
+    with reading(path, "choose another folder"):
+        text = path.read_text(encoding="utf-8", errors="replace")
+    if _WRITTEN_BY_US not in text:
+        raise InputError(f"{path} is no card of an export; choose another folder (--output)")
+
+
+def check_repository(name: str) -> None:
+    """Raise InputError unless ``name`` has the form OWNER/NAME."""
+    if not _REPOSITORY.fullmatch(name):
+        raise InputError(f"{name!r} names no data set on the Hub; write OWNER/NAME")
+
+
+def push(pushed: HubFolder, repository: str, *, private: bool = False) -> str:
+    """Upload the folder as a data set; the token comes from the environment or the Hub login.
+
+    Args:
+        pushed: What :func:`write_hub_folder` wrote.
+        repository: OWNER/NAME; made if absent.
+        private: Make it private; one that is public already is refused.
+
+    Returns:
+        The address of the data set.
+
+    Raises:
+        InputError: No token, a public repository where a private one was asked for, or whatever
+            the Hub or the network refuses.
+    """
+    check_repository(repository)
+    import huggingface_hub
+
+    token = huggingface_hub.get_token()
+    if token is None:
+        raise InputError("no token for the Hub; run `hf auth login`, or set HF_TOKEN")
+    api = huggingface_hub.HfApi()
+    try:
+        address = _upload(api, pushed, repository, private)
+    except InputError:
+        raise
+    except Exception as error:  # whatever the hub client raises, the user gets one line
+        # A client may quote the header that it could not send; the cause would show it again.
+        reason = first_line(error).replace(token, "(token)")
+        raise InputError(
+            f"cannot push to {repository}: {reason}; check the name, the network and that the "
+            f"token may write (what would be pushed is in {pushed.folder})"
+        ) from None
+    return address
+
+
+def _upload(api: Any, pushed: HubFolder, repository: str, private: bool) -> str:
+    kind = "dataset"
+    # None leaves the choice for a new repository to its owner's settings.
+    address = api.create_repo(
+        repository, repo_type=kind, private=True if private else None, exist_ok=True
+    )
+    if private and not api.repo_info(repository, repo_type=kind).private:
+        raise InputError(
+            f"{repository} exists and is public; make it private on the Hub, choose another name, "
+            "or drop --private"
+        )
+    api.upload_folder(
+        repo_id=repository,
+        repo_type=kind,
+        folder_path=pushed.folder,
+        allow_patterns=list(pushed.files),
+        commit_message="Labels found by icm_fast",
+    )
+    return str(address)
