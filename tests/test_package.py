@@ -70,7 +70,14 @@ def test_the_wheel_holds_every_module_once(wheel_files):
 
 def test_the_wheel_holds_no_sources_of_native_code(wheel_files):
     suffixes = {Path(file).suffix for file in wheel_files if file.startswith("icm_fast/")}
-    assert suffixes <= {".py", ".pyi", ".pyc", ".so", ".typed"}
+    assert suffixes <= {".py", ".pyi", ".pyc", ".so", ".typed", ".yaml"}
+
+
+def test_the_experiments_travel_with_the_package(wheel_files):
+    written = {path.name for path in (REPOSITORY / "benchmarks" / "experiments").iterdir()}
+    folder = "icm_fast/experiments/definitions/"
+    packed = {file.removeprefix(folder) for file in wheel_files if file.startswith(folder)}
+    assert packed == written >= {"main.yaml"}
 
 
 def test_types_and_licence_travel_with_the_package(wheel_files):
