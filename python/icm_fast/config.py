@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from icm_fast.errors import InputError, suggest
+from icm_fast.setting_checks import check_names, check_number
 
 OBJECTIVES = ("calibrated", "mean_logprob", "sum_logprob", "mean_logodds")
 MOVES = ("single", "group", "sweep", "grow")
@@ -285,13 +285,7 @@ class SearchConfig:
             ("batch_tokens", 1, 10**12),
             ("context_limit", 0, 10**12),
         ):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)):
-                raise InputError(f"{name} must be a number, got {value!r}")
-            if isinstance(low, int) and not isinstance(value, int):
-                raise InputError(f"{name} must be a whole number, got {value!r}")
-            if not (math.isfinite(value) and low <= value <= high):
-                raise InputError(f"{name} = {value} lies outside {low} .. {high}")
+            check_number(name, getattr(self, name), low, high)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the resolved settings as plain YAML types."""
@@ -304,8 +298,5 @@ class SearchConfig:
     @classmethod
     def from_mapping(cls, content: Mapping[str, Any]) -> SearchConfig:
         """Build from YAML content; an unknown key is an error that names the nearest one."""
-        known = {f.name for f in dataclasses.fields(cls)}
-        for key in content:
-            if key not in known:
-                raise InputError(f"unknown setting {key!r}{suggest(str(key), known)}")
+        check_names(content, (f.name for f in dataclasses.fields(cls)))
         return cls(**content)

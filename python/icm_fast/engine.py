@@ -7,7 +7,7 @@ from typing import Any
 from icm_fast import _core
 from icm_fast.config import SearchConfig
 from icm_fast.errors import InputError
-from icm_fast.types import Dataset
+from icm_fast.types import Dataset, IntArray, ScoreArray
 
 ENGINE_SETTINGS = (
     "objective",
@@ -70,6 +70,14 @@ def make_engine(config: SearchConfig, dataset: Dataset) -> _core.Engine:
         _check_initial_labels(config.initial_labels, dataset)
     pairs, tables = dataset.constraint_arrays()
     return _core.Engine(len(dataset), n_labels, pairs, tables, **engine_settings(config))
+
+
+def labelling_utility(
+    dataset: Dataset, labels: IntArray, scores: ScoreArray, config: SearchConfig
+) -> float:
+    """U(D) of a labelling, ``[n]``, under its leave-one-out scores, ``[n, n_labels]``."""
+    pairs, tables = dataset.constraint_arrays()
+    return float(_core.utility(labels, scores, pairs, tables, str(config.objective), config.alpha))
 
 
 def _check_initial_labels(labels: tuple[int, ...], dataset: Dataset) -> None:

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from icm_fast import _core
 from icm_fast.answers import answer, checked
 from icm_fast.chains import make_search_engine
 from icm_fast.concerns import Concern, Rival, find_rival, one_sided, search_concerns
 from icm_fast.config import SearchConfig
+from icm_fast.engine import labelling_utility
 from icm_fast.lazy_scorer import LazyScorer
 from icm_fast.progress import ProgressReporter, Quiet, SearchState
 from icm_fast.run_config import versions
@@ -152,10 +152,7 @@ def _rescored(
     """The result with the scores of contexts that are a function of its labels alone."""
     score = checked(store, scorer, scorer.score_canonical)
     scores = store.beside("canonical", result.labels, score).scores
-    pairs, tables = dataset.constraint_arrays()
-    utility = _core.utility(
-        result.labels, scores, pairs, tables, str(config.objective), config.alpha
-    )
+    utility = labelling_utility(dataset, result.labels, scores, config)
     concerns = search_concerns(result.labels, utility, dataset, config, result.runner_up)
     return replace(
         result,

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from icm_fast import _core
 from icm_fast.atomic_file import write_atomically, writing
+from icm_fast.engine import labelling_utility
 from icm_fast.evaluate import predict
 from icm_fast.experiments.cell_data import CellData
 from icm_fast.experiments.definition import Column
@@ -175,10 +175,7 @@ def _gold_utility(data: CellData) -> float | None:
     scores: ScoreArray = leave_one_out(
         data.dataset, data.gold, model=data.model.load(), config=config
     )
-    pairs, tables = data.dataset.constraint_arrays()
-    return float(
-        _core.utility(data.gold, scores, pairs, tables, str(config.objective), config.alpha)
-    )
+    return labelling_utility(data.dataset, data.gold, scores, config)
 
 
 def _outcome(prediction: Prediction, gold: IntArray) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from icm_fast import _core
+from icm_fast.engine import labelling_utility
 from icm_fast.evaluate import many_shot, predict
 from icm_fast.experiments.cell_data import CellData
 from icm_fast.leave_one_out import leave_one_out
@@ -27,7 +27,6 @@ def order_sensitivity(data: CellData, found: IntArray, n_orders: int) -> dict[st
         deviation over orders of an own label's log-probability, mean over examples.
     """
     test, test_gold = data.test
-    pairs, tables = data.dataset.constraint_arrays()
     labelled = np.flatnonzero(found != UNLABELLED)
     orders, own = [], []
     for k in range(n_orders):
@@ -39,9 +38,7 @@ def order_sensitivity(data: CellData, found: IntArray, n_orders: int) -> dict[st
         orders.append(
             {
                 "seed": config.seed,
-                "utility": float(
-                    _core.utility(found, scores, pairs, tables, str(config.objective), config.alpha)
-                ),
+                "utility": labelling_utility(data.dataset, found, scores, config),
                 "agreement": agreement(predict(scores, calibrated=True), data.gold),
                 "accuracy": accuracy(shown.labels, test_gold),
                 "calibrated": accuracy(predict(shown.scores, calibrated=True), test_gold),
