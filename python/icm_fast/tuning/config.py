@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from icm_fast.errors import InputError, suggest
 
@@ -15,6 +15,23 @@ SCHEDULERS = ("linear", "cosine", "constant")
 DTYPES = ("auto", "float32", "bfloat16")
 
 _LEARNING_RATES = {"lora": 2e-4, "full": 2e-5}
+
+Ranges = tuple[tuple[str, int | float, int | float], ...]
+"""Attributes with their least and greatest values."""
+
+_RANGES: Ranges = (
+    ("epochs", 1, 10_000),
+    ("learning_rate", 1e-12, 10.0),
+    ("batch_size", 1, 1_000_000),
+    ("rank", 1, 65536),
+    ("lora_alpha", 1e-9, 1e6),
+    ("lora_dropout", 0.0, 0.99),
+    ("warmup", 0.0, 1.0),
+    ("weight_decay", 0.0, 10.0),
+    ("max_grad_norm", 0.0, 1e9),
+    ("seed", 0, 2**32 - 1),
+    ("save_steps", 1, 10**9),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,39 +90,32 @@ class TuningConfig:
                 "method=full in bfloat16 rounds small updates away; drop dtype=bfloat16, or train "
                 "adapters (method=lora)"
             )
-        self._check_ranges()
-
-    def _check_ranges(self) -> None:
-        for name, low, high in (
-            ("epochs", 1, 10_000),
-            ("learning_rate", 1e-12, 10.0),
-            ("batch_size", 1, 1_000_000),
-            ("rank", 1, 65536),
-            ("lora_alpha", 1e-9, 1e6),
-            ("lora_dropout", 0.0, 0.99),
-            ("warmup", 0.0, 1.0),
-            ("weight_decay", 0.0, 10.0),
-            ("max_grad_norm", 0.0, 1e9),
-            ("seed", 0, 2**32 - 1),
-            ("save_steps", 1, 10**9),
-        ):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)):
-                raise InputError(f"{name} must be a number, got {value!r}")
-            if isinstance(low, int) and not isinstance(value, int):
-                raise InputError(f"{name} must be a whole number, got {value!r}")
-            if not (math.isfinite(value) and low <= value <= high):
-                raise InputError(f"{name} = {value} lies outside {low} .. {high}")
+        check_ranges(self, _RANGES)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the resolved settings as plain JSON types."""
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_mapping(cls, content: Mapping[str, Any]) -> TuningConfig:
+    def from_mapping(cls, content: Mapping[str, Any]) -> Self:
         """Build from YAML content; an unknown key is an error that names the nearest one."""
         known = {f.name for f in dataclasses.fields(cls)}
         for key in content:
             if key not in known:
                 raise InputError(f"unknown setting {key!r}{suggest(str(key), known)}")
         return cls(**content)
+
+
+def check_ranges(config: Any, ranges: Ranges) -> None:
+    """Raise InputError unless every named attribute is a number in its range.
+
+    An attribute whose lower bound is whole must be whole itself.
+    """
+    for name, low, high in ranges:
+        value = getattr(config, name)
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise InputError(f"{name} must be a number, got {value!r}")
+        if isinstance(low, int) and not isinstance(value, int):
+            raise InputError(f"{name} must be a whole number, got {value!r}")
+        if not (math.isfinite(value) and low <= value <= high):
+            raise InputError(f"{name} = {value} lies outside {low} .. {high}")
