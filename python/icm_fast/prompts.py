@@ -96,7 +96,7 @@ def tokenize_dataset(dataset: Dataset, tokenizer: Tokenizer) -> TokenizedDataset
         InputError: A label has no tokens or the tokens of another one, or prompt, label
             and separator do not meet at token boundaries.
     """
-    root = _root_ids(tokenizer)
+    root = root_ids(tokenizer)
     n, n_labels = len(dataset), len(dataset.label_space)
     # Every example is cut with one label; the labels rotate, and example 0 meets all of them.
     cases = [(i, i % n_labels) for i in range(n)] + [(0, y) for y in range(1, n_labels)]
@@ -123,7 +123,7 @@ def _encode(tokenizer: Tokenizer, texts: list[str]) -> list[list[int]]:
     return [list(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
 
 
-def _root_ids(tokenizer: Tokenizer) -> tuple[int, ...]:
+def root_ids(tokenizer: Tokenizer) -> tuple[int, ...]:
     """The ids that the tokenizer puts before any text (BOS), by its own rules."""
     plain = list(tokenizer("a", add_special_tokens=False)["input_ids"])
     full = list(tokenizer("a", add_special_tokens=True)["input_ids"])

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from icm_fast.cli.reward import reward
 from icm_fast.cli.settings import parse_assignments, read_request
 
 if TYPE_CHECKING:
@@ -24,6 +25,9 @@ ModelName = Annotated[
 @train_app.callback()
 def _group() -> None:
     """Fine-tune models on labels (needs icm-fast[train])."""
+
+
+train_app.command()(reward)
 
 
 @train_app.command()

@@ -124,7 +124,7 @@ def load_model(
     # A model over several devices has been placed layer by layer.
     loaded = (loaded if spread else loaded.to(target)).eval().requires_grad_(False)
     return LoadedModel(
-        spec, loaded, tokenizer, fingerprint_model(loaded), _max_context(loaded.config)
+        spec, loaded, tokenizer, fingerprint_model(loaded), max_context_of(loaded.config)
     )
 
 
@@ -188,7 +188,9 @@ def _wrap_pair(pair: tuple[Any, Any]) -> LoadedModel:
         model.eval()
     name = str(model.config.name_or_path or type(model).__name__)
     _require_decoder(name, model.config)
-    return LoadedModel(name, model, tokenizer, fingerprint_model(model), _max_context(model.config))
+    return LoadedModel(
+        name, model, tokenizer, fingerprint_model(model), max_context_of(model.config)
+    )
 
 
 def _resolve(spec: str) -> str:
@@ -262,6 +264,7 @@ def _not_found(spec: str, error: Exception) -> str:
     )
 
 
-def _max_context(config: Any) -> int:
+def max_context_of(config: Any) -> int:
+    """Longest context in tokens that a configuration allows."""
     text = config.get_text_config(decoder=True)
     return int(getattr(text, "max_position_embeddings", None) or 2**31 - 1)

@@ -6,7 +6,7 @@ import copy
 import json
 import random
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -56,19 +56,28 @@ def merge_adapter(base: LoadedModel, adapter: Path, name: str) -> LoadedModel:
     Raises:
         InputError: peft is missing, or the adapter cannot be read or is not for this model.
     """
+    twin = copy_model(base.model, base.model.dtype, share=True)
+    return as_loaded(merge_into(twin, adapter, base.name), base, name)
+
+
+def merge_into(twin: PreTrainedModel, adapter: Path, base_name: str) -> PreTrainedModel:
+    """``twin`` with an adapter's weights added; memory that it shares is not written into.
+
+    Raises:
+        InputError: As of :func:`merge_adapter`.
+    """
     if not (adapter / _ADAPTER_WEIGHTS).is_file():
         raise InputError(f"{adapter} holds no {_ADAPTER_WEIGHTS}; {_FIX}")
-    twin = copy_model(base.model, base.model.dtype, share=True)
     try:
         with foreign_code():
             live = import_peft().PeftModel.from_pretrained(twin, str(adapter))
             # A safe merge adds to a clone: weights that are shared with the base are not touched.
-            merged = live.merge_and_unload(safe_merge=True)
+            merged: PreTrainedModel = live.merge_and_unload(safe_merge=True)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
         raise InputError(
-            f"cannot merge the adapter {adapter} into {base.name}: {first_line(error)}; {_FIX}"
+            f"cannot merge the adapter {adapter} into {base_name}: {first_line(error)}; {_FIX}"
         ) from error
-    return as_loaded(merged, base, name)
+    return merged
 
 
 def as_loaded(model: PreTrainedModel, base: LoadedModel, name: str) -> LoadedModel:
@@ -112,17 +121,19 @@ def load_tuned(spec: str, folder: Path, load: Callable[[str], LoadedModel]) -> L
     """
     if not (folder / _ADAPTER_CONFIG).is_file():
         return replace(load(str(folder)), name=spec)
-    name = _base_name(folder)
+    name = base_name_of(folder)
     try:
         base = load(name)
     except InputError as error:
         raise InputError(f"the base of the adapter {spec} is missing: {error}") from error
-    _check_base(folder, base)
+    record = folder.parent / TUNING_FILE
+    if record.is_file():
+        check_base(folder, read_tuning(record)["identity"], base)
     return merge_adapter(base, folder, spec)
 
 
 def read_tuning(path: Path) -> dict[str, Any]:
-    """Read tuning.json.
+    """Read the record of a fine-tuning.
 
     Raises:
         InputError: Not there, or not written by a fine-tuning.
@@ -169,7 +180,12 @@ def foreign_code() -> Iterator[None]:
             np.random.set_state(numpy)
 
 
-def _base_name(adapter: Path) -> str:
+def base_name_of(adapter: Path) -> str:
+    """Name of the base that an adapter was trained on.
+
+    Raises:
+        InputError: The adapter names none, or cannot be read.
+    """
     path = adapter / _ADAPTER_CONFIG
     with reading(path, _FIX):
         text = path.read_text(encoding="utf-8")
@@ -185,11 +201,8 @@ def _base_name(adapter: Path) -> str:
     return str(name)
 
 
-def _check_base(adapter: Path, base: LoadedModel) -> None:
-    record = adapter.parent / TUNING_FILE
-    if not record.is_file():
-        return
-    identity = read_tuning(record)["identity"]
+def check_base(adapter: Path, identity: Mapping[str, Any], base: LoadedModel) -> None:
+    """Raise InputError unless ``base`` has the weights that ``identity`` recorded."""
     same_dtype = identity.get("model_dtype") == base.dtype_name
     if same_dtype and identity.get("model_fingerprint") != base.fingerprint:
         raise InputError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from icm_fast.errors import InputError, suggest
 from icm_fast.setting_checks import check_names, check_number
@@ -15,6 +15,23 @@ SCHEDULERS = ("linear", "cosine", "constant")
 DTYPES = ("auto", "float32", "bfloat16")
 
 _LEARNING_RATES = {"lora": 2e-4, "full": 2e-5}
+
+Ranges = tuple[tuple[str, int | float, int | float], ...]
+"""Attributes with their least and greatest values."""
+
+_RANGES: Ranges = (
+    ("epochs", 1, 10_000),
+    ("learning_rate", 1e-12, 10.0),
+    ("batch_size", 1, 1_000_000),
+    ("rank", 1, 65536),
+    ("lora_alpha", 1e-9, 1e6),
+    ("lora_dropout", 0.0, 0.99),
+    ("warmup", 0.0, 1.0),
+    ("weight_decay", 0.0, 10.0),
+    ("max_grad_norm", 0.0, 1e9),
+    ("seed", 0, 2**32 - 1),
+    ("save_steps", 1, 10**9),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,30 +90,20 @@ class TuningConfig:
                 "method=full in bfloat16 rounds small updates away; drop dtype=bfloat16, or train "
                 "adapters (method=lora)"
             )
-        self._check_ranges()
-
-    def _check_ranges(self) -> None:
-        for name, low, high in (
-            ("epochs", 1, 10_000),
-            ("learning_rate", 1e-12, 10.0),
-            ("batch_size", 1, 1_000_000),
-            ("rank", 1, 65536),
-            ("lora_alpha", 1e-9, 1e6),
-            ("lora_dropout", 0.0, 0.99),
-            ("warmup", 0.0, 1.0),
-            ("weight_decay", 0.0, 10.0),
-            ("max_grad_norm", 0.0, 1e9),
-            ("seed", 0, 2**32 - 1),
-            ("save_steps", 1, 10**9),
-        ):
-            check_number(name, getattr(self, name), low, high)
+        check_ranges(self, _RANGES)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the resolved settings as plain JSON types."""
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_mapping(cls, content: Mapping[str, Any]) -> TuningConfig:
+    def from_mapping(cls, content: Mapping[str, Any]) -> Self:
         """Build from YAML content; an unknown key is an error that names the nearest one."""
         check_names(content, (f.name for f in dataclasses.fields(cls)))
         return cls(**content)
+
+
+def check_ranges(config: Any, ranges: Ranges) -> None:
+    """Raise InputError unless every named attribute is a number in its range."""
+    for name, low, high in ranges:
+        check_number(name, getattr(config, name), low, high)

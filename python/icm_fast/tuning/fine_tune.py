@@ -27,8 +27,9 @@ from icm_fast.prompts import tokenize_dataset
 from icm_fast.run_config import versions
 from icm_fast.tuning.config import TuningConfig
 from icm_fast.tuning.folder import TuningFolder, TuningState
+from icm_fast.tuning.steps import Progress
 from icm_fast.tuning.texts import TrainingText, check_lengths, texts_digest, training_texts
-from icm_fast.tuning.trainer import Progress, train
+from icm_fast.tuning.trainer import train
 from icm_fast.types import Dataset
 
 _PACKAGES = ("trl", "peft")
@@ -147,14 +148,15 @@ def _train(
                 loaded.model.save_pretrained(made)
                 base.tokenizer.save_pretrained(made)
         else:
-            _save_adapter(trained, made, base.name)
+            save_adapter(trained, made, base.name)
             loaded = merge_adapter(base, made, name)
         if folder:
             folder.put(MODEL_FOLDER if full else ADAPTER_FOLDER, made)
     return state, loaded
 
 
-def _save_adapter(trained: Any, folder: Path, base_name: str) -> None:
+def save_adapter(trained: Any, folder: Path, base_name: str) -> None:
+    """Write the adapter of a trained peft model, with the name of its base."""
     for adapter in trained.peft_config.values():
         adapter.base_model_name_or_path = base_name
     trained.save_pretrained(folder, save_embedding_layers=False)

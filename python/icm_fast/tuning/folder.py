@@ -37,16 +37,19 @@ class TuningFolder:
     Args:
         folder: Made when absent.
         identity: What must be the same for a training to go on: settings, data, model.
+        record: Name of the file with identity and result.
 
     Raises:
         InputError: The folder holds another fine-tuning, is in use, or cannot be written.
     """
 
-    def __init__(self, folder: Path, identity: Mapping[str, Any]) -> None:
+    def __init__(
+        self, folder: Path, identity: Mapping[str, Any], *, record: str = TUNING_FILE
+    ) -> None:
         self.folder = folder
         self.checkpoints = folder / CHECKPOINTS
         self._identity = dict(identity)
-        self._record = folder / TUNING_FILE
+        self._record = folder / record
         self._lock = lock_folder(folder)
         try:
             self._open()
@@ -63,12 +66,12 @@ class TuningFolder:
     def _open(self) -> None:
         if self._record.is_file():
             stored = read_tuning(self._record)["identity"]
-            _check_same(self.folder, stored, self._identity)
+            check_same(self.folder, stored, self._identity, "fine-tuning")
         else:
             self._write({})
 
     def result(self) -> dict[str, Any] | None:
-        """Content of tuning.json once finished, else None."""
+        """Content of the record once finished, else None."""
         content = read_tuning(self._record)
         if "losses" not in content:
             return None
@@ -134,7 +137,10 @@ def sync_files(folder: Path) -> None:
     sync_folder(folder)
 
 
-def _check_same(folder: Path, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+def check_same(
+    folder: Path, stored: Mapping[str, Any], wanted: Mapping[str, Any], what: str
+) -> None:
+    """Raise InputError, with the first difference, unless two identities are the same."""
     old, new = _flat(stored), _flat(wanted)
     different = [key for key in {**new, **old} if old.get(key) != new.get(key)]
     if not different:
@@ -142,7 +148,7 @@ def _check_same(folder: Path, stored: Mapping[str, Any], wanted: Mapping[str, An
     first, *others = different
     more = f" (also different: {', '.join(others)})" if others else ""
     raise InputError(
-        f"{folder} holds a different fine-tuning: {first} is {_short(old.get(first))} there and "
+        f"{folder} holds a different {what}: {first} is {_short(old.get(first))} there and "
         f"{_short(new.get(first))} here{more}; choose another output folder or delete this one"
     )
 
@@ -150,7 +156,7 @@ def _check_same(folder: Path, stored: Mapping[str, Any], wanted: Mapping[str, An
 def _flat(identity: Mapping[str, Any]) -> dict[str, Any]:
     """Settings beside the other keys, so that a difference is named by its setting."""
     rest = {key: value for key, value in identity.items() if key != "config"}
-    return {**identity["config"], **rest}
+    return {**identity.get("config", {}), **rest}
 
 
 def _short(value: Any) -> str:

@@ -1,0 +1,102 @@
+"""A causal decoder with one number for a text: the body of a base and a linear head."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from icm_fast.errors import InputError
+from icm_fast.model.load import LoadedModel
+from icm_fast.model.tuned import copy_model
+
+
+def reward_network(base: LoadedModel, dtype: torch.dtype, *, share: bool) -> PreTrainedModel:
+    """A transformers model for sequence classification with one label, and the body of ``base``.
+
+    Its head is float32 and zero: before training every text has the reward 0.
+
+    Args:
+        base: Left as it is.
+        dtype: Of the body.
+        share: Let the body's weights lie in the memory of the base; for adapters alone.
+
+    Raises:
+        InputError: transformers has no sequence classification for this family.
+    """
+    config = copy.deepcopy(base.model.config)
+    config.num_labels = 1
+    try:
+        with torch.device("meta"):  # no weights: the body is put in, and the head made below
+            network: PreTrainedModel = AutoModelForSequenceClassification.from_config(config)
+    except (ValueError, KeyError):
+        raise InputError(
+            f"transformers has no sequence classification for {config.model_type} ({base.name}), "
+            "so it can be no reward model; take one of another family, such as llama, qwen or gemma"
+        ) from None
+    body = copy_model(base.model, dtype, share=share).base_model
+    setattr(network, network.base_model_prefix, body)
+    head: Any = network.score
+    network.score = torch.nn.Linear(
+        head.in_features, 1, bias=False, dtype=torch.float32, device=base.device
+    )
+    torch.nn.init.zeros_(network.score.weight)
+    network.config.dtype = dtype
+    return network.eval().requires_grad_(False)
+
+
+def load_network(folder: str, dtype: torch.dtype) -> PreTrainedModel:
+    """Read a whole network back from a folder of safetensors.
+
+    Raises:
+        OSError, ValueError: As of transformers.
+    """
+    transformers_logging.disable_progress_bar()
+    try:
+        network: PreTrainedModel = AutoModelForSequenceClassification.from_pretrained(
+            folder, config=AutoConfig.from_pretrained(folder), dtype=dtype, use_safetensors=True
+        )
+    finally:
+        transformers_logging.enable_progress_bar()
+    return with_float_head(network)
+
+
+def with_float_head(network: PreTrainedModel) -> PreTrainedModel:
+    """The network in evaluation mode with its head in float32, whatever the body is in."""
+    network.score.float()
+    return network.eval().requires_grad_(False)
+
+
+def pad_left(texts: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
+    """A batch of token ids in which the last column holds the end of every text.
+
+    Returns:
+        ``input_ids``, ``attention_mask``, ``position_ids``: ``[n_texts, longest]`` int64.
+    """
+    width = max(len(ids) for ids in texts)
+    input_ids = torch.zeros(len(texts), width, dtype=torch.int64)
+    mask = torch.zeros_like(input_ids)
+    for row, ids in enumerate(texts):
+        input_ids[row, width - len(ids) :] = torch.tensor(ids)
+        mask[row, width - len(ids) :] = 1
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    return {"input_ids": input_ids, "attention_mask": mask, "position_ids": positions}
+
+
+def rewards(network: PreTrainedModel, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """The reward of every text of a batch of :func:`pad_left`, ``[n_texts]`` float32.
+
+    Taken at the last token by position. transformers' own pooling looks for the last token that is
+    no padding, and takes an EOS that pads for padding.
+    """
+    body = getattr(network, network.base_model_prefix)
+    accepted = inspect.signature(body.forward).parameters
+    arguments = {name: batch[name] for name in batch if name in accepted}
+    hidden = body(**arguments, use_cache=False).last_hidden_state[:, -1]
+    value: torch.Tensor = network.score(hidden.float())[:, 0]
+    return value

@@ -1,0 +1,27 @@
+"""The one place that says what a reward model reads: in training, scoring and as a reward."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from icm_fast.prompts import root_ids
+
+FORMAT = 1
+"""Recorded with every model; raised whenever the functions below change."""
+
+
+def reward_text(prompt: str, response: str) -> str:
+    """The text of a response to a prompt; without a prompt the response alone."""
+    if not prompt:
+        return response
+    return f"Human: {prompt}\n\nAssistant: {response}"
+
+
+def reward_ids(text: str, tokenizer: Any) -> tuple[int, ...]:
+    """Token ids of a text of :func:`reward_text`: BOS where the tokenizer has one, text, EOS.
+
+    The EOS, where the tokenizer has one, tells that the response ends here.
+    """
+    ids = root_ids(tokenizer) + tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
+    end = tokenizer.eos_token_id
+    return ids if end is None else (*ids, int(end))
