@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -129,6 +130,20 @@ def bootstrap_interval(
     tail = (1 - level) / 2
     low, high = np.nanquantile(values, [tail, 1 - tail])
     return float(low), float(high)
+
+
+def mean_interval(
+    values: npt.NDArray[np.floating[Any]],
+    *,
+    seed: int = 0,
+    n_resamples: int = 1000,
+    level: float = 0.95,
+) -> tuple[float, float, float]:
+    """The mean of ``[n]`` numbers, and its percentile interval when they are drawn anew."""
+    rng = np.random.default_rng(seed)
+    draws = rng.integers(len(values), size=(n_resamples, len(values)))
+    low, high = np.quantile(values[draws].mean(axis=1), [(1 - level) / 2, (1 + level) / 2])
+    return float(values.mean()), float(low), float(high)
 
 
 def calibration_error(scores: ScoreArray, gold: IntArray, n_bins: int = 10) -> float:

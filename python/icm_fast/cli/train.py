@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from icm_fast.cli.reward import reward
+from icm_fast.cli.rl import rl
 from icm_fast.cli.settings import parse_assignments, read_request
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ def _group() -> None:
 
 
 train_app.command()(reward)
+train_app.command()(rl)
 
 
 @train_app.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,7 +130,7 @@ def as_reward_model(
 
 
 def load_reward_model(
-    folder: str | Path, *, dtype: str = "auto", device: str = "auto"
+    folder: str | os.PathLike[str], *, dtype: str = "auto", device: str = "auto"
 ) -> RewardModel:
     """Load the reward model of a training, or the last one of a training in two stages.
 

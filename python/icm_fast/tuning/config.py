@@ -20,7 +20,6 @@ Ranges = tuple[tuple[str, int | float, int | float], ...]
 """Attributes with their least and greatest values."""
 
 _RANGES: Ranges = (
-    ("epochs", 1, 10_000),
     ("learning_rate", 1e-12, 10.0),
     ("batch_size", 1, 1_000_000),
     ("rank", 1, 65536),
@@ -35,12 +34,11 @@ _RANGES: Ranges = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TuningConfig:
-    """Settings of one fine-tuning.
+class TrainingConfig:
+    """Settings that every training has.
 
     Attributes:
         method: ``lora`` (low-rank adapters on every linear layer but the head) or ``full``.
-        epochs: Passes over the labelled examples.
         learning_rate: Peak rate of AdamW; None: 2e-4 for ``lora``, 2e-5 for ``full``.
         batch_size: Examples per step.
         rank: Rank of the adapters.
@@ -59,7 +57,6 @@ class TuningConfig:
     """
 
     method: str = "lora"
-    epochs: int = 3
     learning_rate: float | None = None
     batch_size: int = 8
     rank: int = 8
@@ -101,6 +98,21 @@ class TuningConfig:
         """Build from YAML content; an unknown key is an error that names the nearest one."""
         check_names(content, (f.name for f in dataclasses.fields(cls)))
         return cls(**content)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TuningConfig(TrainingConfig):
+    """Settings of one fine-tuning: those of every training, and one more.
+
+    Attributes:
+        epochs: Passes over the labelled examples.
+    """
+
+    epochs: int = 3
+
+    def __post_init__(self) -> None:
+        TrainingConfig.__post_init__(self)  # super() fails in a class with slots
+        check_ranges(self, (("epochs", 1, 10_000),))
 
 
 def check_ranges(config: Any, ranges: Ranges) -> None:

@@ -25,7 +25,7 @@ from icm_fast.model.tuned import (
 )
 from icm_fast.prompts import tokenize_dataset
 from icm_fast.run_config import versions
-from icm_fast.tuning.config import TuningConfig
+from icm_fast.tuning.config import TrainingConfig, TuningConfig
 from icm_fast.tuning.folder import TuningFolder, TuningState
 from icm_fast.tuning.steps import Progress
 from icm_fast.tuning.texts import TrainingText, check_lengths, texts_digest, training_texts
@@ -104,7 +104,7 @@ def fine_tune(
     return _tuned(loaded, state, texts, config, folder.folder)
 
 
-def training_dtype(base: LoadedModel, config: TuningConfig) -> torch.dtype:
+def training_dtype(base: LoadedModel, config: TrainingConfig) -> torch.dtype:
     """Dtype of the weights while training."""
     if config.dtype != "auto":
         return torch.float32 if config.dtype == "float32" else torch.bfloat16

@@ -13,7 +13,7 @@ import torch
 
 from icm_fast.errors import InputError
 from icm_fast.model.load import LoadedModel
-from icm_fast.tuning.config import TuningConfig
+from icm_fast.tuning.config import TrainingConfig
 from icm_fast.tuning.folder import TuningState, mark_complete
 
 Progress = Callable[[int, int, float], None]
@@ -111,7 +111,7 @@ class FixedBatches:
         mark_complete(Path(trainer.args.output_dir) / f"checkpoint-{step}", self.tuning_state())
 
 
-def lora_config(peft: Any, config: TuningConfig, task_type: str) -> Any:
+def lora_config(peft: Any, config: TrainingConfig, task_type: str) -> Any:
     """Adapters on every linear layer but the head."""
     return peft.LoraConfig(
         task_type=task_type,
@@ -123,7 +123,7 @@ def lora_config(peft: Any, config: TuningConfig, task_type: str) -> Any:
 
 
 def trainer_arguments(
-    kind: Any, config: TuningConfig, base: LoadedModel, n_steps: int, output: Path, **more: Any
+    kind: Any, config: TrainingConfig, base: LoadedModel, n_steps: int, output: Path, **more: Any
 ) -> Any:
     """Arguments of a trainer that makes one pass over ``n_steps`` fixed batches.
 

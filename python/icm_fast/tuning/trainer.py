@@ -41,7 +41,7 @@ def train(
         InputError: trl, peft or datasets is missing, or the loss is no longer a number.
     """
     start = folder.last_checkpoint() if folder else None
-    trl, peft, datasets = _packages()
+    trl, peft, datasets = training_packages()
     batches = order_batches(
         [len(text.ids) for text in texts],
         epochs=config.epochs,
@@ -133,8 +133,12 @@ def label_loss(model: Any, inputs: dict[str, torch.Tensor], accepted: frozenset[
     )
 
 
-def _packages() -> tuple[Any, Any, Any]:
-    """trl, peft and datasets; imported here because trl takes seconds."""
+def training_packages() -> tuple[Any, Any, Any]:
+    """trl, peft and datasets; imported here because trl takes seconds.
+
+    Raises:
+        InputError: One of them is missing.
+    """
     try:
         import datasets
         import peft

@@ -1,0 +1,74 @@
+"""The command ``icm-fast train rl``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from icm_fast.cli.settings import parse_assignments
+
+if TYPE_CHECKING:
+    from icm_fast.policy import TrainedPolicy
+
+
+def rl(
+    prompts: Annotated[
+        str, typer.Argument(help="File with the column prompt, or .txt with one on each line.")
+    ],
+    model: Annotated[
+        str, typer.Option(help="Start policy: hub id, folder, .gguf file, smollm2 / gemma3-270m.")
+    ],
+    reward: Annotated[Path, typer.Option(help="Folder that `train reward` wrote.")],
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Setting of the training: key=value; may be repeated."),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Folder; by default `policy` in that of the reward."),
+    ] = None,
+) -> None:
+    """Optimise a policy against a reward model; called again it goes on."""
+    from icm_fast.policy import PolicyConfig, read_prompts, train_policy
+
+    config = PolicyConfig.from_mapping(parse_assignments(assignments or (), None))
+    given = read_prompts(prompts)
+    if given.n_repeated:
+        typer.echo(f"{given.n_repeated} repeated prompts are left out", err=True)
+    trained = train_policy(
+        given.prompts,
+        model=model,
+        reward=reward,
+        config=config,
+        output_dir=output or reward / "policy",
+        progress=_step if sys.stderr.isatty() else None,
+    )
+    typer.echo(_summary(trained, config.n_episodes_per_step))
+
+
+def _step(step: int, steps: int, reward: float) -> None:
+    typer.echo(f"\rstep {step} of {steps}, reward {reward:+.3f}", err=True, nl=step == steps)
+
+
+def _summary(trained: TrainedPolicy, n_episodes: int) -> str:
+    """What changed on held-out prompts, for people."""
+    log = trained.log
+    lines = [f"{len(log.steps)} steps of {n_episodes} episodes."]
+    if log.measurements:
+        lines.append(f"On {len(trained.held_out)} held-out prompts, after 0 steps and at the end:")
+        first, last = log.measurements[0], log.measurements[-1]
+        for name, unit in (
+            ("reward", ""),
+            ("kl", " nats per token from the start policy"),
+            ("perplexity", " under the start policy"),
+            ("length", " tokens"),
+            ("finished", " of the texts end by themselves"),
+            ("repetition", " of the runs of three tokens are repeated"),
+            ("distinct", " of the pairs of tokens differ"),
+        ):
+            lines.append(f"  {name:<11} {first[name]:>8.3f} {last[name]:>8.3f}{unit}")
+    lines.append(f"Policy: {trained.folder} (a folder that --model takes; samples.jsonl there)")
+    return "\n".join(lines)

@@ -1,0 +1,253 @@
+"""Training a policy against a reward model: deterministic, resumable, the base stays as it is."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from icm_fast.atomic_file import write_atomically
+from icm_fast.errors import InputError
+from icm_fast.model.load import LoadedModel, load_model
+from icm_fast.model.tuned import ADAPTER_FOLDER, copy_model, merge_adapter
+from icm_fast.policy.config import PolicyConfig
+from icm_fast.policy.diagnostics import HeldOut
+from icm_fast.policy.generation import end_tokens, prompt_ids, read_continuation
+from icm_fast.policy.prompts import judged_text, policy_text
+from icm_fast.policy.trainer import PolicyLog, train_against
+from icm_fast.reward.model import RewardModel, load_reward_model
+from icm_fast.run_config import versions
+from icm_fast.tuning.fine_tune import load_finished, save_adapter, training_dtype
+from icm_fast.tuning.folder import TuningFolder
+from icm_fast.tuning.steps import Progress
+
+HISTORY_FILE = "history.json"
+SAMPLES_FILE = "samples.jsonl"
+_PACKAGES = ("trl", "peft")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TrainedPolicy:
+    """A policy and how it came about.
+
+    Attributes:
+        loaded: The policy with its adapters merged; every scorer and ``generate`` take it.
+        log: Figures of every step, measurements of held-out prompts, samples.
+        held_out: Prompts that were not trained on.
+        folder: Output folder, None without one; a name that ``model=`` takes.
+    """
+
+    loaded: LoadedModel
+    log: PolicyLog
+    held_out: tuple[str, ...]
+    folder: Path | None
+
+
+def train_policy(
+    prompts: Sequence[str],
+    *,
+    model: Any,
+    reward: RewardModel | str | os.PathLike[str],
+    config: PolicyConfig | None = None,
+    output_dir: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
+) -> TrainedPolicy:
+    """Optimise a policy against a reward model.
+
+    The same arguments, number of threads and machine give the same weights, bit for bit.
+
+    Args:
+        prompts: What the policy is asked, or begins with; ``config.n_held_out`` of them are drawn
+            for measurements and never trained on.
+        model: The start policy: hub id, folder, .gguf file, embedded name, (model, tokenizer) pair
+            or loaded model. Its weights are not changed.
+        reward: A reward model, or the folder of its training.
+        config: Settings; the defaults when absent.
+        output_dir: Folder of ``tuning.json``, the adapter, ``history.json`` (figures of each step,
+            measurements) and ``samples.jsonl``. A training that was interrupted there goes on from
+            its last checkpoint, a finished one is loaded. Without it nothing is kept on disk.
+        progress: Called after each step with its number, the number of steps and the mean reward.
+
+    Raises:
+        InputError: Bad input, a package is missing, or the folder is that of another training or
+            in use.
+    """
+    config = config or PolicyConfig()
+    base = load_model(model)
+    judge = reward if isinstance(reward, RewardModel) else load_reward_model(reward)
+    trained_on, held_out = split_prompts(prompts, config)
+    for prompt in prompts:
+        _check_length(base, judge, prompt, config)
+    job = _Job(base, judge, trained_on, held_out, config)
+    if output_dir is None:
+        loaded, log = _train(job, None, progress)
+        return TrainedPolicy(loaded, log, held_out, None)
+    with TuningFolder(Path(output_dir), _identity(job, prompts)) as folder:
+        if folder.result() is not None:
+            loaded, log = load_finished(base, folder.folder), read_history(folder.folder)
+        else:
+            loaded, log = _train(job, folder, progress)
+            write_history(folder.folder, log)
+            state = asdict(log.state())
+            threads = torch.get_num_threads()
+            folder.finish({**state, "n_threads": threads, "versions": versions(_PACKAGES)})
+    return TrainedPolicy(loaded, log, held_out, folder.folder)
+
+
+def split_prompts(
+    prompts: Sequence[str], config: PolicyConfig
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Prompts of all steps in their order, and those that are held out.
+
+    Every prompt that is not held out comes once before any comes twice.
+
+    Raises:
+        InputError: Too few prompts, or one of them twice.
+    """
+    if len(set(prompts)) < len(prompts):
+        twice = next(prompt for prompt in prompts if prompts.count(prompt) > 1)
+        raise InputError(f"the prompt {twice[:60]!r} is there twice; keep one of them")
+    if len(prompts) <= config.n_held_out:
+        raise InputError(
+            f"{len(prompts)} prompts do not leave one for training besides n_held_out = "
+            f"{config.n_held_out}; lower it, or give more prompts"
+        )
+    random = np.random.Generator(np.random.Philox(key=[config.seed, 1]))
+    order = [prompts[int(k)] for k in random.permutation(len(prompts))]
+    held_out, others = order[: config.n_held_out], order[config.n_held_out :]
+    wanted = config.steps * config.batch_size
+    drawn: list[str] = []
+    while len(drawn) < wanted:
+        drawn += [others[int(k)] for k in random.permutation(len(others))]
+    return tuple(drawn[:wanted]), tuple(held_out)
+
+
+def write_history(folder: Path, log: PolicyLog) -> None:
+    """Write ``history.json`` and ``samples.jsonl``; both hold no times, so they can be compared."""
+    history = {"steps": log.steps, "measurements": log.measurements}
+    text = json.dumps(history, indent=1, ensure_ascii=False) + "\n"
+    lines = "".join(json.dumps(sample, ensure_ascii=False) + "\n" for sample in log.samples)
+    write_atomically(folder / SAMPLES_FILE, lines.encode())
+    write_atomically(folder / HISTORY_FILE, text.encode())
+
+
+def read_history(folder: Path) -> PolicyLog:
+    """Read back what :func:`write_history` wrote."""
+    history = json.loads((folder / HISTORY_FILE).read_text(encoding="utf-8"))
+    lines = (folder / SAMPLES_FILE).read_text(encoding="utf-8").split("\n")
+    return PolicyLog(**history, samples=[json.loads(line) for line in lines if line])
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """What a training is made of."""
+
+    base: LoadedModel
+    reward: RewardModel
+    prompts: tuple[str, ...]
+    held_out: tuple[str, ...]
+    config: PolicyConfig
+
+    def read(self, prompt: str) -> tuple[int, ...]:
+        """What the policy reads of a prompt."""
+        return prompt_ids(self.base, policy_text(self.config.kind, prompt))
+
+    def judge(
+        self, prompts: Sequence[str], tokens: Sequence[Sequence[int]]
+    ) -> list[tuple[str, float]]:
+        """Texts of continuations and their rewards, judged as the reward model was trained."""
+        ends = end_tokens(self.base)
+        made = [
+            read_continuation(self.base, self.read(prompt), list(ids), ends)
+            for prompt, ids in zip(prompts, tokens, strict=True)
+        ]
+        texts = [
+            judged_text(self.config.kind, prompt, one.text)
+            for prompt, one in zip(prompts, made, strict=True)
+        ]
+        values = self.reward.score(texts)
+        return [(one.text, float(value)) for one, value in zip(made, values, strict=True)]
+
+    def measure(self, policy: Any, step: int) -> dict[str, Any]:
+        """Look at held-out prompts with a policy in training."""
+        training = policy.training
+        policy.eval()
+        try:
+            return HeldOut(self.held_out, self.reward, self.config).measure(
+                LoadedModel(
+                    "policy in training",
+                    policy.get_base_model(),
+                    self.base.tokenizer,
+                    "",
+                    self.base.max_context,
+                ),
+                step,
+                policy.disable_adapter(),
+            )
+        finally:
+            policy.train(training)
+
+
+def _train(
+    job: _Job, folder: TuningFolder | None, progress: Progress | None
+) -> tuple[LoadedModel, PolicyLog]:
+    """Train, save the adapter, and return the policy with it merged."""
+    base, config = job.base, job.config
+    twin = copy_model(base.model, training_dtype(base, config), share=True)
+    trained, log = train_against(
+        twin,
+        base,
+        job.prompts,
+        tokenize=job.read,
+        judge=job.judge,
+        config=config,
+        folder=folder,
+        measure=job.measure if job.held_out else None,
+        progress=progress,
+    )
+    name = str(folder.folder) if folder else f"{base.name}, trained"
+    # Below the checkpoints, which are dropped at the end: a killed process leaves nothing behind.
+    with tempfile.TemporaryDirectory(dir=folder.checkpoints if folder else None) as scratch:
+        made = Path(scratch) / "made"
+        save_adapter(trained, made, base.name)
+        loaded = merge_adapter(base, made, name)
+        if folder:
+            folder.put(ADAPTER_FOLDER, made)
+    return loaded, log
+
+
+def _check_length(base: LoadedModel, judge: RewardModel, prompt: str, config: PolicyConfig) -> None:
+    """Raise InputError where a prompt leaves no room for a continuation."""
+    prompt_ids(base, policy_text(config.kind, prompt), config.max_new_tokens)
+    n_tokens = len(judge.token_ids(judged_text(config.kind, prompt, "")))
+    if n_tokens + config.max_new_tokens > judge.max_context:
+        raise InputError(
+            f"the prompt {prompt[:40]!r} has {n_tokens} tokens, and {config.max_new_tokens} new "
+            f"ones do not fit the {judge.max_context} of the reward model {judge.name}; shorten "
+            "it, or lower max_new_tokens"
+        )
+
+
+def _identity(job: _Job, prompts: Sequence[str]) -> dict[str, Any]:
+    # As JSON gives it back, so that stored and new identities compare equal.
+    identity: dict[str, Any] = json.loads(
+        json.dumps(
+            {
+                "config": job.config.to_dict(),
+                "n_prompts": len(prompts),
+                "data_digest": hashlib.sha256(json.dumps(list(prompts)).encode()).hexdigest(),
+                "model_fingerprint": job.base.fingerprint,
+                "model_dtype": job.base.dtype_name,
+                "reward_fingerprint": job.reward.fingerprint,
+            }
+        )
+    )
+    return identity
