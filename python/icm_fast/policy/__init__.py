@@ -1,0 +1,15 @@
+"""Policies: what they write, and which of two a judge prefers."""
+
+from icm_fast.policy.generation import Continuation, generate, mean_nll, token_logprobs
+from icm_fast.policy.prompts import PromptSet, judged_text, policy_text, read_prompts
+
+__all__ = [
+    "Continuation",
+    "PromptSet",
+    "generate",
+    "judged_text",
+    "mean_nll",
+    "policy_text",
+    "read_prompts",
+    "token_logprobs",
+]
