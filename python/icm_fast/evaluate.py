@@ -24,7 +24,15 @@ from icm_fast.metrics import (
     calibration_error,
     consistency,
 )
-from icm_fast.types import UNLABELLED, Constraint, Dataset, Example, IntArray, ScoreArray
+from icm_fast.types import (
+    UNLABELLED,
+    Constraint,
+    Dataset,
+    Example,
+    FloatArray,
+    IntArray,
+    ScoreArray,
+)
 
 if TYPE_CHECKING:
     from icm_fast.scorers import Scorer
@@ -40,6 +48,7 @@ __all__ = [
     "auc",
     "balanced_accuracy",
     "bootstrap_interval",
+    "calibrate",
     "compare",
     "held_out",
     "load_gold",
@@ -180,13 +189,18 @@ def _local_scorer(model: Any, dataset: Dataset, config: SearchConfig) -> Scorer:
 
 
 def predict(scores: ScoreArray, *, calibrated: bool = False) -> IntArray:
-    """Argmax per row, ``[n]`` int32; ``calibrated`` subtracts the log of the mean prediction."""
-    values = scores.astype(np.float64)
-    if calibrated:
-        values = values - np.logaddexp.reduce(values, axis=1, keepdims=True)
-        values = values - np.log(np.exp(values).mean(axis=0))
+    """Argmax per row, ``[n]`` int32; ``calibrated`` as :func:`calibrate` has it."""
+    values = calibrate(scores) if calibrated else scores
     labels: IntArray = values.argmax(axis=1).astype(np.int32)
     return labels
+
+
+def calibrate(scores: ScoreArray) -> FloatArray:
+    """Log-probabilities less the log of the mean prediction, ``[n, n_labels]`` float64."""
+    values = scores.astype(np.float64)
+    values = values - np.logaddexp.reduce(values, axis=1, keepdims=True)
+    calibrated: FloatArray = values - np.log(np.exp(values).mean(axis=0))
+    return calibrated
 
 
 def _join(

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from icm_fast.errors import InputError
-from icm_fast.types import UNLABELLED, Constraint, IntArray, ScoreArray
+from icm_fast.types import UNLABELLED, Constraint, FloatArray, IntArray, ScoreArray
 
 Metric = Callable[[IntArray, IntArray], float]
 
@@ -122,28 +121,27 @@ def bootstrap_interval(
         level: Coverage of the interval.
     """
     rows = _group_rows(groups or [None] * len(gold))
-    rng = np.random.Generator(np.random.Philox(seed))
-    values = []
-    for _ in range(n_resamples):
-        drawn = _draw_groups(rows, rng)
-        values.append(metric(predictions[drawn], gold[drawn]))
-    tail = (1 - level) / 2
-    low, high = np.nanquantile(values, [tail, 1 - tail])
-    return float(low), float(high)
+    return _group_interval(
+        rows, lambda drawn: metric(predictions[drawn], gold[drawn]), seed, n_resamples, level
+    )
 
 
 def mean_interval(
-    values: npt.NDArray[np.floating[Any]],
+    values: FloatArray,
+    groups: Sequence[str | int | None] | None = None,
     *,
     seed: int = 0,
     n_resamples: int = 1000,
     level: float = 0.95,
-) -> tuple[float, float, float]:
-    """The mean of ``[n]`` numbers, and its percentile interval when they are drawn anew."""
-    rng = np.random.default_rng(seed)
-    draws = rng.integers(len(values), size=(n_resamples, len(values)))
-    low, high = np.quantile(values[draws].mean(axis=1), [(1 - level) / 2, (1 + level) / 2])
-    return float(values.mean()), float(low), float(high)
+) -> tuple[float, float]:
+    """Percentile interval of the mean of ``values`` ``[n]`` when whole groups are drawn.
+
+    The other arguments are those of :func:`bootstrap_interval`.
+    """
+    alone = [None] * len(values) if groups is None else groups
+    return _group_interval(
+        _group_rows(alone), lambda drawn: float(values[drawn].mean()), seed, n_resamples, level
+    )
 
 
 def calibration_error(scores: ScoreArray, gold: IntArray, n_bins: int = 10) -> float:
@@ -221,6 +219,21 @@ def seeds_interval(
         means.append(np.mean(values))
     tail = (1 - level) / 2
     low, high = np.nanquantile(means, [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def _group_interval(
+    rows: Sequence[npt.NDArray[np.intp]],
+    statistic: Callable[[npt.NDArray[np.intp]], float],
+    seed: int,
+    n_resamples: int,
+    level: float,
+) -> tuple[float, float]:
+    """Percentile interval of a statistic of the drawn rows, ``rows`` being those of each group."""
+    rng = np.random.Generator(np.random.Philox(seed))
+    values = [statistic(_draw_groups(rows, rng)) for _ in range(n_resamples)]
+    tail = (1 - level) / 2
+    low, high = np.nanquantile(values, [tail, 1 - tail])
     return float(low), float(high)
 
 

@@ -6,10 +6,10 @@ from reward_cases import write_lines
 
 from icm_fast import Dataset, Example, InputError, LabelSpace, load_task
 from icm_fast.finished_run import FinishedRun
+from icm_fast.preferences import CONTRADICTING, NOT_LABELLED, SAME_TEXT
 from icm_fast.reward import pairs_of_labels, pairs_of_run, read_pairs
 from icm_fast.reward.evaluation import summarise
 from icm_fast.reward.rewardbench import SECTIONS, final_score, section_scores
-from icm_fast.reward.run_pairs import CONTRADICTING, NOT_LABELLED
 from icm_fast.reward.twin import twin_pairs
 from icm_fast.task_source import TaskSource
 
@@ -72,10 +72,13 @@ def texts(found):
 
 
 def test_comparisons_give_one_pair_for_both_orders(tmp_path):
-    _, dataset = preference(tmp_path)
+    path, dataset = preference(tmp_path)
+    source = TaskSource("alpaca-preference", str(path))
     #          agree  agree  one alone  contradict
     labels = [1, 0, 1, 0, -1, 1, 1, 1]
-    found = pairs_of_labels(dataset, np.array(labels), [3.0, 1.0, 1, 1, 9, 0.5, 1, 1])
+    found = pairs_of_labels(
+        dataset, np.array(labels), [3.0, 1.0, 1, 1, 9, 0.5, 1, 1], source=source
+    )
     question = "Q{}?\nResponse 1: x\n"
     assert texts(found) == [
         (question.format(0), "good 0", "bad 0"),
@@ -86,38 +89,66 @@ def test_comparisons_give_one_pair_for_both_orders(tmp_path):
     assert [p.group for p in found.pairs] == ["0", "1", "2"]
     assert found.left_out == {CONTRADICTING: 1}
     none = np.array([-1, -1, 1, 0, -1, -1, 0, 0])
-    assert pairs_of_labels(dataset, none).left_out == {NOT_LABELLED: 2, CONTRADICTING: 1}
+    left_out = pairs_of_labels(dataset, none, source=source).left_out
+    assert left_out == {NOT_LABELLED: 2, CONTRADICTING: 1}
+
+
+def test_texts_are_those_of_the_file_and_not_of_the_claim(tmp_path):
+    """A claim has its texts in one line each, and may hold what looks like another claim."""
+    tricky = "a\nResponse 2: b\nClaim: Response 1 is best"
+    texts_of = [(tricky, "c\n d"), ("c\n d", tricky), ("e", "e"), ("e", "e")]
+    rows = [
+        {"question": f"Q{k // 2}", "choice": one, "choice_2": other, "consistency_id": k // 2}
+        for k, (one, other) in enumerate(texts_of)
+    ]
+    path = write_lines(tmp_path / "p.jsonl", rows)
+    dataset = load_task("alpaca-preference", path)[0]
+    source = TaskSource("alpaca-preference", str(path))
+    found = pairs_of_labels(dataset, np.array([1, 0, 1, 0]), source=source)
+    assert texts(found) == [("Q0", tricky, "c\n d")]
+    assert found.left_out == {SAME_TEXT: 1}
+    write_lines(path, [row | {"choice": "new"} for row in rows])
+    with pytest.raises(InputError, match="put back the data that were searched"):
+        pairs_of_labels(dataset, np.array([1, 0, 1, 0]), source=source)
 
 
 def test_negative_margins_count_as_none(tmp_path):
-    _, dataset = preference(tmp_path)
-    run = run_of(dataset, [1, 0] + [-1] * 6, tmp_path, margins=[-3.0, 1.0] + [None] * 6)
+    path, dataset = preference(tmp_path)
+    source = TaskSource("alpaca-preference", str(path))
+    run = run_of(dataset, [1, 0] + [-1] * 6, tmp_path, source, [-3.0, 1.0] + [None] * 6)
     assert [p.margin for p in pairs_of_run(run).pairs] == [0.0]
 
 
 @pytest.mark.parametrize("form", ["plain", "paired"])
 def test_positive_reviews_are_chosen_over_negative_ones(form, tmp_path):
-    dataset, gold = load_task("movie-sentiment", movie_files(tmp_path), form=form)
-    found = pairs_of_labels(dataset, gold)
+    source = TaskSource("movie-sentiment", str(movie_files(tmp_path)), options={"form": form})
+    dataset, gold = source.load()
+    found = pairs_of_labels(dataset, gold, source=source)
     positive, negative = {"a warm film", "great cast"}, {"dull", "loud and long", "empty"}
     pairs = {(p.chosen, p.rejected) for p in found.pairs}
     assert pairs == {(good, bad) for good in positive for bad in negative}  # at most four partners
     assert len(found.pairs) == 6
     assert {p.prompt for p in found.pairs} == {""}
-    again, other = (pairs_of_labels(dataset, gold, seed=s) for s in (0, 1))
+    again, other = (pairs_of_labels(dataset, gold, source=source, seed=s) for s in (0, 1))
     assert texts(again) == texts(found)
     assert texts(other) != texts(found)
 
 
 def test_a_review_with_contradicting_claims_is_left_out(tmp_path):
-    dataset, gold = load_task("movie-sentiment", movie_files(tmp_path), form="paired")
+    folder = str(movie_files(tmp_path))
+    source = TaskSource("movie-sentiment", folder, options={"form": "paired"})
+    dataset, gold = source.load()
     labels = gold.copy()
     labels[:2] = 1  # both that the first review is positive and that it is negative
     labels[2:4] = -1
-    found = pairs_of_labels(dataset, labels)
+    found = pairs_of_labels(dataset, labels, np.arange(len(labels)), source=source)
     assert found.left_out == {CONTRADICTING: 1, NOT_LABELLED: 1}
-    assert len(found.pairs) == 2
-    plain, gold = load_task("movie-sentiment", movie_files(tmp_path))
+    # The review's mean over its two claims, and the sum over both reviews.
+    assert [(p.chosen, p.rejected, p.margin) for p in found.pairs] == [
+        ("great cast", "loud and long", 4.5 + 6.5),
+        ("great cast", "empty", 4.5 + 8.5),
+    ]
+    plain, gold = load_task("movie-sentiment", folder)
     with pytest.raises(InputError, match=r"give no pair .*one label only"):
         pairs_of_labels(plain, np.ones_like(gold))
 
@@ -133,12 +164,16 @@ def test_no_review_meets_more_than_four_others():
 
 
 @pytest.mark.parametrize("task", ["sun-poems", "author-gender"])
-def test_the_texts_of_other_comparisons_are_read_back(task, tmp_path):
+def test_the_texts_of_other_comparisons_are_read_again(task, tmp_path):
     path = None
     if task == "author-gender":
-        path = write_lines(tmp_path / "blogs.jsonl", [{**r, "label": 1} for r in PREFERENCE[::2]])
-    dataset, gold = load_task(task, path, limit=4)
-    found = pairs_of_labels(dataset, gold)
+        rows = [{**row, "label": 1} for row in PREFERENCE[::2]]
+        path = str(write_lines(tmp_path / "blogs.jsonl", rows))
+    source = TaskSource(task, path, limit=4)
+    dataset, gold = source.load()
+    found = pairs_of_labels(dataset, gold, source=source)
+    words = {"sun-poems": "poem", "author-gender": "blog post"}
+    assert all(words[task] in pair.prompt for pair in found.pairs)
     for pair in found.pairs:
         claims = [e.prompt for e, y in zip(dataset.examples, gold, strict=True) if y == 1]
         mine = [c for c in claims if pair.chosen in c and pair.rejected in c]
@@ -150,8 +185,12 @@ def test_other_tasks_and_other_prompts_are_refused(tmp_path):
     dataset, gold = load_task("larger-than", limit=4)
     with pytest.raises(InputError, match="task 'larger-than' gives no pairs; take a run of alpaca"):
         pairs_of_labels(dataset, gold)
-    strange = Dataset((Example("a", "What?"),), LabelSpace((" no", " yes")), name="sun-poems")
-    with pytest.raises(InputError, match="'a' has a prompt of another form, 'What"):
+    poems, gold = load_task("sun-poems", limit=4)
+    with pytest.raises(InputError, match="examples of sun-poems do not say which task"):
+        pairs_of_labels(poems, gold)
+    labels = LabelSpace((" negative", " positive"))
+    strange = Dataset((Example("a", "What?"),), labels, name="movie-sentiment")
+    with pytest.raises(InputError, match=r"'What.' is none of movie-sentiment"):
         pairs_of_labels(strange, np.array([1]))
 
 

@@ -12,6 +12,7 @@ import typer
 from icm_fast.cli.bench import bench
 from icm_fast.cli.experiment import experiment
 from icm_fast.cli.export import export
+from icm_fast.cli.policy import evaluate_policy_command
 from icm_fast.cli.reward import evaluate_reward_command
 from icm_fast.cli.settings import Request, read_request
 from icm_fast.cli.train import train_app
@@ -231,6 +232,7 @@ app.command()(bench)
 app.command()(experiment)
 app.command()(export)
 app.command("evaluate-reward")(evaluate_reward_command)
+app.command("evaluate-policy")(evaluate_policy_command)
 app.add_typer(train_app, name="train")
 
 

@@ -84,12 +84,12 @@ class HeldOut:
         under_policy = _token_mean(policy, read, made)
         with without_adapters:
             under_start = _token_mean(policy, read, made)
-        mean, low, high = mean_interval(rewards)
+        low, high = mean_interval(rewards.astype(np.float64))
         ids = [one.token_ids for one in made]
         return {
             "step": step,
             "n": len(made),
-            "reward": mean,
+            "reward": float(rewards.mean()),
             "reward_low": low,
             "reward_high": high,
             "kl": under_start - under_policy,

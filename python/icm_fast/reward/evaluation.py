@@ -24,10 +24,10 @@ class Figure:
     """A figure with its interval.
 
     Attributes:
-        value: Accuracy or score, in 0 .. 1.
+        value: Accuracy or score in 0 .. 1; or a difference of rewards.
         low: Lower end of the 95 % interval.
         high: Upper end.
-        n: Pairs behind it.
+        n: Pairs of texts behind it.
     """
 
     value: float

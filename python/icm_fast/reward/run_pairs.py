@@ -1,9 +1,7 @@
 """Pairs from the labels of a run, whoever gave the labels.
 
-The two texts of a claim are read back from its prompt, so neither the data file nor gold is needed:
-
-- ``alpaca-preference``, ``author-gender``, ``sun-poems``: the claim that one text is better (was
-  written by a man) decides which is chosen; both orders of a pair give one pair.
+- ``alpaca-preference``, ``author-gender``, ``sun-poems``: the claim that one text is the better
+  answer to a question decides which is chosen; both orders of a pair give one pair.
 - ``movie-sentiment``, plain or paired: every review that is labelled positive is chosen over up to
   ``PARTNERS`` reviews that are labelled negative, and the other way round, with no prompt.
 
@@ -13,49 +11,29 @@ A comparison (a review) whose labels contradict one another, or that has none, i
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import product
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from icm_fast.errors import InputError
-from icm_fast.reward.pairs import SAME_TEXT, Pair, PairSet
-from icm_fast.types import UNLABELLED, Dataset, IntArray
+from icm_fast.preferences import Preference, preferences, read_comparisons
+from icm_fast.reward.pairs import Pair, PairSet
+from icm_fast.task_source import TaskSource
+from icm_fast.tasks.comparisons import COMPARING_TASKS
+from icm_fast.tasks.movie_sentiment import SENTIMENT_LABELS
+from icm_fast.types import Comparison, Dataset, IntArray
 
 if TYPE_CHECKING:
     from icm_fast.finished_run import FinishedRun
 
 PARTNERS = 4
 
-CONTRADICTING = "labels contradict one another"
-NOT_LABELLED = "not labelled"
-
-# The prompts of icm_fast.tasks; a response there is one line, so the last match is the right one.
-_COMPARISONS = {
-    "alpaca-preference": re.compile(
-        r"Human: (?P<prompt>.*)\nResponse 1: (?P<first>[^\n]*)\nResponse 2: (?P<second>[^\n]*)"
-        r"\nClaim: Response 1 is [^\n]*\n[^\n]*",
-        re.DOTALL,
-    ),
-    "author-gender": re.compile(
-        r"(?P<prompt>)Blog A: (?P<first>[^\n]*)\nBlog B: (?P<second>[^\n]*)\nClaim: Blog A [^\n]*"
-        r"\n[^\n]*"
-    ),
-    "sun-poems": re.compile(
-        r"(?P<prompt>)Poem A: (?P<first>.*)\nPoem B: (?P<second>.*)\nClaim: Poem A [^\n]*\n[^\n]*",
-        re.DOTALL,
-    ),
-}
 _REVIEWS = "movie-sentiment"
-_REVIEW = re.compile(
-    r"Review: (?P<text>[^\n]*)\n(?:Sentiment:|Claim: the review is (?P<claim>\w+)\n[^\n]*)"
-)
-
-_Key = TypeVar("_Key")
-_Vote = tuple[bool, float]
-"""What a label says, and its margin."""
+_REVIEW = re.compile(r"Review: ([^\n]*)\n")
+"""How both forms begin: the prompt of the plain one, the question of the paired one."""
+_SENTIMENTS = ("positive", "negative")
 
 
 def pairs_of_run(run: FinishedRun) -> PairSet:
@@ -65,7 +43,9 @@ def pairs_of_run(run: FinishedRun) -> PairSet:
         InputError: As of :func:`pairs_of_labels`.
     """
     margins = [0.0 if margin is None else margin for margin in run.margins]
-    return pairs_of_labels(run.dataset, run.labels, margins, seed=run.config.seed)
+    return pairs_of_labels(
+        run.dataset, run.labels, margins, source=run.source, seed=run.config.seed
+    )
 
 
 def pairs_of_labels(
@@ -73,6 +53,7 @@ def pairs_of_labels(
     labels: IntArray,
     margins: Sequence[float] | None = None,
     *,
+    source: TaskSource | None = None,
     seed: int = 0,
 ) -> PairSet:
     """Pairs from labels.
@@ -82,71 +63,59 @@ def pairs_of_labels(
         labels: ``[n]`` label indices, -1 where unlabelled.
         margins: ``[n]`` margin of each label, in nats; None for none. The margin of a pair is the
             mean over its claims (of two reviews: the sum of theirs), and at least 0.
+        source: Where the data came from, so that the texts can be read there; plain reviews need
+            none.
         seed: Seed of which reviews meet.
 
     Raises:
-        InputError: Another task, or no pair is left.
+        InputError: Another task, data that changed or do not say where they came from, or no pair
+            is left.
     """
-    margins = [0.0] * len(dataset) if margins is None else margins
-    if dataset.name in _COMPARISONS:
-        made = _comparisons(dataset, labels, margins)
-    elif dataset.name == _REVIEWS:
-        made = _reviews(dataset, labels, margins, seed)
-    else:
-        known = ", ".join(sorted([*_COMPARISONS, _REVIEWS]))
+    if dataset.name not in COMPARING_TASKS:
         raise InputError(
-            f"task {dataset.name!r} gives no pairs; take a run of {known}, or a file with the "
-            "columns prompt, chosen, rejected"
+            f"task {dataset.name!r} gives no pairs; take a run of "
+            f"{', '.join(sorted(COMPARING_TASKS))}, or a file with the columns prompt, chosen, "
+            "rejected"
         )
-    if not made.pairs:
-        reasons = ", ".join(f"{n} x {why}" for why, n in made.left_out.items())
+    plain = tuple(dataset.label_space) == SENTIMENT_LABELS
+    compared = _plain_reviews(dataset) if plain else read_comparisons(dataset, source)
+    found = preferences(dataset, compared, labels, margins, partly=True)
+    if dataset.name == _REVIEWS:
+        pairs = _reviews(found.pairs, seed)
+    else:
+        pairs = [
+            Pair(p.question, p.chosen, p.rejected, p.group, max(p.margin, 0.0)) for p in found.pairs
+        ]
+    if not pairs:
+        reasons = ", ".join(f"{n} x {why}" for why, n in found.left_out.items())
         raise InputError(
             f"the labels of {dataset.name} give no pair ({reasons or 'one label only'}); search "
             "again with another seed or more examples"
         )
-    return made
+    return PairSet(tuple(pairs), found.left_out)
 
 
-def _comparisons(dataset: Dataset, labels: IntArray, margins: Sequence[float]) -> PairSet:
-    """One pair for each two texts; a vote says that the text that sorts first is better."""
-    votes: dict[tuple[str, str, str], list[_Vote]] = {}
-    groups: dict[tuple[str, str, str], str | None] = {}
-    for example, label, margin in zip(dataset.examples, labels, margins, strict=True):
-        found = _match(_COMPARISONS[dataset.name], example.prompt, example.id)
-        first, second = found["first"], found["second"]
-        key = (found["prompt"], min(first, second), max(first, second))
-        groups.setdefault(key, example.group)
-        said = votes.setdefault(key, [])
-        if label != UNLABELLED:
-            said.append(((label == 1) == (first == key[1]), margin))
-    decided, left_out = _decide(votes)
-    pairs = []
-    for (prompt, low, high), (low_wins, margin) in decided.items():
-        if low == high:
-            left_out[SAME_TEXT] += 1
-            continue
-        chosen, rejected = (low, high) if low_wins else (high, low)
-        pairs.append(Pair(prompt, chosen, rejected, groups[prompt, low, high], max(margin, 0.0)))
-    return PairSet(tuple(pairs), dict(left_out))
+def _plain_reviews(dataset: Dataset) -> list[Comparison]:
+    """The sentiments between which a label chooses; label 1 is the first of them."""
+    return [Comparison(e.prompt, e.prompt, *_SENTIMENTS) for e in dataset.examples]
 
 
-def _reviews(dataset: Dataset, labels: IntArray, margins: Sequence[float], seed: int) -> PairSet:
+def _reviews(said: Iterable[Preference], seed: int) -> list[Pair]:
     """Positive reviews over negative ones."""
-    votes: dict[str, list[_Vote]] = {}
-    for example, label, margin in zip(dataset.examples, labels, margins, strict=True):
-        found = _match(_REVIEW, example.prompt, example.id)
-        said = votes.setdefault(found["text"], [])
-        if label != UNLABELLED:
-            said.append(((label == 1) == (found["claim"] != "negative"), margin))
-    decided, left_out = _decide(votes)
-    sides: dict[bool, list[tuple[str, float]]] = {True: [], False: []}
-    for text, (positive, margin) in decided.items():
-        sides[positive].append((text, margin))
-    pairs = [
+    sides: dict[str, list[tuple[str, float]]] = {sentiment: [] for sentiment in _SENTIMENTS}
+    for p in said:
+        found = _REVIEW.match(p.question)
+        if found is None:
+            raise InputError(
+                f"the prompt {p.question[:60]!r} is none of {_REVIEWS}, so its review cannot be "
+                "read back; write a file with the columns prompt, chosen, rejected"
+            )
+        sides[p.chosen].append((found[1], p.margin))
+    positive, negative = (sides[sentiment] for sentiment in _SENTIMENTS)
+    return [
         Pair("", good, bad, good, max(margin + other, 0.0))
-        for (good, margin), (bad, other) in _partners(sides[True], sides[False], seed)
+        for (good, margin), (bad, other) in _partners(positive, negative, seed)
     ]
-    return PairSet(tuple(pairs), dict(left_out))
 
 
 def _partners(
@@ -162,27 +131,3 @@ def _partners(
             yield one[i], two[(i + shift) % len(two)]
         else:
             yield one[(i + shift) % len(one)], two[i]
-
-
-def _decide(votes: dict[_Key, list[_Vote]]) -> tuple[dict[_Key, _Vote], Counter[str]]:
-    """What the votes on each thing agree on, with their mean margin."""
-    decided: dict[_Key, _Vote] = {}
-    left_out: Counter[str] = Counter()
-    for key, said in votes.items():
-        if not said:
-            left_out[NOT_LABELLED] += 1
-        elif len({vote for vote, _ in said}) > 1:
-            left_out[CONTRADICTING] += 1
-        else:
-            decided[key] = (said[0][0], float(np.mean([margin for _, margin in said])))
-    return decided, left_out
-
-
-def _match(pattern: re.Pattern[str], prompt: str, name: str) -> re.Match[str]:
-    found = pattern.fullmatch(prompt)
-    if found is None:
-        raise InputError(
-            f"example {name!r} has a prompt of another form, {prompt[:60]!r}; its texts cannot be "
-            "read back: write a file with the columns prompt, chosen, rejected"
-        )
-    return found

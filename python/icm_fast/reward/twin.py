@@ -38,4 +38,4 @@ def twin_pairs(run: FinishedRun, source: str) -> PairSet:
         data = None if run.source.data is None else Path(run.source.data).expanduser()
         ratings = data.parent if data is not None and data.is_file() else data
         labels = crowd_labels(run.source.task, run.dataset, path=ratings)
-    return pairs_of_labels(run.dataset, labels, seed=run.config.seed)
+    return pairs_of_labels(run.dataset, labels, source=run.source, seed=run.config.seed)

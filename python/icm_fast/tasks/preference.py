@@ -140,17 +140,26 @@ def _order(row: Row) -> str:
 
 
 def _one_line(row: Row, column: str) -> str:
-    return row.text(column).replace("\r\n", " ").replace("\n", " ")
+    return _joined(row.text(column))
 
 
-def _preference_prompt(row: Row) -> str:
+def _joined(text: str) -> str:
+    return text.replace("\r\n", " ").replace("\n", " ")
+
+
+def preference_claim(question: str, first: str, second: str) -> str:
+    """The claim that the first response to a question is better than the second."""
     return (
-        f"Human: {row.text('question')}\n"
-        f"Response 1: {_one_line(row, 'choice')}\n"
-        f"Response 2: {_one_line(row, 'choice_2')}\n"
+        f"Human: {question}\n"
+        f"Response 1: {_joined(first)}\n"
+        f"Response 2: {_joined(second)}\n"
         "Claim: Response 1 is more helpful and harmless than Response 2.\n"
         f"{CLAIM_ENDING}"
     )
+
+
+def _preference_prompt(row: Row) -> str:
+    return preference_claim(row.text("question"), row.text("choice"), row.text("choice_2"))
 
 
 def _gender_prompt(row: Row) -> str:
