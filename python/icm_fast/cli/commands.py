@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from icm_fast.cli.assistant import assistant
 from icm_fast.cli.bench import bench
 from icm_fast.cli.experiment import experiment
 from icm_fast.cli.export import export
@@ -228,6 +229,7 @@ def doctor(
         raise InputError(failed)
 
 
+app.command()(assistant)
 app.command()(bench)
 app.command()(experiment)
 app.command()(export)

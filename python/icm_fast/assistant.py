@@ -1,0 +1,317 @@
+"""From unlabelled reviews to a policy that writes better ones: all stages of the paper's 4.4.
+
+Found labels become an initial reward model, which labels a pool for the final one; a policy is
+optimised against that. Beside it stands a twin with gold labels instead of the found ones. A third
+reward model, of the gold labels of other reviews, judges what the policies write.
+
+Each stage has a folder of its own, and is not repeated once it is finished.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from icm_fast.assistant_materials import Materials, draw_materials
+from icm_fast.atomic_file import write_atomically
+from icm_fast.config import SearchConfig
+from icm_fast.demo import demo_source
+from icm_fast.evaluate import load_gold
+from icm_fast.export_formats import json_lines
+from icm_fast.finished_run import FinishedRun, read_run
+from icm_fast.metrics import agreement, mean_interval
+from icm_fast.model.load import LoadedModel, load_model
+from icm_fast.policy import (
+    PolicyConfig,
+    TrainedPolicy,
+    evaluate_policies,
+    train_policy,
+    write_head_to_head,
+)
+from icm_fast.reward import (
+    PairSet,
+    RewardConfig,
+    RewardModel,
+    TwoStage,
+    evaluate_reward,
+    pairs_of_labels,
+    pairs_of_run,
+    train_reward,
+    two_stage,
+)
+from icm_fast.reward.twin import twin_pairs
+from icm_fast.search import search
+from icm_fast.setting_checks import check_names, check_number
+
+REPORT = "report.json"
+
+ICM, GOLD, START = "icm", "gold", "start"
+_BOUTS = ((ICM, START), (GOLD, START), (ICM, GOLD))
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AssistantConfig:
+    """Sizes of the stages.
+
+    Attributes:
+        n: Reviews that are searched.
+        n_pool: Pairs of other reviews, which the initial reward models label.
+        n_judge: Other reviews, whose gold labels train the judge.
+        n_test: Held-out reviews, from which pairs for measuring reward models are made.
+        n_prompts: Beginnings of further reviews, with which policies begin.
+        n_words: Words of such a beginning.
+        samples: Continuations of each held-out beginning when policies are compared.
+        seed: Seed of every stage.
+        reward: Settings of the reward models.
+        policy: Settings of the policies.
+    """
+
+    n: int = 64
+    n_pool: int = 200
+    n_judge: int = 300
+    n_test: int = 200
+    n_prompts: int = 300
+    n_words: int = 2
+    samples: int = 2
+    seed: int = 0
+    reward: RewardConfig = field(default_factory=lambda: RewardConfig(epochs=2))
+    policy: PolicyConfig = field(
+        default_factory=lambda: PolicyConfig(
+            kind="continuation",
+            steps=40,
+            max_new_tokens=16,
+            n_held_out=100,
+            learning_rate=3e-4,
+        )
+    )
+
+    @classmethod
+    def from_mappings(cls, sizes: Mapping[str, Any], policy: Mapping[str, Any]) -> AssistantConfig:
+        """Build from settings by name; those of the policy change its defaults here.
+
+        Raises:
+            InputError: An unknown name, or a size that is no number of 1 or more.
+        """
+        known = {f.name for f in dataclasses.fields(cls)} - {"reward", "policy"}
+        check_names(sizes, known)
+        for name, value in sizes.items():
+            check_number(name, value, 0 if name == "seed" else 1, 10**9)
+        start = cls().policy.to_dict() | {"seed": sizes.get("seed", 0)}
+        return cls(
+            **sizes,
+            reward=RewardConfig(epochs=2, seed=sizes.get("seed", 0)),
+            policy=PolicyConfig.from_mapping({**start, **policy}),
+        )
+
+
+def run_assistant(
+    model: str, *, output: Path, config: AssistantConfig | None = None, say: Say | None = None
+) -> dict[str, Any]:
+    """Run every stage that is not finished, compare, and write ``report.json``.
+
+    Args:
+        model: Start policy, and base of every reward model.
+        output: Folder of the stages.
+        config: Sizes.
+        say: Told in a line what is done next.
+
+    Returns:
+        The content of ``report.json``.
+
+    Raises:
+        InputError: Model or data are not in place, too few reviews, or a folder of other settings.
+    """
+    config = config or AssistantConfig()
+    say = say or (lambda text: None)
+    base = load_model(model)
+    run = _search(base, output, config, say)
+    materials = draw_materials(
+        run.dataset,
+        seed=config.seed,
+        n_pool=config.n_pool,
+        n_judge=config.n_judge,
+        n_test=config.n_test,
+        n_prompts=config.n_prompts,
+        n_words=config.n_words,
+    )
+    stages = _Stages(base, output, config, say)
+    pool, test = output / "pool.jsonl", output / "test-pairs.jsonl"
+    write_atomically(pool, json_lines(materials.pool))
+    write_atomically(test, json_lines(materials.test_pairs))
+    rewards = {
+        ICM: stages.reward_model(ICM, pairs_of_run(run), pool),
+        GOLD: stages.reward_model(GOLD, twin_pairs(run, GOLD), pool),
+    }
+    judge = stages.judge(materials)
+    policies = {name: stages.policy(name, materials, rewards[name].model) for name in rewards}
+    say("comparing")
+    report = {
+        "model": model,
+        "config": asdict(config),
+        "search": _search_figures(run),
+        "reward_models": {
+            **{name: _accuracies(two, test, config) for name, two in rewards.items()},
+            "judge": {"final": _accuracy(judge, test, config)},
+        },
+        "policies": {name: policy.log.measurements for name, policy in policies.items()},
+        "positive": stages.positive(materials, judge, policies),
+        "bouts": stages.bouts(judge, policies),
+    }
+    write_atomically(output / REPORT, (json.dumps(report, indent=1) + "\n").encode())
+    return report
+
+
+def _search(base: LoadedModel, output: Path, config: AssistantConfig, say: Say) -> FinishedRun:
+    say("search: labels of reviews, without supervision")
+    source = demo_source(config.n, config.seed)
+    search(
+        source.load_dataset(),
+        model=base,
+        config=SearchConfig(seed=config.seed),
+        output_dir=output / "search",
+        source=source,
+    )
+    return read_run(output / "search")
+
+
+@dataclass(frozen=True, slots=True)
+class _Stages:
+    """What every stage needs, and the stages."""
+
+    base: LoadedModel
+    output: Path
+    config: AssistantConfig
+    say: Say
+
+    def reward_model(self, name: str, pairs: PairSet, pool: Path) -> TwoStage:
+        """Initial model, labelled pool, final model."""
+        self.say(f"reward model of {name} labels")
+        return two_stage(
+            pairs,
+            model=self.base,
+            output_dir=self.output / f"reward-{name}",
+            pool=pool,
+            config=self.config.reward,
+        )
+
+    def judge(self, materials: Materials) -> RewardModel:
+        """A reward model of the gold labels of reviews that no other stage saw."""
+        self.say("judge: a reward model of other gold labels")
+        pairs = pairs_of_labels(materials.judge, materials.judge_gold, seed=self.config.seed)
+        trained = train_reward(
+            pairs.pairs,
+            model=self.base,
+            config=self.config.reward,
+            output_dir=self.output / "judge",
+        )
+        return trained.model
+
+    def policy(self, name: str, materials: Materials, reward: RewardModel) -> TrainedPolicy:
+        """The policy that is optimised against a reward model."""
+        self.say(f"policy against the reward model of {name} labels")
+
+        def progress(step: int, steps: int, mean: float) -> None:
+            if step % 10 == 0:
+                self.say(f"  step {step} of {steps}: reward {mean:+.2f}")
+
+        return train_policy(
+            materials.prompts,
+            model=self.base,
+            reward=reward,
+            config=self.config.policy,
+            output_dir=self.output / f"policy-{name}",
+            progress=progress,
+        )
+
+    def bouts(
+        self, judge: RewardModel, policies: dict[str, TrainedPolicy]
+    ) -> dict[str, dict[str, Any]]:
+        """Every pair of policies against each other on the held-out beginnings."""
+        models = {START: self.base} | {name: p.loaded for name, p in policies.items()}
+        held_out = policies[ICM].held_out
+        outcomes = {}
+        for one, other in _BOUTS:
+            result = evaluate_policies(
+                models[one],
+                models[other],
+                judge=judge,
+                prompts=held_out,
+                kind=self.config.policy.kind,
+                max_new_tokens=self.config.policy.max_new_tokens,
+                samples=self.config.samples,
+                seed=self.config.seed,
+                batch_size=self.config.policy.micro_batch_size,
+            )
+            write_head_to_head(result, self.output / f"{one}-against-{other}.json")
+            outcomes[f"{one} against {other}"] = asdict(result.win_rate) | {"ties": result.n_ties}
+        return outcomes
+
+    def positive(
+        self, materials: Materials, judge: RewardModel, policies: dict[str, TrainedPolicy]
+    ) -> dict[str, Any]:
+        """Share of positive reviews among what each policy writes, by the judge.
+
+        A review counts as positive above the reward that separates the positive and negative
+        reviews of the judge's own training best.
+        """
+        threshold = best_threshold(judge.score(materials.judge_texts), materials.judge_gold == 1)
+        gold = materials.test_gold
+        right = (judge.score(materials.test_texts) > threshold) == (gold == 1)
+        low, high = mean_interval(right.astype(np.float64))
+        shares: dict[str, Any] = {
+            "threshold": threshold,
+            "judge_accuracy": {"value": float(right.mean()), "low": low, "high": high},
+        }
+        for one, other in _BOUTS[:2]:
+            path = self.output / f"{one}-against-{other}.samples.jsonl"
+            rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+            prompts = [row["prompt"] for row in rows]
+            for name, key in ((one, "score_a"), (other, "score_b")):
+                above = np.array([row[key] > threshold for row in rows], dtype=np.float64)
+                low, high = mean_interval(above, prompts, seed=self.config.seed)
+                shares[name] = {"value": float(above.mean()), "low": low, "high": high}
+        return shares
+
+
+def best_threshold(rewards: Any, positive: Any) -> float:
+    """The middle of the gap between two rewards that tells most of the positive texts apart.
+
+    Args:
+        rewards: ``[n]``.
+        positive: ``[n]`` bool.
+    """
+    order = np.argsort(rewards, kind="stable")
+    values, is_positive = np.asarray(rewards, np.float64)[order], np.asarray(positive)[order]
+    # With a cut behind k values: the negative ones among them are right, and the positive others.
+    right = np.concatenate([[0], np.cumsum(~is_positive)]) + (
+        is_positive.sum() - np.concatenate([[0], np.cumsum(is_positive)])
+    )
+    edges = np.concatenate([[values[0] - 1], values, [values[-1] + 1]])
+    cut = int(np.argmax(right))
+    return float((edges[cut] + edges[cut + 1]) / 2)
+
+
+def _search_figures(run: FinishedRun) -> dict[str, Any]:
+    assert run.source is not None
+    gold = load_gold(run.source, run.dataset)
+    return {"n": len(run.dataset), "agreement": agreement(run.labels, gold)}
+
+
+def _accuracies(trained: TwoStage, pairs: Path, config: AssistantConfig) -> dict[str, Any]:
+    assert trained.final is not None
+    return {
+        "initial": _accuracy(trained.initial.model, pairs, config),
+        "final": _accuracy(trained.final.model, pairs, config),
+    }
+
+
+def _accuracy(model: RewardModel, pairs: Path, config: AssistantConfig) -> dict[str, Any]:
+    return asdict(evaluate_reward(model, pairs, seed=config.seed).overall)

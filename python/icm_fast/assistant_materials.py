@@ -1,0 +1,127 @@
+"""The reviews of every stage of the assistant; no review serves two of them."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from icm_fast.demo import MAX_CHARS
+from icm_fast.errors import InputError
+from icm_fast.reward import pairs_of_labels
+from icm_fast.task_source import TaskSource
+from icm_fast.tasks.sampling import digest
+from icm_fast.types import Dataset, IntArray
+
+_TEXT = re.compile(r"Review: ([^\n]*)\n")
+
+
+@dataclass(frozen=True, slots=True)
+class Materials:
+    """What the stages work with besides the reviews that were searched.
+
+    Attributes:
+        pool: Rows with ``response_1`` and ``response_2``, without labels.
+        prompts: Beginnings of reviews, all different.
+        judge: Reviews of the judge.
+        judge_gold: ``[n_judge]`` gold labels.
+        test: Held-out reviews, of the split ``test``.
+        test_gold: ``[n_test]`` gold labels.
+        test_pairs: Rows with ``prompt``, ``chosen`` and ``rejected``, from gold of ``test``.
+    """
+
+    pool: tuple[dict[str, str], ...]
+    prompts: tuple[str, ...]
+    judge: Dataset
+    judge_gold: IntArray
+    test: Dataset
+    test_gold: IntArray
+    test_pairs: tuple[dict[str, Any], ...]
+
+    @property
+    def judge_texts(self) -> list[str]:
+        """Texts of the judge's reviews."""
+        return _texts(self.judge)
+
+    @property
+    def test_texts(self) -> list[str]:
+        """Texts of the held-out reviews."""
+        return _texts(self.test)
+
+
+def draw_materials(
+    searched: Dataset,
+    *,
+    seed: int,
+    n_pool: int,
+    n_judge: int,
+    n_test: int,
+    n_prompts: int,
+    n_words: int,
+) -> Materials:
+    """Draw the reviews of every stage, by their texts alone.
+
+    Args:
+        searched: Reviews of the search; they are left out.
+        seed: Seed of the draw.
+        n_pool: Pairs of the pool.
+        n_judge: Reviews of the judge.
+        n_test: Held-out reviews.
+        n_prompts: Beginnings.
+        n_words: Words of a beginning; shorter reviews give none.
+
+    Raises:
+        InputError: Too few reviews.
+    """
+    data, gold = _reviews("search")
+    # By text, since some reviews stand in the data twice.
+    row_of = {text: row for row, text in enumerate(_texts(data))}
+    texts = sorted(set(row_of) - set(_texts(searched)), key=lambda t: digest("assistant", seed, t))
+    judge, others = texts[:n_judge], texts[n_judge:]
+    pool, others = others[: 2 * n_pool], others[2 * n_pool :]
+    starts = [" ".join(text.split()[:n_words]) for text in others if len(text.split()) > n_words]
+    prompts = tuple(dict.fromkeys(starts))[:n_prompts]
+    rows = [row_of[text] for text in judge]
+    test, test_gold = _reviews("test")
+    test_rows = sorted(range(len(test)), key=lambda i: digest("test", seed, test.examples[i].id))
+    for name, drawn, wanted in (
+        ("n_judge", len(judge), n_judge),
+        ("n_pool", len(pool) // 2, n_pool),
+        ("n_prompts", len(prompts), n_prompts),
+        ("n_test", len(test_rows), n_test),
+    ):
+        if drawn < wanted:
+            raise InputError(f"there are reviews for {name} = {drawn} only, not {wanted}; lower it")
+    kept = np.array(sorted(test_rows[:n_test]))
+    held_out = _part(test, kept)
+    pairs = pairs_of_labels(held_out, test_gold[kept], seed=seed)
+    return Materials(
+        pool=tuple(
+            {"response_1": one, "response_2": other}
+            for one, other in zip(pool[::2], pool[1::2], strict=True)
+        ),
+        prompts=prompts,
+        judge=_part(data, np.array(rows)),
+        judge_gold=gold[rows],
+        test=held_out,
+        test_gold=test_gold[kept],
+        test_pairs=tuple(
+            {"prompt": p.prompt, "chosen": p.chosen, "rejected": p.rejected} for p in pairs.pairs
+        ),
+    )
+
+
+def _reviews(split: str) -> tuple[Dataset, IntArray]:
+    return TaskSource("movie-sentiment", options={"split": split, "max_chars": MAX_CHARS}).load()
+
+
+def _part(dataset: Dataset, rows: Any) -> Dataset:
+    examples = tuple(dataset.examples[int(row)] for row in rows)
+    return Dataset(examples, dataset.label_space, name=dataset.name, separator=dataset.separator)
+
+
+def _texts(dataset: Dataset) -> list[str]:
+    found = [_TEXT.match(example.prompt) for example in dataset.examples]
+    return [match[1] for match in found if match is not None]

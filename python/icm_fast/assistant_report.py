@@ -1,0 +1,93 @@
+"""What the stages of the assistant gave, for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+_MEASURES = (
+    ("reward", "reward", "{:+.2f}"),
+    ("kl", "divergence, nats per token", "{:.3f}"),
+    ("perplexity", "perplexity under the start policy", "{:.1f}"),
+    ("length", "tokens", "{:.1f}"),
+    ("finished", "share that ends by itself", "{:.2f}"),
+    ("repetition", "repeated runs of three tokens", "{:.3f}"),
+    ("distinct", "different pairs of tokens", "{:.2f}"),
+)
+_NAMES = {"icm": "found labels", "gold": "gold labels", "start": "start policy"}
+
+
+def report_text(report: Mapping[str, Any]) -> str:
+    """Tables of a report of ``run_assistant``."""
+    search, positive = report["search"], report["positive"]
+    judge = positive["judge_accuracy"]
+    episodes = _episodes(report["config"]["policy"])
+    parts = [
+        f"# An assistant without labels: {report['model']}",
+        f"{search['n']} reviews were labelled without supervision; {search['agreement']:.2f} of "
+        "the labels agree with gold. Intervals are 95 % bootstrap.",
+        "## Reward models on held-out pairs",
+        _table(
+            ("labels", "initial", "final, after labelling the pool"),
+            [
+                (_NAMES.get(name, name), _figure(stages.get("initial")), _figure(stages["final"]))
+                for name, stages in report["reward_models"].items()
+            ],
+        ),
+        "The judge is trained on gold labels of other reviews. It tells positive from negative "
+        f"held-out reviews in {_figure(judge)} of cases.",
+        "## What the policies write on held-out beginnings",
+        f"{episodes} episodes each.",
+        _table(
+            ("policy", "positive by the judge"),
+            [(_NAMES[name], _figure(positive[name])) for name in ("start", "icm", "gold")],
+        ),
+        _table(
+            ("judged by the third model", "win rate", "ties"),
+            [
+                (
+                    " against ".join(_NAMES[name] for name in bout.split(" against ")),
+                    _figure(won),
+                    str(won["ties"]),
+                )
+                for bout, won in report["bouts"].items()
+            ],
+        ),
+        "## Is the reward hacked?",
+        _table(
+            ("on held-out beginnings", *_headings(report["policies"])),
+            [
+                (title, *(form.format(m[key]) for m in _ends(report["policies"])))
+                for key, title, form in _MEASURES
+            ],
+        ),
+        "Rewards of two reward models have different scales.",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _headings(policies: Mapping[str, Any]) -> list[str]:
+    return [
+        f"{_NAMES[name]}, {when}"
+        for name, measured in policies.items()
+        for when in ("before", f"after {measured[-1]['step']} steps")
+    ]
+
+
+def _ends(policies: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [measured[end] for measured in policies.values() for end in (0, -1)]
+
+
+def _episodes(policy: Mapping[str, Any]) -> int:
+    return int(policy["steps"] * policy["batch_size"] * policy["group_size"])
+
+
+def _figure(figure: Mapping[str, Any] | None) -> str:
+    if figure is None:
+        return "–"
+    return f"{figure['value']:.2f} [{figure['low']:.2f}, {figure['high']:.2f}]"
+
+
+def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    lines = [head, tuple("---" for _ in head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
