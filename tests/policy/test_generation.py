@@ -69,6 +69,7 @@ def test_draws_are_a_function_of_the_seed_alone():
     before = torch.random.get_rng_state(), random.getstate()
     assert draw(5) == first
     assert draw(6) != first
+    assert len(generate(loaded, PROMPTS, max_new_tokens=2, temperature=2)) == 5  # a whole number
     assert torch.equal(torch.random.get_rng_state(), before[0])
     assert random.getstate() == before[1]
 
