@@ -69,6 +69,7 @@ def test_draws_are_a_function_of_the_seed_alone():
     before = torch.random.get_rng_state(), random.getstate()
     assert draw(5) == first
     assert draw(6) != first
+    assert len(generate(loaded, PROMPTS, max_new_tokens=2, temperature=2)) == 5  # a whole number
     assert torch.equal(torch.random.get_rng_state(), before[0])
     assert random.getstate() == before[1]
 
@@ -118,26 +119,29 @@ def test_a_text_ends_with_any_of_the_models_end_tokens():
     assert (PROMPTS * 4)[row] + ending.text == text  # the end token is no part of the text
 
 
+def plain_logprobs(loaded, prompt, c):
+    """By a forward pass over the whole text, alone and unpadded."""
+    ids = ids_of(loaded, prompt)
+    with torch.no_grad():
+        logits = loaded.model(input_ids=torch.tensor([[*ids, *c.token_ids]])).logits[0]
+    rows = logits.log_softmax(-1)[len(ids) - 1 : -1]
+    return rows[range(len(c.token_ids)), c.token_ids].numpy()
+
+
 @pytest.mark.parametrize("family", ["llama", "gemma3_text", "gpt2"])
 def test_logprobs_are_those_of_a_plain_pass(family):
     loaded, other = tiny_loaded(family), tiny_loaded(family, initializer_range=0.2)
     made = generate(loaded, PROMPTS, max_new_tokens=9, seed=2, batch_size=4, with_logprob=True)
+    sums = [plain_logprobs(loaded, *pair).sum() for pair in zip(PROMPTS, made, strict=True)]
+    np.testing.assert_allclose([c.logprob for c in made], sums, rtol=1e-4)
+    # Of different lengths, so that rows of a batch end elsewhere than they begin.
+    cut = [replace(c, token_ids=c.token_ids[: 9 - 2 * k]) for k, c in enumerate(made)]
     for model in (loaded, other):
-        expected = []
-        for prompt, c in zip(PROMPTS, made, strict=True):
-            ids = ids_of(loaded, prompt)
-            with torch.no_grad():
-                logits = model.model(input_ids=torch.tensor([[*ids, *c.token_ids]])).logits[0]
-            rows = logits.log_softmax(-1)[len(ids) - 1 : -1]
-            expected.append(rows[range(len(c.token_ids)), c.token_ids].numpy())
-        found = token_logprobs(model, PROMPTS, made, batch_size=2)
-        for a, b in zip(found, expected, strict=True):
+        expected = [plain_logprobs(model, *pair) for pair in zip(PROMPTS, cut, strict=True)]
+        for a, b in zip(token_logprobs(model, PROMPTS, cut, batch_size=3), expected, strict=True):
             np.testing.assert_allclose(a, b, atol=1e-4)
-        nll = mean_nll(model, PROMPTS, made)
+        nll = mean_nll(model, PROMPTS, cut)
         np.testing.assert_allclose(nll, [-e.mean() for e in expected], atol=1e-4)
-        if model is loaded:
-            sums = [e.sum() for e in expected]
-            np.testing.assert_allclose([c.logprob for c in made], sums, rtol=1e-4)
 
 
 def test_adapters_live_and_merged_generate_the_same():

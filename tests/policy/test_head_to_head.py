@@ -16,7 +16,13 @@ from icm_fast.policy import evaluate_policies, judged_text, judges, write_head_t
 from icm_fast.policy.judges import Bout, judge_by_claims, judge_by_rewards
 from icm_fast.reward import Pair, RewardConfig, train_reward
 from icm_fast.tasks import load_task
-from tiny_models import REVIEWS, one_thread, tiny_loaded  # noqa: F401 - in force by its import
+from tiny_models import (  # noqa: F401 - one_thread is in force by its import
+    REVIEWS,
+    byte_tokenizer,
+    one_thread,
+    tiny_loaded,
+    tiny_model,
+)
 
 QUICK = {"max_new_tokens": 6, "seed": 4}
 
@@ -52,7 +58,9 @@ def test_the_judge_decides_each_bout(pair, kind):
     assert found.n_ties == 0
     difference = [row["score_a"] - row["score_b"] for row in found.samples]
     assert found.mean_difference.value == pytest.approx(np.mean(difference))
-    assert found.win_rate.low <= found.win_rate.value <= found.win_rate.high
+    prompts = [row["prompt"] for row in found.samples]
+    interval = (found.win_rate.low, found.win_rate.high)
+    assert interval == mean_interval(np.array(points), prompts, seed=QUICK["seed"])
     assert found.a.mean_tokens == np.mean([row["tokens_a"] for row in found.samples])
     assert found.order_gap < 1e-4
 
@@ -70,6 +78,15 @@ def test_swapped_policies_mirror_every_bout(pair):
     assert again == one
     same = evaluate_policies(a, a, judge=judge, prompts=PROMPTS, **QUICK)
     assert (same.win_rate.value, same.n_ties) == (0.5, 4)
+
+
+def test_policies_draw_independently():
+    """Two policies that differ in nothing but a weight that is never read."""
+    one, other = tiny_model("llama"), tiny_model("llama")
+    other.get_input_embeddings().weight.data[0] += 1  # of the token that pads
+    loaded = [load_model((model, byte_tokenizer())) for model in (one, other)]
+    found = evaluate_policies(*loaded, judge=random_judge(), prompts=PROMPTS, samples=4, **QUICK)
+    assert found.n_ties < 4
 
 
 def test_the_policy_that_writes_what_is_liked_wins():
@@ -132,6 +149,9 @@ def test_a_language_model_has_to_say_the_same_in_both_orders(log_odds, point, tu
     assert found.scores[0] == pytest.approx(log_odds, abs=1e-5)
     assert found.points[0] == point
     assert found.order_disagreement == turned
+    same = [Bout("p", " so", " so")] * 2  # equal texts are a tie, whatever is said of them
+    equal = judge_by_claims(tiny_loaded("llama"), "dialogue", same)
+    assert (equal.points.tolist(), equal.order_disagreement) == ([0.5, 0.5], 0)
     assert [prompt.split("\n")[1:3] for prompt in asked[:2]] == [
         ["Response 1: good", "Response 2: bad"],
         ["Response 1: bad", "Response 2: good"],

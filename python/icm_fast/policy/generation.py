@@ -82,14 +82,18 @@ def generate(
     check_number("top_p", top_p, 1e-6, 1.0)
     check_number("batch_size", batch_size, 1, _MOST)
     ends = end_tokens(loaded)
-    sampling = {"do_sample": True, "temperature": float(temperature), "top_p": float(top_p)}
+    sampling: dict[str, Any] = {
+        "do_sample": True,
+        "temperature": float(temperature),  # transformers refuses whole numbers
+        "top_p": float(top_p),
+        "top_k": 0,  # None would become transformers' default of 50
+    }
     settings = GenerationConfig(
         max_new_tokens=max_new_tokens,
         min_new_tokens=min_new_tokens or None,
         eos_token_id=sorted(ends) or None,
         pad_token_id=0,  # of rows that have ended; cut off below
         use_cache=True,
-        top_k=0,  # None would become transformers' default of 50
         **(sampling if temperature else {"do_sample": False}),
     )
     ids = [prompt_ids(loaded, prompt, max_new_tokens) for prompt in prompts]

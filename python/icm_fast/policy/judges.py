@@ -126,11 +126,15 @@ def judge_by_claims(
     scores: FloatArray = (said[:, 1] - said[:, 0]).reshape(-1, 2)
     yes, no = scores > tie_margin, scores < -tie_margin
     points = _points(yes[:, 0] & no[:, 1], no[:, 0] & yes[:, 1], bouts)
-    turned = (yes[:, 0] & yes[:, 1]) | (no[:, 0] & no[:, 1])
+    turned = (yes.all(1) | no.all(1)) & _different(bouts)
     return Verdicts(scores, points, order_disagreement=float(turned.mean()))
 
 
 def _points(a_wins: BoolArray, b_wins: BoolArray, bouts: Sequence[Bout]) -> FloatArray:
     """Equal texts are a tie, whatever the judge says."""
-    different = np.array([bout.a != bout.b for bout in bouts])
+    different = _different(bouts)
     return np.where(a_wins & different, 1.0, np.where(b_wins & different, 0.0, TIE))
+
+
+def _different(bouts: Sequence[Bout]) -> BoolArray:
+    return np.array([bout.a != bout.b for bout in bouts])
