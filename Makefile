@@ -140,7 +140,8 @@ sanitize: install
 	LD_PRELOAD="$$($${CXX:-c++} -print-file-name=libasan.so) $$($${CXX:-c++} -print-file-name=libstdc++.so)" \
 	  ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 PYTHONPATH=$(SANITIZED)/site \
 	  $(BIN)/python -m pytest -p no:cacheprovider tests/engine tests/plan \
-	  tests/model/test_cpu_decoder.py tests/kernels/test_cpu_attention.py
+	  tests/model/test_cpu_decoder.py tests/kernels/test_cpu_attention.py \
+	  tests/kernels/test_triton_work_list.py
 
 format: install
 	$(BIN)/ruff check --fix .

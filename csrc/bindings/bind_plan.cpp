@@ -1,17 +1,20 @@
-// Binds the leave-one-out planner: `plan_tree`, `TreePlan` and `RangeAllocator`.
+// Binds the planners: `plan_tree`, `TreePlan`, `PrefixCache`, `RangeAllocator` and `plan_launch`.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <span>
 #include <stdexcept>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
 #include "bindings/bindings.hpp"
+#include "plan/launch_plan.hpp"
 #include "plan/loo_tree.hpp"
 #include "plan/prefix_cache.hpp"
 #include "plan/range_allocator.hpp"
@@ -219,6 +222,50 @@ void bind_prefix_cache(py::module_& module) {
         .def_property_readonly("n_held", &PrefixCache::n_held);
 }
 
+// A table of int32 with one row per struct; the array owns the memory, so nothing is copied.
+template <typename Row>
+py::array_t<std::int32_t> table(std::vector<Row>&& rows) {
+    constexpr std::size_t kFields = sizeof(Row) / sizeof(std::int32_t);
+    auto owned = std::make_unique<std::vector<Row>>(std::move(rows));
+    const auto* numbers = reinterpret_cast<const std::int32_t*>(owned->data());
+    const auto n_rows = static_cast<py::ssize_t>(owned->size());
+    const py::capsule owner(owned.get(),
+                            [](void* memory) { delete static_cast<std::vector<Row>*>(memory); });
+    static_cast<void>(owned.release());
+    const std::vector<py::ssize_t> shape{n_rows, static_cast<py::ssize_t>(kFields)};
+    return py::array_t<std::int32_t>(shape, numbers, owner);
+}
+
+// begin, end, own, start and ranges, as in PackedSegment.
+using SegmentTuple = std::tuple<std::int64_t, std::int64_t, std::int64_t, std::int64_t,
+                                std::vector<plan::SlotRange>>;
+
+py::tuple plan_launch(std::vector<SegmentTuple> tuples, std::int64_t n_tokens, std::int32_t group,
+                      std::int32_t kv_heads, std::int32_t block_m, std::int32_t block_n,
+                      std::pair<std::int64_t, std::int64_t> lengths, std::int64_t window,
+                      std::int32_t n_sms) {
+    plan::LaunchPlan launch;
+    {
+        const py::gil_scoped_release release;
+        std::vector<plan::PackedSegment> segments;
+        segments.reserve(tuples.size());
+        for (auto& [begin, end, own, start, ranges] : tuples) {
+            segments.push_back({begin, end, own, start, std::move(ranges)});
+        }
+        launch = plan::make_launch_plan(segments, n_tokens,
+                                        {.group = group,
+                                         .kv_heads = kv_heads,
+                                         .block_m = block_m,
+                                         .block_n = block_n,
+                                         .lengths_begin = lengths.first,
+                                         .lengths_end = lengths.second,
+                                         .window = window,
+                                         .n_sms = n_sms});
+    }
+    return py::make_tuple(table(std::move(launch.items)), table(std::move(launch.blocks)),
+                          table(std::move(launch.merges)), launch.n_partials, launch.slot_end);
+}
+
 }  // namespace
 
 void bind_plan(py::module_& module) {
@@ -233,6 +280,10 @@ void bind_plan(py::module_& module) {
                py::arg("priority") = py::none(), py::arg("appended") = py::none(),
                py::arg("cache") = py::none(), py::arg("labels") = py::none(),
                "Plan a leave-one-out pass; a pure function of its arguments.");
+    module.def("plan_launch", &plan_launch, py::arg("segments"), py::arg("n_tokens"), py::kw_only(),
+               py::arg("group"), py::arg("kv_heads"), py::arg("block_m"), py::arg("block_n"),
+               py::arg("lengths"), py::arg("window"), py::arg("n_sms"),
+               "Tables of one launch of a device's attention kernel.");
 }
 
 }  // namespace icm_fast

@@ -205,6 +205,45 @@ def plan_tree(
         TypeError: An array of another dtype that numpy would not cast safely.
     """
 
+def plan_launch(
+    segments: Sequence[tuple[int, int, int, int, Sequence[tuple[int, int]]]],
+    n_tokens: int,
+    *,
+    group: int,
+    kv_heads: int,
+    block_m: int,
+    block_n: int,
+    lengths: tuple[int, int],
+    window: int,
+    n_sms: int,
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], npt.NDArray[np.int32], int, int]:
+    """Return the tables of one launch of a device's attention kernel, without the GIL.
+
+    Args:
+        segments: Of the packed batch, in row order: first query row, one past the last row, first
+            slot of its own keys, position of its first token, ancestors' ranges ``(begin, end)``
+            of slots in context order.
+        n_tokens: Rows of the packed batch.
+        group: Query heads per key-value head.
+        kv_heads: Key-value heads.
+        block_m: Rows (tokens x heads of the group) of a tile.
+        block_n: Keys of a block.
+        lengths: The launch serves segments of at least so many rows, and of fewer than the second
+            number.
+        window: How many keys a query sees, itself included; 0 for all before it.
+        n_sms: Multiprocessors to fill by splitting long tiles; 0 splits nothing.
+
+    Returns:
+        Items ``[n_items, 8]``, blocks ``[n_blocks, 4]`` and merges ``[n_merges, 6]``, writable,
+        with the columns that ``icm_fast.kernels.tree_attention.work_list`` names; the number of
+        partial results; one past the last slot that is read.
+
+    Raises:
+        ValueError: Rows do not follow each other and cover the batch, a range is backwards or
+            below 0, ranges do not add up to a position, a size below 1, or a number of 2^31 or
+            more.
+    """
+
 # --- CPU decoder ----------------------------------------------------------------------------------
 
 class KvPool:

@@ -1,5 +1,6 @@
 """The launch plan of the Triton kernel: every visible key is read once, by the right tile."""
 
+import naive_work_list
 import numpy as np
 import pytest
 import torch
@@ -7,9 +8,11 @@ from attention_cases import DEEP, ONE_TOKEN, ROOT, SHAPES, make_case
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from icm_fast.bench.gpu_measure import batch_work
 from icm_fast.kernels.tree_attention import AttentionWork, SegmentWork, naive
 from icm_fast.kernels.tree_attention.tiles import EVERY_LENGTH
 from icm_fast.kernels.tree_attention.work_list import PlanSettings, launch_plan, make_plan
+from icm_fast.uniform_plan import uniform_plan
 
 
 def plan_settings(
@@ -158,6 +161,66 @@ def test_a_plan_is_made_once_and_is_no_part_of_the_work():
     assert hash(work) == hash(same)
 
 
+def check_same(work, settings):
+    """Table for table what the plain version makes."""
+    plan, expected = make_plan(work, settings), naive_work_list.make_plan(work, settings)
+    for name in ("items", "blocks", "merges"):
+        table, wanted = getattr(plan, name), getattr(expected, name)
+        assert table.dtype == wanted.dtype == torch.int32
+        assert table.is_contiguous()
+        assert table.shape == wanted.shape
+        assert table.tolist() == wanted.tolist()
+    assert (plan.n_partials, plan.slot_end) == (expected.n_partials, expected.slot_end)
+
+
+@st.composite
+def works(draw):
+    """Segments whose ranges may be empty, touch each other, overlap or be shared."""
+    shared = draw(st.lists(st.tuples(st.integers(0, 60), st.integers(0, 40)), max_size=3))
+    segments, row = [], 0
+    for _ in range(draw(st.integers(0, 6))):
+        ranges, slot = [(a, a + n) for a, n in shared[: draw(st.integers(0, 3))]], 0
+        for gap, length in draw(
+            st.lists(st.tuples(st.sampled_from([0, 0, 1, 7]), st.integers(0, 40)), max_size=12)
+        ):
+            ranges.append((slot + gap, slot + gap + length))
+            slot += gap + length
+        own = slot + draw(st.sampled_from([0, 0, 2]))
+        length = draw(st.sampled_from([0, 1, 1, 2, 15, 16, 17, 33, 70]))
+        start = sum(b - a for a, b in ranges)
+        segments.append(SegmentWork(row, row + length, tuple(ranges), own, start))
+        row += length
+    return AttentionWork(tuple(segments), row)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    work=works(),
+    window=st.one_of(st.none(), st.integers(1, 150)),
+    group=st.sampled_from([1, 3, 4]),
+    kv_heads=st.sampled_from([1, 2, 8]),
+    block_m=st.sampled_from([1, 3, 16, 64]),
+    block_n=st.sampled_from([1, 5, 16, 64]),
+    n_sms=st.sampled_from([0, 1, 2, 5, 132]),
+    lengths=st.sampled_from([EVERY_LENGTH, range(1, 17), range(17, 1000), range(0, 2), range(0)]),
+)
+def test_plans_are_those_of_the_plain_version(
+    work, window, group, kv_heads, block_m, block_n, n_sms, lengths
+):
+    check_same(work, plan_settings(group, block_m, block_n, window, n_sms, kv_heads, lengths))
+
+
+@pytest.mark.parametrize("n_sms", [0, 8, 132])
+@pytest.mark.parametrize("window", [None, 100])
+def test_plans_of_a_tree_are_those_of_the_plain_version(window, n_sms):
+    tree = uniform_plan(33, demonstration=43, query=40, root=1, batch_tokens=700)
+    for batch in range(tree.n_batches):
+        for block_m, lengths in ((16, range(1, 17)), (64, range(17, 1 << 62))):
+            check_same(
+                batch_work(tree, batch), plan_settings(4, block_m, 32, window, n_sms, 8, lengths)
+            )
+
+
 def test_wrong_work_is_refused():
     (root,) = make_case([ROOT]).work.segments
     bad = {
@@ -169,3 +232,25 @@ def test_wrong_work_is_refused():
     for message, work in bad.items():
         with pytest.raises(ValueError, match=message):
             make_plan(work, plan_settings())
+
+
+FAR = 2**31
+TOO_FAR = {
+    "a range": AttentionWork((SegmentWork(0, 1, ((FAR - 1, FAR),), 0, 1),), 1),
+    "own": AttentionWork((SegmentWork(0, 1, (), FAR - 1, 0),), 1),
+    "rows": AttentionWork((SegmentWork(0, FAR, (), 0, 0),), FAR),
+    "rows and heads": AttentionWork((SegmentWork(0, FAR // 4, (), 0, 0),), FAR // 4),
+    "a position": AttentionWork((SegmentWork(0, 1, ((0, FAR - 1), (0, 9)), 0, FAR + 8),), 1),
+}
+
+
+@pytest.mark.parametrize("what", TOO_FAR)
+def test_numbers_beyond_the_tables_are_refused(what):
+    with pytest.raises(ValueError, match=r"below 2\^31"):
+        make_plan(TOO_FAR[what], plan_settings(group=4))
+
+
+@pytest.mark.parametrize("name", ["group", "kv_heads", "block_m", "block_n", "window", "n_sms"])
+def test_settings_out_of_bounds_are_refused(name):
+    with pytest.raises(ValueError, match=f"{name} is -1"):
+        make_plan(make_case([ROOT]).work, plan_settings(**{name: -1}))
