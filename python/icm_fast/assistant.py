@@ -26,8 +26,9 @@ from icm_fast.evaluate import load_gold
 from icm_fast.export_formats import json_lines
 from icm_fast.finished_run import FinishedRun, read_run
 from icm_fast.metrics import agreement, mean_interval
-from icm_fast.model.load import LoadedModel, load_model
+from icm_fast.model.load import LoadedModel, ModelSpec, load_model
 from icm_fast.policy import (
+    HeadToHead,
     PolicyConfig,
     TrainedPolicy,
     evaluate_policies,
@@ -113,7 +114,7 @@ class AssistantConfig:
 
 
 def run_assistant(
-    model: str, *, output: Path, config: AssistantConfig | None = None, say: Say | None = None
+    model: ModelSpec, *, output: Path, config: AssistantConfig | None = None, say: Say | None = None
 ) -> dict[str, Any]:
     """Run every stage that is not finished, compare, and write ``report.json``.
 
@@ -153,8 +154,9 @@ def run_assistant(
     judge = stages.judge(materials)
     policies = {name: stages.policy(name, materials, rewards[name].model) for name in rewards}
     say("comparing")
+    bouts = stages.bouts(judge, policies)
     report = {
-        "model": model,
+        "model": base.name,
         "config": asdict(config),
         "search": _search_figures(run),
         "reward_models": {
@@ -162,8 +164,11 @@ def run_assistant(
             "judge": {"final": _accuracy(judge, test, config)},
         },
         "policies": {name: policy.log.measurements for name, policy in policies.items()},
-        "positive": stages.positive(materials, judge, policies),
-        "bouts": stages.bouts(judge, policies),
+        "positive": stages.positive(materials, judge, bouts),
+        "bouts": {
+            f"{one} against {other}": asdict(bout.win_rate) | {"ties": bout.n_ties}
+            for (one, other), bout in bouts.items()
+        },
     }
     write_atomically(output / REPORT, (json.dumps(report, indent=1) + "\n").encode())
     return report
@@ -233,7 +238,7 @@ class _Stages:
 
     def bouts(
         self, judge: RewardModel, policies: dict[str, TrainedPolicy]
-    ) -> dict[str, dict[str, Any]]:
+    ) -> dict[tuple[str, str], HeadToHead]:
         """Every pair of policies against each other on the held-out beginnings."""
         models = {START: self.base} | {name: p.loaded for name, p in policies.items()}
         held_out = policies[ICM].held_out
@@ -251,11 +256,14 @@ class _Stages:
                 batch_size=self.config.policy.micro_batch_size,
             )
             write_head_to_head(result, self.output / f"{one}-against-{other}.json")
-            outcomes[f"{one} against {other}"] = asdict(result.win_rate) | {"ties": result.n_ties}
+            outcomes[one, other] = result
         return outcomes
 
     def positive(
-        self, materials: Materials, judge: RewardModel, policies: dict[str, TrainedPolicy]
+        self,
+        materials: Materials,
+        judge: RewardModel,
+        bouts: dict[tuple[str, str], HeadToHead],
     ) -> dict[str, Any]:
         """Share of positive reviews among what each policy writes, by the judge.
 
@@ -271,8 +279,7 @@ class _Stages:
             "judge_accuracy": {"value": float(right.mean()), "low": low, "high": high},
         }
         for one, other in _BOUTS[:2]:
-            path = self.output / f"{one}-against-{other}.samples.jsonl"
-            rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+            rows = bouts[one, other].samples
             prompts = [row["prompt"] for row in rows]
             for name, key in ((one, "score_a"), (other, "score_b")):
                 above = np.array([row[key] > threshold for row in rows], dtype=np.float64)

@@ -1,0 +1,131 @@
+"""Every stage of the assistant on a tiny random model and real reviews."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from icm_fast import InputError
+from icm_fast.assistant import AssistantConfig, best_threshold, run_assistant
+from icm_fast.assistant_materials import draw_materials
+from icm_fast.assistant_report import report_text
+from icm_fast.cli import run
+from icm_fast.demo import demo_source
+from icm_fast.policy import PolicyConfig
+from icm_fast.reward import RewardConfig
+from tiny_models import one_thread, tiny_loaded  # noqa: F401 - in force by its import
+
+SIZES = {"n": 8, "n_pool": 6, "n_judge": 12, "n_test": 16, "n_prompts": 10, "samples": 1}
+CONFIG = AssistantConfig(
+    **SIZES,
+    reward=RewardConfig(epochs=1, learning_rate=0.01, dtype="float32"),
+    policy=PolicyConfig(
+        kind="continuation",
+        steps=2,
+        batch_size=2,
+        max_new_tokens=4,
+        n_held_out=5,
+        learning_rate=0.01,
+        dtype="float32",
+    ),
+)
+
+
+class StoppedError(Exception):
+    """Stands for a kill between two stages."""
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """All that is the same however often a run was interrupted; times are left out."""
+    timed = {"tuning.json", "reward.json", "summary.json", "events.jsonl", "config.yaml"}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name not in timed and "evaluations" not in path.name
+    }
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("assistant") / "whole"
+    stages: list[str] = []
+    report = run_assistant(tiny_loaded("llama"), output=folder, config=CONFIG, say=stages.append)
+    return folder, report, stages
+
+
+def test_report(whole):
+    folder, report, stages = whole
+    assert json.loads((folder / "report.json").read_text()) == report
+    assert len(stages) == 7
+    assert set(report["reward_models"]) == {"icm", "gold", "judge"}
+    assert set(report["bouts"]) == {"icm against start", "gold against start", "icm against gold"}
+    for bout in report["bouts"].values():
+        assert bout["low"] <= bout["value"] <= bout["high"]
+        assert bout["n"] == 5
+    for name in ("start", "icm", "gold"):
+        assert 0 <= report["positive"][name]["value"] <= 1
+    text = report_text(report)
+    assert "| found labels | " in text
+    assert "16 episodes each" in text
+    assert "found labels against start policy" in text
+
+
+def test_stopped_in_every_stage_it_ends_the_same_and_repeats_nothing(whole, tmp_path):
+    folder, report, stages = whole
+    told: list[str] = []
+    for stage in (stages[2], stages[4], stages[6]):
+
+        def stop(text: str, stage: str = stage) -> None:
+            told.append(text)
+            if text == stage:
+                raise StoppedError
+
+        with pytest.raises(StoppedError):
+            run_assistant(tiny_loaded("llama"), output=tmp_path / "a", config=CONFIG, say=stop)
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "a").rglob("adapter_model.*")}
+    assert len(before) == 4 + 1 + 2  # reward models, judge, policies
+    again = run_assistant(tiny_loaded("llama"), output=tmp_path / "a", config=CONFIG)
+    assert again == report
+    assert files(tmp_path / "a") == files(folder)
+    assert {p: p.stat().st_mtime_ns for p in before} == before
+
+
+def test_no_review_serves_two_stages():
+    searched = demo_source(20, 3).load_dataset()
+    sizes = {"n_pool": 50, "n_judge": 80, "n_test": 60, "n_prompts": 90, "n_words": 2}
+    drawn = draw_materials(searched, seed=3, **sizes)
+    used = [example.prompt.split("\n")[0].removeprefix("Review: ") for example in searched.examples]
+    pool = [text for row in drawn.pool for text in row.values()]
+    everything = [*used, *pool, *drawn.judge_texts, *drawn.test_texts]
+    assert len(set(everything)) == len(everything) == 20 + 100 + 80 + 60
+    assert len(set(drawn.prompts)) == 90
+    assert {len(prompt.split()) for prompt in drawn.prompts} == {2}
+    with pytest.raises(InputError, match=r"n_judge = \d+ only, not 5000; lower it"):
+        draw_materials(searched, seed=3, **{**sizes, "n_judge": 5000})
+
+
+def test_best_threshold_by_hand():
+    assert (
+        best_threshold(np.array([0.0, 3.0, 1.0, 2.0]), np.array([False, True, False, True])) == 1.5
+    )
+    # One positive text lies low: better one mistake there than three above.
+    rewards = np.array([-5.0, -1.0, 0.0, 4.0, 5.0])
+    assert best_threshold(rewards, np.array([True, False, False, True, True])) == 2.0
+    assert best_threshold(np.array([1.0, 2.0]), np.array([True, True])) < 1.0
+
+
+def test_settings_by_name():
+    config = AssistantConfig.from_mappings({"n": 16, "seed": 4}, {"steps": 7})
+    assert (config.n, config.seed, config.policy.steps, config.policy.seed) == (16, 4, 7, 4)
+    assert config.policy.kind == "continuation"
+    with pytest.raises(InputError, match="unknown setting 'pool'"):
+        AssistantConfig.from_mappings({"pool": 3}, {})
+    with pytest.raises(InputError, match="n = 0 lies outside 1"):
+        AssistantConfig.from_mappings({"n": 0}, {})
+
+
+def test_command_tells_what_is_wrong(tmp_path, capsys):
+    assert run(["assistant", "--model", str(tmp_path / "none"), "-o", str(tmp_path / "o")]) == 2
+    assert run(["assistant", "--rl", "stepz=3", "-o", str(tmp_path / "o")]) == 2
+    assert "steps" in capsys.readouterr().err
