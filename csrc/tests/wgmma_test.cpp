@@ -101,6 +101,22 @@ NATIVE_TEST(cuda_wgmma, windows_caps_and_sinks) {
     }
 }
 
+// The first and the last row's own key, and the ends of windows, at every place around the end of a
+// block.
+NATIVE_TEST(cuda_wgmma, own_keys_around_the_end_of_a_block) {
+    Sizes sizes;
+    for (std::int64_t start = 60; start <= 66; ++start) sizes.push_back({{start}, 3});
+    for (const std::int64_t window : {0, 2, 63, 64, 65, 66}) {
+        cpu::AttentionOptions options = scaled(64);
+        options.window = window;
+        CudaProblem(sizes, shape(64, 1)).check(options);
+    }
+    // A part whose first block begins with the one key that only the last row does not see.
+    cpu::AttentionOptions options = scaled(64);
+    options.window = 250;
+    CudaProblem({{{300}, 128}}, shape(64, 1)).check(options, 177);
+}
+
 NATIVE_TEST(cuda_wgmma, split_contexts_are_merged) {
     for (const std::int64_t head_dim : {64, 128}) {
         CudaProblem problem(batch(), shape(head_dim, 3));
