@@ -1,13 +1,17 @@
 """Predicted time of one exact U(D) on data-centre GPUs; nothing here runs on a device.
 
-python benchmarks/gpu_model.py --sizes 64,256
+    python benchmarks/gpu_model.py --sizes 64,256
+
+A row for each CUDA kernel of attention that a GPU can run. "Gathers" is what its tiles ask of the
+second-level cache while it runs at the top level.
 """
 
 from __future__ import annotations
 
 import argparse
+from itertools import product
 
-from icm_fast.bench.gpu_model import GPUS, RATES, SHAPES, predict
+from icm_fast.bench.gpu_model import GPUS, KERNELS, SHAPES, predict
 from icm_fast.uniform_plan import uniform_plan
 
 
@@ -20,9 +24,9 @@ def main() -> None:
     parser.add_argument("--batch-tokens", type=int, default=16384)
     arguments = parser.parse_args()
     print(
-        "| model | GPU | n | tokens | seconds | tokens/s | linear | attention "
-        "| attention, top level | of peak | least tiles' share |\n"
-        "|---|---|---|---|---|---|---|---|---|---|---|"
+        "| model | GPU | kernel | n | tokens | seconds | tokens/s | linear | attention "
+        "| attention, top level | of peak | gathers TB/s | least tiles' share |\n"
+        f"{'|---' * 13}|"
     )
     for n in map(int, arguments.sizes.split(",")):
         plan = uniform_plan(
@@ -33,17 +37,20 @@ def main() -> None:
             kv_budget_tokens=1 << 20,
             batch_tokens=arguments.batch_tokens,
         )
-        for shape in SHAPES.values():
-            for name, gpu in GPUS.items():
-                launches = list(predict(plan, shape, gpu, RATES[name]))
+        for shape, (name, gpu) in product(SHAPES.values(), GPUS.items()):
+            for kernel, details in KERNELS.items():
+                if name not in details.rates:
+                    continue
+                launches = list(predict(plan, shape, gpu, details.rates[name], details.tile))
                 seconds = sum(launch.seconds for launch in launches)
                 top = max(launches, key=lambda launch: launch.attention_seconds)
                 linear = sum(launch.linear_seconds for launch in launches)
+                gathers = shape.layers * top.gathered / top.attention_seconds / 1e12
                 print(
-                    f"| {shape.name} | {gpu.name} | {n} | {plan.total_tokens:,} | {seconds:.2f} | "
-                    f"{plan.total_tokens / seconds:,.0f} | {linear:.2f} | {seconds - linear:.2f} | "
-                    f"{top.bound} | {top.attention_share:.2f} | "
-                    f"{min(launch.tile_share for launch in launches):.2f} |"
+                    f"| {shape.name} | {gpu.name} | {kernel} | {n} | {plan.total_tokens:,} "
+                    f"| {seconds:.2f} | {plan.total_tokens / seconds:,.0f} | {linear:.2f} "
+                    f"| {seconds - linear:.2f} | {top.bound} | {top.attention_share:.2f} "
+                    f"| {gathers:.1f} | {min(launch.tile_share for launch in launches):.2f} |"
                 )
 
 

@@ -18,11 +18,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-SOURCES = HERE.parent.parent / "csrc"
+CSRC = HERE.parent.parent / "csrc"
 TABLE = HERE / "cuda_compile.json"
 ARCHITECTURES = ("sm_80", "sm_90", "sm_90a", "sm_100")
-HEAD_DIMS = (64, 128, 256)
-THREADS = 128
+SOURCE = "tree_attention.cu"
+# Instructions that one architecture alone has.
+SOURCES_OF = {"sm_90a": (SOURCE, "warpgroup_attention.cu")}
+THREADS = {"attend_tile": 128, "attend_warpgroups": 256, "merge_partials": 128}
 REGISTERS_PER_SM = 65536
 # Bytes of shared memory: what a block may have, and what a multiprocessor has. Devices of 8.6 and
 # 8.9 run the code of sm_80 and have less, hence its 99 KB.
@@ -33,19 +35,30 @@ RESERVED_PER_BLOCK = 1024
 SHARED_BYTES = """
 #include <cstdio>
 #include "cuda/device.cuh"
-#include "cuda/tile_memory.cuh"
+#include "cuda/wgmma.cuh"
+#include "cuda/warpgroup_attention.cuh"
+using namespace icm_fast::cuda;
+template <typename Shape>
+void print(const char* name) {
+    std::printf("%s %d %d\\n", name, Shape::kHeadDim, Shape::kBytes);
+}
 int main() {
-    using namespace icm_fast::cuda;
-    std::printf("%d %d %d", TileShape<64>::kBytes, TileShape<128>::kBytes, TileShape<256>::kBytes);
+    print<TileShape<64>>("attend_tile");
+    print<TileShape<128>>("attend_tile");
+    print<TileShape<256>>("attend_tile");
+    print<WarpgroupShape<64>>("attend_warpgroups");
+    print<WarpgroupShape<128>>("attend_warpgroups");
 }
 """
 # Mangled: name<icm_fast::cuda::dtype, head_dim, softcap>.
 KERNEL = re.compile(
-    r"(?P<name>attend_tile|merge_partials)INS0_\d+(?P<dtype>Bfloat16|Float16)E"
+    r"(?P<name>attend_tile|attend_warpgroups|merge_partials)INS0_\d+(?P<dtype>Bfloat16|Float16)E"
     r"Li(?P<head_dim>\d+)E(?:Lb(?P<softcap>[01])E)?"
 )
 SPILLS = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
 REGISTERS = re.compile(r"Used (\d+) registers")
+# What ptxas says of warpgroup products that it makes wait for each other.
+SERIALISED = "Potential Performance Loss"
 
 
 @dataclass(frozen=True)
@@ -65,9 +78,10 @@ class Kernel:
 
     def blocks_per_sm(self) -> int:
         """How many blocks of threads fit a multiprocessor at a time, at the most."""
-        registers = THREADS * (-(-self.registers // 8) * 8)
+        threads = THREADS[self.name]
+        registers = threads * (-(-self.registers // 8) * 8)
         shared = SHARED_PER_SM[self.architecture] // (self.shared + RESERVED_PER_BLOCK)
-        return min(REGISTERS_PER_SM // registers, shared, 2048 // THREADS)
+        return min(REGISTERS_PER_SM // registers, shared, 2048 // threads)
 
 
 def nvcc() -> str | None:
@@ -90,17 +104,20 @@ def nvcc_release() -> str:
     return found[1]
 
 
-def shared_bytes() -> dict[int, int]:
-    """Dynamic shared memory of each head_dim, which ptxas does not know."""
+def shared_bytes() -> dict[tuple[str, int], int]:
+    """Dynamic shared memory by kernel and head_dim, which ptxas does not know."""
     with tempfile.TemporaryDirectory() as folder:
         source, program = Path(folder) / "shared.cu", Path(folder) / "shared"
         source.write_text(SHARED_BYTES)
-        run("nvcc", "-std=c++20", "-I", SOURCES, "-o", program, source)
-        return dict(zip(HEAD_DIMS, map(int, run(program).split()), strict=True))
+        run("nvcc", "-std=c++20", "-I", CSRC, "-o", program, source)
+        rows = [line.split() for line in run(program).splitlines()]
+    return {(name, int(head_dim)): int(n_bytes) for name, head_dim, n_bytes in rows}
 
 
-def parse(output: str, architecture: str, shared: dict[int, int]) -> list[Kernel]:
+def parse(output: str, architecture: str, shared: dict[tuple[str, int], int]) -> list[Kernel]:
     """The kernels that the messages of ptxas tell of."""
+    if SERIALISED in output:
+        raise SystemExit(f"ptxas serialises products:\n{output}")
     kernels = []
     for part in output.split("ptxas info    : Compiling entry function")[1:]:
         kernel = KERNEL.search(part)
@@ -117,23 +134,25 @@ def parse(output: str, architecture: str, shared: dict[int, int]) -> list[Kernel
                 head_dim=head_dim,
                 softcap=kernel["softcap"] == "1",
                 registers=int(registers[1]),
-                shared=shared[head_dim] if kernel["name"] == "attend_tile" else 0,
+                shared=shared.get((kernel["name"], head_dim), 0),
                 stack=stack,
                 spill_stores=stores,
                 spill_loads=loads,
             )
         )
-    return sorted(kernels, key=lambda k: (k.name, k.head_dim, k.dtype, k.softcap))
+    return kernels
 
 
-def compile_kernels(architecture: str, shared: dict[int, int]) -> list[Kernel]:
+def compile_kernels(architecture: str, shared: dict[tuple[str, int], int]) -> list[Kernel]:
     """Compile all kernels for one architecture, as CMake does in a release build."""
-    with tempfile.TemporaryDirectory() as folder:
-        command = ["nvcc", "-std=c++20", "-O3", "-I", str(SOURCES), f"-arch={architecture}"]
-        cubin = str(Path(folder) / "kernels.cubin")
-        command += ["-Xptxas", "-v", "-cubin", "-o", cubin]
-        messages = run(*command, SOURCES / "cuda" / "tree_attention.cu")
-    return parse(messages, architecture, shared)
+    kernels = []
+    for source in SOURCES_OF.get(architecture, (SOURCE,)):
+        with tempfile.TemporaryDirectory() as folder:
+            command = ["nvcc", "-std=c++20", "-O3", "-I", str(CSRC), f"-arch={architecture}"]
+            cubin = str(Path(folder) / "kernels.cubin")
+            command += ["-Xptxas", "-v", "-cubin", "-o", cubin]
+            kernels += parse(run(*command, CSRC / "cuda" / source), architecture, shared)
+    return sorted(kernels, key=lambda k: (k.name, k.head_dim, k.dtype, k.softcap))
 
 
 def render(table: dict) -> str:
@@ -141,23 +160,25 @@ def render(table: dict) -> str:
     kernels = [Kernel(**row) for row in table["kernels"]]
     architectures = list(dict.fromkeys(kernel.architecture for kernel in kernels))
     rows: dict[tuple, dict[str, Kernel]] = {}
-    for kernel in kernels:
+    for kernel in sorted(kernels, key=lambda k: (k.name, k.head_dim)):
         key = (kernel.name, kernel.head_dim, kernel.dtype, kernel.softcap, kernel.shared)
         rows.setdefault(key, {})[kernel.architecture] = kernel
     lines = [
         "# What nvcc makes of the CUDA kernels",
         "",
         f"nvcc {table['nvcc']}, `make cuda-compile`. Compiled only: not run on a device.",
-        "Each cell: registers of a thread / bytes spilled (stores + loads) / blocks of 128",
-        "threads that fit a multiprocessor at a time by registers and shared memory.",
+        "Each cell: registers of a thread / bytes spilled (stores + loads) / blocks of threads",
+        "that fit a multiprocessor at a time by registers and shared memory. A block has 128",
+        "threads and 64 query rows, one of `attend_warpgroups` (wgmma, for sm_90a alone) 256 and",
+        "128; ptxas serialises none of its products.",
         "",
         f"| kernel | head_dim | dtype | soft-cap | shared | {' | '.join(architectures)} |",
         "|---" * (5 + len(architectures)) + "|",
     ]
     for (name, head_dim, dtype, softcap, shared), cells in rows.items():
         numbers = [
-            f"{k.registers} / {k.spill_stores + k.spill_loads} / {k.blocks_per_sm()}"
-            for k in (cells[architecture] for architecture in architectures)
+            f"{k.registers} / {k.spill_stores + k.spill_loads} / {k.blocks_per_sm()}" if k else "-"
+            for k in map(cells.get, architectures)
         ]
         cap = "yes" if softcap else "no"
         if name == "merge_partials":

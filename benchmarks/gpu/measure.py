@@ -2,7 +2,8 @@
 
     python benchmarks/gpu/measure.py --sizes 64,256 -o benchmarks/results/gpu.json
 
-Takes a few minutes. Answers of the attention are compared with torch's first. `--device cpu` runs
+With ICM_FAST_CUDA_PRODUCTS=wgmma, on an H100 or H200, by the CUDA kernel with wgmma. Takes a few
+minutes. Answers of the attention are compared with torch's first. `--device cpu` runs
 the same on a small shape, to see that it works.
 """
 
@@ -20,7 +21,7 @@ import torch
 
 from icm_fast.atomic_file import write_atomically
 from icm_fast.bench.gpu_measure import measure
-from icm_fast.bench.gpu_model import GPUS, RATES, SHAPES, Shape
+from icm_fast.bench.gpu_model import GPUS, KERNELS, SHAPES, Shape
 from icm_fast.kernels.tree_attention import versions
 from icm_fast.run_config import versions as package_versions
 from icm_fast.uniform_plan import uniform_plan
@@ -86,7 +87,9 @@ def measured_row(n: int, shape: Shape, gpu: str, device: torch.device, batch_tok
         kv_budget_tokens=1 << 20 if device.type == "cuda" else 1 << 12,
         batch_tokens=batch_tokens,
     )
-    batches = [asdict(b) for b in measure(plan, shape, GPUS[gpu], RATES[gpu], device=device)]
+    kernel = KERNELS["wgmma" if versions.available(device)[0] == "cuda_wgmma" else "mma"]
+    found = measure(plan, shape, GPUS[gpu], kernel.rates[gpu], device=device, tile=kernel.tile)
+    batches = [asdict(batch) for batch in found]
     keys = ("linear_seconds", "predicted_linear", "attention_seconds", "predicted_attention")
     return {
         "model": shape.name,

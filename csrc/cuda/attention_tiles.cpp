@@ -24,14 +24,14 @@ void add_rows(TilePlan& plan, std::int32_t segment, std::int32_t row, std::int32
 
 }  // namespace
 
-TilePlan plan_tiles(std::span<const Segment> segments, std::int32_t group,
+TilePlan plan_tiles(std::span<const Segment> segments, std::int32_t group, std::int32_t tile_rows,
                     std::int32_t keys_per_split) {
     TilePlan plan;
     for (std::size_t s = 0; s < segments.size(); ++s) {
         const Segment& segment = segments[s];
         const std::int32_t n_rows = segment.n_tokens * group;
-        for (std::int32_t row = 0; row < n_rows; row += kTileRows) {
-            const std::int32_t last = std::min(n_rows, row + kTileRows) - 1;
+        for (std::int32_t row = 0; row < n_rows; row += tile_rows) {
+            const std::int32_t last = std::min(n_rows, row + tile_rows) - 1;
             const std::int32_t n_keys = segment.start + last / group + 1;
             add_rows(plan, static_cast<std::int32_t>(s), row, n_keys, keys_per_split);
         }

@@ -16,7 +16,7 @@ struct TilePlan {
 };
 
 // Splits depend on the segment alone, never on the batch, so that its results do not either.
-TilePlan plan_tiles(std::span<const Segment> segments, std::int32_t group,
+TilePlan plan_tiles(std::span<const Segment> segments, std::int32_t group, std::int32_t tile_rows,
                     std::int32_t keys_per_split);
 
 }  // namespace icm_fast::cuda

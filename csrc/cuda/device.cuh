@@ -20,9 +20,10 @@ struct Grid {
     std::int32_t y;
 };
 
-// Shared memory of the block, as much as the launch asked for.
+// Shared memory of the block, as much as the launch asked for. Swizzled tiles of warpgroup products
+// begin at multiples of 1,024 bytes.
 __device__ __forceinline__ unsigned char* shared_memory() {
-    extern __shared__ __align__(128) unsigned char memory[];
+    extern __shared__ __align__(1024) unsigned char memory[];
     return memory;
 }
 

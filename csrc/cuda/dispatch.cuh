@@ -2,16 +2,24 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 
 #include "cuda/tree_attention.cuh"
+#include "cuda/warpgroup_attention.hpp"
 
 namespace icm_fast::cuda {
 
 template <typename Element, int kHeadDim, bool kSoftcap>
-std::int32_t launch_kernels(const AttentionCall& call, void* stream) {
+std::int32_t launch_tiles(const AttentionCall& call, void* stream) {
+    if (takes_wgmma(call.products, kHeadDim)) return attend_by_warpgroups(call, stream);
     const Grid tiles{call.n_tiles, call.n_kv_heads};
-    const std::int32_t status = launch(attend_tile<Element, kHeadDim, kSoftcap>, tiles, kThreads,
-                                       TileShape<kHeadDim>::kBytes, stream, call);
+    return launch(attend_tile<Element, kHeadDim, kSoftcap>, tiles, kThreads,
+                  TileShape<kHeadDim>::kBytes, stream, call);
+}
+
+template <typename Element, int kHeadDim, bool kSoftcap>
+std::int32_t launch_kernels(const AttentionCall& call, void* stream) {
+    const std::int32_t status = launch_tiles<Element, kHeadDim, kSoftcap>(call, stream);
     if (status != kOk || call.n_merges == 0) return status;
     const Grid merges{call.n_merges, call.n_kv_heads};
     return launch(merge_partials<Element, kHeadDim>, merges, kThreads, 0, stream, call);
@@ -54,9 +62,22 @@ inline bool is_aligned(const HeadRows& rows) {
            rows.row_stride % 8 == 0;
 }
 
+// Whether the distance of two slots is a number of bytes that the kernels can hold.
+inline bool is_near(const HeadRows& pool) {
+    return pool.row_stride >= 0 && pool.row_stride <= std::numeric_limits<std::int32_t>::max();
+}
+
 inline std::int32_t attend(const AttentionCall& call, void* stream) {
-    if (call.n_tiles < 0 || call.n_merges < 0 || call.n_kv_heads < 1 || call.group < 1) {
+    if (call.n_tiles < 0 || call.n_merges < 0 || call.n_kv_heads < 1 || call.group < 1 ||
+        !is_near(call.keys) || !is_near(call.values)) {
         return kBadSizes;
+    }
+    if (call.products < 0 || call.products > static_cast<std::int32_t>(Products::kWgmma)) {
+        return kUnsupportedProducts;
+    }
+    if (call.tile_rows !=
+        (takes_wgmma(call.products, call.head_dim) ? kWarpgroupTileRows : kTileRows)) {
+        return kWrongTileRows;
     }
     if (call.n_tiles == 0) return kOk;
     if (!is_aligned(call.query) || !is_aligned(call.keys) || !is_aligned(call.values) ||

@@ -8,8 +8,8 @@
 namespace icm_fast::cuda {
 
 inline constexpr int kLanes = 32;
-inline constexpr int kWarps = kTileRows / 16;
-inline constexpr int kThreads = kWarps * kLanes;
+// Of a block with kTileRows rows.
+inline constexpr int kThreads = kTileRows / 16 * kLanes;
 // 16-bit numbers in the 16 bytes that one thread copies and one row of an 8 x 8 matrix takes.
 inline constexpr int kChunk = 8;
 
@@ -17,21 +17,43 @@ __device__ __forceinline__ int thread() { return static_cast<int>(threadIdx.x); 
 __device__ __forceinline__ int lane() { return thread() % kLanes; }
 __device__ __forceinline__ int warp() { return thread() / kLanes; }
 
-// How a block divides shared memory: the query tile, then `kStages` pairs of keys and values, then
-// the pool slots of the keys of two stages.
+// Where a chunk of a row lies in its tile. Eight rows below each other, which ldmatrix reads at
+// once, would all lie in the same banks; exchanging chunks by the row's number parts them.
 template <int kDim>
-struct TileShape {
+__device__ __forceinline__ int chunk_at(int row, int chunk) {
+    return row * kDim + (chunk ^ row % 8) * kChunk;
+}
+
+// Tiles of keys that ldmatrix reads.
+template <int kDim>
+struct RowTile {
+    static __device__ __forceinline__ int at(int row, int chunk) {
+        return chunk_at<kDim>(row, chunk);
+    }
+};
+
+// How a block divides shared memory: the query tile, then `kStages` pairs of keys and values, then
+// the pool slots of the keys of as many stages.
+template <int kDim, int kTileRowCount, int kBlockKeys, int kStageCount>
+struct TileSizes {
     static constexpr int kHeadDim = kDim;
-    // Wide heads: 64 keys would take more than 100 KB, and the query more registers than there are.
-    static constexpr int kKeys = kDim > 128 ? 32 : 64;
-    static constexpr bool kQueryInRegisters = kDim <= 128;
-    static constexpr int kStages = 2;
-    static constexpr int kQueryElements = kTileRows * kDim;
+    static constexpr int kRows = kTileRowCount;
+    static constexpr int kThreads = kRows / 16 * kLanes;
+    static constexpr int kKeys = kBlockKeys;
+    static constexpr int kStages = kStageCount;
+    static constexpr int kQueryElements = kRows * kDim;
     static constexpr int kKeyElements = kKeys * kDim;
     static constexpr int kElements = kQueryElements + 2 * kStages * kKeyElements;
     static constexpr int kBytes = 2 * kElements + 4 * kStages * kKeys;
+};
+
+// Wide heads: 64 keys would take more than 100 KB, and the query more registers than there are.
+template <int kDim>
+struct TileShape : TileSizes<kDim, kTileRows, (kDim > 128 ? 32 : 64), 2> {
+    using KeyTile = RowTile<kDim>;
+    static constexpr bool kQueryInRegisters = kDim <= 128;
     // The least that a block may have on a device that runs these kernels (8.6 and 8.9).
-    static_assert(kBytes <= 99 * 1024);
+    static_assert(TileShape::kBytes <= 99 * 1024);
 };
 
 template <typename Shape>
@@ -54,14 +76,7 @@ struct TileMemory {
     }
 };
 
-// Where a chunk of a row lies in its tile. Eight rows below each other, which ldmatrix reads at
-// once, would all lie in the same banks; exchanging chunks by the row's number parts them.
-template <int kDim>
-__device__ __forceinline__ int chunk_at(int row, int chunk) {
-    return row * kDim + (chunk ^ row % 8) * kChunk;
-}
-
-// The same for a lane that reads `row` in chunks that differ in even numbers known to the compiler:
+// chunk_at for a lane that reads `row` in chunks that differ in even numbers known to the compiler:
 // what depends on the lane is kept, and few registers hold it.
 template <int kDim>
 class LaneChunks {
@@ -77,28 +92,13 @@ class LaneChunks {
     int row_, twist_;
 };
 
-// Copies one tile. source(row) is the row's first element, or null where there is none: zeros,
-// since a weight of zero would not make up for what is not a number.
-template <int kDim, int kRows, typename Source>
-__device__ __forceinline__ void copy_rows(std::uint16_t* tile, const Source& source) {
-    constexpr int kChunks = kDim / kChunk;
-    ICM_FAST_UNROLL
-    for (int i = 0; i < kRows * kChunks; i += kThreads) {
-        const int row = (i + thread()) / kChunks;
-        const int chunk = (i + thread()) % kChunks;
-        const std::uint16_t* from = source.row(row);
-        // The address has to be one of the device's, even if nothing is read.
-        const std::uint16_t* address = from == nullptr ? source.base : from + chunk * kChunk;
-        cp_async_16(tile + chunk_at<kDim>(row, chunk), address, from != nullptr);
-    }
-}
-
 // Query rows of a tile: (token, head of the group) pairs of the packed batch.
 struct QuerySource {
     const std::uint16_t* base;  // the segment's first token, the group's first head
     std::int64_t head_stride, row_stride;
     int first, n_rows, group;
 
+    // Null where there is none.
     __device__ const std::uint16_t* row(int r) const {
         const int at = first + r;
         if (at >= n_rows) return nullptr;
@@ -106,16 +106,20 @@ struct QuerySource {
     }
 };
 
-// Rows of the pool.
-struct PoolSource {
-    const std::uint16_t* base;  // the head's first slot
-    std::int64_t row_stride;
-    const std::int32_t* slots;  // -1: no key
-
-    __device__ const std::uint16_t* row(int r) const {
-        return slots[r] < 0 ? nullptr : base + slots[r] * row_stride;
+// Begins to copy them, and zeros where there is none.
+template <typename Shape>
+__device__ __forceinline__ void copy_query_rows(std::uint16_t* tile, const QuerySource& source) {
+    constexpr int kChunks = Shape::kHeadDim / kChunk;
+    ICM_FAST_UNROLL
+    for (int i = 0; i < Shape::kRows * kChunks; i += Shape::kThreads) {
+        const int row = (i + thread()) / kChunks;
+        const int chunk = (i + thread()) % kChunks;
+        const std::uint16_t* from = source.row(row);
+        // The address has to be one of the device's, even if nothing is read.
+        const std::uint16_t* address = from == nullptr ? source.base : from + chunk * kChunk;
+        cp_async_16(tile + chunk_at<Shape::kHeadDim>(row, chunk), address, from != nullptr);
     }
-};
+}
 
 // Pool slots of the keys at growing positions of one segment's context. Short ranges fill blocks of
 // keys together, so a context of many short ones costs no more than one of few long ones.

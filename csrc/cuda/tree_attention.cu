@@ -30,17 +30,26 @@ const char* icm_fast_cuda_status_text(std::int32_t status) {
         case kMisaligned:
             return "rows must begin at multiples of 16 bytes";
         case kBadSizes:
-            return "counts of tiles, heads and groups must be positive";
+            return "counts of tiles, heads and groups must be positive, rows of a pool nearer than "
+                   "2^31";
+        case kWrongTileRows:
+            return "tiles were planned with another number of rows";
+        case kUnsupportedProducts:
+            return "products must be mma or wgmma";
         default:
             return device_status_text(status);
     }
 }
 
+std::int32_t icm_fast_cuda_tile_rows(std::int32_t products, std::int32_t head_dim) {
+    return takes_wgmma(products, head_dim) ? kWarpgroupTileRows : kTileRows;
+}
+
 void icm_fast_cuda_plan_tiles(const Segment* segments, std::int32_t n_segments, std::int32_t group,
-                              std::int32_t keys_per_split, TileCounts* counts, Tile* tiles,
-                              Merge* merges) {
-    const TilePlan plan =
-        plan_tiles({segments, static_cast<std::size_t>(n_segments)}, group, keys_per_split);
+                              std::int32_t tile_rows, std::int32_t keys_per_split,
+                              TileCounts* counts, Tile* tiles, Merge* merges) {
+    const TilePlan plan = plan_tiles({segments, static_cast<std::size_t>(n_segments)}, group,
+                                     tile_rows, keys_per_split);
     *counts = {static_cast<std::int32_t>(plan.tiles.size()),
                static_cast<std::int32_t>(plan.merges.size()), plan.n_partials};
     if (tiles != nullptr) std::copy(plan.tiles.begin(), plan.tiles.end(), tiles);

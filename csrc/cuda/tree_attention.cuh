@@ -25,10 +25,10 @@ struct TileWork {
     __device__ int position(int row) const { return segment.start + (tile.row + row) / group; }
     __device__ int head(int row) const { return kv_head * group + (tile.row + row) % group; }
     __device__ bool has(int row) const { return tile.row + row < n_rows; }
-    __device__ int last_row() const { return min(kTileRows, n_rows - tile.row) - 1; }
 };
 
-__device__ __forceinline__ TileWork tile_work(const AttentionCall& call) {
+// `rows`: of a tile, at the most.
+__device__ __forceinline__ TileWork tile_work(const AttentionCall& call, int rows) {
     TileWork work;
     work.tile = call.tiles[blockIdx.x];
     work.segment = call.segments[work.tile.segment];
@@ -36,7 +36,8 @@ __device__ __forceinline__ TileWork tile_work(const AttentionCall& call) {
     work.group = call.group;
     work.n_rows = work.segment.n_tokens * call.group;
     work.key_begin = work.tile.key_begin;
-    work.key_end = min(work.tile.key_end, work.position(work.last_row()) + 1);
+    const int last_row = min(rows, work.n_rows - work.tile.row) - 1;
+    work.key_end = min(work.tile.key_end, work.position(last_row) + 1);
     if (call.window > 0) work.key_begin = max(work.key_begin, work.position(0) - call.window + 1);
     return work;
 }
@@ -53,10 +54,10 @@ class KeyBlocks {
     __device__ KeyBlocks(const AttentionCall& call, const TileWork& work,
                          const TileMemory<Shape>& memory)
         : memory_(memory),
-          keys_(first_row(call.keys, work.kv_head, 0)),
-          values_(first_row(call.values, work.kv_head, 0)),
-          key_stride_(call.keys.row_stride),
-          value_stride_(call.values.row_stride),
+          keys_(first_chunk(call.keys, work)),
+          values_(first_chunk(call.values, work)),
+          key_bytes_(static_cast<std::uint32_t>(2 * call.keys.row_stride)),
+          value_bytes_(static_cast<std::uint32_t>(2 * call.values.row_stride)),
           finder_(call.ranges, work.segment),
           begin_(work.key_begin),
           end_(work.key_end) {}
@@ -73,23 +74,50 @@ class KeyBlocks {
         memory_.slots_of(block)[thread()] = key < end_ ? finder_.find(key) : -1;
     }
 
-    // Begins to copy a block whose slots were found before the last barrier.
+    // Begins to copy a block whose slots were found before the last barrier: zeros where there is
+    // no key, since a weight of zero would not make up for what is not a number.
     __device__ void copy(int block) const {
+        constexpr int kStep = Shape::kThreads / kChunks;
         const std::int32_t* slots = memory_.slots_of(block);
-        copy_rows<Shape::kHeadDim, Shape::kKeys>(memory_.keys(block),
-                                                 PoolSource{keys_, key_stride_, slots});
-        copy_rows<Shape::kHeadDim, Shape::kKeys>(memory_.values(block),
-                                                 PoolSource{values_, value_stride_, slots});
+        ICM_FAST_UNROLL
+        for (int i = 0; i < Shape::kKeys; i += kStep) {
+            const int row = i + thread() / kChunks;
+            const std::int32_t slot = slots[row];
+            // The address has to be one of the device's, even if nothing is read.
+            const auto from = static_cast<std::uint64_t>(static_cast<std::uint32_t>(max(slot, 0)));
+            const int to = Shape::KeyTile::at(row, thread() % kChunks);
+            cp_async_16(memory_.keys(block) + to, keys_ + from * key_bytes_, slot >= 0);
+            cp_async_16(memory_.values(block) + to, values_ + from * value_bytes_, slot >= 0);
+        }
     }
 
   private:
+    // 16 bytes each; a thread copies the same one of all its rows.
+    static constexpr int kChunks = Shape::kHeadDim / kChunk;
+    static_assert(Shape::kThreads % kChunks == 0);
+
+    static __device__ const unsigned char* first_chunk(const HeadRows& pool, const TileWork& work) {
+        return reinterpret_cast<const unsigned char*>(first_row(pool, work.kv_head, 0) +
+                                                      thread() % kChunks * kChunk);
+    }
+
     TileMemory<Shape> memory_;
-    const std::uint16_t* keys_;
-    const std::uint16_t* values_;
-    std::int64_t key_stride_, value_stride_;
+    const unsigned char* keys_;
+    const unsigned char* values_;
+    std::uint32_t key_bytes_, value_bytes_;  // from slot to slot
     SlotFinder finder_;
     int begin_, end_;
 };
+
+// Begins to copy the query rows of a tile.
+template <typename Shape>
+__device__ __forceinline__ void copy_query(const AttentionCall& call, const TileWork& work,
+                                           std::uint16_t* tile) {
+    const int head = work.kv_head * work.group;
+    copy_query_rows<Shape>(
+        tile, QuerySource{first_row(call.query, head, work.segment.row), call.query.head_stride,
+                          call.query.row_stride, work.tile.row, work.n_rows, work.group});
+}
 
 // Row `half` of a lane's two, as a row of the tile.
 __device__ __forceinline__ int lane_row(int half) { return warp() * 16 + half * 8 + lane() / 4; }
@@ -109,7 +137,7 @@ __device__ __forceinline__ SeenKeys seen_keys(const TileWork& work, int window) 
 template <typename Shape>
 __device__ __forceinline__ bool all_seen(const TileWork& work, int position, int window) {
     const int end = position + Shape::kKeys;
-    const bool reaches_back = window <= 0 || position > work.position(kTileRows - 1) - window;
+    const bool reaches_back = window <= 0 || position > work.position(Shape::kRows - 1) - window;
     return end <= work.key_end && end <= work.position(0) + 1 && reaches_back;
 }
 
@@ -149,7 +177,8 @@ __device__ __forceinline__ void write_partial(const AttentionCall& call, const T
                                               const SoftmaxRows<Shape>& rows,
                                               const float (&log_sums)[2]) {
     const std::int64_t first =
-        (static_cast<std::int64_t>(work.tile.partial) * call.n_kv_heads + work.kv_head) * kTileRows;
+        (static_cast<std::int64_t>(work.tile.partial) * call.n_kv_heads + work.kv_head) *
+        Shape::kRows;
     ICM_FAST_UNROLL
     for (int half = 0; half < 2; ++half) {
         const std::int64_t row = first + lane_row(half);
@@ -188,15 +217,11 @@ template <typename Element, int kHeadDim, bool kSoftcap>
 __global__ void __launch_bounds__(kThreads) attend_tile(const AttentionCall call) {
     using Shape = TileShape<kHeadDim>;
     const TileMemory<Shape> memory(shared_memory());
-    const TileWork work = tile_work(call);
+    const TileWork work = tile_work(call, Shape::kRows);
     KeyBlocks<Shape> blocks(call, work, memory);
     const int n_blocks = blocks.count();
 
-    const int head = work.kv_head * work.group;
-    copy_rows<kHeadDim, kTileRows>(
-        memory.query,
-        QuerySource{first_row(call.query, head, work.segment.row), call.query.head_stride,
-                    call.query.row_stride, work.tile.row, work.n_rows, work.group});
+    copy_query<Shape>(call, work, memory.query);
     blocks.find(0);
     blocks.find(1);
     __syncthreads();
@@ -244,9 +269,9 @@ __global__ void __launch_bounds__(kThreads) merge_partials(const AttentionCall c
     const Merge merge = call.merges[blockIdx.x];
     const Segment segment = call.segments[merge.segment];
     const int kv_head = static_cast<int>(blockIdx.y);
-    const int n_rows = min(kTileRows, segment.n_tokens * call.group - merge.row);
-    const std::int64_t stride = static_cast<std::int64_t>(call.n_kv_heads) * kTileRows;
-    const std::int64_t first = merge.first_partial * stride + kv_head * kTileRows;
+    const int n_rows = min(call.tile_rows, segment.n_tokens * call.group - merge.row);
+    const std::int64_t stride = static_cast<std::int64_t>(call.n_kv_heads) * call.tile_rows;
+    const std::int64_t first = merge.first_partial * stride + kv_head * call.tile_rows;
     for (int i = thread(); i < n_rows * (kHeadDim / 2); i += kThreads) {
         const int row = i / (kHeadDim / 2);
         const int column = i % (kHeadDim / 2) * 2;

@@ -7,11 +7,17 @@
 namespace icm_fast::cuda {
 
 // A change of any struct or function below raises this number; callers refuse another one.
-inline constexpr std::int32_t kAbiVersion = 1;
-// Query rows of a tile. A row is a (token, head of the group) pair, token by token.
+inline constexpr std::int32_t kAbiVersion = 2;
+// Query rows of a tile, by the instruction that multiplies. A row is a (token, head of the group)
+// pair, token by token.
 inline constexpr std::int32_t kTileRows = 64;
+inline constexpr std::int32_t kWarpgroupTileRows = 128;
 
 enum class Dtype : std::int32_t { kBfloat16 = 0, kFloat16 = 1 };
+
+// Instructions of the tensor cores: of one warp, on every device; of four, on compute
+// capability 9.0 alone, where they are the faster ones.
+enum class Products : std::int32_t { kMma = 0, kWgmma = 1 };
 
 // Codes of our own, apart from CUDA's, which are positive.
 enum Status : std::int32_t {
@@ -21,6 +27,8 @@ enum Status : std::int32_t {
     kMisaligned = -3,
     kBadSizes = -4,
     kEmulationFailed = -5,
+    kWrongTileRows = -6,
+    kUnsupportedProducts = -7,
 };
 
 // Rows [row, row + n_tokens) of the packed batch. Their keys are the segment's `ranges`, in context
@@ -82,15 +90,17 @@ struct AttentionCall {
     const Tile* tiles;
     const Merge* merges;
     const float* sinks;  // [heads], or null
-    float* partial_out;  // [partials][n_kv_heads][kTileRows][head_dim], or null
-    float* partial_lse;  // [partials][n_kv_heads][kTileRows], or null; in powers of two
+    float* partial_out;  // [partials][n_kv_heads][tile_rows][head_dim], or null
+    float* partial_lse;  // [partials][n_kv_heads][tile_rows], or null; in powers of two
     std::int32_t n_tiles;
     std::int32_t n_merges;
     std::int32_t n_kv_heads;
     std::int32_t group;  // query heads to a key-value head
     std::int32_t head_dim;
     std::int32_t dtype;
-    std::int32_t window;  // 0: none
+    std::int32_t products;
+    std::int32_t tile_rows;  // as the tiles were planned
+    std::int32_t window;     // 0: none
     float scaling;
     float softcap;  // 0: none
 };
@@ -102,11 +112,14 @@ std::int32_t icm_fast_cuda_abi_version();
 const char* icm_fast_cuda_device_type();
 // What a status says, for people.
 const char* icm_fast_cuda_status_text(std::int32_t status);
+// Query rows that the tiles of a call must have. Where a width has no kernel with these `products`,
+// the call takes the one with kMma, and so do its tiles.
+std::int32_t icm_fast_cuda_tile_rows(std::int32_t products, std::int32_t head_dim);
 // Counts the tiles of a batch and, where they are not null, fills them in. `keys_per_split` 0: no
 // tile is split. Needs no device.
 void icm_fast_cuda_plan_tiles(const Segment* segments, std::int32_t n_segments, std::int32_t group,
-                              std::int32_t keys_per_split, TileCounts* counts, Tile* tiles,
-                              Merge* merges);
+                              std::int32_t tile_rows, std::int32_t keys_per_split,
+                              TileCounts* counts, Tile* tiles, Merge* merges);
 // Enqueues the attention on a cudaStream_t and returns a Status or a cudaError_t.
 std::int32_t icm_fast_cuda_tree_attention(const AttentionCall* call, void* stream);
 

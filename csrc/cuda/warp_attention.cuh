@@ -35,6 +35,12 @@ class QueryRows {
         }
     }
 
+    // The registers themselves: for products that go on while the lane does.
+    __device__ const std::uint32_t (&registers(int step) const)[4] {
+        static_assert(Shape::kQueryInRegisters);
+        return registers_[step];
+    }
+
   private:
     static constexpr int kSteps = Shape::kHeadDim / 16;
 
@@ -150,12 +156,17 @@ struct SoftmaxRows {
         }
     }
 
-    // Raises the largest logit; what was summed shrinks accordingly.
-    __device__ void raise(int row, float largest) {
+    // Raises the largest logit; the sum of weights shrinks accordingly, and the values' sum has to,
+    // by what is returned.
+    __device__ float raise(int row, float largest) {
         const float raised = fmaxf(max[row], largest);
         const float factor = power_of_two(max[row] - raised);
         max[row] = raised;
         sum[row] *= factor;
+        return factor;
+    }
+
+    __device__ void scale_values(int row, float factor) {
         ICM_FAST_UNROLL
         for (int n = 0; n < Shape::kHeadDim / 8; ++n) {
             out[n][2 * row] *= factor;
@@ -163,9 +174,15 @@ struct SoftmaxRows {
         }
     }
 
-    // Logits become weights. To a row that has seen no key yet, hidden ones are as large as the
-    // largest; what it counts of them is gone, times zero, with the first key that it sees.
     __device__ void weigh(Scores<Shape>& scores) {
+        weigh(scores, [this](int row, float factor) { scale_values(row, factor); });
+    }
+
+    // Logits become weights; `scale` takes a row and the factor for its values' sum. To a row that
+    // has seen no key yet, hidden ones are as large as the largest; what it counts of them is gone,
+    // times zero, with the first key that it sees.
+    template <typename Scale>
+    __device__ void weigh(Scores<Shape>& scores, const Scale& scale) {
         ICM_FAST_UNROLL
         for (int row = 0; row < 2; ++row) {
             float largest = kHidden;
@@ -173,7 +190,7 @@ struct SoftmaxRows {
             for (int n = 0; n < Shape::kKeys / 8; ++n) {
                 largest = fmaxf(largest, fmaxf(scores[n][2 * row], scores[n][2 * row + 1]));
             }
-            raise(row, row_max(largest));
+            scale(row, raise(row, row_max(largest)));
             ICM_FAST_UNROLL
             for (int n = 0; n < Shape::kKeys / 8; ++n) {
                 ICM_FAST_UNROLL
@@ -210,7 +227,7 @@ struct SoftmaxRows {
 
     // A logit without a value.
     __device__ void add_sink(int row, float logit) {
-        raise(row, logit);
+        scale_values(row, raise(row, logit));
         // One of the four lanes: their sums are added up.
         if (lane() % 4 == 0) sum[row] += power_of_two(logit - max[row]);
     }
@@ -219,12 +236,7 @@ struct SoftmaxRows {
     // has no weight where parts are merged.
     __device__ float normalise(int row) {
         const float total = row_sum(sum[row]);
-        const float factor = total > 0.0F ? 1.0F / total : 0.0F;
-        ICM_FAST_UNROLL
-        for (int n = 0; n < Shape::kHeadDim / 8; ++n) {
-            out[n][2 * row] *= factor;
-            out[n][2 * row + 1] *= factor;
-        }
+        scale_values(row, total > 0.0F ? 1.0F / total : 0.0F);
         return total > 0.0F ? max[row] + binary_logarithm(total) : kHidden;
     }
 };

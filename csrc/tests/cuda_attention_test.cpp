@@ -42,7 +42,8 @@ cpu::AttentionOptions scaled(std::int64_t head_dim) {
 // Runs a kernel of the test's own on one warp.
 template <typename Work>
 std::int32_t run_warp(const Work& work, std::int32_t n_shared = 4096) {
-    return cuda::run_launch({{1, 1}, cuda::kEmulatedLanes, n_shared, work});
+    return cuda::run_launch(
+        {{1, 1}, static_cast<std::int32_t>(cuda::kEmulatedLanes), n_shared, work});
 }
 
 }  // namespace
@@ -206,17 +207,18 @@ NATIVE_TEST(cuda, only_visible_keys_are_copied) {
 
 NATIVE_TEST(cuda, tiles_cover_all_rows_and_keys_once) {
     const std::vector<cuda::Segment> segments = {{0, 30, 100, 0, 2}, {30, 1, 5, 2, 3}};
-    const cuda::TilePlan whole = cuda::plan_tiles(segments, 3, 0);
+    const cuda::TilePlan whole = cuda::plan_tiles(segments, 3, 64, 0);
     CHECK_EQUAL(whole.tiles.size(), 3U);  // 90 rows and 3 rows
     CHECK(whole.merges.empty());
     const cuda::Tile& longest = whole.tiles.front();
     CHECK(longest.row == 64 && longest.key_begin == 0 && longest.key_end == 130);
-    const cuda::TilePlan split = cuda::plan_tiles(segments, 3, 50);
+    const cuda::TilePlan split = cuda::plan_tiles(segments, 3, 64, 50);
     CHECK_EQUAL(split.merges.size(), 2U);
     CHECK_EQUAL(split.n_partials, 6);
     std::int64_t n_keys = 0;
     for (const cuda::Tile& tile : split.tiles) n_keys += tile.key_end - tile.key_begin;
     CHECK_EQUAL(n_keys, 122 + 130 + 6);
+    CHECK_EQUAL(cuda::plan_tiles(segments, 3, 128, 0).tiles.size(), 2U);
 }
 
 NATIVE_TEST(cuda, bad_calls_are_refused) {
@@ -228,8 +230,15 @@ NATIVE_TEST(cuda, bad_calls_are_refused) {
                 static_cast<std::int32_t>(cuda::kUnsupportedDtype));
     CHECK_EQUAL(problem.status_of([](Call& call) { call.keys.row_stride = 65; }),
                 static_cast<std::int32_t>(cuda::kMisaligned));
+    CHECK_EQUAL(
+        problem.status_of([](Call& call) { call.values.row_stride = std::int64_t{1} << 31; }),
+        static_cast<std::int32_t>(cuda::kBadSizes));
     CHECK_EQUAL(problem.status_of([](Call& call) { call.group = 0; }),
                 static_cast<std::int32_t>(cuda::kBadSizes));
+    CHECK_EQUAL(problem.status_of([](Call& call) { call.products = 2; }),
+                static_cast<std::int32_t>(cuda::kUnsupportedProducts));
+    CHECK_EQUAL(problem.status_of([](Call& call) { call.products = 1; }),
+                static_cast<std::int32_t>(cuda::kWrongTileRows));
     CHECK_EQUAL(problem.status_of([](Call& call) { call.n_tiles = 0; }),
                 static_cast<std::int32_t>(cuda::kOk));
 }

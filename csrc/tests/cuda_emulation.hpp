@@ -42,11 +42,12 @@ struct alignas(16) uint4 {
 void __syncthreads();
 void __syncwarp();
 float __shfl_xor_sync(std::uint32_t mask, float value, int lane_mask);
+int __any_sync(std::uint32_t mask, int predicate);
 
 namespace icm_fast::cuda {
 
 inline constexpr const char* kDeviceType = "cpu";
-inline constexpr int kEmulatedLanes = 32;
+inline constexpr std::size_t kEmulatedLanes = 32;
 
 inline int min(int a, int b) { return a < b ? a : b; }
 inline int max(int a, int b) { return a > b ? a : b; }
@@ -69,8 +70,9 @@ struct Grid {
 // What the launches since the last reset did.
 struct EmulationCounts {
     std::int64_t blocks = 0;
-    std::int64_t matrix_products = 0;  // m16n8k16
-    std::int64_t copied_bytes = 0;     // to shared memory
+    std::int64_t matrix_products = 0;     // m16n8k16
+    std::int64_t warpgroup_products = 0;  // m64nNk16
+    std::int64_t copied_bytes = 0;        // to shared memory
     std::int64_t bank_conflicts =
         0;  // rows of a matrix that ldmatrix had to read one after another
 };

@@ -91,14 +91,16 @@ cuda::AttentionCall CudaProblem::make_call(const cpu::AttentionOptions& options,
                                            std::int32_t keys_per_split) {
     const auto n_segments = narrow(std::ssize(segments_));
     const auto group = narrow(shape_.group);
+    const auto products = static_cast<std::int32_t>(shape_.products);
+    const std::int32_t tile_rows = cuda::icm_fast_cuda_tile_rows(products, narrow(shape_.head_dim));
     cuda::TileCounts counts{};
-    cuda::icm_fast_cuda_plan_tiles(segments_.data(), n_segments, group, keys_per_split, &counts,
-                                   nullptr, nullptr);
+    cuda::icm_fast_cuda_plan_tiles(segments_.data(), n_segments, group, tile_rows, keys_per_split,
+                                   &counts, nullptr, nullptr);
     tiles_.assign(to_size(counts.tiles), {});
     merges_.assign(to_size(counts.merges), {});
-    cuda::icm_fast_cuda_plan_tiles(segments_.data(), n_segments, group, keys_per_split, &counts,
-                                   tiles_.data(), merges_.data());
-    const std::int64_t n_partial_rows = counts.partials * kKvHeads * cuda::kTileRows;
+    cuda::icm_fast_cuda_plan_tiles(segments_.data(), n_segments, group, tile_rows, keys_per_split,
+                                   &counts, tiles_.data(), merges_.data());
+    const std::int64_t n_partial_rows = counts.partials * kKvHeads * tile_rows;
     partial_out_.assign(to_size(n_partial_rows * shape_.head_dim), kNan);
     partial_lse_.assign(to_size(n_partial_rows), kNan);
     device_out_ = guarded(Halves(query_.size(), kNanHalf));
@@ -119,6 +121,8 @@ cuda::AttentionCall CudaProblem::make_call(const cpu::AttentionOptions& options,
             .group = group,
             .head_dim = narrow(shape_.head_dim),
             .dtype = static_cast<std::int32_t>(shape_.dtype),
+            .products = products,
+            .tile_rows = tile_rows,
             .window = narrow(options.window),
             .scaling = options.scaling,
             .softcap = options.softcap};

@@ -14,6 +14,7 @@ struct CudaShape {
     std::int64_t head_dim = 64;
     std::int64_t group = 1;
     cuda::Dtype dtype = cuda::Dtype::kBfloat16;
+    cuda::Products products = cuda::Products::kMma;
 };
 
 class CudaProblem {

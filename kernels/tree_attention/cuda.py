@@ -2,117 +2,30 @@
 
 from __future__ import annotations
 
-import ctypes
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
 import icm_fast
-from icm_fast.errors import InputError
+from icm_fast.kernels.tree_attention.cuda_library import (
+    PRODUCTS,
+    RANGE,
+    SEGMENT,
+    AttentionCall,
+    CudaLibrary,
+    HeadRows,
+)
 from icm_fast.kernels.tree_attention.work import AttentionWork
 
 HEAD_DIMS = (64, 128, 256)
-ABI_VERSION = 1
-TILE_ROWS = 64
 DTYPES = {torch.bfloat16: 0, torch.float16: 1}
-# int32 numbers in the structs of csrc/cuda/tree_attention.hpp.
-SEGMENT, RANGE, TILE, MERGE = 5, 2, 5, 4
+WGMMA_CAPABILITY = (9, 0)
 INT32_MAX = 2**31 - 1
-
-
-class HeadRows(ctypes.Structure):
-    """``icm_fast::cuda::HeadRows``."""
-
-    _fields_ = (
-        ("data", ctypes.c_void_p),
-        ("head_stride", ctypes.c_int64),
-        ("row_stride", ctypes.c_int64),
-    )
-
-
-class TileCounts(ctypes.Structure):
-    """``icm_fast::cuda::TileCounts``."""
-
-    _fields_ = tuple((name, ctypes.c_int32) for name in ("tiles", "merges", "partials"))
-
-
-class AttentionCall(ctypes.Structure):
-    """``icm_fast::cuda::AttentionCall``."""
-
-    _fields_ = (
-        *((name, HeadRows) for name in ("query", "keys", "values", "out")),
-        *((name, ctypes.c_void_p) for name in ("segments", "ranges", "tiles", "merges")),
-        *((name, ctypes.c_void_p) for name in ("sinks", "partial_out", "partial_lse")),
-        *((name, ctypes.c_int32) for name in ("n_tiles", "n_merges", "n_kv_heads", "group")),
-        *((name, ctypes.c_int32) for name in ("head_dim", "dtype", "window")),
-        *((name, ctypes.c_float) for name in ("scaling", "softcap")),
-    )
-
-
-class CudaLibrary:
-    """The functions of one shared library."""
-
-    def __init__(self, path: Path) -> None:
-        """Load the library.
-
-        Raises:
-            InputError: It is absent, cannot be loaded, or belongs to another version of icm_fast.
-        """
-        if not path.is_file():
-            raise InputError(
-                f"the CUDA kernels are not built ({path} does not exist); install with "
-                "-C cmake.define.ICM_FAST_CUDA=ON and nvcc on the PATH"
-            )
-        try:
-            self._library = ctypes.CDLL(str(path))
-        except OSError as error:
-            raise InputError(f"the CUDA kernels cannot be loaded: {error}") from None
-        self._library.icm_fast_cuda_device_type.restype = ctypes.c_char_p
-        self._library.icm_fast_cuda_status_text.restype = ctypes.c_char_p
-        found = self._library.icm_fast_cuda_abi_version()
-        if found != ABI_VERSION:
-            raise InputError(
-                f"{path} has interface {found}, not {ABI_VERSION}; build the CUDA kernels again"
-            )
-        #: The kind of torch device whose memory it takes; ``cpu`` for the emulation in tests.
-        self.device_type = self._library.icm_fast_cuda_device_type().decode()
-
-    def plan_tiles(
-        self, segments: np.ndarray[Any, Any], group: int, keys_per_split: int
-    ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], int]:
-        """Tiles, merges and the number of partial results of ``segments`` [n, 5] int32."""
-        counts = TileCounts()
-
-        def call(tiles: int | None, merges: int | None) -> None:
-            self._library.icm_fast_cuda_plan_tiles(
-                ctypes.c_void_p(segments.ctypes.data),
-                ctypes.c_int32(len(segments)),
-                ctypes.c_int32(group),
-                ctypes.c_int32(keys_per_split),
-                ctypes.byref(counts),
-                ctypes.c_void_p(tiles),
-                ctypes.c_void_p(merges),
-            )
-
-        call(None, None)
-        tiles = np.empty((counts.tiles, TILE), np.int32)
-        merges = np.empty((counts.merges, MERGE), np.int32)
-        call(tiles.ctypes.data, merges.ctypes.data)
-        return tiles, merges, counts.partials
-
-    def attend(self, call: AttentionCall, stream: int) -> None:
-        """Enqueue one attention on a stream."""
-        status = self._library.icm_fast_cuda_tree_attention(
-            ctypes.byref(call), ctypes.c_void_p(stream)
-        )
-        if status != 0:
-            text = self._library.icm_fast_cuda_status_text(ctypes.c_int32(status)).decode()
-            raise RuntimeError(f"tree attention on {self.device_type}: {text}")
 
 
 def library_path() -> Path:
@@ -160,6 +73,7 @@ def tree_attention(
     softcap: float | None = None,
     sinks: torch.Tensor | None = None,
     keys_per_split: int = 0,
+    products: str = "mma",
     library: CudaLibrary | None = None,
 ) -> torch.Tensor:
     """Same contract as :func:`icm_fast.kernels.tree_attention.naive.tree_attention`.
@@ -179,18 +93,24 @@ def tree_attention(
         sinks: See there.
         keys_per_split: Contexts longer than this are attended to in parts that run side by side, 0
             for never. Results differ in rounding, not with the rest of the batch.
+        products: Instructions of the tensor cores: ``mma``, on every device, or ``wgmma``, on
+            compute capability 9.0 alone (H100, H200) and not run on a device so far. A head_dim of
+            256 takes ``mma`` in any case.
         library: The installed one if None.
     """
     library = installed_library() if library is None else library
     _check_tensors(query, key_pool, value_pool, library)
+    _check_products(products, query.device)
     n_heads, _, head_dim = query.shape
     group = n_heads // key_pool.shape[0]
     stream = _current_stream(query.device)
-    device_work = _prepared(_Identity(work), group, keys_per_split, query.device, stream, library)
+    tile_rows = library.tile_rows(products, head_dim)
+    split = _Split(group, tile_rows, keys_per_split)
+    device_work = _prepared(_Identity(work), split, query.device, stream, library)
     if device_work.n_slots > key_pool.shape[1]:
         raise ValueError(f"a range ends at {device_work.n_slots}, outside the pool")
     out = query.new_empty(work.n_tokens, n_heads, head_dim).transpose(0, 1)
-    rows = (device_work.n_partials, key_pool.shape[0], TILE_ROWS)
+    rows = (device_work.n_partials, key_pool.shape[0], tile_rows)
     partial_out = query.new_empty(*rows, head_dim, dtype=torch.float32)
     partial_lse = query.new_empty(*rows, dtype=torch.float32)
     if sinks is not None:
@@ -213,6 +133,8 @@ def tree_attention(
         group=group,
         head_dim=head_dim,
         dtype=DTYPES[query.dtype],
+        products=PRODUCTS[products],
+        tile_rows=tile_rows,
         window=sliding_window or 0,
         scaling=scaling,
         softcap=softcap or 0.0,
@@ -221,6 +143,10 @@ def tree_attention(
     with torch.cuda.device(query.device) if query.is_cuda else nullcontext():
         library.attend(call, stream)
     return out
+
+
+#: The same with ``wgmma``, for who asks for it by name.
+wgmma_tree_attention = partial(tree_attention, products="wgmma")
 
 
 def _current_stream(device: torch.device) -> int:
@@ -246,10 +172,27 @@ def _check_tensors(
             raise ValueError("query, keys and values must have one device and one dtype")
 
 
+def _check_products(products: str, device: torch.device) -> None:
+    if products not in PRODUCTS:
+        raise ValueError(f"products must be one of {tuple(PRODUCTS)}, not {products!r}")
+    if products == "wgmma" and device.type == "cuda":
+        found = torch.cuda.get_device_capability(device)
+        if found != WGMMA_CAPABILITY:
+            raise ValueError(f"wgmma needs compute capability 9.0, {device} has {found}; use mma")
+
+
 def _head_rows(tensor: torch.Tensor) -> HeadRows:
     if tensor.stride(2) != 1:
         raise ValueError("the numbers of a row must lie side by side; use .contiguous()")
     return HeadRows(tensor.data_ptr(), tensor.stride(0), tensor.stride(1))
+
+
+class _Split(NamedTuple):
+    """What cuts a work into tiles."""
+
+    group: int
+    tile_rows: int
+    keys_per_split: int
 
 
 class _Identity:
@@ -272,8 +215,7 @@ class _Identity:
 @lru_cache(maxsize=2)
 def _prepared(
     key: _Identity,
-    group: int,
-    keys_per_split: int,
+    split: _Split,
     device: torch.device,
     stream: int,
     library: CudaLibrary,
@@ -282,11 +224,11 @@ def _prepared(
     ends = [end for work in key.work.segments for _, end in work.ranges]
     ends += [work.own + work.end - work.begin for work in key.work.segments]
     n_slots = max(ends, default=0)
-    if max(n_slots, key.work.n_tokens * group) > INT32_MAX:
+    if max(n_slots, key.work.n_tokens * split.group) > INT32_MAX:
         raise ValueError("slots and query rows must be below 2^31")
     segment_array = np.array(segments, np.int32).reshape(-1, SEGMENT)
     range_array = np.array(ranges, np.int32).reshape(-1, RANGE)
-    tiles, merges, n_partials = library.plan_tiles(segment_array, group, keys_per_split)
+    tiles, merges, n_partials = library.plan_tiles(segment_array, *split)
     return DeviceWork(
         segments=torch.from_numpy(segment_array).to(device),
         ranges=torch.from_numpy(range_array).to(device),

@@ -1,23 +1,40 @@
 """Predictions for GPUs: never faster than the chip, and what they are made of."""
 
+import json
+from pathlib import Path
+
 import pytest
 
-from icm_fast.bench.gpu_model import GPUS, RATES, SHAPES, Gpu, KernelRate, Shape, Tile, predict
+from icm_fast.bench.gpu_model import (
+    GPUS,
+    KERNELS,
+    RATES,
+    SHAPES,
+    Gpu,
+    KernelRate,
+    Shape,
+    Tile,
+    predict,
+)
 from icm_fast.uniform_plan import uniform_plan
 
+COMPILED = Path(__file__).resolve().parents[2] / "benchmarks" / "gpu" / "cuda_compile.json"
 PLAN = uniform_plan(64, demonstration=43, query=40, root=1, batch_tokens=16384)
 
 
-@pytest.mark.parametrize("gpu", GPUS)
+@pytest.mark.parametrize(
+    ("kernel", "gpu"), [(name, gpu) for name, kernel in KERNELS.items() for gpu in kernel.rates]
+)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_no_prediction_beats_the_data_sheet(gpu, shape):
-    launches = list(predict(PLAN, SHAPES[shape], GPUS[gpu], RATES[gpu]))
+def test_no_prediction_beats_the_data_sheet(kernel, gpu, shape):
+    rate, tile = KERNELS[kernel].rates[gpu], KERNELS[kernel].tile
+    launches = list(predict(PLAN, SHAPES[shape], GPUS[gpu], rate, tile))
     assert sum(launch.n_tokens for launch in launches) == PLAN.total_tokens
     tokens, layers = PLAN.total_tokens, SHAPES[shape].layers
     least = 2 * SHAPES[shape].layer_weights * layers * tokens / GPUS[gpu].flops
     assert sum(launch.linear_seconds for launch in launches) > least
     for launch in launches:
-        assert 0 < launch.attention_share < RATES[gpu].attention
+        assert 0 < launch.attention_share < rate.attention
         assert 0 < launch.tile_share <= 1
         assert launch.seconds == launch.linear_seconds + launch.attention_seconds
 
@@ -34,8 +51,8 @@ def test_rows_that_no_tile_shares_are_lost():
     gpu = Gpu("chip", 1e12, 1e15, 1, launch_seconds=0.0)
     rate = KernelRate(1.0, 1.0, "made up")
     plan = uniform_plan(2, demonstration=64, query=64)
-    whole = next(predict(plan, shape, gpu, rate, Tile(rows=128)))
-    halves = next(predict(plan, shape, gpu, rate, Tile(rows=256)))
+    whole = next(predict(plan, shape, gpu, rate, Tile(128, 1)))
+    halves = next(predict(plan, shape, gpu, rate, Tile(256, 1)))
     assert whole.tile_share == 1.0
     assert halves.tile_share == 0.5
     assert halves.attention_seconds == 2 * whole.attention_seconds
@@ -45,3 +62,31 @@ def test_memory_can_be_what_limits():
     slow = Gpu("slow memory", 1e18, 1e9, 108)
     launches = predict(PLAN, SHAPES["llama-3.1-8b"], slow, RATES["A100"])
     assert {launch.bound for launch in launches} == {"memory"}
+
+
+def test_a_slow_cache_can_be_what_limits():
+    """Tiles of twice the rows gather about half the bytes."""
+    slow = Gpu("slow cache", 1e18, 1e18, 108, l2_bandwidth=1e9)
+
+    def gathered(tile):
+        launches = list(predict(PLAN, SHAPES["llama-3.1-8b"], slow, RATES["H100"], tile))
+        assert {launch.bound for launch in launches} == {"cache"}
+        return max(launch.gathered for launch in launches)
+
+    assert gathered(Tile(64, 2)) == pytest.approx(2 * gathered(Tile(128, 1)), rel=0.15)
+
+
+def test_tiles_are_those_that_the_compiler_reports():
+    rows = json.loads(COMPILED.read_text())["kernels"]
+    for name, products in (("attend_tile", "mma"), ("attend_warpgroups", "wgmma")):
+        found = [
+            row
+            for row in rows
+            if (row["name"], row["head_dim"], row["architecture"]) == (name, 128, "sm_90a")
+        ]
+        assert found
+        for row in found:
+            threads = 2 * KERNELS[products].tile.rows
+            by_registers = 65536 // (threads * -(-row["registers"] // 8) * 8)
+            by_memory = 228 * 1024 // (row["shared"] + 1024)
+            assert min(by_registers, by_memory) == KERNELS[products].tile.blocks_per_sm

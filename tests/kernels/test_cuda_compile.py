@@ -44,8 +44,15 @@ def test_the_recorded_kernels_keep_the_limits(script, recorded):
     kernels = [script.Kernel(**row) for row in recorded["kernels"]]
     assert {kernel.architecture for kernel in kernels} == set(script.ARCHITECTURES)
     # Three widths, two dtypes, with and without soft-cap; and the merge of each width and dtype.
-    assert len(kernels) == len(script.ARCHITECTURES) * (3 * 2 * 2 + 3 * 2)
+    # Two widths with warpgroup products, for one architecture.
+    assert len(kernels) == len(script.ARCHITECTURES) * (3 * 2 * 2 + 3 * 2) + 2 * 2 * 2
     check_limits(script, kernels)
+
+
+def test_serialised_products_are_no_kernels(script):
+    message = "ptxas info : (C7510) Potential Performance Loss: wgmma.mma_async instructions are"
+    with pytest.raises(SystemExit, match="serialises"):
+        script.parse(message, "sm_90a", {})
 
 
 def test_the_table_shows_what_is_recorded(script, recorded):

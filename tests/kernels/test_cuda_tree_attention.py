@@ -3,13 +3,21 @@
 import os
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from attention_cases import DEEP, ONE_TOKEN, OPTIONS, SHAPES, Sizes, make_case
 
 from icm_fast.errors import InputError
-from icm_fast.kernels.tree_attention import AttentionWork, cuda, naive, sdpa, versions
+from icm_fast.kernels.tree_attention import (
+    AttentionWork,
+    cuda,
+    cuda_library,
+    naive,
+    sdpa,
+    versions,
+)
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 EMULATION = "ICM_FAST_EMULATED_CUDA"
@@ -30,13 +38,12 @@ def equal_widths(dim=64, heads=4, kv_heads=2):
     return Sizes(heads, kv_heads, dim, dim)
 
 
-def check(case, library=None, keys_per_split=0, **options):
+def check(case, library=None, keys_per_split=0, products="mma", **options):
     """The result against the definition in float32, relative to the largest number."""
     options.setdefault("scaling", case.query.shape[-1] ** -0.5)
     tensors = (case.query, case.keys, case.values)
-    out = cuda.tree_attention(
-        *tensors, case.work, library=library, keys_per_split=keys_per_split, **options
-    )
+    ours = {"library": library, "keys_per_split": keys_per_split, "products": products}
+    out = cuda.tree_attention(*tensors, case.work, **ours, **options)
     wanted = naive.tree_attention(*(t.float() for t in tensors), case.work, **options)
     assert out.shape == wanted.shape
     assert out.dtype == case.query.dtype
@@ -49,18 +56,20 @@ def on_device(case, device="cuda"):
     return replace(case, **tensors)
 
 
+@pytest.mark.parametrize("products", cuda.PRODUCTS)
 @pytest.mark.parametrize("dtype", LIMITS)
 @pytest.mark.parametrize("options", OPTIONS)
-def test_emulated_equals_the_definition(emulated, dtype, options):
+def test_emulated_equals_the_definition(emulated, dtype, options, products):
     case = make_case(SHAPES["odd batch"], dtype=dtype, sizes=equal_widths())
-    check(case, emulated, **OPTIONS[options])
+    check(case, emulated, products=products, **OPTIONS[options])
 
 
+@pytest.mark.parametrize("products", cuda.PRODUCTS)
 @pytest.mark.parametrize("dim", cuda.HEAD_DIMS)
-def test_emulated_splits_and_widths(emulated, dim):
+def test_emulated_splits_and_widths(emulated, dim, products):
     case = make_case(LONG, dtype=torch.bfloat16, sizes=equal_widths(dim, 3, 1))
-    check(case, emulated)
-    check(case, emulated, keys_per_split=40, sliding_window=50)
+    check(case, emulated, products=products)
+    check(case, emulated, keys_per_split=40, sliding_window=50, products=products)
 
 
 def test_other_strides(emulated):
@@ -126,6 +135,24 @@ def test_other_devices_are_refused(emulated):
         )
 
 
+def test_unknown_products_are_refused(emulated):
+    case = make_case([ONE_TOKEN], dtype=torch.bfloat16, sizes=equal_widths())
+    with pytest.raises(ValueError, match=r"one of \('mma', 'wgmma'\), not 'fma'"):
+        check(case, emulated, products="fma")
+
+
+def test_wgmma_is_for_its_devices_only(monkeypatch):
+    def capability(found):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: found)
+
+    capability((9, 0))
+    cuda._check_products("wgmma", torch.device("cuda"))
+    capability((10, 0))
+    cuda._check_products("mma", torch.device("cuda"))
+    with pytest.raises(ValueError, match=r"needs compute capability 9.0, cuda has \(10, 0\)"):
+        cuda._check_products("wgmma", torch.device("cuda"))
+
+
 def test_an_absent_library_is_told(tmp_path):
     with pytest.raises(InputError, match=r"not built .*ICM_FAST_CUDA=ON"):
         cuda.CudaLibrary(tmp_path / "libicm_fast_cuda.so")
@@ -139,8 +166,8 @@ def test_another_file_is_no_library(tmp_path):
 
 
 def test_a_library_of_another_interface_is_refused(emulated, monkeypatch):
-    monkeypatch.setattr(cuda, "ABI_VERSION", 0)
-    with pytest.raises(InputError, match="has interface 1, not 0"):
+    monkeypatch.setattr(cuda_library, "ABI_VERSION", 0)
+    with pytest.raises(InputError, match="has interface 2, not 0"):
         cuda.CudaLibrary(Path(emulated._library._name))
 
 
@@ -159,14 +186,34 @@ def test_a_device_takes_the_library_where_it_is_built(tmp_path, monkeypatch):
     assert versions.available("cuda:0") == ("cuda", "sdpa", "naive")
 
 
+def test_wgmma_is_taken_by_its_setting_alone(tmp_path, monkeypatch):
+    path = tmp_path / "libicm_fast_cuda.so"
+    path.touch()
+    monkeypatch.setattr(cuda, "library_path", lambda: path)
+    monkeypatch.setattr(versions, "has_triton_kernels", lambda device: False)
+    monkeypatch.setenv(versions.PRODUCTS_SETTING, "wgmma")
+    assert versions.available("cuda") == ("cuda_wgmma", "cuda", "sdpa", "naive")
+    query = SimpleNamespace(device=torch.device("cuda"), dtype=torch.bfloat16, shape=(4, 7, 64))
+    assert versions.fastest(query, query) is cuda.wgmma_tree_attention
+    assert versions.available("cpu") == ("sdpa", "naive")
+    monkeypatch.setenv(versions.PRODUCTS_SETTING, "mma")
+    assert versions.fastest(query, query) is cuda.tree_attention
+    monkeypatch.setenv(versions.PRODUCTS_SETTING, "tcgen05")
+    with pytest.raises(InputError, match="must be one of mma, wgmma, not 'tcgen05'"):
+        versions.fastest(query, query)
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", LIMITS)
 @pytest.mark.parametrize("dim", cuda.HEAD_DIMS)
 @pytest.mark.parametrize("keys_per_split", [0, 40])
 @pytest.mark.parametrize("options", OPTIONS)
-def test_a_device_equals_the_definition(dtype, dim, keys_per_split, options):
+@pytest.mark.parametrize("products", cuda.PRODUCTS)
+def test_a_device_equals_the_definition(dtype, dim, keys_per_split, options, products):
     if not cuda.library_path().is_file():
         pytest.skip("the CUDA kernels are not built; install with ICM_FAST_CUDA=ON")
+    if products == "wgmma" and torch.cuda.get_device_capability() != cuda.WGMMA_CAPABILITY:
+        pytest.skip("wgmma is for compute capability 9.0")
     sizes = equal_widths(dim)
     for segments in (SHAPES["odd batch"], LONG):
         case = on_device(make_case(segments, dtype=dtype, sizes=sizes))
@@ -174,7 +221,7 @@ def test_a_device_equals_the_definition(dtype, dim, keys_per_split, options):
             name: value.cuda() if isinstance(value, torch.Tensor) else value
             for name, value in OPTIONS[options].items()
         }
-        check(case, keys_per_split=keys_per_split, **arguments)
+        check(case, keys_per_split=keys_per_split, products=products, **arguments)
         assert versions.fastest(case.query, case.values) is cuda.tree_attention
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 
 from icm_fast import _core
-from icm_fast.bench.gpu_model import Gpu, KernelRate, Shape, predict
+from icm_fast.bench.gpu_model import Gpu, KernelRate, Shape, Tile, predict
 from icm_fast.kernels.tree_attention import AttentionWork, SegmentWork, sdpa
 from icm_fast.kernels.tree_attention.choice import TreeAttention
 from icm_fast.kernels.tree_attention.versions import fastest
@@ -54,6 +54,7 @@ def measure(
     *,
     device: torch.device,
     dtype: torch.dtype = torch.bfloat16,
+    tile: Tile | None = None,
 ) -> Iterator[Measured]:
     """Time every batch of a plan on a device.
 
@@ -64,9 +65,10 @@ def measure(
         rate: What full launches reach there, for the prediction.
         device: Where to run.
         dtype: Of weights and activations.
+        tile: Of the attention kernel, for the prediction; the default kernel's when absent.
     """
     layer = _Layer(shape, int(plan.pool_tokens), device, dtype)
-    for batch, launch in enumerate(predict(plan, shape, gpu, rate)):
+    for batch, launch in enumerate(predict(plan, shape, gpu, rate, tile)):
         work = batch_work(plan, batch)
         hidden = layer.random(work.n_tokens, shape.hidden)
         query = layer.random(shape.heads, work.n_tokens, shape.head_dim)

@@ -1,10 +1,11 @@
 """How long one exact U(D) should take on a GPU: bytes and operations of each launch, and tiles.
 
 A launch takes the longest of three times: its operations at the rate that the tiles can reach, its
-bytes at the memory's rate, and one wave of the chip. What the tiles can reach is the asymptotic
-rate of the kind of kernel (published measurements, see ``KernelRate``) times what is lost to rows
-that a tile has and a segment does not, and to the last wave. Nothing here was measured on a device;
-``benchmarks/gpu`` is where a prediction meets one.
+bytes at the memory's rate, and the keys and values that all tiles gather at the second-level
+cache's. What the tiles can reach is the asymptotic rate of the kind of kernel (published
+measurements of others' kernels, see ``KERNELS``) times what is lost to rows that a tile has and a
+segment does not, and to the last wave. Nothing here was measured on a device; ``benchmarks/gpu`` is
+where a prediction meets one.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ class Gpu:
         bandwidth: Bytes per second of its memory.
         n_sms: Streaming multiprocessors.
         launch_seconds: What a kernel costs before it does anything.
+        l2_bandwidth: Bytes per second that its second-level cache gives; where we know of no
+            measurement, it never limits.
     """
 
     name: str
@@ -39,12 +42,16 @@ class Gpu:
     bandwidth: float
     n_sms: int
     launch_seconds: float = 3e-6
+    l2_bandwidth: float = math.inf
 
+
+# The cost model of OpenXLA (gpu, "Measured H100 L2 bandwidth").
+_H100_L2 = 6.65e12
 
 GPUS = {
     "A100": Gpu("A100 80 GB SXM", 312e12, 2039e9, 108),
-    "H100": Gpu("H100 SXM", 989e12, 3350e9, 132),
-    "H200": Gpu("H200 SXM", 989e12, 4800e9, 132),
+    "H100": Gpu("H100 SXM", 989e12, 3350e9, 132, l2_bandwidth=_H100_L2),
+    "H200": Gpu("H200 SXM", 989e12, 4800e9, 132, l2_bandwidth=_H100_L2),
 }
 
 
@@ -88,21 +95,6 @@ class KernelRate:
     source: str
 
 
-# mma.sync, as Triton without warp specialisation and FlashAttention-2 use it, reaches about half of
-# what wgmma does.
-_HOPPER = KernelRate(
-    0.70, 0.40, "FlashAttention-3 (arXiv 2407.08608): 35-40 % for FlashAttention-2 on H100"
-)
-
-RATES = {
-    "A100": KernelRate(
-        0.80, 0.70, "FlashAttention-2 (arXiv 2307.08691): up to 73 % of peak, forward, on A100"
-    ),
-    "H100": _HOPPER,
-    "H200": _HOPPER,
-}
-
-
 @dataclass(frozen=True, slots=True)
 class Tile:
     """Tile of the attention kernel.
@@ -112,8 +104,55 @@ class Tile:
         blocks_per_sm: Blocks that one multiprocessor holds, by the compiler's report.
     """
 
-    rows: int = 128
-    blocks_per_sm: int = 1
+    rows: int
+    blocks_per_sm: int
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """One of our CUDA kernels of attention, at head width 128.
+
+    Attributes:
+        tile: Its tile, by benchmarks/gpu/cuda_compile.md.
+        rates: What kernels of its kind reach, by name of the GPU.
+    """
+
+    tile: Tile
+    rates: dict[str, KernelRate]
+
+
+# mma.sync, as FlashAttention-2 uses it, reaches about half of what wgmma does.
+_HOPPER_MMA = KernelRate(
+    0.70, 0.40, "FlashAttention-3 (arXiv 2407.08608): 35-40 % for FlashAttention-2 on H100"
+)
+# Like Triton's, our kernel with wgmma has no warps for copies alone; unlike it, it gathers keys row
+# by row, and scores become weights while the values' sum goes on. FlashAttention-3 has the latter,
+# too, and reached 570 of 989 TFLOP/s without warps for copies (0.58, Table 2); we take the lower
+# one. Besides, it rests on machine code that was read: ptxas serialises no product, and a step of
+# 64 keys has fewer instructions (some 380 a warp, two warps to a scheduler) than its products take
+# cycles (1,024 at the peak rate).
+_HOPPER_WGMMA = KernelRate(
+    0.70,
+    0.48,
+    "Triton's attention with wgmma, no warp specialisation, width 128, 16,384 tokens, on H100: "
+    "477 TFLOP/s (pytorch/benchmark, pull request 2391)",
+)
+
+RATES = {
+    "A100": KernelRate(
+        0.80, 0.70, "FlashAttention-2 (arXiv 2307.08691): up to 73 % of peak, forward, on A100"
+    ),
+    "H100": _HOPPER_MMA,
+    "H200": _HOPPER_MMA,
+}
+
+KERNELS = {
+    "mma": Kernel(Tile(rows=64, blocks_per_sm=2), RATES),
+    "wgmma": Kernel(
+        Tile(rows=128, blocks_per_sm=1), {"H100": _HOPPER_WGMMA, "H200": _HOPPER_WGMMA}
+    ),
+}
+"""By their instruction; the first one is the default."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +167,8 @@ class Launch:
         attention_seconds: Attention.
         attention_share: Attention's operations over its seconds and the chip's peak.
         tile_share: Share of the tiles' rows and of the last wave that does work.
-        bound: ``memory`` or ``tensor cores``, for the attention.
+        gathered: Bytes that all tiles of one layer gather from the second-level cache.
+        bound: ``memory``, ``cache`` or ``tensor cores``, for the attention.
     """
 
     n_tokens: int
@@ -138,6 +178,7 @@ class Launch:
     attention_seconds: float
     attention_share: float
     tile_share: float
+    gathered: float
     bound: str
 
     @property
@@ -156,9 +197,9 @@ def predict(
         shape: The model's layers.
         gpu: The device.
         rate: What full launches reach.
-        tile: Tile of the attention kernel; the default one when absent.
+        tile: Tile of the attention kernel; the default kernel's when absent.
     """
-    tile = tile or Tile()
+    tile = tile or KERNELS["mma"].tile
     for first, last in zip(plan.batch_offsets[:-1], plan.batch_offsets[1:], strict=True):
         segments = plan.batch_segments[first:last]
         yield _launch(plan.n_tokens[segments], plan.start[segments], shape, gpu, rate, tile)
@@ -177,7 +218,8 @@ def _launch(
     linear = max(2 * weights * tokens / (gpu.flops * rate.linear), weights * BYTES / gpu.bandwidth)
     keys = keys_seen(start, n_tokens, None)
     operations = 4 * shape.heads * shape.head_dim * keys
-    rows = n_tokens * (shape.heads // shape.kv_heads)
+    group = shape.heads // shape.kv_heads
+    rows = n_tokens * group
     tiles = -(-rows // tile.rows)
     n_tiles = int(tiles.sum()) * shape.kv_heads
     at_once = gpu.n_sms * tile.blocks_per_sm
@@ -191,7 +233,16 @@ def _launch(
     moved = 2 * shape.kv_heads * shape.head_dim * int((start + n_tokens).sum())
     moved += 2 * shape.heads * shape.head_dim * tokens
     memory = moved * BYTES / gpu.bandwidth
-    attention = max(compute, memory) + gpu.launch_seconds
+    # A tile gathers the keys that its last row sees.
+    seen = start + np.minimum(n_tokens, (n_tokens + tile.rows / group) / 2)
+    gathered = 2 * shape.kv_heads * shape.head_dim * BYTES * float((tiles * seen).sum())
+    times = {
+        "tensor cores": compute,
+        "memory": memory,
+        "cache": gathered / gpu.l2_bandwidth,
+    }
+    bound = max(times, key=times.__getitem__)
+    attention = times[bound] + gpu.launch_seconds
     return Launch(
         n_tokens=tokens,
         n_segments=len(n_tokens),
@@ -200,5 +251,6 @@ def _launch(
         attention_seconds=shape.layers * attention,
         attention_share=operations / (attention * gpu.flops),
         tile_share=share,
-        bound="memory" if memory > compute else "tensor cores",
+        gathered=gathered,
+        bound=bound,
     )

@@ -1,0 +1,2 @@
+// The part of it with warpgroup products.
+#include "cuda/warpgroup_attention.cu"

@@ -1,0 +1,261 @@
+// The kernels with warpgroup products on the emulated device, and what that emulation is there for.
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "tests/check.hpp"
+#include "tests/cuda_problem.hpp"
+#include "tests/inputs.hpp"
+#include "tests/wgmma_emulation.hpp"
+
+namespace icm_fast::tests {
+namespace {
+
+using Sizes = std::vector<SegmentSizes>;
+using cuda::Dtype;
+using cuda::Products;
+
+constexpr std::array<float, 8> kSinks = {0.3F, -1.0F, 2.0F, 0.0F, 5.0F, -3.0F, 30.0F, -40.0F};
+
+// Many short ranges; counts around a block of 64 keys and around the tile of 128 rows.
+Sizes batch() {
+    std::vector<std::int64_t> deep;
+    for (std::int64_t k = 0; k < 70; ++k) deep.push_back(1 + k * k % 3);
+    return {{{13}, 11}, {{5, 3}, 1}, {{}, 7}, {deep, 5}, {{63, 1, 64}, 50}, {{64}, 44}, {{}, 1}};
+}
+
+CudaShape shape(std::int64_t head_dim, std::int64_t group, Dtype dtype = Dtype::kBfloat16) {
+    return {head_dim, group, dtype, Products::kWgmma};
+}
+
+cpu::AttentionOptions scaled(std::int64_t head_dim) {
+    return {.scaling = 3.0F / std::sqrt(static_cast<float>(head_dim))};
+}
+
+// 128 bytes to a row; the first eight rows and eight chunks are the swizzling's figure in the
+// manual.
+std::uint32_t by_hand(std::uint32_t row, std::uint32_t column) {
+    return row * 128 + (column / 8 ^ row % 8) * 16 + column % 8 * 2;
+}
+
+std::uint64_t descriptor(std::uint32_t start, std::uint32_t leading, std::uint32_t stride) {
+    return std::uint64_t{1} << 62U | std::uint64_t{stride / 16} << 32U |
+           std::uint64_t{leading / 16} << 16U | start / 16;
+}
+
+// A right operand of zeros at the beginning of shared memory, and a thread's registers.
+struct Operands {
+    float sum[8][4] = {};
+    std::uint32_t a[1][4] = {};
+    std::uint64_t b = descriptor(1024, 16, 1024);
+
+    Operands() {
+        static const std::array<std::uint16_t, 8> zeros = {};
+        for (std::size_t k = threadIdx.x; k < 512; k += 128) {
+            cuda::cp_async_16(cuda::shared_memory() + 16 * k, zeros.data(), false);
+        }
+        cuda::cp_async_wait_all();
+    }
+    void begin() { cuda::wgmma<cuda::Float16, false>(sum, a[0], b, true); }
+    static void end() {
+        cuda::wgmma_commit();
+        cuda::wgmma_wait<0>();
+    }
+};
+
+// What a launch of one warpgroup says.
+template <typename Work>
+std::string failure(const Work& work) {
+    const std::int32_t status = cuda::run_launch({{1, 1}, 128, 8192, work});
+    if (status == cuda::kOk) return "";
+    return cuda::icm_fast_cuda_status_text(status);
+}
+
+}  // namespace
+
+NATIVE_TEST(cuda_wgmma, every_width_dtype_and_group) {
+    for (const Dtype dtype : {Dtype::kBfloat16, Dtype::kFloat16}) {
+        for (const std::int64_t head_dim : {64, 128}) {
+            for (const std::int64_t group : {1, 3}) {
+                CudaProblem(batch(), shape(head_dim, group, dtype)).check(scaled(head_dim));
+            }
+        }
+    }
+}
+
+NATIVE_TEST(cuda_wgmma, windows_caps_and_sinks) {
+    for (const std::int64_t head_dim : {64, 128}) {
+        CudaProblem problem(batch(), shape(head_dim, 4));
+        for (const std::int64_t window : {0, 2, 65}) {
+            for (const float softcap : {0.0F, 1.5F}) {
+                cpu::AttentionOptions options = scaled(head_dim);
+                options.window = window;
+                options.softcap = softcap;
+                options.sinks = (window == 2) == (softcap > 0.0F) ? kSinks.data() : nullptr;
+                problem.check(options);
+            }
+        }
+    }
+}
+
+// The first and the last row's own key, and the ends of windows, at every place around the end of a
+// block.
+NATIVE_TEST(cuda_wgmma, own_keys_around_the_end_of_a_block) {
+    Sizes sizes;
+    for (std::int64_t start = 60; start <= 66; ++start) sizes.push_back({{start}, 3});
+    for (const std::int64_t window : {0, 2, 63, 64, 65, 66}) {
+        cpu::AttentionOptions options = scaled(64);
+        options.window = window;
+        CudaProblem(sizes, shape(64, 1)).check(options);
+    }
+    // A part whose first block begins with the one key that only the last row does not see.
+    cpu::AttentionOptions options = scaled(64);
+    options.window = 250;
+    CudaProblem({{{300}, 128}}, shape(64, 1)).check(options, 177);
+}
+
+NATIVE_TEST(cuda_wgmma, split_contexts_are_merged) {
+    for (const std::int64_t head_dim : {64, 128}) {
+        CudaProblem problem(batch(), shape(head_dim, 3));
+        cpu::AttentionOptions options = scaled(head_dim);
+        for (const std::int32_t keys_per_split : {64, 17}) problem.check(options, keys_per_split);
+        // A window leaves parts without a key, and a sink counts once.
+        options.window = 50;
+        options.sinks = kSinks.data();
+        problem.check(options, 40);
+    }
+}
+
+NATIVE_TEST(cuda_wgmma, large_scores) {
+    CudaProblem problem(batch(), shape(64, 2));
+    for (const float value : problem.run({.scaling = 60.0F})) CHECK(std::abs(value) <= 1.0F);
+}
+
+NATIVE_TEST(cuda_wgmma, the_order_of_warps_changes_no_bit) {
+    CudaProblem problem({{{63, 1, 64}, 50}}, shape(128, 3));
+    const Floats forward = problem.run(scaled(128), 100);
+    cuda::set_warp_order(cuda::WarpOrder::kLastToFirst);
+    CHECK(problem.run(scaled(128), 100) == forward);
+    cuda::set_warp_order(cuda::WarpOrder::kFirstToLast);
+}
+
+NATIVE_TEST(cuda_wgmma, other_segments_change_no_bit) {
+    const cpu::AttentionOptions options = scaled(64);
+    const Floats alone = CudaProblem({{{63, 1, 64}, 3}}, shape(64, 3)).run(options);
+    const Floats beside =
+        CudaProblem({{{63, 1, 64}, 3}, {{2}, 90}, {{}, 1}}, shape(64, 3)).run(options);
+    CHECK(std::equal(alone.begin(), alone.end(), beside.begin()));
+}
+
+// A tile of 128 rows reads each key once, where two of 64 would read it twice.
+NATIVE_TEST(cuda_wgmma, two_warpgroups_share_the_keys) {
+    CudaProblem problem({{{100}, 40}}, shape(64, 3));
+    cuda::emulation_counts() = {};
+    (void)problem.run(scaled(64));
+    const std::int64_t row_bytes = 64 * 2;
+    CHECK_EQUAL(cuda::emulation_counts().copied_bytes,
+                (120 + 2 * 140) * CudaProblem::kKvHeads * row_bytes);
+    CHECK_EQUAL(cuda::emulation_counts().matrix_products, 0);
+    // Three blocks, two warpgroups, four steps along the width and as many along the keys.
+    CHECK_EQUAL(cuda::emulation_counts().warpgroup_products, 3 * 2 * (4 + 4) * 2);
+}
+
+NATIVE_TEST(cuda_wgmma, a_warpgroup_without_rows_computes_nothing) {
+    cuda::emulation_counts() = {};
+    CudaProblem({{{100}, 20}}, shape(64, 3)).check(scaled(64));
+    CHECK_EQUAL(cuda::emulation_counts().warpgroup_products, 2 * (4 + 4) * CudaProblem::kKvHeads);
+}
+
+NATIVE_TEST(cuda_wgmma, wide_heads_take_the_other_kernel) {
+    CHECK_EQUAL(cuda::icm_fast_cuda_tile_rows(1, 256), cuda::kTileRows);
+    cuda::emulation_counts() = {};
+    CudaProblem({{{13}, 11}}, shape(256, 1)).check(scaled(256));
+    CHECK_EQUAL(cuda::emulation_counts().warpgroup_products, 0);
+}
+
+// Against the manual's figures for 128 bytes, and its examples of other modes.
+NATIVE_TEST(cuda_wgmma, descriptors_are_read_as_in_the_manual) {
+    for (std::uint32_t k = 0; k < 16; ++k) {
+        for (std::uint32_t n = 0; n < 64; ++n) {
+            const std::uint64_t rows = descriptor(2048, 16, 1024);
+            CHECK_EQUAL(cuda::wgmma_element(rows, false, k, n), 2048 + by_hand(n, k));
+            CHECK_EQUAL(cuda::wgmma_element(rows + 96 / 16, false, k, n),
+                        2048 + by_hand(n, k + 48));
+            CHECK_EQUAL(cuda::wgmma_element(rows, true, k, n), 2048 + by_hand(k, n));
+            const std::uint64_t panels = descriptor(2048, 8192, 1024);
+            CHECK_EQUAL(cuda::wgmma_element(panels, true, k, n + 64), 10240 + by_hand(k, n));
+        }
+    }
+    // ((8,1,2),(8,2)):((1,8,64),(8,128)) in bfloat16, not swizzled.
+    const std::uint64_t plain = std::uint64_t{8} << 32U | std::uint64_t{16} << 16U;
+    CHECK_EQUAL(cuda::wgmma_element(plain, true, 9, 11), 2U * (3 + 64 + 8 + 128));
+    // Swizzle<1,4,3> o ((8,2,2),(8,2)):((1,8,128),(16,256)): bit 7 of the address goes to bit 4.
+    const std::uint64_t narrow =
+        std::uint64_t{3} << 62U | std::uint64_t{32} << 32U | std::uint64_t{16} << 16U;
+    CHECK_EQUAL(cuda::wgmma_element(narrow, true, 9, 27), 2U * (3 + 8 + 128 + 16 + 256));
+    CHECK_EQUAL(cuda::wgmma_element(narrow, true, 13, 27), 2U * (3 + 128 + 5 * 16 + 256));
+}
+
+NATIVE_TEST(cuda_wgmma, mistakes_are_reported) {
+    CHECK_EQUAL(failure([] {
+                    Operands operands;
+                    cuda::fence_proxy_async();
+                    __syncthreads();
+                    cuda::wgmma_fence();
+                    operands.begin();
+                    Operands::end();
+                }),
+                std::string());
+    CHECK_EQUAL(failure([] {
+                    Operands operands;
+                    __syncthreads();
+                    cuda::wgmma_fence();
+                    operands.begin();
+                }),
+                std::string("wgmma reads a copy that was not fenced"));
+    CHECK_EQUAL(failure([] {
+                    Operands operands;
+                    cuda::fence_proxy_async();
+                    __syncthreads();
+                    operands.begin();
+                }),
+                std::string("wgmma without wgmma.fence"));
+    CHECK_EQUAL(failure([] {
+                    Operands operands;
+                    operands.b = descriptor(1024, 16, 16384);
+                    cuda::fence_proxy_async();
+                    __syncthreads();
+                    cuda::wgmma_fence();
+                    operands.begin();
+                }),
+                std::string("wgmma reads outside shared memory"));
+}
+
+NATIVE_TEST(cuda_wgmma, what_products_use_must_stay) {
+    const auto with = [](void (*spoil)(Operands&)) {
+        return failure([spoil] {
+            Operands operands;
+            cuda::fence_proxy_async();
+            __syncthreads();
+            cuda::wgmma_fence();
+            operands.begin();
+            spoil(operands);
+            Operands::end();
+        });
+    };
+    CHECK_EQUAL(with([](Operands& operands) { operands.sum[1][2] = 0.0F; }),
+                std::string("sums were written while wgmma had them"));
+    CHECK_EQUAL(with([](Operands& operands) { operands.a[0][3] = 1; }),
+                std::string("the left operand was written while wgmma read it"));
+    CHECK_EQUAL(with([](Operands&) { cuda::shared_memory()[threadIdx.x] = 1; }),
+                std::string("shared memory was written while wgmma read it"));
+    CHECK_EQUAL(with([](Operands& operands) {
+                    cuda::cp_async_16(cuda::shared_memory(), operands.a, false);
+                }),
+                std::string("wgmma reads a copy that was not fenced"));
+}
+
+}  // namespace icm_fast::tests
