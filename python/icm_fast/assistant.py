@@ -26,7 +26,7 @@ from icm_fast.evaluate import load_gold
 from icm_fast.export_formats import json_lines
 from icm_fast.finished_run import FinishedRun, read_run
 from icm_fast.metrics import agreement, mean_interval
-from icm_fast.model.load import LoadedModel, ModelSpec, load_model
+from icm_fast.model.load import LoadedModel, ModelSpec, load_model, pick_device
 from icm_fast.policy import (
     HeadToHead,
     PolicyConfig,
@@ -90,7 +90,7 @@ class AssistantConfig:
             steps=40,
             max_new_tokens=16,
             n_held_out=100,
-            learning_rate=3e-4,
+            learning_rate=1.5e-3,
         )
     )
 
@@ -132,8 +132,9 @@ def run_assistant(
     """
     config = config or AssistantConfig()
     say = say or (lambda text: None)
-    base = load_model(model)
-    run = _search(base, output, config, say)
+    run = _search(load_model(model), output, config, say)
+    # Trainings on a CPU are in float32, and what they give is compared in it.
+    base = load_model(model, dtype="float32" if pick_device("auto").type == "cpu" else "auto")
     materials = draw_materials(
         run.dataset,
         seed=config.seed,

@@ -136,7 +136,7 @@ def load_reward_model(
 
     Args:
         folder: What ``train_reward`` or ``two_stage`` wrote.
-        dtype: As of :func:`icm_fast.model.load_model`.
+        dtype: As of :func:`icm_fast.model.load_model`; ``auto`` as of :func:`reward_dtype`.
         device: As there, but not ``balanced``.
 
     Raises:
@@ -155,21 +155,33 @@ def load_reward_model(
     adapter = home / ADAPTER_FOLDER
     if not adapter.is_dir():
         return _load_whole(str(folder), home / MODEL_FOLDER, dtype, device)
+    # The base as it was in training, also where the rewards are then computed in float32.
+    base_dtype = str(identity["model_dtype"]) if dtype == "auto" else dtype
     try:
-        base = load_model(base_name_of(adapter), dtype=dtype, device=device)
+        base = load_model(base_name_of(adapter), dtype=base_dtype, device=device)
     except InputError as error:
         raise InputError(f"the base of the reward model {home} is missing: {error}") from error
     check_base(adapter, identity, base)
-    return merge_reward(base, adapter, str(folder))
+    wanted = reward_dtype(base) if dtype == "auto" else base.model.dtype
+    return merge_reward(base, adapter, str(folder), wanted)
 
 
-def merge_reward(base: LoadedModel, adapter: Path, name: str) -> RewardModel:
-    """The reward model of an adapter on a base, which stays as it is.
+def reward_dtype(base: LoadedModel) -> torch.dtype:
+    """Dtype in which rewards are computed: float32 on a CPU, else that of the base.
+
+    In bfloat16 a reward depends on what else is in its batch (measured: by up to 0.2 where rewards
+    spread by 2), and on a CPU it is no faster.
+    """
+    return torch.float32 if base.device.type == "cpu" else base.model.dtype
+
+
+def merge_reward(base: LoadedModel, adapter: Path, name: str, dtype: torch.dtype) -> RewardModel:
+    """The reward model of an adapter on a base, which stays as it is, in ``dtype``.
 
     Raises:
         InputError: peft is missing, or the adapter cannot be read or is not for this model.
     """
-    network = reward_network(base, base.model.dtype, share=True)
+    network = reward_network(base, dtype, share=True)
     return as_reward_model(name, merge_into(network, adapter, base.name), base.tokenizer)
 
 
@@ -192,7 +204,8 @@ def _home(folder: Path) -> Path:
 def _load_whole(name: str, folder: Path, dtype: str, device: str) -> RewardModel:
     target = pick_device(device)
     try:
-        network = load_network(str(folder), pick_dtype(dtype, target))
+        wanted = "float32" if dtype == "auto" and target.type == "cpu" else dtype
+        network = load_network(str(folder), pick_dtype(wanted, target))
         tokenizer: Any = AutoTokenizer.from_pretrained(str(folder))
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise InputError(

@@ -21,6 +21,7 @@ from icm_fast.reward.model import (
     as_reward_model,
     load_reward_model,
     merge_reward,
+    reward_dtype,
 )
 from icm_fast.reward.network import reward_network
 from icm_fast.reward.pairs import Pair
@@ -104,8 +105,8 @@ def _load_finished(base: LoadedModel, folder: Path) -> RewardModel:
     """The model of a finished folder, on a base that is loaded already."""
     adapter = folder / ADAPTER_FOLDER
     if adapter.is_dir():
-        return merge_reward(base, adapter, str(folder))
-    return load_reward_model(folder, dtype=base.dtype_name, device=str(base.device))
+        return merge_reward(base, adapter, str(folder), reward_dtype(base))
+    return load_reward_model(folder, device=str(base.device))
 
 
 def _train(
@@ -124,14 +125,14 @@ def _train(
     with tempfile.TemporaryDirectory(dir=folder.checkpoints if folder else None) as scratch:
         made = Path(scratch) / "made"
         if full:
-            whole = copy_model(trained, base.model.dtype, share=True)
+            whole = copy_model(trained, reward_dtype(base), share=True)
             if folder:
                 whole.save_pretrained(made)
                 base.tokenizer.save_pretrained(made)
             model = as_reward_model(name, whole, base.tokenizer)
         else:
             save_adapter(trained, made, base.name)
-            model = merge_reward(base, made, name)
+            model = merge_reward(base, made, name, reward_dtype(base))
         if folder:
             folder.put(MODEL_FOLDER if full else ADAPTER_FOLDER, made)
     return state, model
