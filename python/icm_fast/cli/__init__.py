@@ -10,6 +10,7 @@ import typer
 
 from icm_fast.cli.commands import app
 from icm_fast.errors import InputError
+from icm_fast.ranks import say_once, stop
 
 EXIT_INPUT = 2
 EXIT_INTERRUPTED = 130
@@ -41,9 +42,10 @@ def run(arguments: Sequence[str]) -> int:
         if not hasattr(error, "format_message"):
             raise
         return _fail(error.format_message(), EXIT_INPUT)
+    stop()
     return code if isinstance(code, int) else 0
 
 
 def _fail(message: str, code: int) -> int:
-    typer.echo("icm-fast: " + " ".join(message.split()), err=True)
+    say_once("icm-fast: " + " ".join(message.split()), lambda text: typer.echo(text, err=True))
     return code

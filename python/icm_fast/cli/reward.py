@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from icm_fast.cli.settings import parse_assignments
+from icm_fast.cli.settings import parse_assignments, say
 from icm_fast.errors import InputError, suggest
 
 if TYPE_CHECKING:
@@ -86,10 +86,10 @@ def reward(
         pool=pool,
         config=config,
         soft=pool_labels == "soft",
-        say=lambda text: typer.echo(text, err=True),
+        say=lambda text: say(text, err=True),
         progress=_step if sys.stderr.isatty() else None,
     )
-    typer.echo(_summary(pairs, done, folder))
+    say(_summary(pairs, done, folder))
 
 
 def evaluate_reward_command(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from icm_fast.cli.settings import parse_assignments
+from icm_fast.cli.settings import parse_assignments, say
 
 if TYPE_CHECKING:
     from icm_fast.policy import TrainedPolicy
@@ -37,7 +37,7 @@ def rl(
     config = PolicyConfig.from_mapping(parse_assignments(assignments or (), None))
     given = read_prompts(prompts)
     if given.n_repeated:
-        typer.echo(f"{given.n_repeated} repeated prompts are left out", err=True)
+        say(f"{given.n_repeated} repeated prompts are left out", err=True)
     trained = train_policy(
         given.prompts,
         model=model,
@@ -46,7 +46,7 @@ def rl(
         output_dir=output or reward / "policy",
         progress=_step if sys.stderr.isatty() else None,
     )
-    typer.echo(_summary(trained, config.n_episodes_per_step))
+    say(_summary(trained, config.n_episodes_per_step))
 
 
 def _step(step: int, steps: int, reward: float) -> None:

@@ -8,9 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import typer
+
 from icm_fast.atomic_file import reading
 from icm_fast.config import SearchConfig
 from icm_fast.errors import InputError, suggest
+from icm_fast.ranks import is_main
 from icm_fast.run_config import IDENTITY
 from icm_fast.task_source import TaskSource
 
@@ -39,6 +42,12 @@ class Request:
         """The run folder, by default below ``runs/``."""
         name = f"{self.source.task}-{self.config.preset}-seed{self.config.seed}"
         return self.output or Path("runs") / name
+
+
+def say(text: str, *, err: bool = False) -> None:
+    """Print a line, of several processes in the main one."""
+    if is_main():
+        typer.echo(text, err=err)
 
 
 def read_request(

@@ -10,7 +10,8 @@ import typer
 
 from icm_fast.cli.reward import reward
 from icm_fast.cli.rl import rl
-from icm_fast.cli.settings import parse_assignments, read_request
+from icm_fast.cli.settings import parse_assignments, read_request, say
+from icm_fast.ranks import start
 
 if TYPE_CHECKING:
     from icm_fast.tuning import Tuned, TuningConfig
@@ -26,6 +27,7 @@ ModelName = Annotated[
 @train_app.callback()
 def _group() -> None:
     """Fine-tune models on labels (needs icm-fast[train])."""
+    start()  # so that all processes hear of it when one of them fails
 
 
 train_app.command()(reward)
@@ -60,7 +62,7 @@ def sft(
         output_dir=output or run_folder / "tuning",
         progress=_step if sys.stderr.isatty() else None,
     )
-    typer.echo(_summary(tuned))
+    say(_summary(tuned))
 
 
 @train_app.command()

@@ -17,6 +17,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
+from icm_fast import ranks
 from icm_fast.atomic_file import reading
 from icm_fast.errors import InputError, first_line
 from icm_fast.model.load import LoadedModel, fingerprint_model
@@ -170,7 +171,10 @@ def foreign_code() -> Iterator[None]:
     renamed, and tell of settings that they mend themselves.
     """
     python, numpy = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(), warnings.catch_warnings():
+    # Every device that is asked for its state gets a context: with a process for each, too many.
+    sharing = torch.cuda.is_available() and ranks.world_size() > 1
+    devices = [torch.cuda.current_device()] if sharing else None
+    with torch.random.fork_rng(devices), warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*gradient_checkpointing.* deprecated", FutureWarning)
         warnings.filterwarnings("ignore", "fan_in_fan_out is set to", UserWarning)
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from icm_fast.errors import InputError, suggest
@@ -31,7 +32,8 @@ class PolicyConfig(TrainingConfig):
     """Settings of reinforcement learning: those of every training, and these.
 
     A step draws ``batch_size`` prompts and samples ``group_size`` continuations of each: that many
-    episodes. The advantage of one is its reward against those of its group.
+    episodes, of all processes together. The advantage of one is its reward against those of its
+    group.
 
     Attributes:
         algorithm: ``grpo`` (Shao et al. 2024) or ``rloo`` (Ahmadian et al. 2024), as trl has them.
@@ -39,8 +41,8 @@ class PolicyConfig(TrainingConfig):
             beginning of a text that is judged as a whole.
         steps: Updates of the policy.
         group_size: Continuations of each prompt.
-        micro_batch_size: Most continuations in one forward and backward pass; a step is split
-            into as many passes as that needs.
+        micro_batch_size: Most continuations in one forward and backward pass of a process; a step
+            is split into as many passes as that needs.
         max_new_tokens: Longest continuation.
         min_new_tokens: The end of a continuation cannot come earlier.
         temperature: Of the sampling while training.
@@ -103,10 +105,32 @@ class PolicyConfig(TrainingConfig):
         """Continuations that are sampled in a step."""
         return self.batch_size * self.group_size
 
+    def n_episodes_of(self, n_processes: int) -> int:
+        """Continuations that each process samples in a step.
+
+        Raises:
+            InputError: They cannot be divided equally.
+        """
+        each, left = divmod(self.n_episodes_per_step, n_processes)
+        if left:
+            multiple = n_processes // math.gcd(n_processes, self.group_size)
+            nearest = multiple * math.ceil(self.batch_size / multiple)
+            raise InputError(
+                f"batch_size * group_size = {self.n_episodes_per_step} episodes of a step do not "
+                f"divide among {n_processes} processes; set batch_size to {nearest}, or another "
+                f"multiple of {multiple}"
+            )
+        return each
+
     @property
     def n_passes(self) -> int:
-        """Forward and backward passes of a step; a divisor of its number of episodes."""
-        passes = -(-self.n_episodes_per_step // self.micro_batch_size)
-        while self.n_episodes_per_step % passes:
+        """Forward and backward passes of a step in one process; a divisor of its episodes."""
+        return self.n_passes_of(1)
+
+    def n_passes_of(self, n_processes: int) -> int:
+        """Forward and backward passes of a step in each process; a divisor of its episodes."""
+        episodes = self.n_episodes_of(n_processes)
+        passes = -(-episodes // self.micro_batch_size)
+        while episodes % passes:
             passes += 1
         return passes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -12,6 +13,7 @@ from typing import Any
 
 import torch
 
+from icm_fast import ranks
 from icm_fast.atomic_file import write_atomically
 from icm_fast.errors import InputError
 from icm_fast.model.load import LoadedModel
@@ -19,7 +21,7 @@ from icm_fast.model.tuned import foreign_code
 from icm_fast.policy.config import PolicyConfig
 from icm_fast.policy.diagnostics import repetition
 from icm_fast.tuning.folder import TuningFolder, TuningState, mark_complete
-from icm_fast.tuning.steps import Progress, lora_config, trainer_arguments
+from icm_fast.tuning.steps import Progress, keep_bare, lora_config, trainer_arguments
 from icm_fast.tuning.trainer import training_packages
 
 N_SAMPLES = 4
@@ -103,6 +105,7 @@ class Recorded:
         self._progress = progress
         self._began = time.monotonic() - record.seconds
         trainer: Any = self
+        keep_bare(trainer)
         trainer.beta = kl_weight
         trainer.remove_callback(PrinterCallback)
         for adapter in trainer.model.peft_config.values():
@@ -116,11 +119,13 @@ class Recorded:
         """Measure before the first step; refuse a loss that is no number."""
         trainer: Any = self
         if self._measure and not self._record.measurements:
-            self._record.measurements.append(self._measure(trainer.model, 0))
+            self._note(self._measure, 0)
         what = "loss"
         try:
             loss: torch.Tensor = super().training_step(*arguments, **named)  # type: ignore[misc]
-            if torch.isfinite(loss):
+            if math.isfinite(ranks.summed([float(loss)])[0]):  # so that all processes end
+                if trainer.accelerator.sync_gradients:  # at the last pass of a step
+                    ranks.sum_gradients(trainer.model.parameters(), 1 / ranks.world_size())
                 return loss
         except RuntimeError as error:
             if "probability tensor" not in str(error):  # as torch.multinomial says it
@@ -137,8 +142,13 @@ class Recorded:
         due = step % self._config.eval_steps == 0 or step == self._config.steps
         # transformers comes here once more at the end of an epoch.
         if self._measure and due and self._record.measurements[-1]["step"] != step:
-            self._record.measurements.append(self._measure(trainer.model, step))
+            self._note(self._measure, step)
         super()._maybe_log_save_evaluate(*arguments, **named)  # type: ignore[misc]
+
+    def _note(self, measure: Measure, step: int) -> None:
+        """Measure in the main process; the others wait for what it found."""
+        trainer: Any = self
+        self._record.measurements.append(ranks.on_main(lambda: measure(trainer.model, step)))
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Note the figures of a step, and steer the weight of the divergence."""
@@ -152,7 +162,7 @@ class Recorded:
         target = self._config.kl_target
         if target is not None and figures["kl"] is not None:
             trainer.beta *= _STEER if figures["kl"] > target else 1 / _STEER
-        if self._progress:
+        if self._progress and ranks.is_main():
             self._progress(step, self._config.steps, float(logs["reward"]))
 
     def seconds(self) -> float:
@@ -168,7 +178,8 @@ class Recorded:
         self._record.seconds = self.seconds()
         folder = Path(trainer.args.output_dir) / f"checkpoint-{trainer.state.global_step}"
         content = asdict(self._record) | {"kl_weight": trainer.beta}
-        write_atomically(folder / _LOG_FILE, json.dumps(content, ensure_ascii=False).encode())
+        text = json.dumps(content, ensure_ascii=False)
+        ranks.on_main(lambda: write_atomically(folder / _LOG_FILE, text.encode()))
         mark_complete(folder, self._record.state())
 
 
@@ -215,7 +226,7 @@ def train_against(
         repeated = [repetition(ids) for ids in completion_ids]
         more["log_metric"]("repetition", sum(repeated) / len(repeated))
         step = more["trainer_state"].global_step
-        if step % config.sample_steps == 0:
+        if step % config.sample_steps == 0 and ranks.is_main():
             record.samples += [
                 {"step": step, "prompt": prompt, "continuation": text, "reward": value}
                 for prompt, (text, value) in list(zip(prompts, judged, strict=True))[:N_SAMPLES]
@@ -251,15 +262,17 @@ def train_against(
         )
         trainer.train(resume_from_checkpoint=str(start[0]) if start else None)
         record.seconds = trainer.seconds()
-        return trainer.model, record
+        return trainer.model, PolicyLog(**ranks.on_main(lambda: asdict(record)))
 
 
 def _arguments(config: PolicyConfig) -> dict[str, Any]:
     """What trl's reinforcement learning takes besides the arguments of every trainer."""
     minimum = {"min_new_tokens": config.min_new_tokens} if config.min_new_tokens else None
+    size = ranks.world_size()
+    passes = config.n_passes_of(size)
     return {
-        "per_device_train_batch_size": config.n_episodes_per_step // config.n_passes,
-        "gradient_accumulation_steps": config.n_passes,
+        "per_device_train_batch_size": config.n_episodes_of(size) // passes,
+        "gradient_accumulation_steps": passes,
         "num_generations": config.group_size,
         "max_completion_length": config.max_new_tokens,
         "temperature": config.temperature,

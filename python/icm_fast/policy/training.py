@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from icm_fast import ranks
 from icm_fast.atomic_file import write_atomically
 from icm_fast.errors import InputError
 from icm_fast.model.load import LoadedModel, load_model
@@ -25,7 +26,12 @@ from icm_fast.policy.prompts import judged_text, policy_text
 from icm_fast.policy.trainer import PolicyLog, train_against
 from icm_fast.reward.model import RewardModel, load_reward_model
 from icm_fast.run_config import versions
-from icm_fast.tuning.fine_tune import load_finished, save_adapter, training_dtype
+from icm_fast.tuning.fine_tune import (
+    load_finished,
+    resolve_checkpointing,
+    save_adapter,
+    training_dtype,
+)
 from icm_fast.tuning.folder import TuningFolder
 from icm_fast.tuning.steps import Progress
 
@@ -62,7 +68,10 @@ def train_policy(
 ) -> TrainedPolicy:
     """Optimise a policy against a reward model.
 
-    The same arguments, number of threads and machine give the same weights, bit for bit.
+    The same arguments, number of threads and machine give the same weights, bit for bit. Several
+    processes (``accelerate launch``, ``torchrun``) share each step's episodes and draw their own
+    random numbers; so the number of processes counts as an argument. The first one measures and
+    writes.
 
     Args:
         prompts: What the policy is asked, or begins with; ``config.n_held_out`` of them are drawn
@@ -81,7 +90,10 @@ def train_policy(
             in use.
     """
     config = config or PolicyConfig()
+    config.n_episodes_of(ranks.world_size())
+    ranks.start()
     base = load_model(model)
+    config = resolve_checkpointing(config, base)
     judge = reward if isinstance(reward, RewardModel) else load_reward_model(reward)
     trained_on, held_out = split_prompts(prompts, config)
     for prompt in prompts:
@@ -95,10 +107,15 @@ def train_policy(
             loaded, log = load_finished(base, folder.folder), read_history(folder.folder)
         else:
             loaded, log = _train(job, folder, progress)
-            write_history(folder.folder, log)
-            state = asdict(log.state())
-            threads = torch.get_num_threads()
-            folder.finish({**state, "n_threads": threads, "versions": versions(_PACKAGES)})
+            ranks.on_main(lambda: write_history(folder.folder, log))
+            folder.finish(
+                {
+                    **asdict(log.state()),
+                    "n_threads": torch.get_num_threads(),
+                    "n_processes": ranks.world_size(),
+                    "versions": versions(_PACKAGES),
+                }
+            )
     return TrainedPolicy(loaded, log, held_out, folder.folder)
 
 
@@ -214,8 +231,7 @@ def _train(
         progress=progress,
     )
     name = str(folder.folder) if folder else f"{base.name}, trained"
-    # Below the checkpoints, which are dropped at the end: a killed process leaves nothing behind.
-    with tempfile.TemporaryDirectory(dir=folder.checkpoints if folder else None) as scratch:
+    with tempfile.TemporaryDirectory(dir=folder.scratch if folder else None) as scratch:
         made = Path(scratch) / "made"
         save_adapter(trained, made, base.name)
         loaded = merge_adapter(base, made, name)

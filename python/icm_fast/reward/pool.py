@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from icm_fast import ranks
 from icm_fast.atomic_file import (
     lock_folder,
     reading,
@@ -79,7 +80,8 @@ def label_pool(
     """Say for every row of a pool which response is better.
 
     The pool is read as a stream, so it may be of any size. Killed and called again it goes on, and
-    ends with the bytes of a labelling that was never interrupted.
+    ends with the bytes of a labelling that was never interrupted. Of several processes the main one
+    labels, and the others wait.
 
     Args:
         model: The judge.
@@ -96,6 +98,16 @@ def label_pool(
     output = folder / POOL_FILE
     if pool.expanduser().resolve() == output.resolve():
         raise InputError(f"{pool} is where the labels go; keep the pool in another folder")
+    say = progress or (lambda n_rows: None)
+    counts = ranks.on_main(lambda: _label_once(model, pool, folder, soft, say))
+    return PoolLabels(output, **counts)
+
+
+def _label_once(
+    model: RewardModel, pool: Path, folder: Path, soft: bool, progress: PoolProgress
+) -> dict[str, int]:
+    """Label what is not labelled yet; return the counts of rows."""
+    output = folder / POOL_FILE
     lock = lock_folder(folder)
     try:
         identity = {
@@ -106,10 +118,10 @@ def label_pool(
         record = _open(folder, identity)
         if "n_rows" not in record:
             if not output.is_file():
-                _write_labels(model, pool, folder, soft, progress or (lambda n: None))
+                _write_labels(model, pool, folder, soft, progress)
             record = {"identity": identity, **_count(output)}
             _write_record(folder, record)
-        return PoolLabels(output, record["n_rows"], record["n_skipped"])
+        return {name: record[name] for name in ("n_rows", "n_skipped")}
     finally:
         os.close(lock)
 

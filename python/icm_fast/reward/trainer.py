@@ -147,6 +147,7 @@ def train_pairs(
         trainer = PairTrainer(
             batches=batches,
             loss=pair_loss,
+            count=lambda batch: len(batch["margin"]),
             data_collator=collate,
             train_dataset=list(pairs),
             state=start[1] if start else TuningState(),

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from icm_fast import ranks
 from icm_fast.model.load import LoadedModel, load_model
 from icm_fast.model.tuned import ADAPTER_FOLDER, MODEL_FOLDER, copy_model
 from icm_fast.reward.config import RewardConfig
@@ -28,7 +29,7 @@ from icm_fast.reward.pairs import Pair
 from icm_fast.reward.text import FORMAT
 from icm_fast.reward.trainer import PairIds, pair_ids, pairs_digest, train_pairs
 from icm_fast.run_config import versions
-from icm_fast.tuning.fine_tune import save_adapter, training_dtype
+from icm_fast.tuning.fine_tune import resolve_checkpointing, save_adapter, training_dtype
 from icm_fast.tuning.folder import TuningFolder, TuningState
 from icm_fast.tuning.steps import Progress
 
@@ -66,7 +67,8 @@ def train_reward(
 ) -> TrainedReward:
     """Train a reward model on pairs.
 
-    The same arguments, number of threads and machine give the same weights, bit for bit.
+    The same arguments, number of threads and machine give the same weights, bit for bit. Several
+    processes share each batch, as in ``fine_tune``.
 
     Args:
         pairs: What is better than what.
@@ -82,8 +84,9 @@ def train_reward(
         InputError: Bad input, a package is missing, the model can have no reward head, or the
             folder is that of another training or in use.
     """
-    config = config or RewardConfig()
+    ranks.start()
     base = model if isinstance(model, LoadedModel) else load_model(model)
+    config = resolve_checkpointing(config or RewardConfig(), base)
     ids = pair_ids(pairs, base.tokenizer, config, base.max_context)
     if output_dir is None:
         state, trained = _train(base, ids, config, None, progress)
@@ -96,8 +99,14 @@ def train_reward(
             trained = _load_finished(base, folder.folder)
         else:
             state, trained = _train(base, ids, config, folder, progress)
-            threads = torch.get_num_threads()
-            folder.finish({**asdict(state), "n_threads": threads, "versions": versions(_PACKAGES)})
+            folder.finish(
+                {
+                    **asdict(state),
+                    "n_threads": torch.get_num_threads(),
+                    "n_processes": ranks.world_size(),
+                    "versions": versions(_PACKAGES),
+                }
+            )
     return _result(trained, state, pairs, ids, folder.folder)
 
 
@@ -121,12 +130,11 @@ def _train(
     network = reward_network(base, training_dtype(base, config), share=not full)
     trained, state = train_pairs(network, base, pairs, config, folder, progress)
     name = str(folder.folder) if folder else f"{base.name}, reward"
-    # Below the checkpoints, which are dropped at the end: a killed process leaves nothing behind.
-    with tempfile.TemporaryDirectory(dir=folder.checkpoints if folder else None) as scratch:
+    with tempfile.TemporaryDirectory(dir=folder.scratch if folder else None) as scratch:
         made = Path(scratch) / "made"
         if full:
             whole = copy_model(trained, reward_dtype(base), share=True)
-            if folder:
+            if folder and ranks.is_main():
                 whole.save_pretrained(made)
                 base.tokenizer.save_pretrained(made)
             model = as_reward_model(name, whole, base.tokenizer)

@@ -12,7 +12,8 @@ from icm_fast.setting_checks import check_names, check_number
 
 METHODS = ("lora", "full")
 SCHEDULERS = ("linear", "cosine", "constant")
-DTYPES = ("auto", "float32", "bfloat16")
+AUTO = "auto"
+DTYPES = (AUTO, "float32", "bfloat16")
 
 _LEARNING_RATES = {"lora": 2e-4, "full": 2e-5}
 
@@ -40,7 +41,7 @@ class TrainingConfig:
     Attributes:
         method: ``lora`` (low-rank adapters on every linear layer but the head) or ``full``.
         learning_rate: Peak rate of AdamW; None: 2e-4 for ``lora``, 2e-5 for ``full``.
-        batch_size: Examples per step.
+        batch_size: Examples per step, of all processes together.
         rank: Rank of the adapters.
         lora_alpha: The adapters' output is scaled by ``lora_alpha / rank``.
         lora_dropout: Share of the adapters' inputs that is dropped.
@@ -48,7 +49,8 @@ class TrainingConfig:
         weight_decay: Of AdamW.
         scheduler: After the warm-up: ``linear`` or ``cosine`` to 0, or ``constant``.
         max_grad_norm: Gradients are scaled down to this norm; 0 for no bound.
-        gradient_checkpointing: Compute activations twice, to hold fewer of them.
+        gradient_checkpointing: Compute activations twice, to hold fewer of them: true, false, or
+            ``auto``: on a GPU, where the model can and has more than a billion parameters.
         dtype: Of the weights while training: ``float32``, ``bfloat16``, or ``auto``: float32 on a
             CPU and for ``full``, else that of the base. Adapters are float32 in any case; ``full``
             trains in float32 only. The tuned model has the dtype of the base.
@@ -66,7 +68,7 @@ class TrainingConfig:
     weight_decay: float = 0.0
     scheduler: str = "linear"
     max_grad_norm: float = 1.0
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: bool | str = AUTO
     dtype: str = "auto"
     seed: int = 0
     save_steps: int = 25
@@ -78,9 +80,10 @@ class TrainingConfig:
                 raise InputError(f"unknown {name} {value!r}{suggest(str(value), known)}")
         if self.learning_rate is None:
             object.__setattr__(self, "learning_rate", _LEARNING_RATES[self.method])
-        if not isinstance(self.gradient_checkpointing, bool):
+        checkpointing = self.gradient_checkpointing
+        if not isinstance(checkpointing, bool) and checkpointing != AUTO:
             raise InputError(
-                f"gradient_checkpointing must be true or false, got {self.gradient_checkpointing!r}"
+                f"gradient_checkpointing must be true or false, or {AUTO}, got {checkpointing!r}"
             )
         if self.method == "full" and self.dtype == "bfloat16":
             raise InputError(

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
+from icm_fast import ranks
 from icm_fast.leave_one_out import check_labels
 from icm_fast.model.label_scores import label_tree
 from icm_fast.model.load import LoadedModel, load_model
@@ -25,14 +26,18 @@ from icm_fast.model.tuned import (
 )
 from icm_fast.prompts import tokenize_dataset
 from icm_fast.run_config import versions
-from icm_fast.tuning.config import TrainingConfig, TuningConfig
+from icm_fast.tuning.config import AUTO, TrainingConfig, TuningConfig
 from icm_fast.tuning.folder import TuningFolder, TuningState
 from icm_fast.tuning.steps import Progress
 from icm_fast.tuning.texts import TrainingText, check_lengths, texts_digest, training_texts
 from icm_fast.tuning.trainer import train
 from icm_fast.types import Dataset
 
+Config = TypeVar("Config", bound=TrainingConfig)
+
 _PACKAGES = ("trl", "peft")
+_LARGE = 1_000_000_000
+"""Parameters above which a GPU holds activations once in a while only."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -67,7 +72,9 @@ def fine_tune(
 ) -> Tuned:
     """Train a model to give the labels to the prompts, without demonstrations.
 
-    The same arguments, number of threads and machine give the same weights, bit for bit.
+    The same arguments, number of threads and machine give the same weights, bit for bit. Several
+    processes (``accelerate launch``, ``torchrun``) share each batch and all get the same model; the
+    first one writes. How many there are changes the weights by no more than rounding does.
 
     Args:
         dataset: The examples; never gold labels unless you ask for them by ``labels``.
@@ -84,9 +91,10 @@ def fine_tune(
         InputError: Bad input, a package is missing, or the folder is that of another fine-tuning
             or in use.
     """
-    config = config or TuningConfig()
+    ranks.start()
     labels = check_labels(labels, dataset)
     base = model if isinstance(model, LoadedModel) else load_model(model)
+    config = resolve_checkpointing(config or TuningConfig(), base)
     pieces = tokenize_dataset(dataset, base.tokenizer)
     texts = training_texts(pieces, label_tree(pieces), labels)
     check_lengths(texts, base.max_context)
@@ -115,6 +123,16 @@ def training_dtype(base: LoadedModel, config: TrainingConfig) -> torch.dtype:
     return base.model.dtype
 
 
+def resolve_checkpointing(config: Config, base: LoadedModel) -> Config:
+    """The settings with ``gradient_checkpointing`` decided, as they are recorded."""
+    if config.gradient_checkpointing != AUTO:
+        return config
+    model = base.model
+    wanted = base.device.type == "cuda" and sum(p.numel() for p in model.parameters()) > _LARGE
+    able = bool(getattr(model, "supports_gradient_checkpointing", False))
+    return replace(config, gradient_checkpointing=wanted and able)
+
+
 def load_finished(base: LoadedModel, folder: Path) -> LoadedModel:
     """The model of a finished folder, on a base that is loaded already."""
     found = find_tuned(str(folder))
@@ -139,12 +157,11 @@ def _train(
         twin.requires_grad_(True)
     trained, state = train(twin, base, texts, config, folder, progress)
     name = str(folder.folder) if folder else f"{base.name}, tuned"
-    # Below the checkpoints, which are dropped at the end: a killed process leaves nothing behind.
-    with tempfile.TemporaryDirectory(dir=folder.checkpoints if folder else None) as scratch:
+    with tempfile.TemporaryDirectory(dir=folder.scratch if folder else None) as scratch:
         made = Path(scratch) / "made"
         if full:
             loaded = as_loaded(copy_model(trained, base.model.dtype, share=True), base, name)
-            if folder:
+            if folder and ranks.is_main():
                 loaded.model.save_pretrained(made)
                 base.tokenizer.save_pretrained(made)
         else:
@@ -187,6 +204,7 @@ def _result(
         **asdict(state),
         "n_tokens": _n_tokens(texts, config),
         "n_threads": torch.get_num_threads(),
+        "n_processes": ranks.world_size(),
         "versions": versions(_PACKAGES),
     }
 

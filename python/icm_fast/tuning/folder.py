@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from icm_fast import ranks
 from icm_fast.atomic_file import lock_folder, sync_folder, write_atomically, writing
 from icm_fast.errors import InputError
 from icm_fast.model.tuned import TUNING_FILE, read_tuning
@@ -34,6 +35,8 @@ class TuningState:
 class TuningFolder:
     """Reads and writes one folder, which is locked until the ``with`` block ends.
 
+    Of several processes the main one locks, reads and writes; the others wait and are told.
+
     Args:
         folder: Made when absent.
         identity: What must be the same for a training to go on: settings, data, model.
@@ -50,28 +53,53 @@ class TuningFolder:
         self.checkpoints = folder / CHECKPOINTS
         self._identity = dict(identity)
         self._record = folder / record
-        self._lock = lock_folder(folder)
-        try:
-            self._open()
-        except BaseException:
-            os.close(self._lock)
-            raise
+        self._lock: int | None = None
+        differs = ranks.on_main(self._open) != self._identity
+        if ranks.summed([float(differs)])[0]:
+            self._close()
+            raise InputError(
+                f"the processes that train in {folder} do not agree on settings, data or model; "
+                "start all with the same command, files and packages"
+            )
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        os.close(self._lock)
+        self._close()
 
-    def _open(self) -> None:
-        if self._record.is_file():
-            stored = read_tuning(self._record)["identity"]
-            check_same(self.folder, stored, self._identity, "fine-tuning")
-        else:
-            self._write({})
+    def _open(self) -> dict[str, Any]:
+        """Lock the folder and check what it holds; return what it is opened for."""
+        self._lock = lock_folder(self.folder)
+        try:
+            if self._record.is_file():
+                stored = read_tuning(self._record)["identity"]
+                check_same(self.folder, stored, self._identity, "fine-tuning")
+            else:
+                self._write({})
+        except BaseException:
+            self._close()
+            raise
+        return self._identity
+
+    def _close(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    @property
+    def scratch(self) -> Path | None:
+        """Where to make what is put here: below the checkpoints, which are dropped at the end.
+
+        None, for the system's own place, in processes that are not the main one.
+        """
+        return self.checkpoints if ranks.is_main() else None
 
     def result(self) -> dict[str, Any] | None:
         """Content of the record once finished, else None."""
+        return ranks.on_main(self._result)
+
+    def _result(self) -> dict[str, Any] | None:
         content = read_tuning(self._record)
         if "losses" not in content:
             return None
@@ -80,6 +108,12 @@ class TuningFolder:
 
     def last_checkpoint(self) -> tuple[Path, TuningState] | None:
         """The newest checkpoint that was written to its end; torn ones are deleted."""
+        found = ranks.on_main(self._last_checkpoint)
+        if found is None:
+            return None
+        return Path(found["path"]), TuningState(tuple(found["losses"]), found["seconds"])
+
+    def _last_checkpoint(self) -> dict[str, Any] | None:
         with writing(self.checkpoints):
             self.checkpoints.mkdir(exist_ok=True)
         best: tuple[int, Path] | None = None
@@ -92,10 +126,13 @@ class TuningFolder:
         if best is None:
             return None
         content = json.loads((best[1] / _COMPLETE).read_text(encoding="utf-8"))
-        return best[1], TuningState(tuple(content["losses"]), content["seconds"])
+        return {"path": str(best[1]), **content}
 
     def put(self, name: str, made: Path) -> None:
-        """Move the finished folder ``made`` to ``name`` in this one."""
+        """Move the finished folder ``made`` of the main process to ``name`` in this one."""
+        ranks.on_main(lambda: self._put(name, made))
+
+    def _put(self, name: str, made: Path) -> None:
         target = self.folder / name
         with writing(target):
             sync_files(made)
@@ -106,6 +143,9 @@ class TuningFolder:
 
     def finish(self, result: Mapping[str, Any]) -> None:
         """Record the result, which marks the training as finished, and drop the checkpoints."""
+        ranks.on_main(lambda: self._finish(result))
+
+    def _finish(self, result: Mapping[str, Any]) -> None:
         self._write(result)
         self._drop_checkpoints()
 
@@ -120,6 +160,11 @@ class TuningFolder:
 
 def mark_complete(checkpoint: Path, state: TuningState) -> None:
     """Make a checkpoint durable, then say so: without the mark it counts as torn."""
+    ranks.barrier()  # each process puts its random states there
+    ranks.on_main(lambda: _mark(checkpoint, state))
+
+
+def _mark(checkpoint: Path, state: TuningState) -> None:
     with writing(checkpoint):
         sync_files(checkpoint)
     write_atomically(checkpoint / _COMPLETE, json.dumps(asdict(state)).encode())

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from icm_fast import ranks
 from icm_fast.config import SearchConfig
 from icm_fast.errors import InputError
 from icm_fast.model.load import LoadedModel, load_model
@@ -101,6 +102,11 @@ def iterate(
     Raises:
         InputError: As of ``search``, ``fine_tune`` and :func:`split_batches`.
     """
+    if ranks.world_size() > 1:
+        raise InputError(
+            "a search is one process, and so is labelling batch by batch; start it without "
+            "accelerate launch or torchrun"
+        )
     search_config = search_config or SearchConfig()
     batches = split_batches(dataset, batch_size, search_config.seed)
     base = _load(model, search_config)

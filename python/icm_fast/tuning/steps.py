@@ -6,18 +6,21 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from icm_fast import ranks
 from icm_fast.errors import InputError
 from icm_fast.model.load import LoadedModel
 from icm_fast.tuning.config import TrainingConfig
 from icm_fast.tuning.folder import TuningState, mark_complete
 
 Progress = Callable[[int, int, float], None]
-"""Called after each step with its number, the number of steps, and its loss."""
+"""Called after each step with its number, the number of steps, and its loss; of several processes
+in the main one."""
 
 Batches = Sequence[Sequence[int]]
 """Rows of every batch of every epoch."""
@@ -25,13 +28,20 @@ Batches = Sequence[Sequence[int]]
 Loss = Callable[[Any, dict[str, torch.Tensor]], Any]
 """Mean loss of a collated batch, from the model and that batch."""
 
+Count = Callable[[dict[str, torch.Tensor]], int]
+"""Of how many terms that loss is the mean."""
+
 
 class FixedBatches:
     """To be mixed into a transformers Trainer: its batches, its loss, its checkpoints.
 
+    Several processes share each batch, row by row in turn. Their losses are weighted by their share
+    of the terms and their gradients are summed, so that a step is that of one process.
+
     Args:
         batches: What is trained on, in its order; going on is skipping.
         loss: Computes the loss of a batch.
+        count: Counts its terms.
         data_collator: Makes a batch of rows.
         train_dataset: The rows.
         state: How far earlier processes came.
@@ -44,6 +54,7 @@ class FixedBatches:
         *,
         batches: Batches,
         loss: Loss,
+        count: Count,
         data_collator: Callable[[Any], dict[str, torch.Tensor]],
         train_dataset: Any,
         state: TuningState,
@@ -54,6 +65,7 @@ class FixedBatches:
 
         self._batches = batches
         self._loss = loss
+        self._count = count
         self._collate = data_collator
         self._rows = train_dataset
         self._losses = list(state.losses)
@@ -67,13 +79,21 @@ class FixedBatches:
         for adapter in getattr(trainer.model, "peft_config", {}).values():
             # Else every checkpoint would ask the hub for the base's configuration.
             adapter.base_model_name_or_path = ""
+        keep_bare(trainer)
         self._began = time.monotonic()
 
     def get_train_dataloader(self) -> torch.utils.data.DataLoader[Any]:
-        """All batches of all epochs, in their order."""
-        return torch.utils.data.DataLoader(
-            self._rows, batch_sampler=self._batches, collate_fn=self._collate
-        )
+        """This process's rows of all batches of all epochs, in their order."""
+        rank, size = ranks.rank(), ranks.world_size()
+        # Where a batch has no row for a process, that one computes its first row, at weight 0.
+        own = [batch[rank::size] or batch[:1] for batch in self._batches]
+        return torch.utils.data.DataLoader(self._rows, batch_sampler=own, collate_fn=self._collate)
+
+    def training_step(self, model: Any, *arguments: Any, **named: Any) -> torch.Tensor:
+        """Gradients of this process's rows, then those of all."""
+        loss: torch.Tensor = super().training_step(model, *arguments, **named)  # type: ignore[misc]
+        ranks.sum_gradients(model.parameters())
+        return loss
 
     def compute_loss(
         self,
@@ -85,6 +105,11 @@ class FixedBatches:
         """The loss of a batch; noted for the record."""
         loss = self._loss(model, inputs)
         value = float(loss.detach())
+        if ranks.world_size() > 1:
+            has_rows = ranks.rank() < len(self._batches[len(self._losses)])
+            n_terms = self._count(inputs) if has_rows else 0
+            total, n_all = ranks.summed([value * n_terms, n_terms])
+            loss, value = loss * (n_terms / n_all), total / n_all
         if not math.isfinite(value):
             rate = float(self.args.learning_rate)  # type: ignore[attr-defined]
             raise InputError(
@@ -92,7 +117,7 @@ class FixedBatches:
                 f"({rate}), or train with dtype=float32"
             )
         self._losses.append(value)
-        if self._progress:
+        if self._progress and ranks.is_main():
             self._progress(len(self._losses), len(self._batches), value)
         return loss
 
@@ -109,6 +134,17 @@ class FixedBatches:
         Trainer._save_checkpoint(trainer, model, trial)
         step = trainer.state.global_step
         mark_complete(Path(trainer.args.output_dir) / f"checkpoint-{step}", self.tuning_state())
+
+
+def keep_bare(trainer: Any) -> None:
+    """Keep DDP from around the model of a trainer, whose class sums the gradients itself.
+
+    DDP averages over processes, whose parts of a batch may differ in size; it sees only what passes
+    through the forward of the whole model; and it fails where an expert has no token.
+    """
+    if ranks.world_size() > 1:
+        prepare = trainer.accelerator.prepare_model
+        trainer.accelerator.prepare_model = partial(prepare, evaluation_mode=True)
 
 
 def lora_config(peft: Any, config: TrainingConfig, task_type: str) -> Any:
@@ -135,6 +171,7 @@ def trainer_arguments(
         output: Folder of the checkpoints.
         more: What ``kind`` takes besides; ``save_strategy`` is ``steps`` unless named here.
     """
+    ranks.check_model(base.model)
     # transformers 5 renames it on its way, and warns of the old name.
     known = {field.name for field in dataclasses.fields(kind)}
     new, old = "activation_checkpointing", "gradient_checkpointing"
@@ -166,5 +203,6 @@ def trainer_arguments(
             **more,
         }
     )
+    arguments.mixed_precision = "no"  # whatever a launcher has: the dtype is a setting of ours
     arguments._n_gpu = min(arguments.n_gpu, 1)  # one device: trl refuses to spread over several
     return arguments

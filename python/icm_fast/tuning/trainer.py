@@ -57,6 +57,7 @@ def train(
         trainer = LabelTrainer(
             batches=batches,
             loss=partial(label_loss, accepted=accepted),
+            count=lambda batch: int((batch["targets"] != IGNORED).sum()),
             data_collator=collate,
             train_dataset=datasets.Dataset.from_list([_row(text) for text in texts]),
             state=start[1] if start else TuningState(),

@@ -1,0 +1,174 @@
+"""Trainings that are run by one process and by several, and what came out of them.
+
+Started as a script in every process: the only argument is the folder for what they find.
+"""
+
+import json
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from icm_fast import InputError, ranks
+from icm_fast.policy import PolicyConfig, train_policy
+from icm_fast.reward import Pair, RewardConfig, train_reward
+from icm_fast.reward.pool import label_pool
+from icm_fast.tuning import TuningConfig, fine_tune
+from tiny_models import MULTI, mixed_labels, reviews, tiny_loaded
+
+# Labels of two and of three tokens; 7 examples make batches of 3, 3 and 1.
+TUNING = TuningConfig(epochs=2, batch_size=3, learning_rate=1e-3, save_steps=2, dtype="float32")
+REWARD = RewardConfig(epochs=2, batch_size=3, learning_rate=1e-3, dtype="float32")
+POLICY = PolicyConfig(
+    steps=3,
+    batch_size=3,
+    group_size=4,
+    micro_batch_size=2,
+    max_new_tokens=5,
+    n_held_out=3,
+    eval_steps=2,
+    sample_steps=1,
+    save_steps=2,
+    learning_rate=0.01,
+    dtype="float32",
+)
+PROMPTS = tuple(f"What of film {k}?" for k in range(9))
+PAIRS = tuple(
+    Pair(prompt, f"great cast {'very ' * (k % 3)}{k}", f"dull {k}")
+    for k, prompt in enumerate(PROMPTS[:7])
+)
+
+
+def tune(folder=None, method="lora", **changes):
+    dataset = reviews(MULTI)
+    return fine_tune(
+        dataset,
+        mixed_labels(dataset, unlabelled=(2,)),
+        model=tiny_loaded("llama"),
+        config=TuningConfig(**{**TUNING.to_dict(), "method": method, **changes}),
+        output_dir=folder,
+    )
+
+
+def judge(folder=None):
+    return train_reward(PAIRS, model=tiny_loaded("llama"), config=REWARD, output_dir=folder)
+
+
+def weights(model):
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def wrong(action):
+    """What an action says is wrong."""
+    try:
+        action()
+    except InputError as error:
+        return str(error)
+    return ""
+
+
+class StoppedError(Exception):
+    """Instead of a kill."""
+
+
+@contextmanager
+def gradient_norms():
+    """The norm of the gradients of every step, before they are clipped."""
+    true_sum, norms = ranks.sum_gradients, []
+
+    def noting(parameters, *weight):
+        parameters = list(parameters)
+        true_sum(parameters, *weight)
+        squares = [float(p.grad.double().square().sum()) for p in parameters if p.grad is not None]
+        norms.append(sum(squares) ** 0.5)
+
+    ranks.sum_gradients = noting
+    try:
+        yield norms
+    finally:
+        ranks.sum_gradients = true_sum
+
+
+def averaged_gradients():
+    """Of three parameters: one has a gradient everywhere, one in the main process, one nowhere."""
+    parameters = [torch.nn.Parameter(torch.zeros(2)) for _ in range(3)]
+    parameters[0].grad = torch.full((2,), 1.0 + ranks.rank())
+    if ranks.is_main():
+        parameters[1].grad = torch.full((2,), 4.0)
+    ranks.sum_gradients(parameters, 0.5)
+    return [None if p.grad is None else p.grad.tolist() for p in parameters]
+
+
+def tune_and_stop(folder, n_sums):
+    """Tune until the processes have exchanged numbers so often; twice in a step."""
+    summed, n_left = ranks.summed, iter(range(n_sums))
+
+    def stopping(values):
+        if next(n_left, None) is None:
+            raise StoppedError
+        return summed(values)
+
+    ranks.summed = stopping
+    try:
+        tune(folder)
+    except StoppedError:
+        pass
+    finally:
+        ranks.summed = summed
+
+
+def policy(folder, reward):
+    return train_policy(
+        PROMPTS, model=tiny_loaded("llama"), reward=reward, config=POLICY, output_dir=folder
+    )
+
+
+def main(folder):
+    torch.set_num_threads(1)
+    with gradient_norms() as norms:
+        tuned = tune(folder / "tuned")
+        full = tune(method="full")
+        trained = judge(folder / "reward")
+    tune_and_stop(folder / "resumed", 9)
+    started = sorted(path.name for path in (folder / "resumed" / "checkpoints").iterdir())
+    resumed = tune(folder / "resumed")
+    pool = [{"response_1": pair.chosen, "response_2": pair.rejected} for pair in PAIRS]
+    ranks.on_main(
+        lambda: (folder / "rows.jsonl").write_text("".join(json.dumps(r) + "\n" for r in pool))
+    )
+    labelled = label_pool(trained.model, folder / "rows.jsonl", folder / "pool")
+    optimised = policy(folder / "policy", trained.model)
+    again = policy(folder / "policy", trained.model)
+    found = {
+        "rank": ranks.rank(),
+        "averaged": averaged_gradients(),
+        "norms": norms,
+        "tuned": tuned.losses,
+        "full": full.losses,
+        "reward": trained.losses,
+        "resumed": resumed.losses,
+        "started": started,
+        "n_rows": labelled.n_rows,
+        "steps": optimised.log.steps,
+        "measurements": optimised.log.measurements,
+        "samples": optimised.log.samples,
+        "policy": optimised.loaded.fingerprint,
+        "policy again": again.loaded.fingerprint,
+        "other": wrong(lambda: tune(folder / "tuned", rank=2)),
+        "unlike": wrong(lambda: tune(folder / "unlike", seed=ranks.rank())),
+        "diverged": wrong(
+            lambda: tune(learning_rate=10.0, warmup=0.0, max_grad_norm=0.0, epochs=99)
+        ),
+        "indivisible": wrong(lambda: PolicyConfig(batch_size=7, group_size=3).n_episodes_of(2)),
+    }
+    (folder / f"found-{ranks.rank()}.json").write_text(json.dumps(found))
+    made = {"tuned": tuned.loaded.model, "full": full.loaded.model, "reward": trained.model.network}
+    made["resumed"] = resumed.loaded.model
+    for name, model in made.items():
+        save_file(weights(model), folder / f"{name}-{ranks.rank()}.safetensors")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,203 @@
+"""Trainings by two processes: what one process gives, one folder, and one message."""
+
+import json
+import math
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import ranks_cases
+from icm_fast import InputError, SearchConfig, ranks, search
+from icm_fast.cli import run
+from icm_fast.model.tuned import merge_adapter
+from icm_fast.policy import PolicyConfig
+from tiny_models import one_thread, reviews, tiny_loaded  # noqa: F401 - in force by its import
+
+LAUNCH = "accelerate.commands.launch --multi_gpu --num_machines 1 --mixed_precision no"
+ENVIRONMENT = {
+    **os.environ,
+    "PYTHONPATH": os.pathsep.join(sys.path),
+    "OMP_NUM_THREADS": "1",
+    "CUDA_VISIBLE_DEVICES": "",  # two processes need two devices, or none
+}
+SETTINGS = ("--set", "epochs=1", "--set", "batch_size=3", "--set", "dtype=float32")
+
+
+def free_port() -> str:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return str(listener.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """What the trainings of `ranks_cases` left, run once by two processes."""
+    folder = tmp_path_factory.mktemp("two")
+    words = [*LAUNCH.split(), "--dynamo_backend", "no", "--num_processes", "2"]
+    words += ["--main_process_port", free_port(), ranks_cases.__file__, str(folder)]
+    done = subprocess.run(
+        [sys.executable, "-m", *words], env=ENVIRONMENT, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def found(folder):
+    return json.loads((folder / "found-0.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def alone():
+    """The same trainings by this process."""
+    with ranks_cases.gradient_norms() as norms:
+        trained = {
+            "tuned": ranks_cases.tune(),
+            "full": ranks_cases.tune(method="full"),
+            "reward": ranks_cases.judge(),
+        }
+    return trained | {"resumed": trained["tuned"]}, norms
+
+
+def test_every_process_finds_the_same(folder, found):
+    other = json.loads((folder / "found-1.json").read_text())
+    assert (found.pop("rank"), other.pop("rank")) == (0, 1)
+    assert other == found
+
+
+@pytest.mark.parametrize("name", ["tuned", "full", "reward", "resumed"])
+def test_two_processes_train_as_one_does(name, folder, found, alone):
+    """Also with batches that do not divide, and one that leaves a process without a row."""
+    trained = alone[0][name]
+    assert found[name] == pytest.approx(trained.losses, abs=1e-5)
+    model = trained.model.network if name == "reward" else trained.loaded.model
+    expected = ranks_cases.weights(model)
+    for rank in (0, 1):
+        made = load_file(folder / f"{name}-{rank}.safetensors")
+        for key, value in expected.items():
+            assert torch.allclose(made[key], value, rtol=0, atol=1e-6), key
+    before = tiny_loaded("llama").model.state_dict()
+    changed = [(expected[key] - before[key]).abs().max() for key in expected if key in before]
+    assert max(changed) > 1e-3  # so that the tolerance above says something
+
+
+def test_gradients_are_those_of_one_process(found, alone):
+    """Adam would hide a wrong factor."""
+    assert found["norms"] == pytest.approx(alone[1], rel=1e-4)
+    assert found["averaged"] == [[1.5, 1.5], [2.0, 2.0], None]
+
+
+def test_a_stopped_training_goes_on(folder, found):
+    assert found["started"] == ["checkpoint-2", "checkpoint-4"]
+    assert found["resumed"] == found["tuned"]
+    assert (folder / "resumed/adapter/adapter_model.safetensors").read_bytes() == (
+        folder / "tuned/adapter/adapter_model.safetensors"
+    ).read_bytes()
+
+
+def test_a_policy_is_trained_by_two_processes(folder, found):
+    assert [step["step"] for step in found["steps"]] == [1, 2, 3]
+    assert all(math.isfinite(step["loss"]) for step in found["steps"])
+    assert [one["step"] for one in found["measurements"]] == [0, 2, 3]
+    assert [sample["step"] for sample in found["samples"]] == [0] * 4 + [1] * 4 + [2] * 4
+    assert found["policy again"] == found["policy"] != tiny_loaded("llama").fingerprint
+    left = {path.name for path in (folder / "policy").iterdir()}
+    assert left == {".lock", "tuning.json", "adapter", "history.json", "samples.jsonl"}
+    history = json.loads((folder / "policy/history.json").read_text())
+    assert history["steps"] == found["steps"]
+
+
+def test_what_two_processes_wrote_can_be_read(folder, found):
+    merged = merge_adapter(tiny_loaded("llama"), folder / "policy/adapter", "policy")
+    assert merged.fingerprint == found["policy"]
+    for record in ("tuned/tuning.json", "reward/reward.json", "policy/tuning.json"):
+        assert json.loads((folder / record).read_text())["n_processes"] == 2
+    assert (folder / "pool/pool.jsonl").read_text().count("\n") == len(ranks_cases.PAIRS)
+
+
+def test_what_is_wrong_is_told_to_every_process(found):
+    assert "holds a different fine-tuning: rank is 8 there and 2 here" in found["other"]
+    assert "do not agree on settings, data or model" in found["unlike"]
+    assert "lower learning_rate (10.0)" in found["diverged"]
+    assert (
+        "21 episodes of a step do not divide among 2 processes; set batch_size to 8"
+        in (found["indivisible"])
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run whose model has been tuned on the command line, by one process."""
+    folder = tmp_path_factory.mktemp("run")
+    loaded = tiny_loaded("llama")
+    loaded.model.save_pretrained(folder / "tiny")
+    loaded.tokenizer.save_pretrained(folder / "tiny")
+    config = SearchConfig(dtype="float32", max_evaluations=2)
+    search(reviews(), model=str(folder / "tiny"), config=config, output_dir=folder / "run")
+    assert run(["train", "sft", str(folder / "run"), *SETTINGS]) == 0
+    return folder / "run"
+
+
+def end_of_two(*arguments: str) -> tuple[list[int], str]:
+    """Exit codes of two processes of one command, and what they say is wrong."""
+    shared = {**ENVIRONMENT, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+    shared["MASTER_PORT"] = free_port()
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "icm_fast", *arguments],
+            env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in (0, 1)
+    ]
+    said = [process.communicate(timeout=60)[1] for process in processes]
+    return [process.returncode for process in processes], "".join(said)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--set", "rank=2"), "rank is 8 there and 2 here"),  # seen by the main process
+        (("--sett", "rank=2"), "No such option"),  # seen by each
+    ],
+)
+def test_bad_input_ends_every_process_with_2_and_one_line(words, message, finished):
+    codes, said = end_of_two("train", "sft", str(finished), *SETTINGS, *words)
+    assert codes == [2, 2]
+    assert said.count("icm-fast: ") == 1
+    assert message in said
+
+
+def test_one_process_does_nothing_here():
+    assert (ranks.world_size(), ranks.rank(), ranks.is_main()) == (1, 0, True)
+    assert ranks.on_main(lambda: {"a": 1}) == {"a": 1}
+    assert ranks.summed([1.5]) == [1.5]
+    ranks.start()
+    ranks.barrier()
+    assert not torch.distributed.is_initialized()
+    code = "import sys, icm_fast.ranks as r; r.start(); r.barrier(); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+def test_what_a_launcher_asks_in_vain_is_refused(monkeypatch):
+    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.setenv(name, "2")
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(InputError, match="FSDP is not supported"):
+        ranks.start()
+
+
+def test_episodes_are_of_all_processes_together():
+    config = PolicyConfig(batch_size=8, group_size=4, micro_batch_size=8)
+    assert [config.n_passes_of(n) for n in (1, 2, 4)] == [4, 2, 1]
+    assert config.n_episodes_of(4) == 8
+    with pytest.raises(InputError, match=r"32 episodes .* 3 processes; set batch_size to 9"):
+        config.n_episodes_of(3)
