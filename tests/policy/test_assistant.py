@@ -37,12 +37,16 @@ class StoppedError(Exception):
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    """All that is the same however often a run was interrupted; times are left out."""
+    """All that is the same however often a run was interrupted; times and folders are left out."""
     timed = {"tuning.json", "reward.json", "summary.json", "events.jsonl", "config.yaml"}
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name not in timed and "evaluations" not in path.name
+        if path.is_file()
+        and path.name not in timed
+        and "evaluations" not in path.name
+        # These name the folder.
+        and not ("-against-" in path.name and path.suffix in (".json", ".md"))
     }
 
 

@@ -220,7 +220,9 @@ def test_a_finished_folder_is_loaded_and_scores_alike(method, tmp_path):
         pytest.fail("a finished reward model was trained again")
 
     again = train(folder, must_not_train, loaded=base, method=method)
-    loaded = load_reward_model(folder, dtype="bfloat16")
+    loaded = load_reward_model(folder)
+    assert first.model.network.dtype == torch.float32  # on a CPU, whatever the base is in
+    assert load_reward_model(folder, dtype="bfloat16").network.dtype == torch.bfloat16
     expected = first.model.score_pairs(toy_pairs())
     for model in (again.model, loaded):
         assert model.fingerprint == first.model.fingerprint
