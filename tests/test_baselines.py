@@ -160,15 +160,32 @@ def test_consistency_counts_labelled_pairs():
 
 def test_intervals_cover_seeds_and_groups():
     rng = np.random.default_rng(0)
-    gold = [np.ones(100, int)] * 3
-    same = [(rng.random(100) < 0.7).astype(int) for _ in range(3)]
-    apart = [(rng.random(100) < share).astype(int) for share in (0.4, 0.7, 1.0)]
-    alone, pairs = [[None] * 100] * 3, [[str(i // 20) for i in range(100)]] * 3
-    low, high = seeds_interval(same, gold, alone)
+    own = [[(s, i) for i in range(100)] for s in range(3)]
+    pairs = [[(s, i // 20) for i in range(100)] for s in range(3)]
+    same = [(rng.random(100) < 0.7).astype(float) for _ in range(3)]
+    apart = [(rng.random(100) < share).astype(float) for share in (0.4, 0.7, 1.0)]
+    low, high = seeds_interval(same, own)
     assert low < np.mean([y.mean() for y in same]) < high
-    wide = seeds_interval(apart, gold, alone)
+    wide = seeds_interval(apart, own)
     assert wide[1] - wide[0] > 2 * (high - low)
     doubled = [np.repeat(y[:5], 20) for y in same]
-    grouped, single = seeds_interval(doubled, gold, pairs), seeds_interval(doubled, gold, alone)
+    grouped, single = seeds_interval(doubled, pairs), seeds_interval(doubled, own)
     assert grouped[1] - grouped[0] > single[1] - single[0]
-    assert seeds_interval(same, gold, alone) == (low, high)
+    assert seeds_interval(same, own) == (low, high)
+
+
+def test_examples_that_several_seeds_test_count_once():
+    rng = np.random.default_rng(1)
+    values = (rng.random(400) < 0.7).astype(float)
+    one = seeds_interval([values], [range(400)])
+    shared = seeds_interval([values] * 3, [range(400)] * 3)
+    own = seeds_interval([values] * 3, [[(s, i) for i in range(400)] for s in range(3)])
+    width = one[1] - one[0]
+    assert width == pytest.approx(2 * 1.96 * np.sqrt(0.7 * 0.3 / 400), rel=0.1)
+    assert shared[1] - shared[0] == pytest.approx(width, rel=0.1)
+    assert own[1] - own[0] < 0.7 * width
+
+
+def test_examples_without_gold_do_not_count():
+    values = np.array([1.0, 1.0, np.nan, 1.0])
+    assert seeds_interval([values], [range(4)]) == (1.0, 1.0)

@@ -1,8 +1,9 @@
 """From unlabelled reviews to a policy that writes better ones: all stages of the paper's 4.4.
 
-Found labels become an initial reward model, which labels a pool for the final one; a policy is
-optimised against that. Beside it stands a twin with gold labels instead of the found ones. A third
-reward model, of the gold labels of other reviews, judges what the policies write.
+Found labels become an initial reward model, which labels a pool for the final one. The start policy
+learns from reviews without labels to write reviews, and is optimised against that. Beside it stands
+a twin with gold labels instead of the found ones. A third reward model, of the gold labels of other
+reviews, judges what the policies write.
 
 Each stage has a folder of its own, and is not repeated once it is finished.
 """
@@ -49,6 +50,7 @@ from icm_fast.reward import (
 from icm_fast.reward.twin import twin_pairs
 from icm_fast.search import search
 from icm_fast.setting_checks import check_names, check_number
+from icm_fast.tuning import Tuned, TuningConfig, fine_tune_texts
 
 REPORT = "report.json"
 
@@ -64,6 +66,7 @@ class AssistantConfig:
 
     Attributes:
         n: Reviews that are searched.
+        n_start: Longer reviews, from which the start policy learns to write reviews.
         n_pool: Pairs of other reviews, which the initial reward models label.
         n_judge: Other reviews, whose gold labels train the judge.
         n_test: Held-out reviews, from which pairs for measuring reward models are made.
@@ -71,11 +74,13 @@ class AssistantConfig:
         n_words: Words of such a beginning.
         samples: Continuations of each held-out beginning when policies are compared.
         seed: Seed of every stage.
+        start: Settings of the start policy.
         reward: Settings of the reward models.
         policy: Settings of the policies.
     """
 
     n: int = 64
+    n_start: int = 1000
     n_pool: int = 200
     n_judge: int = 300
     n_test: int = 200
@@ -83,6 +88,7 @@ class AssistantConfig:
     n_words: int = 2
     samples: int = 2
     seed: int = 0
+    start: TuningConfig = field(default_factory=lambda: _start_config(0))
     reward: RewardConfig = field(default_factory=lambda: RewardConfig(epochs=2))
     policy: PolicyConfig = field(
         default_factory=lambda: PolicyConfig(
@@ -101,16 +107,22 @@ class AssistantConfig:
         Raises:
             InputError: An unknown name, or a size that is no number of 1 or more.
         """
-        known = {f.name for f in dataclasses.fields(cls)} - {"reward", "policy"}
+        known = {f.name for f in dataclasses.fields(cls)} - {"start", "reward", "policy"}
         check_names(sizes, known)
         for name, value in sizes.items():
             check_number(name, value, 0 if name == "seed" else 1, 10**9)
-        start = cls().policy.to_dict() | {"seed": sizes.get("seed", 0)}
+        seed = sizes.get("seed", 0)
+        defaults = cls().policy.to_dict() | {"seed": seed}
         return cls(
             **sizes,
-            reward=RewardConfig(epochs=2, seed=sizes.get("seed", 0)),
-            policy=PolicyConfig.from_mapping({**start, **policy}),
+            start=_start_config(seed),
+            reward=RewardConfig(epochs=2, seed=seed),
+            policy=PolicyConfig.from_mapping({**defaults, **policy}),
         )
+
+
+def _start_config(seed: int) -> TuningConfig:
+    return TuningConfig(epochs=2, batch_size=16, learning_rate=5e-4, seed=seed)
 
 
 def run_assistant(
@@ -119,7 +131,7 @@ def run_assistant(
     """Run every stage that is not finished, compare, and write ``report.json``.
 
     Args:
-        model: Start policy, and base of every reward model.
+        model: Base of the start policy and of every reward model.
         output: Folder of the stages.
         config: Sizes.
         say: Told in a line what is done next.
@@ -138,6 +150,7 @@ def run_assistant(
     materials = draw_materials(
         run.dataset,
         seed=config.seed,
+        n_start=config.n_start,
         n_pool=config.n_pool,
         n_judge=config.n_judge,
         n_test=config.n_test,
@@ -153,9 +166,12 @@ def run_assistant(
         GOLD: stages.reward_model(GOLD, twin_pairs(run, GOLD), pool),
     }
     judge = stages.judge(materials)
-    policies = {name: stages.policy(name, materials, rewards[name].model) for name in rewards}
+    start = stages.start(materials)
+    policies = {
+        name: stages.policy(name, materials, start.loaded, rewards[name].model) for name in rewards
+    }
     say("comparing")
-    bouts = stages.bouts(judge, policies)
+    bouts = stages.bouts(judge, start.loaded, policies)
     report = {
         "model": base.name,
         "config": asdict(config),
@@ -220,7 +236,19 @@ class _Stages:
         )
         return trained.model
 
-    def policy(self, name: str, materials: Materials, reward: RewardModel) -> TrainedPolicy:
+    def start(self, materials: Materials) -> Tuned:
+        """The base, tuned to write reviews; it sees no label."""
+        self.say("start policy: the model learns to write reviews")
+        return fine_tune_texts(
+            materials.start,
+            model=self.base,
+            config=self.config.start,
+            output_dir=self.output / "start",
+        )
+
+    def policy(
+        self, name: str, materials: Materials, start: LoadedModel, reward: RewardModel
+    ) -> TrainedPolicy:
         """The policy that is optimised against a reward model."""
         self.say(f"policy against the reward model of {name} labels")
 
@@ -230,7 +258,7 @@ class _Stages:
 
         return train_policy(
             materials.prompts,
-            model=self.base,
+            model=start,
             reward=reward,
             config=self.config.policy,
             output_dir=self.output / f"policy-{name}",
@@ -238,10 +266,10 @@ class _Stages:
         )
 
     def bouts(
-        self, judge: RewardModel, policies: dict[str, TrainedPolicy]
+        self, judge: RewardModel, start: LoadedModel, policies: dict[str, TrainedPolicy]
     ) -> dict[tuple[str, str], HeadToHead]:
         """Every pair of policies against each other on the held-out beginnings."""
-        models = {START: self.base} | {name: p.loaded for name, p in policies.items()}
+        models = {START: start} | {name: p.loaded for name, p in policies.items()}
         held_out = policies[ICM].held_out
         outcomes = {}
         for one, other in _BOUTS:

@@ -15,6 +15,9 @@ from icm_fast.task_source import TaskSource
 from icm_fast.tasks.sampling import digest
 from icm_fast.types import Dataset, IntArray
 
+START_CHARS = 80
+"""Longest review of the start policy; all other reviews have ``MAX_CHARS`` at most."""
+
 _TEXT = re.compile(r"Review: ([^\n]*)\n")
 
 
@@ -23,6 +26,7 @@ class Materials:
     """What the stages work with besides the reviews that were searched.
 
     Attributes:
+        start: Reviews that the start policy learns to write, longer than those of other stages.
         pool: Rows with ``response_1`` and ``response_2``, without labels.
         prompts: Beginnings of reviews, all different.
         judge: Reviews of the judge.
@@ -32,6 +36,7 @@ class Materials:
         test_pairs: Rows with ``prompt``, ``chosen`` and ``rejected``, from gold of ``test``.
     """
 
+    start: tuple[str, ...]
     pool: tuple[dict[str, str], ...]
     prompts: tuple[str, ...]
     judge: Dataset
@@ -55,6 +60,7 @@ def draw_materials(
     searched: Dataset,
     *,
     seed: int,
+    n_start: int,
     n_pool: int,
     n_judge: int,
     n_test: int,
@@ -66,6 +72,7 @@ def draw_materials(
     Args:
         searched: Reviews of the search; they are left out.
         seed: Seed of the draw.
+        n_start: Reviews of the start policy.
         n_pool: Pairs of the pool.
         n_judge: Reviews of the judge.
         n_test: Held-out reviews.
@@ -83,10 +90,13 @@ def draw_materials(
     pool, others = others[: 2 * n_pool], others[2 * n_pool :]
     starts = [" ".join(text.split()[:n_words]) for text in others if len(text.split()) > n_words]
     prompts = tuple(dict.fromkeys(starts))[:n_prompts]
+    longer = set(_texts(_reviews("search", START_CHARS)[0])) - set(row_of)
+    start = sorted(longer, key=lambda text: digest("start", seed, text))[:n_start]
     rows = [row_of[text] for text in judge]
     test, test_gold = _reviews("test")
     test_rows = sorted(range(len(test)), key=lambda i: digest("test", seed, test.examples[i].id))
     for name, drawn, wanted in (
+        ("n_start", len(start), n_start),
         ("n_judge", len(judge), n_judge),
         ("n_pool", len(pool) // 2, n_pool),
         ("n_prompts", len(prompts), n_prompts),
@@ -98,6 +108,7 @@ def draw_materials(
     held_out = _part(test, kept)
     pairs = pairs_of_labels(held_out, test_gold[kept], seed=seed)
     return Materials(
+        start=tuple(start),
         pool=tuple(
             {"response_1": one, "response_2": other}
             for one, other in zip(pool[::2], pool[1::2], strict=True)
@@ -113,8 +124,8 @@ def draw_materials(
     )
 
 
-def _reviews(split: str) -> tuple[Dataset, IntArray]:
-    return TaskSource("movie-sentiment", options={"split": split, "max_chars": MAX_CHARS}).load()
+def _reviews(split: str, max_chars: int = MAX_CHARS) -> tuple[Dataset, IntArray]:
+    return TaskSource("movie-sentiment", options={"split": split, "max_chars": max_chars}).load()
 
 
 def _part(dataset: Dataset, rows: Any) -> Dataset:

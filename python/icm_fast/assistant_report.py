@@ -37,7 +37,8 @@ def report_text(report: Mapping[str, Any]) -> str:
         "The judge is trained on gold labels of other reviews. It tells positive from negative "
         f"held-out reviews in {_figure(judge)} of cases.",
         "## What the policies write on held-out beginnings",
-        f"{episodes} episodes each.",
+        f"The start policy is the model after it has read {report['config']['n_start']} other "
+        f"reviews, without labels. {episodes} episodes for each of the others.",
         _table(
             ("policy", "positive by the judge"),
             [(_NAMES[name], _figure(positive[name])) for name in ("start", "icm", "gold")],

@@ -123,12 +123,12 @@ def many_shot(
     if labels is not None:
         labels = _some(labels, config.context_demonstrations, config.seed)
     # All test examples see the same demonstrations, whatever the contexts of the search were.
-    config = replace(config, context_order="tree", context_demonstrations=0)
+    config = replace(config, context_order="tree", context_demonstrations=0, anchors=0)
     joined, state = _join(demonstrations, labels, test)
     n_shots = len(joined) - len(test)
     queries = np.arange(len(joined)) >= n_shots
     # No context holds two test examples, so the limit is checked on the longest one alone.
-    longest = max(range(n_shots, len(joined)), key=lambda i: len(joined.examples[i].prompt))
+    longest = n_shots + _longest([e.prompt for e in test.examples], model)
     make(model, joined.subset([*range(n_shots), longest]), config)
     unbounded = replace(config, context_limit=_UNBOUNDED)
     scored = make(model, joined, unbounded).score(state, queries)
@@ -180,6 +180,16 @@ def _some(labels: IntArray, most: int, seed: int) -> IntArray:
     some = np.full(len(labels), UNLABELLED, np.int32)
     some[kept] = labels[kept]
     return some
+
+
+def _longest(prompts: Sequence[str], model: Any) -> int:
+    """Position of the prompt with the most tokens; of characters where the tokenizer is unknown."""
+    tokenizer = getattr(model, "tokenizer", None)
+    sizes = [
+        len(tokenizer(prompt, add_special_tokens=False)["input_ids"] if tokenizer else prompt)
+        for prompt in prompts
+    ]
+    return int(np.argmax(sizes))
 
 
 def _local_scorer(model: Any, dataset: Dataset, config: SearchConfig) -> Scorer:
@@ -287,6 +297,9 @@ class Comparison:
 def held_out(source: TaskSource, dataset: Dataset, n: int) -> tuple[Dataset, IntArray]:
     """Test examples of the task of a run, none from a group that was searched.
 
+    What ``source`` draws counts as searched, too: ``dataset`` may be one batch of it, scored by a
+    model that was tuned on the others.
+
     Args:
         source: Where the searched data came from.
         dataset: The searched data.
@@ -304,8 +317,9 @@ def held_out(source: TaskSource, dataset: Dataset, n: int) -> tuple[Dataset, Int
     if options.get("split") == "search":
         options["split"] = "test"
     everything, gold = replace(source, limit=None, options=options).load()
-    searched = {e.id for e in dataset.examples}
-    groups = {e.group for e in dataset.examples if e.group is not None}
+    seen = (*dataset.examples, *source.load_dataset().examples)
+    searched = {e.id for e in seen}
+    groups = {e.group for e in seen if e.group is not None}
     free = [
         i
         for i, e in enumerate(everything.examples)
@@ -313,7 +327,7 @@ def held_out(source: TaskSource, dataset: Dataset, n: int) -> tuple[Dataset, Int
     ]
     if not free:
         raise InputError(
-            f"task {source.task!r} has no example with gold outside the {len(dataset)} searched "
+            f"task {source.task!r} has no example with gold outside the {len(searched)} searched "
             "ones; search fewer (--limit) so that some are held out"
         )
     picked = pick_groups([everything.examples[i] for i in free], n, source.seed)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import asdict
 from typing import Any
 
 from icm_fast.atomic_file import write_atomically
 from icm_fast.errors import InputError
-from icm_fast.evaluate import compare
+from icm_fast.evaluate import compare, held_out, load_gold
 from icm_fast.finished_run import FinishedRun
 from icm_fast.lazy_scorer import LazyModel
 from icm_fast.report import EVALUATION_FILE
+from icm_fast.task_source import TaskSource
+from icm_fast.types import UNLABELLED, Dataset
 
 
 def evaluate_run(
@@ -21,7 +24,7 @@ def evaluate_run(
 
     Args:
         run: The finished run.
-        model: Loaded only if the comparison is not stored yet.
+        model: The model that predicts; a comparison by other weights does not count.
         n_test: Most held-out examples.
         file_name: Where the comparison is kept in the run folder.
 
@@ -31,17 +34,23 @@ def evaluate_run(
     Raises:
         InputError: The run does not say where its data came from, or there is no gold.
     """
-    key = {"n_test": n_test, "model": model.name, "labels_sha256": _labels_digest(run)}
-    path = run.folder / file_name
-    stored = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    if all(stored.get(name) == value for name, value in key.items()):
-        comparison: dict[str, Any] = stored["comparison"]
-        return comparison
     if run.source is None:
         raise InputError(
             f"{run.folder} does not say which task its data came from, so its gold is unknown; "
             "use icm_fast.evaluate in Python"
         )
+    key = {
+        "n_test": n_test,
+        "model": model.name,
+        **asdict(model.identity()),
+        "labels_sha256": _labels_digest(run),
+        "gold_sha256": _gold_digest(run.source, run.dataset, n_test),
+    }
+    path = run.folder / file_name
+    stored = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    if all(stored.get(name) == value for name, value in key.items()):
+        comparison: dict[str, Any] = stored["comparison"]
+        return comparison
     comparison = compare(
         run.source, run.dataset, run.labels, model=model.load(), config=run.config, n_test=n_test
     ).to_dict()
@@ -52,3 +61,13 @@ def evaluate_run(
 
 def _labels_digest(run: FinishedRun) -> str:
     return hashlib.sha256(run.labels.astype("<i4").tobytes()).hexdigest()
+
+
+def _gold_digest(source: TaskSource, dataset: Dataset, n_test: int) -> str:
+    """Hash of the held-out examples and of all gold that the comparison uses."""
+    gold = load_gold(source, dataset)
+    content: list[Any] = [gold.tolist()]
+    if (gold != UNLABELLED).any():
+        test, test_gold = held_out(source, dataset, n_test)
+        content += [test.fingerprint(), test_gold.tolist()]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()

@@ -36,6 +36,10 @@ def test_every_experiment_of_the_package_can_be_read():
         ({"suites": small({**COLUMN, "settings": {"alhpa": 1}})}, "unknown setting 'alhpa'.*alpha"),
         ({"suites": small(COLUMN, COLUMN)}, "two columns have one name"),
         ({"suites": small(COLUMN, seeds=[])}, "no seeds"),
+        ({"suites": small(COLUMN, seeds=3)}, "seeds must be a list of different whole numbers"),
+        ({"suites": small(COLUMN, seeds=[1, 1])}, r"different whole numbers, got \[1, 1\]"),
+        ({"suites": small({**COLUMN, "x": "size"})}, "x must be a number or parameters"),
+        ({"suites": small({**COLUMN, "tuning": {"epoch": 1}})}, "unknown setting 'epoch'.*epochs"),
     ],
 )
 def test_what_is_wrong_is_named(definition, changes, message):
@@ -55,8 +59,39 @@ def test_names_are_suggested(definition):
 def test_another_model_joins_columns_that_differ_in_the_model_only(definition):
     path = definition(suites=small(COLUMN, {**COLUMN, "name": "b", "model": "gemma3-270m"}))
     assert len(read_experiment(str(path), "small").columns) == 2
-    (column,) = read_experiment(str(path), "small", model="mine").columns
+    (column,) = read_experiment(str(path), "small", models=["mine"]).columns
     assert (column.name, column.model) == ("a", "mine")
+    found = read_experiment(str(path), "small", models=["mine", "x/other"]).columns
+    assert [(c.name, c.model) for c in found] == [("a, mine", "mine"), ("a, other", "x/other")]
+
+
+def test_names_say_which_model_it_is(definition):
+    named = {**COLUMN, "name": "numbers, {model}"}
+    path = str(definition(suites=small({**named, "model_title": "Small"}, {**named, "model": "b"})))
+    assert [c.name for c in read_experiment(path, "small").columns] == [
+        "numbers, Small",
+        "numbers, b",
+    ]
+    (column,) = read_experiment(path, "small", models=["x/Large"], only=["numbers, b"]).columns
+    assert (column.name, column.model) == ("numbers, Large", "x/Large")
+    assert column.digest() != read_experiment(path, "small").columns[1].digest()
+
+
+def test_other_models_seeds_and_columns_have_files_of_their_own(definition):
+    path = str(definition(suites=small(COLUMN, {**COLUMN, "name": "b", "n": 9})))
+    names = {
+        read_experiment(path, "small", **choice).file_name
+        for choice in (
+            {},
+            {"models": ["m"]},
+            {"models": ["x/m", "y/m"]},
+            {"models": ["z/m", "y/m"]},
+            {"seeds": [3]},
+            {"only": ["b"]},
+        )
+    }
+    assert len(names) == 6
+    assert {"tiny-small", "tiny-small-m", "tiny-small-seed-3", "tiny-small-b"} <= names
 
 
 def test_results_are_kept_apart_by_what_they_depend_on(definition):

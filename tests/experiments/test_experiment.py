@@ -14,7 +14,7 @@ from icm_fast.finished_run import read_run
 from icm_fast.lazy_scorer import LazyModel
 from icm_fast.metrics import accuracy
 from icm_fast.task_source import TaskSource
-from tiny_models import one_thread  # noqa: F401
+from tiny_models import byte_tokenizer, one_thread, tiny_model  # noqa: F401
 
 ALL = ["zero-shot", "zero-shot-assistant", "zero-shot-chat", "bootstrapped", "icm", "golden"]
 ALL += ["crowd", "perturbed"]
@@ -156,7 +156,7 @@ def test_command_line(definition, tmp_path, capsys):
     output = tmp_path / "out"
     assert run(["experiment", str(definition()), "--seed", "3", "-o", str(output)]) == 0
     assert "[1/1] numbers" in capsys.readouterr().err
-    assert json.loads((output / "tiny-small.json").read_text())["seeds"] == [3]
+    assert json.loads((output / "tiny-small-seed-3.json").read_text())["seeds"] == [3]
 
 
 def test_lines_are_drawn_over_x(definition, tmp_path, tiny_folder):
@@ -181,3 +181,118 @@ def test_orders_change_scores_and_not_labels(definition, tmp_path, tiny_folder):
     assert len({order["utility"] for order in found["orders"]}) == 3
     assert found["spread"] > 0
     assert "## Order of the contexts" in (tmp_path / "out" / "tiny-small.md").read_text()
+
+
+def test_results_of_other_data_or_weights_are_not_taken_over(definition, tmp_path):
+    """What a column's name and settings do not tell: the content of its file and its model."""
+    model = tmp_path / "model"
+    tiny_model("llama", max_position_embeddings=4096).save_pretrained(model)
+    byte_tokenizer().save_pretrained(model)
+    rows = [
+        {"question": f"Is {k} even?", "choice": c, "consistency_id": k, "label": int(c == "yes")}
+        for k in range(12)
+        for c in ("yes", "no")
+    ]
+    data = tmp_path / "data"
+    data.mkdir()
+    file = data / "t.jsonl"
+    column = {"name": "q", "task": "truthfulqa", "model": str(model), "data": "t.jsonl"}
+    column |= {"n": 4, "n_test": 6}
+    path = definition(suites={"small": {"seeds": [0], "columns": [column]}}, methods=["zero-shot"])
+
+    def again():
+        experiment = read_experiment(str(path), "small")
+        return run_experiment(experiment, output=tmp_path / "o", command=[], data=data)
+
+    def write(changed=()):
+        lines = [{**row, **dict(changed)} if k == 3 else row for k, row in enumerate(rows)]
+        file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+    write()
+    first = again()
+    assert again()["columns"] == first["columns"]
+    (cell,) = (tmp_path / "o" / "cells").glob("*/seed-0")
+    before = {p.name: p.read_bytes() for p in cell.glob("*.json")}
+    write({"label": 1 - rows[3]["label"]})
+    with pytest.raises(InputError, match=r"different cell of an experiment: (data|test)_gold is"):
+        again()
+    write({"question": "Is it?"})
+    with pytest.raises(InputError, match=r"different cell of an experiment: (data|test)"):
+        again()
+    write()
+    tiny_model("mistral", max_position_embeddings=4096).save_pretrained(model)
+    with pytest.raises(InputError, match="different cell of an experiment: model is"):
+        again()
+    assert {p.name: p.read_bytes() for p in cell.glob("*.json")} == before
+    (cell / "identity.json").unlink()
+    with pytest.raises(InputError, match=r"does not say what its results came from"):
+        again()
+
+
+def test_documents_say_what_they_came_from(definition, tmp_path):
+    document = run_tiny(definition(), tmp_path / "out", seeds=[0])
+    assert set(document["versions"]) >= {"torch", "transformers", "trl", "peft"}
+    (column,) = document["columns"]
+    assert column["definition"]["task"] == "larger-than"
+    (identity,) = column["identities"]
+    assert len(identity["model"]["fingerprint"]) == 64
+    assert identity["config"]["seed"] == 0
+    assert column["search"]["seeds"][0]["n_parameters"] > 0
+
+
+def test_a_column_is_written_when_it_is_done(definition, tmp_path, tiny_folder):
+    column = {"task": "larger-than", "model": str(tiny_folder), "n": 4, "n_test": 4}
+    columns = [{**column, "name": "a"}, {**column, "name": "b"}]
+    path = definition(suites={"small": {"seeds": [0], "columns": columns}})
+    seen = []
+
+    def say(text):
+        if text.startswith("[2/2]"):
+            seen.append(json.loads((tmp_path / "o" / "tiny-small.json").read_text())["columns"])
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_experiment(
+            read_experiment(str(path), "small"), output=tmp_path / "o", command=[], say=say
+        )
+    assert [[c["name"] for c in columns] for columns in seen] == [["a"]]
+
+
+def test_a_setting_of_the_second_column_is_in_force(definition, tmp_path, tiny_folder):
+    column = {"task": "larger-than", "model": str(tiny_folder), "n": 4, "n_test": 4}
+    columns = [
+        {**column, "name": "a", "settings": {"dtype": "bfloat16"}},
+        {**column, "name": "b", "settings": {"dtype": "float32"}},
+    ]
+    path = definition(suites={"small": {"seeds": [0], "columns": columns}}, methods=["zero-shot"])
+    found = run_tiny(path, tmp_path / "o")["columns"]
+    assert [c["identities"][0]["model"]["dtype"] for c in found] == ["bfloat16", "float32"]
+
+
+def test_a_chat_model_answers_in_the_chat_template(definition, tmp_path, tiny_folder):
+    base = tmp_path / "base"
+    tiny_model("mistral", max_position_embeddings=4096).save_pretrained(base)
+    byte_tokenizer().save_pretrained(base)
+    column = {"task": "larger-than", "model": str(base), "n": 4, "n_test": 4}
+    columns = [
+        {**column, "name": "alone"},
+        {**column, "name": "with", "chat_model": str(tiny_folder)},
+    ]
+    path = definition(
+        suites={"small": {"seeds": [0], "columns": columns}}, methods=["zero-shot-chat"]
+    )
+    alone, other = run_tiny(path, tmp_path / "o")["columns"]
+    assert alone["methods"]["zero-shot-chat"] == {"left_out": "the model has no chat template"}
+    assert "plain" in other["methods"]["zero-shot-chat"]
+
+
+def test_perturbed_labels_are_as_many_as_found_ones(definition, tmp_path, tiny_folder):
+    column = {"name": "a", "task": "larger-than", "model": str(tiny_folder), "n": 8, "n_test": 4}
+    column["settings"] = {"preset": "paper", "n_initial": 4, "max_iterations": 0}
+    path = definition(
+        suites={"small": {"seeds": [0], "columns": [column]}}, methods=["icm", "perturbed"]
+    )
+    (found,) = run_tiny(path, tmp_path / "o")["columns"]
+    assert found["methods"]["icm"]["n_shots"] == found["methods"]["perturbed"]["n_shots"] == 4
+    shares = [found["methods"][name]["labels_accuracy"] for name in ("icm", "perturbed")]
+    assert shares[0] == pytest.approx(shares[1])

@@ -1,5 +1,7 @@
 """Judges and policies of no time at all, for the tests of this folder."""
 
+from pathlib import Path
+
 import numpy as np
 import torch
 
@@ -36,3 +38,17 @@ def policy(seed_size, ends=()):
     loaded = tiny_loaded("llama", initializer_range=seed_size)
     loaded.model.generation_config.eos_token_id = [2, *ends]
     return loaded
+
+
+def stable_files(folder: Path) -> dict[str, bytes]:
+    """All that is the same however often a run was interrupted; times and folders are left out."""
+    timed = {"tuning.json", "reward.json", "summary.json", "events.jsonl", "config.yaml"}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+        and path.name not in timed
+        and "evaluations" not in path.name
+        # These name the folder.
+        and not ("-against-" in path.name and path.suffix in (".json", ".md"))
+    }

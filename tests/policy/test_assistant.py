@@ -1,10 +1,10 @@
 """Every stage of the assistant on a tiny random model and real reviews."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
+from policy_cases import stable_files
 
 from icm_fast import InputError
 from icm_fast.assistant import AssistantConfig, best_threshold, run_assistant
@@ -14,11 +14,21 @@ from icm_fast.cli import run
 from icm_fast.demo import demo_source
 from icm_fast.policy import PolicyConfig
 from icm_fast.reward import RewardConfig
+from icm_fast.tuning import TuningConfig
 from tiny_models import one_thread, tiny_loaded  # noqa: F401 - in force by its import
 
-SIZES = {"n": 8, "n_pool": 6, "n_judge": 12, "n_test": 16, "n_prompts": 10, "samples": 1}
+SIZES = {
+    "n": 8,
+    "n_start": 6,
+    "n_pool": 6,
+    "n_judge": 12,
+    "n_test": 16,
+    "n_prompts": 10,
+    "samples": 1,
+}
 CONFIG = AssistantConfig(
     **SIZES,
+    start=TuningConfig(epochs=1, batch_size=2, learning_rate=0.01, dtype="float32"),
     reward=RewardConfig(epochs=1, learning_rate=0.01, dtype="float32"),
     policy=PolicyConfig(
         kind="continuation",
@@ -36,20 +46,6 @@ class StoppedError(Exception):
     """Stands for a kill between two stages."""
 
 
-def files(folder: Path) -> dict[str, bytes]:
-    """All that is the same however often a run was interrupted; times and folders are left out."""
-    timed = {"tuning.json", "reward.json", "summary.json", "events.jsonl", "config.yaml"}
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-        and path.name not in timed
-        and "evaluations" not in path.name
-        # These name the folder.
-        and not ("-against-" in path.name and path.suffix in (".json", ".md"))
-    }
-
-
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp("assistant") / "whole"
@@ -61,7 +57,7 @@ def whole(tmp_path_factory):
 def test_report(whole):
     folder, report, stages = whole
     assert json.loads((folder / "report.json").read_text()) == report
-    assert len(stages) == 7
+    assert len(stages) == 8
     assert set(report["reward_models"]) == {"icm", "gold", "judge"}
     assert set(report["bouts"]) == {"icm against start", "gold against start", "icm against gold"}
     for bout in report["bouts"].values():
@@ -71,14 +67,14 @@ def test_report(whole):
         assert 0 <= report["positive"][name]["value"] <= 1
     text = report_text(report)
     assert "| found labels | " in text
-    assert "16 episodes each" in text
+    assert "16 episodes for each" in text
     assert "found labels against start policy" in text
 
 
 def test_stopped_in_every_stage_it_ends_the_same_and_repeats_nothing(whole, tmp_path):
     folder, report, stages = whole
     told: list[str] = []
-    for stage in (stages[2], stages[4], stages[6]):
+    for stage in (stages[2], stages[4], stages[5], stages[7]):
 
         def stop(text: str, stage: str = stage) -> None:
             told.append(text)
@@ -88,21 +84,28 @@ def test_stopped_in_every_stage_it_ends_the_same_and_repeats_nothing(whole, tmp_
         with pytest.raises(StoppedError):
             run_assistant(tiny_loaded("llama"), output=tmp_path / "a", config=CONFIG, say=stop)
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "a").rglob("adapter_model.*")}
-    assert len(before) == 4 + 1 + 2  # reward models, judge, policies
+    assert len(before) == 4 + 1 + 1 + 2  # reward models, judge, start, policies
     again = run_assistant(tiny_loaded("llama"), output=tmp_path / "a", config=CONFIG)
     assert again == report
-    assert files(tmp_path / "a") == files(folder)
+    assert stable_files(tmp_path / "a") == stable_files(folder)
     assert {p: p.stat().st_mtime_ns for p in before} == before
 
 
 def test_no_review_serves_two_stages():
     searched = demo_source(20, 3).load_dataset()
-    sizes = {"n_pool": 50, "n_judge": 80, "n_test": 60, "n_prompts": 90, "n_words": 2}
+    sizes = {
+        "n_start": 40,
+        "n_pool": 50,
+        "n_judge": 80,
+        "n_test": 60,
+        "n_prompts": 90,
+        "n_words": 2,
+    }
     drawn = draw_materials(searched, seed=3, **sizes)
     used = [example.prompt.split("\n")[0].removeprefix("Review: ") for example in searched.examples]
     pool = [text for row in drawn.pool for text in row.values()]
-    everything = [*used, *pool, *drawn.judge_texts, *drawn.test_texts]
-    assert len(set(everything)) == len(everything) == 20 + 100 + 80 + 60
+    everything = [*used, *pool, *drawn.start, *drawn.judge_texts, *drawn.test_texts]
+    assert len(set(everything)) == len(everything) == 20 + 100 + 40 + 80 + 60
     assert len(set(drawn.prompts)) == 90
     assert {len(prompt.split()) for prompt in drawn.prompts} == {2}
     with pytest.raises(InputError, match=r"n_judge = \d+ only, not 5000; lower it"):

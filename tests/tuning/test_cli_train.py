@@ -89,3 +89,31 @@ def test_iterative_labels_batch_by_batch(base, tmp_path, capsys):
 def test_iterative_without_a_model_ends_with_2(capsys):
     assert run(["train", "iterative", "larger-than"]) == 2
     assert "no model given; add --model" in capsys.readouterr().err
+
+
+def test_texts_give_a_start_policy_that_is_a_base_from_anywhere(
+    base, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "texts.txt").write_text("A fine film\n\nDull\u2028 and long\n")
+    arguments = ["train", "texts", "texts.txt", "--model", str(base), "-o", "work/start", *QUICK]
+    assert run(arguments) == 0
+    told = capsys.readouterr().out
+    assert "Tuned on 2 texts: 2 steps, loss" in told
+    start = load_model("work/start", dtype="float32")
+    # A training on top of it names its base as it was called: relative to that working directory.
+    again = ["train", "texts", "texts.txt", "--model", "work/start", "-o", "work/next", *QUICK]
+    assert run(again) == 0
+    here = load_model("work/next", dtype="float32").fingerprint
+    assert here != start.fingerprint
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert load_model("../work/next", dtype="float32").fingerprint == here
+
+
+def test_texts_from_a_column(base, tmp_path, capsys):
+    (tmp_path / "t.jsonl").write_text('{"text": "fine"}\n{"other": "dull"}\n')
+    arguments = ["train", "texts", str(tmp_path / "t.jsonl"), "--model", str(base)]
+    assert run([*arguments, "-o", str(tmp_path / "out")]) == 2
+    assert "t.jsonl, line 2" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -14,8 +14,8 @@ from icm_fast.model.label_scores import label_tree
 from icm_fast.model.tuned import copy_model, foreign_code, import_peft, merge_adapter
 from icm_fast.prompts import tokenize_dataset
 from icm_fast.scorers import make_scorer
-from icm_fast.tuning import TuningConfig, fine_tune
-from icm_fast.tuning.texts import order_batches, training_texts
+from icm_fast.tuning import TuningConfig, fine_tune, fine_tune_texts
+from icm_fast.tuning.texts import order_batches, plain_texts, training_texts
 from icm_fast.tuning.trainer import collate, label_loss
 from tiny_models import (
     FAMILIES,
@@ -308,3 +308,46 @@ def test_missing_packages_are_named(package, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, package, None)
     with pytest.raises(InputError, match=rf"{package}.*pip install 'icm-fast\[train\]'"):
         fine_tune(reviews(), LABELS, model=tiny_loaded("llama"), config=QUICK)
+
+
+@pytest.mark.parametrize("bos", [False, True])
+def test_plain_texts_bear_loss_from_their_first_token_to_their_end(bos):
+    loaded = tiny_loaded("llama", bos=bos)
+    tokenizer = loaded.tokenizer
+    (text,) = plain_texts(["A fine film"], tokenizer)
+    ids = tokenizer("A fine film", add_special_tokens=False)["input_ids"]
+    start = [tokenizer.bos_token_id] if bos else []
+    assert list(text.ids) == [*start, *ids, tokenizer.eos_token_id]
+    assert text.n_loss == len(text.ids) - 1
+
+
+@pytest.mark.parametrize("texts", [[], ["fine", ""]])
+def test_plain_texts_need_something_to_learn(texts):
+    with pytest.raises(InputError, match=r"no texts to train on|text 1 is '', which holds nothing"):
+        plain_texts(texts, tiny_loaded("llama").tokenizer)
+
+
+def test_loss_of_plain_texts_is_that_of_language_models():
+    loaded = tiny_loaded("llama", bos=True)
+    texts = ["A fine film", "Dull", "Long, and then longer still"]
+    config = TuningConfig(epochs=1, batch_size=3, dtype="float32")
+    first = fine_tune_texts(texts, model=loaded, config=config).losses[0]
+    terms = []
+    for text in plain_texts(texts, loaded.tokenizer):
+        ids = torch.tensor([text.ids])
+        logits = loaded.model(input_ids=ids).logits[0, :-1].double()
+        terms += list(torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="none"))
+    assert first == pytest.approx(float(torch.stack(terms).mean()), abs=1e-5)
+
+
+def test_a_model_learns_texts_and_goes_on_from_a_folder(tmp_path):
+    loaded = tiny_loaded("llama")
+    texts = ["A fine film", "Dull"]
+    config = TuningConfig(epochs=40, batch_size=2, learning_rate=0.02, dtype="float32")
+    tuned = fine_tune_texts(texts, model=loaded, config=config, output_dir=tmp_path / "a")
+    assert tuned.losses[-1] < 0.5 * tuned.losses[0]
+    assert (tuned.n_examples, len(tuned.losses)) == (2, 40)
+    again = fine_tune_texts(texts, model=loaded, config=config, output_dir=tmp_path / "a")
+    assert same(bits(again.loaded), bits(tuned.loaded))
+    with pytest.raises(InputError, match="holds a different fine-tuning"):
+        fine_tune_texts(texts[::-1], model=loaded, config=config, output_dir=tmp_path / "a")

@@ -169,6 +169,22 @@ def evaluate(
         shared = _model(request)
         _search(request, shared)
         folder = request.folder
+    else:
+        given = {
+            "DATA": data,
+            "--preset": preset,
+            "--seed": seed,
+            "--limit": limit,
+            "--output": output,
+            "--set": assignments,
+            "--option": options,
+        }
+        ignored = [name for name, value in given.items() if value not in (None, [])]
+        if ignored:
+            raise InputError(
+                f"{', '.join(ignored)} would change a search, but {folder} is a finished run; "
+                "leave it out, or name a task to search"
+            )
     run = read_run(folder)
     loaded = LazyModel(model or run.model, dtype=run.config.dtype, device=run.config.device)
     typer.echo(comparison_text(evaluate_run(run, loaded, n_test=n_test)))

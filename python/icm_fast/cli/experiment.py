@@ -17,7 +17,8 @@ def experiment(
     ] = None,
     suite: Annotated[str, typer.Option(help="Size: small, or as the experiment says.")] = "small",
     model: Annotated[
-        str | None, typer.Option(help="Model instead of those of the experiment.")
+        list[str] | None,
+        typer.Option(help="Model instead of those of the experiment; may be repeated."),
     ] = None,
     data: Annotated[
         Path | None, typer.Option(help="Folder of truthfulqa.jsonl and the other data files.")
@@ -36,7 +37,7 @@ def experiment(
     if name is None:
         typer.echo("\n".join(experiment_names()))
         return
-    chosen = read_experiment(name, suite, model=model, seeds=seed or (), only=only or ())
+    chosen = read_experiment(name, suite, models=model or (), seeds=seed or (), only=only or ())
     started = time.monotonic()
 
     def say(text: str) -> None:
@@ -51,5 +52,5 @@ def experiment(
         say=say,
         progress=make_progress(),
     )
-    result = output / f"{chosen.name}-{chosen.suite}"
+    result = output / chosen.file_name
     typer.echo(f"{result}.md, .json, .png and .svg written")

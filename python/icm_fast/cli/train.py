@@ -16,7 +16,7 @@ from icm_fast.ranks import start
 if TYPE_CHECKING:
     from icm_fast.tuning import Tuned, TuningConfig
 
-train_app = typer.Typer(help="Fine-tune models on labels (needs icm-fast[train]).")
+train_app = typer.Typer(help="Train models on labels, texts and rewards (needs icm-fast[train]).")
 
 ModelName = Annotated[
     str | None,
@@ -26,7 +26,7 @@ ModelName = Annotated[
 
 @train_app.callback()
 def _group() -> None:
-    """Fine-tune models on labels (needs icm-fast[train])."""
+    """Train models on labels, texts and rewards (needs icm-fast[train])."""
     start()  # so that all processes hear of it when one of them fails
 
 
@@ -63,6 +63,33 @@ def sft(
         progress=_step if sys.stderr.isatty() else None,
     )
     say(_summary(tuned))
+
+
+@train_app.command()
+def texts(
+    file: Annotated[
+        str, typer.Argument(help="File with the column text, or .txt with one on each line.")
+    ],
+    model: Annotated[str, typer.Option(help="Hub id, folder, .gguf file, smollm2 / gemma3-270m.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder.")],
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Setting of the fine-tuning: key=value; may be repeated."),
+    ] = None,
+) -> None:
+    """Tune on plain texts, so that a policy begins with such ones; called again it goes on."""
+    from icm_fast.model import load_model
+    from icm_fast.tasks.rows import read_column
+    from icm_fast.tuning import fine_tune_texts
+
+    tuned = fine_tune_texts(
+        read_column(file, "text"),
+        model=load_model(model),
+        config=_tuning_config(assignments),
+        output_dir=output,
+        progress=_step if sys.stderr.isatty() else None,
+    )
+    say(_summary(tuned, "texts"))
 
 
 @train_app.command()
@@ -129,12 +156,12 @@ def _step(step: int, steps: int, loss: float) -> None:
     typer.echo(f"\rstep {step} of {steps}, loss {loss:.3f}", err=True, nl=step == steps)
 
 
-def _summary(tuned: Tuned) -> str:
+def _summary(tuned: Tuned, what: str = "labels") -> str:
     """Losses and where the model is, for people."""
     tenth = max(1, len(tuned.losses) // 10)
     first, last = (_mean(part) for part in (tuned.losses[:tenth], tuned.losses[-tenth:]))
     return (
-        f"Tuned on {tuned.n_examples} labels: {len(tuned.losses)} steps, loss {first:.3f} at the "
+        f"Tuned on {tuned.n_examples} {what}: {len(tuned.losses)} steps, loss {first:.3f} at the "
         f"start, {last:.3f} at the end, {tuned.n_tokens:,} tokens, {tuned.seconds:.0f} s.\n"
         f"Model: {tuned.folder} (a folder that --model takes)"
     )

@@ -7,6 +7,7 @@ that a column's ``start`` takes from gold on purpose.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -17,6 +18,7 @@ import numpy as np
 
 from icm_fast.atomic_file import write_atomically, writing
 from icm_fast.engine import labelling_utility
+from icm_fast.errors import InputError
 from icm_fast.evaluate import predict
 from icm_fast.experiments.cell_data import CellData
 from icm_fast.experiments.definition import Column
@@ -24,8 +26,10 @@ from icm_fast.experiments.methods import METHODS
 from icm_fast.experiments.orders import order_sensitivity
 from icm_fast.experiments.predicting import Prediction, predict_test
 from icm_fast.finished_run import read_run
+from icm_fast.identities import check_same
 from icm_fast.leave_one_out import leave_one_out
 from icm_fast.metrics import accuracy, agreement, agreement_up_to_permutation
+from icm_fast.run_config import versions
 from icm_fast.search import SearchResult, search
 from icm_fast.types import UNLABELLED, IntArray, ScoreArray
 
@@ -35,6 +39,10 @@ if TYPE_CHECKING:
 
 Say = Callable[[str], None]
 
+IDENTITY_FILE = "identity.json"
+_RESULTS = 2
+"""Raised when methods or what is stored of them change, so that old results are not mixed in."""
+
 
 @dataclass(frozen=True, slots=True)
 class CellResult:
@@ -43,9 +51,11 @@ class CellResult:
     Attributes:
         seed: Its seed.
         search: Facts about the search.
-        test: ``gold``, ``groups`` and constraint ``pairs`` of the held-out examples.
+        test: ``ids``, ``gold``, ``groups`` and constraint ``pairs`` of the held-out examples.
         predictions: By method.
         orders: What :func:`order_sensitivity` returns; None where it is not asked for.
+        identity: What its results came from.
+        versions: Of packages, one entry for each set of them that computed something.
     """
 
     seed: int
@@ -53,6 +63,8 @@ class CellResult:
     test: dict[str, Any]
     predictions: dict[str, Prediction]
     orders: dict[str, Any] | None
+    identity: dict[str, Any]
+    versions: list[dict[str, str]]
 
 
 class Cell:
@@ -64,13 +76,20 @@ class Cell:
         folder: Where its files are kept.
         model: The column's model, shared with other cells.
         data: Folder of the data files.
+        chat_model: The column's model for prompts in a chat template; the same by default.
     """
 
     def __init__(
-        self, column: Column, seed: int, folder: Path, model: LazyModel, data: Path | None
+        self,
+        column: Column,
+        seed: int,
+        folder: Path,
+        model: LazyModel,
+        data: Path | None,
+        chat_model: LazyModel | None = None,
     ) -> None:
         self._folder = folder
-        self._data = CellData(column, seed, model, data)
+        self._data = CellData(column, seed, model, data, chat_model)
 
     def run(
         self, methods: Sequence[str], say: Say, progress: ProgressReporter | None = None
@@ -78,10 +97,12 @@ class Cell:
         """Search, then predict by each method.
 
         Raises:
-            InputError: Data, settings or model do not fit each other.
+            InputError: Data, settings or model do not fit each other, or are others than those that
+                earlier results in the folder came from.
         """
         with writing(self._folder):
             self._folder.mkdir(parents=True, exist_ok=True)
+        self._check_identity()
         facts = self._kept("search.json", lambda: self._search(progress))
         say(
             f"search: agreement {facts['agreement']:.2f}, {facts['n_evaluations']} evaluations, "
@@ -93,7 +114,58 @@ class Cell:
         for name in methods:
             predictions[name] = self._prediction(name, found)
             say(f"{name}: {_outcome(predictions[name], np.array(test['gold'], np.int32))}")
-        return CellResult(self._data.seed, facts, test, predictions, self._orders(found, say))
+        orders = self._orders(found, say)
+        return CellResult(self._data.seed, facts, test, predictions, orders, **self._record())
+
+    def _identity(self) -> dict[str, Any]:
+        """All that the results depend on, as JSON gives it back."""
+        data = self._data
+        test, gold = data.test
+        identity: dict[str, Any] = json.loads(
+            json.dumps(
+                {
+                    "results": _RESULTS,
+                    "config": data.column.config(data.seed).to_dict(),
+                    "start": data.column.start and [data.column.start, data.column.n_start],
+                    "tuning": data.column.tuning_config(data.seed).to_dict(),
+                    "data": data.dataset.fingerprint(),
+                    "data_gold": _digest(data.gold.tolist()),
+                    "test": test.fingerprint(),
+                    "test_gold": _digest(gold.tolist()),
+                    "model": asdict(data.model.identity()),
+                    "chat_model": data.column.chat_model and asdict(data.chat_model.identity()),
+                }
+            )
+        )
+        return identity
+
+    def _check_identity(self) -> None:
+        """Refuse a folder with results of anything else; mark an empty one."""
+        identity, path = self._identity(), self._folder / IDENTITY_FILE
+        if path.is_file():
+            check_same(self._folder, self._record()["identity"], identity, "cell of an experiment")
+            return
+        if any(self._folder.iterdir()):
+            raise InputError(
+                f"{self._folder} does not say what its results came from ({IDENTITY_FILE} is "
+                "missing); choose another output folder or delete this one"
+            )
+        self._write(IDENTITY_FILE, {"identity": identity, "versions": []})
+
+    def _record(self) -> dict[str, Any]:
+        content: dict[str, Any] = json.loads(
+            (self._folder / IDENTITY_FILE).read_text(encoding="utf-8")
+        )
+        return content
+
+    def _note_versions(self) -> None:
+        """Record the versions that compute something here."""
+        record, now = self._record(), versions(("trl", "peft"))
+        if now not in record["versions"]:
+            self._write(IDENTITY_FILE, {**record, "versions": [*record["versions"], now]})
+
+    def _write(self, name: str, content: dict[str, Any]) -> None:
+        write_atomically(self._folder / name, (json.dumps(content) + "\n").encode())
 
     def _orders(self, found: IntArray, say: Say) -> dict[str, Any] | None:
         n_orders = self._data.column.n_orders
@@ -118,7 +190,8 @@ class Cell:
         """Content of a JSON file of the cell, made if it is not there."""
         path = self._folder / name
         if not path.exists():
-            write_atomically(path, (json.dumps(make()) + "\n").encode())
+            self._note_versions()
+            self._write(name, make())
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return content
 
@@ -139,6 +212,7 @@ class Cell:
             "utility": result.utility,
             "n_evaluations": result.n_evaluations,
             "n_iterations": result.n_iterations,
+            "n_parameters": data.n_parameters,
             "n_tokens": result.n_tokens_forwarded,
             "seconds": result.seconds,
             "reason": result.reason,
@@ -148,6 +222,7 @@ class Cell:
     def _describe_test(self) -> dict[str, Any]:
         test, gold = self._data.test
         return {
+            "ids": [example.id for example in test.examples],
             "gold": gold.tolist(),
             "groups": [example.group for example in test.examples],
             "labels": list(test.label_space),
@@ -176,6 +251,10 @@ def _gold_utility(data: CellData) -> float | None:
         data.dataset, data.gold, model=data.model.load(), config=config
     )
     return labelling_utility(data.dataset, data.gold, scores, config)
+
+
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 def _outcome(prediction: Prediction, gold: IntArray) -> str:

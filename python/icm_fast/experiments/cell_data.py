@@ -7,6 +7,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from icm_fast.baselines import bootstrapped_labels, initial_labels, perturbed_labels
 from icm_fast.config import SearchConfig
 from icm_fast.errors import InputError
@@ -31,13 +33,27 @@ class CellData:
         seed: Of data, search and test examples.
         model: The column's model.
         data: Folder of the data files.
+        chat_model: Its model for prompts in a chat template; the same by default.
     """
 
-    def __init__(self, column: Column, seed: int, model: LazyModel, data: Path | None) -> None:
+    def __init__(
+        self,
+        column: Column,
+        seed: int,
+        model: LazyModel,
+        data: Path | None,
+        chat_model: LazyModel | None = None,
+    ) -> None:
         self.column = column
         self.seed = seed
         self.model = model
+        self.chat_model = chat_model or model
         self.source = column.source(seed, data)
+
+    @property
+    def n_parameters(self) -> int:
+        """Parameters of the model; tied ones count once."""
+        return sum(p.numel() for p in self.model.load().model.parameters())
 
     @cached_property
     def dataset(self) -> Dataset:
@@ -93,6 +109,10 @@ class CellData:
         if source == "crowd":
             return crowd_labels(self.column.task, self.dataset)
         if source == "perturbed":
-            share = agreement(found, self.gold)
-            return perturbed_labels(self.gold, share, len(self.dataset.label_space), self.seed)
+            # As many as ICM's, too, where a search left examples unlabelled.
+            gold = np.where(found == UNLABELLED, UNLABELLED, self.gold).astype(np.int32)
+            if (gold == UNLABELLED).all():
+                return gold
+            share = agreement(found, gold)
+            return perturbed_labels(gold, share, len(self.dataset.label_space), self.seed)
         return bootstrapped_labels(self.dataset, self.model.load(), self.scoring)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from icm_fast.config import SearchConfig
 from icm_fast.errors import InputError, suggest
 from icm_fast.experiments.methods import METHODS
 from icm_fast.task_source import TaskSource
+from icm_fast.tuning.config import TuningConfig
 
 FIGURES = ("bars", "lines")
 STARTS = ("golden", "worst", "random")
@@ -25,13 +27,16 @@ class Column:
     """What one search labels, and what is done with the labels: one place on the figure's axis.
 
     Attributes:
-        name: As the figure and the table call it.
+        name: As the figure and the table call it; ``{model}`` in it is ``model_title``.
         task: Name of the task.
         model: Hub id, folder, .gguf file or embedded name.
+        model_title: As the name calls the model; the last part of ``model`` by default.
+        chat_model: The model of the method ``zero-shot-chat``; the column's own by default.
         data: File of the task's data, inside the folder of ``--data``; None where it needs none.
         n: Examples to label.
         n_test: Held-out examples.
-        x: Place on a numeric axis (figure ``lines``).
+        x: Place on a numeric axis (figure ``lines``); ``parameters``: millions of parameters of the
+            model.
         options: Options of the task.
         settings: Settings of the search.
         constraints: Whether the search knows the task's constraints.
@@ -45,10 +50,12 @@ class Column:
     name: str
     task: str
     model: str
+    model_title: str = ""
+    chat_model: str | None = None
     data: str | None = None
     n: int = 64
     n_test: int = 100
-    x: float | None = None
+    x: float | str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     constraints: bool = True
@@ -71,11 +78,24 @@ class Column:
         """
         return SearchConfig.from_mapping({**self.settings, "seed": seed})
 
+    def tuning_config(self, seed: int) -> TuningConfig:
+        """Settings of fine-tuning.
+
+        Raises:
+            InputError: Unknown or bad settings.
+        """
+        return TuningConfig.from_mapping({"seed": seed, **self.tuning})
+
     def digest(self) -> str:
-        """Short hash of all that its results depend on."""
+        """Short hash of all that is said here and decides results; names the folder of its cells.
+
+        What is not said here, such as the content of data and model, is in the cell's identity.
+        """
         content = {f.name: getattr(self, f.name) for f in fields(self)}
-        for name in ("name", "x", "methods", "n_orders"):
+        for name in ("name", "model_title", "x", "methods", "n_orders"):
             del content[name]
+        if content["chat_model"] is None:
+            del content["chat_model"]
         text = json.dumps(content, sort_keys=True, default=dict)
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 
@@ -96,6 +116,8 @@ class Experiment:
         methods: Names of methods, in the order shown.
         columns: What is labelled.
         note: What a reader has to know.
+        variant: Tells apart what was run with another model, other seeds or fewer columns; empty
+            for the suite as it stands.
     """
 
     name: str
@@ -109,6 +131,12 @@ class Experiment:
     x_label: str = ""
     log_x: bool = False
     note: str = ""
+    variant: str = ""
+
+    @property
+    def file_name(self) -> str:
+        """Name of its documents, without suffix."""
+        return "-".join(part for part in (self.name, self.suite, self.variant) if part)
 
     def methods_of(self, column: Column) -> tuple[str, ...]:
         """Methods of one column."""
@@ -124,7 +152,7 @@ def read_experiment(
     name: str,
     suite: str,
     *,
-    model: str | None = None,
+    models: Sequence[str] = (),
     seeds: Sequence[int] = (),
     only: Sequence[str] = (),
 ) -> Experiment:
@@ -133,9 +161,10 @@ def read_experiment(
     Args:
         name: One that comes with the package, or the path of a YAML file.
         suite: Size to run.
-        model: Replaces the columns' models; columns that then say the same become one.
+        models: Replace the columns' models: each column is repeated for each of them, and columns
+            that then say the same become one.
         seeds: Replace the suite's.
-        only: Names of the columns to keep; all by default.
+        only: Names of the columns to keep, as the file has them; all by default.
 
     Raises:
         InputError: Names what is wrong in the file, or what is not in it.
@@ -156,14 +185,27 @@ def read_experiment(
     if not isinstance(columns, list) or not columns:
         raise InputError(f"suite {suite!r} of {path.name} has no columns; list at least one")
     built = [
-        _column(path.name, row, {**common, **_mapping(path.name, column)}, model)
+        _column(path.name, row, {**common, **_mapping(path.name, column)}, models)
         for row, column in enumerate(columns)
     ]
-    chosen = _choose(_merged(built) if model else built, only)
+    chosen = _choose(built, only)
+    if models:
+        several = len(models) > 1
+        chosen = _merged([_with_model(c, model, several) for model in models for c in chosen])
     merged |= {"columns": tuple(chosen), "name": path.stem, "suite": suite}
+    merged["variant"] = _variant(models, seeds, only)
     if seeds:
         merged["seeds"] = seeds
     return _experiment(path.name, merged)
+
+
+def _seeds(where: str, seeds: Any) -> tuple[int, ...]:
+    whole = isinstance(seeds, list | tuple) and all(
+        isinstance(seed, int) and not isinstance(seed, bool) and seed >= 0 for seed in seeds
+    )
+    if not whole or len(set(seeds)) < len(seeds):
+        raise InputError(f"{where}: seeds must be a list of different whole numbers, got {seeds!r}")
+    return tuple(seeds)
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -184,13 +226,36 @@ def _mapping(where: str, content: Any) -> dict[str, Any]:
     return dict(content)
 
 
-def _column(where: str, row: int, content: dict[str, Any], model: str | None) -> Column:
+def _variant(models: Sequence[str], seeds: Sequence[int], only: Sequence[str]) -> str:
+    """A word for file names; short, and its own for every choice."""
+    if not (models or seeds or only):
+        return ""
+    text = json.dumps([list(models), list(seeds), list(only)])
+    words = [*map(_title_of, models), *(f"seed-{seed}" for seed in seeds), *only]
+    slug = re.sub(r"[^a-z0-9.]+", "-", "-".join(words).lower()).strip("-.")
+    if len(slug) <= 60 and len({_title_of(model) for model in models}) == len(models):
+        return slug
+    return f"{slug[:48]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def _title_of(model: str) -> str:
+    return Path(model).name
+
+
+def _with_model(column: Column, model: str, several: bool) -> Column:
+    name = column.name
+    if several and "{model}" not in name:
+        name += ", {model}"
+    return replace(column, name=name, model=model, model_title=_title_of(model), chat_model=None)
+
+
+def _column(where: str, row: int, content: dict[str, Any], models: Sequence[str]) -> Column:
     known = {f.name for f in fields(Column)}
     for key in content:
         if key not in known:
             raise InputError(f"{where}, column {row}: unknown key {key!r}{suggest(key, known)}")
-    if model is not None:
-        content["model"] = model
+    if models:
+        content["model"] = content.get("model") or models[0]
     missing = [key for key in ("name", "task", "model") if not content.get(key)]
     if missing:
         fix = "; name one with --model" if missing == ["model"] else ""
@@ -206,8 +271,13 @@ def _column(where: str, row: int, content: dict[str, Any], model: str | None) ->
     if column.start is not None and column.start not in STARTS:
         start = column.start
         raise InputError(f"{where}, column {row}: unknown start {start!r}{suggest(start, STARTS)}")
+    if isinstance(column.x, str) and column.x != "parameters":
+        raise InputError(
+            f"{where}, column {row}: x must be a number or parameters, got {column.x!r}"
+        )
     column.config(0)
-    return column
+    column.tuning_config(0)
+    return replace(column, model_title=column.model_title or _title_of(column.model))
 
 
 def _known_methods(where: str, names: Any) -> tuple[str, ...]:
@@ -226,11 +296,16 @@ def _merged(columns: Sequence[Column]) -> list[Column]:
 
 
 def _choose(columns: Sequence[Column], only: Sequence[str]) -> list[Column]:
-    names = [column.name for column in columns]
+    names = [shown_name(column) for column in columns]
     for name in only:
         if name not in names:
             raise InputError(f"no column {name!r}{suggest(name, names)}")
-    return [column for column in columns if not only or column.name in only]
+    return [column for column in columns if not only or shown_name(column) in only]
+
+
+def shown_name(column: Column) -> str:
+    """A column's name with its model's title."""
+    return column.name.replace("{model}", column.model_title)
 
 
 def _experiment(where: str, content: dict[str, Any]) -> Experiment:
@@ -245,11 +320,18 @@ def _experiment(where: str, content: dict[str, Any]) -> Experiment:
         figure = content["figure"]
         raise InputError(f"{where}: unknown figure {figure!r}{suggest(str(figure), FIGURES)}")
     content["methods"] = _known_methods(where, content["methods"])
-    content["seeds"] = tuple(content["seeds"])
+    content["seeds"] = _seeds(where, content["seeds"])
+    content["columns"] = tuple(
+        replace(column, name=shown_name(column)) for column in content["columns"]
+    )
     experiment = Experiment(**content)
     if experiment.figure == "lines" and any(c.x is None for c in experiment.columns):
         raise InputError(f"{where}: figure lines needs an x in every column")
     names = [column.name for column in experiment.columns]
-    if len(set(names)) != len(names):
-        raise InputError(f"{where}: two columns have one name; tell them apart")
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise InputError(
+            f"{where}: two columns have one name, {twice!r}; tell them apart, by {{model}} where "
+            "models differ"
+        )
     return replace(experiment, note=" ".join(experiment.note.split()))

@@ -126,7 +126,7 @@ def _lines(document: dict[str, Any]) -> Any:
         ]
         if points:
             label = f"{METHODS[name].title}, calibrated accuracy"
-            _line(axes, points, _COLOURS[METHODS[name].labels], _MARKERS[k], label)
+            _line(axes, points, _COLOURS[METHODS[name].labels], _MARKERS[k % len(_MARKERS)], label)
     found = [(column["x"], _agreement(column)) for column in columns]
     _line(axes, found, "black", "x", "found labels, agreement with gold")
     if document["log_x"]:

@@ -44,7 +44,9 @@ def not_applicable(method: Method, data: CellData) -> str:
     """Why a method has no sense for a cell; empty if it has."""
     if method.labels == "crowd" and data.column.task not in CROWD_TASKS:
         return "the data hold no labels of single annotators"
-    if method.use == "chat" and not getattr(data.model.load().tokenizer, "chat_template", None):
+    if method.use == "chat" and not getattr(
+        data.chat_model.load().tokenizer, "chat_template", None
+    ):
         return "the model has no chat template"
     return ""
 
@@ -87,9 +89,9 @@ def _scores(
     shots = data.dataset
     if method.use == "tuned":
         assert labels is not None
-        from icm_fast.tuning import TuningConfig, fine_tune
+        from icm_fast.tuning import fine_tune
 
-        config = TuningConfig.from_mapping({"seed": data.seed, **data.column.tuning})
+        config = data.column.tuning_config(data.seed)
         model = fine_tune(
             data.dataset, labels, model=model, config=config, output_dir=folder
         ).loaded
@@ -103,7 +105,7 @@ def _zero_shot(use: str, data: CellData) -> tuple[ScoreArray, int]:
     from icm_fast.prompt_formats import assistant_pieces, chat_pieces
     from icm_fast.scorers import TreeScorer
 
-    loaded = data.model.load()
+    loaded = (data.chat_model if use == "chat" else data.model).load()
     make = assistant_pieces if use == "assistant" else chat_pieces
     pieces: TokenizedDataset = make(data.test[0], loaded.tokenizer)
     unlabelled = np.full(len(pieces), UNLABELLED, np.int32)

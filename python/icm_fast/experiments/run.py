@@ -10,14 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 from icm_fast.atomic_file import write_atomically, writing
 from icm_fast.bench.machine import machine_facts
+from icm_fast.bench.plot import figure_module
 from icm_fast.errors import InputError
 from icm_fast.experiments.cell import Cell, Say
 from icm_fast.experiments.definition import Column, Experiment
 from icm_fast.experiments.figures import experiment_figure
+from icm_fast.experiments.methods import METHODS
 from icm_fast.experiments.summary import summarize_column
 from icm_fast.experiments.table import experiment_text
 from icm_fast.lazy_scorer import LazyModel
-from icm_fast.run_config import versions
+from icm_fast.model.load import check_model_name
+from icm_fast.tuning.trainer import training_packages
 
 if TYPE_CHECKING:
     from icm_fast.progress import ProgressReporter
@@ -32,12 +35,12 @@ def run_experiment(
     say: Say = lambda text: None,
     progress: ProgressReporter | None = None,
 ) -> dict[str, Any]:
-    """Run every cell that is not done yet and write JSON, Markdown, PNG and SVG.
+    """Run every cell that is not done yet and write JSON, Markdown, PNG and SVG after each column.
 
     Args:
         experiment: What to run.
-        output: Folder of the four files, and of the cells' own files, from which an interrupted
-            experiment goes on.
+        output: Folder of the four files, named by ``experiment.file_name``, and of the cells' own
+            files, from which an interrupted experiment goes on.
         command: The command line, for the record.
         data: Folder of the data files.
         say: Gets a line about each result.
@@ -51,21 +54,59 @@ def run_experiment(
     """
     for column in experiment.columns:
         _check_data(column, data)
-    columns = []
-    model = LazyModel(experiment.columns[0].model)
+        column.source(experiment.seeds[0], data).load_dataset()
+        for name in (column.model, column.chat_model):
+            check_model_name(name or column.model)
+    _check_packages(experiment)
+    models = _Models()
+    done: list[dict[str, Any]] = []
+    used: list[dict[str, str]] = []
     n_cells = len(experiment.columns) * len(experiment.seeds)
+    document: dict[str, Any] = {}
     for place, column in enumerate(experiment.columns):
-        config = column.config(0)
-        if model.name != column.model:
-            model = LazyModel(column.model, dtype=config.dtype, device=config.device)
+        model, chat_model = models.of(column)
         results = []
         for k, seed in enumerate(experiment.seeds):
             number = place * len(experiment.seeds) + k + 1
             heading = f"[{number}/{n_cells}] {column.name}, {column.model}, seed {seed}"
-            cell = Cell(column, seed, _folder(output, column) / f"seed-{seed}", model, data)
+            folder = _folder(output, column) / f"seed-{seed}"
+            cell = Cell(column, seed, folder, model, data, chat_model)
             results.append(cell.run(experiment.methods_of(column), _with(heading, say), progress))
-        columns.append(summarize_column(column, experiment.methods_of(column), results))
-    document = {
+        done.append(summarize_column(column, experiment.methods_of(column), results))
+        used += [versions for result in results for versions in result.versions]
+        document = {
+            **_heading(experiment),
+            "command": " ".join(command),
+            "versions": _joined(used),
+            "machine": _machine(),
+            "columns": list(done),
+        }
+        _write(document, output, experiment.file_name)
+    return document
+
+
+class _Models:
+    """The models of the column at hand; those of the one before are kept where they serve again."""
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple[str, str, str], LazyModel] = {}
+
+    def of(self, column: Column) -> tuple[LazyModel, LazyModel]:
+        """A column's model, and that of its prompts in a chat template."""
+        config = column.config(0)
+        keys = [
+            (name, config.dtype, config.device)
+            for name in (column.model, column.chat_model or column.model)
+        ]
+        self._kept = {key: self._kept[key] for key in keys if key in self._kept}
+        for name, dtype, device in keys:
+            if (name, dtype, device) not in self._kept:
+                self._kept[name, dtype, device] = LazyModel(name, dtype=dtype, device=device)
+        return self._kept[keys[0]], self._kept[keys[1]]
+
+
+def _heading(experiment: Experiment) -> dict[str, Any]:
+    return {
         "title": experiment.title,
         "experiment": experiment.name,
         "suite": experiment.suite,
@@ -75,13 +116,21 @@ def run_experiment(
         "x_label": experiment.x_label,
         "log_x": experiment.log_x,
         "seeds": list(experiment.seeds),
-        "command": " ".join(command),
-        "versions": versions(),
-        "machine": _machine(),
-        "columns": columns,
     }
-    _write(document, output, f"{experiment.name}-{experiment.suite}")
-    return document
+
+
+def _joined(used: Sequence[dict[str, str]]) -> dict[str, str]:
+    """The versions of each package that computed something; several where it was resumed."""
+    names = dict.fromkeys(name for versions in used for name in versions)
+    return {name: " and ".join(dict.fromkeys(v[name] for v in used if name in v)) for name in names}
+
+
+def _check_packages(experiment: Experiment) -> None:
+    """Raise InputError now if a package is missing that is needed hours later."""
+    methods = {name for column in experiment.columns for name in experiment.methods_of(column)}
+    if any(METHODS[name].use == "tuned" for name in methods):
+        training_packages()
+    figure_module()
 
 
 def _with(heading: str, say: Say) -> Say:
@@ -119,7 +168,7 @@ def _write(document: dict[str, Any], output: Path, name: str) -> None:
         output.mkdir(parents=True, exist_ok=True)
     text = json.dumps(document, indent=1) + "\n"
     write_atomically(output / f"{name}.json", text.encode())
-    for kind in ("png", "svg"):
-        write_atomically(output / f"{name}.{kind}", experiment_figure(document, kind))
     markdown = experiment_text(document, f"{name}.png")
     write_atomically(output / f"{name}.md", markdown.encode())
+    for kind in ("png", "svg"):
+        write_atomically(output / f"{name}.{kind}", experiment_figure(document, kind))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -19,7 +21,14 @@ from icm_fast.metrics import (
     consistency,
     seeds_interval,
 )
-from icm_fast.types import Constraint, IntArray
+from icm_fast.types import UNLABELLED, Constraint, FloatArray, IntArray
+
+_COMPARED = (
+    *(("icm", other) for other in ("golden", "crowd", "perturbed", "bootstrapped", "zero-shot")),
+    *(("icm-tuned", other) for other in ("golden-tuned", "crowd-tuned", "perturbed-tuned")),
+    ("icm-tuned", "icm"),
+)
+"""Pairs of methods whose difference tells something."""
 
 
 def summarize_column(
@@ -29,20 +38,70 @@ def summarize_column(
 
     ``search`` holds every seed's facts; ``methods`` one entry per method with means over seeds,
     95 % intervals over seeds and groups (:func:`icm_fast.metrics.seeds_interval`), and each seed's
-    accuracies.
+    accuracies; ``differences`` those of pairs of methods on the same examples. The calibration of
+    predictions is not repeated inside an interval.
     """
     return {
         "name": column.name,
         "task": column.task,
         "model": column.model,
         "n": column.n,
-        "x": column.x,
+        "x": _millions(cells) if column.x == "parameters" else column.x,
+        "definition": _definition(column),
+        "identities": [{"seed": cell.seed, **cell.identity} for cell in cells],
         "n_test": len(cells[0].test["gold"]),
         "majority": float(np.mean([_majority(cell) for cell in cells])),
         "search": {"seeds": [{"seed": cell.seed, **cell.search} for cell in cells]},
         "orders": [{"seed": c.seed, **c.orders} for c in cells if c.orders is not None],
         "methods": {name: _method(name, cells) for name in methods},
+        "differences": [
+            found
+            for one, other in _COMPARED
+            if one in methods
+            and other in methods
+            and (found := _compare(one, other, cells)) is not None
+        ],
     }
+
+
+def _definition(column: Column) -> dict[str, Any]:
+    """What the experiment's file says of a column, without what stands beside it."""
+    content: dict[str, Any] = json.loads(json.dumps(asdict(column), default=dict))
+    return {key: content[key] for key in content if key not in ("name", "model_title", "x")}
+
+
+def _millions(cells: Sequence[CellResult]) -> float:
+    return round(float(cells[0].search["n_parameters"]) / 1e6, 1)
+
+
+def _compare(one: str, other: str, cells: Sequence[CellResult]) -> dict[str, Any] | None:
+    """Difference of two methods' accuracies; None where one of them was left out."""
+    if any(cell.predictions[name].scores is None for cell in cells for name in (one, other)):
+        return None
+    groups = [_groups(cell) for cell in cells]
+    found: dict[str, Any] = {"method": one, "against": other}
+    for kind in ("plain", "calibrated"):
+        apart = [_right(cell, one, kind) - _right(cell, other, kind) for cell in cells]
+        low, high = seeds_interval(apart, groups)
+        mean = float(np.mean([np.nanmean(values) for values in apart]))
+        found[kind] = {"difference": mean, "interval": [low, high]}
+    return found
+
+
+def _right(cell: CellResult, name: str, kind: str) -> FloatArray:
+    """1 where a method is right, 0 where it is wrong, NaN without gold; ``[n]``."""
+    scores = np.array(cell.predictions[name].scores, np.float32)
+    gold = np.array(cell.test["gold"], np.int32)
+    labels = predict(scores, calibrated=kind == "calibrated")
+    return np.where(gold == UNLABELLED, np.nan, (labels == gold).astype(np.float64))
+
+
+def _groups(cell: CellResult) -> list[tuple[str, str]]:
+    """A key for the group of each test example; the same under every seed."""
+    return [
+        ("alone", i) if group is None else ("group", group)
+        for i, group in zip(cell.test["ids"], cell.test["groups"], strict=True)
+    ]
 
 
 def _majority(cell: CellResult) -> float:
@@ -58,7 +117,7 @@ def _method(name: str, cells: Sequence[CellResult]) -> dict[str, Any]:
         return {"left_out": reasons[0]}
     scores = [np.array(p.scores, np.float32) for p in predictions]
     gold = [np.array(cell.test["gold"], np.int32) for cell in cells]
-    groups = [cell.test["groups"] for cell in cells]
+    groups = [_groups(cell) for cell in cells]
     found: dict[str, Any] = {
         "n_shots": _mean(predictions, lambda p: float(p.n_shots)),
         "labels_accuracy": _mean(predictions, lambda p: p.labels_accuracy),
@@ -68,7 +127,8 @@ def _method(name: str, cells: Sequence[CellResult]) -> dict[str, Any]:
     for kind in ("plain", "calibrated"):
         labels = [predict(s, calibrated=kind == "calibrated") for s in scores]
         found[kind] = {
-            **_figures(labels, gold, groups),
+            **_figures(labels, gold),
+            "interval": list(seeds_interval([_right(c, name, kind) for c in cells], groups)),
             "consistency": _nan_mean(
                 [consistency(y, _constraints(c)) for y, c in zip(labels, cells, strict=True)]
             ),
@@ -80,15 +140,11 @@ def _method(name: str, cells: Sequence[CellResult]) -> dict[str, Any]:
     return found
 
 
-def _figures(
-    labels: Sequence[IntArray], gold: Sequence[IntArray], groups: Sequence[Sequence[str | None]]
-) -> dict[str, Any]:
+def _figures(labels: Sequence[IntArray], gold: Sequence[IntArray]) -> dict[str, Any]:
     pairs = list(zip(labels, gold, strict=True))
     values = [accuracy(y, g) for y, g in pairs]
-    low, high = seeds_interval(labels, gold, groups)
     return {
         "accuracy": float(np.mean(values)),
-        "interval": [low, high],
         "by_seed": values,
         "balanced_accuracy": float(np.mean([balanced_accuracy(y, g) for y, g in pairs])),
     }

@@ -20,6 +20,7 @@ def experiment_text(document: dict[str, Any], figure: str) -> str:
         "## Accuracy on held-out examples\n\n" + _accuracies(document, "plain"),
         "Calibrated: the model's preference for one label, its mean prediction over the held-out "
         "examples, is removed.\n\n" + _accuracies(document, "calibrated"),
+        *_differences(document),
         "## Searches\n\n" + _searches(document),
         *_orders(document),
         "## Details",
@@ -60,6 +61,35 @@ def _accuracy(method: dict[str, Any] | None, kind: str) -> str:
     return f"{_share(method[kind]['accuracy'])} [{_share(low)}, {_share(high)}]"
 
 
+def _differences(document: dict[str, Any]) -> list[str]:
+    """A section on pairs of methods, where there are any."""
+    columns = document["columns"]
+    pairs = list(
+        dict.fromkeys((d["method"], d["against"]) for c in columns for d in c["differences"])
+    )
+    if not pairs:
+        return []
+    rows = []
+    for pair in pairs:
+        title = " against ".join(METHODS[name].title for name in pair)
+        for kind in ("plain", "calibrated"):
+            found = [_difference_of(column, pair, kind) for column in columns]
+            rows.append([title if kind == "plain" else "… calibrated", *found])
+    preface = (
+        "Points of accuracy on the same held-out examples, with intervals of the difference; one "
+        "that holds 0 does not tell the two apart."
+    )
+    return ["## Differences", preface, markdown_table(["", *[c["name"] for c in columns]], rows)]
+
+
+def _difference_of(column: dict[str, Any], pair: tuple[str, str], kind: str) -> str:
+    for found in column["differences"]:
+        if (found["method"], found["against"]) == pair:
+            low, high = (100 * value for value in found[kind]["interval"])
+            return f"{100 * found[kind]['difference']:+.1f} [{low:+.1f}, {high:+.1f}]"
+    return NOTHING
+
+
 def _searches(document: dict[str, Any]) -> str:
     names = (
         *("data", "n", "agreement with gold, by seed", "up to renaming", "U(found) - U(gold)"),
@@ -76,12 +106,17 @@ def _searches(document: dict[str, Any]) -> str:
                 " ".join(_share(s["permuted_agreement"]) for s in seeds),
                 " ".join(_difference(s["utility"], s["gold_utility"]) for s in seeds),
                 f"{_mean([s['n_evaluations'] for s in seeds]):.1f}",
-                f"{_mean([s['n_iterations'] / s['n_labelled'] for s in seeds]):.1f}",
-                f"{_mean([s['n_tokens'] / s['n_labelled'] for s in seeds]):,.0f}",
+                _per_label(seeds, "n_iterations", ".1f"),
+                _per_label(seeds, "n_tokens", ",.0f"),
                 f"{_mean([s['seconds'] for s in seeds]):.0f}",
             ]
         )
     return markdown_table(names, rows)
+
+
+def _per_label(seeds: Sequence[dict[str, Any]], key: str, form: str) -> str:
+    shares = [s[key] / s["n_labelled"] for s in seeds if s["n_labelled"]]
+    return format(_mean(shares), form) if shares else NOTHING
 
 
 def _orders(document: dict[str, Any]) -> list[str]:

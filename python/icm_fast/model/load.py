@@ -193,21 +193,34 @@ def _wrap_pair(pair: tuple[Any, Any]) -> LoadedModel:
     )
 
 
+def check_model_name(spec: str) -> None:
+    """Raise InputError if a name is that of no model on this machine; hub ids are not looked up."""
+    path = Path(spec).expanduser()
+    if spec in EMBEDDED_MODELS:
+        embedded_model(spec)
+    elif spec.endswith(".gguf"):
+        if not path.is_file():
+            raise InputError(f"model file {spec} does not exist; check the path")
+    elif path.is_file():
+        raise InputError(f"model {spec} is a file but not a .gguf; pass its folder")
+    elif _looks_local(spec) and not path.is_dir():
+        raise InputError(f"model folder {spec} does not exist; check the path")
+
+
+def _looks_local(spec: str) -> bool:
+    absolute = Path(spec).expanduser().is_absolute()
+    return absolute or spec.startswith((".", "~")) or spec.count("/") > 1
+
+
 def _resolve(spec: str) -> str:
     """Turn an embedded name or a GGUF file into a folder; leave folders and hub ids."""
+    check_model_name(spec)
     if spec in EMBEDDED_MODELS:
         return str(converted_folder(embedded_model(spec)))
     path = Path(spec).expanduser()
     if spec.endswith(".gguf"):
-        if not path.is_file():
-            raise InputError(f"model file {spec} does not exist; check the path")
         return str(converted_folder(path))
-    if path.is_file():
-        raise InputError(f"model {spec} is a file but not a .gguf; pass its folder")
-    looks_local = path.is_absolute() or spec.startswith((".", "~")) or spec.count("/") > 1
-    if looks_local and not path.is_dir():
-        raise InputError(f"model folder {spec} does not exist; check the path")
-    return str(path) if looks_local else spec
+    return str(path) if _looks_local(spec) else spec
 
 
 def _read_config(

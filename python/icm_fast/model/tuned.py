@@ -124,7 +124,7 @@ def load_tuned(spec: str, folder: Path, load: Callable[[str], LoadedModel]) -> L
         return replace(load(str(folder)), name=spec)
     name = base_name_of(folder)
     try:
-        base = load(name)
+        base = load(_find_base(name, folder))
     except InputError as error:
         raise InputError(f"the base of the adapter {spec} is missing: {error}") from error
     record = folder.parent / TUNING_FILE
@@ -182,6 +182,15 @@ def foreign_code() -> Iterator[None]:
         finally:
             random.setstate(python)
             np.random.set_state(numpy)
+
+
+def _find_base(name: str, adapter: Path) -> str:
+    """The base's name, or where its folder lies if it was named from another working directory."""
+    if not Path(name).exists():
+        for parent in adapter.resolve().parents:
+            if (parent / name).is_dir():
+                return str(parent / name)
+    return name
 
 
 def base_name_of(adapter: Path) -> str:

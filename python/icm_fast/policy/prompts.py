@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from icm_fast.errors import InputError, suggest
 from icm_fast.reward.text import reward_text
-from icm_fast.tasks.rows import PathLike, read_rows, read_text
+from icm_fast.tasks.rows import PathLike, read_column
 
 DIALOGUE = "dialogue"
 CONTINUATION = "continuation"
@@ -41,10 +39,7 @@ def read_prompts(path: PathLike) -> PromptSet:
         InputError: A file that cannot be read or holds no prompt, or a row (with its line) whose
             prompt is missing or no text.
     """
-    is_text = str(path).lower().endswith(".txt")
-    given = list(_lines(Path(path).expanduser()) if is_text else _column(path))
-    if not given:
-        raise InputError(f"{path} holds no prompts; write one on each line")
+    given = read_column(path, "prompt")
     prompts = tuple(dict.fromkeys(given))
     return PromptSet(prompts, len(given) - len(prompts))
 
@@ -87,17 +82,3 @@ def judged_text(kind: str, prompt: str, continuation: str) -> str:
 def response_of(kind: str, continuation: str) -> str:
     """The continuation as a text of its own: that of a dialogue without its first blank."""
     return continuation if kind == CONTINUATION else continuation.removeprefix(" ")
-
-
-def _lines(path: Path) -> Iterator[str]:
-    return (line for line in read_text(path).split("\n") if line.strip())
-
-
-def _column(path: PathLike) -> Iterator[str]:
-    for row in read_rows(path):
-        value = row.values.get("prompt", "")
-        if not isinstance(value, str | None):
-            raise InputError(
-                f"{row.where}: column 'prompt' is a {type(value).__name__}; write plain text"
-            )
-        yield row.text("prompt")

@@ -23,12 +23,12 @@ from icm_fast.atomic_file import (
     writing,
 )
 from icm_fast.errors import InputError
+from icm_fast.identities import check_same
 from icm_fast.model.tuned import read_tuning
 from icm_fast.reward.model import POOL_FILE, POOL_RECORD, RewardModel
 from icm_fast.reward.pairs import Pair
 from icm_fast.reward.text import reward_text
 from icm_fast.tasks.rows import Row
-from icm_fast.tuning.folder import check_same
 
 CHUNK = 64
 """Rows that are scored and made durable together. Which texts share a forward pass moves the last

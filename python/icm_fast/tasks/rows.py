@@ -85,6 +85,37 @@ def read_rows(source: PathLike) -> list[Row]:
     return rows
 
 
+def read_column(source: PathLike, column: str) -> list[str]:
+    """Read one text per record.
+
+    Args:
+        source: Text file (.txt) with one on each line, blank lines being left out; or what
+            :func:`read_rows` reads, with the column.
+        column: Name of the column.
+
+    Raises:
+        InputError: As of :func:`read_rows`; or a row (with its line) where the text is missing or
+            no text; or there is none at all.
+    """
+    if str(source).lower().endswith(".txt"):
+        lines = read_text(Path(source).expanduser()).split("\n")
+        texts = [line for line in lines if line.strip()]
+    else:
+        texts = [_column_text(row, column) for row in read_rows(source)]
+    if not texts:
+        raise InputError(f"{source} holds no {column}s; write one on each line")
+    return texts
+
+
+def _column_text(row: Row, column: str) -> str:
+    value = row.values.get(column, "")
+    if not isinstance(value, str | None):
+        raise InputError(
+            f"{row.where}: column {column!r} is a {type(value).__name__}; write plain text"
+        )
+    return row.text(column)
+
+
 def read_text(path: Path) -> str:
     """Return the text of a UTF-8 file, its line ends made line feeds.
 

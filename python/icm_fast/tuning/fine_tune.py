@@ -1,10 +1,11 @@
-"""Fine-tuning a model on labels: deterministic, resumable, and the base stays as it is."""
+"""Fine-tuning a model on labels or texts: deterministic, resumable, and the base stays as it is."""
 
 from __future__ import annotations
 
 import json
 import os
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -29,7 +30,13 @@ from icm_fast.run_config import versions
 from icm_fast.tuning.config import AUTO, TrainingConfig, TuningConfig
 from icm_fast.tuning.folder import TuningFolder, TuningState
 from icm_fast.tuning.steps import Progress
-from icm_fast.tuning.texts import TrainingText, check_lengths, texts_digest, training_texts
+from icm_fast.tuning.texts import (
+    TrainingText,
+    check_lengths,
+    plain_texts,
+    texts_digest,
+    training_texts,
+)
 from icm_fast.tuning.trainer import train
 from icm_fast.types import Dataset
 
@@ -46,10 +53,10 @@ class Tuned:
 
     Attributes:
         loaded: The model with its new weights merged; every scorer takes it.
-        losses: Mean loss of the label tokens in each step, natural log.
+        losses: Mean loss of the label tokens (of all tokens of plain texts) in each step, in nats.
         seconds: Time of the training steps, of earlier processes too.
         n_tokens: Tokens of the training texts, times the epochs.
-        n_examples: Labelled examples.
+        n_examples: Labelled examples, or texts.
         folder: Output folder, None without one; a name that ``model=`` takes.
     """
 
@@ -94,9 +101,46 @@ def fine_tune(
     ranks.start()
     labels = check_labels(labels, dataset)
     base = model if isinstance(model, LoadedModel) else load_model(model)
-    config = resolve_checkpointing(config or TuningConfig(), base)
     pieces = tokenize_dataset(dataset, base.tokenizer)
     texts = training_texts(pieces, label_tree(pieces), labels)
+    return _tune(texts, base, config or TuningConfig(), output_dir, progress)
+
+
+def fine_tune_texts(
+    texts: Sequence[str],
+    *,
+    model: Any,
+    config: TuningConfig | None = None,
+    output_dir: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
+) -> Tuned:
+    """Train a model to write such texts: the usual start of a policy.
+
+    Args:
+        texts: Whole texts; each is learnt with its end, from its first token on.
+        model: As of :func:`fine_tune`.
+        config: Settings; the defaults when absent.
+        output_dir: As of :func:`fine_tune`.
+        progress: As of :func:`fine_tune`.
+
+    Raises:
+        InputError: An empty text, or as of :func:`fine_tune`.
+    """
+    ranks.start()
+    base = model if isinstance(model, LoadedModel) else load_model(model)
+    made = plain_texts(texts, base.tokenizer)
+    return _tune(made, base, config or TuningConfig(), output_dir, progress)
+
+
+def _tune(
+    texts: tuple[TrainingText, ...],
+    base: LoadedModel,
+    config: TuningConfig,
+    output_dir: str | os.PathLike[str] | None,
+    progress: Progress | None,
+) -> Tuned:
+    """Train, go on, or load what is finished."""
+    config = resolve_checkpointing(config, base)
     check_lengths(texts, base.max_context)
     if output_dir is None:
         state, loaded = _train(base, texts, config, None, progress)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from icm_fast import ranks
+from icm_fast.atomic_file import write_atomically
 from icm_fast.config import SearchConfig
 from icm_fast.errors import InputError
+from icm_fast.export_formats import json_lines
 from icm_fast.model.load import LoadedModel, load_model
+from icm_fast.run_store import LABELS_FILE
 from icm_fast.search import SearchResult, search
 from icm_fast.task_source import TaskSource
 from icm_fast.tuning.config import TuningConfig
@@ -95,7 +98,8 @@ def iterate(
         search_config: Settings of every search; its seed deals the batches too.
         tuning_config: Settings of every fine-tuning.
         output_dir: Holds ``batch-000/search``, ``batch-000/tuning`` and so on; what was
-            interrupted there goes on, what is finished is read.
+            interrupted there goes on, what is finished is read. At the end ``labels.jsonl`` has the
+            labels of all batches: id, label, its index, batch.
         progress: Told in a line what is done next.
         source: Where the data came from; recorded in the run folders.
 
@@ -134,7 +138,23 @@ def iterate(
             output_dir=folder / "tuning" if folder else None,
         )
         current = tuned.loaded
+    if output_dir:
+        write_atomically(Path(output_dir) / LABELS_FILE, _rows(dataset, labels, batches))
     return IterativeResult(labels, tuple(batches), tuple(searches), tuned)
+
+
+def _rows(dataset: Dataset, labels: IntArray, batches: Sequence[IndexArray]) -> bytes:
+    batch_of = {int(row): number for number, rows in enumerate(batches) for row in rows}
+    lines = [
+        {
+            "id": example.id,
+            "label": None if y == UNLABELLED else dataset.label_space[int(y)],
+            "label_index": int(y),
+            "batch": batch_of[row],
+        }
+        for row, (example, y) in enumerate(zip(dataset.examples, labels, strict=True))
+    ]
+    return json_lines(lines)
 
 
 def _load(model: Any, config: SearchConfig) -> LoadedModel:

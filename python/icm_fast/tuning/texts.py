@@ -1,4 +1,4 @@
-"""What is trained on: the token ids that scoring sees for a zero-shot query, and its label."""
+"""What is trained on: a zero-shot query as scoring sees it, with its label; or plain texts."""
 
 from __future__ import annotations
 
@@ -6,22 +6,24 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from icm_fast.errors import InputError
 from icm_fast.model.label_scores import LabelTree
-from icm_fast.prompts import TokenizedDataset
+from icm_fast.prompts import TokenizedDataset, root_ids
 from icm_fast.types import UNLABELLED, IntArray
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingText:
-    """One labelled example.
+    """One labelled example, or a plain text.
 
     Attributes:
-        ids: Root, prompt and label tokens, the terminator too where scoring closes labels by it.
-        n_loss: How many tokens at the end bear the loss: those of the label.
+        ids: Root, prompt and label tokens, the terminator too where scoring closes labels by it;
+            or root, text and EOS.
+        n_loss: How many tokens at the end bear the loss: those of the label; or all but the first.
     """
 
     ids: tuple[int, ...]
@@ -49,6 +51,25 @@ def training_texts(
         prompt = pieces.root + pieces.prompt(int(i), first=True)
         texts.append(TrainingText(prompt + label, len(label)))
     return tuple(texts)
+
+
+def plain_texts(texts: Sequence[str], tokenizer: Any) -> tuple[TrainingText, ...]:
+    """Texts with BOS and EOS, as far as the tokenizer has them.
+
+    Raises:
+        InputError: No text, or one that holds nothing to predict.
+    """
+    if not texts:
+        raise InputError("there are no texts to train on; give one or more")
+    end = () if tokenizer.eos_token_id is None else (int(tokenizer.eos_token_id),)
+    made = []
+    for row, text in enumerate(texts):
+        ids = tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
+        whole = root_ids(tokenizer) + ids + end
+        if not ids or len(whole) < 2:
+            raise InputError(f"text {row} is {text!r}, which holds nothing to learn; remove it")
+        made.append(TrainingText(whole, len(whole) - 1))
+    return tuple(made)
 
 
 def check_lengths(texts: Sequence[TrainingText], limit: int) -> None:

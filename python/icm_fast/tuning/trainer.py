@@ -1,4 +1,4 @@
-"""trl's SFTTrainer on token ids that are made already, with logits where labels are."""
+"""trl's SFTTrainer on token ids that are made already, with logits where the loss is."""
 
 from __future__ import annotations
 

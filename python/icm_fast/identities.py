@@ -1,0 +1,36 @@
+"""What a folder's results were made of, against what is asked for now."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from icm_fast.errors import InputError
+
+
+def check_same(
+    folder: Path, stored: Mapping[str, Any], wanted: Mapping[str, Any], what: str
+) -> None:
+    """Raise InputError, with the first difference, unless two identities are the same."""
+    old, new = _flat(stored), _flat(wanted)
+    different = [key for key in {**new, **old} if old.get(key) != new.get(key)]
+    if not different:
+        return
+    first, *others = different
+    more = f" (also different: {', '.join(others)})" if others else ""
+    raise InputError(
+        f"{folder} holds a different {what}: {first} is {_short(old.get(first))} there and "
+        f"{_short(new.get(first))} here{more}; choose another output folder or delete this one"
+    )
+
+
+def _flat(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings beside the other keys, so that a difference is named by its setting."""
+    rest = {key: value for key, value in identity.items() if key != "config"}
+    return {**identity.get("config", {}), **rest}
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else text[:20] + "..."
