@@ -96,7 +96,8 @@ class AssistantConfig:
             steps=40,
             max_new_tokens=16,
             n_held_out=100,
-            learning_rate=1.5e-3,
+            learning_rate=7e-4,
+            kl_weight=0.1,
         )
     )
 

@@ -335,7 +335,7 @@ def test_loss_of_plain_texts_is_that_of_language_models():
     terms = []
     for text in plain_texts(texts, loaded.tokenizer):
         ids = torch.tensor([text.ids])
-        logits = loaded.model(input_ids=ids).logits[0, :-1].double()
+        logits = loaded.model(input_ids=ids).logits[0, :-1].detach().double()
         terms += list(torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="none"))
     assert first == pytest.approx(float(torch.stack(terms).mean()), abs=1e-5)
 

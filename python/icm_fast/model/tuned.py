@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import random
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -124,7 +125,7 @@ def load_tuned(spec: str, folder: Path, load: Callable[[str], LoadedModel]) -> L
         return replace(load(str(folder)), name=spec)
     name = base_name_of(folder)
     try:
-        base = load(_find_base(name, folder))
+        base = load(name)
     except InputError as error:
         raise InputError(f"the base of the adapter {spec} is missing: {error}") from error
     record = folder.parent / TUNING_FILE
@@ -184,17 +185,23 @@ def foreign_code() -> Iterator[None]:
             np.random.set_state(numpy)
 
 
-def _find_base(name: str, adapter: Path) -> str:
-    """The base's name, or where its folder lies if it was named from another working directory."""
-    if not Path(name).exists():
-        for parent in adapter.resolve().parents:
-            if (parent / name).is_dir():
-                return str(parent / name)
-    return name
+def base_name_for(adapter: Path, base_name: str) -> str:
+    """How an adapter names its base: a fine-tuning as seen from the adapter, so that both can move.
+
+    Other names stay as the user gave them, for other programs read them, too.
+
+    Args:
+        adapter: Where the adapter will lie.
+        base_name: What the user called the base.
+    """
+    if find_tuned(base_name) is None:
+        return base_name
+    tuned = Path(base_name).expanduser().resolve()
+    return Path(os.path.relpath(tuned, adapter.resolve())).as_posix()
 
 
 def base_name_of(adapter: Path) -> str:
-    """Name of the base that an adapter was trained on.
+    """Name of the base that an adapter was trained on, as :func:`base_name_for` wrote it.
 
     Raises:
         InputError: The adapter names none, or cannot be read.
@@ -211,7 +218,8 @@ def base_name_of(adapter: Path) -> str:
             f"{path} names no base model (base_model_name_or_path); write its name there, or load "
             "the base yourself and use icm_fast.model.tuned.merge_adapter"
         )
-    return str(name)
+    seen = adapter.resolve() / str(name)
+    return str(seen.resolve()) if str(name).startswith("..") and seen.is_dir() else str(name)
 
 
 def check_base(adapter: Path, identity: Mapping[str, Any], base: LoadedModel) -> None:

@@ -233,7 +233,7 @@ def _train(
     name = str(folder.folder) if folder else f"{base.name}, trained"
     with tempfile.TemporaryDirectory(dir=folder.scratch if folder else None) as scratch:
         made = Path(scratch) / "made"
-        save_adapter(trained, made, base.name)
+        save_adapter(trained, made, base.name, folder.folder if folder else None)
         loaded = merge_adapter(base, made, name)
         if folder:
             folder.put(ADAPTER_FOLDER, made)

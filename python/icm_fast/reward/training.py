@@ -139,7 +139,7 @@ def _train(
                 base.tokenizer.save_pretrained(made)
             model = as_reward_model(name, whole, base.tokenizer)
         else:
-            save_adapter(trained, made, base.name)
+            save_adapter(trained, made, base.name, folder.folder if folder else None)
             model = merge_reward(base, made, name, reward_dtype(base))
         if folder:
             folder.put(MODEL_FOLDER if full else ADAPTER_FOLDER, made)

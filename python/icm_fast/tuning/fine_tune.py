@@ -20,6 +20,7 @@ from icm_fast.model.tuned import (
     ADAPTER_FOLDER,
     MODEL_FOLDER,
     as_loaded,
+    base_name_for,
     copy_model,
     find_tuned,
     load_tuned,
@@ -209,17 +210,25 @@ def _train(
                 loaded.model.save_pretrained(made)
                 base.tokenizer.save_pretrained(made)
         else:
-            save_adapter(trained, made, base.name)
+            save_adapter(trained, made, base.name, folder.folder if folder else None)
             loaded = merge_adapter(base, made, name)
         if folder:
             folder.put(MODEL_FOLDER if full else ADAPTER_FOLDER, made)
     return state, loaded
 
 
-def save_adapter(trained: Any, folder: Path, base_name: str) -> None:
-    """Write the adapter of a trained peft model, with the name of its base."""
+def save_adapter(trained: Any, folder: Path, base_name: str, final: Path | None) -> None:
+    """Write the adapter of a trained peft model, with the name of its base.
+
+    Args:
+        trained: The peft model.
+        folder: Where to write.
+        base_name: What the user called the base.
+        final: Folder of the training, in which the adapter will lie; None where it is not kept.
+    """
+    name = base_name_for(final / ADAPTER_FOLDER, base_name) if final else base_name
     for adapter in trained.peft_config.values():
-        adapter.base_model_name_or_path = base_name
+        adapter.base_model_name_or_path = name
     trained.save_pretrained(folder, save_embedding_layers=False)
 
 
