@@ -147,15 +147,16 @@ def test_calibration_error_by_hand():
     assert calibration_error(shifted, gold, n_bins=1) == pytest.approx(0.05, abs=1e-5)
 
 
-def test_consistency_counts_labelled_pairs():
+def test_consistency_counts_groups_of_labelled_examples():
     one_true = ((False, True), (True, False))
     constraints = [
-        Constraint(0, 1, one_true),
-        Constraint(1, 2, one_true),
-        Constraint(0, 3, one_true),
+        Constraint(a, b, one_true) for a, b in ((0, 1), (1, 2), (0, 3), (4, 5), (7, 8), (6, 7))
     ]
-    assert consistency(np.array([0, 1, 1, -1]), constraints) == 0.5
-    assert np.isnan(consistency(np.array([0, -1, -1, -1]), constraints))
+    labels = np.array([0, 1, 1, -1, 1, 0, 0, 1, 0])
+    # 0-1-2 breaks one of its two, 4-5 and 6-7-8 hold; 3 has no label.
+    assert consistency(labels, constraints) == pytest.approx(2 / 3)
+    assert consistency(labels, constraints[:1]) == 1.0
+    assert np.isnan(consistency(np.array([0, -1, -1, -1]), constraints[:3]))
 
 
 def test_intervals_cover_seeds_and_groups():

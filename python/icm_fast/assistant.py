@@ -19,10 +19,12 @@ from typing import Any
 
 import numpy as np
 
+from icm_fast import ranks
 from icm_fast.assistant_materials import Materials, draw_materials
 from icm_fast.atomic_file import write_atomically
 from icm_fast.config import SearchConfig
 from icm_fast.demo import demo_source
+from icm_fast.errors import InputError
 from icm_fast.evaluate import load_gold
 from icm_fast.export_formats import json_lines
 from icm_fast.finished_run import FinishedRun, read_run
@@ -94,10 +96,11 @@ class AssistantConfig:
         default_factory=lambda: PolicyConfig(
             kind="continuation",
             steps=40,
-            max_new_tokens=16,
+            max_new_tokens=20,
             n_held_out=100,
-            learning_rate=7e-4,
+            learning_rate=1.5e-3,
             kl_weight=0.1,
+            unfinished_penalty=1.0,
         )
     )
 
@@ -143,6 +146,11 @@ def run_assistant(
     Raises:
         InputError: Model or data are not in place, too few reviews, or a folder of other settings.
     """
+    if ranks.world_size() > 1:
+        raise InputError(
+            "the assistant is one process, as a search is; start it without accelerate launch or "
+            "torchrun"
+        )
     config = config or AssistantConfig()
     say = say or (lambda text: None)
     run = _search(load_model(model), output, config, say)
@@ -281,6 +289,9 @@ class _Stages:
                 prompts=held_out,
                 kind=self.config.policy.kind,
                 max_new_tokens=self.config.policy.max_new_tokens,
+                min_new_tokens=self.config.policy.min_new_tokens,
+                temperature=self.config.policy.temperature,
+                top_p=self.config.policy.top_p,
                 samples=self.config.samples,
                 seed=self.config.seed,
                 batch_size=self.config.policy.micro_batch_size,
@@ -300,9 +311,10 @@ class _Stages:
         A review counts as positive above the reward that separates the positive and negative
         reviews of the judge's own training best.
         """
-        threshold = best_threshold(judge.score(materials.judge_texts), materials.judge_gold == 1)
+        rewards, gold = judge.score(materials.judge_texts), materials.judge_gold
+        threshold = best_threshold(rewards[gold >= 0], gold[gold >= 0] == 1)
         gold = materials.test_gold
-        right = (judge.score(materials.test_texts) > threshold) == (gold == 1)
+        right = ((judge.score(materials.test_texts) > threshold) == (gold == 1))[gold >= 0]
         low, high = mean_interval(right.astype(np.float64))
         shares: dict[str, Any] = {
             "threshold": threshold,

@@ -254,7 +254,7 @@ class MethodResult:
         balanced_accuracy: Mean recall over the gold labels.
         auc: Area under the ROC curve; None unless there are two labels.
         calibration_error: Expected calibration error of the predicted labels.
-        consistency: Share of the constraints between test examples that the predictions keep; None
+        consistency: Share of the groups of test examples whose constraints all hold; None
             without any.
         n_tokens: Tokens forwarded.
     """
@@ -328,7 +328,8 @@ def held_out(source: TaskSource, dataset: Dataset, n: int) -> tuple[Dataset, Int
     if not free:
         raise InputError(
             f"task {source.task!r} has no example with gold outside the {len(searched)} searched "
-            "ones; search fewer (--limit) so that some are held out"
+            "ones; search fewer (--limit) so that some are held out, or raise n_groups where the "
+            "task makes its data"
         )
     picked = pick_groups([everything.examples[i] for i in free], n, source.seed)
     rows = [free[k] for k in picked]

@@ -170,18 +170,33 @@ def calibration_error(scores: ScoreArray, gold: IntArray, n_bins: int = 10) -> f
 
 
 def consistency(labels: IntArray, constraints: Sequence[Constraint]) -> float:
-    """Share of the constraints between labelled examples that hold; NaN without any.
+    """Share of the groups in which every constraint holds; NaN without any.
+
+    A group is what constraints between labelled examples join, directly or through others.
 
     Args:
         labels: ``[n]``, -1 where unlabelled.
         constraints: Pairs with their tables of allowed labels.
     """
-    held = [
-        bool(c.allowed[labels[c.first]][labels[c.second]])
-        for c in constraints
-        if labels[c.first] != UNLABELLED and labels[c.second] != UNLABELLED
-    ]
-    return float(np.mean(held)) if held else float("nan")
+    leader = list(range(len(labels)))
+
+    def find(row: int) -> int:
+        while leader[row] != row:
+            leader[row] = leader[leader[row]]
+            row = leader[row]
+        return row
+
+    held: list[tuple[int, bool]] = []
+    for c in constraints:
+        one, other = int(labels[c.first]), int(labels[c.second])
+        if one == UNLABELLED or other == UNLABELLED:
+            continue
+        leader[find(c.second)] = find(c.first)
+        held.append((c.first, bool(c.allowed[one][other])))
+    whole: dict[int, bool] = {}
+    for row, holds in held:
+        whole[find(row)] = whole.get(find(row), True) and holds
+    return float(np.mean(list(whole.values()))) if whole else float("nan")
 
 
 def seeds_interval(

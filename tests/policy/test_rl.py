@@ -90,6 +90,58 @@ def test_the_weight_of_the_divergence_is_steered():
     assert high == pytest.approx([CONFIG.kl_weight / 1.1**k for k in range(CONFIG.steps)])
 
 
+def test_the_steered_weight_is_bounded():
+    weights = [s["kl_weight"] for s in train(reward=reward(), kl_target=1e3, steps=30).log.steps]
+    assert weights[-1] == pytest.approx(CONFIG.kl_weight / 10)
+
+
+@pytest.mark.parametrize("algorithm", ["grpo", "rloo"])
+def test_a_base_with_dropout_and_absolute_positions_is_trained_as_it_samples(
+    algorithm, monkeypatch
+):
+    base = tiny_loaded("gpt2", resid_pdrop=0.5, embd_pdrop=0.5, attn_pdrop=0.5)
+    kind, seen = type(base.model), []
+    forward = kind.forward
+
+    def spy(self, *arguments, **named):
+        mask = named.get("attention_mask")
+        if named.get("past_key_values") is None and mask is not None:
+            seen.append((mask.clone(), named.get("position_ids")))
+        return forward(self, *arguments, **named)
+
+    monkeypatch.setattr(kind, "forward", spy)
+    prompts = (*PROMPTS, "Why?", "Why is it as long as it is, and who has made it so?")
+    trained = train(
+        reward=reward(),
+        prompts=prompts,
+        loaded=base,
+        algorithm=algorithm,
+        n_held_out=0,
+        steps=8,
+        micro_batch_size=8,
+    )
+    assert trained.log.steps[0]["kl"] == pytest.approx(0, abs=1e-6)
+    padded = 0
+    for mask, positions in seen:
+        assert positions is not None
+        for row, places in zip(mask, positions, strict=True):
+            n_pad = int((row == 0).sum())
+            padded += n_pad > 0
+            assert places[row == 1].tolist() == list(range(len(row) - n_pad))
+    assert padded
+
+
+def test_what_does_not_end_costs_what_it_says():
+    changes = {"reward": reward(), "n_held_out": 0, "steps": 1, "sample_steps": 1}
+    free, dear = (
+        train(unfinished_penalty=penalty, **changes).log.samples for penalty in (0.0, 3.0)
+    )
+    assert [sample["continuation"] for sample in free] == [s["continuation"] for s in dear]
+    costs = [a["reward"] - b["reward"] for a, b in zip(free, dear, strict=True)]
+    assert set(np.round(costs, 5)) <= {0.0, 3.0}
+    assert 3.0 in np.round(costs, 5)
+
+
 @pytest.mark.parametrize("kind", ["dialogue", "continuation"])
 def test_what_is_rewarded_is_what_the_reward_model_was_trained_on(kind, monkeypatch):
     """Also with a tokenizer that puts the blank of a word into its token."""
@@ -108,10 +160,12 @@ def test_what_is_rewarded_is_what_the_reward_model_was_trained_on(kind, monkeypa
         reward=judge, loaded=policy, kind=kind, steps=1, n_held_out=0, sample_steps=1, batch_size=1
     )
     samples = trained.log.samples
-    assert len(samples) == len(scored) == CONFIG.group_size
-    for sample, text in zip(samples, scored, strict=True):
+    assert len(samples) == CONFIG.group_size
+    assert len(scored) == CONFIG.group_size
+    for sample in samples:
+        text = judged_text(kind, sample["prompt"], sample["continuation"])
+        assert text in scored
         prompt, continuation = sample["prompt"], sample["continuation"]
-        assert text == judged_text(kind, prompt, continuation)
         response = continuation.removeprefix(" ")
         expected = reward_text(prompt, response) if kind == "dialogue" else prompt + continuation
         assert text == expected

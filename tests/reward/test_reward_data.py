@@ -313,6 +313,27 @@ def test_without_all_sections_there_is_no_score():
     assert "section" not in unknown.to_markdown()
 
 
+def test_texts_that_stand_in_several_pairs_widen_the_interval():
+    rng = np.random.default_rng(3)
+    good, bad = (rng.normal(mean, 1.0, 60) for mean in (1.0, 0.0))
+    texts = [(f"g{i}", f"b{(i + shift) % 60}") for shift in range(4) for i in range(60)]
+    right = np.array([good[int(a[1:])] > bad[int(b[1:])] for a, b in texts])
+    alone = summarise({"all": right}).overall
+    joined = summarise({"all": right}, texts={"all": texts}).overall
+    assert joined.value == alone.value
+    assert 1.2 < (joined.high - joined.low) / (alone.high - alone.low) < 2.5
+    different = [(f"g{k}", f"b{k}") for k in range(240)]
+    assert summarise({"all": right}, texts={"all": different}).overall == alone
+    # As many true accuracies lie in it as it says, about.
+    inside = 0
+    for k in range(40):
+        good, bad = (rng.normal(mean, 1.0, 60) for mean in (1.0, 0.0))
+        right = np.array([good[int(a[1:])] > bad[int(b[1:])] for a, b in texts])
+        found = summarise({"all": right}, texts={"all": texts}, seed=k).overall
+        inside += found.low <= 0.7602 <= found.high  # P(N(1, 2) > 0)
+    assert inside >= 35
+
+
 def test_intervals_are_those_of_a_bootstrap():
     found = summarise(outcomes(), seed=1)
     again, other = summarise(outcomes(), seed=1), summarise(outcomes(), seed=2)

@@ -157,6 +157,18 @@ def test_killed_before_the_record_was_written(judge, tmp_path, monkeypatch):
     assert label_pool(model, pool, tmp_path / "out").n_rows == 5
 
 
+def test_a_bad_row_far_down_costs_nothing(judge, tmp_path):
+    model = load_reward_model(judge, dtype="float32")
+    rows = pool_rows(2 * CHUNK)
+    pool = write_lines(tmp_path / "in.jsonl", [*rows, {"response_1": ["a"], "response_2": "b"}])
+    told = []
+    with pytest.raises(InputError, match=r"line 129: column 'response_1' is a list"):
+        label_pool(model, pool, tmp_path / "out", progress=told.append)
+    assert told == []
+    write_lines(pool, rows)
+    assert label_pool(model, pool, tmp_path / "out").n_rows == 2 * CHUNK
+
+
 def test_bad_pools_are_refused(judge, tmp_path):
     model = load_reward_model(judge, dtype="float32")
     pool = write_lines(tmp_path / "in.jsonl", pool_rows(3))

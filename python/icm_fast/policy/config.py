@@ -21,6 +21,7 @@ _RANGES: Ranges = (
     ("top_p", 1e-6, 1.0),
     ("kl_weight", 0.0, 1e6),
     ("clip", 1e-6, 1e6),
+    ("unfinished_penalty", 0.0, 1e6),
     ("n_held_out", 0, 1_000_000),
     ("eval_steps", 1, 10**9),
     ("sample_steps", 1, 10**9),
@@ -44,13 +45,17 @@ class PolicyConfig(TrainingConfig):
         micro_batch_size: Most continuations in one forward and backward pass of a process; a step
             is split into as many passes as that needs.
         max_new_tokens: Longest continuation.
-        min_new_tokens: The end of a continuation cannot come earlier.
+        min_new_tokens: The end of a continuation cannot come earlier. Here and with ``top_p`` the
+            advantage goes to the probability that the policy has without that restriction.
         temperature: Of the sampling while training.
         top_p: Sample from the likeliest tokens that hold this share.
         kl_weight: What a nat of divergence from the start policy costs, per token with ``grpo``,
             per continuation with ``rloo``.
         kl_target: After each step the weight rises by a tenth where the divergence is above this,
-            and falls by a tenth where it is below; None keeps the weight.
+            and falls by a tenth where it is below, to ten times and a tenth of ``kl_weight`` at
+            most; None keeps the weight.
+        unfinished_penalty: What is taken off the reward of a continuation that has not ended by
+            itself; reward models read it as if it had, and often prefer it.
         clip: Ratios of probabilities count up to 1 +- this.
         n_held_out: Prompts that are never trained on; the policy is measured on them.
         eval_steps: Steps between two measurements; the first one is before training.
@@ -69,6 +74,7 @@ class PolicyConfig(TrainingConfig):
     kl_weight: float = 0.05
     kl_target: float | None = None
     clip: float = 0.2
+    unfinished_penalty: float = 0.0
     n_held_out: int = 64
     eval_steps: int = 20
     sample_steps: int = 10

@@ -43,6 +43,7 @@ def evaluate_policies(
     samples: int = 1,
     temperature: float = 1.0,
     top_p: float = 1.0,
+    min_new_tokens: int = 0,
     seed: int = 0,
     tie_margin: float = 0.0,
     batch_size: int = 16,
@@ -64,6 +65,7 @@ def evaluate_policies(
         samples: Continuations of each policy for each prompt.
         temperature: 0 takes the likeliest token, and then allows one sample.
         top_p: As of ``generate``.
+        min_new_tokens: As of ``generate``.
         seed: Seed of draws and resamples.
         tie_margin: Scores that differ by no more are a tie.
         batch_size: Texts in one forward pass.
@@ -93,6 +95,7 @@ def evaluate_policies(
         "max_new_tokens": max_new_tokens,
         "temperature": temperature,
         "top_p": top_p,
+        "min_new_tokens": min_new_tokens,
     }
     written = []
     for policy in policies:

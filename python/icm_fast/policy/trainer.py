@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 import tempfile
@@ -29,6 +30,9 @@ N_SAMPLES = 4
 _LOG_FILE = "policy_log.json"
 _STEER = 1.1
 """Factor by which the weight of the divergence changes in a step, where it is steered."""
+
+_STEER_RANGE = 10.0
+"""Most times as large or small as its setting it becomes."""
 
 Tokenize = Callable[[str], Sequence[int]]
 Judge = Callable[[Sequence[str], Sequence[Sequence[int]]], list[tuple[str, float]]]
@@ -159,9 +163,11 @@ class Recorded:
         figures = {name: logs.get(key) for name, key in _FIGURES.items()}
         step = trainer.state.global_step
         self._record.steps.append({"step": step, **figures, "kl_weight": trainer.beta})
-        target = self._config.kl_target
+        target, start = self._config.kl_target, self._config.kl_weight
         if target is not None and figures["kl"] is not None:
-            trainer.beta *= _STEER if figures["kl"] > target else 1 / _STEER
+            steered = trainer.beta * (_STEER if figures["kl"] > target else 1 / _STEER)
+            # Bounded, so that a long start below the target is not paid back later.
+            trainer.beta = min(max(steered, start / _STEER_RANGE), start * _STEER_RANGE)
         if self._progress and ranks.is_main():
             self._progress(step, self._config.steps, float(logs["reward"]))
 
@@ -260,9 +266,30 @@ def train_against(
             processing_class=base.tokenizer,
             peft_config=lora_config(peft, config, "CAUSAL_LM"),
         )
+        _count_positions(trainer.model, twin)
         trainer.train(resume_from_checkpoint=str(start[0]) if start else None)
         record.seconds = trainer.seconds()
         return trainer.model, PolicyLog(**ranks.on_main(lambda: asdict(record)))
+
+
+def _count_positions(policy: Any, model: Any) -> None:
+    """Let positions begin behind the padding, which stands on the left.
+
+    trl passes no positions, and a model with absolute ones (GPT-2) would then be trained at others
+    than it samples at.
+    """
+    if "position_ids" not in inspect.signature(model.forward).parameters:
+        return  # such models derive them from the mask, or have none
+
+    def add(
+        _: Any, arguments: tuple[Any, ...], named: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        mask = named.get("attention_mask")
+        if mask is not None and named.get("position_ids") is None:
+            named = {**named, "position_ids": (mask.cumsum(-1) - 1).clamp(min=0)}
+        return arguments, named
+
+    policy.register_forward_pre_hook(add, with_kwargs=True)
 
 
 def _arguments(config: PolicyConfig) -> dict[str, Any]:
@@ -281,6 +308,8 @@ def _arguments(config: PolicyConfig) -> dict[str, Any]:
         # With a weight of 0 trl would leave out the divergence, also from what it reports.
         "beta": config.kl_weight,
         "epsilon": config.clip,
+        # Else a base with dropout of its own would sample as one policy and learn as another.
+        "disable_dropout": True,
         "shuffle_dataset": False,
         "logging_strategy": "steps",
         "logging_steps": 1,

@@ -93,6 +93,11 @@ def train_policy(
     config.n_episodes_of(ranks.world_size())
     ranks.start()
     base = load_model(model)
+    if not end_tokens(base):
+        raise InputError(
+            f"the tokenizer of {base.name} has no EOS token, so a policy could not end a text; "
+            "give it one (tokenizer.eos_token)"
+        )
     config = resolve_checkpointing(config, base)
     judge = reward if isinstance(reward, RewardModel) else load_reward_model(reward)
     trained_on, held_out = split_prompts(prompts, config)
@@ -180,7 +185,10 @@ class _Job:
     def judge(
         self, prompts: Sequence[str], tokens: Sequence[Sequence[int]]
     ) -> list[tuple[str, float]]:
-        """Texts of continuations and their rewards, judged as the reward model was trained."""
+        """Texts of continuations and their rewards: the model's, less what unfinished ones cost.
+
+        The reward model reads them as it did in its training.
+        """
         ends = end_tokens(self.base)
         made = [
             read_continuation(self.base, self.read(prompt), list(ids), ends)
@@ -190,8 +198,26 @@ class _Job:
             judged_text(self.config.kind, prompt, one.text)
             for prompt, one in zip(prompts, made, strict=True)
         ]
-        values = self.reward.score(texts)
-        return [(one.text, float(value)) for one, value in zip(made, values, strict=True)]
+        values = self.reward.score([self._fitting(text) for text in texts])
+        penalty = self.config.unfinished_penalty
+        return [
+            (one.text, float(value) - penalty * (not one.finished))
+            for one, value in zip(made, values, strict=True)
+        ]
+
+    def _fitting(self, text: str) -> str:
+        """The beginning of a text that the reward model can read; all of it but in rare cases.
+
+        The reward model's tokens may be more than the policy's.
+        """
+        while len(self.reward.token_ids(text)) > self.reward.max_context:
+            text = text[: -max(1, len(text) // 20)]
+        return text
+
+    def tokens_digest(self, prompts: Sequence[str]) -> str:
+        """SHA-256 over what the policy reads and where it stops."""
+        content = [[self.read(prompt) for prompt in prompts], sorted(end_tokens(self.base))]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     def measure(self, policy: Any, step: int) -> dict[str, Any]:
         """Look at held-out prompts with a policy in training."""
@@ -263,6 +289,9 @@ def _identity(job: _Job, prompts: Sequence[str]) -> dict[str, Any]:
                 "model_fingerprint": job.base.fingerprint,
                 "model_dtype": job.base.dtype_name,
                 "reward_fingerprint": job.reward.fingerprint,
+                "tokens_digest": job.tokens_digest(prompts),
+                # Each process draws its own random numbers.
+                "n_processes": ranks.world_size(),
             }
         )
     )

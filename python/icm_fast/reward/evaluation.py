@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -86,27 +86,42 @@ def evaluate_reward(model: RewardModel, path: PathLike, *, seed: int = 0) -> Rew
         InputError: A file that cannot be read or used, or a text too long for the model.
     """
     rows = read_rows(path)
-    rewards = model.score_pairs([row_pair(row) for row in rows])
+    pairs = [row_pair(row) for row in rows]
+    rewards = model.score_pairs(pairs)
     subsets = [row.optional("subset") or NO_SUBSET for row in rows]
     right = rewards[:, 0] > rewards[:, 1]
     n_ties = int((rewards[:, 0] == rewards[:, 1]).sum())
-    outcomes = {
-        name: np.array([r for r, subset in zip(right, subsets, strict=True) if subset == name])
+    members = {
+        name: [row for row, subset in enumerate(subsets) if subset == name]
         for name in dict.fromkeys(subsets)
     }
-    return summarise(outcomes, n_ties=n_ties, seed=seed)
+    return summarise(
+        {name: right[chosen] for name, chosen in members.items()},
+        texts={
+            name: [(pairs[row].chosen, pairs[row].rejected) for row in chosen]
+            for name, chosen in members.items()
+        },
+        n_ties=n_ties,
+        seed=seed,
+    )
 
 
 def summarise(
-    outcomes: Mapping[str, np.ndarray[Any, Any]], *, n_ties: int = 0, seed: int = 0
+    outcomes: Mapping[str, np.ndarray[Any, Any]],
+    *,
+    texts: Mapping[str, Sequence[tuple[str, str]]] | None = None,
+    n_ties: int = 0,
+    seed: int = 0,
 ) -> RewardEvaluation:
     """Figures from whether each pair of each subset is right.
 
-    Intervals are percentiles of bootstrap resamples within the subsets. Drawing n pairs with
-    replacement makes the number of right ones binomial, so it is drawn as that.
+    Intervals are percentiles of bootstrap resamples within the subsets. Where a text stands in
+    several pairs they are right or wrong together; then chosen and rejected texts are drawn, and a
+    pair counts as often as both of its texts were (the pigeonhole bootstrap, Owen 2007).
 
     Args:
         outcomes: Subset to ``[n_pairs]`` bool.
+        texts: Subset to chosen and rejected text of each pair; all are different by default.
         n_ties: For the record.
         seed: Seed of the resamples.
     """
@@ -114,7 +129,7 @@ def summarise(
     counts = {name: len(right) for name, right in outcomes.items()}
     accuracies = {name: float(right.mean()) for name, right in outcomes.items()}
     drawn: dict[str, FloatArray] = {
-        name: random.binomial(n, accuracies[name], N_RESAMPLES) / n for name, n in counts.items()
+        name: _draw(right, texts[name] if texts else (), random) for name, right in outcomes.items()
     }
     sections, drawn_sections = (section_scores(each, counts) for each in (accuracies, drawn))
     n_of = {
@@ -136,6 +151,28 @@ def summarise(
         ),
         n_ties=n_ties,
     )
+
+
+def _draw(
+    right: np.ndarray[Any, Any],
+    texts: Sequence[tuple[str, str]],
+    random: np.random.Generator,
+) -> FloatArray:
+    """Accuracies of resamples, ``[N_RESAMPLES]``."""
+    n = len(right)
+    sides = [np.unique([pair[side] for pair in texts], return_inverse=True) for side in (0, 1)]
+    if all(len(known) == len(texts) for known, _ in sides):
+        # Drawing n pairs with replacement makes the number of right ones binomial.
+        found: FloatArray = random.binomial(n, float(right.mean()), N_RESAMPLES) / n
+        return found
+    weights = np.ones((N_RESAMPLES, n))
+    for known, place in sides:
+        share = np.full(len(known), 1 / len(known))
+        weights *= random.multinomial(len(known), share, N_RESAMPLES)[:, place]
+    # A draw that leaves no pair is as if none had been made.
+    kept = weights[weights.sum(axis=1) > 0]
+    drawn = (kept @ right.astype(np.float64)) / kept.sum(axis=1)
+    return np.resize(drawn, N_RESAMPLES)
 
 
 def _figure(value: float, drawn: Any, n: int) -> Figure:

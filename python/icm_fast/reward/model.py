@@ -81,6 +81,9 @@ class RewardModel:
     def score(self, texts: Sequence[str], *, batch_size: int = 16) -> ScoreArray:
         """Rewards of texts that ``reward_text`` made; higher is better, only differences count.
 
+        Each text is scored once: the last bits of a reward depend on its row in a batch, and equal
+        texts shall have equal rewards.
+
         Args:
             texts: Any number.
             batch_size: Texts in one forward pass; texts of about the same length share one.
@@ -91,7 +94,8 @@ class RewardModel:
         Raises:
             InputError: A text is longer than the model's context, or a reward is no number.
         """
-        ids = [self.token_ids(text) for text in texts]
+        once = {text: row for row, text in enumerate(dict.fromkeys(texts))}
+        ids = [self.token_ids(text) for text in once]
         longest = max(map(len, ids), default=0)
         if longest > self.max_context:
             raise InputError(
@@ -107,7 +111,8 @@ class RewardModel:
                 values[rows] = rewards(self.network, batch).cpu().numpy()
         if not np.isfinite(values).all():
             raise InputError(f"the reward model {self.name} gave a reward that is no number")
-        return values
+        found: ScoreArray = values[[once[text] for text in texts]]
+        return found
 
     def score_pairs(self, pairs: Sequence[Pair]) -> ScoreArray:
         """Rewards of chosen and rejected responses, ``[n_pairs, 2]`` float32.
@@ -154,7 +159,8 @@ def load_reward_model(
         )
     adapter = home / ADAPTER_FOLDER
     if not adapter.is_dir():
-        return _load_whole(str(folder), home / MODEL_FOLDER, dtype, device)
+        trained = str(identity["model_dtype"])
+        return _load_whole(str(folder), home / MODEL_FOLDER, dtype, device, trained)
     # The base as it was in training, also where the rewards are then computed in float32.
     base_dtype = str(identity["model_dtype"]) if dtype == "auto" else dtype
     try:
@@ -201,10 +207,11 @@ def _home(folder: Path) -> Path:
     )
 
 
-def _load_whole(name: str, folder: Path, dtype: str, device: str) -> RewardModel:
+def _load_whole(name: str, folder: Path, dtype: str, device: str, base_dtype: str) -> RewardModel:
     target = pick_device(device)
     try:
-        wanted = "float32" if dtype == "auto" and target.type == "cpu" else dtype
+        # As of reward_dtype.
+        wanted = {"cpu": "float32"}.get(target.type, base_dtype) if dtype == "auto" else dtype
         network = load_network(str(folder), pick_dtype(wanted, target))
         tokenizer: Any = AutoTokenizer.from_pretrained(str(folder))
     except (OSError, ValueError, KeyError, SafetensorError) as error:

@@ -115,6 +115,8 @@ def _label_once(
             "model_fingerprint": model.fingerprint,
             "labels": "soft" if soft else "hard",
         }
+        if not output.is_file() and _count_rows(pool) == 0:
+            raise InputError(f"{pool} holds no rows; give one JSON object per line")
         record = _open(folder, identity)
         if "n_rows" not in record:
             if not output.is_file():
@@ -159,8 +161,6 @@ def _write_labels(
             progress(n_done)
     finally:
         os.close(descriptor)
-    if not n_done:
-        raise InputError(f"{pool} holds no rows; give one JSON object per line")
     with writing(folder / POOL_FILE):
         os.replace(part, folder / POOL_FILE)
         sync_folder(folder)
@@ -212,6 +212,11 @@ def _pool_rows(pool: Path) -> Iterator[tuple[str, str, str]]:
                 yield _pool_row(f"{pool.name}, line {number}", line)
 
 
+def _count_rows(pool: Path) -> int:
+    """Rows of a pool, all of them checked: a bad one is told before any time is spent."""
+    return sum(1 for _ in _pool_rows(pool))
+
+
 def _pool_row(where: str, line: bytes) -> tuple[str, str, str]:
     try:
         values = json.loads(line)
@@ -219,6 +224,11 @@ def _pool_row(where: str, line: bytes) -> tuple[str, str, str]:
         raise InputError(f"{where}: not JSON ({error}); correct that line") from error
     if not isinstance(values, dict):
         raise InputError(f"{where}: a {type(values).__name__} instead of an object with columns")
+    for column in ("prompt", "question", *(name for both in _COLUMNS for name in both)):
+        if not isinstance(values.get(column, ""), str | None):
+            raise InputError(
+                f"{where}: column {column!r} is a {type(values[column]).__name__}; write plain text"
+            )
     row = Row(0, where, values)
     columns = next((c for c in _COLUMNS if c[0] in values), _COLUMNS[0])
     prompt = row.optional("prompt") or row.optional("question") or ""
