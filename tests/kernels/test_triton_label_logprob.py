@@ -105,7 +105,9 @@ def test_a_row_does_not_depend_on_the_batch(interpreter):
     together, _ = interpreter.call(TRITON, hidden, head, TOKENS, normalize=True)
     for row in (0, 18):
         alone, _ = interpreter.call(TRITON, hidden[row : row + 1], head, TOKENS, normalize=True)
-        assert torch.equal(alone[0], together[row])
+        # The interpreter multiplies with numpy, whose last bits depend on a row's place on some
+        # processors; what a row could take from others is far more than that.
+        torch.testing.assert_close(alone[0], together[row], rtol=1e-6, atol=1e-6)
 
 
 def test_no_rows(interpreter):

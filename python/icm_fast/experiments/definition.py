@@ -190,8 +190,8 @@ def read_experiment(
     ]
     chosen = _choose(built, only)
     if models:
-        several = len(models) > 1
-        chosen = _merged([_with_model(c, model, several) for model in models for c in chosen])
+        titles = _titles(models)
+        chosen = _merged([_with_model(c, model, titles) for model in models for c in chosen])
     merged |= {"columns": tuple(chosen), "name": path.stem, "suite": suite}
     merged["variant"] = _variant(models, seeds, only)
     if seeds:
@@ -242,11 +242,17 @@ def _title_of(model: str) -> str:
     return Path(model).name
 
 
-def _with_model(column: Column, model: str, several: bool) -> Column:
+def _titles(models: Sequence[str]) -> dict[str, str]:
+    """Short names of models; the whole ones where short ones are the same."""
+    short = [_title_of(model) for model in models]
+    return {m: t if short.count(t) == 1 else m for m, t in zip(models, short, strict=True)}
+
+
+def _with_model(column: Column, model: str, titles: Mapping[str, str]) -> Column:
     name = column.name
-    if several and "{model}" not in name:
+    if len(titles) > 1 and "{model}" not in name:
         name += ", {model}"
-    return replace(column, name=name, model=model, model_title=_title_of(model), chat_model=None)
+    return replace(column, name=name, model=model, model_title=titles[model], chat_model=None)
 
 
 def _column(where: str, row: int, content: dict[str, Any], models: Sequence[str]) -> Column:

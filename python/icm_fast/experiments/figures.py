@@ -90,7 +90,7 @@ def _bar_panel(axes: Any, column: dict[str, Any], shown: list[str]) -> None:
         )
     axes.axvline(column["majority"], color="black", linestyle=":", linewidth=1)
     axes.set_yticks(range(len(shown)), [METHODS[name].title for name in shown], fontsize=8)
-    axes.set_ylim(len(shown) - 0.5, -0.5)
+    axes.set_ylim(max(1, len(shown)) - 0.5, -0.5)
     axes.set_xlim(0, 1)
     axes.set_xticks((0, 0.25, 0.5, 0.75, 1))
     axes.tick_params(axis="x", labelsize=8)

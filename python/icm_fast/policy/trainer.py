@@ -278,7 +278,7 @@ def _count_positions(policy: Any, model: Any) -> None:
     trl passes no positions, and a model with absolute ones (GPT-2) would then be trained at others
     than it samples at.
     """
-    if "position_ids" not in inspect.signature(model.forward).parameters:
+    if "position_ids" not in inspect.signature(type(model).forward).parameters:
         return  # such models derive them from the mask, or have none
 
     def add(
