@@ -250,3 +250,16 @@ def test_compare_without_gold_or_without_held_out_data(tmp_path):
         )
     with pytest.raises(InputError, match="no example with gold outside"):
         evaluate.held_out(source, dataset, 5)
+
+
+def test_a_model_that_was_trained_again_is_another_one(tmp_path):
+    from icm_fast.run_evaluation import _files_digest
+
+    (tmp_path / "adapter").mkdir()
+    weights = tmp_path / "adapter" / "adapter_model.safetensors"
+    weights.write_bytes(b"one")
+    before = _files_digest(str(tmp_path))
+    assert before == _files_digest(str(tmp_path))
+    weights.write_bytes(b"other")
+    assert _files_digest(str(tmp_path)) != before
+    assert _files_digest("smollm2") == ""

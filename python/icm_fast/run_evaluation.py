@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from icm_fast.atomic_file import write_atomically
@@ -24,7 +24,8 @@ def evaluate_run(
 
     Args:
         run: The finished run.
-        model: The model that predicts; a comparison by other weights does not count.
+        model: The model that predicts, loaded only if no comparison by it is stored. Of a local
+            one the files are looked at: after another training it counts as another model.
         n_test: Most held-out examples.
         file_name: Where the comparison is kept in the run folder.
 
@@ -42,7 +43,7 @@ def evaluate_run(
     key = {
         "n_test": n_test,
         "model": model.name,
-        **asdict(model.identity()),
+        "model_files": _files_digest(model.name),
         "labels_sha256": _labels_digest(run),
         "gold_sha256": _gold_digest(run.source, run.dataset, n_test),
     }
@@ -61,6 +62,17 @@ def evaluate_run(
 
 def _labels_digest(run: FinishedRun) -> str:
     return hashlib.sha256(run.labels.astype("<i4").tobytes()).hexdigest()
+
+
+def _files_digest(name: str) -> str:
+    """Hash of the sizes and times of a local model's files; empty for other names."""
+    path = Path(name).expanduser()
+    if not path.exists():
+        return ""
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    stats = [(str(file), file.stat()) for file in files if file.is_file()]
+    content = [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 def _gold_digest(source: TaskSource, dataset: Dataset, n_test: int) -> str:

@@ -83,7 +83,8 @@ def test_bfloat16_is_near_float32(scored, by_length):
     """Against our own float32, which the tests above hold against plain calls."""
     loaded = scored[0]
     # Products in bfloat16 are emulated on many processors: more reviews would take minutes there.
-    dataset = by_length.subset(range(24 if fast_bfloat16() else 7))
+    few = not fast_bfloat16()
+    dataset = by_length.subset(range(7 if few else 24))
     labels = np.resize(LABELS, len(dataset))
     with torch.inference_mode():
         half = copy.deepcopy(loaded.model).to(torch.bfloat16)
@@ -93,5 +94,6 @@ def test_bfloat16_is_near_float32(scored, by_length):
     )
     difference = np.abs(rounded.scores - whole.scores)
     print(f"bfloat16: median {np.median(difference):.4f}, max {difference.max():.4f}")
-    assert np.median(difference) <= 1e-2
+    # The shortest reviews with few demonstrations are the most sensitive ones.
+    assert np.median(difference) <= (3e-2 if few else 1e-2)
     assert difference.max() <= 1e-1
