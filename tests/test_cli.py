@@ -354,3 +354,13 @@ def test_checks_of_the_data_model_are_input_errors(monkeypatch, capsys):
 
     monkeypatch.setattr("icm_fast.tasks.load_task", refuse)
     fails(capsys, ["search", "larger-than", "--model", "fake"], "larger-than", "holds no example")
+
+
+@pytest.mark.parametrize("word", ["reward", "policy"])
+def test_evaluate_in_two_words(word, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert run(["evaluate", word, "--help"]) == 0
+    assert f"evaluate-{word}" in capsys.readouterr().out
+    (tmp_path / word).mkdir()  # a run of that name comes first
+    assert run(["evaluate", word]) == 2
+    assert f"{word} holds no run" in capsys.readouterr().err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NoReturn
 
 import typer
@@ -11,6 +12,9 @@ import typer
 from icm_fast.cli.commands import app
 from icm_fast.errors import InputError
 from icm_fast.ranks import say_once, stop
+
+_TWO_WORDS = {"evaluate reward": "evaluate-reward", "evaluate policy": "evaluate-policy"}
+"""Other ways to say a command; not where the second word is a folder of that name."""
 
 EXIT_INPUT = 2
 EXIT_INTERRUPTED = 130
@@ -32,7 +36,7 @@ def run(arguments: Sequence[str]) -> int:
         run(["--help"])
         return EXIT_INPUT
     try:
-        code = command.main(list(arguments), prog_name="icm-fast", standalone_mode=False)
+        code = command.main(_spelled(arguments), prog_name="icm-fast", standalone_mode=False)
     except InputError as error:
         return _fail(str(error), EXIT_INPUT)
     except (KeyboardInterrupt, typer.Abort):
@@ -44,6 +48,14 @@ def run(arguments: Sequence[str]) -> int:
         return _fail(error.format_message(), EXIT_INPUT)
     stop()
     return code if isinstance(code, int) else 0
+
+
+def _spelled(arguments: Sequence[str]) -> list[str]:
+    """The arguments with a command of two words as the one that it stands for."""
+    name = _TWO_WORDS.get(" ".join(arguments[:2]))
+    if name is None or Path(arguments[1]).is_dir():
+        return list(arguments)
+    return [name, *arguments[2:]]
 
 
 def _fail(message: str, code: int) -> int:
