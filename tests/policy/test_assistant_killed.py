@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -13,8 +14,9 @@ from policy_cases import stable_files
 
 pytestmark = [pytest.mark.model, pytest.mark.slow]
 
-SIZES = ("n=12", "n_start=64", "n_pool=12", "n_judge=24", "n_test=24", "n_prompts=24", "samples=1")
-POLICY = ("steps=4", "batch_size=4", "n_held_out=8", "save_steps=1", "eval_steps=2")
+SIZES = ("n=8", "n_start=32", "n_pool=8", "n_judge=16", "n_test=16", "n_prompts=16", "samples=1")
+POLICY = ("steps=3", "batch_size=2", "n_held_out=4", "save_steps=1", "eval_steps=3")
+STAGE = re.compile(r" *\d+:\d\d  (\S.*)$")
 FINISHED = ("adapter_model.safetensors", "labels.jsonl", "pool.jsonl")
 
 
@@ -35,15 +37,14 @@ def start(folder: Path) -> subprocess.Popen:
 def stages_of(process: subprocess.Popen):
     """Names of stages as they begin, with the time."""
     for line in process.stderr:
-        minutes, _, name = line.rstrip("\n").partition("  ")
-        if ":" in minutes and not name.startswith(" "):
-            yield name, time.monotonic()
+        if found := STAGE.match(line):
+            yield found[1], time.monotonic()
 
 
 def finish(folder: Path) -> tuple[dict[str, bytes], list[tuple[str, float]]]:
-    process = start(folder)
-    stages = list(stages_of(process))
-    assert process.wait(timeout=60) == 0
+    with start(folder) as process:
+        stages = list(stages_of(process))
+    assert process.returncode == 0
     return stable_files(folder), [*stages, ("end", time.monotonic())]
 
 
@@ -65,17 +66,11 @@ def test_killed_in_each_stage_it_ends_the_same_and_repeats_nothing(tmp_path):
     killed = tmp_path / "killed"
     written: dict[str, int] = {}
     for (stage, began), (_, ended) in itertools.pairwise(stages):
-        process = start(killed)
-        seen = False
-        for name, _ in stages_of(process):
-            if name == stage:
-                seen = True
-                time.sleep((ended - began) / 2)
-                break
-        assert seen
-        assert process.poll() is None, f"{stage} ended before the kill"
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
+        with start(killed) as process:
+            assert any(name == stage for name, _ in stages_of(process))
+            time.sleep((ended - began) / 2)
+            assert process.poll() is None, f"{stage} ended before the kill"
+            process.send_signal(signal.SIGKILL)
         now = changed(killed)
         assert {name: now[name] for name in written} == written  # nothing finished is made again
         written = now
