@@ -229,6 +229,8 @@ def save_adapter(trained: Any, folder: Path, base_name: str, final: Path | None)
     name = base_name_for(final / ADAPTER_FOLDER, base_name) if final else base_name
     for adapter in trained.peft_config.values():
         adapter.base_model_name_or_path = name
+        if isinstance(adapter.target_modules, set):  # whose order differs between processes
+            adapter.target_modules = sorted(adapter.target_modules)
     trained.save_pretrained(folder, save_embedding_layers=False)
 
 
