@@ -9,7 +9,7 @@ binary label space, or the one that the rule names with ``positive``.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any, Protocol
@@ -24,6 +24,22 @@ Predicate = Callable[[Example, str, Example, str], bool]
 """``(example_a, label_a, example_b, label_b) -> allowed``; labels without outer blanks."""
 
 PairTable = tuple[int, int, Table]
+
+
+def connected_rows(n: int, pairs: Iterable[tuple[int, int]]) -> list[int]:
+    """For each of ``n`` rows the least row that pairs join it with, directly or through others."""
+    leader = list(range(n))
+
+    def find(row: int) -> int:
+        while leader[row] != row:
+            leader[row] = leader[leader[row]]
+            row = leader[row]
+        return row
+
+    for one, other in pairs:
+        first, second = sorted((find(one), find(other)))
+        leader[second] = first
+    return [find(row) for row in range(n)]
 
 
 @dataclass(frozen=True)

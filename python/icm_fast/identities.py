@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from icm_fast.errors import InputError
+
+
+def json_digest(content: Any) -> str:
+    """SHA-256 (hex) over plain JSON types."""
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def as_stored(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """An identity as JSON gives it back, so that a stored and a new one compare equal."""
+    content: dict[str, Any] = json.loads(json.dumps(identity))
+    return content
 
 
 def check_same(

@@ -7,6 +7,7 @@ from collections.abc import Callable, Hashable, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from icm_fast.constraints import connected_rows
 from icm_fast.errors import InputError
 from icm_fast.types import UNLABELLED, Constraint, FloatArray, IntArray, ScoreArray
 
@@ -178,24 +179,14 @@ def consistency(labels: IntArray, constraints: Sequence[Constraint]) -> float:
         labels: ``[n]``, -1 where unlabelled.
         constraints: Pairs with their tables of allowed labels.
     """
-    leader = list(range(len(labels)))
-
-    def find(row: int) -> int:
-        while leader[row] != row:
-            leader[row] = leader[leader[row]]
-            row = leader[row]
-        return row
-
-    held: list[tuple[int, bool]] = []
-    for c in constraints:
-        one, other = int(labels[c.first]), int(labels[c.second])
-        if one == UNLABELLED or other == UNLABELLED:
-            continue
-        leader[find(c.second)] = find(c.first)
-        held.append((c.first, bool(c.allowed[one][other])))
+    kept = [
+        c for c in constraints if labels[c.first] != UNLABELLED and labels[c.second] != UNLABELLED
+    ]
+    group_of = connected_rows(len(labels), ((c.first, c.second) for c in kept))
     whole: dict[int, bool] = {}
-    for row, holds in held:
-        whole[find(row)] = whole.get(find(row), True) and holds
+    for c in kept:
+        group, holds = group_of[c.first], c.allowed[labels[c.first]][labels[c.second]]
+        whole[group] = whole.get(group, True) and bool(holds)
     return float(np.mean(list(whole.values()))) if whole else float("nan")
 
 

@@ -133,6 +133,13 @@ def root_ids(tokenizer: Tokenizer) -> tuple[int, ...]:
     return ()
 
 
+def whole_text_ids(text: str, tokenizer: Any) -> tuple[int, ...]:
+    """Token ids of a text with BOS and EOS, as far as the tokenizer has them."""
+    ids = root_ids(tokenizer) + tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
+    end = tokenizer.eos_token_id
+    return ids if end is None else (*ids, int(end))
+
+
 def _cut(
     dataset: Dataset, tokenizer: Tokenizer, cases: list[tuple[int, int]]
 ) -> list[tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]:

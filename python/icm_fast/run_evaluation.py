@@ -11,6 +11,7 @@ from icm_fast.atomic_file import write_atomically
 from icm_fast.errors import InputError
 from icm_fast.evaluate import compare, held_out, load_gold
 from icm_fast.finished_run import FinishedRun
+from icm_fast.identities import json_digest
 from icm_fast.lazy_scorer import LazyModel
 from icm_fast.report import EVALUATION_FILE
 from icm_fast.task_source import TaskSource
@@ -72,7 +73,7 @@ def _files_digest(name: str) -> str:
     files = sorted(path.rglob("*")) if path.is_dir() else [path]
     stats = [(str(file), file.stat()) for file in files if file.is_file()]
     content = [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+    return json_digest(content)
 
 
 def _gold_digest(source: TaskSource, dataset: Dataset, n_test: int) -> str:
@@ -82,4 +83,4 @@ def _gold_digest(source: TaskSource, dataset: Dataset, n_test: int) -> str:
     if (gold != UNLABELLED).any():
         test, test_gold = held_out(source, dataset, n_test)
         content += [test.fingerprint(), test_gold.tolist()]
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+    return json_digest(content)

@@ -7,7 +7,6 @@ that a column's ``start`` takes from gold on purpose.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -26,7 +25,7 @@ from icm_fast.experiments.methods import METHODS
 from icm_fast.experiments.orders import order_sensitivity
 from icm_fast.experiments.predicting import Prediction, predict_test
 from icm_fast.finished_run import read_run
-from icm_fast.identities import check_same
+from icm_fast.identities import as_stored, check_same, json_digest
 from icm_fast.leave_one_out import leave_one_out
 from icm_fast.metrics import accuracy, agreement, agreement_up_to_permutation
 from icm_fast.run_config import versions
@@ -121,23 +120,20 @@ class Cell:
         """All that the results depend on, as JSON gives it back."""
         data = self._data
         test, gold = data.test
-        identity: dict[str, Any] = json.loads(
-            json.dumps(
-                {
-                    "results": _RESULTS,
-                    "config": data.column.config(data.seed).to_dict(),
-                    "start": data.column.start and [data.column.start, data.column.n_start],
-                    "tuning": data.column.tuning_config(data.seed).to_dict(),
-                    "data": data.dataset.fingerprint(),
-                    "data_gold": _digest(data.gold.tolist()),
-                    "test": test.fingerprint(),
-                    "test_gold": _digest(gold.tolist()),
-                    "model": asdict(data.model.identity()),
-                    "chat_model": data.column.chat_model and asdict(data.chat_model.identity()),
-                }
-            )
+        return as_stored(
+            {
+                "results": _RESULTS,
+                "config": data.column.config(data.seed).to_dict(),
+                "start": data.column.start and [data.column.start, data.column.n_start],
+                "tuning": data.column.tuning_config(data.seed).to_dict(),
+                "data": data.dataset.fingerprint(),
+                "data_gold": json_digest(data.gold.tolist()),
+                "test": test.fingerprint(),
+                "test_gold": json_digest(gold.tolist()),
+                "model": asdict(data.model.identity()),
+                "chat_model": data.column.chat_model and asdict(data.chat_model.identity()),
+            }
         )
-        return identity
 
     def _check_identity(self) -> None:
         """Refuse a folder with results of anything else; mark an empty one."""
@@ -251,10 +247,6 @@ def _gold_utility(data: CellData) -> float | None:
         data.dataset, data.gold, model=data.model.load(), config=config
     )
     return labelling_utility(data.dataset, data.gold, scores, config)
-
-
-def _digest(content: Any) -> str:
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 def _outcome(prediction: Prediction, gold: IntArray) -> str:

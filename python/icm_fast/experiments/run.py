@@ -55,8 +55,8 @@ def run_experiment(
     for column in experiment.columns:
         _check_data(column, data)
         column.source(experiment.seeds[0], data).load_dataset()
-        for name in (column.model, column.chat_model):
-            check_model_name(name or column.model)
+        for name in dict.fromkeys((column.model, column.chat_model or column.model)):
+            check_model_name(name)
     _check_packages(experiment)
     models = _Models()
     done: list[dict[str, Any]] = []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import tempfile
@@ -17,6 +16,7 @@ import torch
 from icm_fast import ranks
 from icm_fast.atomic_file import write_atomically
 from icm_fast.errors import InputError
+from icm_fast.identities import as_stored, json_digest
 from icm_fast.model.load import LoadedModel, load_model
 from icm_fast.model.tuned import ADAPTER_FOLDER, copy_model, merge_adapter
 from icm_fast.policy.config import PolicyConfig
@@ -217,7 +217,7 @@ class _Job:
     def tokens_digest(self, prompts: Sequence[str]) -> str:
         """SHA-256 over what the policy reads and where it stops."""
         content = [[self.read(prompt) for prompt in prompts], sorted(end_tokens(self.base))]
-        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+        return json_digest(content)
 
     def measure(self, policy: Any, step: int) -> dict[str, Any]:
         """Look at held-out prompts with a policy in training."""
@@ -279,20 +279,16 @@ def _check_length(base: LoadedModel, judge: RewardModel, prompt: str, config: Po
 
 
 def _identity(job: _Job, prompts: Sequence[str]) -> dict[str, Any]:
-    # As JSON gives it back, so that stored and new identities compare equal.
-    identity: dict[str, Any] = json.loads(
-        json.dumps(
-            {
-                "config": job.config.to_dict(),
-                "n_prompts": len(prompts),
-                "data_digest": hashlib.sha256(json.dumps(list(prompts)).encode()).hexdigest(),
-                "model_fingerprint": job.base.fingerprint,
-                "model_dtype": job.base.dtype_name,
-                "reward_fingerprint": job.reward.fingerprint,
-                "tokens_digest": job.tokens_digest(prompts),
-                # Each process draws its own random numbers.
-                "n_processes": ranks.world_size(),
-            }
-        )
+    return as_stored(
+        {
+            "config": job.config.to_dict(),
+            "n_prompts": len(prompts),
+            "data_digest": json_digest(list(prompts)),
+            "model_fingerprint": job.base.fingerprint,
+            "model_dtype": job.base.dtype_name,
+            "reward_fingerprint": job.reward.fingerprint,
+            "tokens_digest": job.tokens_digest(prompts),
+            # Each process draws its own random numbers.
+            "n_processes": ranks.world_size(),
+        }
     )
-    return identity

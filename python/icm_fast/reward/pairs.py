@@ -72,12 +72,11 @@ def row_pair(row: Row) -> Pair:
         InputError: A column is missing, or no text or number.
     """
     for column in ("prompt", "chosen", "rejected"):
-        if not isinstance(row.values.get(column, ""), str | None):
-            kind = type(row.values[column]).__name__
-            raise InputError(
-                f"{row.where}: column {column!r} is a {kind}; write plain text, the last turn of "
-                "a conversation in chosen and rejected and what came before it in prompt"
-            )
+        row.check_text(
+            column,
+            ", the last turn of a conversation in chosen and rejected and what came before it in "
+            "prompt",
+        )
     try:
         return Pair(
             prompt=row.optional("prompt") or "",

@@ -224,12 +224,9 @@ def _pool_row(where: str, line: bytes) -> tuple[str, str, str]:
         raise InputError(f"{where}: not JSON ({error}); correct that line") from error
     if not isinstance(values, dict):
         raise InputError(f"{where}: a {type(values).__name__} instead of an object with columns")
-    for column in ("prompt", "question", *(name for both in _COLUMNS for name in both)):
-        if not isinstance(values.get(column, ""), str | None):
-            raise InputError(
-                f"{where}: column {column!r} is a {type(values[column]).__name__}; write plain text"
-            )
     row = Row(0, where, values)
+    for column in ("prompt", "question", *(name for both in _COLUMNS for name in both)):
+        row.check_text(column)
     columns = next((c for c in _COLUMNS if c[0] in values), _COLUMNS[0])
     prompt = row.optional("prompt") or row.optional("question") or ""
     return prompt, row.text(columns[0]), row.text(columns[1])

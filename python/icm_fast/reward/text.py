@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from icm_fast.prompts import root_ids
+from icm_fast.prompts import whole_text_ids
 
 FORMAT = 1
 """Recorded with every model; raised whenever the functions below change."""
@@ -22,6 +22,4 @@ def reward_ids(text: str, tokenizer: Any) -> tuple[int, ...]:
 
     The EOS, where the tokenizer has one, tells that the response ends here.
     """
-    ids = root_ids(tokenizer) + tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
-    end = tokenizer.eos_token_id
-    return ids if end is None else (*ids, int(end))
+    return whole_text_ids(text, tokenizer)

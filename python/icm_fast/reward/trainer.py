@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -13,6 +11,7 @@ from typing import Any
 import torch
 
 from icm_fast.errors import InputError
+from icm_fast.identities import json_digest
 from icm_fast.model.load import LoadedModel
 from icm_fast.model.tuned import foreign_code, import_peft
 from icm_fast.reward.config import RewardConfig
@@ -78,7 +77,7 @@ def pair_ids(
 
 def pairs_digest(pairs: Sequence[PairIds]) -> str:
     """SHA-256 (hex) over all that training sees of the data."""
-    return hashlib.sha256(json.dumps([asdict(pair) for pair in pairs]).encode()).hexdigest()
+    return json_digest([asdict(pair) for pair in pairs])
 
 
 def collate(pairs: Sequence[PairIds]) -> dict[str, torch.Tensor]:

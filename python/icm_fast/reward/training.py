@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from typing import Any
 import torch
 
 from icm_fast import ranks
+from icm_fast.identities import as_stored
 from icm_fast.model.load import LoadedModel, load_model
 from icm_fast.model.tuned import ADAPTER_FOLDER, MODEL_FOLDER, copy_model
 from icm_fast.reward.config import RewardConfig
@@ -149,20 +149,16 @@ def _train(
 def _identity(
     base: LoadedModel, pairs: tuple[PairIds, ...], config: RewardConfig
 ) -> dict[str, Any]:
-    # As JSON gives it back, so that stored and new identities compare equal.
-    identity: dict[str, Any] = json.loads(
-        json.dumps(
-            {
-                "config": config.to_dict(),
-                "format": FORMAT,
-                "n_pairs": len(pairs),
-                "data_digest": pairs_digest(pairs),
-                "model_fingerprint": base.fingerprint,
-                "model_dtype": base.dtype_name,
-            }
-        )
+    return as_stored(
+        {
+            "config": config.to_dict(),
+            "format": FORMAT,
+            "n_pairs": len(pairs),
+            "data_digest": pairs_digest(pairs),
+            "model_fingerprint": base.fingerprint,
+            "model_dtype": base.dtype_name,
+        }
     )
-    return identity
 
 
 def _result(

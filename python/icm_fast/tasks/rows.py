@@ -41,6 +41,13 @@ class Row:
             raise InputError(f"{self.where}: column {column!r} {state}; fill it or remove the row")
         return str(value)
 
+    def check_text(self, column: str, more: str = "") -> None:
+        """Raise InputError if a column holds anything but text; ``more`` ends the advice."""
+        value = self.values.get(column, "")
+        if not isinstance(value, str | None):
+            kind = type(value).__name__
+            raise InputError(f"{self.where}: column {column!r} is a {kind}; write plain text{more}")
+
     def optional(self, column: str | None) -> str | None:
         """Return a column as text, or None where it is absent or blank."""
         value = None if column is None else self.values.get(column)
@@ -101,19 +108,13 @@ def read_column(source: PathLike, column: str) -> list[str]:
         lines = read_text(Path(source).expanduser()).split("\n")
         texts = [line for line in lines if line.strip()]
     else:
-        texts = [_column_text(row, column) for row in read_rows(source)]
+        rows = read_rows(source)
+        for row in rows:
+            row.check_text(column)
+        texts = [row.text(column) for row in rows]
     if not texts:
         raise InputError(f"{source} holds no {column}s; write one on each line")
     return texts
-
-
-def _column_text(row: Row, column: str) -> str:
-    value = row.values.get(column, "")
-    if not isinstance(value, str | None):
-        raise InputError(
-            f"{row.where}: column {column!r} is a {type(value).__name__}; write plain text"
-        )
-    return row.text(column)
 
 
 def read_text(path: Path) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from typing import Any, TypeVar
 import torch
 
 from icm_fast import ranks
+from icm_fast.identities import as_stored
 from icm_fast.leave_one_out import check_labels
 from icm_fast.model.label_scores import label_tree
 from icm_fast.model.load import LoadedModel, load_model
@@ -237,19 +237,15 @@ def save_adapter(trained: Any, folder: Path, base_name: str, final: Path | None)
 def _identity(
     base: LoadedModel, texts: tuple[TrainingText, ...], config: TuningConfig
 ) -> dict[str, Any]:
-    # As JSON gives it back, so that stored and new identities compare equal.
-    identity: dict[str, Any] = json.loads(
-        json.dumps(
-            {
-                "config": config.to_dict(),
-                "n_examples": len(texts),
-                "data_digest": texts_digest(texts),
-                "model_fingerprint": base.fingerprint,
-                "model_dtype": base.dtype_name,
-            }
-        )
+    return as_stored(
+        {
+            "config": config.to_dict(),
+            "n_examples": len(texts),
+            "data_digest": texts_digest(texts),
+            "model_fingerprint": base.fingerprint,
+            "model_dtype": base.dtype_name,
+        }
     )
-    return identity
 
 
 def _result(

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from icm_fast import ranks
 from icm_fast.atomic_file import write_atomically
 from icm_fast.config import SearchConfig
+from icm_fast.constraints import connected_rows
 from icm_fast.errors import InputError
 from icm_fast.export_formats import json_lines
 from icm_fast.model.load import LoadedModel, load_model
@@ -165,27 +166,16 @@ def _load(model: Any, config: SearchConfig) -> LoadedModel:
 
 def _groups(dataset: Dataset) -> list[list[int]]:
     """Rows that have to stay together, each list ascending, in the order of their first rows."""
-    leader = list(range(len(dataset)))
-
-    def find(row: int) -> int:
-        while leader[row] != row:
-            leader[row] = leader[leader[row]]
-            row = leader[row]
-        return row
-
-    def join(one: int, other: int) -> None:
-        first, second = sorted((find(one), find(other)))
-        leader[second] = first
-
     seen: dict[str, int] = {}
-    for row, example in enumerate(dataset.examples):
-        if example.group is not None:
-            join(seen.setdefault(example.group, row), row)
-    for constraint in dataset.constraints:
-        join(constraint.first, constraint.second)
+    pairs = [
+        (seen.setdefault(example.group, row), row)
+        for row, example in enumerate(dataset.examples)
+        if example.group is not None
+    ]
+    pairs += [(constraint.first, constraint.second) for constraint in dataset.constraints]
     groups: dict[int, list[int]] = {}
-    for row in range(len(dataset)):
-        groups.setdefault(find(row), []).append(row)
+    for row, leader in enumerate(connected_rows(len(dataset), pairs)):
+        groups.setdefault(leader, []).append(row)
     return list(groups.values())
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from icm_fast.errors import InputError
+from icm_fast.identities import json_digest
 from icm_fast.model.label_scores import LabelTree
-from icm_fast.prompts import TokenizedDataset, root_ids
+from icm_fast.prompts import TokenizedDataset, whole_text_ids
 from icm_fast.types import UNLABELLED, IntArray
 
 
@@ -61,12 +60,11 @@ def plain_texts(texts: Sequence[str], tokenizer: Any) -> tuple[TrainingText, ...
     """
     if not texts:
         raise InputError("there are no texts to train on; give one or more")
-    end = () if tokenizer.eos_token_id is None else (int(tokenizer.eos_token_id),)
+    n_empty = len(whole_text_ids("", tokenizer))
     made = []
     for row, text in enumerate(texts):
-        ids = tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
-        whole = root_ids(tokenizer) + ids + end
-        if not ids or len(whole) < 2:
+        whole = whole_text_ids(text, tokenizer)
+        if len(whole) == n_empty or len(whole) < 2:
             raise InputError(f"text {row} is {text!r}, which holds nothing to learn; remove it")
         made.append(TrainingText(whole, len(whole) - 1))
     return tuple(made)
@@ -105,5 +103,4 @@ def order_batches(
 
 def texts_digest(texts: Sequence[TrainingText]) -> str:
     """SHA-256 (hex) over all that training sees of the data."""
-    content = json.dumps([[text.ids, text.n_loss] for text in texts])
-    return hashlib.sha256(content.encode()).hexdigest()
+    return json_digest([[text.ids, text.n_loss] for text in texts])
