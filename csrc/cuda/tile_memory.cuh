@@ -45,6 +45,10 @@ struct TileSizes {
     static constexpr int kKeyElements = kKeys * kDim;
     static constexpr int kElements = kQueryElements + 2 * kStages * kKeyElements;
     static constexpr int kBytes = 2 * kElements + 4 * kStages * kKeys;
+
+    // Threads that copy keys and values: all of them, unless a shape has some for that alone.
+    static constexpr int kCopyThreads = kThreads;
+    static __device__ __forceinline__ int copier() { return thread(); }
 };
 
 // Wide heads: 64 keys would take more than 100 KB, and the query more registers than there are.
@@ -130,7 +134,13 @@ class SlotFinder {
 
     // `position` must not be below that of the call before.
     __device__ std::int32_t find(int position) {
-        int high = last_;
+        // The range is near, so the steps to it double: few reads in a list of any length.
+        int step = 1;
+        while (low_ + step <= last_ && ranges_[low_ + step].position <= position) {
+            low_ += step;
+            step *= 2;
+        }
+        int high = min(last_, low_ + step - 1);
         while (low_ < high) {
             const int middle = (low_ + high + 1) / 2;
             if (ranges_[middle].position <= position) {

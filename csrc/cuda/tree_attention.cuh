@@ -25,6 +25,16 @@ struct TileWork {
     __device__ int position(int row) const { return segment.start + (tile.row + row) / group; }
     __device__ int head(int row) const { return kv_head * group + (tile.row + row) % group; }
     __device__ bool has(int row) const { return tile.row + row < n_rows; }
+
+    // Blocks of keys that it sees, and the position of a block's first key.
+    template <typename Shape>
+    __device__ int block_count() const {
+        return (max(key_end - key_begin, 0) + Shape::kKeys - 1) / Shape::kKeys;
+    }
+    template <typename Shape>
+    __device__ int block_position(int block) const {
+        return key_begin + block * Shape::kKeys;
+    }
 };
 
 // `rows`: of a tile, at the most.
@@ -62,30 +72,26 @@ class KeyBlocks {
           begin_(work.key_begin),
           end_(work.key_end) {}
 
-    __device__ int count() const {
-        return (max(end_ - begin_, 0) + Shape::kKeys - 1) / Shape::kKeys;
-    }
-    __device__ int position(int block) const { return begin_ + block * Shape::kKeys; }
-
-    // Notes the slots of a block's keys; a barrier has to follow.
+    // Notes the slots of a block's keys; a barrier of those who copy has to follow.
     __device__ void find(int block) {
-        if (thread() >= Shape::kKeys) return;
-        const int key = position(block) + thread();
-        memory_.slots_of(block)[thread()] = key < end_ ? finder_.find(key) : -1;
+        const int key = Shape::copier();
+        if (key >= Shape::kKeys) return;
+        const int position = begin_ + block * Shape::kKeys + key;
+        memory_.slots_of(block)[key] = position < end_ ? finder_.find(position) : -1;
     }
 
     // Begins to copy a block whose slots were found before the last barrier: zeros where there is
     // no key, since a weight of zero would not make up for what is not a number.
     __device__ void copy(int block) const {
-        constexpr int kStep = Shape::kThreads / kChunks;
+        constexpr int kStep = Shape::kCopyThreads / kChunks;
         const std::int32_t* slots = memory_.slots_of(block);
         ICM_FAST_UNROLL
         for (int i = 0; i < Shape::kKeys; i += kStep) {
-            const int row = i + thread() / kChunks;
+            const int row = i + Shape::copier() / kChunks;
             const std::int32_t slot = slots[row];
             // The address has to be one of the device's, even if nothing is read.
             const auto from = static_cast<std::uint64_t>(static_cast<std::uint32_t>(max(slot, 0)));
-            const int to = Shape::KeyTile::at(row, thread() % kChunks);
+            const int to = Shape::KeyTile::at(row, Shape::copier() % kChunks);
             cp_async_16(memory_.keys(block) + to, keys_ + from * key_bytes_, slot >= 0);
             cp_async_16(memory_.values(block) + to, values_ + from * value_bytes_, slot >= 0);
         }
@@ -94,11 +100,11 @@ class KeyBlocks {
   private:
     // 16 bytes each; a thread copies the same one of all its rows.
     static constexpr int kChunks = Shape::kHeadDim / kChunk;
-    static_assert(Shape::kThreads % kChunks == 0);
+    static_assert(Shape::kCopyThreads % kChunks == 0);
 
     static __device__ const unsigned char* first_chunk(const HeadRows& pool, const TileWork& work) {
         return reinterpret_cast<const unsigned char*>(first_row(pool, work.kv_head, 0) +
-                                                      thread() % kChunks * kChunk);
+                                                      Shape::copier() % kChunks * kChunk);
     }
 
     TileMemory<Shape> memory_;
@@ -219,7 +225,7 @@ __global__ void __launch_bounds__(kThreads) attend_tile(const AttentionCall call
     const TileMemory<Shape> memory(shared_memory());
     const TileWork work = tile_work(call, Shape::kRows);
     KeyBlocks<Shape> blocks(call, work, memory);
-    const int n_blocks = blocks.count();
+    const int n_blocks = work.block_count<Shape>();
 
     copy_query<Shape>(call, work, memory.query);
     blocks.find(0);
@@ -240,7 +246,7 @@ __global__ void __launch_bounds__(kThreads) attend_tile(const AttentionCall call
         float scores[Shape::kKeys / 8][4];
         multiply_keys<Element, Shape>(query, memory.keys(block), scores);
         to_logits<kSoftcap, Shape>(scale, scores);
-        const int position = blocks.position(block);
+        const int position = work.block_position<Shape>(block);
         if (!all_seen<Shape>(work, position, call.window)) hide<Shape>(seen, position, scores);
         rows.weigh(scores);
         rows.template add_values<Element>(scores, memory.values(block));

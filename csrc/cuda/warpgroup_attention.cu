@@ -1,9 +1,11 @@
 // The part of icm_fast_cuda that is compiled for sm_90a alone.
 #ifdef __CUDACC__
 #include "cuda/device.cuh"
+#include "cuda/warp_roles.cuh"
 #include "cuda/wgmma.cuh"
 #else
 #include "tests/cuda_emulation.hpp"
+#include "tests/warp_roles_emulation.hpp"
 #include "tests/wgmma_emulation.hpp"
 #endif
 
@@ -17,7 +19,7 @@ template <typename Element, int kHeadDim, bool kSoftcap>
 std::int32_t launch_warpgroups(const AttentionCall& call, void* stream) {
     using Shape = WarpgroupShape<kHeadDim>;
     const Grid tiles{call.n_tiles, call.n_kv_heads};
-    return launch(attend_warpgroups<Element, kHeadDim, kSoftcap>, tiles, Shape::kThreads,
+    return launch(attend_warpgroups<Element, kHeadDim, kSoftcap>, tiles, Shape::kLaunchThreads,
                   Shape::kBytes, stream, call);
 }
 

@@ -1,8 +1,11 @@
-// Tree attention with warpgroup products. Include after the device's instructions and wgmma's.
+// Tree attention with warpgroup products. Include after the device's instructions, wgmma's and
+// those of warps with different tasks.
 //
-// A block of threads has a tile of 128 query rows, 64 for each of its two warpgroups, which share
-// the keys and values in shared memory. It begins the scores of one block of keys and then the
-// values' sum of the block before; while the latter goes on, the scores become weights.
+// A block of threads has a tile of 128 query rows, 64 for each of two warpgroups, and a third
+// warpgroup that copies the keys and values of both to shared memory. A warpgroup begins the scores
+// of one block of keys and then the values' sum of the block before; while the latter goes on, the
+// scores become weights. The two take turns in beginning: the tensor cores work for one while the
+// other makes weights.
 #pragma once
 
 #include <cstdint>
@@ -12,6 +15,8 @@
 #include "cuda/warp_attention.cuh"
 
 namespace icm_fast::cuda {
+
+inline constexpr int kWarpgroup = 128;  // threads
 
 // A tile of keys or values as products read it: panels of 64 columns one after the other, each with
 // rows of 128 bytes whose 16-byte chunks are exchanged by the row's number (PTX: 128-byte
@@ -70,18 +75,94 @@ struct PanelTile {
     }
 };
 
-// Three stages: one block of keys is being copied, of one the scores are made, and of the one
-// before the values are still read.
+// Four stages: of one block of keys the scores are made, of the one before the values are still
+// read, one is there, and one is being copied. Those who copy come last, so that the number of a
+// computing warp is that of its rows.
 template <int kDim>
-struct WarpgroupShape : TileSizes<kDim, kWarpgroupTileRows, 64, 3> {
+struct WarpgroupShape : TileSizes<kDim, kWarpgroupTileRows, 64, 4> {
+    using Sizes = TileSizes<kDim, kWarpgroupTileRows, 64, 4>;
     using KeyTile = PanelTile<64>;
     static constexpr bool kQueryInRegisters = true;
-    // Two blocks of threads leave each thread 128 registers, which a soft-cap exceeds.
-    static constexpr int blocks_per_sm(bool softcap) { return kDim == 64 && !softcap ? 2 : 1; }
-    static_assert(2 * (WarpgroupShape::kBytes + 1024) <= 228 * 1024 || kDim > 64);
-    static_assert(WarpgroupShape::kBytes <= 227 * 1024);
+    static constexpr int kBarriersAt = Sizes::kBytes;
+    static constexpr int kBytes = kBarriersAt + 2 * Sizes::kStages * 8;
+    static constexpr int kCopyThreads = kWarpgroup;
+    static constexpr int kLaunchThreads = Sizes::kThreads + kCopyThreads;
+    // Of a thread: at the start, and then of those who copy and those who compute.
+    static constexpr int kRegisters = 65536 / kLaunchThreads / 8 * 8;
+    static constexpr int kCopyRegisters = 40;
+    static constexpr int kComputeRegisters = 232;
+    static_assert(kCopyThreads * kCopyRegisters + Sizes::kThreads * kComputeRegisters <=
+                  kLaunchThreads * kRegisters);
+    static_assert(kBarriersAt % 8 == 0 && kBytes <= 227 * 1024);
     static_assert(WarpgroupShape::kQueryElements * 2 % 1024 == 0);
     static_assert(WarpgroupShape::kKeyElements * 2 % 1024 == 0);
+
+    static __device__ __forceinline__ int copier() { return thread() - Sizes::kThreads; }
+};
+
+// Numbers of the barriers that are not in shared memory.
+enum NamedBarrier : int { kQueryThere = 1, kSlotsThere = 2, kFirstTurn = 3, kSecondTurn = 4 };
+
+// Who may use a stage: those who copy fill it when it is free, those who compute free it.
+template <typename Shape>
+class Stages {
+  public:
+    __device__ explicit Stages(unsigned char* memory)
+        : filled_(reinterpret_cast<StageBarrier*>(memory + Shape::kBarriersAt)),
+          freed_(filled_ + Shape::kStages) {}
+
+    // By one thread, before all threads meet.
+    __device__ void start(int n_computing_warps) {
+        for (int stage = 0; stage < Shape::kStages; ++stage) {
+            start_barrier(filled_[stage], Shape::kCopyThreads);
+            start_barrier(freed_[stage], n_computing_warps);
+        }
+    }
+
+    __device__ void wait_until_free(int block) {
+        if (block >= Shape::kStages) wait_for_phase(freed_[stage(block)], round(block) - 1);
+    }
+    // This thread's copies have arrived.
+    __device__ void fill(int block) {
+        fence_proxy_async();
+        arrive_at(filled_[stage(block)]);
+    }
+    __device__ void wait_until_filled(int block) {
+        wait_for_phase(filled_[stage(block)], round(block));
+    }
+    // This warp's products have read it.
+    __device__ void free(int block) {
+        __syncwarp();
+        if (lane() == 0) arrive_at(freed_[stage(block)]);
+    }
+
+  private:
+    static __device__ int stage(int block) { return block % Shape::kStages; }
+    static __device__ int round(int block) { return block / Shape::kStages; }
+
+    StageBarrier* filled_;
+    StageBarrier* freed_;
+};
+
+// Whose turn it is to begin products: the first warpgroup's, the second one's, and so on. Alone, a
+// warpgroup waits for nobody.
+class Turns {
+  public:
+    __device__ Turns(bool two, int n_steps)
+        : two_(two), second_(warp() * kLanes >= kWarpgroup), n_steps_(n_steps) {}
+
+    __device__ void wait(int step) const {
+        meet_if(two_ && (second_ || step > 0), second_ ? kSecondTurn : kFirstTurn, 2 * kWarpgroup);
+    }
+    // The second one's last products are followed by none that would have to wait.
+    __device__ void pass(int step) const {
+        announce_if(two_ && (!second_ || step + 1 < n_steps_), second_ ? kFirstTurn : kSecondTurn,
+                    2 * kWarpgroup);
+    }
+
+  private:
+    bool two_, second_;
+    int n_steps_;
 };
 
 // Weights of a block of keys as left operands.
@@ -126,14 +207,7 @@ __device__ __forceinline__ void begin_values(const PackedWeights<Shape>& weights
     wgmma_commit();
 }
 
-// The copies that this thread has begun are there for products once the barrier is passed.
-__device__ __forceinline__ void hand_over_copies() {
-    cp_async_wait_all();
-    fence_proxy_async();
-    __syncthreads();
-}
-
-// What a warpgroup computes for its 64 rows: all but the copies, which the whole block makes.
+// What a warpgroup computes for its 64 rows.
 template <typename Element, bool kSoftcap, typename Shape>
 class WarpgroupRows {
   public:
@@ -145,13 +219,13 @@ class WarpgroupRows {
           full_begin_(call.window > 0 ? work.position(Shape::kRows - 1) - call.window + 1 : 0),
           full_end_(min(work.key_end, work.position(0) + 1)) {}
 
-    // The first block of keys, from `position` on. `meanwhile` is done while products go on.
-    template <typename Meanwhile>
-    __device__ void first(const std::uint16_t* keys, int position, const Meanwhile& meanwhile) {
+    // The first block of keys, from `position` on. `begun` is called once its products have begun.
+    template <typename Begun>
+    __device__ void first(const std::uint16_t* keys, int position, const Begun& begun) {
         pin(scores_);
         wgmma_fence();
         begin_scores<Element, Shape>(query_, keys, scores_);
-        meanwhile();
+        begun();
         wgmma_wait<0>();
         pin(scores_);
         to_hidden_logits(position);
@@ -160,17 +234,17 @@ class WarpgroupRows {
     }
 
     // Another block of keys, and the values of the block before: while their sum is made, scores
-    // become weights.
-    template <typename Meanwhile>
+    // become weights. `read` is called once the values have been read.
+    template <typename Begun, typename Read>
     __device__ void next(const std::uint16_t* keys, const std::uint16_t* values, int position,
-                         const Meanwhile& meanwhile) {
+                         const Begun& begun, const Read& read) {
         pin(scores_);
         pin(weights_);
         pin(softmax_.out);
         wgmma_fence();
         begin_scores<Element, Shape>(query_, keys, scores_);
         begin_values<Element, Shape>(weights_, values, softmax_);
-        meanwhile();
+        begun();
         wgmma_wait<1>();
         pin(scores_);
         to_hidden_logits(position);
@@ -179,6 +253,7 @@ class WarpgroupRows {
         settle(softmax_.sum[0] + softmax_.sum[1]);
         wgmma_wait<0>();
         pin(softmax_.out);
+        read();
         // In a long context the largest logit rises rarely, and factors are 1.
         if (__any_sync(0xFFFFFFFFU, factors[0] != 1.0F || factors[1] != 1.0F)) {
             ICM_FAST_UNROLL
@@ -215,53 +290,75 @@ class WarpgroupRows {
     PackedWeights<Shape> weights_;
 };
 
-// Attends for one tile and key-value head.
-template <typename Element, int kHeadDim, bool kSoftcap>
-__global__ void __launch_bounds__(WarpgroupShape<kHeadDim>::kThreads,
-                                  WarpgroupShape<kHeadDim>::blocks_per_sm(kSoftcap))
-    attend_warpgroups(const AttentionCall call) {
-    using Shape = WarpgroupShape<kHeadDim>;
-    const TileMemory<Shape> memory(shared_memory());
-    const TileWork work = tile_work(call, Shape::kRows);
-    KeyBlocks<Shape> blocks(call, work, memory);
-    const int n_blocks = blocks.count();
-    // The second half of a short tile has nothing to do but copies.
-    const bool has_rows = work.has(warp() / 4 * 64);
-
-    copy_query<Shape>(call, work, memory.query);
+// What those who copy do for a tile: one block of keys after the other, as soon as a stage is free.
+// While one is under way, the one before is waited for and handed over.
+template <typename Shape>
+__device__ __forceinline__ void fill_stages(const AttentionCall& call, const TileWork& work,
+                                            Stages<Shape>& stages, int n_blocks) {
+    KeyBlocks<Shape> blocks(call, work, TileMemory<Shape>(shared_memory()));
     blocks.find(0);
-    blocks.find(1);
-    __syncthreads();
-    blocks.copy(0);
-    hand_over_copies();
+    meet(kSlotsThere, Shape::kCopyThreads);
+    for (int block = 0; block < n_blocks; ++block) {
+        stages.wait_until_free(block);
+        blocks.copy(block);
+        cp_async_commit();
+        // First, since it is waited for; slots may take several reads, one after the other.
+        if (block > 0) {
+            cp_async_wait<1>();
+            stages.fill(block - 1);
+        }
+        blocks.find(block + 1);
+        meet(kSlotsThere, Shape::kCopyThreads);
+    }
+    cp_async_wait<0>();
+    stages.fill(n_blocks - 1);
+}
+
+// What the two others do: each attends for its half of the rows.
+template <typename Element, bool kSoftcap, typename Shape>
+__device__ __forceinline__ void attend_rows(const AttentionCall& call, const TileWork& work,
+                                            Stages<Shape>& stages, int n_blocks, bool two) {
+    const TileMemory<Shape> memory(shared_memory());
+    copy_query<Shape>(call, work, memory.query);
+    cp_async_wait_all();
+    meet(kQueryThere, Shape::kThreads);
+    // The second half of a short tile has nothing else to do.
+    if (!two && thread() >= kWarpgroup) return;
 
     WarpgroupRows<Element, kSoftcap, Shape> rows(call, work, memory.query);
-    int block = 0;
-    const auto copy_next = [&] {
-        if (block + 1 < n_blocks) blocks.copy(block + 1);
-        blocks.find(block + 2);
-    };
-    // One branch for all of a step: a product that went on behind its end would be waited for
-    // there.
-    if (has_rows) {
-        // Where a window or a split leaves no key at all, this is a block of hidden ones.
-        rows.first(memory.keys(0), blocks.position(0), copy_next);
+    const Turns turns(two, n_blocks);
+    stages.wait_until_filled(0);
+    turns.wait(0);
+    rows.first(memory.keys(0), work.block_position<Shape>(0), [&] { turns.pass(0); });
+    for (int block = 1; block < n_blocks; ++block) {
+        stages.wait_until_filled(block);
+        turns.wait(block);
+        rows.next(
+            memory.keys(block), memory.values(block - 1), work.block_position<Shape>(block),
+            [&] { turns.pass(block); }, [&] { stages.free(block - 1); });
+    }
+    finish<Element>(call, work, rows.last(memory.values(n_blocks - 1)), memory.query);
+}
+
+// Attends for one tile and key-value head.
+template <typename Element, int kHeadDim, bool kSoftcap>
+__global__ void __launch_bounds__(WarpgroupShape<kHeadDim>::kLaunchThreads, 1)
+    attend_warpgroups(const AttentionCall call) {
+    using Shape = WarpgroupShape<kHeadDim>;
+    const TileWork work = tile_work(call, Shape::kRows);
+    // Where a window or a split leaves no key at all, there is a block of hidden ones.
+    const int n_blocks = max(work.block_count<Shape>(), 1);
+    const bool two = work.has(Shape::kRows / 2);
+    Stages<Shape> stages(shared_memory());
+    if (thread() == 0) stages.start((two ? 2 : 1) * kWarpgroup / kLanes);
+    __syncthreads();
+    if (thread() >= Shape::kThreads) {
+        give_up_registers<Shape::kCopyRegisters>();
+        fill_stages<Shape>(call, work, stages, n_blocks);
     } else {
-        copy_next();
+        take_registers<Shape::kComputeRegisters>();
+        attend_rows<Element, kSoftcap, Shape>(call, work, stages, n_blocks, two);
     }
-    for (block = 1; block < n_blocks; ++block) {
-        // Also: nobody reads the stage of `block - 2` any more, the one that is filled next.
-        hand_over_copies();
-        if (has_rows) {
-            rows.next(memory.keys(block), memory.values(block - 1), blocks.position(block),
-                      copy_next);
-        } else {
-            copy_next();
-        }
-    }
-    if (!has_rows) return;
-    const std::uint16_t* values = memory.values(max(n_blocks - 1, 0));
-    finish<Element>(call, work, rows.last(values), memory.query);
 }
 
 }  // namespace icm_fast::cuda

@@ -3,6 +3,7 @@
 #include <stdexcept>
 #include <utility>
 
+#include "tests/warp_roles_emulation.hpp"
 #include "tests/wgmma_emulation.hpp"
 
 namespace icm_fast::cuda {
@@ -36,8 +37,10 @@ void Block::start(const EmulatedLaunch& launch) {
         Thread& thread = threads_[k];
         if (!thread.fiber) thread.fiber = std::make_unique<Fiber>([this, k] { live(k); });
         thread.copies.clear();
+        thread.groups.clear();
         thread.arrived.clear();
         thread.gate = nullptr;
+        thread.paused = false;
         thread.finished = false;
     }
     warps_.assign(n_threads_ / kEmulatedLanes, {});
@@ -45,6 +48,7 @@ void Block::start(const EmulatedLaunch& launch) {
     shared_.assign(static_cast<std::size_t>(launch.n_shared + 15) / 16, {~0U, ~0U, ~0U, ~0U});
     unfenced_.assign(shared_.size(), 0);
     start_warpgroups(n_threads_);
+    start_barriers();
 }
 
 void Block::run(const EmulatedLaunch& launch) {
@@ -53,11 +57,12 @@ void Block::run(const EmulatedLaunch& launch) {
     while (!finished()) {
         const bool moved = run_warps();
         if (!failure_.empty()) emulation_fails(failure_);
-        if (!moved) {
+        if (!moved && !resume()) {
             failure_ = "threads wait for others that never come";
             emulation_fails(failure_);
         }
     }
+    end_barriers();
 }
 
 bool Block::finished() const {
@@ -83,7 +88,7 @@ bool Block::run_warp(std::size_t warp) {
     while (again && failure_.empty()) {
         again = false;
         for (std::size_t k = warp * kEmulatedLanes; k < (warp + 1) * kEmulatedLanes; ++k) {
-            if (threads_[k].finished || threads_[k].waits()) continue;
+            if (threads_[k].finished || threads_[k].paused || threads_[k].waits()) continue;
             run_thread(k);
             again = true;
         }
@@ -98,17 +103,35 @@ void Block::run_thread(std::size_t index) {
     scheduler_.switch_to(*threads_[index].fiber);
 }
 
+bool Block::announce(Gate& gate, std::size_t n) {
+    if (++gate.arrived < n) return false;
+    gate.arrived = 0;
+    ++gate.openings;
+    return true;
+}
+
 void Block::arrive(Gate& gate, std::size_t n) {
+    if (!announce(gate, n)) wait_at(gate);
+}
+
+void Block::wait_at(const Gate& gate) {
     Thread& thread = current();
-    if (++gate.arrived == n) {
-        gate.arrived = 0;
-        ++gate.openings;
-        return;
-    }
     thread.gate = &gate;
     thread.seen_openings = gate.openings;
     thread.fiber->switch_to(scheduler_);
     thread.gate = nullptr;
+}
+
+void Block::pause() {
+    if (order_ == WarpOrder::kLastToFirst) return;
+    current().paused = true;
+    current().fiber->switch_to(scheduler_);
+}
+
+bool Block::resume() {
+    bool any = false;
+    for (Thread& thread : threads_) any |= std::exchange(thread.paused, false);
+    return any;
 }
 
 void Block::check_shared(const void* pointer, const char* what) const {
@@ -131,8 +154,10 @@ void Block::begin_copy(const Copy& copy) {
     if (copy.source != nullptr) counts_.copied_bytes += 16;
 }
 
-void Block::finish_copies(Thread& thread) {
-    for (const Copy& copy : thread.copies) {
+void Block::group_copies() { current().groups.push_back(std::exchange(current().copies, {})); }
+
+void Block::bring(Thread& thread, const std::vector<Copy>& copies) {
+    for (const Copy& copy : copies) {
         if (copy.source == nullptr) {
             std::memset(copy.target, 0, 16);
         } else {
@@ -140,6 +165,18 @@ void Block::finish_copies(Thread& thread) {
         }
         thread.arrived.push_back(copy.target);
     }
+}
+
+void Block::finish_groups(Thread& thread, std::size_t n_pending) {
+    while (thread.groups.size() > n_pending) {
+        bring(thread, thread.groups.front());
+        thread.groups.pop_front();
+    }
+}
+
+void Block::finish_copies(Thread& thread) {
+    finish_groups(thread, 0);
+    bring(thread, thread.copies);
     thread.copies.clear();
 }
 

@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <deque>
 #include <memory>
 #include <string>
 #include <vector>
@@ -30,10 +31,12 @@ struct Copy {
 
 struct Thread {
     std::unique_ptr<tests::Fiber> fiber;
-    std::vector<Copy> copies;          // begun and not waited for
-    std::vector<const void*> arrived;  // targets of those waited for, and not fenced
+    std::vector<Copy> copies;              // begun, and of no group yet
+    std::deque<std::vector<Copy>> groups;  // begun and not waited for
+    std::vector<const void*> arrived;      // targets of those waited for, and not fenced
     const Gate* gate = nullptr;
     std::uint64_t seen_openings = 0;
+    bool paused = false;  // until nobody else can go on
     bool finished = true;
 
     [[nodiscard]] bool waits() const { return gate != nullptr && gate->openings == seen_openings; }
@@ -60,6 +63,9 @@ class Block {
     void begin_copy(const Copy& copy);
     void finish_copies(Thread& thread);
     void finish_copies() { finish_copies(current()); }
+    // Makes a group of this thread's copies; waits for all groups but the last `n_pending`.
+    void group_copies();
+    void finish_groups(std::size_t n_pending) { finish_groups(current(), n_pending); }
     // What this thread's copies have brought may be read by products from now on.
     void fence_copies();
     // Whether no copy to these 16 bytes, since the block began, lacks its fence.
@@ -68,6 +74,12 @@ class Block {
     [[nodiscard]] std::size_t shared_bytes() const { return shared_.size() * sizeof(uint4); }
     // Waits until `n` threads have come to the same gate.
     void arrive(Gate& gate, std::size_t n);
+    // Comes to it without waiting; waits for the next opening without coming.
+    static bool announce(Gate& gate, std::size_t n);
+    void wait_at(const Gate& gate);
+    // Lets all others run as far as they can first; not in the order kLastToFirst, where who is
+    // ahead stays ahead.
+    void pause();
     void barrier() { arrive(barrier_, n_threads_); }
     template <typename In, typename Out>
     Out together(const In& input, void (*operation)(const std::array<In, kEmulatedLanes>&,
@@ -76,10 +88,13 @@ class Block {
   private:
     Thread& current() { return threads_[current_]; }
     std::uint32_t& unfenced(const void* target);
+    static void finish_groups(Thread& thread, std::size_t n_pending);
+    static void bring(Thread& thread, const std::vector<Copy>& copies);
     void start(const EmulatedLaunch& launch);
     void run_thread(std::size_t index);
     bool run_warp(std::size_t warp);
     bool run_warps();
+    bool resume();
     [[nodiscard]] bool finished() const;
     void live(std::size_t index);
 

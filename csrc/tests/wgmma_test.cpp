@@ -9,6 +9,7 @@
 #include "tests/check.hpp"
 #include "tests/cuda_problem.hpp"
 #include "tests/inputs.hpp"
+#include "tests/warp_roles_emulation.hpp"
 #include "tests/wgmma_emulation.hpp"
 
 namespace icm_fast::tests {
@@ -129,6 +130,38 @@ NATIVE_TEST(cuda_wgmma, split_contexts_are_merged) {
     }
 }
 
+// Many more blocks than stages, so that each stage is filled again and again, with one warpgroup
+// and with two that compute; whoever is ahead of the others.
+NATIVE_TEST(cuda_wgmma, long_contexts_go_through_all_stages) {
+    for (const cuda::WarpOrder order :
+         {cuda::WarpOrder::kLastToFirst, cuda::WarpOrder::kFirstToLast}) {
+        cuda::set_warp_order(order);
+        CudaProblem({{{700, 3, 41}, 20}, {{900}, 50}}, shape(64, 3)).check(scaled(64));
+        cpu::AttentionOptions options = scaled(128);
+        options.window = 600;
+        CudaProblem({{{900}, 70}}, shape(128, 2)).check(options, 450);
+    }
+    cuda::set_warp_order(cuda::WarpOrder::kFirstToLast);
+}
+
+// One block to three times round the stages, and a key more or less.
+NATIVE_TEST(cuda_wgmma, every_number_of_blocks) {
+    Sizes sizes;
+    for (const std::int64_t blocks : {1, 2, 3, 4, 5, 8, 9, 12}) {
+        for (const std::int64_t rows : {10, 100}) {
+            const std::int64_t keys = 64 * blocks - rows;
+            for (const std::int64_t more : {-1, 0, 1}) {
+                if (keys + more > 0) sizes.push_back({{keys + more}, rows});
+            }
+        }
+    }
+    for (const cuda::WarpOrder order :
+         {cuda::WarpOrder::kLastToFirst, cuda::WarpOrder::kFirstToLast}) {
+        cuda::set_warp_order(order);
+        CudaProblem(sizes, shape(64, 1)).check(scaled(64));
+    }
+}
+
 NATIVE_TEST(cuda_wgmma, large_scores) {
     CudaProblem problem(batch(), shape(64, 2));
     for (const float value : problem.run({.scaling = 60.0F})) CHECK(std::abs(value) <= 1.0F);
@@ -232,6 +265,114 @@ NATIVE_TEST(cuda_wgmma, mistakes_are_reported) {
                     operands.begin();
                 }),
                 std::string("wgmma reads outside shared memory"));
+}
+
+// Two warps, of which the first one waits for what the second one does.
+NATIVE_TEST(cuda_wgmma, barriers_of_warps_with_different_tasks) {
+    const auto status = [](std::size_t n_threads, const auto& work) {
+        const std::int32_t code =
+            cuda::run_launch({{1, 1}, static_cast<std::int32_t>(n_threads), 64, work});
+        return code == cuda::kOk ? std::string() : cuda::icm_fast_cuda_status_text(code);
+    };
+    const auto barrier = [] {
+        return reinterpret_cast<cuda::StageBarrier*>(cuda::shared_memory());
+    };
+    int seen = 0;
+    const auto counted = [&](int n_arrivals, int phase) {
+        return [&, n_arrivals, phase] {
+            if (threadIdx.x == 0) cuda::start_barrier(*barrier(), n_arrivals);
+            __syncthreads();
+            if (threadIdx.x < 32) {
+                cuda::wait_for_phase(*barrier(), phase);
+                return;
+            }
+            if (threadIdx.x == 32) ++seen;
+            cuda::arrive_at(*barrier());
+        };
+    };
+    CHECK_EQUAL(status(64, counted(32, 0)), std::string());
+    CHECK_EQUAL(seen, 1);
+    CHECK_EQUAL(status(64, counted(33, 0)), std::string("threads wait for others that never come"));
+    CHECK_EQUAL(status(64, counted(32, 2)), std::string("waits for a phase that has not begun"));
+    cuda::set_warp_order(cuda::WarpOrder::kLastToFirst);
+    CHECK_EQUAL(status(64, counted(32, 0)), std::string());
+    CHECK_EQUAL(status(64,
+                       [&] {
+                           if (threadIdx.x == 0) cuda::start_barrier(*barrier(), 1);
+                           __syncthreads();
+                           for (int k = 0; k < 2 && threadIdx.x == 32; ++k) {
+                               cuda::arrive_at(*barrier());
+                           }
+                           __syncthreads();
+                           cuda::wait_for_phase(*barrier(), 0);
+                       }),
+                std::string("waits for a phase that is long over"));
+    cuda::set_warp_order(cuda::WarpOrder::kFirstToLast);
+    CHECK_EQUAL(status(64, [&] { cuda::arrive_at(*barrier()); }),
+                std::string("a barrier that was not started"));
+    CHECK_EQUAL(status(64,
+                       [&] {
+                           if (threadIdx.x == 0) cuda::start_barrier(*barrier(), 1);
+                           __syncthreads();
+                           if (threadIdx.x == 32) barrier()->state = 0;
+                           __syncthreads();
+                           cuda::wait_for_phase(*barrier(), 0);
+                       }),
+                std::string("a barrier was written over"));
+    // What comes after an arrival comes too late for those who waited.
+    int before = 0;
+    int after = 0;
+    CHECK_EQUAL(status(64,
+                       [&] {
+                           if (threadIdx.x == 32) cuda::start_barrier(*barrier(), 1);
+                           __syncthreads();
+                           if (threadIdx.x == 0) {
+                               cuda::wait_for_phase(*barrier(), 0);
+                               before = after;
+                           }
+                           if (threadIdx.x == 32) {
+                               cuda::arrive_at(*barrier());
+                               after = 1;
+                           }
+                       }),
+                std::string());
+    CHECK(before == 0 && after == 1);
+    CHECK_EQUAL(status(32, [] { cuda::meet_if(threadIdx.x % 2 == 0, 1, 32); }),
+                std::string("lanes of one warp come to different barriers"));
+    CHECK_EQUAL(status(64, [] { cuda::meet(1, threadIdx.x < 32 ? 64 : 96); }),
+                std::string("threads count on different numbers at a barrier"));
+    CHECK_EQUAL(status(64, [] { cuda::announce_if(threadIdx.x >= 32, 1, 64); }),
+                std::string("threads came to a barrier for nothing"));
+    CHECK_EQUAL(status(64,
+                       [] {
+                           cuda::meet_if(threadIdx.x < 32, 1, 64);
+                           cuda::announce_if(threadIdx.x >= 32, 1, 64);
+                       }),
+                std::string());
+}
+
+NATIVE_TEST(cuda_wgmma, groups_of_copies_arrive_in_their_order) {
+    alignas(16) std::array<std::uint16_t, 8> source{1, 2, 3, 4, 5, 6, 7, 8};
+    std::array<std::array<std::uint16_t, 2>, 3> seen{};
+    const std::int32_t status = cuda::run_launch(
+        {{1, 1}, 32, 64, [&] {
+             if (threadIdx.x > 0) return;
+             auto* shared = reinterpret_cast<std::uint16_t*>(cuda::shared_memory());
+             const auto look = [&](std::size_t k) { seen[k] = {shared[0], shared[8]}; };
+             for (int k = 0; k < 2; ++k) {
+                 cuda::cp_async_16(shared + 8 * k, source.data(), true);
+                 cuda::cp_async_commit();
+             }
+             look(0);
+             cuda::cp_async_wait<1>();
+             look(1);
+             cuda::cp_async_wait<0>();
+             look(2);
+         }});
+    CHECK_EQUAL(status, static_cast<std::int32_t>(cuda::kOk));
+    CHECK(seen[0][0] == 0xFFFF && seen[0][1] == 0xFFFF);
+    CHECK(seen[1][0] == 1 && seen[1][1] == 0xFFFF);
+    CHECK(seen[2][0] == 1 && seen[2][1] == 1);
 }
 
 NATIVE_TEST(cuda_wgmma, what_products_use_must_stay) {

@@ -125,17 +125,19 @@ class Kernel:
 _HOPPER_MMA = KernelRate(
     0.70, 0.40, "FlashAttention-3 (arXiv 2407.08608): 35-40 % for FlashAttention-2 on H100"
 )
-# Like Triton's, our kernel with wgmma has no warps for copies alone; unlike it, it gathers keys row
-# by row, and scores become weights while the values' sum goes on. FlashAttention-3 has the latter,
-# too, and reached 570 of 989 TFLOP/s without warps for copies (0.58, Table 2); we take the lower
-# one. Besides, it rests on machine code that was read: ptxas serialises no product, and a step of
-# 64 keys has fewer instructions (some 380 a warp, two warps to a scheduler) than its products take
-# cycles (1,024 at the peak rate).
+# Our kernel with wgmma is built like FlashAttention-3 where that reached 661 TFLOP/s on H100 (Table
+# 2: width 128, no mask): warps for copies alone, two warpgroups that take turns, and scores that
+# become weights while the values' sum goes on. Two things are unlike it. It gathers keys row by
+# row, for which we take off a tenth: FlashInfer has such gathers in warps of their own, too, and
+# its authors put the distance to contiguous keys at "around 10+%" (sgl-project/sglang, issue 2172).
+# And a step has 64 keys instead of 128 or 176, so what each step costs besides comes more often;
+# nothing is taken off for that. Besides, it rests on machine code that was read: ptxas serialises
+# no product, and a step has fewer instructions (some 290 a warp, two warps to a scheduler) than its
+# products take cycles (1,024 at the peak rate).
 _HOPPER_WGMMA = KernelRate(
     0.70,
-    0.48,
-    "Triton's attention with wgmma, no warp specialisation, width 128, 16,384 tokens, on H100: "
-    "477 TFLOP/s (pytorch/benchmark, pull request 2391)",
+    0.9 * 661 / 989,
+    "FlashAttention-3 (arXiv 2407.08608, Table 2), 661 TFLOP/s, less a tenth for gathers",
 )
 
 RATES = {
