@@ -90,6 +90,16 @@ def read_run(folder: Path) -> FinishedRun:
     )
 
 
+def read_labels(folder: Path) -> IntArray:
+    """Labels of a finished run, or of one by batches (:func:`icm_fast.tuning.iterate`); ``[n]``.
+
+    Raises:
+        InputError: They are not there, or corrupt.
+    """
+    lines = _read_lines(folder / LABELS_FILE)
+    return np.array([line["label_index"] for line in lines], dtype=np.int32)
+
+
 def stored_settings(content: dict[str, Any]) -> SearchConfig:
     """The SearchConfig inside the content of config.yaml."""
     names = {f.name for f in dataclasses.fields(SearchConfig)}

@@ -33,6 +33,11 @@ def test_every_experiment_of_the_package_can_be_read():
         ({"suites": small({**COLUMN, "model": None})}, "column 0: no model; name one with --model"),
         ({"suites": small({**COLUMN, "n": 0})}, "column 0: n must be 1 or more, got 0"),
         ({"suites": small({**COLUMN, "start": "gold"})}, "unknown start 'gold'.*golden"),
+        ({"suites": small({**COLUMN, "batch_size": 0})}, "batch_size must be 1 or more, got 0"),
+        (
+            {"suites": small({**COLUMN, "batch_size": 2, "start": "golden"})},
+            "start is of one search, batch_size of several",
+        ),
         ({"suites": small({**COLUMN, "settings": {"alhpa": 1}})}, "unknown setting 'alhpa'.*alpha"),
         ({"suites": small(COLUMN, COLUMN)}, "two columns have one name"),
         ({"suites": small(COLUMN, seeds=[])}, "no seeds"),

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from icm_fast import SearchConfig
 from icm_fast.cli import run
 from icm_fast.errors import InputError
 from icm_fast.evaluate import load_gold, many_shot, predict
@@ -14,6 +15,7 @@ from icm_fast.finished_run import read_run
 from icm_fast.lazy_scorer import LazyModel
 from icm_fast.metrics import accuracy
 from icm_fast.task_source import TaskSource
+from icm_fast.tuning import TuningConfig, iterate
 from tiny_models import byte_tokenizer, one_thread, tiny_model  # noqa: F401
 
 ALL = ["zero-shot", "zero-shot-assistant", "zero-shot-chat", "bootstrapped", "icm", "golden"]
@@ -60,6 +62,47 @@ def test_an_experiment_writes_what_its_parts_say(definition, tmp_path, tiny_fold
     perturbed = column["methods"]["perturbed"]["labels_accuracy"]
     agreements = [seed["agreement"] for seed in column["search"]["seeds"]]
     assert perturbed == pytest.approx(np.mean(agreements))
+
+
+def test_a_column_may_be_labelled_by_batches(definition, tmp_path, tiny_folder, monkeypatch):
+    output = tmp_path / "out"
+    common = {"task": "larger-than", "model": str(tiny_folder), "n": 8, "n_test": 8}
+    common |= {"settings": {"dtype": "float32", "max_evaluations": 3}}
+    common |= {"tuning": {"epochs": 1, "dtype": "float32"}, "methods": ["golden", "icm-tuned"]}
+    columns = [{**common, "name": "at once"}, {**common, "name": "by two", "batch_size": 2}]
+    path = definition(suites={"small": {"seeds": [0, 1], "columns": columns}})
+    document = run_tiny(path, output)
+    once, by_two = document["columns"]
+    assert by_two["definition"]["batch_size"] == 2
+    assert by_two["identities"][0]["batch_size"] == 2
+    assert "batch_size" not in once["identities"][0]
+    facts = by_two["search"]["seeds"][1]
+    (folder,) = (output / "cells").glob("by-two-*")
+    batches = sorted((folder / "seed-1" / "search").glob("batch-*"))
+    assert len(batches) >= 4
+    runs = [read_run(batch / "search") for batch in batches]
+    assert facts["n"] == sum(len(run.labels) for run in runs) == 8
+    assert facts["utility"] == pytest.approx(sum(run.summary["utility"] for run in runs))
+    assert facts["n_evaluations"] == sum(run.summary["n_evaluations"] for run in runs)
+    assert facts["gold_utility"] is None
+    # What it found is what iterate finds, by example.
+    dataset = TaskSource("larger-than", limit=8, seed=1).load_dataset()
+    model = LazyModel(str(tiny_folder), dtype="float32").load()
+    found = iterate(
+        dataset,
+        model=model,
+        batch_size=2,
+        search_config=SearchConfig(dtype="float32", max_evaluations=3, seed=1),
+        tuning_config=TuningConfig(epochs=1, dtype="float32", seed=1),
+    )
+    gold = load_gold(TaskSource("larger-than", limit=8, seed=1), dataset)
+    assert facts["agreement"] == pytest.approx(float((found.labels == gold).mean()))
+    (labels,) = (folder / "seed-1" / "search").glob("labels.jsonl")
+    lines = [json.loads(line) for line in labels.read_text().splitlines()]
+    assert [line["label_index"] for line in lines] == found.labels.tolist()
+    # Nothing is searched again.
+    monkeypatch.setattr("icm_fast.tuning.iterative.search", None)
+    assert run_tiny(path, output) == document
 
 
 def test_an_interrupted_experiment_goes_on_with_what_is_missing(definition, tmp_path, monkeypatch):

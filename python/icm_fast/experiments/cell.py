@@ -24,7 +24,7 @@ from icm_fast.experiments.definition import Column
 from icm_fast.experiments.methods import METHODS
 from icm_fast.experiments.orders import order_sensitivity
 from icm_fast.experiments.predicting import Prediction, predict_test
-from icm_fast.finished_run import read_run
+from icm_fast.finished_run import read_labels
 from icm_fast.identities import as_stored, check_same, json_digest
 from icm_fast.leave_one_out import leave_one_out
 from icm_fast.metrics import accuracy, agreement, agreement_up_to_permutation
@@ -102,13 +102,13 @@ class Cell:
         with writing(self._folder):
             self._folder.mkdir(parents=True, exist_ok=True)
         self._check_identity()
-        facts = self._kept("search.json", lambda: self._search(progress))
+        facts = self._kept("search.json", lambda: self._search(say, progress))
         say(
             f"search: agreement {facts['agreement']:.2f}, {facts['n_evaluations']} evaluations, "
             f"{facts['seconds']:.0f} s"
         )
         test = self._kept("test.json", self._describe_test)
-        found = read_run(self._folder / "search").labels
+        found = read_labels(self._folder / "search")
         predictions = {}
         for name in methods:
             predictions[name] = self._prediction(name, found)
@@ -132,6 +132,7 @@ class Cell:
                 "test_gold": json_digest(gold.tolist()),
                 "model": asdict(data.model.identity()),
                 "chat_model": data.column.chat_model and asdict(data.chat_model.identity()),
+                **({"batch_size": data.column.batch_size} if data.column.batch_size else {}),
             }
         )
 
@@ -191,28 +192,49 @@ class Cell:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return content
 
-    def _search(self, progress: ProgressReporter | None) -> dict[str, Any]:
-        data = self._data
-        result = search(
-            data.dataset,
-            model=data.model,
-            config=data.config,
-            output_dir=self._folder / "search",
-            progress=progress,
-            source=data.source,
-        )
+    def _search(self, say: Say, progress: ProgressReporter | None) -> dict[str, Any]:
+        """Facts about the search; about all of them where batches are labelled one by one."""
+        data, folder = self._data, self._folder / "search"
+        searches: tuple[SearchResult, ...]
+        gold_utility: float | None
+        if data.column.batch_size is None:
+            found = search(
+                data.dataset,
+                model=data.model,
+                config=data.config,
+                output_dir=folder,
+                progress=progress,
+                source=data.source,
+            )
+            labels, searches, gold_utility = found.labels, (found,), _gold_utility(data)
+        else:
+            from icm_fast.tuning import iterate
+
+            by_batch = iterate(
+                data.dataset,
+                model=data.model.load(),
+                batch_size=data.column.batch_size,
+                search_config=data.config,
+                tuning_config=data.column.tuning_config(data.seed),
+                output_dir=folder,
+                progress=say,
+                source=data.source,
+            )
+            # Each batch has a model of its own, so there is no U of all gold labels.
+            labels, searches, gold_utility = by_batch.labels, by_batch.searches, None
         return {
-            **_against_gold(result, data),
-            "n": len(result.labels),
-            "n_labelled": int((result.labels != UNLABELLED).sum()),
-            "utility": result.utility,
-            "n_evaluations": result.n_evaluations,
-            "n_iterations": result.n_iterations,
+            **_against_gold(labels, data),
+            "gold_utility": gold_utility,
+            "n": len(labels),
+            "n_labelled": int((labels != UNLABELLED).sum()),
+            "utility": sum(one.utility for one in searches),
+            "n_evaluations": sum(one.n_evaluations for one in searches),
+            "n_iterations": sum(one.n_iterations for one in searches),
             "n_parameters": data.n_parameters,
-            "n_tokens": result.n_tokens_forwarded,
-            "seconds": result.seconds,
-            "reason": result.reason,
-            "concerns": [concern.kind for concern in result.concerns],
+            "n_tokens": sum(one.n_tokens_forwarded for one in searches),
+            "seconds": sum(one.seconds for one in searches),
+            "reason": ", ".join(dict.fromkeys(one.reason for one in searches)),
+            "concerns": list(dict.fromkeys(c.kind for one in searches for c in one.concerns)),
         }
 
     def _describe_test(self) -> dict[str, Any]:
@@ -226,15 +248,14 @@ class Cell:
         }
 
 
-def _against_gold(result: SearchResult, data: CellData) -> dict[str, Any]:
-    """Agreement of found labels with gold, and what gold is worth to the objective."""
+def _against_gold(labels: IntArray, data: CellData) -> dict[str, Any]:
+    """Agreement of found labels with gold."""
     gold, n_labels = data.gold, len(data.dataset.label_space)
     return {
-        "agreement": agreement(result.labels, gold),
-        "permuted_agreement": agreement_up_to_permutation(result.labels, gold, n_labels),
-        "gold_utility": _gold_utility(data),
+        "agreement": agreement(labels, gold),
+        "permuted_agreement": agreement_up_to_permutation(labels, gold, n_labels),
         "gold_counts": np.bincount(gold[gold >= 0], minlength=n_labels).tolist(),
-        "found_counts": np.bincount(result.labels[result.labels >= 0], minlength=n_labels).tolist(),
+        "found_counts": np.bincount(labels[labels >= 0], minlength=n_labels).tolist(),
     }
 
 

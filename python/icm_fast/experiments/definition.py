@@ -34,6 +34,8 @@ class Column:
         chat_model: The model of the method ``zero-shot-chat``; the column's own by default.
         data: File of the task's data, inside the folder of ``--data``; None where it needs none.
         n: Examples to label.
+        batch_size: Most examples in one search; before each, the model is tuned on the labels found
+            so far (:func:`icm_fast.tuning.iterate`). None: one search labels all.
         n_test: Held-out examples.
         x: Place on a numeric axis (figure ``lines``); ``parameters``: millions of parameters of the
             model.
@@ -54,6 +56,7 @@ class Column:
     chat_model: str | None = None
     data: str | None = None
     n: int = 64
+    batch_size: int | None = None
     n_test: int = 100
     x: float | str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -94,8 +97,9 @@ class Column:
         content = {f.name: getattr(self, f.name) for f in fields(self)}
         for name in ("name", "model_title", "x", "methods", "n_orders"):
             del content[name]
-        if content["chat_model"] is None:
-            del content["chat_model"]
+        for name in ("chat_model", "batch_size"):
+            if content[name] is None:
+                del content[name]
         text = json.dumps(content, sort_keys=True, default=dict)
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 
@@ -268,7 +272,10 @@ def _column(where: str, row: int, content: dict[str, Any], models: Sequence[str]
         raise InputError(f"{where}, column {row}: no {missing[0]}{fix}")
     content["methods"] = _known_methods(where, content.get("methods") or ())
     column = Column(**content)
-    for name, least in (("n", 1), ("n_test", 1), ("n_start", 1), ("n_orders", 0)):
+    least_of = {"n": 1, "n_test": 1, "n_start": 1, "n_orders": 0}
+    if column.batch_size is not None:
+        least_of["batch_size"] = 1
+    for name, least in least_of.items():
         value = getattr(column, name)
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise InputError(
@@ -277,6 +284,10 @@ def _column(where: str, row: int, content: dict[str, Any], models: Sequence[str]
     if column.start is not None and column.start not in STARTS:
         start = column.start
         raise InputError(f"{where}, column {row}: unknown start {start!r}{suggest(start, STARTS)}")
+    if column.start is not None and column.batch_size is not None:
+        raise InputError(
+            f"{where}, column {row}: start is of one search, batch_size of several; leave one out"
+        )
     if isinstance(column.x, str) and column.x != "parameters":
         raise InputError(
             f"{where}, column {row}: x must be a number or parameters, got {column.x!r}"

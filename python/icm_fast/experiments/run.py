@@ -128,7 +128,8 @@ def _joined(used: Sequence[dict[str, str]]) -> dict[str, str]:
 def _check_packages(experiment: Experiment) -> None:
     """Raise InputError now if a package is missing that is needed hours later."""
     methods = {name for column in experiment.columns for name in experiment.methods_of(column)}
-    if any(METHODS[name].use == "tuned" for name in methods):
+    batches = any(column.batch_size is not None for column in experiment.columns)
+    if batches or any(METHODS[name].use == "tuned" for name in methods):
         training_packages()
     figure_module()
 
