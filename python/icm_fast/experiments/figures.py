@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from icm_fast.bench.plot import figure_module
@@ -118,16 +119,21 @@ def _lines(document: dict[str, Any]) -> Any:
     figure = figure_module().Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
     names = list(dict.fromkeys(name for column in columns for name in column["methods"]))
-    for k, name in enumerate(names):
+    shown = [
+        name
+        for name in names
+        if any("calibrated" in column["methods"].get(name, {}) for column in columns)
+    ]
+    place = Places([column["x"] for column in columns], len(shown) + 1, log=document["log_x"])
+    for k, name in enumerate(shown):
         points = [
-            (column["x"], column["methods"][name]["calibrated"])
+            (place.of(column["x"], k), column["methods"][name]["calibrated"])
             for column in columns
             if "calibrated" in column["methods"].get(name, {})
         ]
-        if points:
-            label = f"{METHODS[name].title}, calibrated accuracy"
-            _line(axes, points, _COLOURS[METHODS[name].labels], _MARKERS[k % len(_MARKERS)], label)
-    found = [(column["x"], _agreement(column)) for column in columns]
+        label = f"{METHODS[name].title}, calibrated accuracy"
+        _line(axes, points, _COLOURS[METHODS[name].labels], _MARKERS[k % len(_MARKERS)], label)
+    found = [(place.of(column["x"], len(shown)), _agreement(column)) for column in columns]
     _line(axes, found, "black", "x", "found labels, agreement with gold")
     if document["log_x"]:
         axes.set_xscale("log")
@@ -140,6 +146,27 @@ def _lines(document: dict[str, Any]) -> Any:
     axes.grid(alpha=0.3)
     figure.legend(loc="outside lower center", ncols=2, fontsize=8)
     return figure
+
+
+class Places:
+    """Where the points of several lines stand: side by side, so that their intervals are seen.
+
+    Args:
+        xs: Their places on the axis.
+        n_lines: How many lines there are.
+        log: Whether the axis is logarithmic.
+    """
+
+    def __init__(self, xs: Sequence[float], n_lines: int, *, log: bool) -> None:
+        self._log = log
+        ends = [math.log(x) if log else x for x in (min(xs), max(xs))]
+        self._step = 0.012 * ((ends[1] - ends[0]) or 1.0)
+        self._middle = (n_lines - 1) / 2
+
+    def of(self, x: float, line: int) -> float:
+        """Where the point of a line stands that belongs to ``x``."""
+        apart = (line - self._middle) * self._step
+        return x * math.exp(apart) if self._log else x + apart
 
 
 def _line(
