@@ -69,15 +69,14 @@ class KeyBlocks {
           key_bytes_(static_cast<std::uint32_t>(2 * call.keys.row_stride)),
           value_bytes_(static_cast<std::uint32_t>(2 * call.values.row_stride)),
           finder_(call.ranges, work.segment),
-          begin_(work.key_begin),
-          end_(work.key_end) {}
+          work_(work) {}
 
     // Notes the slots of a block's keys; a barrier of those who copy has to follow.
     __device__ void find(int block) {
         const int key = Shape::copier();
         if (key >= Shape::kKeys) return;
-        const int position = begin_ + block * Shape::kKeys + key;
-        memory_.slots_of(block)[key] = position < end_ ? finder_.find(position) : -1;
+        const int position = work_.template block_position<Shape>(block) + key;
+        memory_.slots_of(block)[key] = position < work_.key_end ? finder_.find(position) : -1;
     }
 
     // Begins to copy a block whose slots were found before the last barrier: zeros where there is
@@ -112,7 +111,7 @@ class KeyBlocks {
     const unsigned char* values_;
     std::uint32_t key_bytes_, value_bytes_;  // from slot to slot
     SlotFinder finder_;
-    int begin_, end_;
+    const TileWork& work_;
 };
 
 // Begins to copy the query rows of a tile.

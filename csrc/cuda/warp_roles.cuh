@@ -1,6 +1,6 @@
 // What warps with different tasks tell each other by: barriers, and registers that change hands
-// (PTX: mbarrier, bar, setmaxnreg, for compute capability 9.0). The native tests have the same
-// names in tests/warp_roles_emulation.hpp. Include after the device's instructions.
+// (PTX: mbarrier, bar, setmaxnreg, for sm_90a alone). The native tests have the same names in
+// tests/warp_roles_emulation.hpp. Include after the device's instructions.
 #pragma once
 
 #include <cstdint>

@@ -149,7 +149,7 @@ class Stages {
 class Turns {
   public:
     __device__ Turns(bool two, int n_steps)
-        : two_(two), second_(warp() * kLanes >= kWarpgroup), n_steps_(n_steps) {}
+        : two_(two), second_(thread() >= kWarpgroup), n_steps_(n_steps) {}
 
     __device__ void wait(int step) const {
         meet_if(two_ && (second_ || step > 0), second_ ? kSecondTurn : kFirstTurn, 2 * kWarpgroup);

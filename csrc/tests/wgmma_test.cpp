@@ -67,10 +67,10 @@ struct Operands {
     }
 };
 
-// What a launch of one warpgroup says.
+// What a launch says; of one warpgroup, unless it is told otherwise.
 template <typename Work>
-std::string failure(const Work& work) {
-    const std::int32_t status = cuda::run_launch({{1, 1}, 128, 8192, work});
+std::string failure(const Work& work, std::int32_t n_threads = 128) {
+    const std::int32_t status = cuda::run_launch({{1, 1}, n_threads, 8192, work});
     if (status == cuda::kOk) return "";
     return cuda::icm_fast_cuda_status_text(status);
 }
@@ -269,10 +269,8 @@ NATIVE_TEST(cuda_wgmma, mistakes_are_reported) {
 
 // Two warps, of which the first one waits for what the second one does.
 NATIVE_TEST(cuda_wgmma, barriers_of_warps_with_different_tasks) {
-    const auto status = [](std::size_t n_threads, const auto& work) {
-        const std::int32_t code =
-            cuda::run_launch({{1, 1}, static_cast<std::int32_t>(n_threads), 64, work});
-        return code == cuda::kOk ? std::string() : cuda::icm_fast_cuda_status_text(code);
+    const auto status = [](std::int32_t n_threads, const auto& work) {
+        return failure(work, n_threads);
     };
     const auto barrier = [] {
         return reinterpret_cast<cuda::StageBarrier*>(cuda::shared_memory());

@@ -119,18 +119,18 @@ def _lines(document: dict[str, Any]) -> Any:
     figure = figure_module().Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
     names = list(dict.fromkeys(name for column in columns for name in column["methods"]))
-    shown = [
-        name
-        for name in names
-        if any("calibrated" in column["methods"].get(name, {}) for column in columns)
-    ]
-    place = Places([column["x"] for column in columns], len(shown) + 1, log=document["log_x"])
-    for k, name in enumerate(shown):
-        points = [
-            (place.of(column["x"], k), column["methods"][name]["calibrated"])
+    lines = {
+        name: [
+            (column["x"], column["methods"][name]["calibrated"])
             for column in columns
             if "calibrated" in column["methods"].get(name, {})
         ]
+        for name in names
+    }
+    shown = [name for name in names if lines[name]]
+    place = Places([column["x"] for column in columns], len(shown) + 1, log=document["log_x"])
+    for k, name in enumerate(shown):
+        points = [(place.of(x, k), point) for x, point in lines[name]]
         label = f"{METHODS[name].title}, calibrated accuracy"
         _line(axes, points, _COLOURS[METHODS[name].labels], _MARKERS[k % len(_MARKERS)], label)
     found = [(place.of(column["x"], len(shown)), _agreement(column)) for column in columns]
