@@ -34,6 +34,7 @@ RESERVED_PER_BLOCK = 1024
 
 SHARED_BYTES = """
 #include <cstdio>
+#include "cuda/box_copies.cuh"
 #include "cuda/device.cuh"
 #include "cuda/warp_roles.cuh"
 #include "cuda/wgmma.cuh"

@@ -68,8 +68,8 @@ inline bool is_near(const HeadRows& pool) {
 }
 
 inline std::int32_t attend(const AttentionCall& call, void* stream) {
-    if (call.n_tiles < 0 || call.n_merges < 0 || call.n_kv_heads < 1 || call.group < 1 ||
-        !is_near(call.keys) || !is_near(call.values)) {
+    if (call.n_tiles < 0 || call.n_merges < 0 || call.n_kv_heads < 1 || call.n_slots < 0 ||
+        call.group < 1 || !is_near(call.keys) || !is_near(call.values)) {
         return kBadSizes;
     }
     if (call.products < 0 || call.products > static_cast<std::int32_t>(Products::kWgmma)) {

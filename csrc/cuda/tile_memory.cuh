@@ -152,6 +152,11 @@ class SlotFinder {
         return ranges_[low_].slot + position - ranges_[low_].position;
     }
 
+    // The first position behind the range that was found last.
+    __device__ int range_end() const {
+        return low_ < last_ ? ranges_[low_ + 1].position : INT32_MAX;
+    }
+
   private:
     const Range* ranges_;
     int low_, last_;

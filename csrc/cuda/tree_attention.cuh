@@ -79,6 +79,14 @@ class KeyBlocks {
         memory_.slots_of(block)[key] = position < work_.key_end ? finder_.find(position) : -1;
     }
 
+    // The slot of a block's first key if the others lie behind it one by one, else -1. For the
+    // thread that found this slot, and until it finds another one.
+    __device__ std::int32_t run(int block) const {
+        const int end = work_.template block_position<Shape>(block) + Shape::kKeys;
+        const bool one = end <= work_.key_end && end <= finder_.range_end();
+        return one ? memory_.slots_of(block)[0] : -1;
+    }
+
     // Begins to copy a block whose slots were found before the last barrier: zeros where there is
     // no key, since a weight of zero would not make up for what is not a number.
     __device__ void copy(int block) const {

@@ -7,7 +7,7 @@
 namespace icm_fast::cuda {
 
 // A change of any struct or function below raises this number; callers refuse another one.
-inline constexpr std::int32_t kAbiVersion = 2;
+inline constexpr std::int32_t kAbiVersion = 3;
 // Query rows of a tile, by the instruction that multiplies. A row is a (token, head of the group)
 // pair, token by token.
 inline constexpr std::int32_t kTileRows = 64;
@@ -95,7 +95,8 @@ struct AttentionCall {
     std::int32_t n_tiles;
     std::int32_t n_merges;
     std::int32_t n_kv_heads;
-    std::int32_t group;  // query heads to a key-value head
+    std::int32_t n_slots;  // of the pool
+    std::int32_t group;    // query heads to a key-value head
     std::int32_t head_dim;
     std::int32_t dtype;
     std::int32_t products;

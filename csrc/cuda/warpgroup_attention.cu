@@ -1,9 +1,11 @@
 // The part of icm_fast_cuda that is compiled for sm_90a alone.
 #ifdef __CUDACC__
+#include "cuda/box_copies.cuh"
 #include "cuda/device.cuh"
 #include "cuda/warp_roles.cuh"
 #include "cuda/wgmma.cuh"
 #else
+#include "tests/box_copies_emulation.hpp"
 #include "tests/cuda_emulation.hpp"
 #include "tests/warp_roles_emulation.hpp"
 #include "tests/wgmma_emulation.hpp"
@@ -20,7 +22,7 @@ std::int32_t launch_warpgroups(const AttentionCall& call, void* stream) {
     using Shape = WarpgroupShape<kHeadDim>;
     const Grid tiles{call.n_tiles, call.n_kv_heads};
     return launch(attend_warpgroups<Element, kHeadDim, kSoftcap>, tiles, Shape::kLaunchThreads,
-                  Shape::kBytes, stream, call);
+                  Shape::kBytes, stream, with_boxes<Shape>(call));
 }
 
 template <typename Element, int kHeadDim>

@@ -1,8 +1,9 @@
-// Tree attention with warpgroup products. Include after the device's instructions, wgmma's and
-// those of warps with different tasks.
+// Tree attention with warpgroup products. Include after the device's instructions, wgmma's, those
+// of warps with different tasks and those that copy boxes.
 //
 // A block of threads has a tile of 128 query rows, 64 for each of two warpgroups, and a third
-// warpgroup that copies the keys and values of both to shared memory. A warpgroup begins the scores
+// warpgroup that copies the keys and values of both to shared memory: a block that lies in one
+// piece by a few instructions of one thread, another one row by row. A warpgroup begins the scores
 // of one block of keys and then the values' sum of the block before; while the latter goes on, the
 // scores become weights. The two take turns in beginning: the tensor cores work for one while the
 // other makes weights.
@@ -84,7 +85,8 @@ struct WarpgroupShape : TileSizes<kDim, kWarpgroupTileRows, 64, 4> {
     using KeyTile = PanelTile<64>;
     static constexpr bool kQueryInRegisters = true;
     static constexpr int kBarriersAt = Sizes::kBytes;
-    static constexpr int kBytes = kBarriersAt + 2 * Sizes::kStages * 8;
+    static constexpr int kRunsAt = kBarriersAt + 2 * Sizes::kStages * 8;
+    static constexpr int kBytes = kRunsAt + Sizes::kStages * 4;
     static constexpr int kCopyThreads = kWarpgroup;
     static constexpr int kLaunchThreads = Sizes::kThreads + kCopyThreads;
     // Of a thread: at the start, and then of those who copy and those who compute.
@@ -99,6 +101,24 @@ struct WarpgroupShape : TileSizes<kDim, kWarpgroupTileRows, 64, 4> {
 
     static __device__ __forceinline__ int copier() { return thread() - Sizes::kThreads; }
 };
+
+// A call, and its pools for copies of boxes.
+struct WarpgroupCall {
+    AttentionCall call;
+    BoxMap keys, values;
+    bool has_boxes;
+};
+
+template <typename Shape>
+WarpgroupCall with_boxes(const AttentionCall& call) {
+    WarpgroupCall boxed{.call = call, .keys = {}, .values = {}, .has_boxes = false};
+    const auto map = [&](BoxMap& boxes, const HeadRows& pool) {
+        return map_boxes(boxes, pool, call.n_kv_heads, call.n_slots, call.head_dim,
+                         static_cast<Dtype>(call.dtype), Shape::kKeys);
+    };
+    boxed.has_boxes = map(boxed.keys, call.keys) && map(boxed.values, call.values);
+    return boxed;
+}
 
 // Numbers of the barriers that are not in shared memory.
 enum NamedBarrier : int { kQueryThere = 1, kSlotsThere = 2, kFirstTurn = 3, kSecondTurn = 4 };
@@ -126,6 +146,13 @@ class Stages {
     __device__ void fill(int block) {
         fence_proxy_async();
         arrive_at(filled_[stage(block)]);
+    }
+    // The block's phase ends with these bytes, too; `copy` begins to copy them.
+    template <typename Copy>
+    __device__ void fill_with(int block, int n_bytes, const Copy& copy) {
+        StageBarrier& barrier = filled_[stage(block)];
+        expect_bytes(barrier, n_bytes);
+        copy(barrier);
     }
     __device__ void wait_until_filled(int block) {
         wait_for_phase(filled_[stage(block)], round(block));
@@ -290,25 +317,73 @@ class WarpgroupRows {
     PackedWeights<Shape> weights_;
 };
 
+// Copies blocks of keys and their values to shared memory, by all threads of this warpgroup.
+template <typename Shape>
+class BlockCopies {
+  public:
+    __device__ BlockCopies(const WarpgroupCall& call, const TileWork& work)
+        : call_(call),
+          memory_(shared_memory()),
+          runs_(reinterpret_cast<std::int32_t*>(shared_memory() + Shape::kRunsAt)),
+          blocks_(call.call, work, memory_),
+          kv_head_(work.kv_head) {}
+
+    // Notes where a block's keys lie.
+    __device__ void find(int block) {
+        blocks_.find(block);
+        if (Shape::copier() == 0) run(block) = call_.has_boxes ? blocks_.run(block) : -1;
+        meet(kSlotsThere, Shape::kCopyThreads);
+    }
+
+    // Begins to copy it: in boxes where it lies in one piece, as long contexts mostly do.
+    __device__ void begin(int block, Stages<Shape>& stages) {
+        const std::int32_t slot = run(block);
+        if (slot < 0) {
+            blocks_.copy(block);
+        } else if (Shape::copier() == 0) {
+            stages.fill_with(block, 2 * 2 * Shape::kKeyElements, [&](StageBarrier& filled) {
+                copy_panels(memory_.keys(block), call_.keys, slot, filled);
+                copy_panels(memory_.values(block), call_.values, slot, filled);
+            });
+        }
+        cp_async_commit();
+    }
+
+  private:
+    __device__ std::int32_t& run(int block) { return runs_[block % Shape::kStages]; }
+
+    __device__ void copy_panels(std::uint16_t* tile, const BoxMap& map, std::int32_t slot,
+                                StageBarrier& filled) {
+        constexpr int kColumns = Shape::KeyTile::kColumns;
+        ICM_FAST_UNROLL
+        for (int column = 0; column < Shape::kHeadDim; column += kColumns) {
+            copy_box(tile + column * Shape::kKeys, map, column, slot, kv_head_, filled);
+        }
+    }
+
+    const WarpgroupCall& call_;
+    TileMemory<Shape> memory_;
+    std::int32_t* runs_;  // of each stage: see KeyBlocks::run
+    KeyBlocks<Shape> blocks_;
+    int kv_head_;
+};
+
 // What those who copy do for a tile: one block of keys after the other, as soon as a stage is free.
 // While one is under way, the one before is waited for and handed over.
 template <typename Shape>
-__device__ __forceinline__ void fill_stages(const AttentionCall& call, const TileWork& work,
+__device__ __forceinline__ void fill_stages(const WarpgroupCall& call, const TileWork& work,
                                             Stages<Shape>& stages, int n_blocks) {
-    KeyBlocks<Shape> blocks(call, work, TileMemory<Shape>(shared_memory()));
-    blocks.find(0);
-    meet(kSlotsThere, Shape::kCopyThreads);
+    BlockCopies<Shape> copies(call, work);
+    copies.find(0);
     for (int block = 0; block < n_blocks; ++block) {
         stages.wait_until_free(block);
-        blocks.copy(block);
-        cp_async_commit();
+        copies.begin(block, stages);
         // First, since it is waited for; slots may take several reads, one after the other.
         if (block > 0) {
             cp_async_wait<1>();
             stages.fill(block - 1);
         }
-        blocks.find(block + 1);
-        meet(kSlotsThere, Shape::kCopyThreads);
+        copies.find(block + 1);
     }
     cp_async_wait<0>();
     stages.fill(n_blocks - 1);
@@ -343,8 +418,9 @@ __device__ __forceinline__ void attend_rows(const AttentionCall& call, const Til
 // Attends for one tile and key-value head.
 template <typename Element, int kHeadDim, bool kSoftcap>
 __global__ void __launch_bounds__(WarpgroupShape<kHeadDim>::kLaunchThreads, 1)
-    attend_warpgroups(const AttentionCall call) {
+    attend_warpgroups(const ICM_FAST_GRID_CONSTANT WarpgroupCall boxed) {
     using Shape = WarpgroupShape<kHeadDim>;
+    const AttentionCall& call = boxed.call;
     const TileWork work = tile_work(call, Shape::kRows);
     // Where a window or a split leaves no key at all, there is a block of hidden ones.
     const int n_blocks = max(work.block_count<Shape>(), 1);
@@ -354,7 +430,7 @@ __global__ void __launch_bounds__(WarpgroupShape<kHeadDim>::kLaunchThreads, 1)
     __syncthreads();
     if (thread() >= Shape::kThreads) {
         give_up_registers<Shape::kCopyRegisters>();
-        fill_stages<Shape>(call, work, stages, n_blocks);
+        fill_stages<Shape>(boxed, work, stages, n_blocks);
     } else {
         take_registers<Shape::kComputeRegisters>();
         attend_rows<Element, kSoftcap, Shape>(call, work, stages, n_blocks, two);

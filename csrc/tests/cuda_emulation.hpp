@@ -73,6 +73,7 @@ struct EmulationCounts {
     std::int64_t matrix_products = 0;     // m16n8k16
     std::int64_t warpgroup_products = 0;  // m64nNk16
     std::int64_t copied_bytes = 0;        // to shared memory
+    std::int64_t boxes = 0;               // of many rows, copied at once
     std::int64_t bank_conflicts =
         0;  // rows of a matrix that ldmatrix had to read one after another
 };

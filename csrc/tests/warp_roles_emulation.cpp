@@ -11,6 +11,7 @@ namespace {
 struct Counted {
     Gate gate;
     std::size_t n = 0;
+    PendingBoxes boxes;
 };
 
 constexpr std::size_t kNumbers = 16;
@@ -83,14 +84,17 @@ void start_barrier(StageBarrier& barrier, int n_arrivals) {
     }
     if (n_arrivals < 1) emulation_fails("a barrier that nobody arrives at");
     barrier.state = kState;
-    stage_barriers()[&barrier] = {{}, static_cast<std::size_t>(n_arrivals)};
+    stage_barriers()[&barrier] = {{}, static_cast<std::size_t>(n_arrivals), {}};
 }
 
 void arrive_at(StageBarrier& barrier) {
     Counted& counted = started(barrier);
+    if (counted.gate.arrived + 1 == counted.n) bring_boxes(counted.boxes);
     Block::announce(counted.gate, counted.n);
     block().pause();
 }
+
+PendingBoxes& boxes_at(StageBarrier& barrier) { return started(barrier).boxes; }
 
 void wait_for_phase(StageBarrier& barrier, int phase) {
     const Gate& gate = started(barrier).gate;

@@ -10,6 +10,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <vector>
 
 #include "tests/cuda_emulation.hpp"
 
@@ -26,6 +27,20 @@ struct alignas(8) StageBarrier {
 void start_barrier(StageBarrier& barrier, int n_arrivals);
 void arrive_at(StageBarrier& barrier);
 void wait_for_phase(StageBarrier& barrier, int phase);
+
+// Copies that the phase of a barrier waits for; see box_copies_emulation.hpp.
+struct Box {
+    unsigned char* target;
+    const unsigned char* source;
+    std::size_t n_rows, row_bytes;
+};
+struct PendingBoxes {
+    std::vector<Box> boxes;
+    std::size_t n_begun = 0;
+    std::size_t n_expected = 0;  // bytes, as those begun
+};
+PendingBoxes& boxes_at(StageBarrier& barrier);
+void bring_boxes(PendingBoxes& pending);
 
 void meet(int barrier, int n_threads);
 void meet_if(bool really, int barrier, int n_threads);

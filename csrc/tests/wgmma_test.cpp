@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "tests/box_copies_emulation.hpp"
 #include "tests/check.hpp"
 #include "tests/cuda_problem.hpp"
 #include "tests/inputs.hpp"
@@ -202,6 +203,40 @@ NATIVE_TEST(cuda_wgmma, a_warpgroup_without_rows_computes_nothing) {
     CHECK_EQUAL(cuda::emulation_counts().warpgroup_products, 2 * (4 + 4) * CudaProblem::kKvHeads);
 }
 
+// Of the three blocks of this context the first one lies in one piece, the second one is of two
+// ranges, and the third one ends early.
+NATIVE_TEST(cuda_wgmma, a_block_in_one_piece_is_copied_in_boxes) {
+    for (const std::int64_t head_dim : {64, 128}) {
+        CudaProblem problem({{{100}, 40}}, shape(head_dim, 3));
+        cuda::emulation_counts() = {};
+        const Floats boxed = problem.run(scaled(head_dim));
+        // Of 64 columns each, of keys and of values.
+        CHECK_EQUAL(cuda::emulation_counts().boxes, head_dim / 64 * 2 * CudaProblem::kKvHeads);
+        const std::int64_t copied = cuda::emulation_counts().copied_bytes;
+        cuda::set_box_maps(false);
+        cuda::emulation_counts() = {};
+        CHECK(problem.run(scaled(head_dim)) == boxed);
+        cuda::set_box_maps(true);
+        CHECK_EQUAL(cuda::emulation_counts().boxes, 0);
+        CHECK_EQUAL(cuda::emulation_counts().copied_bytes, copied);
+    }
+}
+
+// Row by row and in boxes in turn, with all stages in use: the same bits as row by row alone.
+NATIVE_TEST(cuda_wgmma, boxes_and_rows_take_turns) {
+    CudaProblem problem({{{70, 200, 5, 64, 1, 128, 31, 300}, 30}}, shape(64, 3));
+    cuda::set_box_maps(false);
+    const Floats rows = problem.run(scaled(64));
+    cuda::set_box_maps(true);
+    for (const cuda::WarpOrder order :
+         {cuda::WarpOrder::kLastToFirst, cuda::WarpOrder::kFirstToLast}) {
+        cuda::set_warp_order(order);
+        cuda::emulation_counts() = {};
+        CHECK(problem.run(scaled(64)) == rows);
+        CHECK(cuda::emulation_counts().boxes > 0);
+    }
+}
+
 NATIVE_TEST(cuda_wgmma, wide_heads_take_the_other_kernel) {
     CHECK_EQUAL(cuda::icm_fast_cuda_tile_rows(1, 256), cuda::kTileRows);
     cuda::emulation_counts() = {};
@@ -347,6 +382,50 @@ NATIVE_TEST(cuda_wgmma, barriers_of_warps_with_different_tasks) {
                            cuda::announce_if(threadIdx.x >= 32, 1, 64);
                        }),
                 std::string());
+}
+
+// One warp; its first thread copies and all arrive.
+NATIVE_TEST(cuda_wgmma, boxes_arrive_with_the_last_arrival) {
+    std::vector<std::uint16_t> pool(3 * 8 * 64);  // two heads of which the second has three boxes
+    for (std::size_t k = 0; k < pool.size(); ++k) pool[k] = static_cast<std::uint16_t>(k);
+    cuda::BoxMap map{};
+    CHECK(cuda::map_boxes(map, {pool.data(), 8 * 64, 64}, 2, 16, 64, Dtype::kBfloat16, 8));
+    std::array<std::uint16_t, 2> seen{};
+    struct Copy {
+        int n_expected = 1024, column = 0, slot = 0, head = 0, target = 1024;
+    };
+    const auto run = [&](const Copy& copy) {
+        return failure(
+            [&, copy] {
+                auto& barrier = *reinterpret_cast<cuda::StageBarrier*>(cuda::shared_memory());
+                const auto* at =
+                    reinterpret_cast<const std::uint16_t*>(cuda::shared_memory() + 1024);
+                if (threadIdx.x == 0) {
+                    cuda::start_barrier(barrier, 32);
+                    cuda::expect_bytes(barrier, copy.n_expected);
+                    cuda::copy_box(cuda::shared_memory() + copy.target, map, copy.column, copy.slot,
+                                   copy.head, barrier);
+                    seen[0] = at[64];
+                }
+                __syncthreads();
+                cuda::arrive_at(barrier);
+                cuda::wait_for_phase(barrier, 0);
+                // Chunk 2 of row 1 lies where chunk 3 of a tile in rows would.
+                seen[1] = at[64 + 3 * 8];
+            },
+            32);
+    };
+    CHECK_EQUAL(run({.slot = 5, .head = 1}), std::string());
+    CHECK_EQUAL(seen[0], 0xFFFF);
+    CHECK_EQUAL(seen[1], (8 + 5 + 1) * 64 + 2 * 8);
+    CHECK_EQUAL(run({.slot = 9}), std::string("a box outside its pool"));
+    CHECK_EQUAL(run({.column = 64}), std::string("a box outside its pool"));
+    CHECK_EQUAL(run({.head = 2}), std::string("a box outside its pool"));
+    CHECK_EQUAL(run({.target = 7680}), std::string("a box outside shared memory"));
+    CHECK_EQUAL(run({.target = 512}),
+                std::string("a box at an address that is no multiple of 1,024"));
+    CHECK_EQUAL(run({.n_expected = 512}), std::string("a box that nobody expects"));
+    CHECK_EQUAL(run({.n_expected = 2048}), std::string("a box is expected and never begun"));
 }
 
 NATIVE_TEST(cuda_wgmma, groups_of_copies_arrive_in_their_order) {

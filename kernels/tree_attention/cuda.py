@@ -94,8 +94,7 @@ def tree_attention(
         keys_per_split: Contexts longer than this are attended to in parts that run side by side, 0
             for never. Results differ in rounding, not with the rest of the batch.
         products: Instructions of the tensor cores: ``mma``, on every device, or ``wgmma``, on
-            compute capability 9.0 alone (H100, H200) and not run on a device so far. A head_dim of
-            256 takes ``mma`` in any case.
+            compute capability 9.0 alone (H100, H200). A head_dim of 256 takes ``mma`` in any case.
         library: The installed one if None.
     """
     library = installed_library() if library is None else library
@@ -130,6 +129,7 @@ def tree_attention(
         n_tiles=len(device_work.tiles),
         n_merges=len(device_work.merges),
         n_kv_heads=key_pool.shape[0],
+        n_slots=key_pool.shape[1],
         group=group,
         head_dim=head_dim,
         dtype=DTYPES[query.dtype],
@@ -145,7 +145,7 @@ def tree_attention(
     return out
 
 
-#: The same with ``wgmma``, for who asks for it by name.
+#: The same with ``wgmma``.
 wgmma_tree_attention = partial(tree_attention, products="wgmma")
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from icm_fast.errors import InputError
 
-ABI_VERSION = 2
+ABI_VERSION = 3
 PRODUCTS = {"mma": 0, "wgmma": 1}
 # int32 numbers in the structs of csrc/cuda/tree_attention.hpp.
 SEGMENT, RANGE, TILE, MERGE = 5, 2, 5, 4
@@ -39,10 +39,10 @@ class AttentionCall(ctypes.Structure):
         *((name, HeadRows) for name in ("query", "keys", "values", "out")),
         *((name, ctypes.c_void_p) for name in ("segments", "ranges", "tiles", "merges")),
         *((name, ctypes.c_void_p) for name in ("sinks", "partial_out", "partial_lse")),
-        *((name, ctypes.c_int32) for name in ("n_tiles", "n_merges", "n_kv_heads", "group")),
+        *((name, ctypes.c_int32) for name in ("n_tiles", "n_merges", "n_kv_heads", "n_slots")),
         *(
             (name, ctypes.c_int32)
-            for name in ("head_dim", "dtype", "products", "tile_rows", "window")
+            for name in ("group", "head_dim", "dtype", "products", "tile_rows", "window")
         ),
         *((name, ctypes.c_float) for name in ("scaling", "softcap")),
     )

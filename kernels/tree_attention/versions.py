@@ -7,37 +7,43 @@ import os
 import torch
 
 from icm_fast.errors import InputError
-from icm_fast.kernels.tree_attention import choice, cuda, sdpa
+from icm_fast.kernels.tree_attention import choice, cuda, sdpa, trial
 from icm_fast.kernels.tree_attention.choice import TreeAttention
 from icm_fast.kernels.tree_attention.cuda_library import PRODUCTS
 from icm_fast.kernels.triton_devices import DTYPES, has_triton_kernels
 
 PRODUCTS_SETTING = "ICM_FAST_CUDA_PRODUCTS"
-"""Environment variable: ``mma``, or ``wgmma`` for the CUDA kernel of H100 and H200, which is not
-taken by itself because it was not run on a device so far."""
+"""Environment variable: ``mma`` or ``wgmma`` takes the CUDA kernel with these instructions as it
+is. Without it (or with ``auto``), the fastest one for the device that passes its trial there."""
+
+AUTO = "auto"
 
 
 def available(device: torch.device | str) -> tuple[str, ...]:
     """Names of the versions that run on a device, the preferred one first."""
     device = torch.device(device)
     built = device.type == "cuda" and cuda.library_path().is_file()
+    products = _products(device) if built else None
     compiles = has_triton_kernels(device)
-    wanted = built and _products() == "wgmma"
-    names = ("cuda_wgmma",) * wanted + ("cuda",) * built + ("triton",) * compiles
-    return (*names, "sdpa", "naive")
+    names = ("cuda_wgmma",) * (products == "wgmma") + ("cuda",) * (products is not None)
+    return (*names, *("triton",) * compiles, "sdpa", "naive")
 
 
 def fastest(query: torch.Tensor, value_pool: torch.Tensor) -> TreeAttention:
     """The preferred version that takes these tensors; all have the signature of ``naive``."""
-    if cuda.serves(query, value_pool):
-        return cuda.wgmma_tree_attention if _products() == "wgmma" else cuda.tree_attention
+    if cuda.serves(query, value_pool) and (products := _products(query.device)) is not None:
+        return cuda.wgmma_tree_attention if products == "wgmma" else cuda.tree_attention
     if query.dtype not in DTYPES:
         return sdpa.tree_attention
     return choice.tree_attention_on(query.device, max(query.shape[-1], value_pool.shape[-1]))
 
 
-def _products() -> str:
-    found = os.environ.get(PRODUCTS_SETTING, "mma")
+def _products(device: torch.device) -> str | None:
+    """Instructions of the CUDA kernel to take, None for none."""
+    found = os.environ.get(PRODUCTS_SETTING, AUTO)
+    if found == AUTO:
+        return trial.chosen(device)
     if found not in PRODUCTS:
-        raise InputError(f"{PRODUCTS_SETTING} must be one of {', '.join(PRODUCTS)}, not {found!r}")
+        known = ", ".join((AUTO, *PRODUCTS))
+        raise InputError(f"{PRODUCTS_SETTING} must be one of {known}, not {found!r}")
     return found

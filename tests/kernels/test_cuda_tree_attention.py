@@ -1,6 +1,5 @@
 """The CUDA version: on the emulated device that `make native-tests` builds, and on a real one."""
 
-import os
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,22 +15,12 @@ from icm_fast.kernels.tree_attention import (
     cuda_library,
     naive,
     sdpa,
+    trial,
     versions,
 )
 
-REPOSITORY = Path(__file__).resolve().parent.parent.parent
-EMULATION = "ICM_FAST_EMULATED_CUDA"
-BUILT = REPOSITORY / "build" / "native-tests" / "libicm_fast_cuda_emulated.so"
 LIMITS = {torch.bfloat16: 1e-2, torch.float16: 1.5e-3}
 LONG = [((63, 1, 64), 3), ((3,), 70), DEEP, ONE_TOKEN]
-
-
-@pytest.fixture(scope="module")
-def emulated():
-    path = Path(os.environ.get(EMULATION, BUILT))
-    if not path.is_file():
-        pytest.skip(f"no emulated device at {path}; build it with `make native-tests`")
-    return cuda.CudaLibrary(path)
 
 
 def equal_widths(dim=64, heads=4, kv_heads=2):
@@ -167,7 +156,7 @@ def test_another_file_is_no_library(tmp_path):
 
 def test_a_library_of_another_interface_is_refused(emulated, monkeypatch):
     monkeypatch.setattr(cuda_library, "ABI_VERSION", 0)
-    with pytest.raises(InputError, match="has interface 2, not 0"):
+    with pytest.raises(InputError, match="has interface 3, not 0"):
         cuda.CudaLibrary(Path(emulated._library._name))
 
 
@@ -181,16 +170,26 @@ def test_a_device_takes_the_library_where_it_is_built(tmp_path, monkeypatch):
     path = tmp_path / "libicm_fast_cuda.so"
     monkeypatch.setattr(cuda, "library_path", lambda: path)
     monkeypatch.setattr(versions, "has_triton_kernels", lambda device: False)
+    monkeypatch.setattr(trial, "chosen", lambda device: "mma")
     assert versions.available("cuda") == ("sdpa", "naive")
     path.touch()
     assert versions.available("cuda:0") == ("cuda", "sdpa", "naive")
+    monkeypatch.setattr(trial, "chosen", lambda device: "wgmma")
+    assert versions.available("cuda:0") == ("cuda_wgmma", "cuda", "sdpa", "naive")
+    query = SimpleNamespace(device=torch.device("cuda"), dtype=torch.bfloat16, shape=(4, 7, 64))
+    assert versions.fastest(query, query) is cuda.wgmma_tree_attention
+    # A library that failed its trials is as good as none.
+    monkeypatch.setattr(trial, "chosen", lambda device: None)
+    assert versions.available("cuda:0") == ("sdpa", "naive")
+    assert versions.fastest(query, query) is sdpa.tree_attention
 
 
-def test_wgmma_is_taken_by_its_setting_alone(tmp_path, monkeypatch):
+def test_a_setting_takes_a_kernel_as_it_is(tmp_path, monkeypatch):
     path = tmp_path / "libicm_fast_cuda.so"
     path.touch()
     monkeypatch.setattr(cuda, "library_path", lambda: path)
     monkeypatch.setattr(versions, "has_triton_kernels", lambda device: False)
+    monkeypatch.setattr(trial, "chosen", lambda device: pytest.fail("it was tried"))
     monkeypatch.setenv(versions.PRODUCTS_SETTING, "wgmma")
     assert versions.available("cuda") == ("cuda_wgmma", "cuda", "sdpa", "naive")
     query = SimpleNamespace(device=torch.device("cuda"), dtype=torch.bfloat16, shape=(4, 7, 64))
@@ -199,7 +198,7 @@ def test_wgmma_is_taken_by_its_setting_alone(tmp_path, monkeypatch):
     monkeypatch.setenv(versions.PRODUCTS_SETTING, "mma")
     assert versions.fastest(query, query) is cuda.tree_attention
     monkeypatch.setenv(versions.PRODUCTS_SETTING, "tcgen05")
-    with pytest.raises(InputError, match="must be one of mma, wgmma, not 'tcgen05'"):
+    with pytest.raises(InputError, match="must be one of auto, mma, wgmma, not 'tcgen05'"):
         versions.fastest(query, query)
 
 
@@ -222,7 +221,8 @@ def test_a_device_equals_the_definition(dtype, dim, keys_per_split, options, pro
             for name, value in OPTIONS[options].items()
         }
         check(case, keys_per_split=keys_per_split, products=products, **arguments)
-        assert versions.fastest(case.query, case.values) is cuda.tree_attention
+        best = "wgmma" if torch.cuda.get_device_capability() == cuda.WGMMA_CAPABILITY else "mma"
+        assert trial.chosen(case.query.device) == best
 
 
 @pytest.mark.gpu

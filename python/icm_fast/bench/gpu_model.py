@@ -4,8 +4,8 @@ A launch takes the longest of three times: its operations at the rate that the t
 bytes at the memory's rate, and the keys and values that all tiles gather at the second-level
 cache's. What the tiles can reach is the asymptotic rate of the kind of kernel (published
 measurements of others' kernels, see ``KERNELS``) times what is lost to rows that a tile has and a
-segment does not, and to the last wave. Nothing here was measured on a device; ``benchmarks/gpu`` is
-where a prediction meets one.
+segment does not, to keys that a block has and a row does not see, and to the last wave. Nothing
+here was measured on a device; ``benchmarks/gpu`` is where a prediction meets one.
 """
 
 from __future__ import annotations
@@ -15,12 +15,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from icm_fast import _core
 from icm_fast.bench.flops import keys_seen
 
 BYTES = 2
 """Bytes of a bfloat16 number."""
+
+BLOCK_KEYS = 64
+"""Keys of a block, which a tile computes with as a whole; of both CUDA kernels at width 128."""
+
+IntArray = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,11 +94,14 @@ class KernelRate:
         linear: Matrix products of a vendor library.
         attention: Fused attention with head width 128.
         source: Where the shares are from.
+        gathering: Share of ``attention`` that is left for blocks of keys that are gathered row by
+            row, for they do not lie in one piece.
     """
 
     linear: float
     attention: float
     source: str
+    gathering: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,17 +136,19 @@ _HOPPER_MMA = KernelRate(
 )
 # Our kernel with wgmma is built like FlashAttention-3 where that reached 661 TFLOP/s on H100 (Table
 # 2: width 128, no mask): warps for copies alone, two warpgroups that take turns, and scores that
-# become weights while the values' sum goes on. Two things are unlike it. It gathers keys row by
-# row, for which we take off a tenth: FlashInfer has such gathers in warps of their own, too, and
-# its authors put the distance to contiguous keys at "around 10+%" (sgl-project/sglang, issue 2172).
-# And a step has 64 keys instead of 128 or 176, so what each step costs besides comes more often;
-# nothing is taken off for that. Besides, it rests on machine code that was read: ptxas serialises
-# no product, and a step has fewer instructions (some 290 a warp, two warps to a scheduler) than its
-# products take cycles (1,024 at the peak rate).
+# become weights while the values' sum goes on; the device's copying unit brings blocks of keys that
+# lie in one piece. Two things are unlike it. Blocks with the end of a range or of a tile's keys are
+# gathered row by row, and for these we take off a tenth: FlashInfer has gathers in warps of their
+# own, too, and its authors put the distance to contiguous keys at "around 10+%"
+# (sgl-project/sglang, issue 2172). And a step has 64 keys instead of 128 or 176, so what each step
+# costs besides comes more often; nothing is taken off for that. Besides, it rests on machine code
+# that was read: ptxas serialises no product, and a step has fewer instructions (some 290 a warp,
+# two warps to a scheduler) than its products take cycles (1,024 at the peak rate).
 _HOPPER_WGMMA = KernelRate(
     0.70,
-    0.9 * 661 / 989,
+    661 / 989,
     "FlashAttention-3 (arXiv 2407.08608, Table 2), 661 TFLOP/s, less a tenth for gathers",
+    gathering=0.9,
 )
 
 RATES = {
@@ -168,7 +179,8 @@ class Launch:
         linear_seconds: Matrix products.
         attention_seconds: Attention.
         attention_share: Attention's operations over its seconds and the chip's peak.
-        tile_share: Share of the tiles' rows and of the last wave that does work.
+        tile_share: Share of the tiles' rows and keys and of the last wave that does work.
+        in_one_piece: Share of the blocks of keys that lie in the pool as one piece.
         gathered: Bytes that all tiles of one layer gather from the second-level cache.
         bound: ``memory``, ``cache`` or ``tensor cores``, for the attention.
     """
@@ -180,6 +192,7 @@ class Launch:
     attention_seconds: float
     attention_share: float
     tile_share: float
+    in_one_piece: float
     gathered: float
     bound: str
 
@@ -202,14 +215,79 @@ def predict(
         tile: Tile of the attention kernel; the default kernel's when absent.
     """
     tile = tile or KERNELS["mma"].tile
+    breaks = _Breaks(plan)
     for first, last in zip(plan.batch_offsets[:-1], plan.batch_offsets[1:], strict=True):
         segments = plan.batch_segments[first:last]
-        yield _launch(plan.n_tokens[segments], plan.start[segments], shape, gpu, rate, tile)
+        tiles = _tiles(plan, segments, shape.heads // shape.kv_heads, tile, breaks)
+        yield _launch(plan.n_tokens[segments], plan.start[segments], tiles, shape, gpu, rate, tile)
+
+
+@dataclass(frozen=True, slots=True)
+class _Tiles:
+    """Tiles of one key-value head.
+
+    Attributes:
+        n: How many.
+        keys: That they see, all together.
+        blocks: Of keys, that they compute with.
+        pieces: Those of the blocks that lie in the pool as one piece.
+    """
+
+    n: int
+    keys: int
+    blocks: int
+    pieces: int
+
+
+class _Breaks:
+    """Numbers of the blocks of a context that hold the end of one range and the next one's keys."""
+
+    def __init__(self, plan: _core.TreePlan) -> None:
+        self._plan = plan
+        # Positions, and the slot behind the last key.
+        self._known: dict[int, tuple[tuple[int, ...], int]] = {}
+
+    def blocks(self, segment: int) -> IntArray:
+        """Of the context and the segment itself, growing."""
+        positions, _ = self._through(segment)
+        return np.unique([p // BLOCK_KEYS for p in positions if p % BLOCK_KEYS])
+
+    def _through(self, segment: int) -> tuple[tuple[int, ...], int]:
+        if segment not in self._known:
+            plan, parent = self._plan, int(self._plan.parent[segment])
+            own = int(plan.kv_offset[segment])
+            # The root's first key is behind nothing.
+            before, end = ((), own) if parent < 0 else self._through(parent)
+            positions = before if end == own else (*before, int(plan.start[segment]))
+            self._known[segment] = positions, own + int(plan.n_tokens[segment])
+        return self._known[segment]
+
+
+def _tiles(
+    plan: _core.TreePlan,
+    segments: npt.NDArray[np.int32],
+    group: int,
+    tile: Tile,
+    breaks: _Breaks,
+) -> _Tiles:
+    """The tiles of a batch, uncut."""
+    n = keys = blocks = pieces = 0
+    for segment in map(int, segments):
+        n_rows = int(plan.n_tokens[segment]) * group
+        last_rows = np.minimum(np.arange(tile.rows, n_rows + tile.rows, tile.rows), n_rows) - 1
+        seen = int(plan.start[segment]) + last_rows // group + 1
+        whole = seen // BLOCK_KEYS
+        n += len(seen)
+        keys += int(seen.sum())
+        blocks += int((-(-seen // BLOCK_KEYS)).sum())
+        pieces += int((whole - np.searchsorted(breaks.blocks(segment), whole)).sum())
+    return _Tiles(n, keys, blocks, pieces)
 
 
 def _launch(
-    n_tokens: np.ndarray[tuple[int, ...], np.dtype[np.int64]],
-    start: np.ndarray[tuple[int, ...], np.dtype[np.int64]],
+    n_tokens: IntArray,
+    start: IntArray,
+    tiles: _Tiles,
     shape: Shape,
     gpu: Gpu,
     rate: KernelRate,
@@ -220,24 +298,23 @@ def _launch(
     linear = max(2 * weights * tokens / (gpu.flops * rate.linear), weights * BYTES / gpu.bandwidth)
     keys = keys_seen(start, n_tokens, None)
     operations = 4 * shape.heads * shape.head_dim * keys
-    group = shape.heads // shape.kv_heads
-    rows = n_tokens * group
-    tiles = -(-rows // tile.rows)
-    n_tiles = int(tiles.sum()) * shape.kv_heads
+    n_tiles = tiles.n * shape.kv_heads
     at_once = gpu.n_sms * tile.blocks_per_sm
     waves = math.ceil(n_tiles / at_once)
-    full = float(rows.sum() / (tiles.sum() * tile.rows))
+    computed = tiles.blocks * BLOCK_KEYS * tile.rows * shape.kv_heads
+    full = keys * shape.heads / computed
     # With a split over key ranges a launch of few tiles fills the chip all the same.
     last_wave = n_tiles / (waves * at_once) if waves > 1 else 1.0
     share = full * last_wave
-    compute = operations / (gpu.flops * rate.attention * share)
+    in_one_piece = tiles.pieces / tiles.blocks
+    slower = in_one_piece + (1.0 - in_one_piece) / rate.gathering
+    compute = operations / (gpu.flops * rate.attention * share) * slower
     # Keys and values are read from memory once per segment, queries and results once.
     moved = 2 * shape.kv_heads * shape.head_dim * int((start + n_tokens).sum())
     moved += 2 * shape.heads * shape.head_dim * tokens
     memory = moved * BYTES / gpu.bandwidth
     # A tile gathers the keys that its last row sees.
-    seen = start + np.minimum(n_tokens, (n_tokens + tile.rows / group) / 2)
-    gathered = 2 * shape.kv_heads * shape.head_dim * BYTES * float((tiles * seen).sum())
+    gathered = 2 * shape.kv_heads * shape.head_dim * BYTES * float(tiles.keys)
     times = {
         "tensor cores": compute,
         "memory": memory,
@@ -253,6 +330,7 @@ def _launch(
         attention_seconds=shape.layers * attention,
         attention_share=operations / (attention * gpu.flops),
         tile_share=share,
+        in_one_piece=in_one_piece,
         gathered=gathered,
         bound=bound,
     )

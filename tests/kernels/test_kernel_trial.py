@@ -1,0 +1,190 @@
+"""The trial that a CUDA kernel has to pass on a device before it is taken there."""
+
+import sys
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+
+from icm_fast.kernels.tree_attention import cuda, naive, trial
+
+CPU = torch.device("cpu")
+
+
+def problem(kind="plain", dtype=torch.bfloat16):
+    name = f"{kind}, 64 wide, {dtype}"
+    return next(p for p in trial.problems([64], CPU) if p.name == name)
+
+
+def definition(*tensors, keys_per_split=0, **options):
+    return naive.tree_attention(*tensors, **options)
+
+
+@pytest.fixture
+def device(tmp_path, monkeypatch):
+    """A device and a library, as far as names go, and a folder for derived files."""
+    path = tmp_path / "libicm_fast_cuda.so"
+    path.write_bytes(b"code")
+    monkeypatch.setattr(cuda, "library_path", lambda: path)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H100")
+    monkeypatch.setenv("ICM_FAST_CACHE", str(tmp_path / "cache"))
+    trial._chosen.cache_clear()
+    yield torch.device("cuda", 0)
+    trial._chosen.cache_clear()
+
+
+def test_the_definition_passes_every_problem():
+    kinds = list(trial.problems([64, 128], CPU))
+    assert len({p.name for p in kinds}) == len(kinds) == 16
+    for one in kinds:
+        trial.check(definition, one)
+
+
+@pytest.mark.parametrize("products", cuda.PRODUCTS)
+@pytest.mark.parametrize("kind", ["split", "window", "sinks"])
+def test_the_emulated_kernels_pass(emulated, products, kind, monkeypatch):
+    monkeypatch.setattr(trial, "_REPEATS", 1)
+    attend = partial(cuda.tree_attention, products=products, library=emulated)
+    trial.check(attend, problem(kind))
+
+
+def test_wrong_results_fail():
+    wanted = problem()
+
+    def wrong(*tensors, **options):
+        out = naive.tree_attention(*tensors, **options)
+        out[3, 7, 5] += 0.1
+        return out
+
+    with pytest.raises(ArithmeticError, match=r"plain, 64 wide, torch.bfloat16: differs by 0\.\d+"):
+        trial.check(wrong, wanted)
+    with pytest.raises(ArithmeticError, match="differs by nan"):
+        trial.check(lambda *a, **k: torch.full_like(wanted.query, torch.nan), wanted)
+
+
+def test_other_results_each_time_fail():
+    times = []
+
+    def unsteady(*tensors, **options):
+        times.append(1)
+        return naive.tree_attention(*tensors, **options) + 1e-3 * (len(times) == 2)
+
+    with pytest.raises(ArithmeticError, match="differ from one time to the next"):
+        trial.check(unsteady, problem())
+
+
+def test_a_key_too_many_fails():
+    """One that a window hides: what masks get wrong shows."""
+    hidden = problem("window")
+    wider = replace(hidden, options={**hidden.options, "sliding_window": 201})
+    wrong = naive.tree_attention(
+        hidden.query, hidden.keys, hidden.values, hidden.work, **wider.options
+    )
+    with pytest.raises(ArithmeticError, match="differs by"):
+        trial.check(lambda *a, **k: wrong, hidden)
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        ("", ""),
+        ("import sys; sys.exit('wrong')", "wrong"),
+        ("import os; os._exit(7)", "its trial ended with exit code 7"),
+        ("import time; time.sleep(60)", "its trial did not end within 2 seconds"),
+    ],
+)
+def test_whatever_becomes_of_a_process_is_told(code, reason):
+    assert trial.run([sys.executable, "-c", code], 2.0) == reason
+
+
+def test_a_process_that_cannot_start_is_told():
+    assert "could not be started" in trial.run(["/nowhere/python"])
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_device_the_real_process_fails(device, tmp_path):
+    """And nothing is remembered of it."""
+    assert "CUDA" in trial.failure("wgmma", device)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_what_was_passed_is_remembered(device, tmp_path, monkeypatch):
+    commands = []
+    monkeypatch.setattr(trial, "run", lambda command: commands.append(command) or "")
+    for _ in range(2):
+        assert trial.failure("mma", device) == ""
+    assert len(commands) == 1
+    assert commands[0][1:] == ["-P", "-m", trial.__name__, "mma", "cuda:0"]
+    trial.failure("wgmma", device)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA A100")
+    trial.failure("mma", device)
+    (tmp_path / "libicm_fast_cuda.so").write_bytes(b"other code")
+    trial.failure("mma", device)
+    assert len(commands) == 4
+
+
+def test_a_failure_is_not_remembered(device, monkeypatch):
+    answers = ["no memory", ""]
+    monkeypatch.setattr(trial, "run", lambda command: answers.pop(0))
+    assert trial.failure("mma", device) == "no memory"
+    assert trial.failure("mma", device) == ""
+
+
+def test_a_home_that_cannot_be_written_is_no_failure(device, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("ICM_FAST_CACHE", str(tmp_path / "file"))
+    monkeypatch.setattr(trial, "run", lambda command: "")
+    assert trial.failure("mma", device) == ""
+
+
+def test_the_fastest_kernel_that_passes_is_chosen(device, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (9, 0))
+    tried = []
+
+    def run(command):
+        tried.append(command[-2])
+        return "differs by 3" if command[-2] == "wgmma" else ""
+
+    monkeypatch.setattr(trial, "run", run)
+    with pytest.warns(RuntimeWarning, match="with wgmma is not taken on NVIDIA H100: differs by 3"):
+        assert trial.chosen(device) == "mma"
+    assert trial.chosen(device) == "mma"
+    assert tried == ["wgmma", "mma"]
+    trial._chosen.cache_clear()
+    monkeypatch.setattr(trial, "run", lambda command: "")
+    assert trial.chosen(device) == "wgmma"
+
+
+def test_where_none_passes_none_is_chosen(device, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (8, 0))
+    monkeypatch.setattr(trial, "run", lambda command: "no kernel image")
+    with pytest.warns(RuntimeWarning, match="with mma is not taken") as warned:
+        assert trial.chosen(device) is None
+    assert len(warned) == 1
+
+
+def test_its_command_refuses_what_it_does_not_know():
+    with pytest.raises(SystemExit, match="must be one of mma, wgmma, not 'fma'"):
+        trial.main(["fma", "cpu"])
+
+
+def test_its_command_ends_with_a_reason(monkeypatch):
+    """Tensors on the processor are nothing for a device's library."""
+
+    def refuse(*arguments, **options):
+        raise ValueError("tensors are on cpu")
+
+    monkeypatch.setattr(cuda, "tree_attention", refuse)
+    with pytest.raises(SystemExit, match="tensors are on cpu"):
+        trial.main(["mma", "cpu"])
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("products", cuda.PRODUCTS)
+def test_a_device_passes(products):
+    if not cuda.library_path().is_file():
+        pytest.skip("the CUDA kernels are not built; install with ICM_FAST_CUDA=ON")
+    if products == "wgmma" and torch.cuda.get_device_capability() != cuda.WGMMA_CAPABILITY:
+        pytest.skip("wgmma is for compute capability 9.0")
+    assert trial.failure(products, torch.device("cuda", torch.cuda.current_device())) == ""
