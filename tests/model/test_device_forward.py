@@ -297,7 +297,7 @@ def test_rotary_positions_of_their_own(family):
     assert (ours - run_both(DeviceForward(loaded), batch([0, 9, 9]))).abs().max() > 1e-2
 
 
-def test_the_last_norm_is_of_the_wanted_rows_only():
+def test_behind_the_last_attention_only_wanted_rows_go_on():
     forward = DeviceForward(off_processor("llama"))
     add_norm, sizes = forward._add_norm, []
 
@@ -307,7 +307,7 @@ def test_the_last_norm_is_of_the_wanted_rows_only():
 
     forward._add_norm = counted
     assert run_both(forward, batch([0, 9, 9], wanted=(True, False, False))).shape == (1, 32)
-    assert sizes == [9] * 4 + [1] + [12] * 4 + [1]
+    assert sizes == [9, 9, 9, 1, 1, 12, 12, 12, 1, 1]
     assert run_both(forward, batch([0, 9, 9], wanted=(False, False, False))).shape == (0, 32)
 
 
@@ -363,7 +363,7 @@ class SmallDevice:
     """Refuses a layer of more tokens than it has room for, in the middle of a forward pass."""
 
     def __init__(self, model, room):
-        part = model.base_model.layers[1].mlp.down_proj
+        part = model.base_model.layers[0].mlp.down_proj
         self.sizes, self._real, self._room = [], part.forward, room
         part.forward = self
 

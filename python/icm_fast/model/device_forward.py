@@ -41,11 +41,13 @@ class _Pass:
         work: The segments.
         slots: ``[n_tokens]`` int64, pool slot of each row.
         rotary: Cosines and sines of each kind, ``[n_tokens, rotary_dim]``.
+        wanted: ``[n_wanted]`` int64, rows whose last state is returned.
     """
 
     work: AttentionWork
     slots: torch.Tensor
     rotary: tuple[tuple[torch.Tensor, torch.Tensor], ...]
+    wanted: torch.Tensor
 
 
 class DeviceForward:
@@ -92,15 +94,14 @@ class DeviceForward:
             rows.work,
             self._tensor(rows.slots),
             tuple((cosine[positions], sine[positions]) for cosine, sine in self._tables),
+            self._tensor(rows.wanted),
         )
         # Some families scale their embedding, in its module.
         x: torch.Tensor = self._model.get_input_embeddings()(self._tensor(batch.token_ids))
         residual: torch.Tensor | None = None
         for number, layer in enumerate(self._decoder.layers):
             x, residual = self._layer(number, layer, x, residual, step)
-        wanted = self._tensor(rows.wanted)
-        residual = None if residual is None else residual[wanted]
-        return self._norm(self._model.base_model.norm.weight, x[wanted], residual)[0]
+        return self._norm(self._model.base_model.norm.weight, x, residual)[0]
 
     def _layer(
         self,
@@ -120,20 +121,24 @@ class DeviceForward:
             step: The forward pass.
 
         Returns:
-            The two for the next layer: each norm adds what came before it.
+            The two for the next layer: each norm adds what came before it. Of the last layer,
+            ``[n_wanted, hidden_size]``.
         """
-        norms = layer.norms
-        states, residual = self._norm(norms["input_norm"], x, residual)
-        x = self._behind(layer, "post_attention_norm", self._attend(number, layer, states, step))
-        states, residual = self._norm(norms["feed_forward_norm"], x, residual)
-        gate, up = layer.units(states)
-        x = layer.down(self._gated(gate, up, self._decoder.activation))
+        states, residual = self._norm(layer.norms["input_norm"], x, residual)
+        heads = self._attend(number, layer, states, step)
+        if number == len(self._decoder.layers) - 1:
+            # All rows have left their keys and values; the other ones' states nobody asks for.
+            heads, residual = heads[step.wanted], residual[step.wanted]
+        x = self._behind(layer, "post_attention_norm", layer.output(heads))
+        states, residual = self._norm(layer.norms["feed_forward_norm"], x, residual)
+        # Gate and up, the widest rows of all, have no names: they go before the next product.
+        x = layer.down(self._gated(*layer.units(states), self._decoder.activation))
         return self._behind(layer, "post_feed_forward_norm", x), residual
 
     def _attend(
         self, number: int, layer: DecoderLayer, states: torch.Tensor, step: _Pass
     ) -> torch.Tensor:
-        """Attention of one layer, ``[n_tokens, hidden_size]`` from normed states of that shape."""
+        """Attention of one layer, ``[n_tokens, n_heads * head_dim]`` from normed states."""
         query, key, value = (self._by_head(part) for part in layer.heads(states))
         query = self._head_norm(layer, "query_norm", query)
         key = self._head_norm(layer, "key_norm", key)
@@ -150,8 +155,7 @@ class DeviceForward:
             sliding_window=layer.window,
             softcap=layer.softcap,
         )
-        attended: torch.Tensor = layer.output(out.transpose(0, 1).flatten(1))
-        return attended
+        return out.transpose(0, 1).flatten(1)
 
     def _by_head(self, rows: torch.Tensor) -> torch.Tensor:
         """``[n_heads, n_tokens, head_dim]``, a view of ``[n_tokens, n_heads * head_dim]``."""
