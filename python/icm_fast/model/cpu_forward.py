@@ -80,7 +80,7 @@ def _is_supported(loaded: LoadedModel) -> bool:
         return False
     # The packed copy stands beside the model's own weights.
     weight_bytes = sum(p.nbytes for part in linear_parts(model) for p in part.parameters())
-    return model.config.hidden_size % 2 == 0 and weight_bytes < available_bytes()
+    return int(model.config.hidden_size) % 2 == 0 and weight_bytes < available_bytes()
 
 
 def _make(loaded: LoadedModel, int8: bool) -> CpuDecoder:

@@ -131,8 +131,7 @@ class DeviceForward:
             heads, residual = heads[step.wanted], residual[step.wanted]
         x = self._behind(layer, "post_attention_norm", layer.output(heads))
         states, residual = self._norm(layer.norms["feed_forward_norm"], x, residual)
-        # Gate and up, the widest rows of all, have no names: they go before the next product.
-        x = layer.down(self._gated(*layer.units(states), self._decoder.activation))
+        x = layer.down(self._units(layer, states))
         return self._behind(layer, "post_feed_forward_norm", x), residual
 
     def _attend(
@@ -156,6 +155,11 @@ class DeviceForward:
             softcap=layer.softcap,
         )
         return out.transpose(0, 1).flatten(1)
+
+    def _units(self, layer: DecoderLayer, states: torch.Tensor) -> torch.Tensor:
+        """The gated units, ``[n_tokens, intermediate_size]``; gate and up are gone behind it."""
+        gate, up = layer.units(states)
+        return self._gated(gate, up, self._decoder.activation)
 
     def _by_head(self, rows: torch.Tensor) -> torch.Tensor:
         """``[n_heads, n_tokens, head_dim]``, a view of ``[n_tokens, n_heads * head_dim]``."""
