@@ -6,7 +6,9 @@ from collections.abc import Iterator
 
 import torch
 
+from icm_fast.kernels.add_rms_norm import triton as add_rms_norm
 from icm_fast.kernels.ahead_of_time import Build
+from icm_fast.kernels.gated_activation import triton as gated_activation
 from icm_fast.kernels.label_logprob import triton as label_logprob
 from icm_fast.kernels.rope_kv_write import triton as rope_kv_write
 from icm_fast.kernels.tree_attention import triton as tree_attention
@@ -21,13 +23,16 @@ GROUP = 3
 
 HIDDEN_SIZE = 2048
 LARGEST_HIDDEN_SIZE = 8192
+HEAD_NORM_DIM = 128
+"""Heads of Qwen 3, which norms each query and key."""
 
-_STRIDES = ("head_stride", "token_stride", "slot_stride")
+_STRIDES = ("head_stride", "token_stride", "slot_stride", "row_stride")
 
 
 def default_builds(target: int) -> list[Build]:
     """What the defaults compile on a device of capability ``target``."""
-    return [*_attention(target), *_merges(target), *_labels(), *_rotations()]
+    decoder = (*_rotations(), *_norms(), *_gates())
+    return [*_attention(target), *_merges(target), *_labels(), *decoder]
 
 
 def _attention(target: int) -> Iterator[Build]:
@@ -154,3 +159,44 @@ def _rotations() -> Iterator[Build]:
             }
             warps = rope_kv_write.NUM_WARPS
             yield Build(f"rope_kv_write-{dtype}-{dim}", kernel, arguments, constants, warps, 3)
+
+
+def _norms() -> Iterator[Build]:
+    """Whole rows with a residual, as between layers, and heads without one."""
+    for dtype in DTYPES:
+        for width in (HIDDEN_SIZE, LARGEST_HIDDEN_SIZE):
+            for plus_one in (False, True):
+                suffix = "-plus-one" if plus_one else ""
+                name = f"add_rms_norm-{dtype}-{width}{suffix}"
+                yield _norm(name, dtype, width, True, plus_one)
+        yield _norm(f"rms_norm-{dtype}-{HEAD_NORM_DIM}", dtype, HEAD_NORM_DIM, False, False)
+
+
+def _norm(name: str, dtype: str, width: int, has_residual: bool, plus_one: bool) -> Build:
+    kernel = add_rms_norm.add_rms_norm_kernel
+    names = ("x", "residual", "weight", "normed", "total")
+    arguments = dict.fromkeys(names, f"*{dtype}") | _strides(kernel)
+    rows, block, warps = add_rms_norm.tile(width)
+    constants = {
+        "WIDTH": width,
+        "ROWS": rows,
+        "BLOCK": block,
+        "HAS_RESIDUAL": has_residual,
+        "PLUS_ONE": plus_one,
+    }
+    return Build(name, kernel, arguments | {"eps": "fp32", "n_rows": "i32"}, constants, warps, 3)
+
+
+def _gates() -> Iterator[Build]:
+    kernel = gated_activation.gated_activation_kernel
+    for dtype in DTYPES:
+        arguments = dict.fromkeys(("gate", "up", "out"), f"*{dtype}") | _strides(kernel)
+        arguments |= {"width": "i32"}
+        for activation in gated_activation.ACTIVATIONS:
+            constants = {
+                "IS_GELU": activation == "gelu_tanh",
+                "BLOCK": gated_activation.BLOCK,
+            }
+            warps = gated_activation.NUM_WARPS
+            name = f"gated_activation-{dtype}-{activation}"
+            yield Build(name, kernel, arguments, constants, warps, 3)

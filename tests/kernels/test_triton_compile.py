@@ -23,6 +23,7 @@ REGISTERS = 8
 
 QUICK = re.compile(
     r"-bf16-(64|128)-(long|short)$|^(merge|rope_kv_write)-bf16-80$|^vocabulary-.*bf16$"
+    r"|^add_rms_norm-bf16-8192$|^gated_activation-bf16-"
 )
 BUILDS = {(t, build.name): build for t in TARGETS for build in default_builds(t)}
 
@@ -85,6 +86,8 @@ def test_every_other_kernel_compiles_as_in_the_table(target, name):
         ("label_rows-bf16-2048", ("n_tokens",)),
         ("vocabulary-bf16-bf16", ("n_rows", "parts")),
         ("rope_kv_write-bf16-64", ("n_tokens", "n_heads")),
+        ("add_rms_norm-bf16-2048", ("n_rows",)),
+        ("gated_activation-bf16-silu", ("width", "gate_row_stride", "up_row_stride")),
     ],
 )
 def test_ones_compile(name, ones):

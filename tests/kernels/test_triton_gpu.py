@@ -1,15 +1,24 @@
 """Triton kernels on a device: all that the interpreter cannot show. Skipped where there is none."""
 
+import numpy as np
 import pytest
 import torch
 from attention_cases import OPTIONS, SHAPES, Sizes, make_case
 
+from icm_fast.config import SearchConfig
+from icm_fast.kernels.add_rms_norm import naive as naive_norm
+from icm_fast.kernels.gated_activation import naive as naive_gate
 from icm_fast.kernels.label_logprob import Head
 from icm_fast.kernels.label_logprob import naive as naive_labels
 from icm_fast.kernels.rope_kv_write import naive as naive_rope
 from icm_fast.kernels.tree_attention import AttentionWork, naive, sdpa
 from icm_fast.kernels.tree_attention.choice import tree_attention_on
 from icm_fast.kernels.tree_attention.tiles import HEAD_DIMS
+from icm_fast.model import ModelRunner, load_model
+from icm_fast.model.device_forward import DeviceForward
+from icm_fast.model.runner import make_forward
+from icm_fast.scorers import make_scorer
+from tiny_models import MULTI, NATIVE, byte_tokenizer, mixed_labels, reviews, tiny_model
 
 pytestmark = pytest.mark.gpu
 LIMITS = {torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 2e-2}
@@ -142,3 +151,59 @@ def test_rope_kv_write_equals_the_definition(dtype, dim, rotary):
     torch.testing.assert_close(out, expected)
     torch.testing.assert_close(pools[0], pools[2])
     assert torch.equal(pools[1], pools[3])
+
+
+ROUNDINGS = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
+"""Relative: two units in the last place, and in float32 what an approximate root leaves."""
+
+
+@pytest.mark.parametrize("dtype", ROUNDINGS)
+@pytest.mark.parametrize("plus_one", [False, True])
+@pytest.mark.parametrize("with_residual", [False, True])
+@pytest.mark.parametrize("shape", [(777, 4096), (9001, 128), (5, 8192), (3, 5003), (1, 1)])
+def test_add_rms_norm_equals_the_definition(dtype, plus_one, with_residual, shape):
+    from icm_fast.kernels.add_rms_norm import triton
+
+    torch.manual_seed(0)
+    rows = [torch.randn(*shape, device="cuda").to(dtype) for _ in range(2)]
+    call = rows[0], rows[1] if with_residual else None, rows[1].flip(0)[0], 1e-5
+    normed, total = triton.add_rms_norm(*call, plus_one=plus_one)
+    expected, expected_total = naive_norm.add_rms_norm(*call, plus_one=plus_one)
+    assert torch.equal(total, expected_total)
+    torch.testing.assert_close(normed, expected, atol=1e-6, rtol=ROUNDINGS[dtype])
+
+
+@pytest.mark.parametrize("dtype", ROUNDINGS)
+@pytest.mark.parametrize("activation", ["silu", "gelu_tanh"])
+@pytest.mark.parametrize("shape", [(777, 14336), (3, 5003), (1, 1)])
+def test_gated_activation_equals_the_definition(dtype, activation, shape):
+    from icm_fast.kernels.gated_activation import triton
+
+    torch.manual_seed(0)
+    n_rows, width = shape
+    gate, up = torch.randn(n_rows, 2 * width, device="cuda").to(dtype).chunk(2, dim=-1)
+    out = triton.gated_activation(gate, up, activation)
+    expected = naive_gate.gated_activation(gate, up, activation)
+    torch.testing.assert_close(out, expected, atol=1e-5, rtol=ROUNDINGS[dtype])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("family", NATIVE)
+def test_a_model_takes_its_kernels_and_keeps_its_states(family, dtype):
+    """Our forward against the model's own layers, both on the device."""
+    if torch.cuda.get_device_capability() < (8, 0):
+        pytest.skip("older than Ampere")
+    loaded = load_model((tiny_model(family).to(dtype).cuda(), byte_tokenizer()))
+    assert isinstance(make_forward(loaded, generic=False), DeviceForward)
+    dataset = reviews(MULTI)
+    plan = make_scorer(loaded, dataset, SearchConfig()).plan(mixed_labels(dataset))
+    everything = np.ones(plan.tree.n_segments, np.bool_)
+    ours, theirs = (
+        ModelRunner(loaded, generic=generic).last_hidden_states(
+            plan.tree, plan.segment_ids, everything
+        )
+        for generic in (False, True)
+    )
+    share = 1e-3 if dtype == torch.float32 else 0.05
+    difference = (ours - theirs).abs().float().mean()
+    assert difference <= share * theirs.abs().float().mean()

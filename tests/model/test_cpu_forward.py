@@ -16,6 +16,7 @@ from icm_fast.config import SearchConfig
 from icm_fast.errors import InputError
 from icm_fast.model import ModelRunner, cpu_forward, load_model
 from icm_fast.model.cpu_forward import CpuForward, cpu_decoder
+from icm_fast.model.decoder_layers import rotary_tables
 from icm_fast.model.generic_forward import GenericForward
 from icm_fast.model.runner import make_forward
 from icm_fast.scorers import make_scorer
@@ -202,9 +203,9 @@ def test_settings_of_a_configuration_count(changes):
 def test_partial_rotary_positions():
     rope = {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}
     loaded = tiny_loaded("phi3", rope_parameters=rope, partial_rotary_factor=0.5)
-    forward = make_forward(loaded, generic=False)
-    assert isinstance(forward, CpuForward)
-    assert forward._rotary(None, 3)[0].shape == (3, 2)  # a half of 8, in pairs
+    assert is_native(loaded)
+    (cosine, _), *_ = rotary_tables(loaded.model, (None,), 3, torch.zeros(0))
+    assert cosine.shape == (3, 4)  # a half of 8
     check_equal_states(loaded)
 
 

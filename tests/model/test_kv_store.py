@@ -29,6 +29,18 @@ def test_layers_are_apart_and_may_differ_in_shape():
     store.check_integrity()
 
 
+def test_pools_are_handed_out_to_be_written():
+    store = KVStore(6)
+    keys, values = store.pools(2, rows(0), rows(0, dim=5))
+    assert keys.shape == (2, 6, 3)
+    keys[:, 4] = 3.0
+    again, written = store.write(2, rows(1, value=1.0), rows(1, dim=5), torch.tensor([0]))
+    assert again is keys
+    assert written is values
+    assert keys[0, [0, 4], 0].tolist() == [1.0, 3.0]
+    store.check_integrity()
+
+
 def test_bytes_are_counted():
     store = KVStore(10)
     assert store.n_bytes() == 0

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,24 +11,20 @@ from transformers import PreTrainedModel
 
 from icm_fast import _core
 from icm_fast.errors import InputError
+from icm_fast.model.decoder_layers import (
+    Decoder,
+    DecoderLayer,
+    decoder_of,
+    is_known,
+    linear_parts,
+    rotary_tables,
+)
 from icm_fast.model.hardware import available_bytes
 from icm_fast.model.load import LoadedModel
 from icm_fast.model.packed import PackedBatch
 
-_GEMMA = frozenset({"gemma2", "gemma3_text"})
-_FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3", "phi3"}) | _GEMMA
-_ACTIVATIONS = {"silu": "silu", "swish": "silu", "gelu_pytorch_tanh": "gelu_tanh"}
-# transformers' names of our parts, where a layer has them.
-_NORMS = {
-    "input_norm": "input_layernorm",
-    "feed_forward_norm": "post_attention_layernorm",
-}
-_GEMMA_NORMS = {
-    "input_norm": "input_layernorm",
-    "post_attention_norm": "post_attention_layernorm",
-    "feed_forward_norm": "pre_feedforward_layernorm",
-    "post_feed_forward_norm": "post_feedforward_layernorm",
-}
+_PROJECTIONS = ("query", "key", "value", "gate", "up")
+"""Names of a layer's projections, in their order."""
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -79,127 +73,62 @@ def cpu_decoder(loaded: LoadedModel, *, int8: bool = False) -> CpuDecoder | None
 
 
 def _is_supported(loaded: LoadedModel) -> bool:
-    model, config = loaded.model, loaded.model.config
-    if config.model_type not in _FAMILIES or loaded.device.type != "cpu":
+    model = loaded.model
+    if loaded.device.type != "cpu" or loaded.dtype_name not in {"float32", "bfloat16"}:
         return False
-    if loaded.dtype_name not in {"float32", "bfloat16"}:
-        return False
-    if _core.cpu_isa(loaded.dtype_name) is None:
-        return False
-    parts = [part for layer in model.base_model.layers for _, part in _linear_parts(layer)]
-    if any(type(part) is not torch.nn.Linear for part in parts):
+    if _core.cpu_isa(loaded.dtype_name) is None or not is_known(model):
         return False
     # The packed copy stands beside the model's own weights.
-    weight_bytes = sum(p.numel() * p.element_size() for part in parts for p in part.parameters())
-    return (
-        all(_known_biases(layer) for layer in model.base_model.layers)
-        and _activation(config) in _ACTIVATIONS
-        and config.hidden_size % 2 == 0
-        and weight_bytes < available_bytes()
-    )
-
-
-def _known_biases(layer: Any) -> bool:
-    """Whether queries, keys and values all have a bias or none, and nothing else has one."""
-    biased = {name for name, part in _linear_parts(layer) if part.bias is not None}
-    return biased in (set(), {"q_proj", "k_proj", "v_proj"})
-
-
-def _activation(config: Any) -> str:
-    return str(getattr(config, "hidden_activation", None) or config.hidden_act)
-
-
-def _linear_parts(layer: Any) -> Iterator[tuple[str, torch.nn.Module]]:
-    for owner in (layer.self_attn, layer.mlp):
-        for name, part in owner.named_children():
-            if name.endswith("_proj"):
-                yield name, part
+    weight_bytes = sum(p.nbytes for part in linear_parts(model) for p in part.parameters())
+    return int(model.config.hidden_size) % 2 == 0 and weight_bytes < available_bytes()
 
 
 def _make(loaded: LoadedModel, int8: bool) -> CpuDecoder:
-    model, config = loaded.model, loaded.model.config
-    layers = model.base_model.layers
-    head_dim = int(layers[0].self_attn.head_dim)
-    kinds = tuple(_layer_kind(config, k) for k in range(len(layers)))
-    tables: tuple[str | None, ...] = (None,)
-    if config.model_type == "gemma3_text":
-        tables = tuple(sorted({kind for kind in kinds if kind is not None}))
+    config, decoder = loaded.model.config, decoder_of(loaded.model)
     native = _core.CpuDecoder(
         dtype=loaded.dtype_name,
         hidden=config.hidden_size,
         intermediate=config.intermediate_size,
-        n_heads=config.num_attention_heads,
-        n_kv_heads=config.num_key_value_heads,
-        head_dim=head_dim,
-        n_layers=len(layers),
-        norm_eps=config.rms_norm_eps,
-        activation=_ACTIVATIONS[_activation(config)],
+        n_heads=decoder.n_heads,
+        n_kv_heads=decoder.n_kv_heads,
+        head_dim=decoder.head_dim,
+        n_layers=len(decoder.layers),
+        norm_eps=decoder.norm_eps,
+        activation=decoder.activation,
         n_threads=torch.get_num_threads(),
         int8=int8,
     )
-    for layer, kind in zip(layers, kinds, strict=True):
-        attention = layer.self_attn
+    for layer in decoder.layers:
         native.add_layer(
-            _layer_arrays(config, layer),
-            rotary=tables.index(kind) if len(tables) > 1 or tables[0] else 0,
-            window=_window(config, kind),
-            scaling=float(attention.scaling),
-            softcap=float(getattr(config, "attn_logit_softcapping", None) or 0.0),
+            _layer_arrays(decoder, layer),
+            rotary=layer.rotary,
+            window=layer.window or 0,
+            scaling=layer.scaling,
+            softcap=layer.softcap or 0.0,
         )
-    return CpuDecoder(native, tables)
+    return CpuDecoder(native, decoder.rotary_kinds)
 
 
-def _layer_kind(config: Any, layer: int) -> str | None:
-    kinds = getattr(config, "layer_types", None)
-    return None if kinds is None else str(kinds[layer])
-
-
-def _window(config: Any, kind: str | None) -> int:
-    if kind == "full_attention":
-        return 0
-    return int(getattr(config, "sliding_window", None) or 0)
-
-
-def _layer_arrays(config: Any, layer: Any) -> dict[str, FloatArray]:
-    arrays = dict(_projections(config, layer.self_attn, layer.mlp))
-    arrays["output"] = _array(layer.self_attn.o_proj.weight)
-    arrays["down"] = _array(layer.mlp.down_proj.weight)
-    is_gemma = config.model_type in _GEMMA
-    names = _GEMMA_NORMS if is_gemma else _NORMS
-    norms = {name: getattr(layer, theirs) for name, theirs in names.items()}
-    for name, theirs in (("query_norm", "q_norm"), ("key_norm", "k_norm")):
-        if (norm := getattr(layer.self_attn, theirs, None)) is not None:
-            norms[name] = norm
-    for name, norm in norms.items():
-        # Gemma's norms multiply by one plus their weight.
-        arrays[name] = _array(norm.weight) + np.float32(is_gemma)
+def _layer_arrays(decoder: Decoder, layer: DecoderLayer) -> dict[str, FloatArray]:
+    arrays = {"output": _array(layer.output.weight), "down": _array(layer.down.weight)}
+    parts = (*layer.heads.parts(), *layer.units.parts())
+    for name, (weight, bias) in zip(_PROJECTIONS, parts, strict=True):
+        arrays[name] = _array(weight)
+        if bias is not None:
+            arrays[f"{name}_bias"] = _array(bias)
+    for name, weight in layer.norms.items():
+        arrays[name] = _array(weight) + np.float32(decoder.norm_plus_one)
     return arrays
-
-
-def _projections(config: Any, attention: Any, mlp: Any) -> Iterator[tuple[str, FloatArray]]:
-    if hasattr(attention, "qkv_proj"):  # phi3
-        queries = config.num_attention_heads * attention.head_dim
-        keys = config.num_key_value_heads * attention.head_dim
-        whole = _array(attention.qkv_proj.weight)
-        yield "query", whole[:queries].copy()
-        yield "key", whole[queries : queries + keys].copy()
-        yield "value", whole[queries + keys :].copy()
-        both = _array(mlp.gate_up_proj.weight)
-        yield "gate", both[: config.intermediate_size].copy()
-        yield "up", both[config.intermediate_size :].copy()
-        return
-    for name, part in (("query", "q_proj"), ("key", "k_proj"), ("value", "v_proj")):
-        linear = getattr(attention, part)
-        yield name, _array(linear.weight)
-        if linear.bias is not None:
-            yield f"{name}_bias", _array(linear.bias)
-    yield "gate", _array(mlp.gate_proj.weight)
-    yield "up", _array(mlp.up_proj.weight)
 
 
 def _array(weight: torch.Tensor) -> FloatArray:
     array: FloatArray = weight.detach().float().contiguous().numpy()
     return array
+
+
+def _half(table: torch.Tensor) -> FloatArray:
+    """The first half of each row, which the second repeats."""
+    return _array(table[:, : table.shape[1] // 2])
 
 
 class CpuForward:
@@ -215,10 +144,10 @@ class CpuForward:
         if self._pool is None or self._pool.n_slots < pool_tokens:
             self._pool = None  # freed before its successor is made
             self._pool = self._decoder.native.make_pool(pool_tokens)
-        # Made anew for each plan: some kinds of positions depend on the longest context.
-        self._decoder.native.set_rotary(
-            [self._rotary(kind, longest_context) for kind in self._decoder.rotary_kinds]
-        )
+        like = torch.zeros(1, dtype=torch.float32)
+        kinds = self._decoder.rotary_kinds
+        tables = rotary_tables(self._model, kinds, longest_context, like)
+        self._decoder.native.set_rotary([(_half(cosine), _half(sine)) for cosine, sine in tables])
 
     def pool_bytes(self) -> int:
         """Bytes of keys and values held."""
@@ -244,12 +173,3 @@ class CpuForward:
         # In float32: the norm casts back to the dtype of its input.
         normed: torch.Tensor = self._model.base_model.norm(torch.from_numpy(hidden))
         return normed
-
-    def _rotary(self, kind: str | None, n_positions: int) -> tuple[FloatArray, FloatArray]:
-        """Cosines and sines, ``[n_positions, half]`` each, as the model computes them."""
-        like = torch.zeros(1, dtype=torch.float32)
-        positions = torch.arange(n_positions)[None]
-        kinds = () if kind is None else (kind,)
-        cosine, sine = self._model.base_model.rotary_emb(like, positions, *kinds)
-        half = cosine.shape[-1] // 2
-        return _array(cosine[0, :, :half]), _array(sine[0, :, :half])

@@ -26,13 +26,25 @@ class KVStore:
             value: ``[n_kv_heads, n_tokens, value_dim]``.
             slots: ``[n_tokens]`` int64, the pool slot of each row.
         """
-        if layer not in self._layers:
-            self._layers[layer] = (self._pool(key), self._pool(value))
-        keys, values = self._layers[layer]
+        keys, values = self.pools(layer, key, value)
         slots = slots.to(key.device)  # layers may lie on several devices
         keys.index_copy_(1, slots, key)
         values.index_copy_(1, slots, value)
         return keys, values
+
+    def pools(
+        self, layer: int, key: torch.Tensor, value: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The layer's pools, to be written by whoever asks.
+
+        Args:
+            layer: Layer number.
+            key: ``[n_kv_heads, n_tokens, head_dim]``: on first use the pool becomes like it.
+            value: ``[n_kv_heads, n_tokens, value_dim]``, likewise.
+        """
+        if layer not in self._layers:
+            self._layers[layer] = (self._pool(key), self._pool(value))
+        return self._layers[layer]
 
     def _pool(self, like: torch.Tensor) -> torch.Tensor:
         return like.new_empty(like.shape[0], self.pool_tokens, like.shape[-1])

@@ -9,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from icm_fast.kernels.tree_attention import AttentionWork, SegmentWork
+
 IntArray64 = npt.NDArray[np.int64]
 
 
@@ -35,6 +37,43 @@ class PackedBatch:
     ranges: tuple[tuple[tuple[int, int], ...], ...]
     wanted: npt.NDArray[np.bool_]
     rotary_start: IntArray64 | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PackedRows:
+    """What the layers of a model need to know of a batch.
+
+    Attributes:
+        work: The segments, for attention.
+        positions: ``[n_tokens]`` int64, position of each row as far as rotary embeddings go.
+        slots: ``[n_tokens]`` int64, pool slot of each row.
+        wanted: ``[n_wanted]`` int64, rows whose state is returned.
+    """
+
+    work: AttentionWork
+    positions: IntArray64
+    slots: IntArray64
+    wanted: IntArray64
+
+
+def rows_of(batch: PackedBatch) -> PackedRows:
+    """Where each row of a batch stands, and what it attends to."""
+    ends = np.cumsum(batch.n_tokens)
+    first = batch.start if batch.rotary_start is None else batch.rotary_start
+    works, positions, slots = [], [], []
+    for k, (length, start, own) in enumerate(
+        zip(batch.n_tokens, batch.start, batch.own, strict=True)
+    ):
+        end = int(ends[k])
+        works.append(SegmentWork(end - int(length), end, batch.ranges[k], int(own), int(start)))
+        positions.append(np.arange(first[k], first[k] + length))
+        slots.append(np.arange(own, own + length))
+    return PackedRows(
+        AttentionWork(tuple(works), len(batch.token_ids)),
+        np.concatenate(positions).astype(np.int64),
+        np.concatenate(slots).astype(np.int64),
+        (ends[batch.wanted] - 1).astype(np.int64),
+    )
 
 
 def halves(batch: PackedBatch) -> tuple[PackedBatch, PackedBatch]:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 
 from icm_fast.model.cpu_forward import CpuForward, cpu_decoder
+from icm_fast.model.device_forward import DeviceForward, serves
 from icm_fast.model.generic_forward import GenericForward
 from icm_fast.model.load import LoadedModel
 from icm_fast.model.packed import Forward, PackedBatch
@@ -119,9 +120,11 @@ class ModelRunner:
 
 
 def make_forward(loaded: LoadedModel, *, generic: bool, int8: bool = False) -> Forward:
-    """The native decoder where it knows the model, else the model's own layers."""
+    """The native decoder where it knows the model, our kernels on a device, else its own layers."""
     decoder = None if generic else cpu_decoder(loaded, int8=int8)
-    return GenericForward(loaded) if decoder is None else CpuForward(loaded, decoder)
+    if decoder is not None:
+        return CpuForward(loaded, decoder)
+    return DeviceForward(loaded) if not generic and serves(loaded) else GenericForward(loaded)
 
 
 def _pack(

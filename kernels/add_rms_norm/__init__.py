@@ -1,0 +1,1 @@
+"""A residual sum and the root-mean-square norm of it, in one pass."""

@@ -1,0 +1,1 @@
+"""The activation of one projection times another one, in one pass."""

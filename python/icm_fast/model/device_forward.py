@@ -1,0 +1,187 @@
+"""Packed batches through a decoder's own weights and our kernels, for devices that have these."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from icm_fast.kernels.add_rms_norm.choice import add_rms_norm_on
+from icm_fast.kernels.gated_activation.choice import gated_activation_on
+from icm_fast.kernels.rope_kv_write.choice import rope_kv_write_on
+from icm_fast.kernels.tree_attention import AttentionWork, versions
+from icm_fast.kernels.triton_devices import DTYPES, has_triton_kernels
+from icm_fast.model.decoder_layers import DecoderLayer, decoder_of, is_known, rotary_tables
+from icm_fast.model.halving import Halving
+from icm_fast.model.kv_store import KVStore
+from icm_fast.model.load import LoadedModel
+from icm_fast.model.packed import IntArray64, PackedBatch, rows_of
+
+
+def serves(loaded: LoadedModel) -> bool:
+    """Whether a model is worth running this way.
+
+    Its family is known, and it lies on one device with Triton kernels, in one dtype that they take.
+    """
+    tensors = list(loaded.model.parameters())
+    return (
+        {t.device for t in tensors} == {loaded.device}
+        and {t.dtype for t in tensors} <= DTYPES
+        and len({t.dtype for t in tensors}) == 1
+        and has_triton_kernels(loaded.device)
+        and is_known(loaded.model)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Pass:
+    """What every layer of one forward pass reads.
+
+    Attributes:
+        work: The segments.
+        slots: ``[n_tokens]`` int64, pool slot of each row.
+        rotary: Cosines and sines of each kind, ``[n_tokens, rotary_dim]``.
+        wanted: ``[n_wanted]`` int64, rows whose last state is returned.
+    """
+
+    work: AttentionWork
+    slots: torch.Tensor
+    rotary: tuple[tuple[torch.Tensor, torch.Tensor], ...]
+    wanted: torch.Tensor
+
+
+class DeviceForward:
+    """The layers of a known family in our own order: linear layers by torch, all else by kernels.
+
+    It runs on any device; where there are no Triton kernels their definitions take their place.
+    """
+
+    def __init__(self, loaded: LoadedModel) -> None:
+        self._model = loaded.model
+        self._decoder = decoder_of(loaded.model)
+        weight = loaded.model.get_input_embeddings().weight
+        self._like = weight.new_empty(0)
+        self._add_norm = add_rms_norm_on(weight.device, weight.dtype)
+        self._gated = gated_activation_on(weight.device, weight.dtype)
+        self._rope_write = rope_kv_write_on(weight.device, weight.dtype)
+        self._store = KVStore(0)
+        self._halving = Halving(weight.device)
+        self._tables: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def open(self, pool_tokens: int, longest_context: int, *, keep: bool = False) -> None:
+        """Make room for a plan."""
+        if not (keep and self._store.pool_tokens == pool_tokens):
+            self._store = KVStore(pool_tokens)
+        kinds = self._decoder.rotary_kinds
+        self._tables = rotary_tables(self._model, kinds, longest_context, self._like)
+
+    def pool_bytes(self) -> int:
+        """Bytes of keys and values held."""
+        return self._store.n_bytes()
+
+    def run(self, batch: PackedBatch) -> torch.Tensor:
+        """Forward one batch; see :class:`icm_fast.model.packed.Forward`.
+
+        Raises:
+            InputError: The device has no memory for a single segment.
+        """
+        return self._halving.run(batch, self._run, self._store)
+
+    def _run(self, batch: PackedBatch) -> torch.Tensor:
+        rows = rows_of(batch)
+        positions = self._tensor(rows.positions)
+        step = _Pass(
+            rows.work,
+            self._tensor(rows.slots),
+            tuple((cosine[positions], sine[positions]) for cosine, sine in self._tables),
+            self._tensor(rows.wanted),
+        )
+        # Some families scale their embedding, in its module.
+        x: torch.Tensor = self._model.get_input_embeddings()(self._tensor(batch.token_ids))
+        residual: torch.Tensor | None = None
+        for number, layer in enumerate(self._decoder.layers):
+            x, residual = self._layer(number, layer, x, residual, step)
+        return self._norm(self._model.base_model.norm.weight, x, residual)[0]
+
+    def _layer(
+        self,
+        number: int,
+        layer: DecoderLayer,
+        x: torch.Tensor,
+        residual: torch.Tensor | None,
+        step: _Pass,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """One layer.
+
+        Args:
+            number: Its number.
+            layer: Its weights and settings.
+            x: ``[n_tokens, hidden_size]``, what the layer before leaves to be added.
+            residual: ``[n_tokens, hidden_size]``, the sum of all before that, or None.
+            step: The forward pass.
+
+        Returns:
+            The two for the next layer: each norm adds what came before it. Of the last layer,
+            ``[n_wanted, hidden_size]``.
+        """
+        states, residual = self._norm(layer.norms["input_norm"], x, residual)
+        heads = self._attend(number, layer, states, step)
+        if number == len(self._decoder.layers) - 1:
+            # All rows have left their keys and values; the other ones' states nobody asks for.
+            heads, residual = heads[step.wanted], residual[step.wanted]
+        x = self._behind(layer, "post_attention_norm", layer.output(heads))
+        states, residual = self._norm(layer.norms["feed_forward_norm"], x, residual)
+        x = layer.down(self._units(layer, states))
+        return self._behind(layer, "post_feed_forward_norm", x), residual
+
+    def _attend(
+        self, number: int, layer: DecoderLayer, states: torch.Tensor, step: _Pass
+    ) -> torch.Tensor:
+        """Attention of one layer, ``[n_tokens, n_heads * head_dim]`` from normed states."""
+        query, key, value = (self._by_head(part) for part in layer.heads(states))
+        query = self._head_norm(layer, "query_norm", query)
+        key = self._head_norm(layer, "key_norm", key)
+        keys, values = self._store.pools(number, key, value)
+        rotary = step.rotary[layer.rotary]
+        query = self._rope_write(query, key, value, *rotary, keys, values, step.slots)
+        attend = versions.fastest(query, values)
+        out = attend(
+            query,
+            keys,
+            values,
+            step.work,
+            scaling=layer.scaling,
+            sliding_window=layer.window,
+            softcap=layer.softcap,
+        )
+        return out.transpose(0, 1).flatten(1)
+
+    def _units(self, layer: DecoderLayer, states: torch.Tensor) -> torch.Tensor:
+        """The gated units, ``[n_tokens, intermediate_size]``; gate and up are gone behind it."""
+        gate, up = layer.units(states)
+        return self._gated(gate, up, self._decoder.activation)
+
+    def _by_head(self, rows: torch.Tensor) -> torch.Tensor:
+        """``[n_heads, n_tokens, head_dim]``, a view of ``[n_tokens, n_heads * head_dim]``."""
+        return rows.unflatten(1, (-1, self._decoder.head_dim)).transpose(0, 1)
+
+    def _head_norm(self, layer: DecoderLayer, name: str, heads: torch.Tensor) -> torch.Tensor:
+        """The norm of each head where the layer has one, ``[n_heads, n_tokens, head_dim]``."""
+        if name not in layer.norms:
+            return heads
+        by_token = heads.transpose(0, 1)
+        normed, _ = self._norm(layer.norms[name], by_token.flatten(0, 1), None)
+        return normed.view(by_token.shape).transpose(0, 1)
+
+    def _behind(self, layer: DecoderLayer, name: str, x: torch.Tensor) -> torch.Tensor:
+        """The norm behind one half of a layer, where the layer has one."""
+        return self._norm(layer.norms[name], x, None)[0] if name in layer.norms else x
+
+    def _norm(
+        self, weight: torch.Tensor, x: torch.Tensor, residual: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        decoder = self._decoder
+        return self._add_norm(x, residual, weight, decoder.norm_eps, plus_one=decoder.norm_plus_one)
+
+    def _tensor(self, values: IntArray64) -> torch.Tensor:
+        return torch.from_numpy(values).to(self._like.device)
