@@ -4,7 +4,8 @@
 
 A row for each CUDA kernel of attention that a GPU can run. The top level is the first one below the
 root, two segments; the longest launch is the one with the most seconds of attention, that of the
-queries. "Gathers" is what its tiles ask of the second-level cache meanwhile.
+queries. "Gathers" is what its tiles ask of the second-level cache meanwhile. "Between" is what lies
+between the products, by our kernels and by transformers' layers.
 """
 
 from __future__ import annotations
@@ -26,8 +27,9 @@ def main() -> None:
     arguments = parser.parse_args()
     print(
         "| model | GPU | kernel | n | tokens | seconds | tokens/s | linear | attention "
-        "| top level, of peak | longest launch | of peak | gathers TB/s | least tiles' share |\n"
-        f"{'|---' * 14}|"
+        "| between | by transformers | top level, of peak | longest launch | of peak | gathers TB/s "
+        "| least tiles' share |\n"
+        f"{'|---' * 16}|"
     )
     for n in map(int, arguments.sizes.split(",")):
         plan = uniform_plan(
@@ -47,12 +49,15 @@ def main() -> None:
                 top = launches[1]  # the root comes first, alone
                 longest = max(launches, key=lambda launch: launch.attention_seconds)
                 linear = sum(launch.linear_seconds for launch in launches)
+                between = sum(launch.elementwise_seconds for launch in launches)
+                eager = sum(launch.eager_seconds for launch in launches)
                 least = min(launch.tile_share for launch in launches)
                 gathers = shape.layers * longest.gathered / longest.attention_seconds / 1e12
                 print(
                     f"| {shape.name} | {gpu.name} | {kernel} | {n} | {plan.total_tokens:,} "
                     f"| {seconds:.2f} | {plan.total_tokens / seconds:,.0f} | {linear:.2f} "
-                    f"| {seconds - linear:.2f} | {top.attention_share:.2f} | {longest.bound} "
+                    f"| {seconds - linear - between:.2f} | {between:.2f} | {eager:.2f} "
+                    f"| {top.attention_share:.2f} | {longest.bound} "
                     f"| {longest.attention_share:.2f} | {gathers:.1f} | {least:.2f} |"
                 )
 

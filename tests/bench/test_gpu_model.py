@@ -39,7 +39,9 @@ def test_no_prediction_beats_the_data_sheet(kernel, gpu, shape):
     for launch in launches:
         assert 0 < launch.attention_share < rate.attention
         assert 0 < launch.tile_share <= 1
-        assert launch.seconds == launch.linear_seconds + launch.attention_seconds
+        parts = (launch.linear_seconds, launch.attention_seconds, launch.elementwise_seconds)
+        assert launch.seconds == pytest.approx(sum(parts))
+        assert launch.elementwise_seconds < launch.eager_seconds / 2
 
 
 def test_weights_are_those_of_the_published_models():
@@ -51,6 +53,16 @@ def test_weights_are_those_of_the_published_models():
 
 TINY = Shape("tiny", 64, 1, 1, 1, 64, 128)
 CHIP = Gpu("chip", 1e12, 1e15, 1, launch_seconds=0.0)
+
+
+def test_bytes_between_the_products_are_those_of_the_kernels():
+    """Two norms of four rows, three heads there and back with their angles, three of units."""
+    shape = Shape("tiny", hidden=8, layers=1, heads=1, kv_heads=1, head_dim=4, intermediate=16)
+    assert shape.element_work(own=True) == (2 * (2 * 4 * 8 + 2 * 3 * 4 + 2 * 4 + 3 * 16), 4)
+    n_bytes, n_launches = SHAPES["llama-3.1-8b"].element_work(own=False)
+    assert n_launches == 32
+    # What transformers' layer was seen to move; it has some numbers for each row besides.
+    assert n_bytes == pytest.approx(599_104, rel=1e-3)
 
 
 def test_rows_and_keys_that_are_computed_for_nothing_are_lost():

@@ -4,7 +4,8 @@ A launch takes the longest of three times: its operations at the rate that the t
 bytes at the memory's rate, and the keys and values that all tiles gather at the second-level
 cache's. What the tiles can reach is the asymptotic rate of the kind of kernel (published
 measurements of others' kernels, see ``KERNELS``) times what is lost to rows that a tile has and a
-segment does not, to keys that a block has and a row does not see, and to the last wave. Nothing
+segment does not, to keys that a block has and a row does not see, and to the last wave. What lies
+between the products (norms, sums, rotation, pool, activation) takes its bytes' time. Nothing
 here was measured on a device; ``benchmarks/gpu`` is where a prediction meets one.
 """
 
@@ -78,6 +79,23 @@ class Shape:
         """Weights of one layer's matrices."""
         attention = self.hidden * self.head_dim * (2 * self.heads + 2 * self.kv_heads)
         return attention + 3 * self.hidden * self.intermediate
+
+    def element_work(self, *, own: bool) -> tuple[int, int]:
+        """Bytes per token, and launches, of all in a layer that is neither product nor attention.
+
+        Norms, residual sums, rotary positions, the write to the pool, the activation: by our
+        kernels, or by the operators that transformers' layers call one by one. (The latter was
+        compared with what transformers 5.23 dispatches for Llama-3.1-8B: 32 operations, 599,104
+        bytes.)
+        """
+        queries, keys = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        if own:
+            rotated = 2 * queries + 4 * keys + 2 * self.head_dim
+            return BYTES * (8 * self.hidden + rotated + 3 * self.intermediate), 4
+        # A norm passes through float32: 36 bytes for each feature in eight launches.
+        norms = (2 * 18 + 2 * 3) * self.hidden
+        rotated = 10 * (queries + keys) + 4 * self.head_dim + 4 * keys
+        return BYTES * (norms + rotated + 5 * self.intermediate), 32
 
 
 SHAPES = {
@@ -178,6 +196,8 @@ class Launch:
         keys_per_token: Keys that a token sees, on average.
         linear_seconds: Matrix products.
         attention_seconds: Attention.
+        elementwise_seconds: What our kernels do between the products.
+        eager_seconds: The same by transformers' layers.
         attention_share: Attention's operations over its seconds and the chip's peak.
         tile_share: Share of the tiles' rows and keys and of the last wave that does work.
         in_one_piece: Share of the blocks of keys that lie in the pool as one piece.
@@ -190,6 +210,8 @@ class Launch:
     keys_per_token: float
     linear_seconds: float
     attention_seconds: float
+    elementwise_seconds: float
+    eager_seconds: float
     attention_share: float
     tile_share: float
     in_one_piece: float
@@ -198,8 +220,8 @@ class Launch:
 
     @property
     def seconds(self) -> float:
-        """Both."""
-        return self.linear_seconds + self.attention_seconds
+        """All of ours."""
+        return self.linear_seconds + self.attention_seconds + self.elementwise_seconds
 
 
 def predict(
@@ -322,12 +344,18 @@ def _launch(
     }
     bound = max(times, key=times.__getitem__)
     attention = times[bound] + gpu.launch_seconds
+    ours, eager = (
+        shape.layers * (tokens * n_bytes / gpu.bandwidth + n_launches * gpu.launch_seconds)
+        for n_bytes, n_launches in (shape.element_work(own=own) for own in (True, False))
+    )
     return Launch(
         n_tokens=tokens,
         n_segments=len(n_tokens),
         keys_per_token=keys / tokens,
         linear_seconds=shape.layers * (linear + gpu.launch_seconds),
         attention_seconds=shape.layers * attention,
+        elementwise_seconds=ours,
+        eager_seconds=eager,
         attention_share=operations / (attention * gpu.flops),
         tile_share=share,
         in_one_piece=in_one_piece,
