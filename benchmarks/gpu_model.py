@@ -27,8 +27,8 @@ def main() -> None:
     arguments = parser.parse_args()
     print(
         "| model | GPU | kernel | n | tokens | seconds | tokens/s | linear | attention "
-        "| between | by transformers | top level, of peak | longest launch | of peak | gathers TB/s "
-        "| least tiles' share |\n"
+        "| between | by transformers | top level, of peak | longest launch | of peak "
+        "| gathers TB/s | least tiles' share |\n"
         f"{'|---' * 16}|"
     )
     for n in map(int, arguments.sizes.split(",")):

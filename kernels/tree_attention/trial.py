@@ -172,10 +172,10 @@ def check(attend: TreeAttention, problem: Problem) -> None:
     Raises:
         ArithmeticError: Results are wrong, or not the same each time.
     """
-    tensors = (problem.query, problem.keys, problem.values)
+    query, keys, values, work = problem.query, problem.keys, problem.values, problem.work
     options = {k: v for k, v in problem.options.items() if k != "keys_per_split"}
-    wanted = naive.tree_attention(*(t.float() for t in tensors), problem.work, **options)
-    found = [attend(*tensors, problem.work, **problem.options) for _ in range(_REPEATS)]
+    wanted = naive.tree_attention(query.float(), keys.float(), values.float(), work, **options)
+    found = [attend(query, keys, values, work, **problem.options) for _ in range(_REPEATS)]
     difference = float((found[0].float() - wanted).abs().max() / wanted.abs().max())
     limit = LIMITS[problem.query.dtype]
     if not difference <= limit:  # not a number, too
