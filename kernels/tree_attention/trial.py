@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import subprocess
 import sys
 import warnings
@@ -29,7 +28,8 @@ from icm_fast.errors import InputError
 from icm_fast.kernels.tree_attention import cuda, naive
 from icm_fast.kernels.tree_attention.choice import TreeAttention
 from icm_fast.kernels.tree_attention.cuda_library import PRODUCTS
-from icm_fast.kernels.tree_attention.work import AttentionWork, SegmentWork
+from icm_fast.kernels.tree_attention.random_case import Sizes, random_case
+from icm_fast.kernels.tree_attention.work import AttentionWork
 
 SECONDS = 300.0
 """Most that a trial may take, the start of Python and of the device included."""
@@ -154,7 +154,8 @@ def problems(head_dims: Sequence[int], device: torch.device) -> Iterator[Problem
         "sinks": {"sinks": sinks.to(device), "sliding_window": 1},
     }
     for dtype, head_dim in product(LIMITS, head_dims):
-        query, keys, values, work = _numbers(head_dim, dtype)
+        sizes = Sizes(_HEADS, _KV_HEADS, head_dim, head_dim)
+        query, keys, values, work, _ = random_case(_SEGMENTS, sizes, dtype)
         for kind, options in kinds.items():
             yield Problem(
                 f"{kind}, {head_dim} wide, {dtype}",
@@ -182,32 +183,6 @@ def check(attend: TreeAttention, problem: Problem) -> None:
         raise ArithmeticError(f"{problem.name}: differs by {difference:.2g}, limit {limit:.2g}")
     if not all(torch.equal(found[0], again) for again in found[1:]):
         raise ArithmeticError(f"{problem.name}: results differ from one time to the next")
-
-
-def _numbers(
-    head_dim: int, dtype: torch.dtype
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, AttentionWork]:
-    """Queries, pools and segments, on the processor; slots of nobody are NaN."""
-    works, row, slot = [], 0, 0
-    for context, length in _SEGMENTS:
-        ranges = []
-        for count in context:
-            slot += 1  # a hole
-            ranges.append((slot, slot + count))
-            slot += count
-        # The pool need not hold a context's ranges in their order.
-        ranges = ranges[1::2] + ranges[::2]
-        works.append(SegmentWork(row, row + length, tuple(ranges), slot + 1, sum(context)))
-        row, slot = row + length, slot + 1 + length
-    used = torch.zeros(slot + 1, dtype=torch.bool)
-    for work in works:
-        for begin, end in (*work.ranges, (work.own, work.own + work.end - work.begin)):
-            used[begin:end] = True
-    generator = torch.Generator().manual_seed(0)
-    query = torch.randn(_HEADS, row, head_dim, generator=generator).to(dtype)
-    pools = [torch.randn(_KV_HEADS, slot + 1, head_dim, generator=generator) for _ in range(2)]
-    keys, values = (pool.masked_fill(~used[:, None], math.nan).to(dtype) for pool in pools)
-    return query, keys, values, AttentionWork(tuple(works), row)
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from icm_fast.kernels.tree_attention import AttentionWork, SegmentWork
+from icm_fast.kernels.tree_attention import AttentionWork
+from icm_fast.kernels.tree_attention.random_case import Sizes, random_case
 
-
-@dataclass(frozen=True, slots=True)
-class Sizes:
-    """Heads of a case and the widths of their rows."""
-
-    heads: int = 4
-    kv_heads: int = 2
-    dim: int = 8
-    value_dim: int = 6
+USUAL_SIZES = Sizes()
 
 
 @dataclass
@@ -35,38 +27,10 @@ def make_case(
     segments: Sequence[tuple[Sequence[int], int]],
     seed: int = 0,
     dtype: torch.dtype = torch.float32,
-    sizes: Sizes = Sizes(),
+    sizes: Sizes = USUAL_SIZES,
 ) -> Case:
     """A pool for ``segments`` = [(ancestor lengths, own length)]; what no segment owns is NaN."""
-    generator = torch.Generator().manual_seed(seed)
-    works, row, slot = [], 0, 0
-    for ancestors, length in segments:
-        ranges = []
-        for ancestor in ancestors:
-            slot += 1  # a hole
-            ranges.append((slot, slot + ancestor))
-            slot += ancestor
-        slot += 2
-        # The pool does not keep a context's ranges in order.
-        ranges = ranges[1::2] + ranges[::2]
-        works.append(SegmentWork(row, row + length, tuple(ranges), slot, sum(ancestors)))
-        row, slot = row + length, slot + length
-    pool = slot + 3
-    used = torch.zeros(pool, dtype=torch.bool)
-    for work in works:
-        for begin, end in (*work.ranges, (work.own, work.own + work.end - work.begin)):
-            used[begin:end] = True
-    tensors = [
-        torch.randn(*shape, generator=generator).to(dtype)
-        for shape in (
-            (sizes.heads, row, sizes.dim),
-            (sizes.kv_heads, pool, sizes.dim),
-            (sizes.kv_heads, pool, sizes.value_dim),
-        )
-    ]
-    for poisoned in tensors[1:]:
-        poisoned[:, ~used] = math.nan
-    return Case(*tensors, AttentionWork(tuple(works), row), used)
+    return Case(*random_case(segments, sizes, dtype, seed))
 
 
 ROOT = ((), 7)

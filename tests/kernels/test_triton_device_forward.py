@@ -2,10 +2,10 @@
 
 import math
 
-import numpy as np
 import pytest
 import torch
 
+from forward_cases import states
 from icm_fast.config import SearchConfig
 from icm_fast.kernels.tree_attention import versions
 from icm_fast.model import ModelRunner, device_forward, load_model
@@ -49,16 +49,14 @@ def calls(interpreter, monkeypatch):
     return names
 
 
-def states(loaded, *, generic):
+def states_of(loaded, *, generic):
     dataset = reviews(SINGLE, 4)
     config = SearchConfig(kv_budget_tokens=100, batch_tokens=60)
     plan = make_scorer(loaded, dataset, config).plan(mixed_labels(dataset))
     runner = ModelRunner(loaded, generic=True)
     if not generic:
         runner._forward = DeviceForward(loaded)
-    everything = np.ones(plan.tree.n_segments, np.bool_)
-    hidden = runner.last_hidden_states(plan.tree, plan.segment_ids, everything)
-    return hidden, plan.tree.n_batches
+    return states(runner, plan), plan.tree.n_batches
 
 
 PER_LAYER = {"llama": (2, 1, 1, 1), "phi3": (2, 1, 1, 1), "gemma3_text": (6, 1, 1, 1)}
@@ -68,21 +66,21 @@ PER_LAYER = {"llama": (2, 1, 1, 1), "phi3": (2, 1, 1, 1), "gemma3_text": (6, 1, 
 @pytest.mark.parametrize("family", PER_LAYER)
 def test_kernels_give_the_states_of_the_models_own_layers(family, calls, monkeypatch):
     loaded = load_model((tiny_model(family), byte_tokenizer()))
-    ours, n_batches = states(loaded, generic=False)
+    ours, n_batches = states_of(loaded, generic=False)
     kernels = ("add_rms_norm", "rope_kv_write", "tree_attention", "gated_activation")
     norms, *others = PER_LAYER[family]
     expected = [n_batches * (2 * norms + 1), *(n_batches * 2 * n for n in others)]
     assert [calls.count(name) for name in kernels] == expected
     monkeypatch.undo()
-    theirs, _ = states(loaded, generic=True)
+    theirs, _ = states_of(loaded, generic=True)
     torch.testing.assert_close(ours, theirs, atol=2e-5, rtol=1e-4)
 
 
 def test_half_precision(calls, monkeypatch):
     """In float16, which the interpreter rounds as a device does."""
     loaded = load_model((tiny_model("llama").half(), byte_tokenizer()))
-    ours, _ = states(loaded, generic=False)
+    ours, _ = states_of(loaded, generic=False)
     monkeypatch.undo()
-    theirs, _ = states(loaded, generic=True)
+    theirs, _ = states_of(loaded, generic=True)
     assert ours.dtype == torch.float16
     assert (ours - theirs).abs().mean() <= 5e-3 * theirs.abs().mean()

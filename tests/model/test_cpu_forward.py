@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import torch
 
+from forward_cases import AWKWARD, TIGHT, pair, plan_of, states
 from icm_fast import _core
 from icm_fast.config import SearchConfig
 from icm_fast.errors import InputError
-from icm_fast.model import ModelRunner, cpu_forward, load_model
+from icm_fast.model import ModelRunner, cpu_forward
 from icm_fast.model.cpu_forward import CpuForward, cpu_decoder
 from icm_fast.model.decoder_layers import rotary_tables
 from icm_fast.model.generic_forward import GenericForward
@@ -23,7 +24,6 @@ from icm_fast.scorers import make_scorer
 from tiny_models import (
     MULTI,
     NATIVE,
-    byte_tokenizer,
     mixed_labels,
     one_thread,  # noqa: F401
     reviews,
@@ -32,37 +32,12 @@ from tiny_models import (
 )
 
 TOLERANCE = 1e-4
-# Sizes that fit no vector, and a vocabulary of odd size.
-AWKWARD = {
-    "hidden_size": 36,
-    "intermediate_size": 50,
-    "head_dim": 12,
-    "num_attention_heads": 3,
-    "num_key_value_heads": 1,
-    "vocab_size": 421,
-}
-TIGHT = {"kv_budget_tokens": 120, "batch_tokens": 40}
 
 
 def is_native(loaded):
     forward = make_forward(loaded, generic=False)
     assert isinstance(forward, CpuForward | GenericForward)
     return isinstance(forward, CpuForward)
-
-
-def pair(model):
-    return load_model((model, byte_tokenizer()))
-
-
-def plan_of(loaded, n=8, **settings):
-    dataset = reviews(MULTI, n)
-    return make_scorer(loaded, dataset, SearchConfig(**settings)).plan(mixed_labels(dataset))
-
-
-def states(runner, plan):
-    """Last hidden states of all segments."""
-    everything = np.ones(plan.tree.n_segments, np.bool_)
-    return runner.last_hidden_states(plan.tree, plan.segment_ids, everything)
 
 
 # --- Which models --------------------------------------------------------------------------------

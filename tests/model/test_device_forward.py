@@ -8,9 +8,17 @@ import numpy as np
 import pytest
 import torch
 
+from forward_cases import (
+    AWKWARD,
+    TIGHT,
+    check_too_little_memory,
+    check_whole_texts,
+    pair,
+    plan_of,
+    states,
+)
 from icm_fast.config import SearchConfig
-from icm_fast.errors import InputError
-from icm_fast.model import ModelRunner, device_forward, load_model
+from icm_fast.model import ModelRunner, device_forward
 from icm_fast.model.cpu_forward import CpuForward
 from icm_fast.model.decoder_layers import decoder_of
 from icm_fast.model.device_forward import DeviceForward, serves
@@ -23,24 +31,12 @@ from icm_fast.scorers import make_scorer, make_surrogate
 from tiny_models import (
     MULTI,
     NATIVE,
-    SINGLE,
-    byte_tokenizer,
     mixed_labels,
     one_thread,  # noqa: F401
     reviews,
     tiny_loaded,
     tiny_model,
 )
-
-AWKWARD = {
-    "hidden_size": 36,
-    "intermediate_size": 50,
-    "head_dim": 12,
-    "num_attention_heads": 3,
-    "num_key_value_heads": 1,
-    "vocab_size": 421,
-}
-TIGHT = {"kv_budget_tokens": 120, "batch_tokens": 40}
 
 
 @pytest.fixture(autouse=True)
@@ -59,24 +55,9 @@ def on_device(monkeypatch):
     monkeypatch.setattr(device_forward, "has_triton_kernels", lambda device: True)
 
 
-def pair(model):
-    return load_model((model, byte_tokenizer()))
-
-
 def off_processor(family, **changes):
     """A tiny model that the native CPU decoder does not run."""
     return tiny_loaded(family, generic=True, **changes)
-
-
-def plan_of(loaded, n=8, **settings):
-    dataset = reviews(MULTI, n)
-    return make_scorer(loaded, dataset, SearchConfig(**settings)).plan(mixed_labels(dataset))
-
-
-def states(runner, plan):
-    """Last hidden states of all segments."""
-    everything = np.ones(plan.tree.n_segments, np.bool_)
-    return runner.last_hidden_states(plan.tree, plan.segment_ids, everything)
 
 
 # --- Which models --------------------------------------------------------------------------------
@@ -171,14 +152,7 @@ def test_every_segment_ends_in_the_state_of_its_whole_text(family, on_device):
     loaded = off_processor(family)
     plan, ours = check_equal_states(loaded, n=4, **TIGHT)
     loaded.model.set_attn_implementation("eager")  # the only one of theirs that caps scores
-    for segment in range(plan.tree.n_segments):
-        ids, at = [], segment
-        while at >= 0:
-            ids = plan.segment_ids(at) + ids
-            at = int(plan.tree.parent[at])
-        with torch.inference_mode():
-            whole = loaded.model.base_model(input_ids=torch.tensor([ids])).last_hidden_state[0, -1]
-        torch.testing.assert_close(ours[segment], whole, atol=2e-5, rtol=1e-4)
+    check_whole_texts(loaded, plan, ours)
 
 
 ROPE = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0}
@@ -392,15 +366,8 @@ def test_batches_beyond_the_memory_go_in_parts(family, on_device):
 
 def test_a_segment_beyond_the_memory_is_one_clear_error(on_device):
     loaded = off_processor("llama")
-    scorer = make_scorer(loaded, reviews(SINGLE), SearchConfig())
     SmallDevice(loaded.model, 3)
-    with (
-        pytest.warns(RuntimeWarning),
-        pytest.raises(
-            InputError, match=r"no memory for a segment of \d+ tokens.*smaller kv_budget"
-        ),
-    ):
-        scorer.score(mixed_labels(reviews(SINGLE)))
+    check_too_little_memory(loaded)
 
 
 def test_a_failed_pass_is_gone_before_the_cache_is_freed(monkeypatch):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from forward_cases import check_too_little_memory
 from icm_fast.config import SearchConfig
 from icm_fast.errors import InputError
 from icm_fast.model import load_model
@@ -60,15 +61,8 @@ def test_batches_beyond_the_memory_go_in_parts_with_the_same_scores(family):
 
 def test_a_segment_beyond_the_memory_is_one_clear_error():
     loaded = tiny_loaded("llama", generic=True)
-    scorer = make_scorer(loaded, reviews(SINGLE), SearchConfig())
     SmallDevice(loaded.model, 3)
-    with (
-        pytest.warns(RuntimeWarning),
-        pytest.raises(
-            InputError, match=r"no memory for a segment of \d+ tokens.*smaller kv_budget"
-        ),
-    ):
-        scorer.score(mixed_labels(reviews(SINGLE)))
+    check_too_little_memory(loaded)
 
 
 def batch(lengths):

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
-import torch
 
+from forward_cases import check_whole_texts, plan_of, states
 from icm_fast.config import SearchConfig
 from icm_fast.model import ModelRunner
 from icm_fast.model.cpu_forward import CpuForward
@@ -9,18 +9,11 @@ from icm_fast.model.generic_forward import GenericForward
 from icm_fast.model.runner import make_forward
 from icm_fast.scorers import make_scorer
 from tiny_models import (
-    MULTI,
     mixed_labels,
     one_thread,  # noqa: F401
     reviews,
     tiny_loaded,
 )
-
-
-def plan_of(loaded, **settings):
-    return make_scorer(loaded, reviews(MULTI), SearchConfig(**settings)).plan(
-        mixed_labels(reviews(MULTI))
-    )
 
 
 @pytest.fixture(scope="module", params=["native", "generic"])
@@ -33,8 +26,7 @@ def loaded(request):
 
 def run(loaded, plan):
     runner = ModelRunner(loaded)
-    everything = np.ones(plan.tree.n_segments, np.bool_)
-    return runner, runner.last_hidden_states(plan.tree, plan.segment_ids, everything)
+    return runner, states(runner, plan)
 
 
 def test_tokens_forwarded_are_those_of_the_plan(loaded):
@@ -46,15 +38,8 @@ def test_tokens_forwarded_are_those_of_the_plan(loaded):
 
 def test_every_segment_ends_in_the_state_of_its_whole_text(loaded):
     plan = plan_of(loaded, kv_budget_tokens=100, batch_tokens=30)
-    _, states = run(loaded, plan)
-    for segment in range(plan.tree.n_segments):
-        ids, at = [], segment
-        while at >= 0:
-            ids = plan.segment_ids(at) + ids
-            at = int(plan.tree.parent[at])
-        with torch.inference_mode():
-            whole = loaded.model.base_model(input_ids=torch.tensor([ids])).last_hidden_state[0, -1]
-        torch.testing.assert_close(states[segment], whole, atol=2e-5, rtol=1e-4)
+    _, found = run(loaded, plan)
+    check_whole_texts(loaded, plan, found)
 
 
 def test_small_budget_holds_fewer_bytes(loaded):

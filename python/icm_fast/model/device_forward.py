@@ -12,8 +12,7 @@ from icm_fast.kernels.rope_kv_write.choice import rope_kv_write_on
 from icm_fast.kernels.tree_attention import AttentionWork, versions
 from icm_fast.kernels.triton_devices import DTYPES, has_triton_kernels
 from icm_fast.model.decoder_layers import DecoderLayer, decoder_of, is_known, rotary_tables
-from icm_fast.model.halving import Halving
-from icm_fast.model.kv_store import KVStore
+from icm_fast.model.halving import PooledForward
 from icm_fast.model.load import LoadedModel
 from icm_fast.model.packed import IntArray64, PackedBatch, rows_of
 
@@ -50,42 +49,28 @@ class _Pass:
     wanted: torch.Tensor
 
 
-class DeviceForward:
+class DeviceForward(PooledForward):
     """The layers of a known family in our own order: linear layers by torch, all else by kernels.
 
     It runs on any device; where there are no Triton kernels their definitions take their place.
     """
 
     def __init__(self, loaded: LoadedModel) -> None:
+        weight = loaded.model.get_input_embeddings().weight
+        super().__init__(weight.device)
         self._model = loaded.model
         self._decoder = decoder_of(loaded.model)
-        weight = loaded.model.get_input_embeddings().weight
         self._like = weight.new_empty(0)
         self._add_norm = add_rms_norm_on(weight.device, weight.dtype)
         self._gated = gated_activation_on(weight.device, weight.dtype)
         self._rope_write = rope_kv_write_on(weight.device, weight.dtype)
-        self._store = KVStore(0)
-        self._halving = Halving(weight.device)
         self._tables: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     def open(self, pool_tokens: int, longest_context: int, *, keep: bool = False) -> None:
-        """Make room for a plan."""
-        if not (keep and self._store.pool_tokens == pool_tokens):
-            self._store = KVStore(pool_tokens)
+        """Make room for a plan, and its rotary tables."""
+        super().open(pool_tokens, longest_context, keep=keep)
         kinds = self._decoder.rotary_kinds
         self._tables = rotary_tables(self._model, kinds, longest_context, self._like)
-
-    def pool_bytes(self) -> int:
-        """Bytes of keys and values held."""
-        return self._store.n_bytes()
-
-    def run(self, batch: PackedBatch) -> torch.Tensor:
-        """Forward one batch; see :class:`icm_fast.model.packed.Forward`.
-
-        Raises:
-            InputError: The device has no memory for a single segment.
-        """
-        return self._halving.run(batch, self._run, self._store)
 
     def _run(self, batch: PackedBatch) -> torch.Tensor:
         rows = rows_of(batch)

@@ -6,13 +6,12 @@ import numpy as np
 import torch
 
 from icm_fast.model.attention import TreeBatch, tree_attention_enabled
-from icm_fast.model.halving import Halving
-from icm_fast.model.kv_store import KVStore
+from icm_fast.model.halving import PooledForward
 from icm_fast.model.load import LoadedModel
 from icm_fast.model.packed import IntArray64, PackedBatch, rows_of
 
 
-class GenericForward:
+class GenericForward(PooledForward):
     """The model's own layers, with our attention in transformers' interface.
 
     Attributes:
@@ -20,28 +19,10 @@ class GenericForward:
     """
 
     def __init__(self, loaded: LoadedModel) -> None:
+        super().__init__(loaded.device)
         self._model = loaded.model
         self._device = loaded.device
-        self._store = KVStore(0)
-        self._halving = Halving(loaded.device)
         self.windows: dict[int, int | None] = {}
-
-    def open(self, pool_tokens: int, longest_context: int, *, keep: bool = False) -> None:
-        """Make room for a plan."""
-        if not (keep and self._store.pool_tokens == pool_tokens):
-            self._store = KVStore(pool_tokens)
-
-    def pool_bytes(self) -> int:
-        """Bytes of keys and values held."""
-        return self._store.n_bytes()
-
-    def run(self, batch: PackedBatch) -> torch.Tensor:
-        """Forward one batch; see :class:`icm_fast.model.packed.Forward`.
-
-        Raises:
-            InputError: The device has no memory for a single segment.
-        """
-        return self._halving.run(batch, self._run, self._store)
 
     def _run(self, batch: PackedBatch) -> torch.Tensor:
         rows = rows_of(batch)

@@ -59,6 +59,35 @@ class Halving:
         )
 
 
+class PooledForward:
+    """What the ways of forwarding on torch's devices share: a pool, and smaller batches."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._store = KVStore(0)
+        self._halving = Halving(device)
+
+    def open(self, pool_tokens: int, longest_context: int, *, keep: bool = False) -> None:
+        """Make room for a plan."""
+        if not (keep and self._store.pool_tokens == pool_tokens):
+            self._store = KVStore(pool_tokens)
+
+    def pool_bytes(self) -> int:
+        """Bytes of keys and values held."""
+        return self._store.n_bytes()
+
+    def run(self, batch: PackedBatch) -> torch.Tensor:
+        """Forward one batch; see :class:`icm_fast.model.packed.Forward`.
+
+        Raises:
+            InputError: The device has no memory for a single segment.
+        """
+        return self._halving.run(batch, self._run, self._store)
+
+    def _run(self, batch: PackedBatch) -> torch.Tensor:
+        """Forward one batch as a whole."""
+        raise NotImplementedError
+
+
 def _no_memory(n_tokens: int, store: KVStore) -> str:
     return (
         f"the device has no memory for a segment of {n_tokens} tokens beside {store.n_bytes():,} "
