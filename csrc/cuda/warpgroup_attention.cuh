@@ -147,12 +147,11 @@ class Stages {
         fence_proxy_async();
         arrive_at(filled_[stage(block)]);
     }
-    // The block's phase ends with these bytes, too; `copy` begins to copy them.
-    template <typename Copy>
-    __device__ void fill_with(int block, int n_bytes, const Copy& copy) {
+    // The barrier of copies that this thread is about to begin: it waits for these bytes, too.
+    __device__ StageBarrier& expect(int block, int n_bytes) {
         StageBarrier& barrier = filled_[stage(block)];
         expect_bytes(barrier, n_bytes);
-        copy(barrier);
+        return barrier;
     }
     __device__ void wait_until_filled(int block) {
         wait_for_phase(filled_[stage(block)], round(block));
@@ -341,10 +340,9 @@ class BlockCopies {
         if (slot < 0) {
             blocks_.copy(block);
         } else if (Shape::copier() == 0) {
-            stages.fill_with(block, 2 * 2 * Shape::kKeyElements, [&](StageBarrier& filled) {
-                copy_panels(memory_.keys(block), call_.keys, slot, filled);
-                copy_panels(memory_.values(block), call_.values, slot, filled);
-            });
+            StageBarrier& filled = stages.expect(block, 2 * 2 * Shape::kKeyElements);
+            copy_panels(memory_.keys(block), call_.keys, slot, filled);
+            copy_panels(memory_.values(block), call_.values, slot, filled);
         }
         cp_async_commit();
     }

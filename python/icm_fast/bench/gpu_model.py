@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from icm_fast import _core
 from icm_fast.bench.flops import keys_seen
+from icm_fast.model.packed import RangePaths
 
 BYTES = 2
 """Bytes of a bfloat16 number."""
@@ -237,10 +238,10 @@ def predict(
         tile: Tile of the attention kernel; the default kernel's when absent.
     """
     tile = tile or KERNELS["mma"].tile
-    breaks = _Breaks(plan)
+    paths = RangePaths(plan)
     for first, last in zip(plan.batch_offsets[:-1], plan.batch_offsets[1:], strict=True):
         segments = plan.batch_segments[first:last]
-        tiles = _tiles(plan, segments, shape.heads // shape.kv_heads, tile, breaks)
+        tiles = _tiles(plan, segments, shape.heads // shape.kv_heads, tile, paths)
         yield _launch(plan.n_tokens[segments], plan.start[segments], tiles, shape, gpu, rate, tile)
 
 
@@ -261,28 +262,11 @@ class _Tiles:
     pieces: int
 
 
-class _Breaks:
-    """Numbers of the blocks of a context that hold the end of one range and the next one's keys."""
-
-    def __init__(self, plan: _core.TreePlan) -> None:
-        self._plan = plan
-        # Positions, and the slot behind the last key.
-        self._known: dict[int, tuple[tuple[int, ...], int]] = {}
-
-    def blocks(self, segment: int) -> IntArray:
-        """Of the context and the segment itself, growing."""
-        positions, _ = self._through(segment)
-        return np.unique([p // BLOCK_KEYS for p in positions if p % BLOCK_KEYS])
-
-    def _through(self, segment: int) -> tuple[tuple[int, ...], int]:
-        if segment not in self._known:
-            plan, parent = self._plan, int(self._plan.parent[segment])
-            own = int(plan.kv_offset[segment])
-            # The root's first key is behind nothing.
-            before, end = ((), own) if parent < 0 else self._through(parent)
-            positions = before if end == own else (*before, int(plan.start[segment]))
-            self._known[segment] = positions, own + int(plan.n_tokens[segment])
-        return self._known[segment]
+def _torn_blocks(paths: RangePaths, segment: int) -> IntArray:
+    """Numbers, growing, of the context's blocks that hold an end of a range and keys behind it."""
+    lengths = [end - begin for begin, end in paths.through(segment)]
+    ends = np.cumsum(lengths, dtype=np.int64)[:-1]
+    return np.unique(ends[ends % BLOCK_KEYS > 0] // BLOCK_KEYS)
 
 
 def _tiles(
@@ -290,7 +274,7 @@ def _tiles(
     segments: npt.NDArray[np.int32],
     group: int,
     tile: Tile,
-    breaks: _Breaks,
+    paths: RangePaths,
 ) -> _Tiles:
     """The tiles of a batch, uncut."""
     n = keys = blocks = pieces = 0
@@ -302,7 +286,7 @@ def _tiles(
         n += len(seen)
         keys += int(seen.sum())
         blocks += int((-(-seen // BLOCK_KEYS)).sum())
-        pieces += int((whole - np.searchsorted(breaks.blocks(segment), whole)).sum())
+        pieces += int((whole - np.searchsorted(_torn_blocks(paths, segment), whole)).sum())
     return _Tiles(n, keys, blocks, pieces)
 
 

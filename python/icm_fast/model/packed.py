@@ -98,6 +98,69 @@ def _part(batch: PackedBatch, first: int, last: int) -> PackedBatch:
     )
 
 
+class SegmentPlan(Protocol):
+    """The part of ``_core.TreePlan`` that the runner reads."""
+
+    @property
+    def parent(self) -> npt.NDArray[np.int32]:
+        """Parent segment or -1, ``[n_segments]``."""
+
+    @property
+    def n_tokens(self) -> npt.NDArray[np.int64]:
+        """Tokens of each segment, ``[n_segments]``."""
+
+    @property
+    def start(self) -> npt.NDArray[np.int64]:
+        """Tokens before each segment in its context, ``[n_segments]``."""
+
+    @property
+    def kv_offset(self) -> npt.NDArray[np.int64]:
+        """First pool slot of each segment, ``[n_segments]``."""
+
+    @property
+    def batch_offsets(self) -> npt.NDArray[np.int64]:
+        """Where each batch begins in ``batch_segments``, ``[n_batches + 1]``."""
+
+    @property
+    def batch_segments(self) -> npt.NDArray[np.int32]:
+        """Segments in the order in which they run."""
+
+    @property
+    def pool_tokens(self) -> int:
+        """Slots that the key-value pool needs."""
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether the pool still holds what earlier plans wrote, and this one reads."""
+
+
+class RangePaths:
+    """Pool ranges ``(begin, end)`` of a plan's contexts, root first; neighbours are joined."""
+
+    def __init__(self, plan: SegmentPlan) -> None:
+        self._parent = plan.parent
+        self._offset = plan.kv_offset
+        self._length = plan.n_tokens
+        self._known: dict[int, tuple[tuple[int, int], ...]] = {-1: ()}
+
+    def before(self, segment: int) -> tuple[tuple[int, int], ...]:
+        """Of the context alone."""
+        return self.through(int(self._parent[segment]))
+
+    def through(self, segment: int) -> tuple[tuple[int, int], ...]:
+        """Of the context and the segment itself."""
+        if segment not in self._known:
+            ranges = self.through(int(self._parent[segment]))
+            begin = int(self._offset[segment])
+            end = begin + int(self._length[segment])
+            if ranges and ranges[-1][1] == begin:
+                ranges = (*ranges[:-1], (ranges[-1][0], end))
+            else:
+                ranges = (*ranges, (begin, end))
+            self._known[segment] = ranges
+        return self._known[segment]
+
+
 class Forward(Protocol):
     """Forwards packed batches over a pool of keys and values that it holds."""
 

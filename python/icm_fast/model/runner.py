@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -13,46 +12,10 @@ from icm_fast.model.cpu_forward import CpuForward, cpu_decoder
 from icm_fast.model.device_forward import DeviceForward, serves
 from icm_fast.model.generic_forward import GenericForward
 from icm_fast.model.load import LoadedModel
-from icm_fast.model.packed import Forward, PackedBatch
+from icm_fast.model.packed import Forward, PackedBatch, RangePaths, SegmentPlan
 
 TokenSource = Callable[[int], Sequence[int]]
 """Maps a segment number to the token ids of that segment."""
-
-
-class SegmentPlan(Protocol):
-    """The part of ``_core.TreePlan`` that the runner reads."""
-
-    @property
-    def parent(self) -> npt.NDArray[np.int32]:
-        """Parent segment or -1, ``[n_segments]``."""
-
-    @property
-    def n_tokens(self) -> npt.NDArray[np.int64]:
-        """Tokens of each segment, ``[n_segments]``."""
-
-    @property
-    def start(self) -> npt.NDArray[np.int64]:
-        """Tokens before each segment in its context, ``[n_segments]``."""
-
-    @property
-    def kv_offset(self) -> npt.NDArray[np.int64]:
-        """First pool slot of each segment, ``[n_segments]``."""
-
-    @property
-    def batch_offsets(self) -> npt.NDArray[np.int64]:
-        """Where each batch begins in ``batch_segments``, ``[n_batches + 1]``."""
-
-    @property
-    def batch_segments(self) -> npt.NDArray[np.int32]:
-        """Segments in the order in which they run."""
-
-    @property
-    def pool_tokens(self) -> int:
-        """Slots that the key-value pool needs."""
-
-    @property
-    def is_kept(self) -> bool:
-        """Whether the pool still holds what earlier plans wrote, and this one reads."""
 
 
 class ModelRunner:
@@ -103,7 +66,7 @@ class ModelRunner:
 
         A caller that has seen enough stops reading; the rest is not forwarded.
         """
-        paths = _RangePaths(plan)
+        paths = RangePaths(plan)
         with torch.inference_mode():
             self._forward.open(
                 int(plan.pool_tokens),
@@ -131,7 +94,7 @@ def _pack(
     plan: SegmentPlan,
     segments: npt.NDArray[np.int32],
     tokens_of: TokenSource,
-    paths: _RangePaths,
+    paths: RangePaths,
     wanted: npt.NDArray[np.bool_],
 ) -> PackedBatch:
     ids: list[int] = []
@@ -148,28 +111,3 @@ def _pack(
         ranges=tuple(paths.before(int(s)) for s in segments),
         wanted=wanted[segments],
     )
-
-
-class _RangePaths:
-    """Pool ranges of a segment's ancestors, root first; neighbouring ranges are joined."""
-
-    def __init__(self, plan: SegmentPlan) -> None:
-        self._parent = plan.parent
-        self._offset = plan.kv_offset
-        self._length = plan.n_tokens
-        self._known: dict[int, tuple[tuple[int, int], ...]] = {-1: ()}
-
-    def before(self, segment: int) -> tuple[tuple[int, int], ...]:
-        return self._through(int(self._parent[segment]))
-
-    def _through(self, segment: int) -> tuple[tuple[int, int], ...]:
-        if segment not in self._known:
-            ranges = self._through(int(self._parent[segment]))
-            begin = int(self._offset[segment])
-            end = begin + int(self._length[segment])
-            if ranges and ranges[-1][1] == begin:
-                ranges = (*ranges[:-1], (ranges[-1][0], end))
-            else:
-                ranges = (*ranges, (begin, end))
-            self._known[segment] = ranges
-        return self._known[segment]
