@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -12,6 +13,9 @@ OLDEST_TRITON = (3, 7)
 """Earlier ones may do, but no kernel was ever compiled with them."""
 
 OLDEST_CAPABILITY = (8, 0)
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET", "0").lower() in {"1", "true", "yes", "on", "y"}
+"""Whether kernels run in Triton's interpreter (TRITON_INTERPRET=1 when triton was imported)."""
 
 DTYPES = frozenset({torch.float32, torch.bfloat16, torch.float16})
 
@@ -24,6 +28,11 @@ def has_triton_kernels(device: torch.device) -> bool:
     if _triton_version() < OLDEST_TRITON:
         return False
     return bool(torch.cuda.get_device_capability(device) >= OLDEST_CAPABILITY)
+
+
+def is_interpreted(device: torch.device) -> bool:
+    """Whether Triton's interpreter serves it: right results, times without a meaning."""
+    return INTERPRETED and device.type == "cpu" and _triton_version() >= OLDEST_TRITON
 
 
 def _triton_version() -> tuple[int, ...]:

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import os
-
 import triton
 import triton.language as tl
-
-INTERPRETED = os.environ.get("TRITON_INTERPRET", "0").lower() in {"1", "true", "yes", "on", "y"}
-"""Whether kernels run in Triton's interpreter (TRITON_INTERPRET=1 when triton was imported)."""
 
 LOG2E = tl.constexpr(1.4426950408889634)
 """exp(x) = exp2(LOG2E * x): the hardware has exp2 only."""

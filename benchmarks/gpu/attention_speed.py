@@ -1,16 +1,16 @@
 """Tree attention on a device: our Triton kernel against scaled_dot_product_attention per segment.
 
-    python benchmarks/gpu/attention_speed.py [--dtype bfloat16] [--tune]
+    python benchmarks/gpu/attention_speed.py [--dtype bfloat16]
 
 Batches are those of a leave-one-out tree in its middle. Answers are compared before anything is
-timed. `--tune` times other tiles too, those that compile without spills, and prints the best.
+timed. Tiles are those of `icm-fast tune-kernels`, where that was run, else the default ones.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 
@@ -19,7 +19,6 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from attention_batch import HEADS, Batch, by_definition, mid_tree_batch
 from icm_fast.kernels.tree_attention import sdpa, triton
-from icm_fast.kernels.tree_attention.tiles import Tile
 
 LIMIT = {"float32": 1e-4, "bfloat16": 2e-2, "float16": 1e-2}
 """Largest difference, as a share of the largest value."""
@@ -31,7 +30,6 @@ SIZES = (16, 64, 256)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--dtype", default="bfloat16", choices=LIMIT)
-    parser.add_argument("--tune", action="store_true")
     options = parser.parse_args()
     if not torch.cuda.is_available():
         sys.exit("torch sees no CUDA device")
@@ -41,8 +39,6 @@ def main() -> None:
     for model, n in product(HEADS, SIZES):
         batch = to_device(mid_tree_batch(model, options.dtype, n))
         print(row(model, n, batch, options.dtype), flush=True)
-        if options.tune:
-            print(f"best tile: {best_tile(batch, options.dtype)}", flush=True)
 
 
 def to_device(batch: Batch) -> Batch:
@@ -65,9 +61,9 @@ def row(model: str, n: int, batch: Batch, dtype: str) -> str:
 Attend = Callable[[], torch.Tensor]
 
 
-def attend(batch: Batch, tile: Tile | None = None) -> Attend:
+def attend(batch: Batch) -> Attend:
     tensors = (batch.query, batch.keys, batch.values)
-    return lambda: triton.tree_attention(*tensors, batch.work, scaling=batch.scaling, tile=tile)
+    return lambda: triton.tree_attention(*tensors, batch.work, scaling=batch.scaling)
 
 
 def with_sdpa(batch: Batch) -> Attend:
@@ -93,25 +89,6 @@ def milliseconds(call: Attend, repeats: int = 20) -> float:
         torch.cuda.synchronize()
         times.append(start.elapsed_time(end))
     return sorted(times)[repeats // 2]
-
-
-def best_tile(batch: Batch, dtype: str) -> tuple[float, Tile]:
-    """The fastest tile that compiles and gives the right answer, and its milliseconds."""
-    results = []
-    for tile in candidates():
-        try:
-            out = attend(batch, tile)()
-        except Exception as problem:  # triton's OutOfResources, which has moved between versions
-            print(f"{tile}: {type(problem).__name__}")
-            continue
-        if error(batch, out) <= LIMIT[dtype]:
-            results.append((milliseconds(attend(batch, tile)), tile))
-    return min(results, key=lambda result: result[0])
-
-
-def candidates() -> Iterator[Tile]:
-    for block_m, block_n, stages in product((16, 32, 64, 128), (16, 32, 64, 128), (3, 5, 6)):
-        yield Tile(block_m, block_n, 8 if block_m * block_n > 64 * 64 else 4, stages)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,8 @@ import triton
 import triton.language as tl
 
 from icm_fast.kernels.label_logprob.head import Head
-from icm_fast.kernels.triton_numbers import INTERPRETED, LOG2E, dot, soft_cap
+from icm_fast.kernels.triton_devices import INTERPRETED
+from icm_fast.kernels.triton_numbers import LOG2E, dot, soft_cap
 
 LN2 = tl.constexpr(0.6931471805599453)
 

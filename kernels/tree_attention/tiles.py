@@ -56,7 +56,8 @@ class TilePair(NamedTuple):
 
 # (target, bytes of an element, padded head width): (tile of long segments, tile of short ones).
 # None spills, shared memory stays within SHARED_BYTES (tables in benchmarks/gpu), and where
-# registers allow, two programs fit a multiprocessor; not tuned on a device.
+# registers allow, two programs fit a multiprocessor. They follow from the compiler's tables, not
+# from the clock: `icm-fast tune-kernels` times others on a device, and tuned_tiles.py keeps them.
 # Five stages make two buffers of keys and values: the slot of a block is loaded first, and Triton
 # divides the stages between the two loads. Three or four leave one buffer, which hides nothing.
 TILES: dict[tuple[int, int, int], tuple[Tile, Tile]] = {
@@ -93,20 +94,8 @@ def padded(width: int) -> int:
     return max(16, 1 << (width - 1).bit_length())
 
 
-def default_shares(
-    head_dim: int, dtype: torch.dtype, capability: tuple[int, int]
-) -> tuple[TileShare, ...]:
-    """Which tile a segment takes; its own length decides, so that the batch does not.
-
-    Args:
-        head_dim: Width of a query or value row, the greater of the two.
-        dtype: Of query, keys and values.
-        capability: The device's compute capability.
-
-    Raises:
-        ValueError: If a head is wider than 256.
-    """
-    pair = default_tiles(head_dim, dtype, target_of(capability))
+def shares_of(pair: TilePair) -> tuple[TileShare, ...]:
+    """Which tile a segment takes; its own length decides, so that the batch does not."""
     if pair.long == pair.short:
         return (TileShare(pair.long, EVERY_LENGTH),)
     end = SHORT_ROWS + 1
@@ -117,7 +106,16 @@ def default_shares(
 
 
 def default_tiles(head_dim: int, dtype: torch.dtype, target: int) -> TilePair:
-    """Both tiles of a head width; see :func:`default_shares`."""
+    """Both tiles of a head width.
+
+    Args:
+        head_dim: Width of a query or value row, the greater of the two.
+        dtype: Of query, keys and values.
+        target: See :func:`target_of`.
+
+    Raises:
+        ValueError: If a head is wider than 256.
+    """
     width = max(HEAD_DIMS[0], padded(head_dim))
     if width > HEAD_DIMS[-1]:
         raise ValueError(f"head width {head_dim} > {HEAD_DIMS[-1]}; use the sdpa version")

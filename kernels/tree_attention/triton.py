@@ -10,14 +10,18 @@ import torch
 from icm_fast.kernels.tree_attention.tiles import (
     EVERY_LENGTH,
     Tile,
+    TilePair,
     TileShare,
-    default_shares,
+    default_tiles,
     padded,
+    shares_of,
+    target_of,
 )
 from icm_fast.kernels.tree_attention.triton_kernels import merge_kernel, tree_attention_kernel
+from icm_fast.kernels.tree_attention.tuned_tiles import HeadShape, stored_tiles
 from icm_fast.kernels.tree_attention.work import AttentionWork
 from icm_fast.kernels.tree_attention.work_list import LaunchPlan, PlanSettings, launch_plan
-from icm_fast.kernels.triton_numbers import INTERPRETED
+from icm_fast.kernels.triton_devices import INTERPRETED
 
 MERGE_ROWS = 16
 """Rows of a split tile that one program of the merge takes."""
@@ -49,7 +53,7 @@ def tree_attention(
         sliding_window: A query at position p sees keys at positions > p - sliding_window.
         softcap: Scores become ``softcap * tanh(score / softcap)``.
         sinks: ``[n_heads]`` logits that take part in the softmax without a value.
-        tile: Tile sizes for all segments; by default those of tiles.py for this device, which go by
+        tile: Tile sizes for all segments; by default those of :func:`device_tiles`, which go by
             the length of each segment.
         n_sms: Multiprocessors to fill by splitting long tiles, 0 for no splits. What is split
             depends on the whole batch, so a row's bits then do too; by default they do not.
@@ -60,6 +64,7 @@ def tree_attention(
     Raises:
         ValueError: If shapes or dtypes do not belong together, a head is too wide, or the work
             reaches beyond the pool.
+        InputError: If stored tiles are damaged.
     """
     _check(query, key_pool, value_pool, sinks)
     n_heads, n_tokens, head_dim = query.shape
@@ -70,7 +75,8 @@ def tree_attention(
     if not n_tokens:
         return out
     if tile is None:
-        shares = default_shares(max(head_dim, value_dim), query.dtype, _capability(query))
+        shape = HeadShape(group, head_dim, value_dim, query.dtype)
+        shares = shares_of(device_tiles(shape, query.device))
     else:
         shares = (TileShare(tile, EVERY_LENGTH),)
     plans = [
@@ -104,6 +110,18 @@ def tree_attention(
     return out
 
 
+def device_tiles(shape: HeadShape, device: torch.device) -> TilePair:
+    """Tiles of a shape on a device: those found by timing it there, else those of tiles.py."""
+    stored = stored_tiles(shape, device)
+    if stored is not None:
+        return stored
+    interpreted = device.type == "cpu"
+    major, minor = (8, 0) if interpreted else torch.cuda.get_device_capability(device)
+    return default_tiles(
+        max(shape.head_dim, shape.value_dim), shape.dtype, target_of((major, minor))
+    )
+
+
 def _check(
     query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, sinks: torch.Tensor | None
 ) -> None:
@@ -123,13 +141,6 @@ def _check(
 def _rows(tensor: torch.Tensor) -> torch.Tensor:
     """Rows whose numbers lie side by side; transformers' projections give them so."""
     return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
-
-
-def _capability(tensor: torch.Tensor) -> tuple[int, int]:
-    if tensor.is_cuda:
-        major, minor = torch.cuda.get_device_capability(tensor.device)
-        return int(major), int(minor)
-    return (8, 0)  # the interpreter
 
 
 def _launch(

@@ -13,8 +13,8 @@ from icm_fast.kernels.tree_attention.tiles import (
     HEAD_DIMS,
     SHORT_ROWS,
     Tile,
-    default_shares,
     default_tiles,
+    shares_of,
     target_of,
 )
 
@@ -163,10 +163,10 @@ def test_splits_depend_on_the_batch_and_change_bits(interpreter):
 @pytest.mark.parametrize("dim", HEAD_DIMS)
 @pytest.mark.parametrize("capability", [(8, 0), (9, 0)])
 def test_every_length_has_one_default_tile(dtype, dim, capability):
-    shares = default_shares(dim, dtype, capability)
+    pair = default_tiles(dim, dtype, target_of(capability))
+    shares = shares_of(pair)
     for n_rows in (1, SHORT_ROWS, SHORT_ROWS + 1, 100_000):
         (tile,) = (share.tile for share in shares if n_rows in share.lengths)
-        pair = default_tiles(dim, dtype, target_of(capability))
         assert tile == (pair.short if n_rows <= SHORT_ROWS else pair.long)
 
 

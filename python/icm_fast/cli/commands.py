@@ -13,6 +13,7 @@ from icm_fast.cli.assistant import assistant
 from icm_fast.cli.bench import bench
 from icm_fast.cli.experiment import experiment
 from icm_fast.cli.export import export
+from icm_fast.cli.kernels import tune_kernels
 from icm_fast.cli.policy import evaluate_policy_command
 from icm_fast.cli.reward import evaluate_reward_command
 from icm_fast.cli.settings import Request, read_request
@@ -252,6 +253,7 @@ app.command()(export)
 app.command("evaluate-reward")(evaluate_reward_command)
 app.command("evaluate-policy")(evaluate_policy_command)
 app.add_typer(train_app, name="train")
+app.command()(tune_kernels)
 
 
 @app.command()

@@ -1,0 +1,103 @@
+"""Tiles that were found fastest by the clock, kept per kind of device in the cache folder.
+
+:mod:`icm_fast.bench.tile_tuning` finds them. Without a stored pair those of tiles.py serve.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from icm_fast.assets import cache_dir
+from icm_fast.atomic_file import reading, write_atomically, writing
+from icm_fast.errors import InputError
+from icm_fast.kernels.tree_attention.tiles import Tile, TilePair
+
+_SIZES = len(Tile.__dataclass_fields__)
+
+
+@dataclass(frozen=True, slots=True)
+class HeadShape:
+    """What the kernel is compiled for.
+
+    Attributes:
+        group: Query heads per key-value head.
+        head_dim: Width of a query or key.
+        value_dim: Width of a value.
+        dtype: Of query, keys and values.
+    """
+
+    group: int
+    head_dim: int
+    value_dim: int
+    dtype: torch.dtype
+
+
+@cache
+def stored_tiles(shape: HeadShape, device: torch.device) -> TilePair | None:
+    """The tiles stored for such a device and this version of Triton; None where there are none.
+
+    Read once in a process: tiles decide the order of sums, and so the last bits of every score.
+
+    Raises:
+        InputError: The file was written by something else.
+    """
+    path = tiles_file(shape, device)
+    if not path.is_file():
+        return None
+    fix = "delete it"
+    with reading(path, fix):
+        text = path.read_text(encoding="utf-8")
+    try:
+        content = json.loads(text)
+        pair = TilePair(_tile(content["long"]), _tile(content["short"]))
+        complete = content["key"] == _key(shape, device)
+    except (ValueError, KeyError, TypeError):
+        complete = False
+    if not complete:
+        raise InputError(f"{path} does not hold tiles of {shape}; {fix}")
+    return pair
+
+
+def store_tiles(pair: TilePair, shape: HeadShape, device: torch.device) -> Path:
+    """Keep a pair for such devices; later processes take it."""
+    path = tiles_file(shape, device)
+    content: dict[str, Any] = {"key": _key(shape, device)}
+    content |= {name: list(asdict(tile).values()) for name, tile in pair._asdict().items()}
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, json.dumps(content).encode() + b"\n")
+    stored_tiles.cache_clear()
+    return path
+
+
+def tiles_file(shape: HeadShape, device: torch.device) -> Path:
+    """Where the tiles of a shape lie, stored or not."""
+    digest = hashlib.sha256(json.dumps(_key(shape, device), sort_keys=True).encode()).hexdigest()
+    return cache_dir() / "kernel-tiles" / f"{digest[:32]}.json"
+
+
+def _key(shape: HeadShape, device: torch.device) -> dict[str, Any]:
+    """What a best tile depends on."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "interpreter"
+    return {
+        "device": name,
+        "triton": version("triton"),
+        "group": shape.group,
+        "head_dim": shape.head_dim,
+        "value_dim": shape.value_dim,
+        "dtype": str(shape.dtype),
+    }
+
+
+def _tile(sizes: list[int]) -> Tile:
+    if len(sizes) != _SIZES or not all(type(size) is int and size > 0 for size in sizes):
+        raise ValueError(sizes)
+    return Tile(*sizes)

@@ -1,0 +1,68 @@
+"""The command ``icm-fast tune-kernels``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from icm_fast.errors import InputError
+from icm_fast.lazy_scorer import LazyModel
+
+if TYPE_CHECKING:
+    import torch
+
+    from icm_fast.bench.tile_tuning import Trial
+
+
+def tune_kernels(
+    model: Annotated[str, typer.Option(help="Model whose heads the kernel shall serve.")],
+    dtype: Annotated[str, typer.Option(help="auto, bfloat16, float16 or float32.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cuda or cuda:N.")] = "auto",
+    n: Annotated[int, typer.Option(help="Examples of the tree that tiles are timed on.")] = 64,
+) -> None:
+    """Find the fastest tiles of the Triton attention on this GPU; later runs take them.
+
+    Before a run, not between a run and its resumption: other tiles round otherwise.
+    """
+    from icm_fast.bench.tile_tuning import TreeSize, tune
+    from icm_fast.kernels.tree_attention.tuned_tiles import HeadShape, store_tiles
+    from icm_fast.model.kv_size import head_dim
+
+    if n < 2:
+        raise InputError(f"--n {n} is too small; a tree has 2 examples or more")
+    loaded = LazyModel(model, dtype=dtype, device=device).load()
+    _require_kernels(loaded.device)
+    from icm_fast.kernels.tree_attention.triton import device_tiles
+
+    config = loaded.model.config.get_text_config()
+    heads = int(config.num_attention_heads)
+    kv_heads = int(getattr(config, "num_key_value_heads", None) or heads)
+    width = head_dim(config)
+    shape = HeadShape(heads // kv_heads, width, width, loaded.model.dtype)
+    former = device_tiles(shape, loaded.device)
+    found = tune(shape, kv_heads, loaded.device, former=former, size=TreeSize(n=n), report=_report)
+    for kind, (best, before) in (("long", found.long), ("short", found.short)):
+        typer.echo(f"{kind} segments: {_sizes(best)}, before: {_sizes(before)}")
+    typer.echo(f"stored in {store_tiles(found.pair, shape, loaded.device)}")
+
+
+def _require_kernels(device: torch.device) -> None:
+    from icm_fast.kernels.triton_devices import has_triton_kernels, is_interpreted
+
+    if not (has_triton_kernels(device) or is_interpreted(device)):
+        raise InputError(
+            f"there are no Triton kernels for device {device}; they need triton 3.7 and an NVIDIA "
+            "GPU of compute capability 8.0 or later"
+        )
+
+
+def _report(kind: str, trial: Trial) -> None:
+    typer.echo(f"{kind} {_sizes(trial)}", err=True)
+
+
+def _sizes(trial: Trial) -> str:
+    tile = trial.tile
+    sizes = f"{tile.block_m} x {tile.block_n}, {tile.num_warps} warps, {tile.num_stages} stages"
+    took = trial.reason if trial.seconds is None else f"{1e3 * trial.seconds:.2f} ms"
+    return f"{sizes}: {took}"
