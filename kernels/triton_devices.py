@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
@@ -25,9 +26,19 @@ def has_triton_kernels(device: torch.device) -> bool:
     """Whether the kernels are for such a device; AMD's call themselves cuda too."""
     if device.type != "cuda" or not torch.cuda.is_available() or torch.version.cuda is None:
         return False
-    if _triton_version() < OLDEST_TRITON:
+    if torch.cuda.get_device_capability(device) < OLDEST_CAPABILITY:
         return False
-    return bool(torch.cuda.get_device_capability(device) >= OLDEST_CAPABILITY)
+    if (found := _triton_version()) < OLDEST_TRITON:
+        wanted, there = (".".join(map(str, v)) or "none" for v in (OLDEST_TRITON, found))
+        warnings.warn(
+            f"Triton kernels are not taken on {device}: they need triton {wanted} and there is "
+            f"{there}; torch's own operators serve, which is slower. Update torch, which brings "
+            "triton",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return False
+    return True
 
 
 def is_interpreted(device: torch.device) -> bool:

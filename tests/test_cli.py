@@ -231,6 +231,7 @@ def test_evaluate_a_run_is_kept_in_its_folder(claims, model, capsys):
     shown = capsys.readouterr().out
     for word in ("zero-shot", "ICM many-shot", "golden many-shot", "of 8 examples"):
         assert word in shown
+    assert "Predictions are those of fake." in shown
     loads = model.loads
     assert run(["evaluate", "runs/a", "--n-test", "10"]) == 0
     assert capsys.readouterr().out == shown

@@ -1,4 +1,6 @@
+import dataclasses
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -33,10 +35,20 @@ def test_permuted_agreement_equals_brute_force(n_labels):
         assert found == pytest.approx(best)
 
 
-def test_permuted_agreement_limits():
+def test_permuted_agreement_of_nothing():
     assert np.isnan(evaluate.agreement_up_to_permutation(ints(-1), ints(0), 2))
-    with pytest.raises(InputError, match="at most 16 labels, got 17"):
-        evaluate.agreement_up_to_permutation(ints(0), ints(0), 17)
+
+
+@pytest.mark.parametrize("n_labels", [17, 120])
+def test_permuted_agreement_of_many_labels(n_labels):
+    """A renaming of all, and two rows of which one is of another label in each."""
+    rng = np.random.default_rng(0)
+    gold = np.tile(np.arange(n_labels, dtype=np.int32), 4)
+    labels = rng.permutation(n_labels).astype(np.int32)[gold]
+    labels[:n_labels] = rng.integers(0, n_labels, n_labels)
+    wrong = int((labels[:n_labels] != labels[n_labels : 2 * n_labels]).sum())
+    found = evaluate.agreement_up_to_permutation(labels, gold, n_labels)
+    assert found == pytest.approx(1 - wrong / len(gold))
 
 
 def test_accuracy_counts_a_missing_prediction_as_wrong():
@@ -214,6 +226,54 @@ def test_load_gold_matches_by_id_and_names_a_lost_example(claims, tmp_path):
     write_claims(tmp_path / "claims.jsonl", 2)
     with pytest.raises(InputError, match="is no longer in task 'truthfulqa'"):
         evaluate.load_gold(claims, dataset)
+
+
+def test_gold_of_a_file_whose_rows_were_moved_is_refused(claims):
+    """Ids are numbers of rows: another row has the id of the one that was labelled."""
+    dataset = claims.load_dataset()
+    path = Path(claims.data)
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([lines[-1], *lines[:-1]]))
+    whole = dataclasses.replace(claims, limit=None)
+    with pytest.raises(InputError, match=r"in all\) has another text now in task 'truthfulqa'"):
+        evaluate.load_gold(whole, dataset)
+
+
+@pytest.mark.parametrize(
+    ("n", "message"),
+    [(0, "must be 1 or more, got 0"), (1, "number of test examples 1 is smaller than group")],
+)
+def test_too_few_test_examples_are_named(tmp_path, n, message):
+    source = TaskSource("larger-than", limit=4, options={"n_groups": 6})
+    with pytest.raises(InputError, match=message):
+        evaluate.held_out(source, source.load_dataset(), n)
+
+
+def test_a_custom_tasks_own_limit_is_one_of_the_search(tmp_path):
+    (tmp_path / "rows.jsonl").write_text("".join(f'{{"t": "x{k}", "y": "a"}}\n' for k in range(9)))
+    (tmp_path / "task.yaml").write_text(
+        'data: rows.jsonl\ntemplate: "{t}:"\nlabels: [" a", " b"]\ngold: y\n'
+        'gold_map: {"a": " a"}\nlimit: 4\n'
+    )
+    source = TaskSource("custom", str(tmp_path / "task.yaml"))
+    dataset = source.load_dataset()
+    assert len(dataset) == 4
+    test, _ = evaluate.held_out(source, dataset, 9)
+    assert len(test) == 5
+
+
+def test_shots_are_those_that_are_shown(claims):
+    dataset, gold = claims.load()
+    config = SearchConfig(context_demonstrations=3)
+    found = evaluate.many_shot(
+        dataset,
+        gold,
+        toy_dataset(2, dataset.label_space.labels),
+        model=FakeLoaded(),
+        config=config,
+        make_scorer=lambda loaded, dataset, config: FakeScorer(len(dataset)),
+    )
+    assert found.n_shots == 3
 
 
 def test_compare_has_three_rows(claims):

@@ -116,10 +116,12 @@ def test_card_shows_the_comparison_with_gold_once_there_is_one(run, tmp_path):
     assert "Against gold" not in (tmp_path / "hub" / "README.md").read_text()
     (run.folder / "evaluation.json").write_text(
         '{"comparison": {"agreement": 0.6, "n_gold": 5, "permuted_agreement": 0.6, "n_test": 4, '
-        '"methods": []}}'
+        '"methods": [], "model": "/home/me/tuned"}}'
     )
     write_hub_folder(run, tmp_path / "hub")
-    assert "agree with gold on 0.60 of 5" in (tmp_path / "hub" / "README.md").read_text()
+    card = (tmp_path / "hub" / "README.md").read_text()
+    assert "agree with gold on 0.60 of 5" in card
+    assert "Predictions are those of tuned." in card
 
 
 def test_push_uploads_card_and_data_alone(run, tmp_path, hub, capsys):

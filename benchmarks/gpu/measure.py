@@ -45,7 +45,7 @@ def main() -> None:
     if device.type == "cuda" and not torch.cuda.is_available():
         sys.exit("torch sees no CUDA device")
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-    gpu = arguments.gpu or next((known for known in GPUS if known in name), "A100")
+    gpu = arguments.gpu or next((known for known in GPUS if known in name), nearest(device))
     document = {
         "command": " ".join(["python benchmarks/gpu/measure.py", *sys.argv[1:]]),
         "device": name,
@@ -77,6 +77,12 @@ def main() -> None:
         write_atomically(arguments.output, (json.dumps(document, indent=1) + "\n").encode())
 
 
+def nearest(device: torch.device) -> str:
+    """The known GPU of the same generation, for one whose name is not known."""
+    hopper = device.type == "cuda" and torch.cuda.get_device_capability(device)[0] == 9
+    return "H100" if hopper else "A100"
+
+
 def measured_row(n: int, shape: Shape, gpu: str, device: torch.device, batch_tokens: int) -> dict:
     """Sums over the batches of one plan, and the batches themselves."""
     plan = uniform_plan(
@@ -87,7 +93,8 @@ def measured_row(n: int, shape: Shape, gpu: str, device: torch.device, batch_tok
         kv_budget_tokens=1 << 20 if device.type == "cuda" else 1 << 12,
         batch_tokens=batch_tokens,
     )
-    kernel = KERNELS["wgmma" if versions.available(device)[0] == "cuda_wgmma" else "mma"]
+    products = "wgmma" if versions.available(device)[0] == "cuda_wgmma" else "mma"
+    kernel = KERNELS[products if gpu in KERNELS[products].rates else "mma"]
     found = measure(plan, shape, GPUS[gpu], kernel.rates[gpu], device=device, tile=kernel.tile)
     batches = [asdict(batch) for batch in found]
     keys = ("linear_seconds", "predicted_linear", "attention_seconds", "predicted_attention")

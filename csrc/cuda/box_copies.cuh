@@ -29,11 +29,20 @@ inline bool map_boxes(BoxMap& map, const HeadRows& pool, std::int32_t n_heads, s
     static const Encode encode = [] {
         void* found = nullptr;
         cudaDriverEntryPointQueryResult result{};
+        constexpr const char* kName = "cuTensorMapEncodeTiled";
+#if CUDART_VERSION >= 12050
         constexpr unsigned kSince = 12000;
-        const cudaError_t error = cudaGetDriverEntryPointByVersion(
-            "cuTensorMapEncodeTiled", &found, kSince, cudaEnableDefault, &result);
-        const bool there = error == cudaSuccess && result == cudaDriverEntryPointSuccess;
-        return there ? reinterpret_cast<Encode>(found) : nullptr;
+        const cudaError_t error = cudaGetDriverEntryPointByVersion(kName, &found, kSince,
+                                                                   cudaEnableDefault, &result);
+#else
+        const cudaError_t error =
+            cudaGetDriverEntryPoint(kName, &found, cudaEnableDefault, &result);
+#endif
+        if (error == cudaSuccess && result == cudaDriverEntryPointSuccess) {
+            return reinterpret_cast<Encode>(found);
+        }
+        cudaGetLastError();  // else the next launch would report it as its own
+        return static_cast<Encode>(nullptr);
     }();
     if (encode == nullptr) return false;
     const auto size = [](std::int64_t n) { return static_cast<cuuint64_t>(n); };

@@ -123,7 +123,10 @@ std::int32_t launch(void (*kernel)(Call), Grid grid, std::int32_t n_threads, std
     if (n_shared > kUnasked) {
         const cudaError_t error =
             cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, n_shared);
-        if (error != cudaSuccess) return error;
+        if (error != cudaSuccess) {
+            cudaGetLastError();  // else the next launch would report it as its own
+            return error;
+        }
     }
     kernel<<<dim3(grid.x, grid.y), n_threads, n_shared, static_cast<cudaStream_t>(stream)>>>(call);
     return cudaGetLastError();

@@ -137,6 +137,8 @@ class Stages {
             start_barrier(filled_[stage], Shape::kCopyThreads);
             start_barrier(freed_[stage], n_computing_warps);
         }
+        // The copying unit counts bytes at them and sees shared memory by way of its own.
+        fence_proxy_async();
     }
 
     __device__ void wait_until_free(int block) {

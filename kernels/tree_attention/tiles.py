@@ -13,7 +13,7 @@ HEAD_DIMS = (32, 64, 80, 96, 128, 256)
 TARGETS = (80, 90)
 """Compute capabilities that the tiles are compiled for ahead of time."""
 
-SHARED_BYTES = {80: 100 * 1024, 90: 227 * 1024}
+SHARED_BYTES = {80: 99 * 1024, 90: 227 * 1024}
 """Shared memory that a block may take: the least of all devices that use a target's tiles."""
 
 SHORT_ROWS = 16

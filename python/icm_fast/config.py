@@ -138,9 +138,8 @@ class SearchConfig:
         seed: Seed of every draw and of the context orders.
         scorer: ``tree`` (shared prefixes) or ``naive`` (one prompt per example).
         dtype: Weights' dtype; ``auto`` takes bfloat16 where the machine multiplies it fast.
-        int8: Approximate the linear layers by 8-bit integers: weights with a scale per output,
-            activations with a scale per row. Only with the ``tree`` scorer, on processors with
-            AVX-512 VNNI.
+        int8: Approximate the linear layers by 8-bit integers, weights and activations with a scale
+            for every 64 inputs. Only with the ``tree`` scorer, on processors with AVX-512 VNNI.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N``, or ``balanced``: layers over all GPUs.
         kv_budget_tokens: Most tokens whose keys and values are held at a time.
         batch_tokens: Most tokens in one forward pass.

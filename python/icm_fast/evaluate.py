@@ -64,7 +64,8 @@ def load_gold(source: TaskSource, dataset: Dataset) -> IntArray:
     """Gold labels of ``dataset``, read again from where it came from; ``[n]`` int32.
 
     Raises:
-        InputError: The source no longer holds an example of the data set.
+        InputError: The source no longer holds an example of the data set, or holds another one
+            under its id.
     """
     again, gold = source.load()
     known = {example.id: int(y) for example, y in zip(again.examples, gold, strict=True)}
@@ -73,6 +74,14 @@ def load_gold(source: TaskSource, dataset: Dataset) -> IntArray:
         raise InputError(
             f"example {missing[0]!r} of the run ({len(missing)} in all) is no longer in task "
             f"{source.task!r}, data {source.data!r}; restore the data file of the run"
+        )
+    # Ids may be numbers of rows: rows that were sorted or put in between would pass for others.
+    prompts = {example.id: example.prompt for example in again.examples}
+    changed = [e.id for e in dataset.examples if prompts[e.id] != e.prompt]
+    if changed:
+        raise InputError(
+            f"example {changed[0]!r} of the run ({len(changed)} in all) has another text now in "
+            f"task {source.task!r}, data {source.data!r}; restore the data file of the run"
         )
     return np.array([known[example.id] for example in dataset.examples], dtype=np.int32)
 
@@ -85,11 +94,13 @@ class Predictions:
         labels: ``[n_test]`` int32, argmax of the scores.
         scores: ``[n_test, n_labels]`` float32 log-probabilities.
         n_tokens: Tokens forwarded.
+        n_shots: Demonstrations in context.
     """
 
     labels: IntArray
     scores: ScoreArray
     n_tokens: int
+    n_shots: int
 
 
 def many_shot(
@@ -135,7 +146,8 @@ def many_shot(
     scores = np.asarray(scored.scores[n_shots:], dtype=np.float32)
     if not np.isfinite(scores).all():
         raise InputError("the model returned NaN log-probabilities; use dtype float32")
-    return Predictions(predict(scores, calibrated=calibrated), scores, int(scored.n_tokens))
+    labels = predict(scores, calibrated=calibrated)
+    return Predictions(labels, scores, int(scored.n_tokens), n_shots)
 
 
 def shown_demonstrations(labels: IntArray, *, seed: int, most: int = 0) -> IntArray:
@@ -176,7 +188,8 @@ def _some(labels: IntArray, most: int, seed: int) -> IntArray:
     labelled = np.flatnonzero(labels != UNLABELLED)
     if not 0 < most < len(labelled):
         return labels
-    kept = np.random.default_rng([seed, len(labels)]).choice(labelled, most, replace=False)
+    # A stream of its own: the baselines draw from [seed, n], and must not decide what is shown.
+    kept = np.random.default_rng([seed, len(labels), 1]).choice(labelled, most, replace=False)
     some = np.full(len(labels), UNLABELLED, np.int32)
     some[kept] = labels[kept]
     return some
@@ -309,14 +322,19 @@ def held_out(source: TaskSource, dataset: Dataset, n: int) -> tuple[Dataset, Int
         The test data and their gold labels; examples without gold are left out.
 
     Raises:
-        InputError: Nothing with a gold label is left.
+        InputError: Nothing with a gold label is left, or ``n`` is too small for a whole group.
     """
     from icm_fast.tasks.sampling import pick_groups
+
+    if n < 1:
+        raise InputError(f"the number of test examples must be 1 or more, got {n}")
 
     options = dict(source.options)
     if options.get("split") == "search":
         options["split"] = "test"
-    everything, gold = replace(source, limit=None, options=options).load()
+    # A description of a custom task may have a limit of its own, which only another one replaces.
+    no_limit = _UNBOUNDED if source.task == "custom" else None
+    everything, gold = replace(source, limit=no_limit, options=options).load()
     seen = (*dataset.examples, *source.load_dataset().examples)
     searched = {e.id for e in seen}
     groups = {e.group for e in seen if e.group is not None}
@@ -331,7 +349,9 @@ def held_out(source: TaskSource, dataset: Dataset, n: int) -> tuple[Dataset, Int
             "ones; search fewer (--limit) so that some are held out, or raise n_groups where the "
             "task makes its data"
         )
-    picked = pick_groups([everything.examples[i] for i in free], n, source.seed)
+    picked = pick_groups(
+        [everything.examples[i] for i in free], n, source.seed, name="the number of test examples"
+    )
     rows = [free[k] for k in picked]
     return everything.subset(rows), gold[rows]
 
@@ -367,7 +387,7 @@ def compare(
             config=config,
             make_scorer=make_scorer,
         )
-        return _method_result(method, shots, predicted, test, test_gold)
+        return _method_result(method, predicted, test, test_gold)
 
     return Comparison(
         agreement=agreement(labels, gold),
@@ -383,12 +403,12 @@ def compare(
 
 
 def _method_result(
-    method: str, shots: IntArray | None, predicted: Predictions, test: Dataset, gold: IntArray
+    method: str, predicted: Predictions, test: Dataset, gold: IntArray
 ) -> MethodResult:
     groups = [e.group for e in test.examples]
     return MethodResult(
         method=method,
-        n_shots=0 if shots is None else int((shots != UNLABELLED).sum()),
+        n_shots=predicted.n_shots,
         accuracy=accuracy(predicted.labels, gold),
         interval=bootstrap_interval(predicted.labels, gold, groups),
         calibrated_accuracy=accuracy(predict(predicted.scores, calibrated=True), gold),

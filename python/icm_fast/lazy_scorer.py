@@ -30,7 +30,7 @@ class LazyModel:
     """A model argument and, once asked for, the model that it stands for.
 
     Args:
-        model: Hub id, folder, .gguf file, server URL, (model, tokenizer) pair, or an
+        model: Hub id, folder, .gguf file, (model, tokenizer) pair, or an
             already loaded model.
         dtype: Weights' dtype or ``auto``.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.

@@ -13,8 +13,6 @@ from icm_fast.types import UNLABELLED, Constraint, FloatArray, IntArray, ScoreAr
 
 Metric = Callable[[IntArray, IntArray], float]
 
-MAX_PERMUTED_LABELS = 16
-
 
 def agreement(labels: IntArray, gold: IntArray) -> float:
     """Share of examples with equal labels, among those that have both; NaN without any."""
@@ -23,16 +21,7 @@ def agreement(labels: IntArray, gold: IntArray) -> float:
 
 
 def agreement_up_to_permutation(labels: IntArray, gold: IntArray, n_labels: int) -> float:
-    """Agreement under the renaming of the labels that agrees best.
-
-    Raises:
-        InputError: More than 16 labels.
-    """
-    if n_labels > MAX_PERMUTED_LABELS:
-        raise InputError(
-            f"agreement up to permutation takes at most {MAX_PERMUTED_LABELS} labels, got "
-            f"{n_labels}; use agreement()"
-        )
+    """Agreement under the renaming of the labels that agrees best; NaN where none are known."""
     both = (labels != UNLABELLED) & (gold != UNLABELLED)
     if not both.any():
         return float("nan")
@@ -42,18 +31,36 @@ def agreement_up_to_permutation(labels: IntArray, gold: IntArray, n_labels: int)
 
 
 def _best_assignment(counts: npt.NDArray[np.int64]) -> int:
-    """Largest sum of one entry per row, no column twice (dynamic programme over columns)."""
+    """Largest sum of one entry per row, no column twice (Kuhn and Munkres, in O(n^3)).
+
+    Rows come in one after the other. Each looks for the cheapest way to a free column, on which
+    rows before it change theirs, by costs that potentials keep at zero or above (Dijkstra).
+    """
     n = len(counts)
-    best = {0: 0}
-    for row in counts:
-        extended: dict[int, int] = {}
-        for used, total in best.items():
-            for column in range(n):
-                if not used >> column & 1:
-                    key = used | 1 << column
-                    extended[key] = max(extended.get(key, 0), total + int(row[column]))
-        best = extended
-    return best[(1 << n) - 1]
+    cost = -counts
+    of_row, of_column = np.zeros(n, np.int64), np.zeros(n + 1, np.int64)  # potentials
+    taken = np.full(n + 1, -1)  # row of each column; the last stands for the row that comes in
+    for row in range(n):
+        taken[n] = row
+        column = n
+        least = np.full(n, np.iinfo(np.int64).max)
+        came_from = np.full(n, n)
+        done = np.zeros(n + 1, np.bool_)
+        while taken[column] >= 0:
+            done[column] = True
+            reduced = cost[taken[column]] - of_row[taken[column]] - of_column[:n]
+            better = ~done[:n] & (reduced < least)
+            least[better], came_from[better] = reduced[better], column
+            following = int(np.argmin(np.where(done[:n], np.iinfo(np.int64).max, least)))
+            step = least[following]
+            of_row[taken[done]] += step
+            of_column[done] -= step
+            least[~done[:n]] -= step
+            column = following
+        while column != n:
+            taken[column] = taken[came_from[column]]
+            column = int(came_from[column])
+    return int(counts[taken[:n], np.arange(n)].sum())
 
 
 def accuracy(predictions: IntArray, gold: IntArray) -> float:

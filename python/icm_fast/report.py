@@ -52,7 +52,7 @@ def read_comparison(folder: Path) -> dict[str, Any] | None:
 
 
 def comparison_text(comparison: Mapping[str, Any]) -> str:
-    """Agreement with gold and the table of methods (a ``Comparison.to_dict()``)."""
+    """Agreement with gold and the table of methods; see ``evaluate_run``."""
     rows = [
         (
             row["method"],
@@ -71,6 +71,8 @@ def comparison_text(comparison: Mapping[str, Any]) -> str:
         f"{comparison['n_gold']} examples (up to renaming of the labels: "
         f"{_share(comparison['permuted_agreement'])}). Held out: {comparison['n_test']} examples."
     )
+    if comparison.get("model"):
+        headline += f" Predictions are those of {comparison['model']}."
     names = (
         *("method", "shots", "accuracy", "95 %", "calibrated", "AUC", "calibration error"),
         "consistent",

@@ -31,7 +31,7 @@ def evaluate_run(
         file_name: Where the comparison is kept in the run folder.
 
     Returns:
-        ``Comparison.to_dict()``.
+        ``Comparison.to_dict()``, and the name of the ``model``.
 
     Raises:
         InputError: The run does not say where its data came from, or there is no gold.
@@ -55,7 +55,7 @@ def evaluate_run(
         return comparison
     comparison = compare(
         run.source, run.dataset, run.labels, model=model.load(), config=run.config, n_test=n_test
-    ).to_dict()
+    ).to_dict() | {"model": model.name}
     content = json.dumps({**key, "comparison": comparison}, indent=2) + "\n"
     write_atomically(path, content.encode())
     return comparison

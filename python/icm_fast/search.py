@@ -71,7 +71,7 @@ def search(
 
     Args:
         dataset: Examples, label space and constraints; never gold labels.
-        model: Hub id, folder, .gguf file, server URL, (model, tokenizer) pair or loaded model.
+        model: Hub id, folder, .gguf file, (model, tokenizer) pair or loaded model.
         config: Settings; the preset ``default`` when absent.
         output_dir: Run folder. A search that was interrupted there goes on, a finished one
             returns its result at once. Without it nothing is written.

@@ -45,11 +45,27 @@ def test_every_experiment_of_the_package_can_be_read():
         ({"suites": small(COLUMN, seeds=[1, 1])}, r"different whole numbers, got \[1, 1\]"),
         ({"suites": small({**COLUMN, "x": "size"})}, "x must be a number or parameters"),
         ({"suites": small({**COLUMN, "tuning": {"epoch": 1}})}, "unknown setting 'epoch'.*epochs"),
+        (
+            {"suites": small({**COLUMN, "name": 64})},
+            "name must be text, got 64; put it in",
+        ),
+        (
+            {"suites": small({**COLUMN, "options": ["a"]})},
+            "column 0, options: expected names",
+        ),
+        ({"suites": {"small": ["a"]}}, r"expected names and values, got \['a'\]"),
+        ({"common": "n"}, "expected names and values, got 'n'"),
     ],
 )
 def test_what_is_wrong_is_named(definition, changes, message):
     with pytest.raises(InputError, match=message):
         read_experiment(str(definition(**changes)), "small")
+
+
+def test_empty_settings_are_none(definition):
+    empty = {**COLUMN, "settings": None, "tuning": None, "options": None}
+    (column,) = read_experiment(str(definition(suites=small(empty))), "small").columns
+    assert (column.settings, column.tuning, column.options) == ({}, {}, {})
 
 
 def test_names_are_suggested(definition):

@@ -73,7 +73,8 @@ def test_devices_of_other_makers_take_sdpa(ampere):
 @pytest.mark.parametrize("old", ["2.3.1", "3.6.0+git123"])
 def test_an_older_triton_is_not_asked(ampere, old):
     ampere.setattr(triton_devices, "version", lambda name: old)
-    assert choice.tree_attention_on(CUDA, 64) is sdpa.tree_attention
+    with pytest.warns(RuntimeWarning, match=rf"need triton 3\.7 and there is {old[:3]}; "):
+        assert choice.tree_attention_on(CUDA, 64) is sdpa.tree_attention
 
 
 def test_without_triton_sdpa_serves(ampere):
@@ -81,4 +82,19 @@ def test_without_triton_sdpa_serves(ampere):
         raise PackageNotFoundError(name)
 
     ampere.setattr(triton_devices, "version", absent)
-    assert choice.tree_attention_on(CUDA, 64) is sdpa.tree_attention
+    with pytest.warns(RuntimeWarning, match="there is none"):
+        assert choice.tree_attention_on(CUDA, 64) is sdpa.tree_attention
+
+
+def test_a_device_is_warned_of_once(ampere, recwarn):
+    ampere.setattr(triton_devices, "version", lambda name: "3.6.0")
+    for _ in range(2):
+        assert not triton_devices.has_triton_kernels(CUDA)
+    assert len(recwarn) == 1
+
+
+def test_devices_that_are_too_old_are_not_warned_of(ampere, recwarn):
+    ampere.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    ampere.setattr(triton_devices, "version", lambda name: "3.6.0")
+    assert not triton_devices.has_triton_kernels(CUDA)
+    assert not len(recwarn)

@@ -115,6 +115,37 @@ def test_no_tile_that_serves_is_an_error(clock):
         tune(SHAPE, 1, CPU, former=pair, long_tiles=(), short_tiles=(), size=SMALL)
 
 
+def test_what_a_compiler_cannot_do_is_passed_over(clock):
+    def attend(*tensors, tile, **options):
+        if tile == FAST:
+            raise RuntimeError("PassManager::run failed\nmore")
+        return naive.tree_attention(*tensors, **options)
+
+    clock.setattr("icm_fast.kernels.tree_attention.triton.tree_attention", attend)
+    clock.setattr(tile_tuning, "seconds", lambda run, device: 1.0 if run() is not None else 0.0)
+    told = []
+    found = tuned(report=lambda kind, trial: told.append(trial))
+    assert found.pair.long == FORMER
+    assert [trial.reason for trial in told if trial.tile == FAST] == ["PassManager::run failed"]
+
+
+@pytest.mark.parametrize("name", ["OutOfMemoryError", "AcceleratorError"])
+def test_a_device_that_has_stopped_ends_the_search(clock, name):
+    def attend(*tensors, tile, **options):
+        raise type(name, (RuntimeError,), {})("illegal address")
+
+    clock.setattr("icm_fast.kernels.tree_attention.triton.tree_attention", attend)
+    with pytest.raises(RuntimeError, match="illegal address"):
+        tuned()
+
+
+def test_products_of_float32_that_take_minutes_to_compile_are_left_out():
+    large, small = Tile(128, 128, 4, 3), Tile(32, 32, 4, 3)
+    for dtype, expected in ((torch.float32, [False, True]), (torch.bfloat16, [True, True])):
+        shape = HeadShape(4, 128, 128, dtype)
+        assert [tile_tuning._compiles_soon(t, shape) for t in (large, small)] == expected
+
+
 def test_candidates():
     assert len(set(LONG_TILES)) == len(LONG_TILES) == 64
     assert {tile.block_m for tile in SHORT_TILES} == {SHORT_ROWS}
@@ -248,6 +279,14 @@ def test_the_command_needs_a_gpu(tiny, capsys):
 def test_the_command_refuses_a_tree_of_one(capsys):
     assert run(["tune-kernels", "--model", "tiny", "--n", "1"]) == 2
     assert "--n 1 is too small" in capsys.readouterr().err
+
+
+def test_the_command_refuses_heads_that_no_tile_serves(monkeypatch, capsys):
+    loaded = load_model((tiny_model("llama", head_dim=512), byte_tokenizer()), device="cpu")
+    monkeypatch.setattr(LazyModel, "load", lambda self: loaded)
+    monkeypatch.setattr(triton_devices, "is_interpreted", lambda device: True)
+    assert run(["tune-kernels", "--model", "wide"]) == 2
+    assert "heads of wide are 512 wide; the kernel takes up to 256" in capsys.readouterr().err
 
 
 def test_the_command_tells_and_keeps_what_it_found(tiny, monkeypatch, capsys):

@@ -117,11 +117,11 @@ def test_a_scorer_on_a_device_keeps_to_its_memory(monkeypatch):
         return SimpleNamespace(total_memory=weights)
 
     monkeypatch.setattr(torch.cuda, "get_device_properties", properties)
-    config = local_scorers._within_device(SearchConfig(), loaded)
+    config = local_scorers.within_device(SearchConfig(), loaded)
     expected = (2 * weights * 9 // 10 - weights) // 2 // (kv_numbers_per_token(model.config) * 4)
     assert config.kv_budget_tokens == expected
     assert sorted(asked) == [0, 1]
-    small = local_scorers._within_device(SearchConfig(kv_budget_tokens=7), loaded)
+    small = local_scorers.within_device(SearchConfig(kv_budget_tokens=7), loaded)
     assert small.kv_budget_tokens == 7
 
 

@@ -178,6 +178,36 @@ def test_devices():
         pick_device("gpu9")
 
 
+def test_a_gpu_that_is_not_there(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert pick_device("cuda:1").index == 1
+    assert pick_device("cuda").index is None
+    with pytest.raises(InputError, match=r"'cuda:2' .* torch sees 2 GPUs; the last is cuda:1"):
+        pick_device("cuda:2")
+
+
+def test_a_model_too_large_for_its_device(tmp_path, monkeypatch):
+    model = tiny_model("llama")
+    model.save_pretrained(tmp_path)
+    byte_tokenizer().save_pretrained(tmp_path)
+
+    def no_room(self, device):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(type(model), "to", no_room)
+    size = sum(p.nbytes for p in model.parameters())
+    with pytest.raises(InputError, match=f"the {size:,} bytes of model .* memory of cpu; use dev"):
+        load_model(tmp_path, device="cpu", dtype="float32")
+
+
+def test_weights_that_were_left_outside_are_refused():
+    model = tiny_model("llama")
+    model.lm_head.to("meta")
+    with pytest.raises(InputError, match="left outside the devices' memory"):
+        load_model((model, byte_tokenizer()))
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_no_gpu():
     assert pick_device("auto").type == "cpu"

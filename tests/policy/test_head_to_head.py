@@ -142,7 +142,7 @@ def test_a_language_model_has_to_say_the_same_in_both_orders(log_odds, point, tu
 
     def scripted(demonstrations, labels, test, *, model):
         asked.extend(e.prompt for e in test.examples)
-        return Predictions(scores.argmax(1).astype(np.int32), scores, 0)
+        return Predictions(scores.argmax(1).astype(np.int32), scores, 0, 0)
 
     monkeypatch.setattr(judges, "many_shot", scripted)
     found = judge_by_claims(tiny_loaded("llama"), "dialogue", BOUTS[:2], tie_margin=0.5)

@@ -1,6 +1,7 @@
 """Demonstrations that do not see one another: one masked forward pass gives the same scores."""
 
 import json
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import torch
 import icm_fast
 from icm_fast.config import SearchConfig
 from icm_fast.errors import InputError
-from icm_fast.scorers import make_surrogate
+from icm_fast.scorers import independent, make_surrogate
 from run_fakes import FakeScorer, toy_dataset
 from tiny_models import (
     MULTI,
@@ -82,6 +83,15 @@ def test_a_demonstration_is_encoded_once():
     labels[3] = 1 - labels[3]
     new = len(scorer._pieces.demonstration(3, int(labels[3]), first=True))
     assert scorer.score(labels).n_tokens == prompts.sum() + new
+
+
+def test_a_pool_that_no_device_has_room_for_is_refused(monkeypatch):
+    dataset, loaded = reviews(SINGLE), tiny_loaded("llama")
+    needed = make_surrogate(loaded, dataset, SearchConfig())._pool_tokens
+    for room, refused in ((2 * needed, False), (2 * needed - 1, True)):
+        monkeypatch.setattr(independent, "device_tokens", lambda loaded, room=room: room)
+        with pytest.raises(InputError, match=f"of {needed:,} tokens") if refused else nullcontext():
+            make_surrogate(loaded, dataset, SearchConfig())
 
 
 @pytest.mark.parametrize("kind", [MULTI, PREFIX])

@@ -9,7 +9,7 @@ from icm_fast.config import SearchConfig
 from icm_fast.errors import InputError
 from icm_fast.leave_one_out import Stages
 from icm_fast.reference import reference_leave_one_out
-from icm_fast.scorers import AppendingScorer, make_scorer
+from icm_fast.scorers import AppendingScorer, local, make_scorer
 from tiny_models import (
     MULTI,
     PREFIX,
@@ -250,3 +250,13 @@ def test_a_search_with_growing_contexts_resumes_to_the_same_decisions(tmp_path, 
         search(dataset, loaded, folder)
         for name in ("labels.jsonl", "events.jsonl"):
             assert (folder / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_two_pools_share_a_device(monkeypatch):
+    """That of the growing contexts and that of the final scores, held at once."""
+    monkeypatch.setattr(local, "device_tokens", lambda loaded: 900)
+    scorer = make_scorer(
+        tiny_loaded("llama"), reviews(SINGLE), SearchConfig(context_order="append")
+    )
+    assert scorer._cache.n_slots == 450
+    assert scorer.canonical._config.kv_budget_tokens == 450

@@ -30,7 +30,10 @@ PAIRS = [
         "consistency_id": group,
     }
     for group in range(3)
-    for first, second, label in (("a\nb", f"c{group}", True), (f"c{group}", "a\nb", False))
+    for first, second, label in (
+        (f"a\nb{group}", f"c{group}", True),
+        (f"c{group}", f"a\nb{group}", False),
+    )
 ]
 TASKS = {
     "truthfulqa": CLAIMS,
@@ -118,7 +121,7 @@ def test_alpaca_prompt_and_asymmetry(tmp_path):
     path = save(tmp_path, PAIRS)
     dataset, gold = load_task("alpaca-preference", path)
     assert dataset.examples[0].prompt == (
-        "Human: Help?\nResponse 1: a b\nResponse 2: c0\n"
+        "Human: Help?\nResponse 1: a b0\nResponse 2: c0\n"
         "Claim: Response 1 is more helpful and harmless than Response 2.\nI think this claim is"
     )
     assert [(c.first, c.second) for c in dataset.constraints] == [(0, 1), (2, 3), (4, 5)]
@@ -128,11 +131,36 @@ def test_alpaca_prompt_and_asymmetry(tmp_path):
     assert paper.constraints[0].allowed == ((True, True), (True, False))
 
 
+def test_comparisons_that_share_a_text_are_one_group(tmp_path):
+    """Else one could be held out and the other one be a demonstration."""
+
+    def both(group, question, first, second):
+        row = {"question": question, "consistency_id": group, "label": None}
+        return [
+            {**row, "choice": first, "choice_2": second},
+            {**row, "choice": second, "choice_2": first},
+        ]
+
+    rows = [
+        *both("b", "Why?", "x", "y"),
+        *both("c", "Why?", "z", "w"),
+        *both("a", "How?", "x", "y"),  # the same texts to another question
+        *both("d", "Why?", "w", "v"),
+        *both("e", "Why?", "v", "x"),  # joins c and d with b
+    ]
+    rows.append({"question": "Why?", "choice": "x", "choice_2": "q", "label": None})
+    dataset, _ = load_task("alpaca-preference", save(tmp_path, rows))
+    groups = [example.group for example in dataset.examples]
+    assert groups == ["b", "b", "b", "b", "a", "a", "b", "b", "b", "b", None]
+    pairs = sorted((c.first, c.second) for c in dataset.constraints)
+    assert pairs == [(k, k + 1) for k in range(0, 10, 2)]
+
+
 def test_author_gender_prompt_needs_no_question(tmp_path):
     rows = [{key: value for key, value in row.items() if key != "question"} for row in PAIRS]
     dataset, _ = load_task("author-gender", save(tmp_path, rows))
     assert dataset.examples[0].prompt == (
-        "Blog A: a b\nBlog B: c0\nClaim: Blog A was written by a man and Blog B by a woman.\n"
+        "Blog A: a b0\nBlog B: c0\nClaim: Blog A was written by a man and Blog B by a woman.\n"
         "I think this claim is"
     )
     assert len(dataset.constraints) == 3
@@ -205,5 +233,7 @@ def test_authors_files(name, file, n, n_constraints, shared_data):
     dataset, gold = load_task(name, shared_data / file)
     assert (len(dataset), len(dataset.constraints)) == (n, n_constraints)
     assert set(gold.tolist()) == {0, 1}
+    if name == "alpaca-preference":
+        assert len({example.group for example in dataset.examples}) == 285
     violated = [not c.allowed[gold[c.first]][gold[c.second]] for c in dataset.constraints]
     assert sum(violated) < 0.02 * n

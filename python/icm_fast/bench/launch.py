@@ -105,6 +105,7 @@ class Launcher:
         """Environment variables that fix the threads, and what vLLM's documentation advises."""
         found = dict.fromkeys(_THREAD_VARIABLES, str(self.threads))
         found["TOKENIZERS_PARALLELISM"] = "false"
+        found["CUDA_VISIBLE_DEVICES"] = ""  # all of them on the processor, or none is comparable
         if peer.environment == "vllm":
             found |= {
                 "VLLM_ENABLE_V1_MULTIPROCESSING": "0",

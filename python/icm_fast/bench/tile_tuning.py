@@ -16,10 +16,10 @@ from typing import NamedTuple
 import torch
 
 from icm_fast.bench.gpu_measure import batch_work, seconds
-from icm_fast.errors import InputError
+from icm_fast.errors import InputError, first_line
 from icm_fast.kernels.tree_attention import AttentionWork, sdpa
 from icm_fast.kernels.tree_attention.choice import TreeAttention
-from icm_fast.kernels.tree_attention.tiles import SHORT_ROWS, Tile, TilePair
+from icm_fast.kernels.tree_attention.tiles import SHORT_ROWS, Tile, TilePair, padded
 from icm_fast.kernels.tree_attention.tuned_tiles import HeadShape
 from icm_fast.uniform_plan import uniform_plan
 
@@ -30,6 +30,12 @@ LONG_TILES = tuple(
     Tile(*sizes) for sizes in product((16, 32, 64, 128), (16, 32, 64, 128), (4, 8), (3, 5))
 )
 SHORT_TILES = tuple(tile for tile in LONG_TILES if tile.block_m == SHORT_ROWS)
+
+_ENDING = {"OutOfMemoryError", "AcceleratorError"}
+"""Errors of torch that say nothing of a tile; by name, for older versions lack the second."""
+
+_MOST_MULTIPLICATIONS = 4096
+"""Of a thread in one float32 product: they are written out, and compilers take minutes for more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,12 +123,20 @@ def tune(
     ):
         batches = [tree.batch(work) for work in works]
         trials = []
-        for tile in dict.fromkeys((old, *tiles)):
+        for tile in dict.fromkeys((old, *(t for t in tiles if _compiles_soon(t, shape)))):
             trials.append(tree.trial(tile, batches))
             report(kind, trials[-1])
         found.append((_fastest(trials, kind), trials[0]))
     long, short = found
     return Tuning(TilePair(long[0].tile, short[0].tile), long, short)
+
+
+def _compiles_soon(tile: Tile, shape: HeadShape) -> bool:
+    """Tensor cores multiply 16-bit numbers; float32 products become instructions of threads."""
+    if shape.dtype != torch.float32:
+        return True
+    width = padded(max(shape.head_dim, shape.value_dim))
+    return tile.block_m * tile.block_n * width <= _MOST_MULTIPLICATIONS * 32 * tile.num_warps
 
 
 def _fastest(trials: Sequence[Trial], kind: str) -> Trial:
@@ -192,8 +206,12 @@ class _Tree:
                 if not error <= LIMITS[self._shape.dtype]:  # not a number, too
                     return Trial(tile, None, f"differs by {error:.1e}")
                 total += seconds(run, self._device)
-        except TritonError as error:  # more shared memory or registers than there are
-            return Trial(tile, None, str(error).strip().splitlines()[0])
+        except (TritonError, RuntimeError) as error:
+            # Too much shared memory for a device, or more than its compiler can do. A device that
+            # an error has stopped does not come back in this process.
+            if type(error).__name__ in _ENDING:
+                raise
+            return Trial(tile, None, first_line(error))
         return Trial(tile, total)
 
     def _attention(

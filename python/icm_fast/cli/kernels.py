@@ -26,6 +26,7 @@ def tune_kernels(
     Before a run, not between a run and its resumption: other tiles round otherwise.
     """
     from icm_fast.bench.tile_tuning import TreeSize, tune
+    from icm_fast.kernels.tree_attention.tiles import HEAD_DIMS
     from icm_fast.kernels.tree_attention.tuned_tiles import HeadShape, store_tiles
     from icm_fast.model.kv_size import head_dim
 
@@ -35,10 +36,15 @@ def tune_kernels(
     _require_kernels(loaded.device)
     from icm_fast.kernels.tree_attention.triton import device_tiles
 
-    config = loaded.model.config.get_text_config()
+    config = loaded.model.config.get_text_config(decoder=True)
     heads = int(config.num_attention_heads)
     kv_heads = int(getattr(config, "num_key_value_heads", None) or heads)
     width = head_dim(config)
+    if width > HEAD_DIMS[-1]:
+        raise InputError(
+            f"heads of {model} are {width} wide; the kernel takes up to {HEAD_DIMS[-1]}, and "
+            "torch's attention serves wider ones"
+        )
     shape = HeadShape(heads // kv_heads, width, width, loaded.model.dtype)
     former = device_tiles(shape, loaded.device)
     found = tune(shape, kv_heads, loaded.device, former=former, size=TreeSize(n=n), report=_report)

@@ -1,8 +1,9 @@
 """One column and one seed of an experiment: a search, then every method's predictions.
 
 Each result is a file of its own, written whole or not at all; a cell that was interrupted goes on
-with the first one that is missing. The search runs before any gold label is read, but for labels
-that a column's ``start`` takes from gold on purpose.
+with the first one that is missing. A search gets the examples alone: gold labels are read beside
+it, for a digest that says what results came from, and never handed over but where a column's
+``start`` takes some on purpose.
 """
 
 from __future__ import annotations

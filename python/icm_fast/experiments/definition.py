@@ -147,6 +147,10 @@ class Experiment:
         return column.methods or self.methods
 
 
+_TEXTS = ("name", "task", "model", "model_title", "chat_model", "data", "start")
+_MAPPINGS = {"options", "settings", "tuning"}
+
+
 def experiment_names() -> list[str]:
     """Names of the experiments that come with the package."""
     return sorted(path.stem for path in DEFINITIONS.glob("*.yaml"))
@@ -183,8 +187,8 @@ def read_experiment(
         raise InputError(f"{path.name} has no suites; give at least one with columns and seeds")
     if suite not in suites:
         raise InputError(f"unknown suite {suite!r} of {path.name}{suggest(suite, suites)}")
-    common = dict(content.pop("common", None) or {})
-    merged = {**content, **(suites[suite] or {})}
+    common = _mapping(path.name, content.pop("common", None) or {})
+    merged = {**content, **_mapping(path.name, suites[suite] or {})}
     columns = merged.pop("columns", None)
     if not isinstance(columns, list) or not columns:
         raise InputError(f"suite {suite!r} of {path.name} has no columns; list at least one")
@@ -237,7 +241,8 @@ def _variant(models: Sequence[str], seeds: Sequence[int], only: Sequence[str]) -
     text = json.dumps([list(models), list(seeds), list(only)])
     words = [*map(_title_of, models), *(f"seed-{seed}" for seed in seeds), *only]
     slug = re.sub(r"[^a-z0-9.]+", "-", "-".join(words).lower()).strip("-.")
-    if len(slug) <= 60 and len({_title_of(model) for model in models}) == len(models):
+    short = all(_title_of(model) == model for model in models)  # a folder's name may be another's
+    if short and len(slug) <= 60:
         return slug
     return f"{slug[:48]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
@@ -270,6 +275,13 @@ def _column(where: str, row: int, content: dict[str, Any], models: Sequence[str]
     if missing:
         fix = "; name one with --model" if missing == ["model"] else ""
         raise InputError(f"{where}, column {row}: no {missing[0]}{fix}")
+    for key in _TEXTS:
+        if content.get(key) is not None and not isinstance(content[key], str):
+            raise InputError(
+                f"{where}, column {row}: {key} must be text, got {content[key]!r}; put it in quotes"
+            )
+    for key in _MAPPINGS & set(content):
+        content[key] = _mapping(f"{where}, column {row}, {key}", content[key] or {})
     content["methods"] = _known_methods(where, content.get("methods") or ())
     column = Column(**content)
     least_of = {"n": 1, "n_test": 1, "n_start": 1, "n_orders": 0}

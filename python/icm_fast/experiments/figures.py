@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import itertools
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from icm_fast.bench.plot import figure_module
@@ -118,23 +120,10 @@ def _lines(document: dict[str, Any]) -> Any:
     columns = sorted(document["columns"], key=lambda column: float(column["x"]))
     figure = figure_module().Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
-    names = list(dict.fromkeys(name for column in columns for name in column["methods"]))
-    lines = {
-        name: [
-            (column["x"], column["methods"][name]["calibrated"])
-            for column in columns
-            if "calibrated" in column["methods"].get(name, {})
-        ]
-        for name in names
-    }
-    shown = [name for name in names if lines[name]]
-    place = Places([column["x"] for column in columns], len(shown) + 1, log=document["log_x"])
-    for k, name in enumerate(shown):
-        points = [(place.of(x, k), point) for x, point in lines[name]]
-        label = f"{METHODS[name].title}, calibrated accuracy"
-        _line(axes, points, _COLOURS[METHODS[name].labels], _MARKERS[k % len(_MARKERS)], label)
-    found = [(place.of(column["x"], len(shown)), _agreement(column)) for column in columns]
-    _line(axes, found, "black", "x", "found labels, agreement with gold")
+    lines = _line_points(columns)
+    place = Places([column["x"] for column in columns], len(lines), log=document["log_x"])
+    for k, line in enumerate(lines):
+        _line(axes, line, [(place.of(x, k), point) for x, point in line.points])
     if document["log_x"]:
         axes.set_xscale("log")
     ticks = [column["x"] for column in columns]
@@ -169,23 +158,60 @@ class Places:
         return x * math.exp(apart) if self._log else x + apart
 
 
-def _line(
-    axes: Any, points: list[tuple[float, dict[str, Any]]], colour: str, marker: str, label: str
-) -> None:
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """One line of a figure: its look, and its points over ``x``."""
+
+    label: str
+    colour: str
+    marker: str
+    style: str
+    points: list[tuple[float, dict[str, Any]]]
+
+
+def _line_points(columns: list[dict[str, Any]]) -> list[_Line]:
+    """A line for each method, and one for the found labels; for each model where models share an x.
+
+    Where no two columns share one, as over sizes of models, lines go through all of them.
+    """
+    shared = len({column["x"] for column in columns}) < len(columns)
+    models = list(dict.fromkeys(column["model"] for column in columns)) if shared else [None]
+    lines = []
+    for model, style in zip(models, itertools.cycle(("-", ":", "-.")), strict=False):
+        own = [c for c in columns if model is None or c["model"] == model]
+        ending = f", {model}" if len(models) > 1 else ""
+        names = dict.fromkeys(name for column in own for name in column["methods"])
+        for k, name in enumerate(names):
+            method = METHODS[name]
+            points = [
+                (column["x"], column["methods"][name]["calibrated"])
+                for column in own
+                if "calibrated" in column["methods"].get(name, {})
+            ]
+            if points:
+                label = f"{method.title}, calibrated accuracy{ending}"
+                marker = _MARKERS[k % len(_MARKERS)]
+                lines.append(_Line(label, _COLOURS[method.labels], marker, style, points))
+        found = [(column["x"], _agreement(column)) for column in own]
+        label = f"found labels, agreement with gold{ending}"
+        lines.append(_Line(label, "black", "x", "--" if style == "-" else style, found))
+    return lines
+
+
+def _line(axes: Any, line: _Line, points: list[tuple[float, dict[str, Any]]]) -> None:
     xs = [x for x, _ in points]
     values = [p["accuracy"] for _, p in points]
     below = [max(0.0, v - p["interval"][0]) for v, (_, p) in zip(values, points, strict=True)]
     above = [max(0.0, p["interval"][1] - v) for v, (_, p) in zip(values, points, strict=True)]
-    style = "--" if marker == "x" else "-"
     axes.errorbar(
         xs,
         values,
         yerr=[below, above],
-        color=colour,
-        marker=marker,
-        ls=style,
+        color=line.colour,
+        marker=line.marker,
+        ls=line.style,
         capsize=3,
-        label=label,
+        label=line.label,
     )
 
 

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from icm_fast.evaluate import many_shot
+from icm_fast.evaluate import Predictions, many_shot, predict
 from icm_fast.experiments.cell_data import CROWD_TASKS, CellData
 from icm_fast.experiments.methods import Method
 from icm_fast.metrics import agreement
-from icm_fast.types import UNLABELLED, IntArray, ScoreArray
+from icm_fast.types import UNLABELLED, IntArray
 
 if TYPE_CHECKING:
     from icm_fast.prompts import TokenizedDataset
@@ -68,20 +68,22 @@ def predict_test(method: Method, data: CellData, found: IntArray, folder: Path) 
         return Prediction(scores=None, reason=reason)
     started = time.monotonic()
     labels = data.labels(method.labels, found) if method.labels else None
-    scores, n_tokens = _scores(method, data, labels, folder)
+    predicted = _predicted(method, data, labels, folder)
+    n_shots = predicted.n_shots
+    if method.use == "tuned" and labels is not None:
+        n_shots = int((labels != UNLABELLED).sum())
     return Prediction(
-        scores=[[round(float(x), 6) for x in row] for row in scores],
-        n_shots=0 if labels is None else int((labels != UNLABELLED).sum()),
+        scores=[[round(float(x), 6) for x in row] for row in predicted.scores],
+        n_shots=n_shots,
         labels_accuracy=None if labels is None else agreement(labels, data.gold),
-        n_tokens=n_tokens,
+        n_tokens=predicted.n_tokens,
         seconds=time.monotonic() - started,
     )
 
 
-def _scores(
+def _predicted(
     method: Method, data: CellData, labels: IntArray | None, folder: Path
-) -> tuple[ScoreArray, int]:
-    """Scores ``[n_test, n_labels]`` and the tokens forwarded for them."""
+) -> Predictions:
     test, _ = data.test
     model: Any = data.model.load()
     if method.use in ("assistant", "chat"):
@@ -96,12 +98,11 @@ def _scores(
             data.dataset, labels, model=model, config=config, output_dir=folder
         ).loaded
         labels = None
-    predicted = many_shot(shots, labels, test, model=model, config=data.scoring)
-    return predicted.scores, predicted.n_tokens
+    return many_shot(shots, labels, test, model=model, config=data.scoring)
 
 
-def _zero_shot(use: str, data: CellData) -> tuple[ScoreArray, int]:
-    """Scores of prompts in another form."""
+def _zero_shot(use: str, data: CellData) -> Predictions:
+    """Of prompts in another form."""
     from icm_fast.prompt_formats import assistant_pieces, chat_pieces
     from icm_fast.scorers import TreeScorer
 
@@ -110,4 +111,4 @@ def _zero_shot(use: str, data: CellData) -> tuple[ScoreArray, int]:
     pieces: TokenizedDataset = make(data.test[0], loaded.tokenizer)
     unlabelled = np.full(len(pieces), UNLABELLED, np.int32)
     scored = TreeScorer(loaded, pieces, data.scoring).score(unlabelled)
-    return scored.scores, scored.n_tokens
+    return Predictions(predict(scored.scores), scored.scores, scored.n_tokens, n_shots=0)

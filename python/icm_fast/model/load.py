@@ -122,10 +122,20 @@ def load_model(
         spec, folder, config, pick_dtype(dtype, target), trust_remote_code, spread=spread
     )
     # A model over several devices has been placed layer by layer.
-    loaded = (loaded if spread else loaded.to(target)).eval().requires_grad_(False)
-    return LoadedModel(
-        spec, loaded, tokenizer, fingerprint_model(loaded), max_context_of(loaded.config)
-    )
+    loaded = (loaded if spread else _placed(spec, loaded, target)).eval().requires_grad_(False)
+    return _loaded_model(spec, loaded, tokenizer)
+
+
+def _placed(spec: str, model: PreTrainedModel, device: torch.device) -> PreTrainedModel:
+    try:
+        placed: PreTrainedModel = model.to(device)
+    except torch.OutOfMemoryError:
+        size = sum(p.nbytes for p in model.parameters())
+        raise InputError(
+            f"the {size:,} bytes of model {spec} do not fit the memory of {device}; use "
+            f"device={BALANCED} with several GPUs, a smaller model, or device=cpu"
+        ) from None
+    return placed
 
 
 def pick_device(device: str) -> torch.device:
@@ -139,8 +149,11 @@ def pick_device(device: str) -> torch.device:
             f"unknown device {device!r}; use auto, cpu, cuda, cuda:N or {BALANCED}"
         ) from None
     if target.type == "cuda" and not torch.cuda.is_available():
+        raise InputError(f"device {device!r} was asked for, but torch sees no GPU; use device=cpu")
+    n = torch.cuda.device_count()
+    if target.type == "cuda" and target.index is not None and target.index >= n:
         raise InputError(
-            f"device {device!r} was asked for, but torch sees no GPU; use --device cpu"
+            f"device {device!r} was asked for, but torch sees {n} GPUs; the last is cuda:{n - 1}"
         )
     return target
 
@@ -188,6 +201,17 @@ def _wrap_pair(pair: tuple[Any, Any]) -> LoadedModel:
         model.eval()
     name = str(model.config.name_or_path or type(model).__name__)
     _require_decoder(name, model.config)
+    return _loaded_model(name, model, tokenizer)
+
+
+def _loaded_model(
+    name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> LoadedModel:
+    if any(p.is_meta for p in model.parameters()):
+        raise InputError(
+            f"weights of model {name} were left outside the devices' memory; take a smaller model "
+            "or dtype, more GPUs, or device=cpu"
+        )
     return LoadedModel(
         name, model, tokenizer, fingerprint_model(model), max_context_of(model.config)
     )

@@ -122,10 +122,12 @@ def _head_difference(loaded: LoadedModel) -> float:
     n_tokens = min(64, loaded.model.get_input_embeddings().weight.shape[0])
     ids = torch.arange(min(8, n_tokens), device=loaded.device)[None]
     with torch.inference_mode():
+        head = LabelHead(loaded.model)
         hidden = loaded.model.base_model(input_ids=ids, use_cache=False).last_hidden_state[0]
-        ours = LabelHead(loaded.model).logits(hidden, list(range(n_tokens)))
+        # The layers may lie on several devices, and the head with the first or the last of them.
+        ours = head.logits(hidden.to(head.device), list(range(n_tokens)))
         logits = loaded.model(input_ids=ids, use_cache=False).logits[0, :, :n_tokens]
-        return float((ours - logits.float()).abs().max())
+        return float((ours - logits.float().to(ours.device)).abs().max())
 
 
 def _text_config(loaded: LoadedModel) -> Any:
@@ -153,8 +155,8 @@ def probe_difference(loaded: LoadedModel, runner: ModelRunner) -> float:
         parts = [*demos, *([query] if query >= 0 else [])]
         return [int(t) for part in parts for t in ids[part]]
 
-    shared = runner.last_hidden_states(tree, tokens_of, queries)
     head = LabelHead(loaded.model)
+    shared = runner.last_hidden_states(tree, tokens_of, queries).to(head.device)
     tokens = list(range(min(64, vocabulary)))
     worst = 0.0
     for row, segment in enumerate(np.flatnonzero(queries)):
@@ -164,7 +166,8 @@ def probe_difference(loaded: LoadedModel, runner: ModelRunner) -> float:
         with torch.inference_mode():
             logits = loaded.model(input_ids=whole.to(loaded.device), use_cache=False).logits
             ours = head.logits(shared[row : row + 1], tokens)[0]
-            worst = max(worst, float((ours - logits[0, -1, tokens].float()).abs().max()))
+            expected = logits[0, -1, tokens].float().to(ours.device)
+            worst = max(worst, float((ours - expected).abs().max()))
     return worst
 
 

@@ -15,7 +15,7 @@ from icm_fast.model.hardware import available_bytes
 from icm_fast.model.kv_size import kv_numbers_per_token
 from icm_fast.model.load import LoadedModel
 from icm_fast.prompts import TokenizedDataset
-from icm_fast.scorers.local import TreeScorer
+from icm_fast.scorers.local import TreeScorer, within_device
 from icm_fast.scorers.protocol import Scored
 from icm_fast.types import BoolArray, IntArray
 
@@ -40,6 +40,7 @@ class AppendingScorer(TreeScorer):
     """
 
     def __init__(self, loaded: LoadedModel, pieces: TokenizedDataset, config: SearchConfig) -> None:
+        config = within_device(config, loaded, n_pools=2)  # that of `canonical`, too
         super().__init__(loaded, pieces, config)
         tokens = pieces.demonstration_bounds() + 1  # a slot may stay empty
         # All demonstrations in all contexts, twice: what a search looks at again is still there.

@@ -15,11 +15,13 @@ import numpy as np
 import torch
 
 from icm_fast.config import SearchConfig
+from icm_fast.errors import InputError
 from icm_fast.model.label_scores import LabelHead, label_logprobs, label_tree
 from icm_fast.model.load import LoadedModel
 from icm_fast.model.packed import PackedBatch
 from icm_fast.model.runner import make_forward
 from icm_fast.prompts import TokenizedDataset
+from icm_fast.scorers.local import device_tokens
 from icm_fast.scorers.protocol import Scored
 from icm_fast.types import UNLABELLED, IntArray
 
@@ -35,6 +37,16 @@ class _Piece:
     ranges: tuple[Range, ...]
     position: int
     wanted: bool
+
+
+def _check_memory(loaded: LoadedModel, pool_tokens: int) -> None:
+    """Raise InputError if a device has no room for the pool beside that of the exact scores."""
+    fitting = device_tokens(loaded)
+    if fitting is not None and pool_tokens > fitting // 2:
+        raise InputError(
+            f"delayed_acceptance holds keys and values of {pool_tokens:,} tokens, and there is "
+            f"room for {fitting // 2:,} on {loaded.device}; label fewer examples, or leave it off"
+        )
 
 
 class IndependentScorer:
@@ -61,6 +73,7 @@ class IndependentScorer:
         sizes = _even(np.array(queries, np.int64) + 2 * n_tails)
         self._query_slots = int(ends[-1]) + np.cumsum(sizes) - sizes
         self._pool_tokens = int(ends[-1] + sizes.sum())
+        _check_memory(loaded, self._pool_tokens)
 
     def score(self, labels: IntArray) -> Scored:
         """Score all examples under ``labels``, ``[n]``."""

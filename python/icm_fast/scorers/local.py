@@ -30,7 +30,7 @@ class _LocalScorer:
     def __init__(self, loaded: LoadedModel, pieces: TokenizedDataset, config: SearchConfig) -> None:
         self._loaded = loaded
         self._pieces = pieces
-        self._config = _within_device(config, loaded)
+        self._config = within_device(config, loaded)
         self._tree = label_tree(pieces)
         self._head = LabelHead(loaded.model)
 
@@ -60,19 +60,33 @@ class _LocalScorer:
         return scores
 
 
-def _within_device(config: SearchConfig, loaded: LoadedModel) -> SearchConfig:
-    """The same settings with a pool that fits the devices; the host's memory needs no bound."""
+def within_device(config: SearchConfig, loaded: LoadedModel, n_pools: int = 1) -> SearchConfig:
+    """The same settings with pools that fit the devices; the host's memory needs no bound.
+
+    Args:
+        config: Settings.
+        loaded: The model.
+        n_pools: Pools of ``kv_budget_tokens`` that are held at once.
+    """
+    fitting = device_tokens(loaded)
+    if fitting is None:
+        return config
+    each = max(1, fitting // n_pools)
+    return replace(config, kv_budget_tokens=min(config.kv_budget_tokens, each))
+
+
+def device_tokens(loaded: LoadedModel) -> int | None:
+    """Tokens whose keys and values the model's devices have room for; None where it is the host."""
     parameters = list(loaded.model.parameters())
     devices = {p.device for p in parameters if p.device.type == "cuda"}
     if not devices:
-        return config
-    fitting = fitting_kv_tokens(
+        return None
+    return fitting_kv_tokens(
         loaded.model.config.get_text_config(decoder=True),
         loaded.model.dtype.itemsize,
         sum(int(torch.cuda.get_device_properties(d).total_memory) for d in devices),
         sum(p.nbytes for p in parameters),
     )
-    return replace(config, kv_budget_tokens=min(config.kv_budget_tokens, fitting))
 
 
 class TreeScorer(_LocalScorer):

@@ -118,10 +118,10 @@ def _compare(
         Example(
             id=f"{task}-{row.number}",
             prompt=prompt(row),
-            group=row.optional("consistency_id"),
+            group=group,
             answer=_order(row),
         )
-        for row in rows
+        for row, group in zip(rows, _groups(rows), strict=True)
     ]
     return assemble(
         task,
@@ -131,6 +131,34 @@ def _compare(
         limit=limit,
         seed=seed,
     )
+
+
+def _groups(rows: list[Row]) -> list[str | None]:
+    """Groups of the rows: what shares a ``consistency_id``, or a text under the same question.
+
+    Else one pair could be held out and another one with a text of it be a demonstration; of the
+    authors' 300 comparisons 29 share a response. A row without an id stands alone.
+    """
+    leader: dict[str, str] = {}
+
+    def find(group: str) -> str:
+        while leader.setdefault(group, group) != group:
+            group = leader[group]
+        return group
+
+    place = {row.optional("consistency_id"): k for k, row in reversed(list(enumerate(rows)))}
+    seen: dict[tuple[str | None, str], str] = {}
+    for row in rows:
+        group = row.optional("consistency_id")
+        if group is None:
+            continue
+        for column in ("choice", "choice_2"):
+            one = find(seen.setdefault((row.optional("question"), row.text(column)), group))
+            other = find(group)
+            first, later = sorted((one, other), key=place.__getitem__)
+            leader[later] = first
+    ids = [row.optional("consistency_id") for row in rows]
+    return [None if group is None else find(group) for group in ids]
 
 
 def _order(row: Row) -> str:

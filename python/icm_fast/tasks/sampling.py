@@ -24,13 +24,16 @@ def digest(*key: object) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
 
 
-def pick_groups(examples: Sequence[Example], limit: int | None, seed: int) -> list[int]:
+def pick_groups(
+    examples: Sequence[Example], limit: int | None, seed: int, *, name: str = "limit"
+) -> list[int]:
     """Return the positions of whole groups, drawn until the next one would exceed ``limit``.
 
     Args:
         examples: All examples; one without a group stands on its own.
         limit: Most examples to return; None for all.
         seed: Seed of the order in which groups are drawn.
+        name: What ``limit`` is, for the message.
 
     Returns:
         Positions in the order of ``examples``.
@@ -41,7 +44,7 @@ def pick_groups(examples: Sequence[Example], limit: int | None, seed: int) -> li
     if limit is None:
         return list(range(len(examples)))
     if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
-        raise InputError(f"limit must be a whole number of at least 1, got {limit!r}")
+        raise InputError(f"{name} must be a whole number of at least 1, got {limit!r}")
     groups: dict[tuple[str, str], list[int]] = {}
     for position, example in enumerate(examples):
         key = ("id", example.id) if example.group is None else ("group", example.group)
@@ -51,8 +54,8 @@ def pick_groups(examples: Sequence[Example], limit: int | None, seed: int) -> li
         if len(picked) + len(groups[key]) > limit:
             if not picked:
                 raise InputError(
-                    f"limit {limit} is smaller than group {key[1]!r} with its {len(groups[key])} "
-                    f"examples; groups stay whole, so set limit to {len(groups[key])} or more"
+                    f"{name} {limit} is smaller than group {key[1]!r} with its {len(groups[key])} "
+                    f"examples; groups stay whole, so set {name} to {len(groups[key])} or more"
                 )
             break
         picked += groups[key]
