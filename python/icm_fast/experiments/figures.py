@@ -66,7 +66,8 @@ def _bars(document: dict[str, Any]) -> Any:
             axes.tick_params(axis="x", labelbottom=True)
             axes.set_xlabel("accuracy, held out")
     figure.suptitle(document["title"], fontsize=11)
-    _bar_legend(figure, n_columns=4 if per_row > 2 else 2)
+    tuned = any(METHODS[name].use == "tuned" for c in document["columns"] for name in c["methods"])
+    _bar_legend(figure, n_columns=4 if per_row > 2 else 2, tuned=tuned)
     return figure
 
 
@@ -74,7 +75,8 @@ def _bar_panel(axes: Any, column: dict[str, Any], shown: list[str]) -> None:
     for row, name in enumerate(shown):
         method = column["methods"].get(name, {})
         if "plain" not in method:
-            axes.annotate("not applicable", (0.02, row), va="center", fontsize=7, color="grey")
+            why = "not applicable" if name in column["methods"] else "not run"
+            axes.annotate(why, (0.02, row), va="center", fontsize=7, color="grey")
             continue
         plain = method["plain"]
         value, (low, high) = plain["accuracy"], plain["interval"]
@@ -102,13 +104,14 @@ def _bar_panel(axes: Any, column: dict[str, Any], shown: list[str]) -> None:
     axes.set_axisbelow(True)
 
 
-def _bar_legend(figure: Any, n_columns: int) -> None:
+def _bar_legend(figure: Any, n_columns: int, *, tuned: bool) -> None:
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
+    hatched = Patch(facecolor="grey", hatch="///", edgecolor="white", label="after fine-tuning")
     handles = [
         Patch(facecolor="grey", label="accuracy, with its 95 % interval"),
-        Patch(facecolor="grey", hatch="///", edgecolor="white", label="after fine-tuning"),
+        *([hatched] if tuned else []),
         Line2D([], [], color="black", marker="D", mfc="white", ms=4, ls="", label="calibrated"),
         Line2D([], [], color="black", ls=":", lw=1, label="most frequent label"),
     ]
