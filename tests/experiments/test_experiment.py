@@ -1,6 +1,7 @@
 """A whole experiment on a tiny model: files, resumption, baselines, gold kept from the search."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from icm_fast import SearchConfig
 from icm_fast.cli import run
 from icm_fast.errors import InputError
 from icm_fast.evaluate import load_gold, many_shot, predict
+from icm_fast.experiments import cell
 from icm_fast.experiments.definition import read_experiment
 from icm_fast.experiments.run import run_experiment
 from icm_fast.finished_run import read_run
@@ -109,8 +111,6 @@ def test_an_interrupted_experiment_goes_on_with_what_is_missing(definition, tmp_
     path, output = definition(methods=ALL), tmp_path / "out"
     whole = run_tiny(path, tmp_path / "whole")
     calls = []
-    import icm_fast.experiments.cell as cell
-
     real = cell.predict_test
 
     def stops(method, *arguments):
@@ -253,8 +253,8 @@ def test_results_of_other_data_or_weights_are_not_taken_over(definition, tmp_pat
     write()
     first = again()
     assert again()["columns"] == first["columns"]
-    (cell,) = (tmp_path / "o" / "cells").glob("*/seed-0")
-    before = {p.name: p.read_bytes() for p in cell.glob("*.json")}
+    (folder,) = (tmp_path / "o" / "cells").glob("*/seed-0")
+    before = {p.name: p.read_bytes() for p in folder.glob("*.json")}
     write(lambda row: {**row, "label": 1 - row["label"]})
     with pytest.raises(InputError, match=r"different cell of an experiment: (data|test)_gold is"):
         again()
@@ -265,8 +265,8 @@ def test_results_of_other_data_or_weights_are_not_taken_over(definition, tmp_pat
     tiny_model("qwen2", max_position_embeddings=4096).save_pretrained(model)
     with pytest.raises(InputError, match="different cell of an experiment: model is"):
         again()
-    assert {p.name: p.read_bytes() for p in cell.glob("*.json")} == before
-    (cell / "identity.json").unlink()
+    assert {p.name: p.read_bytes() for p in folder.glob("*.json")} == before
+    (folder / "identity.json").unlink()
     with pytest.raises(InputError, match=r"does not say what its results came from"):
         again()
 
@@ -278,6 +278,7 @@ def test_documents_say_what_they_came_from(definition, tmp_path):
     assert column["definition"]["task"] == "larger-than"
     (identity,) = column["identities"]
     assert len(identity["model"]["fingerprint"]) == 64
+    assert document["machine"].endswith(f"{len(os.sched_getaffinity(0))} threads")
     assert identity["config"]["seed"] == 0
     assert column["search"]["seeds"][0]["n_parameters"] > 0
 
@@ -338,3 +339,11 @@ def test_perturbed_labels_are_as_many_as_found_ones(definition, tmp_path, tiny_f
     assert found["methods"]["icm"]["n_shots"] == found["methods"]["perturbed"]["n_shots"] == 4
     shares = [found["methods"][name]["labels_accuracy"] for name in ("icm", "perturbed")]
     assert shares[0] == pytest.approx(shares[1])
+
+
+def test_a_document_names_each_machine_that_computed_something(definition, tmp_path, monkeypatch):
+    """And not the one that only read results again."""
+    for name, seeds in (("old", [0]), ("new", [0, 1]), ("idle", [0, 1])):
+        monkeypatch.setattr(cell, "_machine", lambda name=name: name)
+        document = run_tiny(definition(), tmp_path / "out", seeds=seeds)
+        assert document["machine"] == ("old" if name == "old" else "old and new")

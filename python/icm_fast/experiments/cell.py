@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from icm_fast.atomic_file import write_atomically, writing
+from icm_fast.bench.machine import machine_facts
 from icm_fast.engine import labelling_utility
 from icm_fast.errors import InputError
 from icm_fast.evaluate import predict
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 Say = Callable[[str], None]
 
 IDENTITY_FILE = "identity.json"
+MACHINE = "machine"
 _RESULTS = 2
 """Raised when methods or what is stored of them change, so that old results are not mixed in."""
 
@@ -55,7 +57,7 @@ class CellResult:
         predictions: By method.
         orders: What :func:`order_sensitivity` returns; None where it is not asked for.
         identity: What its results came from.
-        versions: Of packages, one entry for each set of them that computed something.
+        versions: Of packages, and the ``machine``: one entry for each set that computed something.
     """
 
     seed: int
@@ -157,8 +159,8 @@ class Cell:
         return content
 
     def _note_versions(self) -> None:
-        """Record the versions that compute something here."""
-        record, now = self._record(), versions(("trl", "peft"))
+        """Record the versions and the machine that compute something here."""
+        record, now = self._record(), versions(("trl", "peft")) | {MACHINE: _machine()}
         if now not in record["versions"]:
             self._write(IDENTITY_FILE, {**record, "versions": [*record["versions"], now]})
 
@@ -247,6 +249,11 @@ class Cell:
             "labels": list(test.label_space),
             "pairs": [[c.first, c.second, c.allowed] for c in test.constraints],
         }
+
+
+def _machine() -> str:
+    facts = machine_facts()
+    return f"{facts['processor']}, {facts['instruction_sets']}, {facts['processors']} threads"
 
 
 def _against_gold(labels: IntArray, data: CellData) -> dict[str, Any]:

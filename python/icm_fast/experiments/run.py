@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from icm_fast.atomic_file import write_atomically, writing
-from icm_fast.bench.machine import machine_facts
 from icm_fast.bench.plot import figure_module
 from icm_fast.errors import InputError
-from icm_fast.experiments.cell import Cell, Say
+from icm_fast.experiments.cell import MACHINE, Cell, Say
 from icm_fast.experiments.definition import Column, Experiment
 from icm_fast.experiments.figures import experiment_figure
 from icm_fast.experiments.methods import METHODS
@@ -73,12 +72,13 @@ def run_experiment(
             cell = Cell(column, seed, folder, model, data, chat_model)
             results.append(cell.run(experiment.methods_of(column), _with(heading, say), progress))
         done.append(summarize_column(column, experiment.methods_of(column), results))
-        used += [versions for result in results for versions in result.versions]
+        used += [each for result in results for each in result.versions]
+        versions = _joined(used)
         document = {
             **_heading(experiment),
             "command": " ".join(command),
-            "versions": _joined(used),
-            "machine": _machine(),
+            "machine": versions.pop(MACHINE, "machine not recorded"),
+            "versions": versions,
             "columns": list(done),
         }
         _write(document, output, experiment.file_name)
@@ -157,11 +157,6 @@ def _folder(output: Path, column: Column) -> Path:
     """Folder of a column; with other settings another one, so that results are never mixed up."""
     slug = re.sub(r"[^a-z0-9]+", "-", column.name.lower()).strip("-")
     return output / "cells" / f"{slug}-{column.digest()}"
-
-
-def _machine() -> str:
-    facts = machine_facts()
-    return f"{facts['processor']}, {facts['processors']} threads"
 
 
 def _write(document: dict[str, Any], output: Path, name: str) -> None:
