@@ -6,7 +6,7 @@
 #   SEED=0                       seed of `make demo`
 #   OUTPUT=runs/...              run folder of `make demo`
 #   WARNINGS_AS_ERRORS=ON        compiler warnings stop the build
-#   CUDA=ON                      build the CUDA kernels, too (AUTO: where nvcc is found)
+#   CUDA=AUTO|ON|OFF             build the CUDA kernels: where nvcc is found, or else fail, or not
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -20,7 +20,7 @@ OUTPUT ?= runs/demo-$(MODEL)-seed$(SEED)
 JOBS ?= 2
 WARNINGS_AS_ERRORS ?= OFF
 # As it was installed, unless it is given.
-CUDA ?= $(or $(shell cat .venv/.done/cuda 2>/dev/null),OFF)
+CUDA ?= $(or $(shell cat .venv/.done/cuda 2>/dev/null),AUTO)
 
 VENV := .venv
 BIN := $(CURDIR)/$(VENV)/bin

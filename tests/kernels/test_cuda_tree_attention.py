@@ -147,6 +147,14 @@ def test_an_absent_library_is_told(tmp_path):
         cuda.CudaLibrary(tmp_path / "libicm_fast_cuda.so")
 
 
+def test_the_library_that_was_built_is_of_this_interface():
+    """Loaded where there is no device, too, as on the login node of a cluster."""
+    if not cuda.library_path().is_file():
+        pytest.skip("the CUDA kernels are not built; install with nvcc on the PATH")
+    library = cuda.CudaLibrary(cuda.library_path())
+    assert library.device_type == "cuda"
+
+
 def test_another_file_is_no_library(tmp_path):
     path = tmp_path / "libicm_fast_cuda.so"
     path.write_text("no machine code")
