@@ -17,6 +17,7 @@ from icm_fast.types import UNLABELLED, IntArray
 
 if TYPE_CHECKING:
     from icm_fast.prompts import TokenizedDataset
+    from icm_fast.tuning import Tuned
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,37 +69,34 @@ def predict_test(method: Method, data: CellData, found: IntArray, folder: Path) 
         return Prediction(scores=None, reason=reason)
     started = time.monotonic()
     labels = data.labels(method.labels, found) if method.labels else None
-    predicted = _predicted(method, data, labels, folder)
-    n_shots = predicted.n_shots
-    if method.use == "tuned" and labels is not None:
-        n_shots = int((labels != UNLABELLED).sum())
+    seconds = time.monotonic() - started
+    model: Any = data.model.load()
+    tuned = None
+    if method.use == "tuned":
+        assert labels is not None
+        tuned = _fine_tuned(data, labels, model, folder)
+        model, seconds = tuned.loaded, seconds + tuned.seconds  # those before it was killed, too
+    started = time.monotonic()
+    if method.use in ("assistant", "chat"):
+        predicted = _zero_shot(method.use, data)
+    else:
+        shots = labels if tuned is None else None
+        predicted = many_shot(data.dataset, shots, data.test[0], model=model, config=data.scoring)
+    n_trained = 0 if tuned is None or labels is None else int((labels != UNLABELLED).sum())
     return Prediction(
         scores=[[round(float(x), 6) for x in row] for row in predicted.scores],
-        n_shots=n_shots,
+        n_shots=predicted.n_shots or n_trained,
         labels_accuracy=None if labels is None else agreement(labels, data.gold),
         n_tokens=predicted.n_tokens,
-        seconds=time.monotonic() - started,
+        seconds=seconds + time.monotonic() - started,
     )
 
 
-def _predicted(
-    method: Method, data: CellData, labels: IntArray | None, folder: Path
-) -> Predictions:
-    test, _ = data.test
-    model: Any = data.model.load()
-    if method.use in ("assistant", "chat"):
-        return _zero_shot(method.use, data)
-    shots = data.dataset
-    if method.use == "tuned":
-        assert labels is not None
-        from icm_fast.tuning import fine_tune
+def _fine_tuned(data: CellData, labels: IntArray, model: Any, folder: Path) -> Tuned:
+    from icm_fast.tuning import fine_tune
 
-        config = data.column.tuning_config(data.seed)
-        model = fine_tune(
-            data.dataset, labels, model=model, config=config, output_dir=folder
-        ).loaded
-        labels = None
-    return many_shot(shots, labels, test, model=model, config=data.scoring)
+    config = data.column.tuning_config(data.seed)
+    return fine_tune(data.dataset, labels, model=model, config=config, output_dir=folder)
 
 
 def _zero_shot(use: str, data: CellData) -> Predictions:
