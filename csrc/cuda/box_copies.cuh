@@ -32,8 +32,8 @@ inline bool map_boxes(BoxMap& map, const HeadRows& pool, std::int32_t n_heads, s
         constexpr const char* kName = "cuTensorMapEncodeTiled";
 #if CUDART_VERSION >= 12050
         constexpr unsigned kSince = 12000;
-        const cudaError_t error = cudaGetDriverEntryPointByVersion(kName, &found, kSince,
-                                                                   cudaEnableDefault, &result);
+        const cudaError_t error =
+            cudaGetDriverEntryPointByVersion(kName, &found, kSince, cudaEnableDefault, &result);
 #else
         const cudaError_t error =
             cudaGetDriverEntryPoint(kName, &found, cudaEnableDefault, &result);
