@@ -17,7 +17,7 @@ from rl_cases import CONFIG, PROMPTS, train
 from icm_fast import InputError
 from icm_fast.cli import run
 from icm_fast.model import load_model
-from icm_fast.policy import PolicyConfig, judged_text, train_policy
+from icm_fast.policy import PolicyConfig, judged_text, train_policy, trainer
 from icm_fast.policy.diagnostics import HeldOut, distinct, repetition
 from icm_fast.policy.training import split_prompts
 from icm_fast.reward import RewardModel
@@ -280,6 +280,24 @@ def test_prompts_that_cannot_be_used():
 def test_a_loss_that_is_no_number_is_told():
     with pytest.raises(InputError, match=r"lower learning_rate \(10.0\)"):
         train(reward=reward(), learning_rate=10.0, warmup=0.0, max_grad_norm=0.0, steps=30)
+
+
+def test_a_policy_without_numbers_is_told_where_it_is_measured(monkeypatch):
+    """Between the last step and the end nothing else looks at it."""
+    note = trainer.Recorded._note
+
+    def no_numbers(*arguments, **options):
+        raise RuntimeError("probability tensor contains either `inf`, `nan` or element < 0")
+
+    def noted(self, measure, step):
+        with monkeypatch.context() as patch:
+            if step:
+                patch.setattr(torch, "multinomial", no_numbers)
+            note(self, measure, step)
+
+    monkeypatch.setattr(trainer.Recorded, "_note", noted)
+    with pytest.raises(InputError, match=r"the policy of step 2 is no number any more; lower"):
+        train(reward=reward(), steps=2)
 
 
 def test_command(tmp_path, capsys):

@@ -7,7 +7,8 @@ import json
 import math
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -124,20 +125,29 @@ class Recorded:
         trainer: Any = self
         if self._measure and not self._record.measurements:
             self._note(self._measure, 0)
-        what = "loss"
-        try:
+        step = trainer.state.global_step + 1
+        with self._told_of_no_number(step):
             loss: torch.Tensor = super().training_step(*arguments, **named)  # type: ignore[misc]
-            if math.isfinite(ranks.summed([float(loss)])[0]):  # so that all processes end
-                if trainer.accelerator.sync_gradients:  # at the last pass of a step
-                    ranks.sum_gradients(trainer.model.parameters(), 1 / ranks.world_size())
-                return loss
+        if not math.isfinite(ranks.summed([float(loss)])[0]):  # so that all processes end
+            raise self._no_number("loss", step)
+        if trainer.accelerator.sync_gradients:  # at the last pass of a step
+            ranks.sum_gradients(trainer.model.parameters(), 1 / ranks.world_size())
+        return loss
+
+    @contextmanager
+    def _told_of_no_number(self, step: int) -> Iterator[None]:
+        """Say in one line that the policy has no probabilities left to sample from."""
+        try:
+            yield
         except RuntimeError as error:
             if "probability tensor" not in str(error):  # as torch.multinomial says it
                 raise
-            what = "policy"
-        raise InputError(
-            f"the {what} of step {trainer.state.global_step + 1} is no number any more; lower "
-            f"learning_rate ({self._config.learning_rate}) or raise kl_weight"
+            raise self._no_number("policy", step) from error
+
+    def _no_number(self, what: str, step: int) -> InputError:
+        return InputError(
+            f"the {what} of step {step} is no number any more; lower learning_rate "
+            f"({self._config.learning_rate}) or raise kl_weight"
         )
 
     def _maybe_log_save_evaluate(self, *arguments: Any, **named: Any) -> None:
@@ -152,7 +162,12 @@ class Recorded:
     def _note(self, measure: Measure, step: int) -> None:
         """Measure in the main process; the others wait for what it found."""
         trainer: Any = self
-        self._record.measurements.append(ranks.on_main(lambda: measure(trainer.model, step)))
+
+        def told() -> dict[str, Any]:
+            with self._told_of_no_number(step):
+                return measure(trainer.model, step)
+
+        self._record.measurements.append(ranks.on_main(told))
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Note the figures of a step, and steer the weight of the divergence."""
