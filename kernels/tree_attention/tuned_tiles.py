@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -18,6 +17,7 @@ import torch
 from icm_fast.assets import cache_dir
 from icm_fast.atomic_file import reading, write_atomically, writing
 from icm_fast.errors import InputError
+from icm_fast.identities import json_digest
 from icm_fast.kernels.tree_attention.tiles import Tile, TilePair
 
 _SIZES = len(Tile.__dataclass_fields__)
@@ -80,8 +80,7 @@ def store_tiles(pair: TilePair, shape: HeadShape, device: torch.device) -> Path:
 
 def tiles_file(shape: HeadShape, device: torch.device) -> Path:
     """Where the tiles of a shape lie, stored or not."""
-    digest = hashlib.sha256(json.dumps(_key(shape, device), sort_keys=True).encode()).hexdigest()
-    return cache_dir() / "kernel-tiles" / f"{digest[:32]}.json"
+    return cache_dir() / "kernel-tiles" / f"{json_digest(_key(shape, device))[:32]}.json"
 
 
 def _key(shape: HeadShape, device: torch.device) -> dict[str, Any]:

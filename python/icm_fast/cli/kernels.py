@@ -28,7 +28,7 @@ def tune_kernels(
     from icm_fast.bench.tile_tuning import TreeSize, tune
     from icm_fast.kernels.tree_attention.tiles import HEAD_DIMS
     from icm_fast.kernels.tree_attention.tuned_tiles import HeadShape, store_tiles
-    from icm_fast.model.kv_size import head_dim
+    from icm_fast.model.kv_size import head_dim, kv_heads
 
     if n < 2:
         raise InputError(f"--n {n} is too small; a tree has 2 examples or more")
@@ -37,17 +37,17 @@ def tune_kernels(
     from icm_fast.kernels.tree_attention.triton import device_tiles
 
     config = loaded.model.config.get_text_config(decoder=True)
-    heads = int(config.num_attention_heads)
-    kv_heads = int(getattr(config, "num_key_value_heads", None) or heads)
-    width = head_dim(config)
+    n_kv_heads, width = kv_heads(config), head_dim(config)
     if width > HEAD_DIMS[-1]:
         raise InputError(
             f"heads of {model} are {width} wide; the kernel takes up to {HEAD_DIMS[-1]}, and "
             "torch's attention serves wider ones"
         )
-    shape = HeadShape(heads // kv_heads, width, width, loaded.model.dtype)
+    shape = HeadShape(config.num_attention_heads // n_kv_heads, width, width, loaded.model.dtype)
     former = device_tiles(shape, loaded.device)
-    found = tune(shape, kv_heads, loaded.device, former=former, size=TreeSize(n=n), report=_report)
+    found = tune(
+        shape, n_kv_heads, loaded.device, former=former, size=TreeSize(n=n), report=_report
+    )
     for kind, (best, before) in (("long", found.long), ("short", found.short)):
         typer.echo(f"{kind} segments: {_sizes(best)}, before: {_sizes(before)}")
     typer.echo(f"stored in {store_tiles(found.pair, shape, loaded.device)}")

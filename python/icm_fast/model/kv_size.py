@@ -11,10 +11,14 @@ def head_dim(config: Any) -> int:
     return int(given or config.hidden_size // config.num_attention_heads)
 
 
+def kv_heads(config: Any) -> int:
+    """Key-value heads of a layer; as many as query heads where they are not named."""
+    return int(getattr(config, "num_key_value_heads", None) or config.num_attention_heads)
+
+
 def kv_numbers_per_token(config: Any) -> int:
     """Numbers of all keys and values that one token leaves in all layers."""
-    heads = int(getattr(config, "num_key_value_heads", None) or config.num_attention_heads)
-    return 2 * int(config.num_hidden_layers) * heads * head_dim(config)
+    return 2 * int(config.num_hidden_layers) * kv_heads(config) * head_dim(config)
 
 
 def fitting_kv_tokens(config: Any, itemsize: int, device_bytes: int, weight_bytes: int) -> int:

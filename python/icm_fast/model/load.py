@@ -150,8 +150,8 @@ def pick_device(device: str) -> torch.device:
         ) from None
     if target.type == "cuda" and not torch.cuda.is_available():
         raise InputError(f"device {device!r} was asked for, but torch sees no GPU; use device=cpu")
-    n = torch.cuda.device_count()
-    if target.type == "cuda" and target.index is not None and target.index >= n:
+    on_gpu = target.type == "cuda" and target.index is not None
+    if on_gpu and target.index >= (n := torch.cuda.device_count()):
         raise InputError(
             f"device {device!r} was asked for, but torch sees {n} GPUs; the last is cuda:{n - 1}"
         )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from icm_fast.constraints import Asymmetric
+from icm_fast.constraints import Asymmetric, connected_rows
 from icm_fast.tasks.assembly import CLAIM_ENDING, TaskData, assemble
 from icm_fast.tasks.blogs import blog_pairs, is_blog_corpus
 from icm_fast.tasks.rows import PathLike, Row, binary_gold, read_rows, require_path
@@ -139,26 +139,17 @@ def _groups(rows: list[Row]) -> list[str | None]:
     Else one pair could be held out and another one with a text of it be a demonstration; of the
     authors' 300 comparisons 29 share a response. A row without an id stands alone.
     """
-    leader: dict[str, str] = {}
-
-    def find(group: str) -> str:
-        while leader.setdefault(group, group) != group:
-            group = leader[group]
-        return group
-
-    place = {row.optional("consistency_id"): k for k, row in reversed(list(enumerate(rows)))}
-    seen: dict[tuple[str | None, str], str] = {}
-    for row in rows:
-        group = row.optional("consistency_id")
+    ids = [row.optional("consistency_id") for row in rows]
+    first: dict[object, int] = {}
+    pairs: list[tuple[int, int]] = []
+    for k, (row, group) in enumerate(zip(rows, ids, strict=True)):
         if group is None:
             continue
-        for column in ("choice", "choice_2"):
-            one = find(seen.setdefault((row.optional("question"), row.text(column)), group))
-            other = find(group)
-            first, later = sorted((one, other), key=place.__getitem__)
-            leader[later] = first
-    ids = [row.optional("consistency_id") for row in rows]
-    return [None if group is None else find(group) for group in ids]
+        question = row.optional("question")
+        shared = (group, (question, row.text("choice")), (question, row.text("choice_2")))
+        pairs += [(first.setdefault(what, k), k) for what in shared]
+    leaders = connected_rows(len(rows), pairs)
+    return [ids[leader] for leader in leaders]
 
 
 def _order(row: Row) -> str:
