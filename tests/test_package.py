@@ -56,12 +56,12 @@ def test_kernels_are_a_part_of_the_package():
 
 
 def test_the_wheel_holds_every_module_once(wheel_files):
-    source = REPOSITORY / "python"
     expected = {
-        str(path.relative_to(source))
-        for folder in (source / "icm_fast", source / "icm_fast" / "kernels")
-        for path in folder.rglob("*.py")
+        str(path.relative_to(REPOSITORY / root))
+        for root, folder in (("python", "python/icm_fast"), (".", "kernels"))
+        for path in (REPOSITORY / folder).rglob("*.py")
     }
+    expected = {f if f.startswith("icm_fast/") else f"icm_fast/{f}" for f in expected}
     counts = Counter(file for file in wheel_files if file.endswith(".py"))
     assert set(counts) == expected
     assert set(counts.values()) == {1}
@@ -74,7 +74,7 @@ def test_the_wheel_holds_no_sources_of_native_code(wheel_files):
 
 
 def test_the_experiments_travel_with_the_package(wheel_files):
-    written = {path.name for path in (REPOSITORY / "benchmarks" / "experiments").iterdir()}
+    written = {path.name for path in (REPOSITORY / "python/icm_fast/experiments/definitions").iterdir()}
     folder = "icm_fast/experiments/definitions/"
     packed = {file.removeprefix(folder) for file in wheel_files if file.startswith(folder)}
     assert packed == written >= {"main.yaml"}
