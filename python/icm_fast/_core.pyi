@@ -363,7 +363,6 @@ class CpuDecoder:
         range_begin: npt.NDArray[np.int64],
         range_end: npt.NDArray[np.int64],
         wanted: npt.NDArray[np.bool_],
-        rotary_start: npt.NDArray[np.int64] | None = None,
     ) -> npt.NDArray[np.float32]:
         """Run a batch of segments; their keys and values stay in the pool.
 
@@ -376,8 +375,6 @@ class CpuDecoder:
             range_begin: ``[n_ranges]`` first slots of the segments' ancestors, root first.
             range_end: ``[n_ranges]`` one past their last slots.
             wanted: ``[n_segments]`` segments whose last hidden state is returned.
-            rotary_start: ``[n_segments]`` position of each segment's first token as far as rotation
-                goes; by default the number of tokens before it.
 
         Returns:
             ``[wanted.sum(), hidden]``: last hidden states before the final norm.
