@@ -100,7 +100,7 @@ def search(dataset: Any, loaded: Any, config: SearchConfig) -> tuple[Steps, dict
     started = time.perf_counter()
     while (ask := engine.ask()) is not None:
         state = engine.labels
-        engine.tell(*answer(engine, ask, store, scorer, config))
+        engine.tell(answer(engine, ask, store, scorer, config))
         counts["lookups" if ask.is_lookup else "asks"] += 1
         if not ask.is_lookup:
             steps.append((ask.labels, 1))

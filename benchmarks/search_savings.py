@@ -5,8 +5,8 @@
 A search of the preset ``paper`` runs several times, with savings switched on and off. A stand-in
 for the model scores each labelling whole and once, answers from that, and counts the tokens of the
 plans, batch by batch; whether the decisions are the same is checked. ``context_order=append`` has
-other contexts, so it is a search of its own (search_cost.py run). Last, the approximations are held
-against the exact decisions of the same search.
+other contexts, so it is a search of its own (search_cost.py run). Last, the scores of
+``context_demonstrations`` are held against the exact ones of the same search.
 """
 
 from __future__ import annotations
@@ -27,11 +27,10 @@ from icm_fast.config import SearchConfig
 from icm_fast.engine import make_engine
 from icm_fast.leave_one_out import Stages
 from icm_fast.model import load_model
-from icm_fast.scorers import make_scorer, make_surrogate
+from icm_fast.scorers import make_scorer
 from icm_fast.scorers.local import STAGE_TOKENS
 from icm_fast.scorers.protocol import Scored
 from icm_fast.search_cost import PieceSizes, natural_tokens, proposal_tokens
-from icm_fast.sequential_test import SequentialTest
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "all savings": {},
@@ -124,100 +123,19 @@ def every_step(dataset: Any, scorer: Any, folder: Path) -> dict[str, int]:
     return counts
 
 
-# ---- Approximations, against the exact decisions of the same search ----
+# ---- The approximation, against the exact scores of the same search ----
 
 
 def trace(dataset: Any, config: SearchConfig, counting: Counting) -> list[dict[str, Any]]:
-    """Every candidate with a threshold: what was before, what came, what was decided."""
+    """Every candidate with a threshold, and its scores."""
     engine, found = make_engine(config, dataset), []
     while (ask := engine.ask()) is not None:
-        state, before = engine.labels, engine.scores
         whole = counting.whole(ask.labels)
         engine.tell(whole)
         events = engine.take_events()
         if np.isfinite(ask.threshold) and events:
-            found.append(
-                {
-                    "state": state,
-                    "before": before,
-                    "labels": ask.labels,
-                    "after": whole,
-                    "threshold": ask.threshold,
-                    "temperature": events[0]["temperature"],
-                    "accepted": events[0]["accepted"],
-                }
-            )
+            found.append({"labels": ask.labels, "after": whole})
     return found
-
-
-def sequential(decisions_made: list[dict[str, Any]], counting: Counting, delta: float) -> Any:
-    """Wrong rejections and tokens of the sequential test."""
-    config = SearchConfig(preset="paper", sequential_test=delta)
-    wrong = early = tokens = whole_tokens = 0
-    for made in decisions_made:
-        labels = made["labels"]
-        state, before = made["state"], made["before"]
-        test = SequentialTest(labels, before, state, made["threshold"], 0, config)
-        rejected = []
-
-        def enough(scores: np.ndarray, test: Any = test, rejected: list[bool] = rejected) -> bool:
-            rejected.append(test.rejects(scores))
-            return rejected[-1]
-
-        rows = labels >= 0
-        part = counting.score_rows(labels, rows, enough=enough, priority=test.random_order())
-        whole_tokens += counting.scorer.plan(labels, stages=Stages(rows)).n_tokens
-        tokens += part.n_tokens
-        early += any(rejected)
-        wrong += any(rejected) and made["accepted"]
-    accepted = sum(made["accepted"] for made in decisions_made)
-    return {
-        "delta": delta,
-        "stage_tokens": counting.stage_tokens,
-        "accepted": accepted,
-        "wrongly_rejected": wrong,
-        "rejected": len(decisions_made) - accepted,
-        "rejected_early": early - wrong,
-        "tokens_share": tokens / whole_tokens,
-    }
-
-
-def utility_of(labels: np.ndarray, scores: np.ndarray, alpha: float = 50.0) -> float:
-    """Mean log-probability, times alpha."""
-    rows = np.flatnonzero(labels >= 0)
-    return alpha * float(scores[rows, labels[rows]].mean())
-
-
-def screening(decisions_made: list[dict[str, Any]], surrogate: Any, seed: int) -> Any:
-    """How surrogate differences of U follow exact ones, and what delayed acceptance decides."""
-    rng = np.random.default_rng(seed)
-    known: dict[bytes, float] = {}
-
-    def value(labels: np.ndarray) -> float:
-        key = labels.tobytes()
-        if key not in known:
-            known[key] = utility_of(labels, surrogate.score(labels).scores)
-        return known[key]
-
-    exact, promised, temperatures = [], [], []
-    for made in decisions_made:
-        before = utility_of(made["state"], made["before"])
-        exact.append(utility_of(made["labels"], made["after"]) - before)
-        promised.append(value(made["labels"]) - value(made["state"]))
-        temperatures.append(made["temperature"])
-    gain, guess, heat = np.array(exact), np.array(promised), np.array(temperatures)
-    draws = np.log(rng.random((2, 1000, len(gain)))) * heat
-    screened = guess < draws[0]
-    both = ~screened & (gain - guess >= np.minimum(draws[1], 0))
-    plain = gain >= np.minimum(draws[1], 0)
-    return {
-        "correlation": float(np.corrcoef(gain, guess)[0, 1]),
-        "spread_of_exact_change": float(gain.std()),
-        "spread_of_the_difference": float((gain - guess).std()),
-        "screened_out": float(screened.mean()),
-        "accepted_exactly": float(plain.mean()),
-        "accepted_after_screening": float(both.mean()),
-    }
 
 
 def bounded(
@@ -297,14 +215,6 @@ def main() -> None:
     config = SearchConfig(preset="paper", seed=arguments.seed, lazy_queries=False)
     made = trace(dataset, config, Counting(scorer, STAGE_TOKENS, known))
     approximations: dict[str, Any] = {
-        "sequential_test": [
-            sequential(made, Counting(scorer, size, known), delta)
-            for size in (STAGE_TOKENS, STAGE_TOKENS // 4)
-            for delta in (0.01, 0.05, 0.1)
-        ],
-        "delayed_acceptance": screening(
-            made, make_surrogate(loaded, dataset, config), arguments.seed
-        ),
         "context_demonstrations": [
             bounded(dataset, loaded, made, m, arguments.seed) for m in (16, 32)
         ],

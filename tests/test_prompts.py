@@ -89,9 +89,7 @@ def test_prompt_ids_and_segments_are_the_tokens_of_the_whole_text(tokenizer, lab
     pieces = tokenize_dataset(dataset, tokenizer)
     tree = label_tree(pieces)
     for state in (mixed_labels(dataset), np.full(len(dataset), -1, np.int32)):
-        plan = plan_pieces(
-            pieces, state, (tree.tail_tokens, tree.tail_parents), SearchConfig(anchors=1)
-        )
+        plan = plan_pieces(pieces, state, (tree.tail_tokens, tree.tail_parents), SearchConfig())
         for i, order in enumerate(plan.contexts):
             text = context_text(dataset, state, order) + dataset.examples[i].prompt
             assert plan.prompt_ids(i) == tokenizer(text)["input_ids"]

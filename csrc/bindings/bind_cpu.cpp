@@ -147,13 +147,8 @@ void set_rotary(cpu::Decoder& decoder, const std::vector<std::pair<Floats, Float
 
 Floats forward(cpu::Decoder& decoder, cpu::KvPool& pool, const Floats& embeddings,
                const Integers& n_tokens, const Integers& own, const Integers& range_offsets,
-               const Integers& range_begin, const Integers& range_end, const Booleans& wanted,
-               const std::optional<Integers>& rotary_start) {
+               const Integers& range_begin, const Integers& range_end, const Booleans& wanted) {
     cpu::Batch batch;
-    if (rotary_start) {
-        const auto first = view(*rotary_start);
-        batch.rotary_start.assign(first.begin(), first.end());
-    }
     batch.segments = make_segments(
         {view(n_tokens), view(own), view(range_offsets), view(range_begin), view(range_end)});
     batch.n_tokens = batch.segments.empty() ? 0 : batch.segments.back().end;
@@ -332,7 +327,7 @@ void bind_decoder(py::module_& module) {
             py::arg("n_slots"))
         .def("forward", &forward, py::arg("pool"), py::arg("embeddings"), py::kw_only(),
              py::arg("n_tokens"), py::arg("own"), py::arg("range_offsets"), py::arg("range_begin"),
-             py::arg("range_end"), py::arg("wanted"), py::arg("rotary_start") = py::none())
+             py::arg("range_end"), py::arg("wanted"))
         .def_property_readonly("isa", [](const cpu::Decoder& d) { return d.ops().name; })
         .def_property_readonly("n_weight_bytes", &cpu::Decoder::n_weight_bytes);
 }

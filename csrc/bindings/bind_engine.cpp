@@ -66,9 +66,6 @@ py::dict to_dict(const engine::Event& event) {
     if (event.abandoned) {
         content["abandoned"] = true;
     }
-    if (event.screened) {
-        content["screened"] = true;
-    }
     if (event.move == engine::Move::kDone) {
         content["reason"] = event.reason;
     }
@@ -169,7 +166,6 @@ engine::SearchSettings take_settings(Keywords& keywords) {
         .restarts = keywords.take<std::int64_t>("restarts"),
         .kick = keywords.take<double>("kick"),
         .lazy_queries = keywords.take<bool>("lazy_queries"),
-        .delayed_acceptance = keywords.take<bool>("delayed_acceptance"),
         .max_iterations = keywords.take<std::int64_t>("max_iterations"),
         .max_evaluations = keywords.take<std::int64_t>("max_evaluations"),
         .return_best = keywords.take<bool>("return_best"),
@@ -284,10 +280,10 @@ void check_scores(const ScoreArray& scores, std::int64_t n_examples, std::int64_
     }
 }
 
-void tell(Annealer& annealer, const ScoreArray& scores, bool estimate) {
+void tell(Annealer& annealer, const ScoreArray& scores) {
     check_shape(scores, annealer.graph().n_examples(), annealer.graph().n_labels());
     const py::gil_scoped_release unlocked;
-    annealer.tell(view(scores), estimate ? engine::Missing::kEstimate : engine::Missing::kBound);
+    annealer.tell(view(scores));
 }
 
 bool rejects(const Annealer& annealer, const ScoreArray& scores) {
@@ -326,7 +322,6 @@ void bind_ask(py::module_& module) {
         .def_property_readonly("labels", [](const engine::Ask& a) { return to_array(a.labels); })
         .def_property_readonly("rows", [](const engine::Ask& a) { return to_array(a.rows); })
         .def_readonly("is_lookup", &engine::Ask::is_lookup)
-        .def_readonly("is_surrogate", &engine::Ask::is_surrogate)
         .def_readonly("threshold", &engine::Ask::threshold);
 }
 
@@ -372,11 +367,8 @@ void bind_engine(py::module_& module) {
     type.def(py::init(&make_engine), py::arg("n_examples"), py::arg("n_labels"), py::arg("pairs"),
              py::arg("tables"));
     type.def("ask", [](const Annealer& annealer) { return annealer.ask(); });
-    type.def("tell", &tell, py::arg("scores"), py::arg("estimate") = false);
+    type.def("tell", &tell, py::arg("scores"));
     type.def("rejects", &rejects, py::arg("scores"));
-    type.def_property_readonly("ask_violations", [](const Annealer& annealer) {
-        return annealer.ask() ? annealer.graph().count_violations(annealer.ask()->labels) : 0;
-    });
     type.def("stop", &Annealer::stop, py::arg("reason"));
     type.def_property_readonly("may_reject", &Annealer::may_reject);
     type.def("take_events", &take_events);

@@ -202,14 +202,6 @@ void Decoder::check(const Batch& batch, std::span<const float> embeddings, const
         }
     }
     require(row == batch.n_tokens, "segments must cover all rows");
-    require(batch.rotary_start.empty() || batch.rotary_start.size() == batch.segments.size(),
-            "rotary_start must have one entry per segment");
-    for (std::size_t s = 0; s < batch.rotary_start.size(); ++s) {
-        const Segment& segment = batch.segments[s];
-        const std::int64_t first = batch.rotary_start[s];
-        require(first >= 0 && first <= segment.start,
-                "rotary_start must lie between 0 and the keys before the segment");
-    }
     for (const Layer& layer : layers_) {
         require(layer.rotary >= 0 && layer.rotary < static_cast<std::int64_t>(rotary_.size()),
                 "a layer names a rotary table that is not there");
@@ -232,11 +224,9 @@ void Decoder::prepare(const Batch& batch, std::span<const float> embeddings) {
     std::vector<Segment> wanted;
     for (std::size_t s = 0; s < batch.segments.size(); ++s) {
         const Segment& segment = batch.segments[s];
-        const std::int64_t first =
-            batch.rotary_start.empty() ? segment.start : batch.rotary_start[s];
         for (std::int64_t row = segment.begin; row < segment.end; ++row) {
             const auto at = static_cast<std::size_t>(row);
-            positions_[at] = first + row - segment.begin;
+            positions_[at] = segment.start + row - segment.begin;
             slots_[at] = segment.ranges.back().slot + row - segment.begin;
         }
         if (batch.wanted[s] != 0) wanted_rows_.push_back(segment.end - 1);

@@ -61,9 +61,6 @@ struct Batch {
     std::int64_t n_tokens = 0;
     std::vector<Segment> segments;
     std::vector<std::uint8_t> wanted;  // per segment: whether its last hidden state is returned
-    // Per segment, the position of its first row as far as rotation goes; empty: the number of keys
-    // before it.
-    std::vector<std::int64_t> rotary_start = {};
 };
 
 class Decoder {

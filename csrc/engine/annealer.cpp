@@ -133,7 +133,7 @@ void Annealer::tell_prior(std::span<const float> scores) {
     phase_ = Phase::kFix;
 }
 
-void Annealer::tell(std::span<const float> scores, Missing missing) {
+void Annealer::tell(std::span<const float> scores) {
     check(pending_.has_value(), "tell() without an ask: the search is over");
     check(scores.size() == state_.scores.size(), "scores must be [n_examples, n_labels]");
     check(std::ranges::none_of(scores, [](float s) { return std::isinf(s); }),
@@ -143,13 +143,8 @@ void Annealer::tell(std::span<const float> scores, Missing missing) {
         ++n_asks_;
     } else if (pending_->is_lookup) {
         tell_lookup(scores);
-    } else if (pending_->is_surrogate) {
-        check(covers(scores, index(graph_.n_labels()), pending_->rows), "scores must be finite");
-        const double value = utility(settings_.objective, settings_.alpha, graph_, pending_->labels,
-                                     {scores, index(graph_.n_labels())});
-        surrogates_.emplace(std::move(pending_->labels), value);
     } else {
-        Evaluation evaluation = evaluate(scores, missing);
+        Evaluation evaluation = evaluate(scores);
         known_.emplace(std::move(pending_->labels), std::move(evaluation));
         ++n_asks_;
         ++n_evaluations_;
@@ -172,7 +167,7 @@ void Annealer::tell_lookup(std::span<const float> scores) {
     }
 }
 
-Annealer::Evaluation Annealer::evaluate(std::span<const float> scores, Missing missing) const {
+Annealer::Evaluation Annealer::evaluate(std::span<const float> scores) const {
     const std::size_t n_labels = index(graph_.n_labels());
     const Labels& labels = pending_->labels;
     Evaluation evaluation{std::vector<float>(scores.begin(), scores.end()), 0.0};
@@ -188,19 +183,18 @@ Annealer::Evaluation Annealer::evaluate(std::span<const float> scores, Missing m
     }
     check(std::isfinite(pending_->threshold),
           "scores must be finite for every labelled example: the utility is needed exactly");
-    const Partial kind = missing == Missing::kBound ? Partial::kBound : Partial::kEstimate;
-    check(missing == Missing::kEstimate || has_bound(settings_.objective),
+    check(has_bound(settings_.objective),
           "scores must be finite for every labelled example: the objective has no bound");
-    evaluation.utility = partial_utility(settings_.objective, settings_.alpha, graph_, labels,
-                                         {scores, n_labels}, kind);
-    check(missing == Missing::kEstimate || evaluation.utility < pending_->threshold,
+    evaluation.utility =
+        utility_bound(settings_.objective, settings_.alpha, graph_, labels, {scores, n_labels});
+    check(evaluation.utility < pending_->threshold,
           "scores lack labelled examples, but do not show that the candidate is rejected");
     return evaluation;
 }
 
 bool Annealer::may_reject() const {
-    return pending_ && !pending_->is_lookup && !pending_->is_surrogate &&
-           std::isfinite(pending_->threshold) && has_bound(settings_.objective);
+    return pending_ && !pending_->is_lookup && std::isfinite(pending_->threshold) &&
+           has_bound(settings_.objective);
 }
 
 bool Annealer::rejects(std::span<const float> scores) const {
@@ -208,9 +202,8 @@ bool Annealer::rejects(std::span<const float> scores) const {
         return false;
     }
     check(scores.size() == state_.scores.size(), "scores must be [n_examples, n_labels]");
-    return partial_utility(settings_.objective, settings_.alpha, graph_, pending_->labels,
-                           {scores, index(graph_.n_labels())},
-                           Partial::kBound) < pending_->threshold;
+    return utility_bound(settings_.objective, settings_.alpha, graph_, pending_->labels,
+                         {scores, index(graph_.n_labels())}) < pending_->threshold;
 }
 
 std::vector<Event> Annealer::take_events() { return std::exchange(events_, {}); }
@@ -340,9 +333,6 @@ std::vector<Labels> Annealer::fix_options(std::int32_t pair) const {
 // ---- Decisions ----------------------------------------------------------------------------------
 
 void Annealer::decide() {
-    if (needs_screen() && !screen()) {
-        return;
-    }
     const double threshold = draw_threshold();
     const Evaluation* evaluation = known_or_ask(proposal_.labels, threshold);
     if (evaluation == nullptr) {
@@ -382,45 +372,7 @@ void Annealer::log_decision(Event event) {
     phase_ = Phase::kPropose;
 }
 
-// A candidate that is known already, or taken anyhow, is not screened.
-bool Annealer::needs_screen() const {
-    return settings_.delayed_acceptance && !proposal_.passed_screen &&
-           proposal_.move != Move::kInit && !is_forced(proposal_.move) &&
-           !known_.contains(proposal_.labels);
-}
-
-bool Annealer::screen() {
-    const double* before = surrogate_or_ask(state_.labels);
-    const double* after = before == nullptr ? nullptr : surrogate_or_ask(proposal_.labels);
-    if (after == nullptr) {
-        return false;
-    }
-    const double u = rng_.uniform(Purpose::kScreen, step(), 0);
-    const double limit = u == 0.0 ? kExact : *before + std::min(0.0, temperature() * std::log(u));
-    proposal_.passed_screen = true;
-    proposal_.promised = *after - *before;
-    if (*after >= limit) {
-        return true;
-    }
-    Event event = event_of(*after, limit);
-    event.screened = true;
-    remember_rejection();
-    log_decision(std::move(event));
-    return false;
-}
-
-const double* Annealer::surrogate_or_ask(const Labels& labels) {
-    const auto found = surrogates_.find(labels);
-    if (found != surrogates_.end()) {
-        return &found->second;
-    }
-    pending_ = Ask{labels, kExact, std::vector<bool>(labels.size(), true)};
-    pending_->is_surrogate = true;
-    return nullptr;
-}
-
-// log(u) <= 0, so the threshold never exceeds U, and a rise of U always passes it; after a
-// screening it has to rise by more than was promised there.
+// log(u) <= 0, so the threshold never exceeds U, and a rise of U always passes it.
 double Annealer::draw_threshold() const {
     if (proposal_.move == Move::kInit || is_forced(proposal_.move)) {
         return kExact;
@@ -429,8 +381,7 @@ double Annealer::draw_threshold() const {
     if (u == 0.0) {
         return kExact;
     }
-    const double asked = std::min(state_.utility, state_.utility + temperature() * std::log(u));
-    return asked + proposal_.promised;
+    return std::min(state_.utility, state_.utility + temperature() * std::log(u));
 }
 
 void Annealer::adopt(const Labels& labels, const Evaluation& evaluation) {

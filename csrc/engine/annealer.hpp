@@ -53,10 +53,6 @@ struct SearchSettings {
     // Whether unlabelled examples are scored only when a step draws them, where nothing else needs
     // their scores.
     bool lazy_queries = true;
-    // Whether surrogate scores decide first: a candidate that they reject is not scored, and for
-    // one that they accept the exact test asks for what they promised on top, so that both together
-    // leave the law that the exact test has (Christen and Fox, J. Comput. Graph. Stat. 2005).
-    bool delayed_acceptance = false;
     std::int64_t max_iterations = 1000;
     std::int64_t max_evaluations = 0;  // 0: no bound
     bool return_best = false;
@@ -88,7 +84,6 @@ struct Ask {
     std::vector<bool> rows;  // [n_examples]: the examples whose scores are needed
     // Only the scores are wanted, of a labelling whose utility is known.
     bool is_lookup = false;
-    bool is_surrogate = false;  // surrogate scores are wanted, of all rows
 };
 
 // One step of the search. Utilities in the units of alpha P(D); threshold -inf: accepted anyhow.
@@ -103,11 +98,8 @@ struct Event {
     double threshold = 0.0;
     bool accepted = false;
     bool forced = false;
-    // Rejected before all labelled examples were scored: `utility_candidate` is then an upper bound
-    // or, for an approximate test, an estimate.
+    // Rejected before all labelled examples were scored: `utility_candidate` is an upper bound.
     bool abandoned = false;
-    // Rejected by surrogate scores, to which `utility_candidate` and `threshold` then belong.
-    bool screened = false;
     std::int64_t n_labelled = 0;    // after the decision
     std::int64_t n_violations = 0;  // after the decision
     std::int64_t n_asks = 0;        // answered so far
@@ -123,12 +115,6 @@ struct State {
     std::int64_t n_labelled = 0;
 };
 
-// How a caller vouches for scores that lack labelled examples.
-enum class Missing {
-    kBound,     // log-probabilities are at most 0, so the others bound U from above (exact)
-    kEstimate,  // a test of the caller's has rejected the candidate (an approximation)
-};
-
 class Annealer {
   public:
     // Throws std::invalid_argument for settings out of range.
@@ -141,7 +127,7 @@ class Annealer {
     // Rows that are not asked for may be NaN. Those of labelled examples may be NaN too if the rest
     // shows that the candidate is rejected. Throws std::invalid_argument (state unchanged) on bad
     // scores or without an ask.
-    void tell(std::span<const float> scores, Missing missing = Missing::kBound);
+    void tell(std::span<const float> scores);
 
     // Whether scores that lack labelled examples (NaN) show by the bound that the candidate will be
     // rejected. Only objectives that sum log-probabilities have a bound.
@@ -190,8 +176,6 @@ class Annealer {
         Labels labels = {};
         Examples examples = {};  // of a single or group move
         std::uint32_t fix_round = 0;
-        bool passed_screen = false;
-        double promised = 0.0;  // by how much U rises as far as surrogate scores tell
     };
 
     // What was tried in vain since the state last changed.
@@ -205,7 +189,7 @@ class Annealer {
     void advance();
     void tell_prior(std::span<const float> scores);
     void tell_lookup(std::span<const float> scores);
-    [[nodiscard]] Evaluation evaluate(std::span<const float> scores, Missing missing) const;
+    [[nodiscard]] Evaluation evaluate(std::span<const float> scores) const;
     void end(std::string reason);
     void finish();
 
@@ -237,10 +221,6 @@ class Annealer {
     [[nodiscard]] std::optional<Labels> best_fix(std::int32_t pair);
     [[nodiscard]] std::vector<Labels> fix_options(std::int32_t pair) const;
     void decide();
-    // Whether the exact test is due; else surrogate scores are asked for, or have rejected.
-    bool screen();
-    [[nodiscard]] bool needs_screen() const;
-    const double* surrogate_or_ask(const Labels& labels);
     [[nodiscard]] Event event_of(double candidate, double threshold);
     void log_decision(Event event);
     [[nodiscard]] double draw_threshold() const;
@@ -275,8 +255,7 @@ class Annealer {
 
     Phase phase_ = Phase::kFix;
     Proposal proposal_;
-    std::map<Labels, Evaluation> known_;   // within the current move
-    std::map<Labels, double> surrogates_;  // utilities by surrogate scores
+    std::map<Labels, Evaluation> known_;  // within the current move
     std::optional<Ask> pending_;
     std::vector<Event> events_;
     std::string reason_;

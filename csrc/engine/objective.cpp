@@ -98,31 +98,15 @@ bool has_bound(Objective objective) {
     return objective == Objective::kMeanLogprob || objective == Objective::kSumLogprob;
 }
 
-double partial_utility(Objective objective, double alpha, const ConstraintGraph& graph,
-                       std::span<const std::int32_t> labels, ScoreView scores, Partial missing) {
-    const auto violations = static_cast<double>(graph.count_violations(labels));
-    if (missing == Partial::kEstimate) {
-        std::vector<std::int32_t> scored(labels.begin(), labels.end());
-        for (std::size_t i = 0; i < scored.size(); ++i) {
-            if (std::isnan(scores.row(i).front())) scored[i] = kUnlabelled;
-        }
-        double known = predictability(objective, scored, scores);
-        if (objective == Objective::kSumLogprob) {
-            const auto count = [](std::span<const std::int32_t> all) {
-                return static_cast<double>(std::ranges::count_if(
-                    all, [](std::int32_t label) { return label != kUnlabelled; }));
-            };
-            known *= count(labels) / std::max(count(scored), 1.0);
-        }
-        return alpha * known - violations;
-    }
+double utility_bound(Objective objective, double alpha, const ConstraintGraph& graph,
+                     std::span<const std::int32_t> labels, ScoreView scores) {
     // Summed in the order of `predictability`: rounding is monotone, so with terms of at most 0
     // replaced by 0 the sum cannot come out smaller.
     std::vector<float> filled(scores.values.begin(), scores.values.end());
     for (float& score : filled) {
         if (std::isnan(score)) score = 0.0F;
     }
-    return alpha * predictability(objective, labels, {filled, scores.n_labels}) - violations;
+    return utility(objective, alpha, graph, labels, {filled, scores.n_labels});
 }
 
 std::vector<double> adjusted_scores(Objective objective, std::span<const std::int32_t> labels,

@@ -41,17 +41,10 @@ struct ScoreView {
 // Whether P(D) cannot rise when more examples are scored: sums and means of log-probabilities.
 [[nodiscard]] bool has_bound(Objective objective);
 
-// What to take labelled examples for whose scores are NaN.
-enum class Partial {
-    kBound,     // log-probability 0: an upper bound of U, in floating point too
-    kEstimate,  // like the others: U over the scored examples alone
-};
-
-// U(D) as far as it is known from scores that lack labelled examples.
-[[nodiscard]] double partial_utility(Objective objective, double alpha,
-                                     const ConstraintGraph& graph,
-                                     std::span<const std::int32_t> labels, ScoreView scores,
-                                     Partial missing);
+// An upper bound of U(D), in floating point too, from scores that are NaN for some labelled
+// examples: they are taken for 0. Only for objectives that have a bound.
+[[nodiscard]] double utility_bound(Objective objective, double alpha, const ConstraintGraph& graph,
+                                   std::span<const std::int32_t> labels, ScoreView scores);
 
 // The examples that a marginal averages over.
 enum class Marginal { kLabelled, kAll };

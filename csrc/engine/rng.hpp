@@ -28,7 +28,7 @@ enum class Purpose : std::uint32_t {
     kDrawUnlabelled = 6,
     kKickPick = 7,   // which examples a restart relabels (index: position)
     kKickScore = 8,  // how (index: position in the table of scores)
-    kScreen = 9,     // threshold of a screening by surrogate scores (index: 0)
+    // 9 screened candidates by surrogate scores in version 0.1: take 10 next.
 };
 
 // The draws of one search. Counter words: (index, purpose, iteration low, iteration high).

@@ -88,12 +88,7 @@ SimulatedSearch simulate(ConstraintGraph graph, const SearchSettings& settings,
             size = event.n_labelled;
         }
     };
-    // The formula is its own surrogate.
     while (annealer.ask().has_value()) {
-        if (annealer.ask()->is_surrogate) {
-            annealer.tell(synthetic_scores(task, n_labels, annealer.ask()->labels));
-            continue;
-        }
         const Ask ask = *annealer.ask();
         const auto at = static_cast<std::size_t>(count_labelled(ask.labels));
         auto [entry, is_new] = scored.try_emplace(ask.labels, ask.labels.size(), false);

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <limits>
-#include <numeric>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -23,7 +22,6 @@ enum Stream : std::uint64_t {
     kLeafOrder = 0,
     kCommonOrder = 1,
     kNodeOrder = 2,  // and one more for each node of the tree
-    kAnchorOrder = std::uint64_t{1} << 63,
 };
 
 [[noreturn]] void reject(const std::string& message) { throw std::invalid_argument(message); }
@@ -73,7 +71,6 @@ void check_shape(const PlanInput& input) {
 
 void check_appended(const PlanInput& input) {
     if (!input.appended) return;
-    if (input.n_anchors > 0) reject("n_anchors must be 0 beside appended");
     std::vector<bool> seen(input.labelled.size(), false);
     for (const std::int32_t example : *input.appended) {
         const auto row = static_cast<std::size_t>(example);
@@ -93,9 +90,6 @@ void check(const PlanInput& input) {
     if (input.root_tokens < 0) {
         reject("root_tokens is " + std::to_string(input.root_tokens) + "; it must be 0 or more");
     }
-    if (input.n_anchors < 0) {
-        reject("n_anchors is " + std::to_string(input.n_anchors) + "; it must be 0 or more");
-    }
     check_appended(input);
     for (std::size_t i = 0; i < input.labelled.size(); ++i) {
         if (input.labelled[i]) {
@@ -113,30 +107,15 @@ struct Roles {
     std::vector<std::int32_t> leaves;      // labelled and queried: left out of their own context
     std::vector<std::int32_t> common;      // labelled only: stand in every context
     std::vector<std::int32_t> unlabelled;  // queried only: see every demonstration
-    std::vector<std::int32_t> anchors;     // leaves that end every context but their own
+    std::vector<std::int32_t> appended;    // labelled and queried: end every context but their own
 };
-
-// The first examples of a fixed random order that are leaves: a growing set keeps its anchors until
-// an example that stands earlier in that order joins it.
-std::vector<std::int32_t> choose_anchors(const PlanInput& input) {
-    std::vector<std::int32_t> order(input.n_anchors > 0 ? input.labelled.size() : 0);
-    std::iota(order.begin(), order.end(), 0);
-    shuffle(std::span(order), RandomStream(input.seed, kAnchorOrder));
-    std::erase_if(order, [&](std::int32_t example) {
-        const auto row = static_cast<std::size_t>(example);
-        return !input.labelled[row] || !input.queried[row];
-    });
-    order.resize(std::min(order.size(), static_cast<std::size_t>(input.n_anchors)));
-    return order;
-}
 
 Roles assign_roles(const PlanInput& input) {
     Roles roles;
-    roles.anchors = choose_anchors(input);
-    if (input.appended) roles.anchors.assign(input.appended->begin(), input.appended->end());
+    if (input.appended) roles.appended.assign(input.appended->begin(), input.appended->end());
     for (std::size_t i = 0; i < input.labelled.size(); ++i) {
         const auto example = static_cast<std::int32_t>(i);
-        if (std::ranges::find(roles.anchors, example) != roles.anchors.end()) continue;
+        if (std::ranges::find(roles.appended, example) != roles.appended.end()) continue;
         if (input.labelled[i]) {
             (input.queried[i] ? roles.leaves : roles.common).push_back(example);
         } else if (input.queried[i]) {
@@ -270,8 +249,7 @@ class TreeBuilder {
             weights.push_back(input.demonstration_tokens[static_cast<std::size_t>(example)]);
         }
         // Where examples may still be appended, the tree must not change when the first one is.
-        const bool is_open = input.appended || !roles.unlabelled.empty();
-        if (is_open || !roles.anchors.empty()) weights.push_back(0);
+        if (input.appended || !roles.unlabelled.empty()) weights.push_back(0);
         return weights;
     }
 
@@ -290,9 +268,9 @@ class TreeBuilder {
         return demos;
     }
 
-    void write_leaf(const Visit& visit, std::vector<std::int32_t> demos) {
+    void write_leaf(const Visit& visit, std::span<const std::int32_t> demos) {
         if (is_virtual(visit.node)) {
-            write_virtual_leaf(visit.parent, std::move(demos));
+            write_virtual_leaf(visit.parent, demos);
             return;
         }
         const std::int32_t example = roles_.leaves[static_cast<std::size_t>(visit.node)];
@@ -300,44 +278,33 @@ class TreeBuilder {
             write_appended(writer_.context(visit.parent, demos), 0, example);
             return;
         }
-        append_anchors(demos, example);
         writer_.query(visit.parent, demos, example);
     }
 
     // The appended examples from the `first` one on, then the query.
     void write_appended(std::int32_t parent, std::size_t first, std::int32_t example) {
-        for (std::size_t k = first; k < roles_.anchors.size(); ++k) {
-            parent = writer_.context(parent, std::span(&roles_.anchors[k], 1));
+        for (std::size_t k = first; k < roles_.appended.size(); ++k) {
+            parent = writer_.context(parent, std::span(&roles_.appended[k], 1));
         }
         writer_.query(parent, {}, example);
     }
 
     void write_appended_virtual_leaf(std::int32_t parent) {
-        for (std::size_t k = 0; k < roles_.anchors.size(); ++k) {
-            write_appended(parent, k + 1, roles_.anchors[k]);
-            if (k + 1 == roles_.anchors.size() && roles_.unlabelled.empty()) return;
-            parent = writer_.context(parent, std::span(&roles_.anchors[k], 1));
+        for (std::size_t k = 0; k < roles_.appended.size(); ++k) {
+            write_appended(parent, k + 1, roles_.appended[k]);
+            if (k + 1 == roles_.appended.size() && roles_.unlabelled.empty()) return;
+            parent = writer_.context(parent, std::span(&roles_.appended[k], 1));
         }
         for (const std::int32_t example : roles_.unlabelled) writer_.query(parent, {}, example);
     }
 
-    // The queries that see every leaf: the anchors' own, and all unlabelled ones.
-    void write_virtual_leaf(std::int32_t parent, std::vector<std::int32_t> demos) {
+    // The queries that see every leaf: those of appended examples, and all unlabelled ones.
+    void write_virtual_leaf(std::int32_t parent, std::span<const std::int32_t> demos) {
         if (input_.appended) {
-            if (roles_.anchors.empty() && roles_.unlabelled.empty()) return;
+            if (roles_.appended.empty() && roles_.unlabelled.empty()) return;
             write_appended_virtual_leaf(writer_.context(parent, demos));
             return;
         }
-        if (!roles_.anchors.empty() && roles_.anchors.size() + roles_.unlabelled.size() > 1) {
-            parent = writer_.context(parent, demos);
-            demos.clear();
-        }
-        for (const std::int32_t anchor : roles_.anchors) {
-            std::vector<std::int32_t> others = demos;
-            append_anchors(others, anchor);
-            writer_.query(parent, others, anchor);
-        }
-        append_anchors(demos, kNone);
         if (roles_.unlabelled.size() == 1) {
             writer_.query(parent, demos, roles_.unlabelled.front());
         } else if (!roles_.unlabelled.empty()) {
@@ -345,12 +312,6 @@ class TreeBuilder {
             for (const std::int32_t example : roles_.unlabelled) {
                 writer_.query(context, {}, example);
             }
-        }
-    }
-
-    void append_anchors(std::vector<std::int32_t>& demos, std::int32_t left_out) const {
-        for (const std::int32_t anchor : roles_.anchors) {
-            if (anchor != left_out) demos.push_back(anchor);
         }
     }
 
@@ -442,7 +403,7 @@ LooTree prune(const LooTree& tree, std::span<const bool> rows) {
 LooTree build_loo_tree(const PlanInput& input) {
     check(input);
     const Roles roles = assign_roles(input);
-    if (roles.leaves.empty() && roles.unlabelled.empty() && roles.anchors.empty()) {
+    if (roles.leaves.empty() && roles.unlabelled.empty() && roles.appended.empty()) {
         LooTree nothing;
         nothing.query_segment.assign(input.labelled.size(), kNone);
         return nothing;

@@ -28,12 +28,9 @@ struct PlanInput {
     // One token per node follows every query.
     std::span<const std::int32_t> tail_parents;
     std::uint64_t seed = 0;
-    // Labelled, queried examples that end the context of all others (and of each other), so that
-    // every query follows the same text. Each costs one encoding per query instead of log2 n.
-    std::int64_t n_anchors = 0;
-    // Labelled, queried examples that end the context of all others, in this order; then there are
-    // no anchors. Each is a segment of its own, and so is every query, so that what stands before
-    // it serves again when another one is appended. The list may be empty.
+    // Labelled, queried examples that end the context of all others, in this order. Each is a
+    // segment of its own, and so is every query, so that what stands before it serves again when
+    // another one is appended. The list may be empty.
     std::optional<std::span<const std::int32_t>> appended = std::nullopt;
 };
 
@@ -68,9 +65,10 @@ struct LooTree {
 };
 
 // Builds the tree: Huffman over the demonstrations of labelled, queried examples, with all
-// unlabelled queries and the anchors' own on one more leaf of weight 0. Labelled examples that are
-// not queried stand in every context, at the root. A pure function of its input, on every platform.
-// Throws std::invalid_argument, with the entry at fault, where sizes or tail_parents are wrong.
+// unlabelled queries and those of appended examples on one more leaf of weight 0. Labelled examples
+// that are not queried stand in every context, at the root. A pure function of its input, on every
+// platform. Throws std::invalid_argument, with the entry at fault, where sizes or tail_parents are
+// wrong.
 LooTree build_loo_tree(const PlanInput& input);
 
 // The segments of a tree that are `kept` (one entry per segment), in their order. One whose parent

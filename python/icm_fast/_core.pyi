@@ -158,7 +158,6 @@ def plan_tree(
     seed: int,
     kv_budget_tokens: int,
     batch_tokens: int,
-    n_anchors: int = 0,
     rows: npt.NDArray[np.bool_] | None = None,
     stage_tokens: int = 0,
     priority: npt.NDArray[np.float64] | None = None,
@@ -189,7 +188,6 @@ def plan_tree(
         seed: 0 to 2**64 - 1; decides every order.
         kv_budget_tokens: Slots that may be live at once; kept where possible.
         batch_tokens: Tokens per batch; a longer segment runs alone.
-        n_anchors: Labelled, queried examples that end the context of all others.
         rows: ``[n]`` examples whose queries are forwarded; contexts are those of the whole plan.
         stage_tokens: Size of the sub-trees that run one after the other; 0 for no stages.
         priority: ``[n]`` numbers; sub-trees with a smaller mean come first.
@@ -365,7 +363,6 @@ class CpuDecoder:
         range_begin: npt.NDArray[np.int64],
         range_end: npt.NDArray[np.int64],
         wanted: npt.NDArray[np.bool_],
-        rotary_start: npt.NDArray[np.int64] | None = None,
     ) -> npt.NDArray[np.float32]:
         """Run a batch of segments; their keys and values stay in the pool.
 
@@ -378,8 +375,6 @@ class CpuDecoder:
             range_begin: ``[n_ranges]`` first slots of the segments' ancestors, root first.
             range_end: ``[n_ranges]`` one past their last slots.
             wanted: ``[n_segments]`` segments whose last hidden state is returned.
-            rotary_start: ``[n_segments]`` position of each segment's first token as far as rotation
-                goes; by default the number of tokens before it.
 
         Returns:
             ``[wanted.sum(), hidden]``: last hidden states before the final norm.
@@ -483,10 +478,6 @@ class Ask:
         """Examples ``[n]`` whose scores are needed."""
 
     @property
-    def is_surrogate(self) -> bool:
-        """Whether surrogate scores are wanted, of all rows."""
-
-    @property
     def is_lookup(self) -> bool:
         """Whether the utility is known already and only the rows are wanted."""
 
@@ -524,7 +515,6 @@ class Engine:
         restarts: int,
         kick: float,
         lazy_queries: bool,
-        delayed_acceptance: bool,
         max_iterations: int,
         max_evaluations: int,
         return_best: bool,
@@ -539,12 +529,11 @@ class Engine:
     def ask(self) -> Ask | None:
         """Return what to score next, the same until it is told; None when the search is over."""
 
-    def tell(self, scores: npt.NDArray[np.float32], estimate: bool = False) -> None:
+    def tell(self, scores: npt.NDArray[np.float32]) -> None:
         """Answer the ask with LOO log-probabilities ``[n, n_labels]`` float32, natural log.
 
         Rows that are not asked for may be NaN. Rows of labelled examples may be NaN too where
-        :meth:`rejects` holds, or, with ``estimate``, where the caller answers for the rejection of
-        the candidate; its utility is then taken from the other examples alone.
+        :meth:`rejects` holds.
 
         Raises:
             ValueError: If the shape is wrong, a score is not finite, or nothing was asked.
@@ -556,10 +545,6 @@ class Engine:
         Log-probabilities are at most 0, so those that are known bound the utility from above.
         False for objectives that have no such bound.
         """
-
-    @property
-    def ask_violations(self) -> int:
-        """I(D) of the labelling that is asked for; 0 without one."""
 
     def stop(self, reason: str) -> None:
         """End the search for a reason of the caller's; the pending move is dropped.
@@ -579,8 +564,7 @@ class Engine:
         utility_candidate,
         utility_after (of the state after the decision), threshold (None: accepted anyhow),
         accepted, forced, n_labelled, n_violations, n_asks, null_draws (since the event before),
-        abandoned (true where utility_candidate is a bound or an estimate, else absent) and, for
-        "done", reason.
+        abandoned (true where utility_candidate is a bound, else absent) and, for "done", reason.
         """
 
     @property

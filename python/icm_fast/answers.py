@@ -11,47 +11,37 @@ from icm_fast.config import SearchConfig
 from icm_fast.evaluation_log import Evaluation
 from icm_fast.lazy_scorer import LazyScorer
 from icm_fast.run_store import MemoryStore, scored_rows
-from icm_fast.sequential_test import SequentialTest
 from icm_fast.types import UNLABELLED, FloatArray, IntArray, ScoreArray
 
 
 def answer(
     engine: Any, ask: Any, store: MemoryStore, scorer: LazyScorer, config: SearchConfig
-) -> tuple[ScoreArray, bool]:
-    """Scores for an ask, and whether they lack some because a test has rejected the candidate.
+) -> ScoreArray:
+    """Scores for an ask.
 
     Only rows that the ask needs and that are not known are scored; scoring stops once what is known
     suffices to reject the candidate.
     """
-    if ask.is_surrogate:
-        score = checked(store, scorer, scorer.surrogate)
-        return store.beside("surrogate", ask.labels, score).scores, False
-    test = SequentialTest.of(engine, ask, config)
-
-    def rejects(scores: ScoreArray) -> bool:
-        return bool(engine.rejects(scores)) or (test is not None and test.rejects(scores))
 
     def suffices(scores: ScoreArray) -> bool:
         missing = ask.rows & ~scored_rows(scores)
-        return not missing.any() or rejects(scores)
+        return not missing.any() or bool(engine.rejects(scores))
 
     scorer.visit(ask.labels)
     evaluation = store.lookup(ask.labels, suffices)
     if evaluation is None:
         store.check_model(scorer.identity())
-        may_stop = test is not None or (config.early_rejection and engine.may_reject)
+        may_stop = config.early_rejection and engine.may_reject
         evaluation = scorer.score(
             ask.labels,
             ask.rows & ~store.known_rows(ask.labels),
-            enough=_with_known(store, ask.labels, rejects) if may_stop else None,
-            priority=_priority(engine, ask, test) if may_stop else None,
+            enough=_with_known(store, ask.labels, engine.rejects) if may_stop else None,
+            priority=_priority(engine, ask) if may_stop else None,
         )
         store.record(evaluation)
         evaluation = store.lookup(ask.labels)
         assert evaluation is not None
-    scores = evaluation.scores
-    whole = scored_rows(scores)[ask.labels != UNLABELLED].all()
-    return scores, bool(not whole and test is not None and not engine.rejects(scores))
+    return evaluation.scores
 
 
 def checked(
@@ -74,13 +64,11 @@ def _with_known(store: MemoryStore, labels: IntArray, rejects: Any) -> Any:
     return lambda scores: rejects(np.where(np.isnan(scores), known.scores, scores))
 
 
-def _priority(engine: Any, ask: Any, test: SequentialTest | None) -> FloatArray:
-    """What is scored first: a random sample for a test, else what lowers the bound most.
+def _priority(engine: Any, ask: Any) -> FloatArray:
+    """What is scored first: what lowers the bound most.
 
     That is judged by the log-probabilities of the new labels in the present state.
     """
-    if test is not None:
-        return test.random_order()
     labels, before = ask.labels, engine.scores
     priority = np.zeros(len(labels))
     known = (labels != UNLABELLED) & scored_rows(before)

@@ -54,9 +54,9 @@ class Chains:
                 return ask
         return None
 
-    def tell(self, scores: ScoreArray, estimate: bool = False) -> None:
+    def tell(self, scores: ScoreArray) -> None:
         """Answer that chain; the next one is on."""
-        self._current.tell(scores, estimate)
+        self._current.tell(scores)
         self._turn += 1
 
     def take_events(self) -> list[dict[str, Any]]:
@@ -75,11 +75,6 @@ class Chains:
     def may_reject(self) -> bool:
         """As of the chain whose turn it is."""
         return bool(self._current.may_reject)
-
-    @property
-    def ask_violations(self) -> int:
-        """As of the chain whose turn it is."""
-        return int(self._current.ask_violations)
 
     def stop(self, reason: str) -> None:
         """End all chains."""

@@ -34,7 +34,6 @@ _PRESETS: dict[str, dict[str, Any]] = {
         "return_best": True,
         "start": "zero-shot",
         "prior_weight": 1.0,
-        "anchors": 0,
     },
     # Algorithms 1 and 2 as printed in arXiv 2506.10139.
     "paper": {
@@ -49,7 +48,6 @@ _PRESETS: dict[str, dict[str, Any]] = {
         "return_best": False,
         "start": "random",
         "prior_weight": 0.0,
-        "anchors": 0,
     },
     # The choices of the authors' repository.
     "authors-code": {
@@ -64,10 +62,30 @@ _PRESETS: dict[str, dict[str, Any]] = {
         "return_best": False,
         "start": "random",
         "prior_weight": 0.0,
-        "anchors": 0,
     },
 }
 PRESETS = tuple(_PRESETS)
+
+REMOVED_SETTINGS: dict[str, Any] = {
+    "anchors": 0,
+    "sequential_test": 0.0,
+    "delayed_acceptance": False,
+}
+"""Settings that only version 0.1 had, each with the value that switched it off."""
+
+
+def without_removed(content: Mapping[str, Any]) -> dict[str, Any]:
+    """``content`` without removed settings: one that was off changes nothing.
+
+    Raises:
+        InputError: One was on.
+    """
+    for name, off in REMOVED_SETTINGS.items():
+        if content.get(name, off) not in (off, None):
+            raise InputError(
+                f"{name} was removed in 0.2; use icm_fast 0.1 for this run, or drop it"
+            )
+    return {name: value for name, value in content.items() if name not in REMOVED_SETTINGS}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,25 +133,16 @@ class SearchConfig:
             needs its scores. Changes no decision.
         early_rejection: Stop scoring a candidate once its remaining examples cannot save it from
             rejection (objectives ``mean_logprob`` and ``sum_logprob``). Changes no decision.
-        sequential_test: Error rate delta of an approximation: reject a candidate from a random
-            part of its scores once its utility is below the threshold to that confidence. 0: off.
         max_iterations: Upper bound of search steps (null draws count).
         max_evaluations: Upper bound of exact evaluations of U(D); 0 for no bound.
         max_tokens: Tokens forwarded after which no further labelling is scored; 0 for no bound.
         return_best: Return the best complete labelling seen instead of the last state.
-        anchors: Labelled examples that end the context of all others. A small model leans
-            towards the labels that it read last; with an anchor every query reads the same
-            one, for one more encoding per example and evaluation.
         context_order: ``tree``: the contexts are a function of the labels. ``append``: a labelling
             that adds to one scored before keeps its contexts and appends what is new, so that an
             addition costs one encoding and one query per example; U then depends on that order,
             and the final labels are scored again under ``tree``. Only with the ``tree`` scorer.
         context_demonstrations: An approximation for data sets beyond the context window: each
             context holds at most so many other labelled examples (scorers/bounded.py). 0: all.
-        delayed_acceptance: Screen each candidate by surrogate scores from demonstrations that were
-            encoded apart (scorers/independent.py), and score only those that pass; the exact test
-            then asks for a rise beyond the promised one. An approximation of the search: what is
-            accepted is exact, but other candidates are.
         normalize: Log-softmax over the ``labels`` or over the ``vocabulary``.
         seed: Seed of every draw and of the context orders.
         scorer: ``tree`` (shared prefixes) or ``naive`` (one prompt per example).
@@ -170,13 +179,10 @@ class SearchConfig:
     chains: int = 1
     lazy_queries: bool = True
     early_rejection: bool = True
-    sequential_test: float = 0.0
-    delayed_acceptance: bool = False
     max_iterations: int | None = None
     max_evaluations: int = 0
     max_tokens: int = 0
     return_best: bool | None = None
-    anchors: int | None = None
     context_order: str = "tree"
     context_demonstrations: int = 0
     normalize: str = "labels"
@@ -216,18 +222,15 @@ class SearchConfig:
             value = getattr(self, name)
             if value not in known:
                 raise InputError(f"unknown {name} {value!r}{suggest(str(value), known)}")
-        for name in ("int8", "lazy_queries", "early_rejection", "delayed_acceptance"):
+        for name in ("int8", "lazy_queries", "early_rejection"):
             if not isinstance(getattr(self, name), bool):
                 raise InputError(f"{name} must be true or false, got {getattr(self, name)!r}")
         if self.int8 and self.scorer != "tree":
             raise InputError(f"int8 runs with scorer=tree only, got {self.scorer}; drop int8")
         growing, bounded = self.context_order == "append", self.context_demonstrations != 0
-        if (growing or bounded) and (self.scorer != "tree" or self.anchors):
+        if (growing or bounded) and self.scorer != "tree":
             name = "context_order=append" if growing else "context_demonstrations"
-            raise InputError(
-                f"{name} needs scorer=tree and anchors=0, got scorer={self.scorer}, "
-                f"anchors={self.anchors}; drop one of them"
-            )
+            raise InputError(f"{name} needs scorer=tree, got {self.scorer}; drop one of them")
         if growing and bounded:
             raise InputError(
                 "context_order=append keeps all demonstrations in every context; drop it or "
@@ -272,12 +275,10 @@ class SearchConfig:
             ("single_tries", 1, 1_000_000),
             ("restarts", 0, 1_000_000),
             ("kick", 1e-9, 1.0),
-            ("sequential_test", 0.0, 0.5),
             ("chains", 1, 10_000),
             ("max_iterations", 0, 10**12),
             ("max_evaluations", 0, 10**12),
             ("max_tokens", 0, 10**15),
-            ("anchors", 0, 1_000_000),
             ("context_demonstrations", 0, 1_000_000),
             ("seed", 0, 2**63 - 1),
             ("kv_budget_tokens", 1, 10**12),
@@ -297,5 +298,6 @@ class SearchConfig:
     @classmethod
     def from_mapping(cls, content: Mapping[str, Any]) -> SearchConfig:
         """Build from YAML content; an unknown key is an error that names the nearest one."""
-        check_names(content, (f.name for f in dataclasses.fields(cls)))
-        return cls(**content)
+        settings = without_removed(content)
+        check_names(settings, (f.name for f in dataclasses.fields(cls)))
+        return cls(**settings)

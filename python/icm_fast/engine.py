@@ -31,7 +31,6 @@ ENGINE_SETTINGS = (
     "restarts",
     "kick",
     "lazy_queries",
-    "delayed_acceptance",
     "max_iterations",
     "max_evaluations",
     "return_best",

@@ -134,7 +134,7 @@ def many_shot(
     if labels is not None:
         labels = _some(labels, config.context_demonstrations, config.seed)
     # All test examples see the same demonstrations, whatever the contexts of the search were.
-    config = replace(config, context_order="tree", context_demonstrations=0, anchors=0)
+    config = replace(config, context_order="tree", context_demonstrations=0)
     joined, state = _join(demonstrations, labels, test)
     n_shots = len(joined) - len(test)
     queries = np.arange(len(joined)) >= n_shots

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from icm_fast.atomic_file import reading
-from icm_fast.config import SearchConfig
+from icm_fast.config import REMOVED_SETTINGS, SearchConfig
 from icm_fast.errors import InputError
 from icm_fast.run_config import IDENTITY, read_config
 from icm_fast.run_store import (
@@ -102,7 +102,7 @@ def read_labels(folder: Path) -> IntArray:
 
 def stored_settings(content: dict[str, Any]) -> SearchConfig:
     """The SearchConfig inside the content of config.yaml."""
-    names = {f.name for f in dataclasses.fields(SearchConfig)}
+    names = {f.name for f in dataclasses.fields(SearchConfig)} | REMOVED_SETTINGS.keys()
     return SearchConfig.from_mapping({k: v for k, v in content.items() if k in names})
 
 

@@ -100,7 +100,6 @@ class LazyScorer:
         self._config = config
         self._scorer = scorer
         self._visited: list[IntArray] = []
-        self._surrogate: Any = None
         self._model: LazyModel | GivenScorer
         if scorer is not None:
             self._model = GivenScorer(scorer, model)
@@ -134,27 +133,6 @@ class LazyScorer:
         """
         scorer = self._open()
         return self._evaluation(labels, getattr(scorer, "canonical", scorer).score(labels))
-
-    def surrogate(self, labels: IntArray) -> Evaluation:
-        """Surrogate scores of one labelling (scorers/independent.py).
-
-        Raises:
-            InputError: A scorer of the caller's without ``surrogate``, or as of :meth:`score`.
-        """
-        if self._surrogate is None:
-            if isinstance(self._model, GivenScorer):
-                self._surrogate = getattr(self._scorer, "surrogate", None)
-                if self._surrogate is None:
-                    raise InputError(
-                        "delayed_acceptance needs a scorer with surrogate(labels); give it one, or "
-                        "switch delayed_acceptance off"
-                    )
-            else:
-                from icm_fast.scorers import make_surrogate
-
-                loaded = self._model.load()
-                self._surrogate = make_surrogate(loaded, self._dataset, self._config).score
-        return self._evaluation(labels, self._surrogate(labels))
 
     def _open(self) -> Any:
         if self._scorer is None:

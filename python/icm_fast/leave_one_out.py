@@ -145,7 +145,6 @@ def plan_pieces(
         seed=config.seed,
         kv_budget_tokens=config.kv_budget_tokens,
         batch_tokens=config.batch_tokens,
-        n_anchors=config.anchors or 0,
         appended=None if growing is None else growing.appended,
         cache=None if growing is None else growing.cache,
         labels=labels,
@@ -186,7 +185,7 @@ def plan_leave_one_out(
     config: SearchConfig | None = None,
 ) -> LeaveOneOutPlan:
     """Return the plan that :func:`leave_one_out` would run (see its arguments)."""
-    config = SearchConfig(seed=seed, anchors=0) if config is None else config
+    config = SearchConfig(seed=seed) if config is None else config
     scorer = _open_scorer(dataset, model, config)
     if not hasattr(scorer, "plan"):
         raise InputError("there is no single plan with context_demonstrations; set it to 0")
@@ -211,7 +210,7 @@ def leave_one_out(
             all labelled ones.
         model: Hub id, folder, ``.gguf`` file, embedded name, or ``(model, tokenizer)``.
         scorer: ``tree`` (shared prefixes) or ``naive`` (one prompt per example, same orders).
-        seed: Seed of the context orders, which have no anchors: the fewest tokens.
+        seed: Seed of the context orders.
         config: Other settings (dtype, device, normalisation, budgets); its own ``seed`` and
             ``scorer`` then count.
 
@@ -221,7 +220,7 @@ def leave_one_out(
     Raises:
         InputError: Labels, prompts or context length do not fit the data or the model.
     """
-    config = SearchConfig(seed=seed, scorer=scorer, anchors=0) if config is None else config
+    config = SearchConfig(seed=seed, scorer=scorer) if config is None else config
     return _open_scorer(dataset, model, config).score(check_labels(labels, dataset)).scores
 
 

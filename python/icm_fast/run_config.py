@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from icm_fast.atomic_file import reading
+from icm_fast.config import without_removed
 from icm_fast.errors import InputError
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ def check_same_run(
     Raises:
         InputError: Names the first difference and the fix.
     """
+    without_removed(stored)
     settings, data = config.to_dict(), _dataset_identity(dataset)
     differences = [
         (name, stored.get(name), value)

@@ -97,7 +97,7 @@ def search(
                 engine.stop("max_tokens")
                 stopped = True
                 continue
-            engine.tell(*answer(engine, ask, store, lazy_scorer, config))
+            engine.tell(answer(engine, ask, store, lazy_scorer, config))
             store.log(engine.take_events())
             shown.update(_state(engine, store, config))
             collapse.look(engine.labels)

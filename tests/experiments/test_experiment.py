@@ -254,6 +254,10 @@ def test_results_of_other_data_or_weights_are_not_taken_over(definition, tmp_pat
     first = again()
     assert again()["columns"] == first["columns"]
     (folder,) = (tmp_path / "o" / "cells").glob("*/seed-0")
+    record = json.loads((folder / "identity.json").read_text())
+    record["identity"]["config"]["anchors"] = 0  # as version 0.1 wrote it
+    (folder / "identity.json").write_text(json.dumps(record))
+    again()
     before = {p.name: p.read_bytes() for p in folder.glob("*.json")}
     write(lambda row: {**row, "label": 1 - row["label"]})
     with pytest.raises(InputError, match=r"different cell of an experiment: (data|test)_gold is"):

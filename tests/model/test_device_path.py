@@ -75,7 +75,6 @@ def batch(lengths):
         own=np.arange(n) * 100,
         ranges=tuple(((k, 4 * k),) for k in range(n)),
         wanted=np.arange(n) % 2 == 0,
-        rotary_start=np.arange(n) * 5,
     )
 
 
@@ -84,7 +83,7 @@ def test_halves_are_the_whole(lengths):
     whole = batch(lengths)
     parts = halves(whole)
     assert all(len(part.n_tokens) for part in parts)
-    for name in ("token_ids", "n_tokens", "start", "own", "wanted", "rotary_start"):
+    for name in ("token_ids", "n_tokens", "start", "own", "wanted"):
         joined = np.concatenate([getattr(part, name) for part in parts])
         assert np.array_equal(joined, getattr(whole, name)), name
     assert parts[0].ranges + parts[1].ranges == whole.ranges

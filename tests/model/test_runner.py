@@ -30,7 +30,7 @@ def run(loaded, plan):
 
 
 def test_tokens_forwarded_are_those_of_the_plan(loaded):
-    for settings in ({}, {"kv_budget_tokens": 100, "batch_tokens": 30}, {"anchors": 2}):
+    for settings in ({}, {"kv_budget_tokens": 100, "batch_tokens": 30}):
         plan = plan_of(loaded, **settings)
         runner, _ = run(loaded, plan)
         assert runner.n_tokens_forwarded == plan.n_tokens

@@ -27,7 +27,6 @@ class LooCase:
     queried: tuple[bool, ...] = ()
     root_tokens: int = 0
     tail_parents: tuple[int, ...] = ()
-    n_anchors: int = 0
 
     def __post_init__(self) -> None:
         n = len(self.demonstrations)
@@ -57,7 +56,6 @@ class LooCase:
             seed,
             kv_budget_tokens,
             batch_tokens,
-            self.n_anchors,
         )
 
     def where(self, *, labelled: bool | None = None, queried: bool | None = None) -> list[int]:
@@ -99,7 +97,6 @@ def loo_cases(draw: st.DrawFn, max_examples: int = 20) -> LooCase:
         queried=draw(flags(n)),
         root_tokens=draw(st.integers(0, 1)),
         tail_parents=tuple(draw(st.integers(-1, k - 1)) for k in range(n_tail)),
-        n_anchors=draw(st.integers(0, 3)),
     )
 
 

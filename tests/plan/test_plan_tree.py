@@ -172,34 +172,6 @@ def test_other_sizes_stay_at_the_optimum(n: int) -> None:
     assert encodings <= 1.01 * n * math.log2(n) + n
 
 
-@settings(deadline=None)
-@given(case=loo_cases(), seed=st.integers(0, 99))
-def test_contexts_end_with_the_same_anchors(case: LooCase, seed: int) -> None:
-    plan = case.plan(seed)
-    leaves = case.where(labelled=True, queried=True)
-    anchors = min(case.n_anchors, len(leaves))
-    ends = {i: plan.context(i).tolist() for i in case.where(queried=True)}
-    # An anchor is whatever stands within the last places of every context but its own.
-    last = [j for j in leaves if all(j in c[-anchors:] for i, c in ends.items() if i != j)]
-    assert len(last) >= anchors
-    orders = {tuple(c[-anchors:]) for i, c in ends.items() if anchors and i not in last}
-    assert len(orders) <= 1
-
-
-def test_an_anchor_costs_one_encoding_per_other_example() -> None:
-    n = 65
-    case = LooCase(demonstrations=(7,) * n, n_anchors=1)
-    # 64 examples and the anchor's own query, a leaf without weight, need 64 log2 64 and one more
-    # level for the lightest; the anchor is encoded before each of the 64 queries.
-    tree = huffman_cost([1] * 64 + [0])
-    assert case.plan().n_demonstration_encodings == tree + 64
-
-
-def test_negative_anchors_are_refused() -> None:
-    with pytest.raises(ValueError, match="n_anchors is -1"):
-        LooCase(demonstrations=(3, 3), n_anchors=-1).plan()
-
-
 def test_thousands_of_examples_plan_quickly() -> None:
     case = equal_lengths(4096)
     began = time.perf_counter()

@@ -204,8 +204,6 @@ def test_a_pool_beyond_the_memory_is_refused(monkeypatch):
 def test_appending_needs_the_tree():
     with pytest.raises(InputError, match="scorer=tree"):
         SearchConfig(context_order="append", scorer="naive")
-    with pytest.raises(InputError, match="anchors"):
-        SearchConfig(context_order="append", anchors=1)
 
 
 # ---- Whole searches ----

@@ -90,14 +90,6 @@ def test_every_number_of_labelled_examples(kind, n_labelled, bos):
     assert max(differences(loaded, dataset, labels)) <= TOLERANCE
 
 
-@pytest.mark.parametrize("anchors", [0, 1, 3])
-def test_anchors(anchors):
-    dataset = reviews()
-    labels = mixed_labels(dataset)
-    worst = differences(tiny_loaded("mistral", bos=True), dataset, labels, anchors=anchors)
-    assert max(worst) <= TOLERANCE
-
-
 @pytest.mark.parametrize("bos", [False, True])
 @pytest.mark.parametrize("kind", LABELS)
 @pytest.mark.parametrize("n_labelled", [0, 1, 5])

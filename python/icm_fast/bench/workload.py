@@ -47,7 +47,7 @@ class Workload:
         folder: Folder (or hub id) of the model.
         dtype: ``bfloat16`` or ``float32``, decided for this machine.
         config: Configuration of the model.
-        plan: The leave-one-out plan, without anchors: the fewest tokens.
+        plan: The leave-one-out plan.
         label_ids: The token of each label.
         context_limit: Longest context; 0 takes the model's own.
     """
@@ -143,7 +143,7 @@ def _plan(case: Case, dataset: Dataset, tokenizer: Any, labels: IntArray) -> Lea
     from icm_fast.prompts import tokenize_dataset
 
     pieces = tokenize_dataset(dataset, tokenizer)
-    return plan_pieces(pieces, labels, ((), ()), SearchConfig(anchors=0, seed=case.seed))
+    return plan_pieces(pieces, labels, ((), ()), SearchConfig(seed=case.seed))
 
 
 def _label_ids(dataset: Dataset, plan: LeaveOneOutPlan) -> list[int]:

@@ -11,7 +11,7 @@ from typing import Any
 import typer
 
 from icm_fast.atomic_file import reading
-from icm_fast.config import SearchConfig
+from icm_fast.config import REMOVED_SETTINGS, SearchConfig
 from icm_fast.errors import InputError, suggest
 from icm_fast.ranks import is_main
 from icm_fast.run_config import IDENTITY
@@ -118,7 +118,7 @@ def parse_assignments(
 
 
 def _check_key(key: object, where: str, known: Sequence[str]) -> None:
-    if key not in known:
+    if key not in known and key not in REMOVED_SETTINGS:
         raise InputError(f"{where}unknown setting {key!r}{suggest(str(key), known)}")
 
 
@@ -133,7 +133,8 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 
 
 def _request(content: Mapping[str, Any]) -> Request:
-    config = SearchConfig.from_mapping({k: v for k, v in content.items() if k in SETTINGS})
+    settings = (*SETTINGS, *REMOVED_SETTINGS)
+    config = SearchConfig.from_mapping({k: v for k, v in content.items() if k in settings})
     if not content.get("task"):
         raise InputError("no task given; name one, as in `icm-fast search truthfulqa data.jsonl`")
     if not content.get("model"):

@@ -18,6 +18,7 @@ import numpy as np
 
 from icm_fast.atomic_file import write_atomically, writing
 from icm_fast.bench.machine import machine_facts
+from icm_fast.config import without_removed
 from icm_fast.engine import labelling_utility
 from icm_fast.errors import InputError
 from icm_fast.evaluate import predict
@@ -143,7 +144,9 @@ class Cell:
         """Refuse a folder with results of anything else; mark an empty one."""
         identity, path = self._identity(), self._folder / IDENTITY_FILE
         if path.is_file():
-            check_same(self._folder, self._record()["identity"], identity, "cell of an experiment")
+            stored = self._record()["identity"]
+            stored["config"] = without_removed(stored["config"])
+            check_same(self._folder, stored, identity, "cell of an experiment")
             return
         if any(self._folder.iterdir()):
             raise InputError(

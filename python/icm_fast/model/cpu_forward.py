@@ -168,7 +168,6 @@ class CpuForward:
             range_begin=np.array([begin for begin, _ in ranges], np.int64),
             range_end=np.array([end for _, end in ranges], np.int64),
             wanted=batch.wanted,
-            rotary_start=batch.rotary_start,
         )
         # In float32: the norm casts back to the dtype of its input.
         normed: torch.Tensor = self._model.base_model.norm(torch.from_numpy(hidden))

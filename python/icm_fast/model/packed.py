@@ -26,8 +26,6 @@ class PackedBatch:
         ranges: Per segment the pool ranges ``(begin, end)`` of its ancestors, root first; their
             lengths sum to ``start``.
         wanted: ``[n_segments]`` bool, segments whose last hidden state is returned.
-        rotary_start: ``[n_segments]`` int64, position of each segment's first token as far as
-            rotary embeddings go; ``start`` by default.
     """
 
     token_ids: IntArray64
@@ -36,7 +34,6 @@ class PackedBatch:
     own: IntArray64
     ranges: tuple[tuple[tuple[int, int], ...], ...]
     wanted: npt.NDArray[np.bool_]
-    rotary_start: IntArray64 | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +42,7 @@ class PackedRows:
 
     Attributes:
         work: The segments, for attention.
-        positions: ``[n_tokens]`` int64, position of each row as far as rotary embeddings go.
+        positions: ``[n_tokens]`` int64, position of each row in its context.
         slots: ``[n_tokens]`` int64, pool slot of each row.
         wanted: ``[n_wanted]`` int64, rows whose state is returned.
     """
@@ -59,14 +56,13 @@ class PackedRows:
 def rows_of(batch: PackedBatch) -> PackedRows:
     """Where each row of a batch stands, and what it attends to."""
     ends = np.cumsum(batch.n_tokens)
-    first = batch.start if batch.rotary_start is None else batch.rotary_start
     works, positions, slots = [], [], []
     for k, (length, start, own) in enumerate(
         zip(batch.n_tokens, batch.start, batch.own, strict=True)
     ):
         end = int(ends[k])
         works.append(SegmentWork(end - int(length), end, batch.ranges[k], int(own), int(start)))
-        positions.append(np.arange(first[k], first[k] + length))
+        positions.append(np.arange(start, start + length))
         slots.append(np.arange(own, own + length))
     return PackedRows(
         AttentionWork(tuple(works), len(batch.token_ids)),
@@ -86,7 +82,6 @@ def halves(batch: PackedBatch) -> tuple[PackedBatch, PackedBatch]:
 
 def _part(batch: PackedBatch, first: int, last: int) -> PackedBatch:
     rows = slice(int(batch.n_tokens[:first].sum()), int(batch.n_tokens[:last].sum()))
-    rotary = batch.rotary_start
     return PackedBatch(
         batch.token_ids[rows],
         batch.n_tokens[first:last],
@@ -94,7 +89,6 @@ def _part(batch: PackedBatch, first: int, last: int) -> PackedBatch:
         batch.own[first:last],
         batch.ranges[first:last],
         batch.wanted[first:last],
-        None if rotary is None else rotary[first:last],
     )
 
 

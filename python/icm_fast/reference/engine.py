@@ -16,7 +16,7 @@ from icm_fast.reference.graph import ReferenceGraph
 from icm_fast.reference.labeling import Labels, Scores, with_label
 from icm_fast.reference.objective import utility
 from icm_fast.reference.proposals import Move, Proposals, State, adjusted_scores, initial_labels
-from icm_fast.reference.rng import ACCEPT, FIX_PAIR, SCREEN, ReferenceRng
+from icm_fast.reference.rng import ACCEPT, FIX_PAIR, ReferenceRng
 from icm_fast.types import UNLABELLED, IntArray, ScoreArray
 
 
@@ -26,7 +26,6 @@ class ReferenceAsk:
 
     labels: IntArray
     threshold: float
-    is_surrogate: bool = False
 
 
 FORCED = frozenset({"grow", "restart"})
@@ -71,7 +70,6 @@ class ReferenceEngine:
         self._rng = ReferenceRng(settings["seed"])
         self._prior: Scores | None = None
         self._visited: set[Labels] = set()
-        self._surrogates: dict[Labels, float] = {}
         self._n_evaluations = 0
         zeros = [[0.0] * n_labels for _ in range(n_examples)]
         self._set_state(State((UNLABELLED,) * n_examples, zeros, 0.0))
@@ -200,34 +198,9 @@ class ReferenceEngine:
         known = {self._state.labels: self._state} if move.kind != "init" else {}
         if move.kind in ("init", "single", "fix"):
             move.labels = yield from self._consistency_fix(move.labels, known)
-        promised = 0.0
-        screens = self._settings.delayed_acceptance and move.kind not in {"init", *FORCED}
-        if screens and move.labels not in known:
-            before = yield from self._surrogate_utility(self._state.labels)
-            after = yield from self._surrogate_utility(move.labels)
-            u = self._rng.uniform(SCREEN, self.iteration, 0)
-            drop = min(0.0, self.temperature * math.log(u)) if u > 0 else -math.inf
-            promised = after - before
-            if after < before + drop:
-                self._screen_out(move, after, before + drop)
-                return
-        threshold = self._draw_threshold(move) + promised
+        threshold = self._draw_threshold(move)
         candidate = yield from self._evaluate(move.labels, threshold, known)
         self._decide(move, candidate, threshold)
-
-    def _surrogate_utility(self, labels: Labels) -> _Search:
-        if labels not in self._surrogates:
-            table = yield ReferenceAsk(np.array(labels, dtype=np.int32), -math.inf, True)
-            scores = [[float(s) for s in row] for row in table]
-            s = self._settings
-            self._surrogates[labels] = utility(labels, scores, self._graph, s.objective, s.alpha)
-        return self._surrogates[labels]
-
-    def _screen_out(self, move: Move, value: float, limit: float) -> None:
-        self._proposals.tried.remember(move)
-        changes = _changes(self._state.labels, move.labels)
-        self._log(move.kind, changes, self._state.utility, value, limit, False)
-        self._events[-1]["screened"] = True
 
     def _evaluate(self, labels: Labels, threshold: float, known: dict[Labels, State]) -> _Search:
         if labels not in known:

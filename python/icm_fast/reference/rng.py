@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Sequence
 
 INIT_PICK, INIT_LABEL, DRAW, ACCEPT, FIX_PAIR, GROW_PICK = range(6)
-DRAW_UNLABELLED, KICK_PICK, KICK_SCORE, SCREEN = range(6, 10)
+DRAW_UNLABELLED, KICK_PICK, KICK_SCORE = range(6, 9)
 """Purposes of random draws, numbered as in csrc/engine/rng.hpp."""
 
 _WORD = 2**32

@@ -15,7 +15,6 @@ from icm_fast.model.support import (
 from icm_fast.prompts import TokenizedDataset, tokenize_dataset
 from icm_fast.scorers.appending import AppendingScorer
 from icm_fast.scorers.bounded import BoundedScorer
-from icm_fast.scorers.independent import IndependentScorer
 from icm_fast.scorers.local import NaiveScorer, TreeScorer
 from icm_fast.scorers.protocol import PlannedScorer, Scored, Scorer
 from icm_fast.types import Dataset
@@ -23,14 +22,12 @@ from icm_fast.types import Dataset
 __all__ = [
     "AppendingScorer",
     "BoundedScorer",
-    "IndependentScorer",
     "NaiveScorer",
     "PlannedScorer",
     "Scored",
     "Scorer",
     "TreeScorer",
     "make_scorer",
-    "make_surrogate",
 ]
 
 
@@ -60,20 +57,6 @@ def make_scorer(
     if config.context_order == "append":
         return AppendingScorer(loaded, pieces, config)
     return TreeScorer(loaded, pieces, config)
-
-
-def make_surrogate(
-    loaded: LoadedModel, dataset: Dataset, config: SearchConfig
-) -> IndependentScorer:
-    """The scorer that screens candidates with ``delayed_acceptance``.
-
-    Raises:
-        InputError: As of :func:`make_scorer`.
-    """
-    pieces = tokenize_dataset(dataset, loaded.tokenizer)
-    require_known_head(loaded)
-    require_tree_support(loaded)
-    return IndependentScorer(loaded, pieces, config)
 
 
 def check_bounded_context(needed: int, limit: int) -> None:

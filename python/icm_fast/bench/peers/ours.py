@@ -30,7 +30,6 @@ class OurSession:
         self._examples = [int(i) for i in source["examples"]]
         self._labels = np.array(source["labels"], np.int32)
         config = SearchConfig(
-            anchors=0,
             seed=source["seed"],
             context_limit=source.get("context_limit", 0),
             int8=bool(job.options.get("int8")),
