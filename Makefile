@@ -78,7 +78,7 @@ $(DONE)/gemma3-270m: | $(DONE)/venv
 	touch $@
 
 $(DONE)/data: | $(DONE)/package
-	$(BIN)/python -m icm_fast.install_assets
+	$(BIN)/python -m icm_fast.assets.install
 	touch $@
 
 # Labels, reward models, policies and their comparison on movie reviews.

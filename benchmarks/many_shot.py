@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from icm_fast.atomic_file import write_atomically
 from icm_fast.bench.machine import machine_facts
 from icm_fast.config import SearchConfig
 from icm_fast.evaluate import held_out, many_shot
+from icm_fast.files import write_atomically
 from icm_fast.model import load_model
 from icm_fast.scorers import make_scorer
 from icm_fast.task_source import TaskSource

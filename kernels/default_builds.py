@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-
 from icm_fast.kernels.add_rms_norm import triton as add_rms_norm
 from icm_fast.kernels.ahead_of_time import Build
 from icm_fast.kernels.gated_activation import triton as gated_activation

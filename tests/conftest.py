@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from icm_fast.assets import EMBEDDED_MODELS, embedded_model
+from icm_fast.assets.locate import EMBEDDED_MODELS, embedded_model
 from icm_fast.errors import InputError
 
 if TYPE_CHECKING:

@@ -74,7 +74,9 @@ def test_the_wheel_holds_no_sources_of_native_code(wheel_files):
 
 
 def test_the_experiments_travel_with_the_package(wheel_files):
-    written = {path.name for path in (REPOSITORY / "python/icm_fast/experiments/definitions").iterdir()}
+    written = {
+        path.name for path in (REPOSITORY / "python/icm_fast/experiments/definitions").iterdir()
+    }
     folder = "icm_fast/experiments/definitions/"
     packed = {file.removeprefix(folder) for file in wheel_files if file.startswith(folder)}
     assert packed == written >= {"main.yaml"}

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 import icm_fast
-from icm_fast.atomic_file import write_atomically
 from icm_fast.config import SearchConfig
 from icm_fast.errors import InputError
 from icm_fast.evaluation_log import Evaluation, EvaluationLog
 from icm_fast.event_log import EventLog, event_line
+from icm_fast.files import write_atomically
 from run_fakes import REPOSITORY, FakeScorer, run_bytes, toy_dataset
 
 CONFIG = SearchConfig(preset="paper", max_evaluations=8, n_initial=2)

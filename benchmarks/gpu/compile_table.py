@@ -13,7 +13,6 @@ import re
 from pathlib import Path
 
 import triton
-
 from icm_fast.kernels.ahead_of_time import compile_for
 from icm_fast.kernels.compile_table import Table, entry_of, read_table, write_table
 from icm_fast.kernels.default_builds import default_builds

@@ -18,11 +18,11 @@ from itertools import product
 from pathlib import Path
 
 import torch
+from icm_fast.kernels.tree_attention import versions
 
-from icm_fast.atomic_file import write_atomically
 from icm_fast.bench.gpu_measure import measure
 from icm_fast.bench.gpu_model import GPUS, KERNELS, SHAPES, Shape
-from icm_fast.kernels.tree_attention import versions
+from icm_fast.files import write_atomically
 from icm_fast.run_config import versions as package_versions
 from icm_fast.uniform_plan import uniform_plan
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Protocol
 
 import torch
-
 from icm_fast.kernels.gated_activation import naive
 from icm_fast.kernels.triton_devices import DTYPES, has_triton_kernels
 

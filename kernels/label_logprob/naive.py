@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-
 from icm_fast.kernels.label_logprob.head import Head
 
 

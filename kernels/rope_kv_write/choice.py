@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Protocol
 
 import torch
-
 from icm_fast.kernels.rope_kv_write import naive
 from icm_fast.kernels.triton_devices import DTYPES, has_triton_kernels
 

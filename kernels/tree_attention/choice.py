@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Protocol
 
 import torch
-
 from icm_fast.kernels.tree_attention import sdpa
 from icm_fast.kernels.tree_attention.tiles import HEAD_DIMS
 from icm_fast.kernels.tree_attention.work import AttentionWork

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-
 from icm_fast.kernels.tree_attention.work import AttentionWork, SegmentWork
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-
 from icm_fast.kernels.tree_attention import naive
 from icm_fast.kernels.tree_attention.work import AttentionWork, SegmentWork
 

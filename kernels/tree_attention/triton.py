@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import torch
-
 from icm_fast.kernels.tree_attention.tiles import (
     EVERY_LENGTH,
     Tile,

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 
 import torch
-
-from icm_fast.errors import InputError
 from icm_fast.kernels.tree_attention import choice, cuda, sdpa, trial
 from icm_fast.kernels.tree_attention.choice import TreeAttention
 from icm_fast.kernels.tree_attention.cuda_library import PRODUCTS
 from icm_fast.kernels.triton_devices import DTYPES, has_triton_kernels
+
+from icm_fast.errors import InputError
 
 PRODUCTS_SETTING = "ICM_FAST_CUDA_PRODUCTS"
 """Environment variable: ``mma`` or ``wgmma`` takes the CUDA kernel with these instructions as it

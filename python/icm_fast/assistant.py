@@ -19,14 +19,13 @@ from typing import Any
 
 import numpy as np
 
-from icm_fast import ranks
+from icm_fast import distributed
 from icm_fast.assistant_materials import Materials, draw_materials
-from icm_fast.atomic_file import write_atomically
-from icm_fast.config import SearchConfig
+from icm_fast.config import SearchConfig, check_names, check_number
 from icm_fast.demo import demo_source
 from icm_fast.errors import InputError
 from icm_fast.evaluate import load_gold
-from icm_fast.export_formats import json_lines
+from icm_fast.files import json_lines, write_atomically
 from icm_fast.finished_run import FinishedRun, read_run
 from icm_fast.metrics import agreement, mean_interval
 from icm_fast.model.load import LoadedModel, ModelSpec, load_model, pick_device
@@ -51,7 +50,6 @@ from icm_fast.reward import (
 )
 from icm_fast.reward.twin import twin_pairs
 from icm_fast.search import search
-from icm_fast.setting_checks import check_names, check_number
 from icm_fast.tuning import Tuned, TuningConfig, fine_tune_texts
 
 REPORT = "report.json"
@@ -146,7 +144,7 @@ def run_assistant(
     Raises:
         InputError: Model or data are not in place, too few reviews, or a folder of other settings.
     """
-    if ranks.world_size() > 1:
+    if distributed.world_size() > 1:
         raise InputError(
             "the assistant is one process, as a search is; start it without accelerate launch or "
             "torchrun"

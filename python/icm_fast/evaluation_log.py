@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from icm_fast.atomic_file import reading, write_all, write_atomically, writing
 from icm_fast.errors import InputError
+from icm_fast.files import reading, write_all, write_atomically, writing
 from icm_fast.types import IntArray, ScoreArray
 
 MAGIC = b"ICMEVAL\x00"

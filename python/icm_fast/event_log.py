@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from icm_fast.atomic_file import write_all, writing
+from icm_fast.files import write_all, writing
 
 
 class EventLog:

@@ -11,16 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from icm_fast.atomic_file import write_atomically
 from icm_fast.errors import InputError, suggest
-from icm_fast.export_formats import (
-    Encoded,
-    axolotl,
-    dpo,
-    json_lines,
-    trl_preference,
-    trl_sft,
-)
+from icm_fast.export_formats import Encoded, axolotl, dpo, trl_preference, trl_sft
+from icm_fast.files import json_lines, write_atomically
 from icm_fast.finished_run import FinishedRun
 from icm_fast.lm_eval_task import LM_EVAL
 

@@ -6,12 +6,12 @@ so that prompt + completion is a demonstration. Unlabelled examples are left out
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from icm_fast.errors import InputError
+from icm_fast.files import json_lines
 from icm_fast.finished_run import FinishedRun
 from icm_fast.preferences import Preference, found_preferences
 from icm_fast.types import UNLABELLED
@@ -33,11 +33,6 @@ class Encoded:
     content: bytes
     n_rows: int
     note: str = ""
-
-
-def json_lines(rows: Iterable[dict[str, Any]]) -> bytes:
-    """One JSON object per line, in UTF-8."""
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
 
 
 def trl_sft(run: FinishedRun) -> Encoded:

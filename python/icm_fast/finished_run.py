@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from icm_fast.atomic_file import reading
 from icm_fast.config import REMOVED_SETTINGS, SearchConfig
 from icm_fast.errors import InputError
+from icm_fast.files import reading
 from icm_fast.run_config import IDENTITY, read_config
 from icm_fast.run_store import (
     CONFIG_FILE,

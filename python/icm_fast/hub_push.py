@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from icm_fast.atomic_file import reading, write_atomically, writing
 from icm_fast.errors import InputError, first_line
 from icm_fast.export import encode_run, file_suffix
+from icm_fast.files import reading, write_atomically, writing
 from icm_fast.finished_run import FinishedRun
 from icm_fast.hub_card import dataset_card
 from icm_fast.lm_eval_task import LM_EVAL

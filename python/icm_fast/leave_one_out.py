@@ -12,7 +12,7 @@ from icm_fast import _core
 from icm_fast.config import SearchConfig
 from icm_fast.errors import InputError
 from icm_fast.prompts import TokenizedDataset
-from icm_fast.types import BoolArray, Dataset, FloatArray, IntArray, ScoreArray
+from icm_fast.types import BoolArray, Dataset, FloatArray, IntArray, ScoreArray, check_labels
 
 if TYPE_CHECKING:
     from icm_fast.model import ModelSpec
@@ -154,26 +154,6 @@ def plan_pieces(
     )
     forwarded = queries if stages is None else queries & stages.rows
     return LeaveOneOutPlan(pieces, labels, forwarded, tree, tail[0])
-
-
-def check_labels(labels: Any, dataset: Dataset) -> IntArray:
-    """Return ``labels`` as int32 ``[n]``; InputError unless each is -1 or a label's index."""
-    array = np.asarray(labels)
-    if array.shape != (len(dataset),):
-        raise InputError(
-            f"labels has shape {list(array.shape)}, but the data set has {len(dataset)} examples; "
-            "pass one index per example, -1 where unlabelled"
-        )
-    if not np.issubdtype(array.dtype, np.integer):
-        raise InputError(f"labels has dtype {array.dtype}; pass integers")
-    wrong = np.flatnonzero((array < -1) | (array >= len(dataset.label_space)))
-    if wrong.size:
-        row = int(wrong[0])
-        raise InputError(
-            f"label {int(array[row])} of example {dataset.examples[row].id!r} (row {row}) lies "
-            f"outside -1 .. {len(dataset.label_space) - 1}"
-        )
-    return array.astype(np.int32)
 
 
 def plan_leave_one_out(

@@ -10,9 +10,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from icm_fast.atomic_file import reading
 from icm_fast.config import without_removed
 from icm_fast.errors import InputError
+from icm_fast.files import reading
 
 if TYPE_CHECKING:
     from icm_fast.config import SearchConfig

@@ -7,11 +7,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from icm_fast.atomic_file import write_atomically
 from icm_fast.errors import InputError
 from icm_fast.evaluate import compare, held_out, load_gold
+from icm_fast.files import write_atomically
 from icm_fast.finished_run import FinishedRun
-from icm_fast.identities import json_digest
+from icm_fast.identity import json_digest
 from icm_fast.lazy_scorer import LazyModel
 from icm_fast.report import EVALUATION_FILE
 from icm_fast.task_source import TaskSource

@@ -23,10 +23,10 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from icm_fast.atomic_file import lock_folder, write_atomically
 from icm_fast.errors import InputError
 from icm_fast.evaluation_log import Evaluation, EvaluationLog, labels_key
 from icm_fast.event_log import EventLog
+from icm_fast.files import lock_folder, write_atomically
 from icm_fast.run_config import (
     check_same_model,
     check_same_run,

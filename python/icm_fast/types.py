@@ -11,10 +11,12 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
+
+from icm_fast.errors import InputError
 
 IntArray = npt.NDArray[np.int32]
 """Label indices, ``[n_examples]`` int32; -1 stands for "unlabelled"."""
@@ -215,3 +217,23 @@ class Dataset:
             "separator": self.separator,
         }
         return hashlib.sha256(json.dumps(content, ensure_ascii=False).encode()).hexdigest()
+
+
+def check_labels(labels: Any, dataset: Dataset) -> IntArray:
+    """Return ``labels`` as int32 ``[n]``; InputError unless each is -1 or a label's index."""
+    array = np.asarray(labels)
+    if array.shape != (len(dataset),):
+        raise InputError(
+            f"labels has shape {list(array.shape)}, but the data set has {len(dataset)} examples; "
+            "pass one index per example, -1 where unlabelled"
+        )
+    if not np.issubdtype(array.dtype, np.integer):
+        raise InputError(f"labels has dtype {array.dtype}; pass integers")
+    wrong = np.flatnonzero((array < -1) | (array >= len(dataset.label_space)))
+    if wrong.size:
+        row = int(wrong[0])
+        raise InputError(
+            f"label {int(array[row])} of example {dataset.examples[row].id!r} (row {row}) lies "
+            f"outside -1 .. {len(dataset.label_space) - 1}"
+        )
+    return array.astype(np.int32)

@@ -4,7 +4,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-
 from icm_fast.kernels import triton_devices
 from icm_fast.kernels.tree_attention import choice, cuda, sdpa, versions
 

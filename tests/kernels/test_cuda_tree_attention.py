@@ -7,8 +7,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 from attention_cases import DEEP, ONE_TOKEN, OPTIONS, SHAPES, Sizes, make_case
-
-from icm_fast.errors import InputError
 from icm_fast.kernels.tree_attention import (
     AttentionWork,
     cuda,
@@ -18,6 +16,8 @@ from icm_fast.kernels.tree_attention import (
     trial,
     versions,
 )
+
+from icm_fast.errors import InputError
 
 LIMITS = {torch.bfloat16: 1e-2, torch.float16: 1.5e-3}
 LONG = [((63, 1, 64), 3), ((3,), 70), DEEP, ONE_TOKEN]

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-
 from icm_fast.kernels.add_rms_norm import naive as naive_norm
 from icm_fast.kernels.add_rms_norm.choice import add_rms_norm_on
 from icm_fast.kernels.gated_activation import naive as naive_gate

@@ -4,10 +4,10 @@ import math
 
 import pytest
 import torch
+from icm_fast.kernels.tree_attention import versions
 
 from forward_cases import states
 from icm_fast.config import SearchConfig
-from icm_fast.kernels.tree_attention import versions
 from icm_fast.model import ModelRunner, device_forward, load_model
 from icm_fast.model.device_forward import DeviceForward
 from icm_fast.model.kv_store import KVStore

@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-
 from icm_fast.kernels.gated_activation import naive
 
 TRITON = "gated_activation.triton.gated_activation"

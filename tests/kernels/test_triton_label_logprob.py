@@ -5,10 +5,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-
 from icm_fast.kernels import triton_devices
 from icm_fast.kernels.label_logprob import Head, naive
 from icm_fast.kernels.label_logprob.choice import kernel_for
+
 from icm_fast.model import label_scores
 from icm_fast.model.label_scores import LabelHead, label_logprobs, label_tree
 from icm_fast.prompts import TokenizedDataset

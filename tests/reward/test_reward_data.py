@@ -40,7 +40,7 @@ def preference(tmp_path, gold=()):
 
 
 def movie_files(tmp_path):
-    from icm_fast.assets import MOVIE_GROUND_TRUTH, MOVIE_RATINGS
+    from icm_fast.assets.locate import MOVIE_GROUND_TRUTH, MOVIE_RATINGS
 
     truth = [f"{i}\t{mean}\t{text}\n" for i, mean, text, _ in RATINGS]
     raters = [f"{i}\t{mean}\t0\t[{own}]\n" for i, mean, _, own in RATINGS]

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import icm_fast
-from icm_fast.assets import MOVIE_GROUND_TRUTH, movie_review_file
+from icm_fast.assets.locate import MOVIE_GROUND_TRUTH, movie_review_file
 from icm_fast.config import SearchConfig
 from icm_fast.errors import InputError
 from icm_fast.model import load_model

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from icm_fast.assets import MOVIE_GROUND_TRUTH, MOVIE_RATINGS, movie_review_file
+from icm_fast.assets.locate import MOVIE_GROUND_TRUTH, MOVIE_RATINGS, movie_review_file
 from icm_fast.errors import InputError
 from icm_fast.tasks import crowd_labels, load_task
 from icm_fast.tasks.movie_sentiment import clean_text

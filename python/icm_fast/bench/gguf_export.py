@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from icm_fast.assets import cache_dir
-from icm_fast.atomic_file import writing
+from icm_fast.assets.locate import cache_dir
 from icm_fast.errors import InputError, suggest
+from icm_fast.files import writing
 from icm_fast.model.kv_size import head_dim
 
 _FORMAT = 1  # raise when the conversion changes, so that old files are not reused

@@ -8,8 +8,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from icm_fast.assets import EMBEDDED_MODELS, cache_dir, embedded_model
-from icm_fast.atomic_file import writing
+from icm_fast.assets.locate import EMBEDDED_MODELS, cache_dir, embedded_model
+from icm_fast.files import writing
 
 QWEN_SHAPE = "qwen-shape"
 """Model name that stands for random weights in the shape of Qwen2.5-1.5B."""

@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from icm_fast.atomic_file import write_atomically, writing
 from icm_fast.bench.cases import Case
 from icm_fast.bench.curve import run_curve
 from icm_fast.bench.curve_report import curve_plot, curve_table
@@ -16,6 +15,7 @@ from icm_fast.bench.plot import benchmark_plot, figure_module
 from icm_fast.bench.run import Progress, Settings, run_benchmark
 from icm_fast.bench.table import benchmark_table
 from icm_fast.bench.variants import Variant
+from icm_fast.files import write_atomically, writing
 
 
 def benchmark_to_files(

@@ -10,8 +10,8 @@ from typing import NoReturn
 import typer
 
 from icm_fast.cli.commands import app
+from icm_fast.distributed import say_once, stop
 from icm_fast.errors import InputError
-from icm_fast.ranks import say_once, stop
 
 _TWO_WORDS = {"evaluate reward": "evaluate-reward", "evaluate policy": "evaluate-policy"}
 """Other ways to say a command; not where the second word is a folder of that name."""

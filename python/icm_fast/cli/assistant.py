@@ -32,7 +32,7 @@ def assistant(
     """
     from icm_fast.assistant import AssistantConfig, run_assistant
     from icm_fast.assistant_report import report_text
-    from icm_fast.atomic_file import write_atomically
+    from icm_fast.files import write_atomically
 
     config = AssistantConfig.from_mappings(
         {"seed": seed, **parse_assignments(assignments or (), None)},

@@ -200,7 +200,7 @@ def report(
     ] = None,
 ) -> None:
     """Summarise a run: labels, moves, cost, least certain labels."""
-    from icm_fast.atomic_file import write_atomically
+    from icm_fast.files import write_atomically
     from icm_fast.finished_run import read_run
     from icm_fast.report import run_report
 

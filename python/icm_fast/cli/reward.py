@@ -107,7 +107,7 @@ def evaluate_reward_command(
     ] = None,
 ) -> None:
     """Accuracy of a reward model on pairs, by subset and as RewardBench's score."""
-    from icm_fast.atomic_file import write_atomically
+    from icm_fast.files import write_atomically
     from icm_fast.reward import evaluate_reward, load_reward_model
 
     result = evaluate_reward(load_reward_model(reward_model), data)

@@ -10,10 +10,10 @@ from typing import Any
 
 import typer
 
-from icm_fast.atomic_file import reading
 from icm_fast.config import REMOVED_SETTINGS, SearchConfig
+from icm_fast.distributed import is_main
 from icm_fast.errors import InputError, suggest
-from icm_fast.ranks import is_main
+from icm_fast.files import reading
 from icm_fast.run_config import IDENTITY
 from icm_fast.task_source import TaskSource
 

@@ -11,7 +11,7 @@ import typer
 from icm_fast.cli.reward import reward
 from icm_fast.cli.rl import rl
 from icm_fast.cli.settings import parse_assignments, read_request, say
-from icm_fast.ranks import start
+from icm_fast.distributed import start
 
 if TYPE_CHECKING:
     from icm_fast.tuning import Tuned, TuningConfig

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from icm_fast.atomic_file import reading
 from icm_fast.config import SearchConfig
 from icm_fast.errors import InputError, suggest
 from icm_fast.experiments.methods import METHODS
+from icm_fast.files import reading
 from icm_fast.task_source import TaskSource
 from icm_fast.tuning.config import TuningConfig
 

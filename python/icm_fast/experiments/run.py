@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from icm_fast.atomic_file import write_atomically, writing
 from icm_fast.bench.plot import figure_module
 from icm_fast.errors import InputError
 from icm_fast.experiments.cell import MACHINE, Cell, Say
@@ -17,6 +16,7 @@ from icm_fast.experiments.figures import experiment_figure
 from icm_fast.experiments.methods import METHODS
 from icm_fast.experiments.summary import summarize_column
 from icm_fast.experiments.table import experiment_text
+from icm_fast.files import write_atomically, writing
 from icm_fast.lazy_scorer import LazyModel
 from icm_fast.model.load import check_model_name
 from icm_fast.tuning.trainer import training_packages

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from icm_fast.assets import cache_dir
+from icm_fast.assets.locate import cache_dir
 from icm_fast.errors import InputError, first_line
 
 _FORMAT = "2"  # raise when the conversion changes, so that old folders are not reused

@@ -21,7 +21,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from icm_fast.assets import EMBEDDED_MODELS, embedded_model
+from icm_fast.assets.locate import EMBEDDED_MODELS, embedded_model
 from icm_fast.errors import InputError, first_line
 from icm_fast.model.gguf import converted_folder
 from icm_fast.model.hardware import fast_bfloat16

@@ -18,9 +18,9 @@ import torch
 from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
-from icm_fast import ranks
-from icm_fast.atomic_file import reading
+from icm_fast import distributed
 from icm_fast.errors import InputError, first_line
+from icm_fast.files import reading
 from icm_fast.model.load import LoadedModel, fingerprint_model
 
 ADAPTER_FOLDER = "adapter"
@@ -173,7 +173,7 @@ def foreign_code() -> Iterator[None]:
     """
     python, numpy = random.getstate(), np.random.get_state()
     # Every device that is asked for its state gets a context: with a process for each, too many.
-    sharing = torch.cuda.is_available() and ranks.world_size() > 1
+    sharing = torch.cuda.is_available() and distributed.world_size() > 1
     devices = [torch.cuda.current_device()] if sharing else None
     with torch.random.fork_rng(devices), warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*gradient_checkpointing.* deprecated", FutureWarning)

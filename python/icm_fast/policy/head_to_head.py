@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from icm_fast.config import check_number
 from icm_fast.errors import InputError
 from icm_fast.metrics import mean_interval
 from icm_fast.model.load import LoadedModel, ModelSpec, load_model
@@ -24,7 +25,6 @@ from icm_fast.policy.prompts import (
 )
 from icm_fast.reward.evaluation import Figure
 from icm_fast.reward.model import RewardModel, load_reward_model
-from icm_fast.setting_checks import check_number
 from icm_fast.tasks.rows import PathLike
 from icm_fast.tasks.sampling import digest
 from icm_fast.types import FloatArray

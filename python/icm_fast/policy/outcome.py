@@ -7,9 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from icm_fast.atomic_file import write_atomically, writing
 from icm_fast.errors import InputError
-from icm_fast.export_formats import json_lines
+from icm_fast.files import json_lines, write_atomically, writing
 from icm_fast.reward.evaluation import Figure
 from icm_fast.run_config import versions
 

@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 
-from icm_fast import ranks
-from icm_fast.atomic_file import write_atomically
+from icm_fast import distributed
 from icm_fast.errors import InputError
+from icm_fast.files import write_atomically
 from icm_fast.model.load import LoadedModel
 from icm_fast.model.tuned import foreign_code
 from icm_fast.policy.config import PolicyConfig
@@ -128,10 +128,10 @@ class Recorded:
         step = trainer.state.global_step + 1
         with self._told_of_no_number(step):
             loss: torch.Tensor = super().training_step(*arguments, **named)  # type: ignore[misc]
-        if not math.isfinite(ranks.summed([float(loss)])[0]):  # so that all processes end
+        if not math.isfinite(distributed.summed([float(loss)])[0]):  # so that all processes end
             raise self._no_number("loss", step)
         if trainer.accelerator.sync_gradients:  # at the last pass of a step
-            ranks.sum_gradients(trainer.model.parameters(), 1 / ranks.world_size())
+            distributed.sum_gradients(trainer.model.parameters(), 1 / distributed.world_size())
         return loss
 
     @contextmanager
@@ -167,7 +167,7 @@ class Recorded:
             with self._told_of_no_number(step):
                 return measure(trainer.model, step)
 
-        self._record.measurements.append(ranks.on_main(told))
+        self._record.measurements.append(distributed.on_main(told))
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Note the figures of a step, and steer the weight of the divergence."""
@@ -183,7 +183,7 @@ class Recorded:
             steered = trainer.beta * (_STEER if figures["kl"] > target else 1 / _STEER)
             # Bounded, so that a long start below the target is not paid back later.
             trainer.beta = min(max(steered, start / _STEER_RANGE), start * _STEER_RANGE)
-        if self._progress and ranks.is_main():
+        if self._progress and distributed.is_main():
             self._progress(step, self._config.steps, float(logs["reward"]))
 
     def seconds(self) -> float:
@@ -200,7 +200,7 @@ class Recorded:
         folder = Path(trainer.args.output_dir) / f"checkpoint-{trainer.state.global_step}"
         content = asdict(self._record) | {"kl_weight": trainer.beta}
         text = json.dumps(content, ensure_ascii=False)
-        ranks.on_main(lambda: write_atomically(folder / _LOG_FILE, text.encode()))
+        distributed.on_main(lambda: write_atomically(folder / _LOG_FILE, text.encode()))
         mark_complete(folder, self._record.state())
 
 
@@ -247,7 +247,7 @@ def train_against(
         repeated = [repetition(ids) for ids in completion_ids]
         more["log_metric"]("repetition", sum(repeated) / len(repeated))
         step = more["trainer_state"].global_step
-        if step % config.sample_steps == 0 and ranks.is_main():
+        if step % config.sample_steps == 0 and distributed.is_main():
             record.samples += [
                 {"step": step, "prompt": prompt, "continuation": text, "reward": value}
                 for prompt, (text, value) in list(zip(prompts, judged, strict=True))[:N_SAMPLES]
@@ -284,7 +284,7 @@ def train_against(
         _count_positions(trainer.model, twin)
         trainer.train(resume_from_checkpoint=str(start[0]) if start else None)
         record.seconds = trainer.seconds()
-        return trainer.model, PolicyLog(**ranks.on_main(lambda: asdict(record)))
+        return trainer.model, PolicyLog(**distributed.on_main(lambda: asdict(record)))
 
 
 def _count_positions(policy: Any, model: Any) -> None:
@@ -310,7 +310,7 @@ def _count_positions(policy: Any, model: Any) -> None:
 def _arguments(config: PolicyConfig) -> dict[str, Any]:
     """What trl's reinforcement learning takes besides the arguments of every trainer."""
     minimum = {"min_new_tokens": config.min_new_tokens} if config.min_new_tokens else None
-    size = ranks.world_size()
+    size = distributed.world_size()
     passes = config.n_passes_of(size)
     return {
         "per_device_train_batch_size": config.n_episodes_of(size) // passes,

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from icm_fast import ranks
-from icm_fast.atomic_file import write_atomically
+from icm_fast import distributed
 from icm_fast.errors import InputError
-from icm_fast.identities import as_stored, json_digest
+from icm_fast.files import write_atomically
+from icm_fast.identity import as_stored, json_digest
 from icm_fast.model.load import LoadedModel, load_model
 from icm_fast.model.tuned import ADAPTER_FOLDER, copy_model, merge_adapter
 from icm_fast.policy.config import PolicyConfig
@@ -90,8 +90,8 @@ def train_policy(
             in use.
     """
     config = config or PolicyConfig()
-    config.n_episodes_of(ranks.world_size())
-    ranks.start()
+    config.n_episodes_of(distributed.world_size())
+    distributed.start()
     base = load_model(model)
     if not end_tokens(base):
         raise InputError(
@@ -112,12 +112,12 @@ def train_policy(
             loaded, log = load_finished(base, folder.folder), read_history(folder.folder)
         else:
             loaded, log = _train(job, folder, progress)
-            ranks.on_main(lambda: write_history(folder.folder, log))
+            distributed.on_main(lambda: write_history(folder.folder, log))
             folder.finish(
                 {
                     **asdict(log.state()),
                     "n_threads": torch.get_num_threads(),
-                    "n_processes": ranks.world_size(),
+                    "n_processes": distributed.world_size(),
                     "versions": versions(_PACKAGES),
                 }
             )
@@ -289,6 +289,6 @@ def _identity(job: _Job, prompts: Sequence[str]) -> dict[str, Any]:
             "reward_fingerprint": job.reward.fingerprint,
             "tokens_digest": job.tokens_digest(prompts),
             # Each process draws its own random numbers.
-            "n_processes": ranks.world_size(),
+            "n_processes": distributed.world_size(),
         }
     )

@@ -13,17 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from icm_fast import ranks
-from icm_fast.atomic_file import (
-    lock_folder,
-    reading,
-    sync_folder,
-    write_all,
-    write_atomically,
-    writing,
-)
+from icm_fast import distributed
 from icm_fast.errors import InputError
-from icm_fast.identities import check_same
+from icm_fast.files import lock_folder, reading, sync_folder, write_all, write_atomically, writing
+from icm_fast.identity import check_same
 from icm_fast.model.tuned import read_tuning
 from icm_fast.reward.model import POOL_FILE, POOL_RECORD, RewardModel
 from icm_fast.reward.pairs import Pair
@@ -99,7 +92,7 @@ def label_pool(
     if pool.expanduser().resolve() == output.resolve():
         raise InputError(f"{pool} is where the labels go; keep the pool in another folder")
     say = progress or (lambda n_rows: None)
-    counts = ranks.on_main(lambda: _label_once(model, pool, folder, soft, say))
+    counts = distributed.on_main(lambda: _label_once(model, pool, folder, soft, say))
     return PoolLabels(output, **counts)
 
 

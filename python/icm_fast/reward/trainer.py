@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from icm_fast.errors import InputError
-from icm_fast.identities import json_digest
+from icm_fast.identity import json_digest
 from icm_fast.model.load import LoadedModel
 from icm_fast.model.tuned import foreign_code, import_peft
 from icm_fast.reward.config import RewardConfig

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from icm_fast import ranks
-from icm_fast.identities import as_stored
+from icm_fast import distributed
+from icm_fast.identity import as_stored
 from icm_fast.model.load import LoadedModel, load_model
 from icm_fast.model.tuned import ADAPTER_FOLDER, MODEL_FOLDER, copy_model
 from icm_fast.reward.config import RewardConfig
@@ -84,7 +84,7 @@ def train_reward(
         InputError: Bad input, a package is missing, the model can have no reward head, or the
             folder is that of another training or in use.
     """
-    ranks.start()
+    distributed.start()
     base = model if isinstance(model, LoadedModel) else load_model(model)
     config = resolve_checkpointing(config or RewardConfig(), base)
     ids = pair_ids(pairs, base.tokenizer, config, base.max_context)
@@ -103,7 +103,7 @@ def train_reward(
                 {
                     **asdict(state),
                     "n_threads": torch.get_num_threads(),
-                    "n_processes": ranks.world_size(),
+                    "n_processes": distributed.world_size(),
                     "versions": versions(_PACKAGES),
                 }
             )
@@ -134,7 +134,7 @@ def _train(
         made = Path(scratch) / "made"
         if full:
             whole = copy_model(trained, reward_dtype(base), share=True)
-            if folder and ranks.is_main():
+            if folder and distributed.is_main():
                 whole.save_pretrained(made)
                 base.tokenizer.save_pretrained(made)
             model = as_reward_model(name, whole, base.tokenizer)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from icm_fast import ranks
+from icm_fast import distributed
 from icm_fast.model.load import LoadedModel, load_model
 from icm_fast.reward.config import RewardConfig
 from icm_fast.reward.model import FINAL, INITIAL, RewardModel
@@ -67,7 +67,7 @@ def two_stage(
     """
     say = say or (lambda text: None)
     folder = Path(output_dir)
-    ranks.start()
+    distributed.start()
     base = model if isinstance(model, LoadedModel) else load_model(model)
     say(f"{INITIAL}: {len(pairs.pairs)} pairs")
     initial = train_reward(

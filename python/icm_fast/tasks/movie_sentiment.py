@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from icm_fast.assets import MOVIE_GROUND_TRUTH, MOVIE_RATINGS, movie_review_file
+from icm_fast.assets.locate import MOVIE_GROUND_TRUTH, MOVIE_RATINGS, movie_review_file
 from icm_fast.constraints import Asymmetric
 from icm_fast.errors import InputError, suggest
 from icm_fast.tasks.assembly import TRUTH_LABELS, TaskData, assemble

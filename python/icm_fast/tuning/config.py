@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
+from icm_fast.config import check_names, check_number
 from icm_fast.errors import InputError, suggest
-from icm_fast.setting_checks import check_names, check_number
 
 METHODS = ("lora", "full")
 SCHEDULERS = ("linear", "cosine", "constant")

@@ -11,9 +11,8 @@ from typing import Any, TypeVar
 
 import torch
 
-from icm_fast import ranks
-from icm_fast.identities import as_stored
-from icm_fast.leave_one_out import check_labels
+from icm_fast import distributed
+from icm_fast.identity import as_stored
 from icm_fast.model.label_scores import label_tree
 from icm_fast.model.load import LoadedModel, load_model
 from icm_fast.model.tuned import (
@@ -39,7 +38,7 @@ from icm_fast.tuning.texts import (
     training_texts,
 )
 from icm_fast.tuning.trainer import train
-from icm_fast.types import Dataset
+from icm_fast.types import Dataset, check_labels
 
 Config = TypeVar("Config", bound=TrainingConfig)
 
@@ -99,7 +98,7 @@ def fine_tune(
         InputError: Bad input, a package is missing, or the folder is that of another fine-tuning
             or in use.
     """
-    ranks.start()
+    distributed.start()
     labels = check_labels(labels, dataset)
     base = model if isinstance(model, LoadedModel) else load_model(model)
     pieces = tokenize_dataset(dataset, base.tokenizer)
@@ -127,7 +126,7 @@ def fine_tune_texts(
     Raises:
         InputError: An empty text, or as of :func:`fine_tune`.
     """
-    ranks.start()
+    distributed.start()
     base = model if isinstance(model, LoadedModel) else load_model(model)
     made = plain_texts(texts, base.tokenizer)
     return _tune(made, base, config or TuningConfig(), output_dir, progress)
@@ -206,7 +205,7 @@ def _train(
         made = Path(scratch) / "made"
         if full:
             loaded = as_loaded(copy_model(trained, base.model.dtype, share=True), base, name)
-            if folder and ranks.is_main():
+            if folder and distributed.is_main():
                 loaded.model.save_pretrained(made)
                 base.tokenizer.save_pretrained(made)
         else:
@@ -255,7 +254,7 @@ def _result(
         **asdict(state),
         "n_tokens": _n_tokens(texts, config),
         "n_threads": torch.get_num_threads(),
-        "n_processes": ranks.world_size(),
+        "n_processes": distributed.world_size(),
         "versions": versions(_PACKAGES),
     }
 

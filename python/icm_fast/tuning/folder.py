@@ -10,10 +10,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from icm_fast import ranks
-from icm_fast.atomic_file import lock_folder, sync_folder, write_atomically, writing
+from icm_fast import distributed
 from icm_fast.errors import InputError
-from icm_fast.identities import check_same
+from icm_fast.files import lock_folder, sync_folder, write_atomically, writing
+from icm_fast.identity import check_same
 from icm_fast.model.tuned import TUNING_FILE, read_tuning
 
 CHECKPOINTS = "checkpoints"
@@ -55,8 +55,8 @@ class TuningFolder:
         self._identity = dict(identity)
         self._record = folder / record
         self._lock: int | None = None
-        differs = ranks.on_main(self._open) != self._identity
-        if ranks.summed([float(differs)])[0]:
+        differs = distributed.on_main(self._open) != self._identity
+        if distributed.summed([float(differs)])[0]:
             self._close()
             raise InputError(
                 f"the processes that train in {folder} do not agree on settings, data or model; "
@@ -94,11 +94,11 @@ class TuningFolder:
 
         None, for the system's own place, in processes that are not the main one.
         """
-        return self.checkpoints if ranks.is_main() else None
+        return self.checkpoints if distributed.is_main() else None
 
     def result(self) -> dict[str, Any] | None:
         """Content of the record once finished, else None."""
-        return ranks.on_main(self._result)
+        return distributed.on_main(self._result)
 
     def _result(self) -> dict[str, Any] | None:
         content = read_tuning(self._record)
@@ -109,7 +109,7 @@ class TuningFolder:
 
     def last_checkpoint(self) -> tuple[Path, TuningState] | None:
         """The newest checkpoint that was written to its end; torn ones are deleted."""
-        found = ranks.on_main(self._last_checkpoint)
+        found = distributed.on_main(self._last_checkpoint)
         if found is None:
             return None
         return Path(found["path"]), TuningState(tuple(found["losses"]), found["seconds"])
@@ -131,7 +131,7 @@ class TuningFolder:
 
     def put(self, name: str, made: Path) -> None:
         """Move the finished folder ``made`` of the main process to ``name`` in this one."""
-        ranks.on_main(lambda: self._put(name, made))
+        distributed.on_main(lambda: self._put(name, made))
 
     def _put(self, name: str, made: Path) -> None:
         target = self.folder / name
@@ -144,7 +144,7 @@ class TuningFolder:
 
     def finish(self, result: Mapping[str, Any]) -> None:
         """Record the result, which marks the training as finished, and drop the checkpoints."""
-        ranks.on_main(lambda: self._finish(result))
+        distributed.on_main(lambda: self._finish(result))
 
     def _finish(self, result: Mapping[str, Any]) -> None:
         self._write(result)
@@ -161,8 +161,8 @@ class TuningFolder:
 
 def mark_complete(checkpoint: Path, state: TuningState) -> None:
     """Make a checkpoint durable, then say so: without the mark it counts as torn."""
-    ranks.barrier()  # each process puts its random states there
-    ranks.on_main(lambda: _mark(checkpoint, state))
+    distributed.barrier()  # each process puts its random states there
+    distributed.on_main(lambda: _mark(checkpoint, state))
 
 
 def _mark(checkpoint: Path, state: TuningState) -> None:

@@ -11,12 +11,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from icm_fast import ranks
-from icm_fast.atomic_file import write_atomically
+from icm_fast import distributed
 from icm_fast.config import SearchConfig
 from icm_fast.constraints import connected_rows
 from icm_fast.errors import InputError
-from icm_fast.export_formats import json_lines
+from icm_fast.files import json_lines, write_atomically
 from icm_fast.model.load import LoadedModel, load_model
 from icm_fast.run_store import LABELS_FILE
 from icm_fast.search import SearchResult, search
@@ -107,7 +106,7 @@ def iterate(
     Raises:
         InputError: As of ``search``, ``fine_tune`` and :func:`split_batches`.
     """
-    if ranks.world_size() > 1:
+    if distributed.world_size() > 1:
         raise InputError(
             "a search is one process, and so is labelling batch by batch; start it without "
             "accelerate launch or torchrun"

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from icm_fast import ranks
+from icm_fast import distributed
 from icm_fast.errors import InputError
 from icm_fast.model.load import LoadedModel
 from icm_fast.tuning.config import TrainingConfig
@@ -84,7 +84,7 @@ class FixedBatches:
 
     def get_train_dataloader(self) -> torch.utils.data.DataLoader[Any]:
         """This process's rows of all batches of all epochs, in their order."""
-        rank, size = ranks.rank(), ranks.world_size()
+        rank, size = distributed.rank(), distributed.world_size()
         # Where a batch has no row for a process, that one computes its first row, at weight 0.
         own = [batch[rank::size] or batch[:1] for batch in self._batches]
         return torch.utils.data.DataLoader(self._rows, batch_sampler=own, collate_fn=self._collate)
@@ -92,7 +92,7 @@ class FixedBatches:
     def training_step(self, model: Any, *arguments: Any, **named: Any) -> torch.Tensor:
         """Gradients of this process's rows, then those of all."""
         loss: torch.Tensor = super().training_step(model, *arguments, **named)  # type: ignore[misc]
-        ranks.sum_gradients(model.parameters())
+        distributed.sum_gradients(model.parameters())
         return loss
 
     def compute_loss(
@@ -105,10 +105,10 @@ class FixedBatches:
         """The loss of a batch; noted for the record."""
         loss = self._loss(model, inputs)
         value = float(loss.detach())
-        if ranks.world_size() > 1:
-            has_rows = ranks.rank() < len(self._batches[len(self._losses)])
+        if distributed.world_size() > 1:
+            has_rows = distributed.rank() < len(self._batches[len(self._losses)])
             n_terms = self._count(inputs) if has_rows else 0
-            total, n_all = ranks.summed([value * n_terms, n_terms])
+            total, n_all = distributed.summed([value * n_terms, n_terms])
             loss, value = loss * (n_terms / n_all), total / n_all
         if not math.isfinite(value):
             rate = float(self.args.learning_rate)  # type: ignore[attr-defined]
@@ -117,7 +117,7 @@ class FixedBatches:
                 f"({rate}), or train with dtype=float32"
             )
         self._losses.append(value)
-        if self._progress and ranks.is_main():
+        if self._progress and distributed.is_main():
             self._progress(len(self._losses), len(self._batches), value)
         return loss
 
@@ -142,7 +142,7 @@ def keep_bare(trainer: Any) -> None:
     DDP averages over processes, whose parts of a batch may differ in size; it sees only what passes
     through the forward of the whole model; and it fails where an expert has no token.
     """
-    if ranks.world_size() > 1:
+    if distributed.world_size() > 1:
         prepare = trainer.accelerator.prepare_model
         trainer.accelerator.prepare_model = partial(prepare, evaluation_mode=True)
 
@@ -171,7 +171,7 @@ def trainer_arguments(
         output: Folder of the checkpoints.
         more: What ``kind`` takes besides; ``save_strategy`` is ``steps`` unless named here.
     """
-    ranks.check_model(base.model)
+    distributed.check_model(base.model)
     # transformers 5 renames it on its way, and warns of the old name.
     known = {field.name for field in dataclasses.fields(kind)}
     new, old = "activation_checkpointing", "gradient_checkpointing"

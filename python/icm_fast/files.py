@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from icm_fast.errors import InputError
 
@@ -100,3 +102,8 @@ def lock_folder(folder: Path) -> int:
             f"{folder} is being written by another process; wait for it or choose another folder"
         ) from error
     return descriptor
+
+
+def json_lines(rows: Iterable[dict[str, Any]]) -> bytes:
+    """One JSON object per line, in UTF-8."""
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()

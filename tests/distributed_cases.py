@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from icm_fast import InputError, ranks
+from icm_fast import InputError, distributed
 from icm_fast.policy import PolicyConfig, train_policy
 from icm_fast.reward import Pair, RewardConfig, train_reward
 from icm_fast.reward.pool import label_pool
@@ -76,7 +76,7 @@ class StoppedError(Exception):
 @contextmanager
 def gradient_norms():
     """The norm of the gradients of every step, before they are clipped."""
-    true_sum, norms = ranks.sum_gradients, []
+    true_sum, norms = distributed.sum_gradients, []
 
     def noting(parameters, *weight):
         parameters = list(parameters)
@@ -84,39 +84,39 @@ def gradient_norms():
         squares = [float(p.grad.double().square().sum()) for p in parameters if p.grad is not None]
         norms.append(sum(squares) ** 0.5)
 
-    ranks.sum_gradients = noting
+    distributed.sum_gradients = noting
     try:
         yield norms
     finally:
-        ranks.sum_gradients = true_sum
+        distributed.sum_gradients = true_sum
 
 
 def averaged_gradients():
     """Of three parameters: one has a gradient everywhere, one in the main process, one nowhere."""
     parameters = [torch.nn.Parameter(torch.zeros(2)) for _ in range(3)]
-    parameters[0].grad = torch.full((2,), 1.0 + ranks.rank())
-    if ranks.is_main():
+    parameters[0].grad = torch.full((2,), 1.0 + distributed.rank())
+    if distributed.is_main():
         parameters[1].grad = torch.full((2,), 4.0)
-    ranks.sum_gradients(parameters, 0.5)
+    distributed.sum_gradients(parameters, 0.5)
     return [None if p.grad is None else p.grad.tolist() for p in parameters]
 
 
 def tune_and_stop(folder, n_sums):
     """Tune until the processes have exchanged numbers so often; twice in a step."""
-    summed, n_left = ranks.summed, iter(range(n_sums))
+    summed, n_left = distributed.summed, iter(range(n_sums))
 
     def stopping(values):
         if next(n_left, None) is None:
             raise StoppedError
         return summed(values)
 
-    ranks.summed = stopping
+    distributed.summed = stopping
     try:
         tune(folder)
     except StoppedError:
         pass
     finally:
-        ranks.summed = summed
+        distributed.summed = summed
 
 
 def policy(folder, reward):
@@ -135,14 +135,14 @@ def main(folder):
     started = sorted(path.name for path in (folder / "resumed" / "checkpoints").iterdir())
     resumed = tune(folder / "resumed")
     pool = [{"response_1": pair.chosen, "response_2": pair.rejected} for pair in PAIRS]
-    ranks.on_main(
+    distributed.on_main(
         lambda: (folder / "rows.jsonl").write_text("".join(json.dumps(r) + "\n" for r in pool))
     )
     labelled = label_pool(trained.model, folder / "rows.jsonl", folder / "pool")
     optimised = policy(folder / "policy", trained.model)
     again = policy(folder / "policy", trained.model)
     found = {
-        "rank": ranks.rank(),
+        "rank": distributed.rank(),
         "averaged": averaged_gradients(),
         "norms": norms,
         "tuned": tuned.losses,
@@ -157,17 +157,17 @@ def main(folder):
         "policy": optimised.loaded.fingerprint,
         "policy again": again.loaded.fingerprint,
         "other": wrong(lambda: tune(folder / "tuned", rank=2)),
-        "unlike": wrong(lambda: tune(folder / "unlike", seed=ranks.rank())),
+        "unlike": wrong(lambda: tune(folder / "unlike", seed=distributed.rank())),
         "diverged": wrong(
             lambda: tune(learning_rate=10.0, warmup=0.0, max_grad_norm=0.0, epochs=99)
         ),
         "indivisible": wrong(lambda: PolicyConfig(batch_size=7, group_size=3).n_episodes_of(2)),
     }
-    (folder / f"found-{ranks.rank()}.json").write_text(json.dumps(found))
+    (folder / f"found-{distributed.rank()}.json").write_text(json.dumps(found))
     made = {"tuned": tuned.loaded.model, "full": full.loaded.model, "reward": trained.model.network}
     made["resumed"] = resumed.loaded.model
     for name, model in made.items():
-        save_file(weights(model), folder / f"{name}-{ranks.rank()}.safetensors")
+        save_file(weights(model), folder / f"{name}-{distributed.rank()}.safetensors")
 
 
 if __name__ == "__main__":

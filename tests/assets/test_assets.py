@@ -11,7 +11,8 @@ import types
 
 import pytest
 
-from icm_fast import assets, install_assets
+from icm_fast.assets import install as install_assets
+from icm_fast.assets import locate as assets
 from icm_fast.errors import InputError
 
 REVIEWS = b"1\t2.5\tA fine film.\r\n"

@@ -1,4 +1,4 @@
-"""Put the movie-review snippets in place: ``python -m icm_fast.install_assets``.
+"""Put the movie-review snippets in place: ``python -m icm_fast.assets.install``.
 
 They come inside the source distribution of ``vaderSentiment`` (MIT). pip fetches it
 with its hash pinned, so that nothing of it runs before it has been verified; the files
@@ -18,7 +18,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from icm_fast.assets import MOVIE_FOLDER, MOVIE_SHA256, data_dir, sha256_of
+from icm_fast.assets.locate import MOVIE_FOLDER, MOVIE_SHA256, data_dir, sha256_of
 from icm_fast.errors import InputError
 
 SDIST_REQUIREMENT = "vaderSentiment==3.3.2"
@@ -160,7 +160,7 @@ def _write(folder: Path, content: Mapping[str, bytes]) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the installation; return 0, or 2 after one line of explanation."""
-    parser = argparse.ArgumentParser(prog="python -m icm_fast.install_assets", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m icm_fast.assets.install", description=__doc__)
     parser.add_argument("--sdist", type=Path, help="a copy of the source distribution at hand")
     arguments = parser.parse_args(argv)
     try:

@@ -11,8 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import ranks_cases
-from icm_fast import InputError, SearchConfig, ranks, search
+import distributed_cases
+from icm_fast import InputError, SearchConfig, distributed, search
 from icm_fast.cli import run
 from icm_fast.model.tuned import merge_adapter
 from icm_fast.policy import PolicyConfig
@@ -36,10 +36,10 @@ def free_port() -> str:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """What the trainings of `ranks_cases` left, run once by two processes."""
+    """What the trainings of `distributed_cases` left, run once by two processes."""
     folder = tmp_path_factory.mktemp("two")
     words = [*LAUNCH.split(), "--dynamo_backend", "no", "--num_processes", "2"]
-    words += ["--main_process_port", free_port(), ranks_cases.__file__, str(folder)]
+    words += ["--main_process_port", free_port(), distributed_cases.__file__, str(folder)]
     done = subprocess.run(
         [sys.executable, "-m", *words], env=ENVIRONMENT, capture_output=True, text=True, timeout=300
     )
@@ -55,11 +55,11 @@ def found(folder):
 @pytest.fixture(scope="module")
 def alone():
     """The same trainings by this process."""
-    with ranks_cases.gradient_norms() as norms:
+    with distributed_cases.gradient_norms() as norms:
         trained = {
-            "tuned": ranks_cases.tune(),
-            "full": ranks_cases.tune(method="full"),
-            "reward": ranks_cases.judge(),
+            "tuned": distributed_cases.tune(),
+            "full": distributed_cases.tune(method="full"),
+            "reward": distributed_cases.judge(),
         }
     return trained | {"resumed": trained["tuned"]}, norms
 
@@ -76,7 +76,7 @@ def test_two_processes_train_as_one_does(name, folder, found, alone):
     trained = alone[0][name]
     assert found[name] == pytest.approx(trained.losses, abs=1e-5)
     model = trained.model.network if name == "reward" else trained.loaded.model
-    expected = ranks_cases.weights(model)
+    expected = distributed_cases.weights(model)
     for rank in (0, 1):
         made = load_file(folder / f"{name}-{rank}.safetensors")
         for key, value in expected.items():
@@ -117,7 +117,7 @@ def test_what_two_processes_wrote_can_be_read(folder, found):
     assert merged.fingerprint == found["policy"]
     for record in ("tuned/tuning.json", "reward/reward.json", "policy/tuning.json"):
         assert json.loads((folder / record).read_text())["n_processes"] == 2
-    assert (folder / "pool/pool.jsonl").read_text().count("\n") == len(ranks_cases.PAIRS)
+    assert (folder / "pool/pool.jsonl").read_text().count("\n") == len(distributed_cases.PAIRS)
 
 
 def test_what_is_wrong_is_told_to_every_process(found):
@@ -176,13 +176,16 @@ def test_bad_input_ends_every_process_with_2_and_one_line(words, message, finish
 
 
 def test_one_process_does_nothing_here():
-    assert (ranks.world_size(), ranks.rank(), ranks.is_main()) == (1, 0, True)
-    assert ranks.on_main(lambda: {"a": 1}) == {"a": 1}
-    assert ranks.summed([1.5]) == [1.5]
-    ranks.start()
-    ranks.barrier()
+    assert (distributed.world_size(), distributed.rank(), distributed.is_main()) == (1, 0, True)
+    assert distributed.on_main(lambda: {"a": 1}) == {"a": 1}
+    assert distributed.summed([1.5]) == [1.5]
+    distributed.start()
+    distributed.barrier()
     assert not torch.distributed.is_initialized()
-    code = "import sys, icm_fast.ranks as r; r.start(); r.barrier(); print('torch' in sys.modules)"
+    code = (
+        "import sys; from icm_fast import distributed as d; d.start(); d.barrier(); "
+        "print('torch' in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 
@@ -192,7 +195,7 @@ def test_what_a_launcher_asks_in_vain_is_refused(monkeypatch):
         monkeypatch.setenv(name, "2")
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     with pytest.raises(InputError, match="FSDP is not supported"):
-        ranks.start()
+        distributed.start()
 
 
 def test_episodes_are_of_all_processes_together():

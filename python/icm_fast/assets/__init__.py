@@ -1,0 +1,1 @@
+"""Verified data and weights that the installation puts in place."""
