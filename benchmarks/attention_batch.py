@@ -13,7 +13,7 @@ from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 from icm_fast import _core
 from icm_fast.bench.gpu_measure import batch_work
-from icm_fast.uniform_plan import uniform_plan
+from icm_fast.plan.uniform import uniform_plan
 
 THREADS = int(os.environ.get("ICM_FAST_BENCH_THREADS", "2"))
 EXAMPLES = int(os.environ.get("ICM_FAST_BENCH_EXAMPLES", "64"))

@@ -14,7 +14,7 @@ import argparse
 from itertools import product
 
 from icm_fast.bench.gpu_model import GPUS, KERNELS, SHAPES, predict
-from icm_fast.uniform_plan import uniform_plan
+from icm_fast.plan.uniform import uniform_plan
 
 
 def main() -> None:

@@ -25,8 +25,8 @@ import torch
 import icm_fast
 from icm_fast.config import SearchConfig
 from icm_fast.engine import make_engine
-from icm_fast.leave_one_out import Stages
 from icm_fast.model import load_model
+from icm_fast.plan.leave_one_out import Stages
 from icm_fast.scorers import make_scorer
 from icm_fast.scorers.local import STAGE_TOKENS
 from icm_fast.scorers.protocol import Scored

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from icm_fast import _core
-from icm_fast.uniform_plan import uniform_plan
+from icm_fast.plan.uniform import uniform_plan
 
 TOKENS = 40
 

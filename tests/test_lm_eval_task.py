@@ -138,8 +138,8 @@ def test_names_are_plain_and_prefixed(run, tmp_path, name, expected):
 @pytest.mark.parametrize("most", [0, 3])
 def test_shown_order_is_that_of_the_native_plan(run, seed, most):
     """``many_shot`` plans with token counts of its own; the order may not depend on them."""
-    from icm_fast.leave_one_out import plan_pieces
-    from icm_fast.prompts import TokenizedDataset
+    from icm_fast.plan.leave_one_out import plan_pieces
+    from icm_fast.plan.pieces import TokenizedDataset
 
     labels = np.array([0, 1, -1, 1, 0, 0, 1, 1], np.int32)
     shown = []

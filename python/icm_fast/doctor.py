@@ -17,7 +17,7 @@ from icm_fast.progress import clock
 from icm_fast.types import UNLABELLED, Dataset, IntArray
 
 if TYPE_CHECKING:
-    from icm_fast.prompts import TokenizedDataset
+    from icm_fast.plan.pieces import TokenizedDataset
 
 TYPICAL_FINAL_EVALUATIONS = 30
 """Evaluations of a complete labelling in a usual search; only the estimate of time uses it."""
@@ -61,7 +61,7 @@ def diagnose(
 def _steps(
     load: Callable[[], Dataset], model: LazyModel, config: SearchConfig
 ) -> Iterator[Finding]:
-    from icm_fast.prompts import tokenize_dataset
+    from icm_fast.plan.pieces import tokenize_dataset
     from icm_fast.scorers import make_scorer
 
     dataset = load()

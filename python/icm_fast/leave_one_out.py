@@ -2,158 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from icm_fast import _core
 from icm_fast.config import SearchConfig
 from icm_fast.errors import InputError
-from icm_fast.prompts import TokenizedDataset
-from icm_fast.types import BoolArray, Dataset, FloatArray, IntArray, ScoreArray, check_labels
+from icm_fast.plan.leave_one_out import LeaveOneOutPlan
+from icm_fast.types import Dataset, ScoreArray, check_labels
 
 if TYPE_CHECKING:
     from icm_fast.model import ModelSpec
     from icm_fast.scorers import BoundedScorer, PlannedScorer
-
-
-@dataclass(frozen=True)
-class LeaveOneOutPlan:
-    """Which tokens are forwarded, in which order, to score one labelling.
-
-    Attributes:
-        pieces: Token pieces of the data set.
-        labels: The labelling, ``[n]``, -1 where unlabelled.
-        queries: Which examples are scored, ``[n]`` bool.
-        tree: Segments and batches.
-        tail_tokens: Token ids of the inner nodes of the label tree.
-    """
-
-    pieces: TokenizedDataset
-    labels: IntArray
-    queries: BoolArray
-    tree: _core.TreePlan
-    tail_tokens: tuple[int, ...]
-
-    @property
-    def n_tokens(self) -> int:
-        """Tokens that are forwarded in all: those of the tree, less what a cache holds."""
-        return int(self.tree.forwarded_tokens)
-
-    @property
-    def naive_tokens(self) -> int:
-        """Tokens that one whole prompt per example would forward."""
-        return int(self.tree.naive_tokens)
-
-    @cached_property
-    def contexts(self) -> list[IntArray]:
-        """For every example the order of the labelled others in its context."""
-        empty = np.zeros(0, np.int32)
-        return [self.tree.context(i) if self.queries[i] else empty for i in range(len(self.labels))]
-
-    def prompt_ids(self, example: int) -> list[int]:
-        """Token ids that the model sees for ``example``, ending right before the label."""
-        if not self.queries[example]:
-            raise InputError(f"example {example} is not queried by this plan")
-        order = self.contexts[example]
-        ids = self.pieces.context(order.tolist(), self.labels.tolist())
-        return ids + list(self.pieces.prompt(example, first=len(order) == 0))
-
-    def segment_ids(self, segment: int) -> list[int]:
-        """Token ids of one segment of the tree."""
-        tree = self.tree
-        if tree.tail[segment] >= 0:
-            return [self.tail_tokens[int(tree.tail[segment])]]
-        is_root = bool(tree.has_root_token[segment])
-        ids = list(self.pieces.root) if is_root else []
-        first = int(tree.start[segment]) == 0 or self._opens_text(segment)
-        for i in tree.demos[tree.demo_offsets[segment] : tree.demo_offsets[segment + 1]]:
-            ids += self.pieces.demonstration(int(i), int(self.labels[i]), first=first)
-            first = False
-        if tree.query[segment] >= 0:
-            ids += self.pieces.prompt(int(tree.query[segment]), first=first)
-        return ids
-
-    def _opens_text(self, segment: int) -> bool:
-        """Whether only the root token stands before the segment."""
-        return int(self.tree.start[segment]) == len(self.pieces.root)
-
-
-@dataclass(frozen=True, slots=True)
-class Growing:
-    """Contexts that grow at their end, and what is held of earlier ones.
-
-    Attributes:
-        appended: Examples that end the context of all others, in order, int32.
-        cache: Segments of earlier plans.
-    """
-
-    appended: IntArray
-    cache: _core.PrefixCache
-
-
-@dataclass(frozen=True, slots=True)
-class Stages:
-    """A part of a plan, under the contexts of the whole, in stages.
-
-    Attributes:
-        rows: Examples to score, ``[n]`` bool; what only others need is not forwarded.
-        stage_tokens: Size of the sub-trees that are served one after the other; 0 for no stages.
-        priority: ``[n]`` float64; sub-trees with a smaller mean come first.
-    """
-
-    rows: BoolArray
-    stage_tokens: int = 0
-    priority: FloatArray | None = None
-
-
-def plan_pieces(
-    pieces: TokenizedDataset,
-    labels: IntArray,
-    tail: tuple[tuple[int, ...], tuple[int, ...]],
-    config: SearchConfig,
-    queries: BoolArray | None = None,
-    stages: Stages | None = None,
-    growing: Growing | None = None,
-) -> LeaveOneOutPlan:
-    """Plan the scoring of one labelling.
-
-    Args:
-        pieces: Token pieces of the data set.
-        labels: ``[n]`` label indices, -1 where unlabelled.
-        tail: Tokens and parents of the label tree's inner nodes.
-        config: Seed and budgets.
-        queries: ``[n]`` bool, which examples to score; all by default.
-        stages: Which of these to forward, and in which order.
-        growing: Examples at the end of all contexts, and what needs no forwarding.
-    """
-    labels = np.ascontiguousarray(labels, dtype=np.int32)
-    queries = np.ones(len(labels), np.bool_) if queries is None else np.asarray(queries, np.bool_)
-    demonstrations, extra = pieces.demonstration_lengths(labels.tolist())
-    prompts, prompt_extra = pieces.query_lengths()
-    tree = _core.plan_tree(
-        demonstration_tokens=demonstrations,
-        first_extra=extra,
-        query_tokens=prompts,
-        query_first_extra=prompt_extra,
-        labelled=labels >= 0,
-        queried=queries,
-        root_tokens=len(pieces.root),
-        tail_parents=np.array(tail[1], np.int32),
-        seed=config.seed,
-        kv_budget_tokens=config.kv_budget_tokens,
-        batch_tokens=config.batch_tokens,
-        appended=None if growing is None else growing.appended,
-        cache=None if growing is None else growing.cache,
-        labels=labels,
-        rows=None if stages is None else stages.rows,
-        stage_tokens=0 if stages is None else stages.stage_tokens,
-        priority=None if stages is None else stages.priority,
-    )
-    forwarded = queries if stages is None else queries & stages.rows
-    return LeaveOneOutPlan(pieces, labels, forwarded, tree, tail[0])
 
 
 def plan_leave_one_out(

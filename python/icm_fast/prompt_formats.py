@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from icm_fast.errors import InputError
-from icm_fast.prompts import TokenizedDataset, tokenize_dataset
+from icm_fast.plan.pieces import TokenizedDataset, tokenize_dataset
 from icm_fast.types import Dataset
 
 ASSISTANT_DIALOGUE = """\

@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from icm_fast.uniform_plan import uniform_plan
+from icm_fast.plan.uniform import uniform_plan
 
 Counts = npt.NDArray[np.int64]
 

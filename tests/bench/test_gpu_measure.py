@@ -6,7 +6,7 @@ import torch
 
 from icm_fast.bench.gpu_measure import batch_work, measure, seconds
 from icm_fast.bench.gpu_model import GPUS, RATES, Shape, predict
-from icm_fast.uniform_plan import uniform_plan
+from icm_fast.plan.uniform import uniform_plan
 from tiny_models import one_thread  # noqa: F401
 
 SHAPE = Shape("small", 64, 3, 4, 2, 16, 96)

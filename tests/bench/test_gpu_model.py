@@ -19,7 +19,7 @@ from icm_fast.bench.gpu_model import (
     Tile,
     predict,
 )
-from icm_fast.uniform_plan import uniform_plan
+from icm_fast.plan.uniform import uniform_plan
 
 COMPILED = Path(__file__).resolve().parents[2] / "benchmarks" / "gpu" / "cuda_compile.json"
 PLAN = uniform_plan(64, demonstration=43, query=40, root=1, batch_tokens=16384)

@@ -10,8 +10,9 @@ from icm_fast.kernels.label_logprob import Head, naive
 from icm_fast.kernels.label_logprob.choice import kernel_for
 
 from icm_fast.model import label_scores
-from icm_fast.model.label_scores import LabelHead, label_logprobs, label_tree
-from icm_fast.prompts import TokenizedDataset
+from icm_fast.model.label_scores import LabelHead, label_logprobs
+from icm_fast.plan.label_tree import label_tree
+from icm_fast.plan.pieces import TokenizedDataset
 
 TRITON = "label_logprob.triton.label_logprob"
 ROWS, VOCABULARY = 19, 203

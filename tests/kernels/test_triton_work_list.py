@@ -12,7 +12,7 @@ from icm_fast.kernels.tree_attention.tiles import EVERY_LENGTH
 from icm_fast.kernels.tree_attention.work_list import PlanSettings, launch_plan, make_plan
 
 from icm_fast.bench.gpu_measure import batch_work
-from icm_fast.uniform_plan import uniform_plan
+from icm_fast.plan.uniform import uniform_plan
 
 
 def plan_settings(

@@ -2,8 +2,9 @@ import pytest
 import torch
 
 from icm_fast.model import label_scores
-from icm_fast.model.label_scores import LabelHead, label_tree
-from icm_fast.prompts import TokenizedDataset
+from icm_fast.model.label_scores import LabelHead
+from icm_fast.plan.label_tree import label_tree
+from icm_fast.plan.pieces import TokenizedDataset
 from tiny_models import UNLISTED, one_thread, tiny_model  # noqa: F401
 
 

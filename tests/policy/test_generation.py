@@ -10,8 +10,8 @@ import torch
 from icm_fast.errors import InputError
 from icm_fast.model import load_model
 from icm_fast.model.tuned import foreign_code
+from icm_fast.plan.pieces import root_ids
 from icm_fast.policy import Continuation, generate, mean_nll, token_logprobs
-from icm_fast.prompts import root_ids
 from tiny_models import (  # noqa: F401 - one_thread is in force by its import
     REVIEWS,
     byte_tokenizer,

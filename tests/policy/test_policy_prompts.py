@@ -5,8 +5,8 @@ import json
 import pytest
 
 from icm_fast.errors import InputError
+from icm_fast.plan.pieces import root_ids
 from icm_fast.policy import judged_text, policy_text, read_prompts
-from icm_fast.prompts import root_ids
 from icm_fast.reward import Pair, RewardConfig, reward_text
 from icm_fast.reward.text import reward_ids
 from icm_fast.reward.trainer import pair_ids

@@ -7,7 +7,7 @@ import torch
 import icm_fast
 from icm_fast.config import SearchConfig
 from icm_fast.errors import InputError
-from icm_fast.leave_one_out import Stages
+from icm_fast.plan.leave_one_out import Stages
 from icm_fast.reference import reference_leave_one_out
 from icm_fast.scorers import AppendingScorer, local, make_scorer
 from tiny_models import (

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from icm_fast.leave_one_out import LeaveOneOutPlan
 from icm_fast.model.kv_size import head_dim
+from icm_fast.plan.leave_one_out import LeaveOneOutPlan
 
 Integers = npt.NDArray[np.int64]
 

@@ -21,7 +21,7 @@ from icm_fast.kernels.tree_attention import AttentionWork, sdpa
 from icm_fast.kernels.tree_attention.choice import TreeAttention
 from icm_fast.kernels.tree_attention.tiles import SHORT_ROWS, Tile, TilePair, padded
 from icm_fast.kernels.tree_attention.tuned_tiles import HeadShape
-from icm_fast.uniform_plan import uniform_plan
+from icm_fast.plan.uniform import uniform_plan
 
 LIMITS = {torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 1e-2}
 """Largest difference from torch's attention, as a share of the largest value."""

@@ -13,7 +13,7 @@ from icm_fast.bench.peers.protocol import Job
 from icm_fast.bench.random_model import model_folder
 from icm_fast.config import SearchConfig
 from icm_fast.errors import InputError, first_line
-from icm_fast.leave_one_out import LeaveOneOutPlan, plan_pieces
+from icm_fast.plan.leave_one_out import LeaveOneOutPlan, plan_pieces
 from icm_fast.types import Dataset, IntArray
 
 ORDERS = ("ours", "natural")
@@ -140,7 +140,7 @@ def _dtype(case: Case) -> str:
 
 
 def _plan(case: Case, dataset: Dataset, tokenizer: Any, labels: IntArray) -> LeaveOneOutPlan:
-    from icm_fast.prompts import tokenize_dataset
+    from icm_fast.plan.pieces import tokenize_dataset
 
     pieces = tokenize_dataset(dataset, tokenizer)
     return plan_pieces(pieces, labels, ((), ()), SearchConfig(seed=case.seed))

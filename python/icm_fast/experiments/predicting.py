@@ -16,7 +16,7 @@ from icm_fast.metrics import agreement
 from icm_fast.types import UNLABELLED, IntArray
 
 if TYPE_CHECKING:
-    from icm_fast.prompts import TokenizedDataset
+    from icm_fast.plan.pieces import TokenizedDataset
     from icm_fast.tuning import Tuned
 
 

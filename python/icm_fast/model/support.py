@@ -11,7 +11,7 @@ from icm_fast.errors import InputError, first_line
 from icm_fast.model.label_scores import LabelHead
 from icm_fast.model.load import LoadedModel
 from icm_fast.model.runner import ModelRunner
-from icm_fast.uniform_plan import uniform_plan
+from icm_fast.plan.uniform import uniform_plan
 
 VERIFIED_FAMILIES = frozenset(
     {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from icm_fast.prompts import whole_text_ids
+from icm_fast.plan.pieces import whole_text_ids
 
 FORMAT = 1
 """Recorded with every model; raised whenever the functions below change."""

@@ -12,7 +12,7 @@ from icm_fast.model.support import (
     require_known_head,
     require_tree_support,
 )
-from icm_fast.prompts import TokenizedDataset, tokenize_dataset
+from icm_fast.plan.pieces import TokenizedDataset, tokenize_dataset
 from icm_fast.scorers.appending import AppendingScorer
 from icm_fast.scorers.bounded import BoundedScorer
 from icm_fast.scorers.local import NaiveScorer, TreeScorer

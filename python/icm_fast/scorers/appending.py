@@ -10,11 +10,11 @@ from icm_fast import _core
 from icm_fast.config import SearchConfig
 from icm_fast.context_orders import ContextOrders
 from icm_fast.errors import InputError
-from icm_fast.leave_one_out import Growing, LeaveOneOutPlan, Stages
 from icm_fast.model.hardware import available_bytes
 from icm_fast.model.kv_size import kv_numbers_per_token
 from icm_fast.model.load import LoadedModel
-from icm_fast.prompts import TokenizedDataset
+from icm_fast.plan.leave_one_out import Growing, LeaveOneOutPlan, Stages
+from icm_fast.plan.pieces import TokenizedDataset
 from icm_fast.scorers.local import TreeScorer, within_device
 from icm_fast.scorers.protocol import Scored
 from icm_fast.types import BoolArray, IntArray

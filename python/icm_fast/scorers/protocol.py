@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from icm_fast.leave_one_out import LeaveOneOutPlan
+from icm_fast.plan.leave_one_out import LeaveOneOutPlan
 from icm_fast.types import BoolArray, FloatArray, IntArray, ScoreArray
 
 

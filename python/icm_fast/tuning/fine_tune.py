@@ -13,7 +13,6 @@ import torch
 
 from icm_fast import distributed
 from icm_fast.identity import as_stored
-from icm_fast.model.label_scores import label_tree
 from icm_fast.model.load import LoadedModel, load_model
 from icm_fast.model.tuned import (
     ADAPTER_FOLDER,
@@ -25,7 +24,8 @@ from icm_fast.model.tuned import (
     load_tuned,
     merge_adapter,
 )
-from icm_fast.prompts import tokenize_dataset
+from icm_fast.plan.label_tree import label_tree
+from icm_fast.plan.pieces import tokenize_dataset
 from icm_fast.run_config import versions
 from icm_fast.tuning.config import AUTO, TrainingConfig, TuningConfig
 from icm_fast.tuning.folder import TuningFolder, TuningState

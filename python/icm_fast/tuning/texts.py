@@ -10,8 +10,8 @@ import numpy as np
 
 from icm_fast.errors import InputError
 from icm_fast.identity import json_digest
-from icm_fast.model.label_scores import LabelTree
-from icm_fast.prompts import TokenizedDataset, whole_text_ids
+from icm_fast.plan.label_tree import LabelTree
+from icm_fast.plan.pieces import TokenizedDataset, whole_text_ids
 from icm_fast.types import UNLABELLED, IntArray
 
 

@@ -3,9 +3,9 @@ import pytest
 
 from icm_fast.config import SearchConfig
 from icm_fast.errors import InputError
-from icm_fast.leave_one_out import plan_pieces
-from icm_fast.model.label_scores import label_tree
-from icm_fast.prompts import tokenize_dataset
+from icm_fast.plan.label_tree import label_tree
+from icm_fast.plan.leave_one_out import plan_pieces
+from icm_fast.plan.pieces import tokenize_dataset
 from icm_fast.reference.leave_one_out import context_text
 from icm_fast.types import Dataset, Example, LabelSpace
 from tiny_models import (

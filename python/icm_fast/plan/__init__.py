@@ -1,0 +1,1 @@
+"""What is encoded, in which order, to score one labelling; numpy only."""
