@@ -22,7 +22,7 @@ from icm_fast.evaluate import held_out, many_shot
 from icm_fast.files import write_atomically
 from icm_fast.model import load_model
 from icm_fast.scorers import make_scorer
-from icm_fast.task_source import TaskSource
+from icm_fast.tasks.source import TaskSource
 from icm_fast.types import UNLABELLED, Dataset
 
 

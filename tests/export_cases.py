@@ -9,7 +9,7 @@ from pathlib import Path
 import icm_fast
 from icm_fast.config import SearchConfig
 from icm_fast.finished_run import FinishedRun, read_run
-from icm_fast.task_source import TaskSource
+from icm_fast.tasks.source import TaskSource
 from run_fakes import FakeScorer
 
 CLAIMS = ("{braces}", 'it\'s "so" \\ é', "12", "[1, 2]", "a, b", "last")

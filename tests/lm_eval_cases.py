@@ -8,7 +8,7 @@ from pathlib import Path
 import icm_fast
 from icm_fast.config import SearchConfig
 from icm_fast.finished_run import FinishedRun, read_run
-from icm_fast.task_source import TaskSource
+from icm_fast.tasks.source import TaskSource
 from run_fakes import FakeScorer
 
 CHOICES = ("{{ 7 * 7 }}", "{% raw %}", "12", 'it\'s "so" \\ é', "[1, 2]", "{# none #}")

@@ -257,7 +257,7 @@ def test_evaluate_a_run_of_a_python_data_set(tmp_path, capsys):
 def test_demo_prints_the_table_and_is_kept(tmp_path, monkeypatch, model, capsys):
     write_claims(tmp_path / "data.jsonl")
     from icm_fast import demo
-    from icm_fast.task_source import TaskSource
+    from icm_fast.tasks.source import TaskSource
 
     source = TaskSource("truthfulqa", str(tmp_path / "data.jsonl"), limit=8)
     monkeypatch.setattr(demo, "demo_source", lambda n, seed: source)
@@ -353,7 +353,7 @@ def test_checks_of_the_data_model_are_input_errors(monkeypatch, capsys):
     def refuse(*arguments, **keywords):
         raise ValueError("the data set holds no example")
 
-    monkeypatch.setattr("icm_fast.tasks.load_task", refuse)
+    monkeypatch.setattr("icm_fast.tasks.registry.load_task", refuse)
     fails(capsys, ["search", "larger-than", "--model", "fake"], "larger-than", "holds no example")
 
 

@@ -8,7 +8,7 @@ import pytest
 from icm_fast import evaluate
 from icm_fast.config import SearchConfig
 from icm_fast.errors import InputError
-from icm_fast.task_source import TaskSource
+from icm_fast.tasks.source import TaskSource
 from run_fakes import FakeLoaded, FakeScored, FakeScorer, toy_dataset, write_claims
 
 

@@ -13,7 +13,7 @@ from icm_fast.errors import InputError
 from icm_fast.finished_run import read_run
 from icm_fast.hub_push import push, write_hub_folder
 from icm_fast.run_config import read_config
-from icm_fast.task_source import TaskSource
+from icm_fast.tasks.source import TaskSource
 
 GOLDEN = Path(__file__).parent / "golden" / "export"
 TOKEN = "hf_secret"

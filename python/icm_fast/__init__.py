@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from icm_fast.leave_one_out import plan_leave_one_out as plan_leave_one_out
     from icm_fast.search import SearchResult as SearchResult
     from icm_fast.search import search as search
-    from icm_fast.tasks import load_task as load_task
+    from icm_fast.tasks.registry import load_task
     from icm_fast.types import Constraint as Constraint
     from icm_fast.types import Dataset as Dataset
     from icm_fast.types import Example as Example

@@ -13,7 +13,7 @@ from icm_fast.progress import ProgressReporter
 from icm_fast.report import DEMO_FILE, comparison_text, concern_parts, cost_text
 from icm_fast.run_evaluation import evaluate_run
 from icm_fast.search import search
-from icm_fast.task_source import TaskSource
+from icm_fast.tasks.source import TaskSource
 
 MAX_CHARS = 60
 """Reviews of the demonstration are short, so that it takes minutes on two cores."""

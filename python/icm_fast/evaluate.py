@@ -36,7 +36,7 @@ from icm_fast.types import (
 
 if TYPE_CHECKING:
     from icm_fast.scorers import Scorer
-    from icm_fast.task_source import TaskSource
+    from icm_fast.tasks.source import TaskSource
 
 __all__ = [
     "Comparison",

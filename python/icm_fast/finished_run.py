@@ -21,7 +21,7 @@ from icm_fast.run_store import (
     LABELS_FILE,
     read_summary,
 )
-from icm_fast.task_source import TaskSource
+from icm_fast.tasks.source import TaskSource
 from icm_fast.types import Dataset, Example, IntArray, LabelSpace, ScoreArray
 
 _FIX = "run the search again with the same settings and folder; it goes on where it stopped"

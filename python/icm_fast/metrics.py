@@ -7,8 +7,8 @@ from collections.abc import Callable, Hashable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from icm_fast.constraints import connected_rows
 from icm_fast.errors import InputError
+from icm_fast.tasks.constraints import connected_rows
 from icm_fast.types import UNLABELLED, Constraint, FloatArray, IntArray, ScoreArray
 
 Metric = Callable[[IntArray, IntArray], float]

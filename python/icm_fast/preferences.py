@@ -10,8 +10,8 @@ import numpy as np
 
 from icm_fast.errors import InputError
 from icm_fast.finished_run import FinishedRun
-from icm_fast.task_source import TaskSource
 from icm_fast.tasks.comparisons import load_comparisons
+from icm_fast.tasks.source import TaskSource
 from icm_fast.types import UNLABELLED, Comparison, Dataset, IntArray
 
 CONTRADICTING = "labels contradict one another"

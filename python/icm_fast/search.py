@@ -23,7 +23,7 @@ from icm_fast.types import UNLABELLED, Dataset, IntArray, ScoreArray
 
 if TYPE_CHECKING:
     from icm_fast.scorers import Scorer
-    from icm_fast.task_source import TaskSource
+    from icm_fast.tasks.source import TaskSource
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -15,7 +15,7 @@ from icm_fast.model import load_model
 from icm_fast.policy import evaluate_policies, judged_text, judges, write_head_to_head
 from icm_fast.policy.judges import Bout, judge_by_claims, judge_by_rewards
 from icm_fast.reward import Pair, RewardConfig, train_reward
-from icm_fast.tasks import load_task
+from icm_fast.tasks.registry import load_task
 from tiny_models import (  # noqa: F401 - one_thread is in force by its import
     REVIEWS,
     byte_tokenizer,

@@ -11,7 +11,7 @@ from icm_fast.reward import pairs_of_labels, pairs_of_run, read_pairs
 from icm_fast.reward.evaluation import summarise
 from icm_fast.reward.rewardbench import SECTIONS, final_score, section_scores
 from icm_fast.reward.twin import twin_pairs
-from icm_fast.task_source import TaskSource
+from icm_fast.tasks.source import TaskSource
 
 PREFERENCE = [
     {

@@ -21,8 +21,8 @@ from icm_fast.reward import (
 )
 from icm_fast.reward import pool as pool_module
 from icm_fast.reward.pool import CHUNK, label_pool
-from icm_fast.task_source import TaskSource
-from icm_fast.tasks import load_task
+from icm_fast.tasks.registry import load_task
+from icm_fast.tasks.source import TaskSource
 from tiny_models import one_thread, tiny_loaded  # noqa: F401 - in force by its import
 
 QUICK = ["--set", "epochs=2", "--set", "batch_size=4", "--set", "learning_rate=0.01"]

@@ -8,7 +8,7 @@ from collections import defaultdict
 import pytest
 
 from icm_fast.errors import InputError
-from icm_fast.tasks import load_task
+from icm_fast.tasks.registry import load_task
 
 
 def is_true(prompt):

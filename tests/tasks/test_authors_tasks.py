@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from icm_fast.errors import InputError
-from icm_fast.tasks import load_task
 from icm_fast.tasks.gsm8k import canonical_answer
+from icm_fast.tasks.registry import load_task
 
 CLAIMS = [
     {"question": f"Q{group}?", "choice": f"C{claim}.", "label": claim % 2, "consistency_id": group}

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from icm_fast.errors import InputError
-from icm_fast.task_source import TaskSource
 from icm_fast.tasks.comparisons import COMPARING_TASKS, load_comparisons
+from icm_fast.tasks.source import TaskSource
 
 ROWS = [
     {"question": f"Q{k}?", "choice": one, "choice_2": other, "consistency_id": k}

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from icm_fast.constraints import Custom
 from icm_fast.errors import InputError
-from icm_fast.tasks import load_task
+from icm_fast.tasks.constraints import Custom
+from icm_fast.tasks.registry import load_task
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "custom_task.yaml"
 

@@ -9,7 +9,7 @@ from statistics import mean
 import pytest
 
 from icm_fast.errors import InputError
-from icm_fast.tasks import load_task
+from icm_fast.tasks.registry import load_task
 
 PROMPT = re.compile(
     r"Poem A: (.+)\nPoem B: (.+)\nClaim: Poem A is better than Poem B\.\nI think this claim is"

@@ -11,7 +11,7 @@ import numpy as np
 
 from icm_fast.bench.random_model import QWEN_SHAPE
 from icm_fast.errors import InputError, suggest
-from icm_fast.task_source import TaskSource
+from icm_fast.tasks.source import TaskSource
 from icm_fast.types import IntArray
 
 

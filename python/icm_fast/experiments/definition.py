@@ -14,7 +14,7 @@ from icm_fast.config import SearchConfig
 from icm_fast.errors import InputError, suggest
 from icm_fast.experiments.methods import METHODS
 from icm_fast.files import reading
-from icm_fast.task_source import TaskSource
+from icm_fast.tasks.source import TaskSource
 from icm_fast.tuning.config import TuningConfig
 
 FIGURES = ("bars", "lines")

@@ -20,9 +20,9 @@ import numpy as np
 from icm_fast.errors import InputError
 from icm_fast.preferences import Preference, preferences, read_comparisons
 from icm_fast.reward.pairs import Pair, PairSet
-from icm_fast.task_source import TaskSource
 from icm_fast.tasks.comparisons import COMPARING_TASKS
 from icm_fast.tasks.movie_sentiment import SENTIMENT_LABELS
+from icm_fast.tasks.source import TaskSource
 from icm_fast.types import Comparison, Dataset, IntArray
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from icm_fast.constraints import Asymmetric, Equal, Exclusive
 from icm_fast.tasks.assembly import CLAIM_ENDING, TaskData, assemble
+from icm_fast.tasks.constraints import Asymmetric, Equal, Exclusive
 from icm_fast.tasks.rows import PathLike
 from icm_fast.tasks.sampling import count_groups, digest
 from icm_fast.types import Example

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from icm_fast.constraints import RuleLike, compile_rules
 from icm_fast.errors import InputError
+from icm_fast.tasks.constraints import RuleLike, compile_rules
 from icm_fast.tasks.sampling import pick_groups
 from icm_fast.types import Constraint, Dataset, Example, IntArray, LabelSpace
 

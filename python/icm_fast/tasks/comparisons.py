@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from icm_fast.errors import InputError
-from icm_fast.task_source import TaskSource
 from icm_fast.tasks.movie_sentiment import review_comparisons
 from icm_fast.tasks.preference import alpaca_comparisons, gender_comparisons
+from icm_fast.tasks.source import TaskSource
 from icm_fast.tasks.sun_poems import poem_comparisons
 from icm_fast.types import Comparison
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from string import Formatter
 from typing import Any
 
-from icm_fast.constraints import RuleLike
 from icm_fast.errors import InputError, suggest
 from icm_fast.tasks.assembly import TaskData, assemble, label_space
+from icm_fast.tasks.constraints import RuleLike
 from icm_fast.tasks.rows import HUB_PREFIX, PathLike, Row, read_rows, read_text
 from icm_fast.types import Example
 
@@ -32,7 +32,7 @@ class CustomSpec:
         id: Column of the example id; None numbers the rows.
         gold: Column of the gold label; it can stand nowhere else in the description.
         gold_map: From values of the gold column to labels.
-        rules: Consistency rules; see ``icm_fast.constraints``. ``implies`` and ``custom`` also
+        rules: Consistency rules; see ``icm_fast.tasks.constraints``. ``implies`` and ``custom`` also
             take ``column``, whose value is the id (or the ids) of the other example.
         separator: Text between demonstrations.
         limit: Most examples to keep.

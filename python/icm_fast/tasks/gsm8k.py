@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from decimal import Decimal, InvalidOperation
 
-from icm_fast.constraints import Equal, Exclusive
 from icm_fast.errors import InputError, suggest
 from icm_fast.tasks.assembly import CLAIM_ENDING, TaskData, assemble
+from icm_fast.tasks.constraints import Equal, Exclusive
 from icm_fast.tasks.rows import PathLike, Row, binary_gold, read_rows, require_path
 from icm_fast.types import Example
 

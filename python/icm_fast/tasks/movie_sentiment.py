@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from icm_fast.assets.locate import MOVIE_GROUND_TRUTH, MOVIE_RATINGS, movie_review_file
-from icm_fast.constraints import Asymmetric
 from icm_fast.errors import InputError, suggest
 from icm_fast.tasks.assembly import TRUTH_LABELS, TaskData, assemble
+from icm_fast.tasks.constraints import Asymmetric
 from icm_fast.tasks.rows import PathLike, read_text
 from icm_fast.tasks.sampling import SPLITS, in_split
 from icm_fast.types import Comparison, Dataset, Example, IntArray

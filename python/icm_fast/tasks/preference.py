@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from icm_fast.constraints import Asymmetric, connected_rows
 from icm_fast.tasks.assembly import CLAIM_ENDING, TaskData, assemble
 from icm_fast.tasks.blogs import blog_pairs, is_blog_corpus
+from icm_fast.tasks.constraints import Asymmetric, connected_rows
 from icm_fast.tasks.rows import PathLike, Row, binary_gold, read_rows, require_path
 from icm_fast.tasks.sampling import digest
 from icm_fast.types import Comparison, Example

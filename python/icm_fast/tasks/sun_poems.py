@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from icm_fast.constraints import Asymmetric
 from icm_fast.tasks.assembly import CLAIM_ENDING, TaskData, assemble
+from icm_fast.tasks.constraints import Asymmetric
 from icm_fast.tasks.rows import PathLike
 from icm_fast.tasks.sampling import count_groups, digest
 from icm_fast.types import Comparison, Example

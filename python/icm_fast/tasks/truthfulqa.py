@@ -6,9 +6,9 @@ import dataclasses
 import warnings
 from collections.abc import Sequence
 
-from icm_fast.constraints import Equal, Exclusive, compile_rules
 from icm_fast.errors import InputError, suggest
 from icm_fast.tasks.assembly import CLAIM_ENDING, TRUTH_LABELS, TaskData, assemble
+from icm_fast.tasks.constraints import Equal, Exclusive, compile_rules
 from icm_fast.tasks.rows import PathLike, Row, binary_gold, read_rows, require_path
 from icm_fast.types import Constraint, Example, LabelSpace
 

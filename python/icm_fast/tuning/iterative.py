@@ -13,13 +13,13 @@ import numpy.typing as npt
 
 from icm_fast import distributed
 from icm_fast.config import SearchConfig
-from icm_fast.constraints import connected_rows
 from icm_fast.errors import InputError
 from icm_fast.files import json_lines, write_atomically
 from icm_fast.model.load import LoadedModel, load_model
 from icm_fast.run_store import LABELS_FILE
 from icm_fast.search import SearchResult, search
-from icm_fast.task_source import TaskSource
+from icm_fast.tasks.constraints import connected_rows
+from icm_fast.tasks.source import TaskSource
 from icm_fast.tuning.config import TuningConfig
 from icm_fast.tuning.fine_tune import Tuned, fine_tune
 from icm_fast.types import UNLABELLED, Dataset, IntArray

@@ -22,7 +22,7 @@ class OurSession:
         from icm_fast.config import SearchConfig
         from icm_fast.model import load_model
         from icm_fast.scorers import make_scorer
-        from icm_fast.task_source import TaskSource
+        from icm_fast.tasks.source import TaskSource
 
         torch.set_num_threads(job.threads)
         source = job.source

@@ -34,7 +34,7 @@ class TaskSource:
         Raises:
             InputError: Unknown task or option, or data that cannot be read or used.
         """
-        from icm_fast.tasks import load_task
+        from icm_fast.tasks.registry import load_task
 
         try:
             return load_task(

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from icm_fast.constraints import Asymmetric, Custom, Equal, Exclusive, Implies, compile_rules
 from icm_fast.errors import InputError
+from icm_fast.tasks.constraints import Asymmetric, Custom, Equal, Exclusive, Implies, compile_rules
 from icm_fast.types import Example, LabelSpace
 
 TRUTH = LabelSpace((" False", " True"))
