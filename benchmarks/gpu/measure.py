@@ -18,11 +18,11 @@ from itertools import product
 from pathlib import Path
 
 import torch
-from icm_fast.kernels.tree_attention import versions
 
 from icm_fast.bench.gpu_measure import measure
 from icm_fast.bench.gpu_model import GPUS, KERNELS, SHAPES, Shape
 from icm_fast.files import write_atomically
+from icm_fast.kernels.tree_attention import select
 from icm_fast.plan.uniform import uniform_plan
 from icm_fast.run_config import versions as package_versions
 
@@ -50,7 +50,7 @@ def main() -> None:
         "command": " ".join(["python benchmarks/gpu/measure.py", *sys.argv[1:]]),
         "device": name,
         "predicted_as": gpu,
-        "attention": versions.available(device)[0],
+        "attention": select.available(device)[0],
         "versions": package_versions(),
         "rows": [],
     }
@@ -93,7 +93,7 @@ def measured_row(n: int, shape: Shape, gpu: str, device: torch.device, batch_tok
         kv_budget_tokens=1 << 20 if device.type == "cuda" else 1 << 12,
         batch_tokens=batch_tokens,
     )
-    products = "wgmma" if versions.available(device)[0] == "cuda_wgmma" else "mma"
+    products = "wgmma" if select.available(device)[0] == "cuda_wgmma" else "mma"
     kernel = KERNELS[products if gpu in KERNELS[products].rates else "mma"]
     found = measure(plan, shape, GPUS[gpu], kernel.rates[gpu], device=device, tile=kernel.tile)
     batches = [asdict(batch) for batch in found]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 import triton
 import triton.language as tl
+
 from icm_fast.kernels.triton_numbers import LOG2E
 
 BLOCK = 1024

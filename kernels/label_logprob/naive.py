@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+
 from icm_fast.kernels.label_logprob.head import Head
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 import triton
 import triton.language as tl
+
 from icm_fast.kernels.label_logprob.head import Head
 from icm_fast.kernels.triton_devices import INTERPRETED
 from icm_fast.kernels.triton_numbers import LOG2E, dot, soft_cap

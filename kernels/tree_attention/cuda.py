@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+
+import icm_fast
 from icm_fast.kernels.tree_attention.cuda_library import (
     PRODUCTS,
     RANGE,
@@ -19,8 +21,6 @@ from icm_fast.kernels.tree_attention.cuda_library import (
     HeadRows,
 )
 from icm_fast.kernels.tree_attention.work import AttentionWork
-
-import icm_fast
 
 HEAD_DIMS = (64, 128, 256)
 DTYPES = {torch.bfloat16: 0, torch.float16: 1}

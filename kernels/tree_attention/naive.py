@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
+
 from icm_fast.kernels.tree_attention.work import AttentionWork, SegmentWork
 
 

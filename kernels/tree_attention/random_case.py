@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+
 from icm_fast.kernels.tree_attention.work import AttentionWork, SegmentWork
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+
 from icm_fast.kernels.tree_attention import naive
 from icm_fast.kernels.tree_attention.work import AttentionWork, SegmentWork
 

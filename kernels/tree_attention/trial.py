@@ -21,15 +21,14 @@ from itertools import product
 from typing import Any
 
 import torch
-from icm_fast.kernels.tree_attention import cuda, naive
-from icm_fast.kernels.tree_attention.choice import TreeAttention
-from icm_fast.kernels.tree_attention.cuda_library import PRODUCTS
-from icm_fast.kernels.tree_attention.random_case import Sizes, random_case
-from icm_fast.kernels.tree_attention.work import AttentionWork
 
 from icm_fast.assets.locate import cache_dir, sha256_of
 from icm_fast.errors import InputError
 from icm_fast.files import write_atomically
+from icm_fast.kernels.tree_attention import cuda, naive
+from icm_fast.kernels.tree_attention.cuda_library import PRODUCTS
+from icm_fast.kernels.tree_attention.random_case import Sizes, random_case
+from icm_fast.kernels.tree_attention.work import AttentionWork, TreeAttention
 
 SECONDS = 300.0
 """Most that a trial may take, the start of Python and of the device included."""

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import torch
+
 from icm_fast.kernels.tree_attention.tiles import (
     EVERY_LENGTH,
     Tile,

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
+
 from icm_fast.kernels.tree_attention.work_list import BLOCK_FIELDS, ITEM_FIELDS, MERGE_FIELDS
 from icm_fast.kernels.triton_numbers import LOG2E, dot, soft_cap
 

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from icm_fast.kernels.tree_attention.tiles import Tile, TilePair
 
 from icm_fast.assets.locate import cache_dir
 from icm_fast.errors import InputError
 from icm_fast.files import reading, write_atomically, writing
 from icm_fast.identity import json_digest
+from icm_fast.kernels.tree_attention.tiles import Tile, TilePair
 
 _SIZES = len(Tile.__dataclass_fields__)
 

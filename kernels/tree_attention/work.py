@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,3 +45,21 @@ class AttentionWork:
     plans: dict[Hashable, object] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
+
+
+class TreeAttention(Protocol):
+    """Signature of every version; see ``naive.tree_attention``."""
+
+    def __call__(
+        self,
+        query: torch.Tensor,
+        key_pool: torch.Tensor,
+        value_pool: torch.Tensor,
+        work: AttentionWork,
+        *,
+        scaling: float,
+        sliding_window: int | None = None,
+        softcap: float | None = None,
+        sinks: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Attend every segment's queries over its context and itself."""

@@ -16,9 +16,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from icm_fast.kernels.tree_attention.work import AttentionWork
 
 from icm_fast import _core
+from icm_fast.kernels.tree_attention.work import AttentionWork
 
 BLOCK_FIELDS = 4
 """slot, number of keys, position of the first key in the context, unused."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+
 from icm_fast.kernels.tree_attention import AttentionWork
 from icm_fast.kernels.tree_attention.random_case import Sizes, random_case
 

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from interpreter import Interpreter
+
 from icm_fast.kernels import triton_devices
 from icm_fast.kernels.tree_attention import cuda, trial
-from interpreter import Interpreter
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 EMULATION = "ICM_FAST_EMULATED_CUDA"

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+
 from icm_fast.kernels.tree_attention import AttentionWork
 from icm_fast.kernels.tree_attention.work_list import LaunchPlan, PlanSettings
-from numpy.typing import NDArray
 
 IntArray = NDArray[np.int64]
 

@@ -4,8 +4,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+
 from icm_fast.kernels import triton_devices
-from icm_fast.kernels.tree_attention import choice, cuda, sdpa, versions
+from icm_fast.kernels.tree_attention import cuda, sdpa, select
+from icm_fast.kernels.tree_attention import select as choice
 
 CUDA = torch.device("cuda", 0)
 
@@ -24,15 +26,15 @@ def test_a_device_takes_triton(ampere):
 def test_triton_comes_after_the_cuda_library(ampere, tmp_path):
     path = tmp_path / "libicm_fast_cuda.so"
     ampere.setattr(cuda, "library_path", lambda: path)
-    assert versions.available(CUDA) == ("triton", "sdpa", "naive")
+    assert select.available(CUDA) == ("triton", "sdpa", "naive")
     path.touch()
-    assert versions.available(CUDA) == ("cuda", "triton", "sdpa", "naive")
+    assert select.available(CUDA) == ("cuda", "triton", "sdpa", "naive")
 
 
 def test_without_a_device_nothing_runs_there(ampere):
     """torch's CUDA builds are installed on machines without a device too."""
     ampere.setattr(torch.cuda, "is_available", lambda: False)
-    assert "triton" not in versions.available("cuda")
+    assert "triton" not in select.available("cuda")
 
 
 def test_heads_beyond_every_tile_take_sdpa(ampere):
@@ -47,7 +49,7 @@ def test_a_call_takes_what_serves_it(ampere):
         return SimpleNamespace(device=CUDA, dtype=dtype, shape=(4, 7, width))
 
     def fastest(query, values=None):
-        return versions.fastest(query, values or query)
+        return select.fastest(query, values or query)
 
     ampere.setattr(cuda, "library_path", lambda: Path("absent"))
     assert fastest(on_device(torch.bfloat16)) is triton.tree_attention

@@ -11,9 +11,9 @@ import torch
 from attention_cases import ONE_TOKEN, OPTIONS, SHAPES, Sizes, make_case
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from icm_fast.kernels.tree_attention import naive
 
 from icm_fast import _core
+from icm_fast.kernels.tree_attention import naive
 
 ISA_VARIABLE = "ICM_FAST_ISA"
 ISAS = ("portable", "avx2", "avx512")

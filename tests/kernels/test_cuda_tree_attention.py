@@ -7,17 +7,17 @@ from types import SimpleNamespace
 import pytest
 import torch
 from attention_cases import DEEP, ONE_TOKEN, OPTIONS, SHAPES, Sizes, make_case
+
+from icm_fast.errors import InputError
 from icm_fast.kernels.tree_attention import (
     AttentionWork,
     cuda,
     cuda_library,
     naive,
     sdpa,
+    select,
     trial,
-    versions,
 )
-
-from icm_fast.errors import InputError
 
 LIMITS = {torch.bfloat16: 1e-2, torch.float16: 1.5e-3}
 LONG = [((63, 1, 64), 3), ((3,), 70), DEEP, ONE_TOKEN]
@@ -170,44 +170,44 @@ def test_a_library_of_another_interface_is_refused(emulated, monkeypatch):
 
 def test_the_processor_takes_sdpa():
     case = make_case([ONE_TOKEN], dtype=torch.bfloat16, sizes=equal_widths())
-    assert versions.available("cpu") == ("sdpa", "naive")
-    assert versions.fastest(case.query, case.values) is sdpa.tree_attention
+    assert select.available("cpu") == ("sdpa", "naive")
+    assert select.fastest(case.query, case.values) is sdpa.tree_attention
 
 
 def test_a_device_takes_the_library_where_it_is_built(tmp_path, monkeypatch):
     path = tmp_path / "libicm_fast_cuda.so"
     monkeypatch.setattr(cuda, "library_path", lambda: path)
-    monkeypatch.setattr(versions, "has_triton_kernels", lambda device: False)
+    monkeypatch.setattr(select, "has_triton_kernels", lambda device: False)
     monkeypatch.setattr(trial, "chosen", lambda device: "mma")
-    assert versions.available("cuda") == ("sdpa", "naive")
+    assert select.available("cuda") == ("sdpa", "naive")
     path.touch()
-    assert versions.available("cuda:0") == ("cuda", "sdpa", "naive")
+    assert select.available("cuda:0") == ("cuda", "sdpa", "naive")
     monkeypatch.setattr(trial, "chosen", lambda device: "wgmma")
-    assert versions.available("cuda:0") == ("cuda_wgmma", "cuda", "sdpa", "naive")
+    assert select.available("cuda:0") == ("cuda_wgmma", "cuda", "sdpa", "naive")
     query = SimpleNamespace(device=torch.device("cuda"), dtype=torch.bfloat16, shape=(4, 7, 64))
-    assert versions.fastest(query, query) is cuda.wgmma_tree_attention
+    assert select.fastest(query, query) is cuda.wgmma_tree_attention
     # A library that failed its trials is as good as none.
     monkeypatch.setattr(trial, "chosen", lambda device: None)
-    assert versions.available("cuda:0") == ("sdpa", "naive")
-    assert versions.fastest(query, query) is sdpa.tree_attention
+    assert select.available("cuda:0") == ("sdpa", "naive")
+    assert select.fastest(query, query) is sdpa.tree_attention
 
 
 def test_a_setting_takes_a_kernel_as_it_is(tmp_path, monkeypatch):
     path = tmp_path / "libicm_fast_cuda.so"
     path.touch()
     monkeypatch.setattr(cuda, "library_path", lambda: path)
-    monkeypatch.setattr(versions, "has_triton_kernels", lambda device: False)
+    monkeypatch.setattr(select, "has_triton_kernels", lambda device: False)
     monkeypatch.setattr(trial, "chosen", lambda device: pytest.fail("it was tried"))
-    monkeypatch.setenv(versions.PRODUCTS_SETTING, "wgmma")
-    assert versions.available("cuda") == ("cuda_wgmma", "cuda", "sdpa", "naive")
+    monkeypatch.setenv(select.PRODUCTS_SETTING, "wgmma")
+    assert select.available("cuda") == ("cuda_wgmma", "cuda", "sdpa", "naive")
     query = SimpleNamespace(device=torch.device("cuda"), dtype=torch.bfloat16, shape=(4, 7, 64))
-    assert versions.fastest(query, query) is cuda.wgmma_tree_attention
-    assert versions.available("cpu") == ("sdpa", "naive")
-    monkeypatch.setenv(versions.PRODUCTS_SETTING, "mma")
-    assert versions.fastest(query, query) is cuda.tree_attention
-    monkeypatch.setenv(versions.PRODUCTS_SETTING, "tcgen05")
+    assert select.fastest(query, query) is cuda.wgmma_tree_attention
+    assert select.available("cpu") == ("sdpa", "naive")
+    monkeypatch.setenv(select.PRODUCTS_SETTING, "mma")
+    assert select.fastest(query, query) is cuda.tree_attention
+    monkeypatch.setenv(select.PRODUCTS_SETTING, "tcgen05")
     with pytest.raises(InputError, match="must be one of auto, mma, wgmma, not 'tcgen05'"):
-        versions.fastest(query, query)
+        select.fastest(query, query)
 
 
 @pytest.mark.gpu

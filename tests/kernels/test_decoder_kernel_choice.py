@@ -2,12 +2,13 @@
 
 import pytest
 import torch
+
+from icm_fast.kernels.add_rms_norm import add_rms_norm_on
 from icm_fast.kernels.add_rms_norm import naive as naive_norm
-from icm_fast.kernels.add_rms_norm.choice import add_rms_norm_on
+from icm_fast.kernels.gated_activation import gated_activation_on
 from icm_fast.kernels.gated_activation import naive as naive_gate
-from icm_fast.kernels.gated_activation.choice import gated_activation_on
 from icm_fast.kernels.rope_kv_write import naive as naive_rope
-from icm_fast.kernels.rope_kv_write.choice import rope_kv_write_on
+from icm_fast.kernels.rope_kv_write import rope_kv_write_on
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 CHOICES = {

@@ -6,6 +6,7 @@ from functools import partial
 
 import pytest
 import torch
+
 from icm_fast.kernels.tree_attention import cuda, naive, trial
 
 CPU = torch.device("cpu")

@@ -7,15 +7,15 @@ import sys
 
 import pytest
 import torch
-from icm_fast.kernels import triton_devices
-from icm_fast.kernels.tree_attention import naive, tuned_tiles
-from icm_fast.kernels.tree_attention.tiles import SHORT_ROWS, Tile, TilePair
-from icm_fast.kernels.tree_attention.tuned_tiles import HeadShape, store_tiles, stored_tiles
 
 from icm_fast.bench import tile_tuning
 from icm_fast.bench.tile_tuning import LONG_TILES, SHORT_TILES, TreeSize, Trial, tune
 from icm_fast.cli import run
 from icm_fast.errors import InputError
+from icm_fast.kernels import triton_devices
+from icm_fast.kernels.tree_attention import naive, tuned_tiles
+from icm_fast.kernels.tree_attention.tiles import SHORT_ROWS, Tile, TilePair
+from icm_fast.kernels.tree_attention.tuned_tiles import HeadShape, store_tiles, stored_tiles
 from icm_fast.lazy_scorer import LazyModel
 from icm_fast.model import load_model
 from tiny_models import byte_tokenizer, tiny_model

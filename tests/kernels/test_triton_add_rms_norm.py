@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+
 from icm_fast.kernels.add_rms_norm import naive
 
 TRITON = "add_rms_norm.triton.add_rms_norm"

@@ -8,9 +8,9 @@ import pytest
 
 triton = pytest.importorskip("triton", reason="triton is not installed")
 
-from icm_fast.kernels.ahead_of_time import assembler, compile_for  # noqa: E402
-from icm_fast.kernels.compile_table import entry_of, read_table, write_table  # noqa: E402
-from icm_fast.kernels.default_builds import default_builds  # noqa: E402
+from benchmarks.gpu.compile.ahead_of_time import assembler, compile_for  # noqa: E402
+from benchmarks.gpu.compile.compile_table import entry_of, read_table, write_table  # noqa: E402
+from benchmarks.gpu.compile.default_builds import default_builds  # noqa: E402
 from icm_fast.kernels.tree_attention.tiles import SHARED_BYTES, TARGETS  # noqa: E402
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks" / "gpu"
@@ -102,7 +102,7 @@ def test_ones_compile(name, ones):
 
 def test_a_spill_would_show():
     """A tile far beyond the registers: the log of the assembler says so."""
-    from icm_fast.kernels.default_builds import attention_build
+    from benchmarks.gpu.compile.default_builds import attention_build
     from icm_fast.kernels.tree_attention.tiles import Tile
 
     build = attention_build("wide", "bf16", 128, Tile(128, 64, 4, 2), options=True)

@@ -4,10 +4,10 @@ import math
 
 import pytest
 import torch
-from icm_fast.kernels.tree_attention import versions
 
 from forward_cases import states
 from icm_fast.config import SearchConfig
+from icm_fast.kernels.tree_attention import select
 from icm_fast.model import ModelRunner, device_forward, load_model
 from icm_fast.model.device_forward import DeviceForward
 from icm_fast.model.kv_store import KVStore
@@ -44,7 +44,7 @@ def calls(interpreter, monkeypatch):
 
     for name in ("add_rms_norm", "gated_activation", "rope_kv_write"):
         monkeypatch.setattr(device_forward, f"{name}_on", lambda device, dtype, n=name: through(n))
-    monkeypatch.setattr(versions, "fastest", lambda query, values: through("tree_attention"))
+    monkeypatch.setattr(select, "fastest", lambda query, values: through("tree_attention"))
     monkeypatch.setattr(KVStore, "_pool", nan_pool)
     return names
 

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+
 from icm_fast.kernels.gated_activation import naive
 
 TRITON = "gated_activation.triton.gated_activation"

@@ -4,16 +4,16 @@ import numpy as np
 import pytest
 import torch
 from attention_cases import OPTIONS, SHAPES, Sizes, make_case
+
+from icm_fast.config import SearchConfig
 from icm_fast.kernels.add_rms_norm import naive as naive_norm
 from icm_fast.kernels.gated_activation import naive as naive_gate
 from icm_fast.kernels.label_logprob import Head
 from icm_fast.kernels.label_logprob import naive as naive_labels
 from icm_fast.kernels.rope_kv_write import naive as naive_rope
 from icm_fast.kernels.tree_attention import AttentionWork, naive, sdpa
-from icm_fast.kernels.tree_attention.choice import tree_attention_on
+from icm_fast.kernels.tree_attention.select import tree_attention_on
 from icm_fast.kernels.tree_attention.tiles import HEAD_DIMS
-
-from icm_fast.config import SearchConfig
 from icm_fast.model import ModelRunner, load_model
 from icm_fast.model.device_forward import DeviceForward
 from icm_fast.model.runner import make_forward

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+
 from icm_fast.kernels.rope_kv_write import naive
 
 TRITON = "rope_kv_write.triton.rope_kv_write"

@@ -7,6 +7,7 @@ import torch
 from attention_cases import DEEP, ONE_TOKEN, OPTIONS, ROOT, SHAPES, Sizes, make_case
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from icm_fast.kernels.tree_attention import AttentionWork, SegmentWork, naive
 from icm_fast.kernels.tree_attention.tiles import (
     HEAD_DIMS,

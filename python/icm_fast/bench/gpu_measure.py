@@ -16,8 +16,8 @@ import torch
 from icm_fast import _core
 from icm_fast.bench.gpu_model import Gpu, KernelRate, Shape, Tile, predict
 from icm_fast.kernels.tree_attention import AttentionWork, SegmentWork, sdpa
-from icm_fast.kernels.tree_attention.choice import TreeAttention
-from icm_fast.kernels.tree_attention.versions import fastest
+from icm_fast.kernels.tree_attention.select import fastest
+from icm_fast.kernels.tree_attention.work import TreeAttention
 
 _WARM_UP = 2
 _REPEATS = 5

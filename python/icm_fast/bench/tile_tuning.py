@@ -18,9 +18,9 @@ import torch
 from icm_fast.bench.gpu_measure import batch_work, seconds
 from icm_fast.errors import InputError, first_line
 from icm_fast.kernels.tree_attention import AttentionWork, sdpa
-from icm_fast.kernels.tree_attention.choice import TreeAttention
 from icm_fast.kernels.tree_attention.tiles import SHORT_ROWS, Tile, TilePair, padded
 from icm_fast.kernels.tree_attention.tuned_tiles import HeadShape
+from icm_fast.kernels.tree_attention.work import TreeAttention
 from icm_fast.plan.uniform import uniform_plan
 
 LIMITS = {torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 1e-2}

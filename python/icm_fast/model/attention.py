@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers import AttentionInterface, PreTrainedModel
 
-from icm_fast.kernels.tree_attention import AttentionWork, versions
+from icm_fast.kernels.tree_attention import AttentionWork, select
 from icm_fast.model.kv_store import KVStore
 
 IMPLEMENTATION = "icm_fast_tree"
@@ -57,7 +57,7 @@ def tree_attention_forward(
     layer = int(module.layer_idx)
     tree_batch.windows[layer] = kwargs.get("sliding_window")
     keys, values = tree_batch.store.write(layer, key[0], value[0], tree_batch.slots)
-    attend = versions.fastest(query[0], values)
+    attend = select.fastest(query[0], values)
     out = attend(
         query[0],
         keys,

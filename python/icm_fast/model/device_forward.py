@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import torch
 
-from icm_fast.kernels.add_rms_norm.choice import add_rms_norm_on
-from icm_fast.kernels.gated_activation.choice import gated_activation_on
-from icm_fast.kernels.rope_kv_write.choice import rope_kv_write_on
-from icm_fast.kernels.tree_attention import AttentionWork, versions
+from icm_fast.kernels.add_rms_norm import add_rms_norm_on
+from icm_fast.kernels.gated_activation import gated_activation_on
+from icm_fast.kernels.rope_kv_write import rope_kv_write_on
+from icm_fast.kernels.tree_attention import AttentionWork, select
 from icm_fast.kernels.triton_devices import DTYPES, has_triton_kernels
 from icm_fast.model.decoder_layers import DecoderLayer, decoder_of, is_known, rotary_tables
 from icm_fast.model.halving import PooledForward
@@ -129,7 +129,7 @@ class DeviceForward(PooledForward):
         keys, values = self._store.pools(number, key, value)
         rotary = step.rotary[layer.rotary]
         query = self._rope_write(query, key, value, *rotary, keys, values, step.slots)
-        attend = versions.fastest(query, values)
+        attend = select.fastest(query, values)
         out = attend(
             query,
             keys,

@@ -6,8 +6,7 @@ import torch
 from transformers import PreTrainedModel
 
 from icm_fast.errors import InputError
-from icm_fast.kernels.label_logprob import Head
-from icm_fast.kernels.label_logprob.choice import kernel_for
+from icm_fast.kernels.label_logprob import Head, kernel_for
 from icm_fast.plan.label_tree import LabelTree
 
 _VOCABULARY_CHUNK = 16384

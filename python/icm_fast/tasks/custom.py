@@ -32,8 +32,8 @@ class CustomSpec:
         id: Column of the example id; None numbers the rows.
         gold: Column of the gold label; it can stand nowhere else in the description.
         gold_map: From values of the gold column to labels.
-        rules: Consistency rules; see ``icm_fast.tasks.constraints``. ``implies`` and ``custom`` also
-            take ``column``, whose value is the id (or the ids) of the other example.
+        rules: Consistency rules; see ``icm_fast.tasks.constraints``. ``implies`` and ``custom``
+            also take ``column``, whose value is the id (or the ids) of the other example.
         separator: Text between demonstrations.
         limit: Most examples to keep.
     """

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 
 import torch
-from icm_fast.kernels.tree_attention import choice, cuda, sdpa, trial
-from icm_fast.kernels.tree_attention.choice import TreeAttention
-from icm_fast.kernels.tree_attention.cuda_library import PRODUCTS
-from icm_fast.kernels.triton_devices import DTYPES, has_triton_kernels
 
 from icm_fast.errors import InputError
+from icm_fast.kernels.tree_attention import cuda, sdpa, trial
+from icm_fast.kernels.tree_attention.cuda_library import PRODUCTS
+from icm_fast.kernels.tree_attention.tiles import HEAD_DIMS
+from icm_fast.kernels.tree_attention.work import TreeAttention
+from icm_fast.kernels.triton_devices import DTYPES, has_triton_kernels
 
 PRODUCTS_SETTING = "ICM_FAST_CUDA_PRODUCTS"
 """Environment variable: ``mma`` or ``wgmma`` takes the CUDA kernel with these instructions as it
@@ -35,7 +36,7 @@ def fastest(query: torch.Tensor, value_pool: torch.Tensor) -> TreeAttention:
         return cuda.wgmma_tree_attention if products == "wgmma" else cuda.tree_attention
     if query.dtype not in DTYPES:
         return sdpa.tree_attention
-    return choice.tree_attention_on(query.device, max(query.shape[-1], value_pool.shape[-1]))
+    return tree_attention_on(query.device, max(query.shape[-1], value_pool.shape[-1]))
 
 
 def _products(device: torch.device) -> str | None:
@@ -47,3 +48,17 @@ def _products(device: torch.device) -> str | None:
         known = ", ".join((AUTO, *PRODUCTS))
         raise InputError(f"{PRODUCTS_SETTING} must be one of {known}, not {found!r}")
     return found
+
+
+def tree_attention_on(device: torch.device, width: int) -> TreeAttention:
+    """The Triton kernel on an NVIDIA device of compute capability 8.0 or later, else sdpa.
+
+    Args:
+        device: Where query, keys and values are.
+        width: Of a head, the greater one of query and value.
+    """
+    if width > HEAD_DIMS[-1] or not has_triton_kernels(device):
+        return sdpa.tree_attention
+    from icm_fast.kernels.tree_attention import triton
+
+    return triton.tree_attention

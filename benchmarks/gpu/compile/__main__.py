@@ -1,9 +1,9 @@
 """Compile every Triton kernel in every default configuration for sm_80 and sm_90; no device needed.
 
-python benchmarks/gpu/compile_table.py                                    # ten minutes
-python benchmarks/gpu/compile_table.py --target 80 --only attention-bf16  # the rest stays
+python -m benchmarks.gpu.compile                                    # ten minutes
+python -m benchmarks.gpu.compile --target 80 --only attention-bf16  # the rest stays
 
-Writes compile_table_VERSION.json and .md beside this file, for the version of triton that runs.
+Writes compile_table_VERSION.json and .md in benchmarks/gpu, for the version of triton that runs.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ import re
 from pathlib import Path
 
 import triton
-from icm_fast.kernels.ahead_of_time import compile_for
-from icm_fast.kernels.compile_table import Table, entry_of, read_table, write_table
-from icm_fast.kernels.default_builds import default_builds
+
+from benchmarks.gpu.compile.ahead_of_time import compile_for
+from benchmarks.gpu.compile.compile_table import Table, entry_of, read_table, write_table
+from benchmarks.gpu.compile.default_builds import default_builds
 from icm_fast.kernels.tree_attention.tiles import TARGETS
 
-PATH = Path(__file__).with_name(f"compile_table_{triton.__version__}.json")
+PATH = Path(__file__).resolve().parents[1] / f"compile_table_{triton.__version__}.json"
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from icm_fast.kernels.ahead_of_time import THREADS_PER_WARP, Build, Resources
+from benchmarks.gpu.compile.ahead_of_time import THREADS_PER_WARP, Build, Resources
 
 SM_REGISTERS = 65536
 SM_THREADS = 2048
@@ -96,7 +96,7 @@ def _markdown(triton_version: str, table: Table) -> Iterator[str]:
     yield "# What the Triton kernels take"
     yield ""
     yield f"Compiled ahead of time by triton {triton_version}; this file is written by"
-    yield "`python benchmarks/gpu/compile_table.py`. Per target: registers of a thread, KB of"
+    yield "`python -m benchmarks.gpu.compile`. Per target: registers of a thread, KB of"
     yield "shared memory of a program, bytes spilled, and how many programs fit a multiprocessor"
     yield "(sm_80: A100, sm_90: H100). Compiled only: nothing here was run on a device."
     yield ""

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
+
+from benchmarks.gpu.compile.ahead_of_time import Build
 from icm_fast.kernels.add_rms_norm import triton as add_rms_norm
-from icm_fast.kernels.ahead_of_time import Build
 from icm_fast.kernels.gated_activation import triton as gated_activation
 from icm_fast.kernels.label_logprob import triton as label_logprob
 from icm_fast.kernels.rope_kv_write import triton as rope_kv_write

@@ -1,0 +1,1 @@
+"""What runs on a GPU, or is compiled for one."""
