@@ -11,8 +11,8 @@ import torch
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 from icm_fast import _core
-from icm_fast.bench.gpu_measure import batch_work
 from icm_fast.kernels.tree_attention import AttentionWork, naive, sdpa
+from icm_fast.model.forward.tile_search import batch_work
 from icm_fast.plan.uniform import uniform_plan
 
 THREADS = int(os.environ.get("ICM_FAST_BENCH_THREADS", "2"))

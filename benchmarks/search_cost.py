@@ -31,8 +31,9 @@ from icm_fast.bench.peers.transformers_cache import CacheSession
 from icm_fast.bench.random_model import model_folder
 from icm_fast.chains import make_search_engine
 from icm_fast.config import SearchConfig
-from icm_fast.lazy_scorer import LazyModel, LazyScorer
+from icm_fast.lazy_scorer import LazyScorer
 from icm_fast.model import load_model
+from icm_fast.model.lazy import LazyModel
 from icm_fast.run_store import MemoryStore
 from icm_fast.scorers import make_scorer
 from icm_fast.search_cost import PieceSizes, search_cost

@@ -11,7 +11,7 @@ import torch
 from icm_fast.config import SearchConfig
 from icm_fast.errors import InputError
 from icm_fast.model import ModelRunner, load_model
-from icm_fast.model.load import LoadedModel
+from icm_fast.model.loaded import LoadedModel
 from icm_fast.scorers import make_scorer
 from tiny_models import MULTI, SINGLE, byte_tokenizer, mixed_labels, reviews
 

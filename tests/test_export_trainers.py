@@ -8,7 +8,7 @@ from transformers import AutoModelForSequenceClassification
 
 from export_cases import claims_run, pairs_run
 from icm_fast.export import export_run
-from icm_fast.model.tuned import foreign_code
+from icm_fast.model.adapters import foreign_code
 from icm_fast.plan.label_tree import label_tree
 from icm_fast.plan.pieces import tokenize_dataset
 from icm_fast.tuning.texts import training_texts

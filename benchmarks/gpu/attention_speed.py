@@ -18,8 +18,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from attention_batch import HEADS, Batch, by_definition, mid_tree_batch
-from icm_fast.bench.tile_tuning import LIMITS
 from icm_fast.kernels.tree_attention import sdpa, triton
+from icm_fast.model.forward.tile_search import LIMITS
 
 LIMIT = {str(dtype).removeprefix("torch."): limit for dtype, limit in LIMITS.items()}
 """Largest difference, as a share of the largest value."""

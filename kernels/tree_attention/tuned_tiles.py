@@ -1,6 +1,6 @@
 """Tiles that were found fastest by the clock, kept per kind of device in the cache folder.
 
-:mod:`icm_fast.bench.tile_tuning` finds them. Without a stored pair those of tiles.py serve.
+:mod:`icm_fast.model.forward.tile_search` finds them. Without a stored pair those of tiles.py serve.
 """
 
 from __future__ import annotations

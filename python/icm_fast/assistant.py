@@ -28,7 +28,8 @@ from icm_fast.evaluate import load_gold
 from icm_fast.files import json_lines, write_atomically
 from icm_fast.finished_run import FinishedRun, read_run
 from icm_fast.metrics import agreement, mean_interval
-from icm_fast.model.load import LoadedModel, ModelSpec, load_model, pick_device
+from icm_fast.model.load import load_model, pick_device
+from icm_fast.model.loaded import LoadedModel, ModelSpec
 from icm_fast.policy import (
     HeadToHead,
     PolicyConfig,

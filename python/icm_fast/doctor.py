@@ -12,7 +12,8 @@ import numpy as np
 
 from icm_fast.config import SearchConfig
 from icm_fast.errors import InputError
-from icm_fast.lazy_scorer import LazyModel, check_scores
+from icm_fast.lazy_scorer import check_scores
+from icm_fast.model.lazy import LazyModel
 from icm_fast.progress import clock
 from icm_fast.types import UNLABELLED, Dataset, IntArray
 

@@ -16,7 +16,7 @@ from icm_fast.files import reading
 
 if TYPE_CHECKING:
     from icm_fast.config import SearchConfig
-    from icm_fast.lazy_scorer import ModelIdentity
+    from icm_fast.model.lazy import ModelIdentity
     from icm_fast.tasks.source import TaskSource
     from icm_fast.types import Dataset
 

@@ -37,7 +37,8 @@ from icm_fast.run_config import (
 
 if TYPE_CHECKING:
     from icm_fast.config import SearchConfig
-    from icm_fast.lazy_scorer import LazyScorer, ModelIdentity
+    from icm_fast.lazy_scorer import LazyScorer
+    from icm_fast.model.lazy import ModelIdentity
     from icm_fast.tasks.source import TaskSource
     from icm_fast.types import BoolArray, Dataset, IntArray, ScoreArray
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 import distributed_cases
 from icm_fast import InputError, SearchConfig, distributed, search
 from icm_fast.cli import run
-from icm_fast.model.tuned import merge_adapter
+from icm_fast.model.adapters import merge_adapter
 from icm_fast.policy import PolicyConfig
 from tiny_models import one_thread, reviews, tiny_loaded  # noqa: F401 - in force by its import
 

@@ -8,16 +8,16 @@ import sys
 import pytest
 import torch
 
-from icm_fast.bench import tile_tuning
-from icm_fast.bench.tile_tuning import LONG_TILES, SHORT_TILES, TreeSize, Trial, tune
 from icm_fast.cli import run
 from icm_fast.errors import InputError
 from icm_fast.kernels import triton_devices
 from icm_fast.kernels.tree_attention import naive, tuned_tiles
 from icm_fast.kernels.tree_attention.tiles import SHORT_ROWS, Tile, TilePair
 from icm_fast.kernels.tree_attention.tuned_tiles import HeadShape, store_tiles, stored_tiles
-from icm_fast.lazy_scorer import LazyModel
 from icm_fast.model import load_model
+from icm_fast.model.forward import tile_search
+from icm_fast.model.forward.tile_search import LONG_TILES, SHORT_TILES, TreeSize, Trial, tune
+from icm_fast.model.lazy import LazyModel
 from tiny_models import byte_tokenizer, tiny_model
 
 CPU = torch.device("cpu")
@@ -55,7 +55,7 @@ def clock(monkeypatch):
         return SECONDS[running[-1]]
 
     monkeypatch.setattr(triton, "tree_attention", attend)
-    monkeypatch.setattr(tile_tuning, "seconds", seconds)
+    monkeypatch.setattr(tile_search, "seconds", seconds)
     return monkeypatch
 
 
@@ -93,13 +93,13 @@ def test_times_are_sums_over_the_batches_of_a_tree(clock):
 
 def test_short_segments_are_short(clock):
     works = []
-    trial = tile_tuning._Tree.trial
+    trial = tile_search._Tree.trial
 
     def spy(self, tile, batches):
         works.append([batch.work for batch in batches])
         return trial(self, tile, batches)
 
-    clock.setattr(tile_tuning._Tree, "trial", spy)
+    clock.setattr(tile_search._Tree, "trial", spy)
     tuned()
     rows = [
         {SHAPE.group * (s.end - s.begin) for work in batches for s in work.segments}
@@ -122,7 +122,7 @@ def test_what_a_compiler_cannot_do_is_passed_over(clock):
         return naive.tree_attention(*tensors, **options)
 
     clock.setattr("icm_fast.kernels.tree_attention.triton.tree_attention", attend)
-    clock.setattr(tile_tuning, "seconds", lambda run, device: 1.0 if run() is not None else 0.0)
+    clock.setattr(tile_search, "seconds", lambda run, device: 1.0 if run() is not None else 0.0)
     told = []
     found = tuned(report=lambda kind, trial: told.append(trial))
     assert found.pair.long == FORMER
@@ -143,7 +143,7 @@ def test_products_of_float32_that_take_minutes_to_compile_are_left_out():
     large, small = Tile(128, 128, 4, 3), Tile(32, 32, 4, 3)
     for dtype, expected in ((torch.float32, [False, True]), (torch.bfloat16, [True, True])):
         shape = HeadShape(4, 128, 128, dtype)
-        assert [tile_tuning._compiles_soon(t, shape) for t in (large, small)] == expected
+        assert [tile_search._compiles_soon(t, shape) for t in (large, small)] == expected
 
 
 def test_candidates():
@@ -258,7 +258,7 @@ else:
 
 def test_a_trial_without_a_time_is_never_the_best():
     with pytest.raises(InputError):
-        tile_tuning._fastest([Trial(SLOW, None, "differs")], "long")
+        tile_search._fastest([Trial(SLOW, None, "differs")], "long")
 
 
 @pytest.fixture
@@ -299,9 +299,9 @@ def test_the_command_tells_and_keeps_what_it_found(tiny, monkeypatch, capsys):
         report("long", Trial(FAST, None, "out of shared memory"))
         assert former == triton.device_tiles(shape, CPU)
         long = (Trial(PAIR.long, 0.001), Trial(former.long, 0.002))
-        return tile_tuning.Tuning(PAIR, long, (Trial(PAIR.short, 0.003),) * 2)
+        return tile_search.Tuning(PAIR, long, (Trial(PAIR.short, 0.003),) * 2)
 
-    monkeypatch.setattr(tile_tuning, "tune", found)
+    monkeypatch.setattr(tile_search, "tune", found)
     assert run(["tune-kernels", "--model", "tiny", "--n", "16"]) == 0
     out, err = capsys.readouterr()
     assert "long segments: 32 x 16, 4 warps, 3 stages: 1.00 ms, before: " in out

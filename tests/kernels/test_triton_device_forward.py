@@ -8,9 +8,10 @@ import torch
 from forward_cases import states
 from icm_fast.config import SearchConfig
 from icm_fast.kernels.tree_attention import select
-from icm_fast.model import ModelRunner, device_forward, load_model
-from icm_fast.model.device_forward import DeviceForward
-from icm_fast.model.kv_store import KVStore
+from icm_fast.model import ModelRunner, load_model
+from icm_fast.model.forward import device as device_forward
+from icm_fast.model.forward.device import DeviceForward
+from icm_fast.model.forward.kv_store import KVStore
 from icm_fast.scorers import make_scorer
 from tiny_models import (
     SINGLE,

@@ -15,8 +15,8 @@ from icm_fast.kernels.tree_attention import AttentionWork, naive, sdpa
 from icm_fast.kernels.tree_attention.select import tree_attention_on
 from icm_fast.kernels.tree_attention.tiles import HEAD_DIMS
 from icm_fast.model import ModelRunner, load_model
-from icm_fast.model.device_forward import DeviceForward
-from icm_fast.model.runner import make_forward
+from icm_fast.model.forward.device import DeviceForward
+from icm_fast.model.forward.runner import make_forward
 from icm_fast.scorers import make_scorer
 from tiny_models import MULTI, NATIVE, byte_tokenizer, mixed_labels, reviews, tiny_model
 

@@ -8,8 +8,8 @@ import torch
 
 from icm_fast.kernels import triton_devices
 from icm_fast.kernels.label_logprob import Head, kernel_for, naive
-from icm_fast.model import label_scores
-from icm_fast.model.label_scores import LabelHead, label_logprobs
+from icm_fast.model import label_head as label_scores
+from icm_fast.model.label_head import LabelHead, label_logprobs
 from icm_fast.plan.label_tree import label_tree
 from icm_fast.plan.pieces import TokenizedDataset
 

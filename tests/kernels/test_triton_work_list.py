@@ -8,10 +8,10 @@ from attention_cases import DEEP, ONE_TOKEN, ROOT, SHAPES, make_case
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from icm_fast.bench.gpu_measure import batch_work
 from icm_fast.kernels.tree_attention import AttentionWork, SegmentWork, naive
 from icm_fast.kernels.tree_attention.tiles import EVERY_LENGTH
 from icm_fast.kernels.tree_attention.work_list import PlanSettings, launch_plan, make_plan
+from icm_fast.model.forward.tile_search import batch_work
 from icm_fast.plan.uniform import uniform_plan
 
 

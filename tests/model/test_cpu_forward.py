@@ -15,11 +15,12 @@ from forward_cases import AWKWARD, TIGHT, pair, plan_of, states
 from icm_fast import _core
 from icm_fast.config import SearchConfig
 from icm_fast.errors import InputError
-from icm_fast.model import ModelRunner, cpu_forward
-from icm_fast.model.cpu_forward import CpuForward, cpu_decoder
-from icm_fast.model.decoder_layers import rotary_tables
-from icm_fast.model.generic_forward import GenericForward
-from icm_fast.model.runner import make_forward
+from icm_fast.model import ModelRunner
+from icm_fast.model.forward import cpu
+from icm_fast.model.forward.cpu import CpuForward, cpu_decoder
+from icm_fast.model.forward.decoder_layers import rotary_tables
+from icm_fast.model.forward.generic import GenericForward
+from icm_fast.model.forward.runner import make_forward
 from icm_fast.scorers import make_scorer
 from tiny_models import (
     MULTI,
@@ -107,9 +108,9 @@ def test_too_little_memory_for_a_second_copy_runs_generically(monkeypatch):
     loaded = tiny_loaded("llama")
     layers = loaded.model.model.layers
     copied = sum(p.numel() * 4 for layer in layers for p in layer.parameters() if p.dim() == 2)
-    monkeypatch.setattr(cpu_forward, "available_bytes", lambda: copied)
+    monkeypatch.setattr(cpu, "available_bytes", lambda: copied)
     assert not is_native(loaded)
-    monkeypatch.setattr(cpu_forward, "available_bytes", lambda: copied + 1)
+    monkeypatch.setattr(cpu, "available_bytes", lambda: copied + 1)
     assert not is_native(loaded), "the choice is made once for a model"
     assert is_native(tiny_loaded("llama"))
 

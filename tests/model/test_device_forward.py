@@ -18,15 +18,16 @@ from forward_cases import (
     states,
 )
 from icm_fast.config import SearchConfig
-from icm_fast.model import ModelRunner, device_forward
-from icm_fast.model.cpu_forward import CpuForward
-from icm_fast.model.decoder_layers import decoder_of
-from icm_fast.model.device_forward import DeviceForward, serves
-from icm_fast.model.generic_forward import GenericForward
-from icm_fast.model.halving import Halving
-from icm_fast.model.kv_store import KVStore
-from icm_fast.model.packed import PackedBatch, rows_of
-from icm_fast.model.runner import make_forward
+from icm_fast.model import ModelRunner
+from icm_fast.model.forward import device as device_forward
+from icm_fast.model.forward.batch import PackedBatch, rows_of
+from icm_fast.model.forward.cpu import CpuForward
+from icm_fast.model.forward.decoder_layers import decoder_of
+from icm_fast.model.forward.device import DeviceForward, serves
+from icm_fast.model.forward.generic import GenericForward
+from icm_fast.model.forward.halving import Halving
+from icm_fast.model.forward.kv_store import KVStore
+from icm_fast.model.forward.runner import make_forward
 from icm_fast.scorers import make_scorer
 from tiny_models import (
     MULTI,

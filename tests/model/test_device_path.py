@@ -10,8 +10,8 @@ from forward_cases import check_too_little_memory
 from icm_fast.config import SearchConfig
 from icm_fast.errors import InputError
 from icm_fast.model import load_model
+from icm_fast.model.forward.batch import PackedBatch, halves
 from icm_fast.model.kv_size import fitting_kv_tokens, kv_numbers_per_token
-from icm_fast.model.packed import PackedBatch, halves
 from icm_fast.scorers import local as local_scorers
 from icm_fast.scorers import make_scorer
 from tiny_models import (

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from icm_fast.model.kv_store import KVStore
+from icm_fast.model.forward.kv_store import KVStore
 
 
 def rows(n, heads=2, dim=3, value=0.0):

@@ -9,7 +9,8 @@ from icm_fast.errors import InputError
 from icm_fast.model import load as load_module
 from icm_fast.model import load_model
 from icm_fast.model.hardware import available_bytes, describe_cpu, fast_bfloat16
-from icm_fast.model.load import fingerprint_model, pick_device, pick_dtype
+from icm_fast.model.load import pick_device, pick_dtype
+from icm_fast.model.loaded import fingerprint_model
 from tiny_models import (
     FAMILIES,
     byte_tokenizer,

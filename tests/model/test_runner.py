@@ -4,9 +4,9 @@ import pytest
 from forward_cases import check_whole_texts, plan_of, states
 from icm_fast.config import SearchConfig
 from icm_fast.model import ModelRunner
-from icm_fast.model.cpu_forward import CpuForward
-from icm_fast.model.generic_forward import GenericForward
-from icm_fast.model.runner import make_forward
+from icm_fast.model.forward.cpu import CpuForward
+from icm_fast.model.forward.generic import GenericForward
+from icm_fast.model.forward.runner import make_forward
 from icm_fast.scorers import make_scorer
 from tiny_models import (
     mixed_labels,

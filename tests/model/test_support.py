@@ -8,8 +8,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from icm_fast.config import SearchConfig
 from icm_fast.errors import InputError
 from icm_fast.model import ModelRunner, load_model
-from icm_fast.model.attention import IMPLEMENTATION, tree_attention_enabled
-from icm_fast.model.generic_forward import GenericForward
+from icm_fast.model.forward.attention import IMPLEMENTATION, tree_attention_enabled
+from icm_fast.model.forward.generic import GenericForward
 from icm_fast.model.support import VERIFIED_FAMILIES, probe_difference, require_exact_sharing
 from icm_fast.reference import reference_leave_one_out
 from icm_fast.scorers import make_scorer

@@ -9,7 +9,7 @@ import torch
 
 from icm_fast.errors import InputError
 from icm_fast.model import load_model
-from icm_fast.model.tuned import foreign_code
+from icm_fast.model.adapters import foreign_code
 from icm_fast.plan.pieces import root_ids
 from icm_fast.policy import Continuation, generate, mean_nll, token_logprobs
 from tiny_models import (  # noqa: F401 - one_thread is in force by its import

@@ -7,7 +7,6 @@ any size is measured in the memory of one layer.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -15,12 +14,10 @@ import torch
 
 from icm_fast import _core
 from icm_fast.bench.gpu_model import Gpu, KernelRate, Shape, Tile, predict
-from icm_fast.kernels.tree_attention import AttentionWork, SegmentWork, sdpa
+from icm_fast.kernels.tree_attention import AttentionWork, sdpa
 from icm_fast.kernels.tree_attention.select import fastest
 from icm_fast.kernels.tree_attention.work import TreeAttention
-
-_WARM_UP = 2
-_REPEATS = 5
+from icm_fast.model.forward.tile_search import batch_work, seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,40 +81,6 @@ def measure(
             predicted_attention=launch.attention_seconds,
             error=float(error),
         )
-
-
-def batch_work(plan: _core.TreePlan, batch: int) -> AttentionWork:
-    """Segments of one batch with their ancestors' ranges, root first."""
-    works, row = [], 0
-    for segment in plan.batch_segments[plan.batch_offsets[batch] : plan.batch_offsets[batch + 1]]:
-        ranges: list[tuple[int, int]] = []
-        ancestor = int(plan.parent[segment])
-        while ancestor >= 0:
-            begin = int(plan.kv_offset[ancestor])
-            ranges.insert(0, (begin, begin + int(plan.n_tokens[ancestor])))
-            ancestor = int(plan.parent[ancestor])
-        end = row + int(plan.n_tokens[segment])
-        own, start = int(plan.kv_offset[segment]), int(plan.start[segment])
-        works.append(SegmentWork(row, end, tuple(ranges), own, start))
-        row = end
-    return AttentionWork(tuple(works), row)
-
-
-def seconds(work: Callable[[], object], device: torch.device) -> float:
-    """Median time of a call, until the device is done."""
-    times = []
-    for _ in range(_WARM_UP + _REPEATS):
-        _wait(device)
-        started = time.perf_counter()
-        work()
-        _wait(device)
-        times.append(time.perf_counter() - started)
-    return sorted(times[_WARM_UP:])[_REPEATS // 2]
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 class _Layer:

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from icm_fast import _core
 from icm_fast.bench.flops import keys_seen
-from icm_fast.model.packed import RangePaths
+from icm_fast.model.forward.batch import RangePaths
 
 BYTES = 2
 """Bytes of a bfloat16 number."""

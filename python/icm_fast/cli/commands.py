@@ -19,7 +19,7 @@ from icm_fast.cli.reward import evaluate_reward_command
 from icm_fast.cli.settings import Request, read_request
 from icm_fast.cli.train import train_app
 from icm_fast.errors import InputError
-from icm_fast.lazy_scorer import LazyModel
+from icm_fast.model.lazy import LazyModel
 from icm_fast.run_config import versions
 from icm_fast.run_store import CONFIG_FILE
 

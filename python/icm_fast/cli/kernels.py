@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from icm_fast.errors import InputError
-from icm_fast.lazy_scorer import LazyModel
+from icm_fast.model.lazy import LazyModel
 
 if TYPE_CHECKING:
     import torch
 
-    from icm_fast.bench.tile_tuning import Trial
+    from icm_fast.model.forward.tile_search import Trial
 
 
 def tune_kernels(
@@ -25,9 +25,9 @@ def tune_kernels(
 
     Before a run, not between a run and its resumption: other tiles round otherwise.
     """
-    from icm_fast.bench.tile_tuning import TreeSize, tune
     from icm_fast.kernels.tree_attention.tiles import HEAD_DIMS
     from icm_fast.kernels.tree_attention.tuned_tiles import HeadShape, store_tiles
+    from icm_fast.model.forward.tile_search import TreeSize, tune
     from icm_fast.model.kv_size import head_dim, kv_heads
 
     if n < 2:

@@ -36,7 +36,7 @@ from icm_fast.search import SearchResult, search
 from icm_fast.types import UNLABELLED, IntArray, ScoreArray
 
 if TYPE_CHECKING:
-    from icm_fast.lazy_scorer import LazyModel
+    from icm_fast.model.lazy import LazyModel
     from icm_fast.progress import ProgressReporter
 
 Say = Callable[[str], None]

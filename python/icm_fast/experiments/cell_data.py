@@ -19,7 +19,7 @@ from icm_fast.tasks import crowd_labels
 from icm_fast.types import UNLABELLED, Dataset, IntArray
 
 if TYPE_CHECKING:
-    from icm_fast.lazy_scorer import LazyModel
+    from icm_fast.model.lazy import LazyModel
 
 CROWD_TASKS = ("movie-sentiment",)
 """Tasks whose data hold the labels of single annotators."""

@@ -17,7 +17,7 @@ from icm_fast.experiments.methods import METHODS
 from icm_fast.experiments.summary import summarize_column
 from icm_fast.experiments.table import experiment_text
 from icm_fast.files import write_atomically, writing
-from icm_fast.lazy_scorer import LazyModel
+from icm_fast.model.lazy import LazyModel
 from icm_fast.model.load import check_model_name
 from icm_fast.tuning.trainer import training_packages
 

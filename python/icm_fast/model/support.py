@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 from icm_fast.errors import InputError, first_line
-from icm_fast.model.label_scores import LabelHead
-from icm_fast.model.load import LoadedModel
-from icm_fast.model.runner import ModelRunner
+from icm_fast.model.forward.runner import ModelRunner
+from icm_fast.model.label_head import LabelHead
+from icm_fast.model.loaded import LoadedModel
 from icm_fast.plan.uniform import uniform_plan
 
 VERIFIED_FAMILIES = frozenset(

@@ -14,8 +14,8 @@ from transformers import GenerationConfig
 
 from icm_fast.config import check_number
 from icm_fast.errors import InputError
-from icm_fast.model.load import LoadedModel
-from icm_fast.model.tuned import foreign_code
+from icm_fast.model.adapters import foreign_code
+from icm_fast.model.loaded import LoadedModel
 from icm_fast.plan.pieces import root_ids
 from icm_fast.reward.network import pad_left
 from icm_fast.types import FloatArray

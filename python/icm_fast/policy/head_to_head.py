@@ -11,7 +11,8 @@ import numpy as np
 from icm_fast.config import check_number
 from icm_fast.errors import InputError
 from icm_fast.metrics import mean_interval
-from icm_fast.model.load import LoadedModel, ModelSpec, load_model
+from icm_fast.model.load import load_model
+from icm_fast.model.loaded import LoadedModel, ModelSpec
 from icm_fast.policy.generation import Continuation, generate, prompt_ids
 from icm_fast.policy.judges import TIE, Bout, Verdicts, judge_by_claims, judge_by_rewards
 from icm_fast.policy.outcome import HeadToHead, Side

@@ -18,8 +18,8 @@ import torch
 from icm_fast import distributed
 from icm_fast.errors import InputError
 from icm_fast.files import write_atomically
-from icm_fast.model.load import LoadedModel
-from icm_fast.model.tuned import foreign_code
+from icm_fast.model.adapters import foreign_code
+from icm_fast.model.loaded import LoadedModel
 from icm_fast.policy.config import PolicyConfig
 from icm_fast.policy.diagnostics import repetition
 from icm_fast.tuning.folder import TuningFolder, TuningState, mark_complete

@@ -17,8 +17,9 @@ from icm_fast import distributed
 from icm_fast.errors import InputError
 from icm_fast.files import write_atomically
 from icm_fast.identity import as_stored, json_digest
-from icm_fast.model.load import LoadedModel, load_model
-from icm_fast.model.tuned import ADAPTER_FOLDER, copy_model, merge_adapter
+from icm_fast.model.adapters import ADAPTER_FOLDER, copy_model, merge_adapter
+from icm_fast.model.load import load_model
+from icm_fast.model.loaded import LoadedModel
 from icm_fast.policy.config import PolicyConfig
 from icm_fast.policy.diagnostics import HeldOut
 from icm_fast.policy.generation import end_tokens, prompt_ids, read_continuation

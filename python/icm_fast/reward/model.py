@@ -14,15 +14,7 @@ from safetensors import SafetensorError
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from icm_fast.errors import InputError, first_line
-from icm_fast.model.load import (
-    LoadedModel,
-    fingerprint_model,
-    load_model,
-    max_context_of,
-    pick_device,
-    pick_dtype,
-)
-from icm_fast.model.tuned import (
+from icm_fast.model.adapters import (
     ADAPTER_FOLDER,
     MODEL_FOLDER,
     base_name_of,
@@ -30,6 +22,8 @@ from icm_fast.model.tuned import (
     merge_into,
     read_tuning,
 )
+from icm_fast.model.load import load_model, pick_device, pick_dtype
+from icm_fast.model.loaded import LoadedModel, fingerprint_model, max_context_of
 from icm_fast.reward.network import (
     load_network,
     pad_left,

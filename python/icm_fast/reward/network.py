@@ -12,8 +12,8 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrai
 from transformers.utils import logging as transformers_logging
 
 from icm_fast.errors import InputError
-from icm_fast.model.load import LoadedModel
-from icm_fast.model.tuned import copy_model
+from icm_fast.model.adapters import copy_model
+from icm_fast.model.loaded import LoadedModel
 
 
 def reward_network(base: LoadedModel, dtype: torch.dtype, *, share: bool) -> PreTrainedModel:

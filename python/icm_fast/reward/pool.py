@@ -17,7 +17,7 @@ from icm_fast import distributed
 from icm_fast.errors import InputError
 from icm_fast.files import lock_folder, reading, sync_folder, write_all, write_atomically, writing
 from icm_fast.identity import check_same
-from icm_fast.model.tuned import read_tuning
+from icm_fast.model.adapters import read_tuning
 from icm_fast.reward.model import POOL_FILE, POOL_RECORD, RewardModel
 from icm_fast.reward.pairs import Pair
 from icm_fast.reward.text import reward_text

@@ -12,8 +12,8 @@ import torch
 
 from icm_fast.errors import InputError
 from icm_fast.identity import json_digest
-from icm_fast.model.load import LoadedModel
-from icm_fast.model.tuned import foreign_code, import_peft
+from icm_fast.model.adapters import foreign_code, import_peft
+from icm_fast.model.loaded import LoadedModel
 from icm_fast.reward.config import RewardConfig
 from icm_fast.reward.network import pad_left, rewards
 from icm_fast.reward.pairs import Pair

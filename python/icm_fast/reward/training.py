@@ -13,8 +13,9 @@ import torch
 
 from icm_fast import distributed
 from icm_fast.identity import as_stored
-from icm_fast.model.load import LoadedModel, load_model
-from icm_fast.model.tuned import ADAPTER_FOLDER, MODEL_FOLDER, copy_model
+from icm_fast.model.adapters import ADAPTER_FOLDER, MODEL_FOLDER, copy_model
+from icm_fast.model.load import load_model
+from icm_fast.model.loaded import LoadedModel
 from icm_fast.reward.config import RewardConfig
 from icm_fast.reward.model import (
     REWARD_FILE,

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from icm_fast import distributed
-from icm_fast.model.load import LoadedModel, load_model
+from icm_fast.model.load import load_model
+from icm_fast.model.loaded import LoadedModel
 from icm_fast.reward.config import RewardConfig
 from icm_fast.reward.model import FINAL, INITIAL, RewardModel
 from icm_fast.reward.pairs import PairSet

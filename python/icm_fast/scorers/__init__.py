@@ -6,7 +6,7 @@ import numpy as np
 
 from icm_fast.config import SearchConfig
 from icm_fast.errors import InputError
-from icm_fast.model.load import LoadedModel
+from icm_fast.model.loaded import LoadedModel
 from icm_fast.model.support import (
     require_exact_sharing,
     require_known_head,

@@ -12,7 +12,7 @@ from icm_fast.context_orders import ContextOrders
 from icm_fast.errors import InputError
 from icm_fast.model.hardware import available_bytes
 from icm_fast.model.kv_size import kv_numbers_per_token
-from icm_fast.model.load import LoadedModel
+from icm_fast.model.loaded import LoadedModel
 from icm_fast.plan.leave_one_out import Growing, LeaveOneOutPlan, Stages
 from icm_fast.plan.pieces import TokenizedDataset
 from icm_fast.scorers.local import TreeScorer, within_device

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from icm_fast.config import SearchConfig
-from icm_fast.model.load import LoadedModel
+from icm_fast.model.loaded import LoadedModel
 from icm_fast.plan.pieces import TokenizedDataset
 from icm_fast.scorers.local import TreeScorer
 from icm_fast.scorers.protocol import Enough, Scored

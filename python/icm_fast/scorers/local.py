@@ -9,10 +9,10 @@ import numpy.typing as npt
 import torch
 
 from icm_fast.config import SearchConfig
+from icm_fast.model.forward.runner import ModelRunner
 from icm_fast.model.kv_size import fitting_kv_tokens
-from icm_fast.model.label_scores import LabelHead, label_logprobs
-from icm_fast.model.load import LoadedModel
-from icm_fast.model.runner import ModelRunner
+from icm_fast.model.label_head import LabelHead, label_logprobs
+from icm_fast.model.loaded import LoadedModel
 from icm_fast.model.support import require_exact_sharing
 from icm_fast.plan.label_tree import label_tree
 from icm_fast.plan.leave_one_out import Growing, LeaveOneOutPlan, Stages, plan_pieces

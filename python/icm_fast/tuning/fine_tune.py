@@ -13,8 +13,7 @@ import torch
 
 from icm_fast import distributed
 from icm_fast.identity import as_stored
-from icm_fast.model.load import LoadedModel, load_model
-from icm_fast.model.tuned import (
+from icm_fast.model.adapters import (
     ADAPTER_FOLDER,
     MODEL_FOLDER,
     as_loaded,
@@ -24,6 +23,8 @@ from icm_fast.model.tuned import (
     load_tuned,
     merge_adapter,
 )
+from icm_fast.model.load import load_model
+from icm_fast.model.loaded import LoadedModel
 from icm_fast.plan.label_tree import label_tree
 from icm_fast.plan.pieces import tokenize_dataset
 from icm_fast.run_config import versions

@@ -14,7 +14,7 @@ from icm_fast import distributed
 from icm_fast.errors import InputError
 from icm_fast.files import lock_folder, sync_folder, write_atomically, writing
 from icm_fast.identity import check_same
-from icm_fast.model.tuned import TUNING_FILE, read_tuning
+from icm_fast.model.adapters import TUNING_FILE, read_tuning
 
 CHECKPOINTS = "checkpoints"
 _COMPLETE = "complete.json"

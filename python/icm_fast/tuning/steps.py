@@ -14,7 +14,7 @@ import torch
 
 from icm_fast import distributed
 from icm_fast.errors import InputError
-from icm_fast.model.load import LoadedModel
+from icm_fast.model.loaded import LoadedModel
 from icm_fast.tuning.config import TrainingConfig
 from icm_fast.tuning.folder import TuningState, mark_complete
 

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 from icm_fast.errors import InputError
-from icm_fast.model.load import LoadedModel
-from icm_fast.model.tuned import INSTALL_TRAIN, foreign_code
+from icm_fast.model.adapters import INSTALL_TRAIN, foreign_code
+from icm_fast.model.loaded import LoadedModel
 from icm_fast.tuning.config import TuningConfig
 from icm_fast.tuning.folder import TuningFolder, TuningState
 from icm_fast.tuning.steps import FixedBatches, Progress, lora_config, trainer_arguments

@@ -8,11 +8,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from icm_fast.model.cpu_forward import CpuForward, cpu_decoder
-from icm_fast.model.device_forward import DeviceForward, serves
-from icm_fast.model.generic_forward import GenericForward
-from icm_fast.model.load import LoadedModel
-from icm_fast.model.packed import Forward, PackedBatch, RangePaths, SegmentPlan
+from icm_fast.model.forward.batch import Forward, PackedBatch, RangePaths, SegmentPlan
+from icm_fast.model.forward.cpu import CpuForward, cpu_decoder
+from icm_fast.model.forward.device import DeviceForward, serves
+from icm_fast.model.forward.generic import GenericForward
+from icm_fast.model.loaded import LoadedModel
 
 TokenSource = Callable[[int], Sequence[int]]
 """Maps a segment number to the token ids of that segment."""

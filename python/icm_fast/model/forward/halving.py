@@ -9,8 +9,8 @@ from collections.abc import Callable
 import torch
 
 from icm_fast.errors import InputError
-from icm_fast.model.kv_store import KVStore
-from icm_fast.model.packed import PackedBatch, halves
+from icm_fast.model.forward.batch import PackedBatch, halves
+from icm_fast.model.forward.kv_store import KVStore
 
 
 class Halving:
@@ -76,7 +76,7 @@ class PooledForward:
         return self._store.n_bytes()
 
     def run(self, batch: PackedBatch) -> torch.Tensor:
-        """Forward one batch; see :class:`icm_fast.model.packed.Forward`.
+        """Forward one batch; see :class:`icm_fast.model.forward.batch.Forward`.
 
         Raises:
             InputError: The device has no memory for a single segment.

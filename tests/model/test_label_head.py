@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from icm_fast.model import label_scores
-from icm_fast.model.label_scores import LabelHead
+from icm_fast.model import label_head
+from icm_fast.model.label_head import LabelHead
 from icm_fast.plan.label_tree import label_tree
 from icm_fast.plan.pieces import TokenizedDataset
 from tiny_models import UNLISTED, one_thread, tiny_model  # noqa: F401
@@ -37,7 +37,7 @@ def test_label_that_begins_another_is_closed():
 
 @pytest.mark.parametrize("family", ["llama", "gemma2", "gpt_neox", *UNLISTED])
 def test_head_gives_the_logits_of_the_model(family, monkeypatch):
-    monkeypatch.setattr(label_scores, "_VOCABULARY_CHUNK", 100)  # 420 entries: a rest of 20
+    monkeypatch.setattr(label_head, "_VOCABULARY_CHUNK", 100)  # 420 entries: a rest of 20
     model = tiny_model(family)
     ids = torch.tensor([[5, 9, 300, 41]])
     with torch.inference_mode():

@@ -11,7 +11,7 @@ import torch
 from transformers import AttentionInterface, PreTrainedModel
 
 from icm_fast.kernels.tree_attention import AttentionWork, select
-from icm_fast.model.kv_store import KVStore
+from icm_fast.model.forward.kv_store import KVStore
 
 IMPLEMENTATION = "icm_fast_tree"
 

@@ -11,10 +11,10 @@ from icm_fast.kernels.gated_activation import gated_activation_on
 from icm_fast.kernels.rope_kv_write import rope_kv_write_on
 from icm_fast.kernels.tree_attention import AttentionWork, select
 from icm_fast.kernels.triton_devices import DTYPES, has_triton_kernels
-from icm_fast.model.decoder_layers import DecoderLayer, decoder_of, is_known, rotary_tables
-from icm_fast.model.halving import PooledForward
-from icm_fast.model.load import LoadedModel
-from icm_fast.model.packed import IntArray64, PackedBatch, rows_of
+from icm_fast.model.forward.batch import IntArray64, PackedBatch, rows_of
+from icm_fast.model.forward.decoder_layers import DecoderLayer, decoder_of, is_known, rotary_tables
+from icm_fast.model.forward.halving import PooledForward
+from icm_fast.model.loaded import LoadedModel
 
 
 def serves(loaded: LoadedModel) -> bool:

@@ -11,7 +11,8 @@ from transformers import PreTrainedModel
 
 from icm_fast import _core
 from icm_fast.errors import InputError
-from icm_fast.model.decoder_layers import (
+from icm_fast.model.forward.batch import PackedBatch
+from icm_fast.model.forward.decoder_layers import (
     Decoder,
     DecoderLayer,
     decoder_of,
@@ -20,8 +21,7 @@ from icm_fast.model.decoder_layers import (
     rotary_tables,
 )
 from icm_fast.model.hardware import available_bytes
-from icm_fast.model.load import LoadedModel
-from icm_fast.model.packed import PackedBatch
+from icm_fast.model.loaded import LoadedModel
 
 _PROJECTIONS = ("query", "key", "value", "gate", "up")
 """Names of a layer's projections, in their order."""
@@ -154,7 +154,7 @@ class CpuForward:
         return 0 if self._pool is None else int(self._pool.n_bytes)
 
     def run(self, batch: PackedBatch) -> torch.Tensor:
-        """Forward one batch; see :class:`icm_fast.model.packed.Forward`."""
+        """Forward one batch; see :class:`icm_fast.model.forward.batch.Forward`."""
         assert self._pool is not None, "open() comes first"
         ranges = [r for path in batch.ranges for r in path]
         offsets = np.cumsum([0, *(len(path) for path in batch.ranges)])

@@ -7,6 +7,7 @@ cut to their first rows.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,9 +16,9 @@ from typing import NamedTuple
 
 import torch
 
-from icm_fast.bench.gpu_measure import batch_work, seconds
+from icm_fast import _core
 from icm_fast.errors import InputError, first_line
-from icm_fast.kernels.tree_attention import AttentionWork, sdpa
+from icm_fast.kernels.tree_attention import AttentionWork, SegmentWork, sdpa
 from icm_fast.kernels.tree_attention.tiles import SHORT_ROWS, Tile, TilePair, padded
 from icm_fast.kernels.tree_attention.tuned_tiles import HeadShape
 from icm_fast.kernels.tree_attention.work import TreeAttention
@@ -223,3 +224,43 @@ class _Tree:
         return torch.randn(
             *sizes, generator=self._generator, device=self._device, dtype=self._shape.dtype
         )
+
+
+_WARM_UP = 2
+
+
+_REPEATS = 5
+
+
+def batch_work(plan: _core.TreePlan, batch: int) -> AttentionWork:
+    """Segments of one batch with their ancestors' ranges, root first."""
+    works, row = [], 0
+    for segment in plan.batch_segments[plan.batch_offsets[batch] : plan.batch_offsets[batch + 1]]:
+        ranges: list[tuple[int, int]] = []
+        ancestor = int(plan.parent[segment])
+        while ancestor >= 0:
+            begin = int(plan.kv_offset[ancestor])
+            ranges.insert(0, (begin, begin + int(plan.n_tokens[ancestor])))
+            ancestor = int(plan.parent[ancestor])
+        end = row + int(plan.n_tokens[segment])
+        own, start = int(plan.kv_offset[segment]), int(plan.start[segment])
+        works.append(SegmentWork(row, end, tuple(ranges), own, start))
+        row = end
+    return AttentionWork(tuple(works), row)
+
+
+def seconds(work: Callable[[], object], device: torch.device) -> float:
+    """Median time of a call, until the device is done."""
+    times = []
+    for _ in range(_WARM_UP + _REPEATS):
+        _wait(device)
+        started = time.perf_counter()
+        work()
+        _wait(device)
+        times.append(time.perf_counter() - started)
+    return sorted(times[_WARM_UP:])[_REPEATS // 2]
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from icm_fast.model.attention import TreeBatch, tree_attention_enabled
-from icm_fast.model.halving import PooledForward
-from icm_fast.model.load import LoadedModel
-from icm_fast.model.packed import IntArray64, PackedBatch, rows_of
+from icm_fast.model.forward.attention import TreeBatch, tree_attention_enabled
+from icm_fast.model.forward.batch import IntArray64, PackedBatch, rows_of
+from icm_fast.model.forward.halving import PooledForward
+from icm_fast.model.loaded import LoadedModel
 
 
 class GenericForward(PooledForward):

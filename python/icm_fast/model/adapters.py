@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 from icm_fast import distributed
 from icm_fast.errors import InputError, first_line
 from icm_fast.files import reading
-from icm_fast.model.load import LoadedModel, fingerprint_model
+from icm_fast.model.loaded import LoadedModel, fingerprint_model
 
 ADAPTER_FOLDER = "adapter"
 MODEL_FOLDER = "model"
@@ -216,7 +216,7 @@ def base_name_of(adapter: Path) -> str:
     if not name:
         raise InputError(
             f"{path} names no base model (base_model_name_or_path); write its name there, or load "
-            "the base yourself and use icm_fast.model.tuned.merge_adapter"
+            "the base yourself and use icm_fast.model.adapters.merge_adapter"
         )
     seen = adapter.resolve() / str(name)
     return str(seen.resolve()) if str(name).startswith("..") and seen.is_dir() else str(name)

@@ -1,0 +1,89 @@
+"""A loaded model and what identifies it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+_INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A causal language model in evaluation mode, with its tokenizer.
+
+    Attributes:
+        name: What the user called it.
+        model: The transformers model.
+        tokenizer: Its tokenizer.
+        fingerprint: Hex digest of architecture and sampled weights; ties a run folder to a model.
+        max_context: Longest context in tokens that the model was built for.
+        cache: What is derived from the weights and made once, such as packed copies of them.
+    """
+
+    name: str
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    fingerprint: str
+    max_context: int
+    cache: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
+
+    @property
+    def dtype_name(self) -> str:
+        """``float32``, ``bfloat16`` or ``float16``."""
+        return str(self.model.dtype).removeprefix("torch.")
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the embedding, where token ids go."""
+        device: torch.device = self.model.get_input_embeddings().weight.device
+        return device
+
+    @property
+    def n_parameters(self) -> int:
+        """Number of weights."""
+        return sum(p.numel() for p in self.model.parameters())
+
+
+BALANCED = "balanced"
+"""Device that stands for all GPUs: transformers spreads the layers over them."""
+
+
+ModelSpec = str | os.PathLike[str] | tuple[Any, Any] | LoadedModel
+
+
+def fingerprint_model(model: PreTrainedModel) -> str:
+    """Digest of every parameter's name, shape, 64 evenly spaced values and 64 block sums."""
+    digest = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        flat = parameter.detach().flatten()
+        index = torch.linspace(0, max(flat.numel() - 1, 0), 64, dtype=torch.float64).long()
+        sample = flat[index.to(flat.device)].float().cpu().numpy()
+        digest.update(f"{name}{tuple(parameter.shape)}{parameter.dtype}".encode())
+        digest.update(sample.tobytes())
+        digest.update(_block_sums(flat).tobytes())
+    return digest.hexdigest()
+
+
+def _block_sums(flat: torch.Tensor) -> npt.NDArray[np.int64]:
+    """Sums of 64 consecutive blocks, ``[64]``: every weight counts.
+
+    The bits are added as integers, so neither threads nor the device change the result.
+    """
+    bits = flat.view(_INTEGERS[flat.element_size()])
+    sums = [block.sum(dtype=torch.int64) for block in bits.tensor_split(64)]
+    array: npt.NDArray[np.int64] = torch.stack(sums).cpu().numpy()
+    return array
+
+
+def max_context_of(config: Any) -> int:
+    """Longest context in tokens that a configuration allows."""
+    text = config.get_text_config(decoder=True)
+    return int(getattr(text, "max_position_embeddings", None) or 2**31 - 1)
