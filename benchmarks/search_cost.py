@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 import icm_fast
-from icm_fast.answers import answer
+from icm_fast.answers import answer, checked
 from icm_fast.bench.launch import Launcher
 from icm_fast.bench.peers.prefix import costs
 from icm_fast.bench.peers.protocol import Job
@@ -31,11 +31,11 @@ from icm_fast.bench.peers.transformers_cache import CacheSession
 from icm_fast.bench.random_model import model_folder
 from icm_fast.chains import make_search_engine
 from icm_fast.config import SearchConfig
-from icm_fast.lazy_scorer import LazyScorer
 from icm_fast.model import load_model
 from icm_fast.model.lazy import LazyModel
 from icm_fast.run_store import MemoryStore
-from icm_fast.scorers import make_scorer
+from icm_fast.scoring.factory import make_scorer
+from icm_fast.scoring.lazy import LazyScorer
 from icm_fast.search_cost import PieceSizes, search_cost
 from icm_fast.simulate import simulate_search, synthetic_task
 
@@ -113,7 +113,8 @@ def search(dataset: Any, loaded: Any, config: SearchConfig) -> tuple[Steps, dict
             counts["abandoned"] += event.get("abandoned", False)
             state = engine.labels
     if config.context_order == "append":
-        store.beside("canonical", engine.result_labels, scorer.score_canonical)
+        score = checked(store, scorer, scorer.score_canonical)
+        store.beside("canonical", engine.result_labels, score)
     return steps, {
         "tokens": store.n_tokens,
         "seconds": time.perf_counter() - started,

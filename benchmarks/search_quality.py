@@ -25,7 +25,7 @@ from icm_fast import _core
 from icm_fast.concerns import ONE_SIDED_SHARE
 from icm_fast.config import SearchConfig
 from icm_fast.model import load_model
-from icm_fast.scorers import make_scorer
+from icm_fast.scoring.factory import make_scorer
 
 FILES = {
     "truthfulqa": "truthfulqa.jsonl",

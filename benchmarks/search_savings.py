@@ -27,9 +27,9 @@ from icm_fast.config import SearchConfig
 from icm_fast.engine import make_engine
 from icm_fast.model import load_model
 from icm_fast.plan.leave_one_out import Stages
-from icm_fast.scorers import make_scorer
-from icm_fast.scorers.local import STAGE_TOKENS
-from icm_fast.scorers.protocol import Scored
+from icm_fast.scoring.factory import make_scorer
+from icm_fast.scoring.local import STAGE_TOKENS
+from icm_fast.scoring.protocol import Scored
 from icm_fast.search_cost import PieceSizes, natural_tokens, proposal_tokens
 
 VARIANTS: dict[str, dict[str, Any]] = {

@@ -12,7 +12,7 @@ from icm_fast.config import SearchConfig
 from icm_fast.errors import InputError
 from icm_fast.model import ModelRunner, load_model
 from icm_fast.model.loaded import LoadedModel
-from icm_fast.scorers import make_scorer
+from icm_fast.scoring.factory import make_scorer
 from tiny_models import MULTI, SINGLE, byte_tokenizer, mixed_labels, reviews
 
 # Sizes that fit no vector, and a vocabulary of odd size.

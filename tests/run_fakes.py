@@ -91,11 +91,11 @@ def install_fake_model(monkeypatch, scorer_class=FakeScorer) -> types.SimpleName
     model = types.ModuleType("icm_fast.model")
     model.load_model = load_model
     model.__path__ = [str(PACKAGE / "model")]
-    scorers = types.ModuleType("icm_fast.scorers")
+    scorers = types.ModuleType("icm_fast.scoring.factory")
     scorers.make_scorer = make_scorer
     scorers.longest_context = lambda pieces, n: int(pieces.query_lengths()[0][:n].sum())
     monkeypatch.setitem(sys.modules, "icm_fast.model", model)
-    monkeypatch.setitem(sys.modules, "icm_fast.scorers", scorers)
+    monkeypatch.setitem(sys.modules, "icm_fast.scoring.factory", scorers)
     return seen
 
 

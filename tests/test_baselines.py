@@ -9,7 +9,7 @@ from icm_fast.errors import InputError
 from icm_fast.evaluate import many_shot, predict
 from icm_fast.metrics import calibration_error, consistency, seeds_interval
 from icm_fast.prompt_formats import ASSISTANT_DIALOGUE, assistant_pieces, chat_pieces
-from icm_fast.scorers import TreeScorer
+from icm_fast.scoring.local import TreeScorer
 from icm_fast.types import Constraint
 from tiny_models import (
     MULTI,

@@ -15,8 +15,7 @@ if TYPE_CHECKING:
     from icm_fast import evaluate as evaluate
     from icm_fast.config import SearchConfig as SearchConfig
     from icm_fast.errors import InputError as InputError
-    from icm_fast.leave_one_out import leave_one_out as leave_one_out
-    from icm_fast.leave_one_out import plan_leave_one_out as plan_leave_one_out
+    from icm_fast.scoring.leave_one_out import leave_one_out, plan_leave_one_out
     from icm_fast.search import SearchResult as SearchResult
     from icm_fast.search import search as search
     from icm_fast.tasks.registry import load_task
@@ -35,9 +34,9 @@ _HOME = {
     "LabelSpace": "types",
     "SearchConfig": "config",
     "SearchResult": "search",
-    "leave_one_out": "leave_one_out",
+    "leave_one_out": "scoring.leave_one_out",
     "load_task": "tasks",
-    "plan_leave_one_out": "leave_one_out",
+    "plan_leave_one_out": "scoring.leave_one_out",
     "search": "search",
 }
 

@@ -9,8 +9,9 @@ import numpy as np
 
 from icm_fast.config import SearchConfig
 from icm_fast.evaluation_log import Evaluation
-from icm_fast.lazy_scorer import LazyScorer
 from icm_fast.run_store import MemoryStore, scored_rows
+from icm_fast.scoring.lazy import LazyScorer
+from icm_fast.scoring.protocol import Scored
 from icm_fast.types import UNLABELLED, FloatArray, IntArray, ScoreArray
 
 
@@ -32,28 +33,32 @@ def answer(
     if evaluation is None:
         store.check_model(scorer.identity())
         may_stop = config.early_rejection and engine.may_reject
-        evaluation = scorer.score(
+        scored = scorer.score(
             ask.labels,
             ask.rows & ~store.known_rows(ask.labels),
             enough=_with_known(store, ask.labels, engine.rejects) if may_stop else None,
             priority=_priority(engine, ask) if may_stop else None,
         )
-        store.record(evaluation)
+        store.record(_evaluation(ask.labels, scored))
         evaluation = store.lookup(ask.labels)
         assert evaluation is not None
     return evaluation.scores
 
 
 def checked(
-    store: MemoryStore, scorer: LazyScorer, score: Callable[[IntArray], Evaluation]
+    store: MemoryStore, scorer: LazyScorer, score: Callable[[IntArray], Scored]
 ) -> Callable[[IntArray], Evaluation]:
     """``score`` after a look at whether the model is that of the run."""
 
     def score_checked(labels: IntArray) -> Evaluation:
         store.check_model(scorer.identity())
-        return score(labels)
+        return _evaluation(labels, score(labels))
 
     return score_checked
+
+
+def _evaluation(labels: IntArray, scored: Scored) -> Evaluation:
+    return Evaluation(labels.copy(), scored.scores, scored.n_tokens)
 
 
 def _with_known(store: MemoryStore, labels: IntArray, rejects: Any) -> Any:

@@ -12,9 +12,9 @@ import numpy as np
 
 from icm_fast.config import SearchConfig
 from icm_fast.errors import InputError
-from icm_fast.lazy_scorer import check_scores
 from icm_fast.model.lazy import LazyModel
 from icm_fast.progress import clock
+from icm_fast.scoring.lazy import check_scores
 from icm_fast.types import UNLABELLED, Dataset, IntArray
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def _steps(
     load: Callable[[], Dataset], model: LazyModel, config: SearchConfig
 ) -> Iterator[Finding]:
     from icm_fast.plan.pieces import tokenize_dataset
-    from icm_fast.scorers import make_scorer
+    from icm_fast.scoring.factory import make_scorer
 
     dataset = load()
     yield Finding("data", True, _describe_data(dataset))
@@ -96,7 +96,7 @@ def _describe_model(loaded: Any) -> str:
 
 
 def _describe_context(scorer: Any, pieces: TokenizedDataset, limit: int) -> str:
-    from icm_fast.scorers import longest_context
+    from icm_fast.scoring.factory import longest_context
 
     if hasattr(scorer, "blocks"):
         n_blocks = len(scorer.blocks)

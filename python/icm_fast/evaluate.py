@@ -35,7 +35,7 @@ from icm_fast.types import (
 )
 
 if TYPE_CHECKING:
-    from icm_fast.scorers import Scorer
+    from icm_fast.scoring.protocol import Scorer
     from icm_fast.tasks.source import TaskSource
 
 __all__ = [
@@ -124,7 +124,7 @@ def many_shot(
             random part is shown.
         calibrated: Take the argmax of log p - log q with q the mean prediction of the test
             examples, which removes a preference of the model for one label.
-        make_scorer: Replaces ``icm_fast.scorers.make_scorer``.
+        make_scorer: Replaces ``icm_fast.scoring.factory.make_scorer``.
 
     Raises:
         InputError: The demonstrations do not fit the context of the model.
@@ -206,7 +206,7 @@ def _longest(prompts: Sequence[str], model: Any) -> int:
 
 
 def _local_scorer(model: Any, dataset: Dataset, config: SearchConfig) -> Scorer:
-    from icm_fast.scorers import make_scorer
+    from icm_fast.scoring.factory import make_scorer
 
     return make_scorer(model, dataset, config)
 

@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 
@@ -37,7 +37,6 @@ from icm_fast.run_config import (
 
 if TYPE_CHECKING:
     from icm_fast.config import SearchConfig
-    from icm_fast.lazy_scorer import LazyScorer
     from icm_fast.model.lazy import ModelIdentity
     from icm_fast.tasks.source import TaskSource
     from icm_fast.types import BoolArray, Dataset, IntArray, ScoreArray
@@ -53,6 +52,17 @@ SUMMARY_FILE = "summary.json"
 def scored_rows(scores: ScoreArray) -> BoolArray:
     """Examples that have scores, ``[n]`` bool."""
     return np.asarray(np.isfinite(scores).all(axis=1), np.bool_)
+
+
+class RunModel(Protocol):
+    """What a run folder has to know of the model that scores."""
+
+    @property
+    def model_name(self) -> str:
+        """The model as the user named it."""
+
+    def identity(self) -> ModelIdentity:
+        """What must stay the same; may load the model."""
 
 
 class MemoryStore:
@@ -176,7 +186,7 @@ class RunStore(MemoryStore):
         folder: Made when absent.
         dataset: What is labelled.
         config: Settings of the search.
-        scorer: Names the model, and loads it where the folder has to record or compare it.
+        model: Names the model, and loads it where the folder has to record or compare it.
         source: Where the data came from, if known; recorded for evaluation.
 
     Raises:
@@ -188,13 +198,13 @@ class RunStore(MemoryStore):
         folder: Path,
         dataset: Dataset,
         config: SearchConfig,
-        scorer: LazyScorer,
+        model: RunModel,
         source: TaskSource | None = None,
     ) -> None:
         self.folder: Path = folder
         self._lock = lock_folder(folder)
         try:
-            self._config = _open_config(folder, dataset, config, scorer, source)
+            self._config = _open_config(folder, dataset, config, model, source)
             self._log = EvaluationLog(
                 folder / EVALUATIONS_FILE,
                 len(dataset),
@@ -248,13 +258,13 @@ def open_store(
     folder: str | os.PathLike[str] | None,
     dataset: Dataset,
     config: SearchConfig,
-    scorer: LazyScorer,
+    model: RunModel,
     source: TaskSource | None = None,
 ) -> MemoryStore:
     """The store of a run folder, or one in memory where there is no folder."""
     if folder is None:
         return MemoryStore()
-    return RunStore(Path(folder), dataset, config, scorer, source)
+    return RunStore(Path(folder), dataset, config, model, source)
 
 
 def read_summary(folder: Path) -> dict[str, Any] | None:
@@ -270,7 +280,7 @@ def _open_config(
     folder: Path,
     dataset: Dataset,
     config: SearchConfig,
-    scorer: LazyScorer,
+    model: RunModel,
     source: TaskSource | None,
 ) -> dict[str, Any]:
     """Read and compare the configuration of the folder, or write it into a new one."""
@@ -278,8 +288,8 @@ def _open_config(
     if path.exists():
         stored = read_config(path)
         check_same_run(folder, stored, dataset, config)
-        if stored["model"] != scorer.model_name:
-            check_same_model(folder, stored, scorer.identity())
+        if stored["model"] != model.model_name:
+            check_same_model(folder, stored, model.identity())
         return stored
     for name in (EVALUATIONS_FILE, EVENTS_FILE, LABELS_FILE, SUMMARY_FILE):
         if (folder / name).exists():
@@ -287,7 +297,7 @@ def _open_config(
                 f"{folder} holds {name} but no {CONFIG_FILE}, so it is not a run that can be "
                 "resumed; choose another folder or delete this one"
             )
-    content, text = config_content(dataset, config, scorer.model_name, scorer.identity(), source)
+    content, text = config_content(dataset, config, model.model_name, model.identity(), source)
     write_atomically(folder / EXAMPLES_FILE, _examples(dataset))
     write_atomically(path, text.encode())
     return content

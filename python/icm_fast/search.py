@@ -15,14 +15,14 @@ from icm_fast.chains import make_search_engine
 from icm_fast.concerns import Concern, Rival, find_rival, one_sided, search_concerns
 from icm_fast.config import SearchConfig
 from icm_fast.engine import labelling_utility
-from icm_fast.lazy_scorer import LazyScorer
 from icm_fast.progress import ProgressReporter, Quiet, SearchState
 from icm_fast.run_config import versions
 from icm_fast.run_store import MemoryStore, open_store
+from icm_fast.scoring.lazy import LazyScorer
 from icm_fast.types import UNLABELLED, Dataset, IntArray, ScoreArray
 
 if TYPE_CHECKING:
-    from icm_fast.scorers import Scorer
+    from icm_fast.scoring.protocol import Scorer
     from icm_fast.tasks.source import TaskSource
 
 

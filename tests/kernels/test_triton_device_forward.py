@@ -12,7 +12,7 @@ from icm_fast.model import ModelRunner, load_model
 from icm_fast.model.forward import device as device_forward
 from icm_fast.model.forward.device import DeviceForward
 from icm_fast.model.forward.kv_store import KVStore
-from icm_fast.scorers import make_scorer
+from icm_fast.scoring.factory import make_scorer
 from tiny_models import (
     SINGLE,
     byte_tokenizer,

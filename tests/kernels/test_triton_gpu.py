@@ -17,7 +17,7 @@ from icm_fast.kernels.tree_attention.tiles import HEAD_DIMS
 from icm_fast.model import ModelRunner, load_model
 from icm_fast.model.forward.device import DeviceForward
 from icm_fast.model.forward.runner import make_forward
-from icm_fast.scorers import make_scorer
+from icm_fast.scoring.factory import make_scorer
 from tiny_models import MULTI, NATIVE, byte_tokenizer, mixed_labels, reviews, tiny_model
 
 pytestmark = pytest.mark.gpu

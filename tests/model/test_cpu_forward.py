@@ -21,7 +21,7 @@ from icm_fast.model.forward.cpu import CpuForward, cpu_decoder
 from icm_fast.model.forward.decoder_layers import rotary_tables
 from icm_fast.model.forward.generic import GenericForward
 from icm_fast.model.forward.runner import make_forward
-from icm_fast.scorers import make_scorer
+from icm_fast.scoring.factory import make_scorer
 from tiny_models import (
     MULTI,
     NATIVE,

@@ -28,7 +28,7 @@ from icm_fast.model.forward.generic import GenericForward
 from icm_fast.model.forward.halving import Halving
 from icm_fast.model.forward.kv_store import KVStore
 from icm_fast.model.forward.runner import make_forward
-from icm_fast.scorers import make_scorer
+from icm_fast.scoring.factory import make_scorer
 from tiny_models import (
     MULTI,
     NATIVE,

@@ -12,8 +12,8 @@ from icm_fast.errors import InputError
 from icm_fast.model import load_model
 from icm_fast.model.forward.batch import PackedBatch, halves
 from icm_fast.model.kv_size import fitting_kv_tokens, kv_numbers_per_token
-from icm_fast.scorers import local as local_scorers
-from icm_fast.scorers import make_scorer
+from icm_fast.scoring import local as local_scorers
+from icm_fast.scoring.factory import make_scorer
 from tiny_models import (
     SINGLE,
     byte_tokenizer,

@@ -7,7 +7,7 @@ from icm_fast.model import ModelRunner
 from icm_fast.model.forward.cpu import CpuForward
 from icm_fast.model.forward.generic import GenericForward
 from icm_fast.model.forward.runner import make_forward
-from icm_fast.scorers import make_scorer
+from icm_fast.scoring.factory import make_scorer
 from tiny_models import (
     mixed_labels,
     one_thread,  # noqa: F401

@@ -13,7 +13,7 @@ from icm_fast.model import load_model
 from icm_fast.model.adapters import copy_model, foreign_code, import_peft, merge_adapter
 from icm_fast.plan.label_tree import label_tree
 from icm_fast.plan.pieces import tokenize_dataset
-from icm_fast.scorers import make_scorer
+from icm_fast.scoring.factory import make_scorer
 from icm_fast.tuning import TuningConfig, fine_tune, fine_tune_texts
 from icm_fast.tuning.texts import order_batches, plain_texts, training_texts
 from icm_fast.tuning.trainer import collate, label_loss

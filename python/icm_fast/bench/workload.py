@@ -107,7 +107,7 @@ def make_workload(case: Case) -> Workload:
         InputError: Data or model can't be read, a label has several tokens, or the contexts
             exceed the model's length.
     """
-    from icm_fast.scorers import check_context
+    from icm_fast.scoring.factory import check_context
 
     dataset = case.source.load_dataset()
     folder = model_folder(case.model)

@@ -29,9 +29,9 @@ from icm_fast.experiments.predicting import Prediction, predict_test
 from icm_fast.files import write_atomically, writing
 from icm_fast.finished_run import read_labels
 from icm_fast.identity import as_stored, check_same, json_digest
-from icm_fast.leave_one_out import leave_one_out
 from icm_fast.metrics import accuracy, agreement, agreement_up_to_permutation
 from icm_fast.run_config import versions
+from icm_fast.scoring.leave_one_out import leave_one_out
 from icm_fast.search import SearchResult, search
 from icm_fast.types import UNLABELLED, IntArray, ScoreArray
 

@@ -10,8 +10,8 @@ import numpy as np
 from icm_fast.engine import labelling_utility
 from icm_fast.evaluate import many_shot, predict
 from icm_fast.experiments.cell_data import CellData
-from icm_fast.leave_one_out import leave_one_out
 from icm_fast.metrics import accuracy, agreement
+from icm_fast.scoring.leave_one_out import leave_one_out
 from icm_fast.types import UNLABELLED, IntArray
 
 _FIRST_ORDER = 1000

@@ -102,7 +102,7 @@ def _fine_tuned(data: CellData, labels: IntArray, model: Any, folder: Path) -> T
 def _zero_shot(use: str, data: CellData) -> Predictions:
     """Of prompts in another form."""
     from icm_fast.prompt_formats import assistant_pieces, chat_pieces
-    from icm_fast.scorers import TreeScorer
+    from icm_fast.scoring.local import TreeScorer
 
     loaded = (data.chat_model if use == "chat" else data.model).load()
     make = assistant_pieces if use == "assistant" else chat_pieces

@@ -21,7 +21,7 @@ class OurSession:
 
         from icm_fast.config import SearchConfig
         from icm_fast.model import load_model
-        from icm_fast.scorers import make_scorer
+        from icm_fast.scoring.factory import make_scorer
         from icm_fast.tasks.source import TaskSource
 
         torch.set_num_threads(job.threads)

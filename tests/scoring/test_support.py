@@ -10,9 +10,9 @@ from icm_fast.errors import InputError
 from icm_fast.model import ModelRunner, load_model
 from icm_fast.model.forward.attention import IMPLEMENTATION, tree_attention_enabled
 from icm_fast.model.forward.generic import GenericForward
-from icm_fast.model.support import VERIFIED_FAMILIES, probe_difference, require_exact_sharing
 from icm_fast.reference import reference_leave_one_out
-from icm_fast.scorers import make_scorer
+from icm_fast.scoring.factory import make_scorer
+from icm_fast.scoring.support import VERIFIED_FAMILIES, probe_difference, require_exact_sharing
 from tiny_models import (
     FAMILIES,
     UNLISTED,
@@ -202,8 +202,8 @@ def test_longrope_is_checked_by_the_plan_where_the_caller_sets_the_limit():
 
 def test_longrope_would_be_wrong_above_its_original_length(monkeypatch):
     """The refusal is needed."""
-    monkeypatch.setattr("icm_fast.scorers.require_exact_sharing", lambda *_: None)
-    monkeypatch.setattr("icm_fast.scorers.local.require_exact_sharing", lambda *_: None)
+    monkeypatch.setattr("icm_fast.scoring.factory.require_exact_sharing", lambda *_: None)
+    monkeypatch.setattr("icm_fast.scoring.local.require_exact_sharing", lambda *_: None)
     assert worst_difference(tiny_longrope(44), TREE) > 1e-3
 
 

@@ -10,7 +10,7 @@ from icm_fast.config import SearchConfig
 from icm_fast.errors import InputError
 from icm_fast.model import load_model
 from icm_fast.reference import reference_leave_one_out
-from icm_fast.scorers import make_scorer
+from icm_fast.scoring.factory import make_scorer
 from tiny_models import (
     MULTI,
     PREFIX,
@@ -191,7 +191,7 @@ def _refusal_of(loaded, dataset, config):
 
 def test_context_limit_is_never_exceeded():
     """The bound that the check uses holds for every labelling."""
-    from icm_fast.scorers import longest_context
+    from icm_fast.scoring.factory import longest_context
 
     loaded = tiny_loaded("llama", bos=True)
     for labels in LABELS.values():

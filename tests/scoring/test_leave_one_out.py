@@ -86,7 +86,7 @@ def test_config_counts_instead_of_the_seed(pair):
 
 def test_example_that_is_not_queried_has_no_prompt(pair):
     from icm_fast.model import load_model
-    from icm_fast.scorers import make_scorer
+    from icm_fast.scoring.factory import make_scorer
 
     scorer = make_scorer(load_model(pair), reviews(), SearchConfig())
     queries = np.arange(8) != 3

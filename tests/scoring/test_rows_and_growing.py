@@ -9,7 +9,9 @@ from icm_fast.config import SearchConfig
 from icm_fast.errors import InputError
 from icm_fast.plan.leave_one_out import Stages
 from icm_fast.reference import reference_leave_one_out
-from icm_fast.scorers import AppendingScorer, local, make_scorer
+from icm_fast.scoring import local
+from icm_fast.scoring.factory import make_scorer
+from icm_fast.scoring.growing import AppendingScorer
 from tiny_models import (
     MULTI,
     PREFIX,
@@ -67,7 +69,7 @@ def test_rows_in_stages_are_the_same_bits(dtype):
 
 
 def test_scoring_stops_when_it_is_enough_and_begins_with_what_matters(monkeypatch):
-    monkeypatch.setattr("icm_fast.scorers.local.STAGE_TOKENS", 1)
+    monkeypatch.setattr("icm_fast.scoring.local.STAGE_TOKENS", 1)
     dataset = reviews(SINGLE)
     labels = mixed_labels(dataset, unlabelled=())
     for name in ("tree", "naive"):
@@ -164,7 +166,7 @@ def test_what_is_held_gives_the_same_bits_as_what_is_not(dtype):
 
 
 def test_a_search_that_was_stopped_early_holds_only_what_was_forwarded(monkeypatch):
-    monkeypatch.setattr("icm_fast.scorers.local.STAGE_TOKENS", 1)
+    monkeypatch.setattr("icm_fast.scoring.local.STAGE_TOKENS", 1)
     dataset = reviews(SINGLE)
     labels = mixed_labels(dataset, unlabelled=())
     loaded = tiny_loaded("llama")
@@ -196,7 +198,7 @@ def test_a_small_budget_gives_up_nothing_but_speed():
 
 
 def test_a_pool_beyond_the_memory_is_refused(monkeypatch):
-    monkeypatch.setattr("icm_fast.scorers.appending.available_bytes", lambda: 10_000)
+    monkeypatch.setattr("icm_fast.scoring.growing.available_bytes", lambda: 10_000)
     with pytest.raises(InputError, match=r"kv_budget_tokens=\d+ or less"):
         make_scorer(tiny_loaded("llama"), reviews(SINGLE), SearchConfig(context_order="append"))
 

@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from icm_fast.errors import InputError
-from icm_fast.evaluation_log import Evaluation
 from icm_fast.model.lazy import LazyModel, ModelIdentity
+from icm_fast.scoring.protocol import Scored
 
 if TYPE_CHECKING:
     from icm_fast.config import SearchConfig
-    from icm_fast.scorers import Scored, Scorer
-    from icm_fast.scorers.protocol import Enough
+    from icm_fast.scoring.protocol import Enough, Scorer
     from icm_fast.types import BoolArray, Dataset, FloatArray, IntArray, ScoreArray
 
 
@@ -75,18 +74,18 @@ class LazyScorer:
         if self._config.context_order == "append":
             self._visited.append(labels.copy())
 
-    def score_canonical(self, labels: IntArray) -> Evaluation:
+    def score_canonical(self, labels: IntArray) -> Scored:
         """Score one labelling under the contexts of ``context_order=tree``.
 
         Raises:
             InputError: As of :meth:`score`.
         """
         scorer = self._open()
-        return self._evaluation(labels, getattr(scorer, "canonical", scorer).score(labels))
+        return self._checked(getattr(scorer, "canonical", scorer).score(labels))
 
     def _open(self) -> Any:
         if self._scorer is None:
-            from icm_fast.scorers import make_scorer
+            from icm_fast.scoring.factory import make_scorer
 
             self._scorer = make_scorer(self._model.load(), self._dataset, self._config)
         return self._scorer
@@ -98,7 +97,7 @@ class LazyScorer:
         *,
         enough: Enough | None = None,
         priority: FloatArray | None = None,
-    ) -> Evaluation:
+    ) -> Scored:
         """Score one labelling, or some of its rows; others are NaN.
 
         A scorer that the caller brought and that knows no rows scores all of them.
@@ -120,19 +119,17 @@ class LazyScorer:
         self._visited = []
         in_part = enough is not None or (rows is not None and not rows.all())
         if not in_part or not hasattr(scorer, "score_rows"):
-            return self._evaluation(labels, scorer.score(labels))
+            return self._checked(scorer.score(labels))
         wanted = np.ones(len(labels), np.bool_) if rows is None else rows
         scored = scorer.score_rows(labels, wanted, enough=enough, priority=priority)
         scores = _float32(scored.scores)
         settled = enough is not None and enough(scores)
-        return self._evaluation(labels, scored, _begun(scores) if settled else rows)
+        return self._checked(scored, _begun(scores) if settled else rows)
 
-    def _evaluation(
-        self, labels: IntArray, scored: Scored, rows: BoolArray | None = None
-    ) -> Evaluation:
+    def _checked(self, scored: Scored, rows: BoolArray | None = None) -> Scored:
         scores = _float32(scored.scores)
         check_scores(self._dataset, scores, rows)
-        return Evaluation(labels.copy(), scores, int(scored.n_tokens))
+        return Scored(scores, int(scored.n_tokens))
 
 
 def _float32(scores: ScoreArray) -> ScoreArray:

@@ -11,7 +11,8 @@ from icm_fast.types import Dataset, ScoreArray, check_labels
 
 if TYPE_CHECKING:
     from icm_fast.model import ModelSpec
-    from icm_fast.scorers import BoundedScorer, PlannedScorer
+    from icm_fast.scoring.bounded import BoundedScorer
+    from icm_fast.scoring.protocol import PlannedScorer
 
 
 def plan_leave_one_out(
@@ -66,7 +67,7 @@ def _open_scorer(
     dataset: Dataset, model: ModelSpec, config: SearchConfig
 ) -> PlannedScorer | BoundedScorer:
     from icm_fast.model import load_model
-    from icm_fast.scorers import make_scorer
+    from icm_fast.scoring.factory import make_scorer
 
     loaded = load_model(model, dtype=config.dtype, device=config.device)
     return make_scorer(loaded, dataset, config)

@@ -15,8 +15,8 @@ import numpy.typing as npt
 from icm_fast.config import SearchConfig
 from icm_fast.model.loaded import LoadedModel
 from icm_fast.plan.pieces import TokenizedDataset
-from icm_fast.scorers.local import TreeScorer
-from icm_fast.scorers.protocol import Enough, Scored
+from icm_fast.scoring.local import TreeScorer
+from icm_fast.scoring.protocol import Enough, Scored
 from icm_fast.types import UNLABELLED, BoolArray, FloatArray, IntArray
 
 Block = npt.NDArray[np.intp]
@@ -55,7 +55,7 @@ class BoundedScorer:
         enough: Enough | None = None,
         priority: FloatArray | None = None,
     ) -> Scored:
-        """Score some examples as if all were; see :class:`icm_fast.scorers.protocol.RowScorer`."""
+        """Score some examples as if all were; see :class:`icm_fast.scoring.protocol.RowScorer`."""
         blocks = list(enumerate(self.blocks))
         if priority is not None:
             blocks.sort(key=lambda block: float(priority[block[1]].mean()))

@@ -14,7 +14,7 @@ from icm_fast.errors import InputError
 from icm_fast.model import load_model
 from icm_fast.model.hardware import fast_bfloat16
 from icm_fast.reference import reference_leave_one_out
-from icm_fast.scorers import make_scorer
+from icm_fast.scoring.factory import make_scorer
 
 pytestmark = pytest.mark.model
 

@@ -1,4 +1,4 @@
-"""Scorers: interchangeable ways to the same leave-one-out log-probabilities."""
+"""The scorer that a model, a data set and settings ask for, once all three fit together."""
 
 from __future__ import annotations
 
@@ -7,28 +7,13 @@ import numpy as np
 from icm_fast.config import SearchConfig
 from icm_fast.errors import InputError
 from icm_fast.model.loaded import LoadedModel
-from icm_fast.model.support import (
-    require_exact_sharing,
-    require_known_head,
-    require_tree_support,
-)
 from icm_fast.plan.pieces import TokenizedDataset, tokenize_dataset
-from icm_fast.scorers.appending import AppendingScorer
-from icm_fast.scorers.bounded import BoundedScorer
-from icm_fast.scorers.local import NaiveScorer, TreeScorer
-from icm_fast.scorers.protocol import PlannedScorer, Scored, Scorer
+from icm_fast.scoring.bounded import BoundedScorer
+from icm_fast.scoring.growing import AppendingScorer
+from icm_fast.scoring.local import NaiveScorer, TreeScorer
+from icm_fast.scoring.protocol import PlannedScorer
+from icm_fast.scoring.support import require_exact_sharing, require_known_head, require_tree_support
 from icm_fast.types import Dataset
-
-__all__ = [
-    "AppendingScorer",
-    "BoundedScorer",
-    "NaiveScorer",
-    "PlannedScorer",
-    "Scored",
-    "Scorer",
-    "TreeScorer",
-    "make_scorer",
-]
 
 
 def make_scorer(

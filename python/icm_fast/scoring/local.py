@@ -13,11 +13,11 @@ from icm_fast.model.forward.runner import ModelRunner
 from icm_fast.model.kv_size import fitting_kv_tokens
 from icm_fast.model.label_head import LabelHead, label_logprobs
 from icm_fast.model.loaded import LoadedModel
-from icm_fast.model.support import require_exact_sharing
 from icm_fast.plan.label_tree import label_tree
 from icm_fast.plan.leave_one_out import Growing, LeaveOneOutPlan, Stages, plan_pieces
 from icm_fast.plan.pieces import TokenizedDataset
-from icm_fast.scorers.protocol import Enough, Scored
+from icm_fast.scoring.protocol import Enough, Scored
+from icm_fast.scoring.support import require_exact_sharing
 from icm_fast.types import BoolArray, FloatArray, IntArray, ScoreArray
 
 STAGE_TOKENS = 2048
@@ -113,7 +113,7 @@ class TreeScorer(_LocalScorer):
         enough: Enough | None = None,
         priority: FloatArray | None = None,
     ) -> Scored:
-        """Score some examples as if all were; see :class:`icm_fast.scorers.protocol.RowScorer`."""
+        """Score some examples as if all were; see :class:`icm_fast.scoring.protocol.RowScorer`."""
         stage_tokens = 0 if enough is None else STAGE_TOKENS
         return self._run(self.plan_rows(labels, Stages(rows, stage_tokens, priority)), enough)
 
@@ -194,7 +194,7 @@ class NaiveScorer(_LocalScorer):
         enough: Enough | None = None,
         priority: FloatArray | None = None,
     ) -> Scored:
-        """Score some examples as if all were; see :class:`icm_fast.scorers.protocol.RowScorer`."""
+        """Score some examples as if all were; see :class:`icm_fast.scoring.protocol.RowScorer`."""
         examples = np.flatnonzero(rows)
         if priority is not None:
             examples = examples[np.argsort(priority[examples], kind="stable")]
