@@ -16,11 +16,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from icm_fast.bench.machine import machine_facts
 from icm_fast.config import SearchConfig
 from icm_fast.evaluate import held_out, many_shot
 from icm_fast.files import write_atomically
 from icm_fast.model import load_model
+from icm_fast.runs.provenance import machine_facts
 from icm_fast.scoring.factory import make_scorer
 from icm_fast.tasks.source import TaskSource
 from icm_fast.types import UNLABELLED, Dataset

@@ -33,7 +33,7 @@ from icm_fast.chains import make_search_engine
 from icm_fast.config import SearchConfig
 from icm_fast.model import load_model
 from icm_fast.model.lazy import LazyModel
-from icm_fast.run_store import MemoryStore
+from icm_fast.runs.store import MemoryStore
 from icm_fast.scoring.factory import make_scorer
 from icm_fast.scoring.lazy import LazyScorer
 from icm_fast.search_cost import PieceSizes, search_cost

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import icm_fast
 from icm_fast.config import SearchConfig
-from icm_fast.finished_run import FinishedRun, read_run
+from icm_fast.runs.finished import FinishedRun, read_run
 from icm_fast.tasks.source import TaskSource
 from run_fakes import FakeScorer
 

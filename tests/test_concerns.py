@@ -9,10 +9,10 @@ import pytest
 import icm_fast
 from icm_fast.concerns import Rival, find_rival, one_sided, search_concerns
 from icm_fast.config import SearchConfig
-from icm_fast.evaluation_log import Evaluation
-from icm_fast.finished_run import read_run
 from icm_fast.progress import Quiet
 from icm_fast.report import run_report
+from icm_fast.runs.finished import read_run
+from icm_fast.runs.score_log import Evaluation
 from icm_fast.types import Constraint
 from run_fakes import FakeScored, FakeScorer, toy_dataset
 

@@ -11,10 +11,10 @@ from icm_fast.cli import run as icm_fast_command
 from icm_fast.errors import InputError
 from icm_fast.export import FORMATS, encode_run, export_run, file_suffix
 from icm_fast.export_formats import AXOLOTL_TYPE
-from icm_fast.finished_run import read_run
 from icm_fast.lm_eval_task import write_lm_eval_task
 from icm_fast.plan.label_tree import label_tree
 from icm_fast.plan.pieces import tokenize_dataset
+from icm_fast.runs.finished import read_run
 from icm_fast.tuning.texts import training_texts
 from tiny_models import byte_tokenizer
 

@@ -10,9 +10,9 @@ import yaml
 from export_cases import claims_run, fixed_run, pairs_run
 from icm_fast.cli import run as icm_fast_command
 from icm_fast.errors import InputError
-from icm_fast.finished_run import read_run
 from icm_fast.hub_push import push, write_hub_folder
-from icm_fast.run_config import read_config
+from icm_fast.runs.config import read_config
+from icm_fast.runs.finished import read_run
 from icm_fast.tasks.source import TaskSource
 
 GOLDEN = Path(__file__).parent / "golden" / "export"

@@ -9,7 +9,7 @@ import icm_fast
 from icm_fast.cli.settings import read_request
 from icm_fast.config import REMOVED_SETTINGS, SearchConfig
 from icm_fast.errors import InputError
-from icm_fast.finished_run import read_run
+from icm_fast.runs.finished import read_run
 from run_fakes import FakeScorer, run_bytes, toy_dataset
 
 FORMER = Path(__file__).parent / "golden" / "run_of_0_1"

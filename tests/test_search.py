@@ -1,7 +1,6 @@
 import json
 import os
 import signal
-import sys
 
 import numpy as np
 import pytest
@@ -10,6 +9,7 @@ import icm_fast
 from icm_fast.config import SearchConfig
 from icm_fast.errors import InputError
 from icm_fast.progress import Quiet
+from icm_fast.runs.labels import labels_lines
 from run_fakes import FakeScored, FakeScorer, install_fake_model, run_bytes, toy_dataset
 
 CONFIG = SearchConfig(preset="paper", max_evaluations=20, n_initial=4)
@@ -173,19 +173,9 @@ def test_interrupt_leaves_a_resumable_folder(tmp_path):
     assert run_bytes(tmp_path / "cut") == run_bytes(tmp_path / "whole")
 
 
-def test_public_name_stays_the_function_after_the_module_was_imported():
-    import icm_fast.search
-
-    assert callable(icm_fast.search)
-    assert sys.modules["icm_fast.search"].search is icm_fast.search
-
-
 def test_unlabelled_examples_have_no_label_and_no_margin():
-    module = sys.modules["icm_fast.search"]
-    result = module.SearchResult(
-        np.array([-1, 1], np.int32), np.zeros((2, 2), np.float32), 0.0, 1, 1, "max", 1, 0.0
-    )
-    first = json.loads(module.labels_lines(toy_dataset(2), result).splitlines()[0])
+    labels, scores = np.array([-1, 1], np.int32), np.zeros((2, 2), np.float32)
+    first = json.loads(labels_lines(toy_dataset(2), labels, scores).splitlines()[0])
     assert first["label"] is None
     assert first["label_index"] == -1
     assert first["margin"] is None

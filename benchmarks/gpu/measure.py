@@ -24,7 +24,7 @@ from icm_fast.bench.gpu_model import GPUS, KERNELS, SHAPES, Shape
 from icm_fast.files import write_atomically
 from icm_fast.kernels.tree_attention import select
 from icm_fast.plan.uniform import uniform_plan
-from icm_fast.run_config import versions as package_versions
+from icm_fast.runs.provenance import versions as package_versions
 
 SMALL = {"small": Shape("small", 64, 2, 4, 2, 16, 96)}
 LIMIT = 2e-2

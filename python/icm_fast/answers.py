@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from icm_fast.config import SearchConfig
-from icm_fast.evaluation_log import Evaluation
-from icm_fast.run_store import MemoryStore, scored_rows
+from icm_fast.runs.score_log import Evaluation
+from icm_fast.runs.store import MemoryStore, scored_rows
 from icm_fast.scoring.lazy import LazyScorer
 from icm_fast.scoring.protocol import Scored
 from icm_fast.types import UNLABELLED, FloatArray, IntArray, ScoreArray

@@ -26,7 +26,6 @@ from icm_fast.demo import demo_source
 from icm_fast.errors import InputError
 from icm_fast.evaluate import load_gold
 from icm_fast.files import json_lines, write_atomically
-from icm_fast.finished_run import FinishedRun, read_run
 from icm_fast.metrics import agreement, mean_interval
 from icm_fast.model.load import load_model, pick_device
 from icm_fast.model.loaded import LoadedModel, ModelSpec
@@ -50,6 +49,7 @@ from icm_fast.reward import (
     two_stage,
 )
 from icm_fast.reward.twin import twin_pairs
+from icm_fast.runs.finished import FinishedRun, read_run
 from icm_fast.search import search
 from icm_fast.tuning import Tuned, TuningConfig, fine_tune_texts
 

@@ -18,7 +18,7 @@ from icm_fast.types import UNLABELLED, Dataset, IntArray
 
 if TYPE_CHECKING:
     from icm_fast.config import SearchConfig
-    from icm_fast.evaluation_log import Evaluation
+    from icm_fast.runs.score_log import Evaluation
 
 ONE_SIDED_SHARE = 0.95
 """A label with a greater share than this is suspicious."""

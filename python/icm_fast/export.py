@@ -14,8 +14,8 @@ from typing import Any
 from icm_fast.errors import InputError, suggest
 from icm_fast.export_formats import Encoded, axolotl, dpo, trl_preference, trl_sft
 from icm_fast.files import json_lines, write_atomically
-from icm_fast.finished_run import FinishedRun
 from icm_fast.lm_eval_task import LM_EVAL
+from icm_fast.runs.finished import FinishedRun
 
 
 def export_run(run: FinishedRun, format: str, path: Path) -> Encoded:

@@ -12,8 +12,8 @@ from typing import Any
 
 from icm_fast.errors import InputError
 from icm_fast.files import json_lines
-from icm_fast.finished_run import FinishedRun
 from icm_fast.preferences import Preference, found_preferences
+from icm_fast.runs.finished import FinishedRun
 from icm_fast.types import UNLABELLED
 
 AXOLOTL_TYPE = "input_output"

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import yaml
 
-from icm_fast.finished_run import FinishedRun
 from icm_fast.report import (
     comparison_text,
     concern_parts,
@@ -17,8 +16,9 @@ from icm_fast.report import (
     markdown_table,
     read_comparison,
 )
-from icm_fast.run_config import IDENTITY, read_config
-from icm_fast.run_store import CONFIG_FILE
+from icm_fast.runs.config import IDENTITY, read_config
+from icm_fast.runs.finished import FinishedRun
+from icm_fast.runs.store import CONFIG_FILE
 
 _PUBLIC_NAME = re.compile(r"(hub:)?\w[\w.-]*(/\w[\w.-]*)?(:[\w.-]+)?")
 """Hub ids, data sets on the Hub and plain names; all else is a path on somebody's machine."""

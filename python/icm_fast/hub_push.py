@@ -10,9 +10,9 @@ from typing import Any
 from icm_fast.errors import InputError, first_line
 from icm_fast.export import encode_run, file_suffix
 from icm_fast.files import reading, write_atomically, writing
-from icm_fast.finished_run import FinishedRun
 from icm_fast.hub_card import dataset_card
 from icm_fast.lm_eval_task import LM_EVAL
+from icm_fast.runs.finished import FinishedRun
 
 CARD_FILE = "README.md"
 _WRITTEN_BY_US = "written by `icm-fast export --format"

@@ -20,7 +20,7 @@ import yaml
 from icm_fast.errors import InputError
 from icm_fast.evaluate import held_out, shown_demonstrations
 from icm_fast.files import write_atomically, writing
-from icm_fast.finished_run import FinishedRun
+from icm_fast.runs.finished import FinishedRun
 from icm_fast.types import UNLABELLED, Example, IntArray, LabelSpace
 
 LM_EVAL = "lm-eval"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from icm_fast.errors import InputError
-from icm_fast.finished_run import FinishedRun
+from icm_fast.runs.finished import FinishedRun
 from icm_fast.tasks.comparisons import load_comparisons
 from icm_fast.tasks.source import TaskSource
 from icm_fast.types import UNLABELLED, Comparison, Dataset, IntArray

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from icm_fast.finished_run import FinishedRun
 from icm_fast.progress import clock
+from icm_fast.runs.finished import FinishedRun
 from icm_fast.types import UNLABELLED
 
 EVALUATION_FILE = "evaluation.json"

@@ -10,10 +10,10 @@ from typing import Any
 from icm_fast.errors import InputError
 from icm_fast.evaluate import compare, held_out, load_gold
 from icm_fast.files import write_atomically
-from icm_fast.finished_run import FinishedRun
 from icm_fast.identity import json_digest
 from icm_fast.model.lazy import LazyModel
 from icm_fast.report import EVALUATION_FILE
+from icm_fast.runs.finished import FinishedRun
 from icm_fast.tasks.source import TaskSource
 from icm_fast.types import UNLABELLED, Dataset
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from dataclasses import asdict, dataclass, replace
@@ -16,8 +15,9 @@ from icm_fast.concerns import Concern, Rival, find_rival, one_sided, search_conc
 from icm_fast.config import SearchConfig
 from icm_fast.engine import labelling_utility
 from icm_fast.progress import ProgressReporter, Quiet, SearchState
-from icm_fast.run_config import versions
-from icm_fast.run_store import MemoryStore, open_store
+from icm_fast.runs.labels import labels_lines
+from icm_fast.runs.provenance import versions
+from icm_fast.runs.store import MemoryStore, open_store
 from icm_fast.scoring.lazy import LazyScorer
 from icm_fast.types import UNLABELLED, Dataset, IntArray, ScoreArray
 
@@ -106,7 +106,9 @@ def search(
         if config.context_order == "append":
             result = _rescored(result, store, lazy_scorer, dataset, config)
         result = replace(result, seconds=time.monotonic() - started)
-        summary = store.finish(labels_lines(dataset, result), _summary(engine, store, result))
+        summary = store.finish(
+            labels_lines(dataset, result.labels, result.scores), _summary(engine, store, result)
+        )
     return _with_seconds(result, float(summary["seconds"]))
 
 
@@ -204,26 +206,3 @@ def _summary(engine: Any, store: MemoryStore, result: SearchResult) -> dict[str,
 
 def _with_seconds(result: SearchResult, seconds: float) -> SearchResult:
     return replace(result, seconds=seconds)
-
-
-def labels_lines(dataset: Dataset, result: SearchResult) -> bytes:
-    """Content of labels.jsonl: id, label, its index, log-probabilities, margin."""
-    lines = []
-    for example, label, row in zip(dataset.examples, result.labels, result.scores, strict=True):
-        line = {
-            "id": example.id,
-            "label": dataset.label_space[int(label)] if label != UNLABELLED else None,
-            "label_index": int(label),
-            # The shortest decimal that gives the same float32 back.
-            "logprobs": [float(str(value)) for value in row],
-            "margin": margin(row, int(label)),
-        }
-        lines.append(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
-    return "".join(lines).encode()
-
-
-def margin(row: ScoreArray, label: int) -> float | None:
-    """Log-probability of ``label`` above the best other one; None where unlabelled."""
-    if label == UNLABELLED:
-        return None
-    return float(str(np.float32(row[label] - np.delete(row, label).max())))

@@ -13,9 +13,9 @@ from icm_fast.evaluate import load_gold, many_shot, predict
 from icm_fast.experiments import cell
 from icm_fast.experiments.definition import read_experiment
 from icm_fast.experiments.run import run_experiment
-from icm_fast.finished_run import read_run
 from icm_fast.metrics import accuracy
 from icm_fast.model.lazy import LazyModel
+from icm_fast.runs.finished import read_run
 from icm_fast.tasks.source import TaskSource
 from icm_fast.tuning import TuningConfig, iterate
 from tiny_models import byte_tokenizer, one_thread, tiny_model  # noqa: F401

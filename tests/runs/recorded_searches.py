@@ -20,7 +20,7 @@ import numpy as np
 import icm_fast
 from icm_fast import Dataset, SearchConfig, load_task
 
-GOLDEN = Path(__file__).resolve().parent.parent / "golden" / "runs"
+GOLDEN = Path(__file__).resolve().parent.parent / "golden" / "run_folders"
 FILES = ("labels.jsonl", "events.jsonl", "config.yaml")
 
 

@@ -14,13 +14,13 @@ from icm_fast.bench.cases import Case
 from icm_fast.bench.document import SCHEMA, case_document, flops_document
 from icm_fast.bench.flops import Flops, plan_flops
 from icm_fast.bench.launch import Launcher
-from icm_fast.bench.machine import machine_facts
 from icm_fast.bench.references import whole_prompts
 from icm_fast.bench.run import Progress, Settings, measure_peaks
 from icm_fast.bench.variants import OURS
 from icm_fast.bench.verify import Verdict
 from icm_fast.bench.workload import Workload, make_workload
 from icm_fast.errors import InputError
+from icm_fast.runs.provenance import machine_facts
 
 SIZES = (8, 16, 32, 64, 128, 256)
 FITTED = ("seconds", "tokens", "flops", "kv_pool_bytes")

@@ -11,13 +11,13 @@ from icm_fast.bench.cases import Case
 from icm_fast.bench.flops import Flops, plan_flops
 from icm_fast.bench.gguf_export import gguf_file
 from icm_fast.bench.launch import Launcher, PeerError
-from icm_fast.bench.machine import machine_facts
 from icm_fast.bench.references import References, make_references
 from icm_fast.bench.variants import OURS, Variant
 from icm_fast.bench.verify import Verdict
 from icm_fast.bench.workload import OrderedPrompts, Workload, make_workload
 from icm_fast.errors import InputError
 from icm_fast.model.hardware import fast_bfloat16
+from icm_fast.runs.provenance import machine_facts
 
 Progress = Callable[[str], None]
 """Is told what runs next, never how fast something was."""

@@ -20,8 +20,8 @@ from icm_fast.cli.settings import Request, read_request
 from icm_fast.cli.train import train_app
 from icm_fast.errors import InputError
 from icm_fast.model.lazy import LazyModel
-from icm_fast.run_config import versions
-from icm_fast.run_store import CONFIG_FILE
+from icm_fast.runs.provenance import versions
+from icm_fast.runs.store import CONFIG_FILE
 
 app = typer.Typer(
     help="Label data with a language model and no supervision.",
@@ -82,9 +82,9 @@ def search_command(
 
 def _search(request: Request, model: LazyModel) -> str:
     """Search into the folder of ``request``; return the summary to print."""
-    from icm_fast.finished_run import read_run
     from icm_fast.progress import make_progress
     from icm_fast.report import run_report
+    from icm_fast.runs.finished import read_run
     from icm_fast.search import search
 
     dataset = request.source.load_dataset()
@@ -147,9 +147,9 @@ def evaluate(
     options: Options = None,
 ) -> None:
     """Compare zero-shot, found labels and gold labels on held-out examples."""
-    from icm_fast.finished_run import read_run
     from icm_fast.report import comparison_text
     from icm_fast.run_evaluation import evaluate_run
+    from icm_fast.runs.finished import read_run
 
     folder = Path(target)
     if not (folder / CONFIG_FILE).exists():
@@ -201,8 +201,8 @@ def report(
 ) -> None:
     """Summarise a run: labels, moves, cost, least certain labels."""
     from icm_fast.files import write_atomically
-    from icm_fast.finished_run import read_run
     from icm_fast.report import run_report
+    from icm_fast.runs.finished import read_run
 
     text = run_report(read_run(run_folder))
     if output is None:

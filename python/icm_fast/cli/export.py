@@ -10,7 +10,7 @@ import typer
 from icm_fast.errors import InputError
 
 if TYPE_CHECKING:
-    from icm_fast.finished_run import FinishedRun
+    from icm_fast.runs.finished import FinishedRun
 
 
 def export(
@@ -45,8 +45,8 @@ def export(
 ) -> None:
     """Write the labels of a run as a table, as training data or as a task of lm-eval; push them."""
     from icm_fast.export import format_of
-    from icm_fast.finished_run import read_run
     from icm_fast.lm_eval_task import LM_EVAL
+    from icm_fast.runs.finished import read_run
 
     chosen = format_of(None if push else output, format)
     if chosen != LM_EVAL and (shots is not None or test is not None):

@@ -13,8 +13,8 @@ from icm_fast.cli.settings import parse_assignments, say
 from icm_fast.errors import InputError, suggest
 
 if TYPE_CHECKING:
-    from icm_fast.finished_run import FinishedRun
     from icm_fast.reward import PairSet, TwoStage
+    from icm_fast.runs.finished import FinishedRun
 
 FOUND = "icm"
 _POOL_LABELS = ("soft", "hard")
@@ -62,7 +62,7 @@ def reward(
         )
     precision: dict[str, Any] = {}
     if source.is_dir():
-        from icm_fast.finished_run import read_run
+        from icm_fast.runs.finished import read_run
 
         run = read_run(source)
         pairs = _pairs_of(run, labels)

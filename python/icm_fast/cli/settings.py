@@ -14,7 +14,7 @@ from icm_fast.config import REMOVED_SETTINGS, SearchConfig
 from icm_fast.distributed import is_main
 from icm_fast.errors import InputError, suggest
 from icm_fast.files import reading
-from icm_fast.run_config import IDENTITY
+from icm_fast.runs.config import IDENTITY
 from icm_fast.tasks.source import TaskSource
 
 REQUEST_KEYS = ("task", "data", "limit", "options", "model", "output")

@@ -48,8 +48,8 @@ def sft(
     ] = None,
 ) -> None:
     """Tune on the labels of a run; an interrupted training goes on when called again."""
-    from icm_fast.finished_run import read_run
     from icm_fast.model import load_model
+    from icm_fast.runs.finished import read_run
     from icm_fast.tuning import fine_tune
 
     config = _tuning_config(assignments)

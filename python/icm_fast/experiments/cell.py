@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from icm_fast.bench.machine import machine_facts
 from icm_fast.config import without_removed
 from icm_fast.engine import labelling_utility
 from icm_fast.errors import InputError
@@ -27,10 +26,10 @@ from icm_fast.experiments.methods import METHODS
 from icm_fast.experiments.orders import order_sensitivity
 from icm_fast.experiments.predicting import Prediction, predict_test
 from icm_fast.files import write_atomically, writing
-from icm_fast.finished_run import read_labels
 from icm_fast.identity import as_stored, check_same, json_digest
 from icm_fast.metrics import accuracy, agreement, agreement_up_to_permutation
-from icm_fast.run_config import versions
+from icm_fast.runs.labels import read_labels
+from icm_fast.runs.provenance import machine_facts, versions
 from icm_fast.scoring.leave_one_out import leave_one_out
 from icm_fast.search import SearchResult, search
 from icm_fast.types import UNLABELLED, IntArray, ScoreArray

@@ -10,7 +10,7 @@ from typing import Any
 from icm_fast.errors import InputError
 from icm_fast.files import json_lines, write_atomically, writing
 from icm_fast.reward.evaluation import Figure
-from icm_fast.run_config import versions
+from icm_fast.runs.provenance import versions
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ from icm_fast.policy.generation import end_tokens, prompt_ids, read_continuation
 from icm_fast.policy.prompts import judged_text, policy_text
 from icm_fast.policy.trainer import PolicyLog, train_against
 from icm_fast.reward.model import RewardModel, load_reward_model
-from icm_fast.run_config import versions
+from icm_fast.runs.provenance import versions
 from icm_fast.tuning.fine_tune import (
     load_finished,
     resolve_checkpointing,

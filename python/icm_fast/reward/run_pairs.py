@@ -26,7 +26,7 @@ from icm_fast.tasks.source import TaskSource
 from icm_fast.types import Comparison, Dataset, IntArray
 
 if TYPE_CHECKING:
-    from icm_fast.finished_run import FinishedRun
+    from icm_fast.runs.finished import FinishedRun
 
 PARTNERS = 4
 

@@ -29,7 +29,7 @@ from icm_fast.reward.network import reward_network
 from icm_fast.reward.pairs import Pair
 from icm_fast.reward.text import FORMAT
 from icm_fast.reward.trainer import PairIds, pair_ids, pairs_digest, train_pairs
-from icm_fast.run_config import versions
+from icm_fast.runs.provenance import versions
 from icm_fast.tuning.fine_tune import resolve_checkpointing, save_adapter, training_dtype
 from icm_fast.tuning.folder import TuningFolder, TuningState
 from icm_fast.tuning.steps import Progress

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from icm_fast.errors import InputError, suggest
 from icm_fast.evaluate import load_gold
-from icm_fast.finished_run import FinishedRun
 from icm_fast.reward.pairs import PairSet
 from icm_fast.reward.run_pairs import pairs_of_labels
+from icm_fast.runs.finished import FinishedRun
 from icm_fast.tasks.movie_sentiment import crowd_labels
 
 SOURCES = ("gold", "crowd")

@@ -27,7 +27,7 @@ from icm_fast.model.load import load_model
 from icm_fast.model.loaded import LoadedModel
 from icm_fast.plan.label_tree import label_tree
 from icm_fast.plan.pieces import tokenize_dataset
-from icm_fast.run_config import versions
+from icm_fast.runs.provenance import versions
 from icm_fast.tuning.config import AUTO, TrainingConfig, TuningConfig
 from icm_fast.tuning.folder import TuningFolder, TuningState
 from icm_fast.tuning.steps import Progress

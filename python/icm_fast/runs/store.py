@@ -24,16 +24,16 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 import numpy as np
 
 from icm_fast.errors import InputError
-from icm_fast.evaluation_log import Evaluation, EvaluationLog, labels_key
-from icm_fast.event_log import EventLog
 from icm_fast.files import lock_folder, write_atomically
-from icm_fast.run_config import (
+from icm_fast.runs.config import (
     check_same_model,
     check_same_run,
     config_content,
     read_config,
     run_fingerprint,
 )
+from icm_fast.runs.event_log import EventLog
+from icm_fast.runs.score_log import Evaluation, EvaluationLog, labels_key
 
 if TYPE_CHECKING:
     from icm_fast.config import SearchConfig

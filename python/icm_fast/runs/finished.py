@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,19 +11,11 @@ import numpy as np
 
 from icm_fast.config import REMOVED_SETTINGS, SearchConfig
 from icm_fast.errors import InputError
-from icm_fast.files import reading
-from icm_fast.run_config import IDENTITY, read_config
-from icm_fast.run_store import (
-    CONFIG_FILE,
-    EVENTS_FILE,
-    EXAMPLES_FILE,
-    LABELS_FILE,
-    read_summary,
-)
+from icm_fast.runs.config import IDENTITY, read_config
+from icm_fast.runs.labels import RUN_AGAIN, read_lines
+from icm_fast.runs.store import CONFIG_FILE, EVENTS_FILE, EXAMPLES_FILE, LABELS_FILE, read_summary
 from icm_fast.tasks.source import TaskSource
 from icm_fast.types import Dataset, Example, IntArray, LabelSpace, ScoreArray
-
-_FIX = "run the search again with the same settings and folder; it goes on where it stopped"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,12 +56,14 @@ def read_run(folder: Path) -> FinishedRun:
     content = read_config(folder / CONFIG_FILE)
     summary = read_summary(folder)
     if summary is None:
-        raise InputError(f"the run in {folder} is not finished (no summary.json); {_FIX}")
+        raise InputError(f"the run in {folder} is not finished (no summary.json); {RUN_AGAIN}")
     identity = content[IDENTITY]
-    results = _read_lines(folder / LABELS_FILE)
-    examples = tuple(Example(**line) for line in _read_lines(folder / EXAMPLES_FILE))
+    results = read_lines(folder / LABELS_FILE)
+    examples = tuple(Example(**line) for line in read_lines(folder / EXAMPLES_FILE))
     if [r["id"] for r in results] != [e.id for e in examples]:
-        raise InputError(f"{folder}: labels.jsonl and examples.jsonl name other examples; {_FIX}")
+        raise InputError(
+            f"{folder}: labels.jsonl and examples.jsonl name other examples; {RUN_AGAIN}"
+        )
     return FinishedRun(
         folder=folder,
         model=str(content["model"]),
@@ -86,18 +79,8 @@ def read_run(folder: Path) -> FinishedRun:
         scores=np.array([r["logprobs"] for r in results], dtype=np.float32),
         margins=tuple(r["margin"] for r in results),
         summary=summary,
-        events=tuple(_read_lines(folder / EVENTS_FILE)),
+        events=tuple(read_lines(folder / EVENTS_FILE)),
     )
-
-
-def read_labels(folder: Path) -> IntArray:
-    """Labels of a finished run, or of one by batches (:func:`icm_fast.tuning.iterate`); ``[n]``.
-
-    Raises:
-        InputError: They are not there, or corrupt.
-    """
-    lines = _read_lines(folder / LABELS_FILE)
-    return np.array([line["label_index"] for line in lines], dtype=np.int32)
 
 
 def stored_settings(content: dict[str, Any]) -> SearchConfig:
@@ -117,12 +100,3 @@ def stored_source(content: dict[str, Any]) -> TaskSource | None:
         seed=content.get("seed", 0),
         options=content.get("options") or {},
     )
-
-
-def _read_lines(path: Path) -> list[dict[str, Any]]:
-    with reading(path, _FIX):
-        lines = path.read_text(encoding="utf-8").split("\n")
-    try:
-        return [json.loads(line) for line in lines if line]
-    except ValueError as error:
-        raise InputError(f"{path} is corrupt; {_FIX}") from error

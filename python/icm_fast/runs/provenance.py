@@ -1,14 +1,26 @@
-"""What the numbers were measured on."""
+"""Versions and the machine that results were made with."""
 
 from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from icm_fast.model.hardware import cpu_flags, describe_cpu
-from icm_fast.run_config import versions
+
+
+def versions(more: Sequence[str] = ()) -> dict[str, str]:
+    """Versions of what decides the numbers, and of ``more`` packages, without importing them."""
+    found = {"python": platform.python_version()}
+    for package in ("icm-fast", "numpy", "torch", "transformers", *more):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
 
 
 def machine_facts() -> dict[str, Any]:

@@ -13,9 +13,9 @@ import pytest
 import icm_fast
 from icm_fast.config import SearchConfig
 from icm_fast.errors import InputError
-from icm_fast.evaluation_log import Evaluation, EvaluationLog
-from icm_fast.event_log import EventLog, event_line
 from icm_fast.files import write_atomically
+from icm_fast.runs.event_log import EventLog, event_line
+from icm_fast.runs.score_log import Evaluation, EvaluationLog
 from run_fakes import REPOSITORY, FakeScorer, run_bytes, toy_dataset
 
 CONFIG = SearchConfig(preset="paper", max_evaluations=8, n_initial=2)

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import platform
-from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from icm_fast.config import without_removed
 from icm_fast.errors import InputError
 from icm_fast.files import reading
+from icm_fast.runs.provenance import versions
 
 if TYPE_CHECKING:
     from icm_fast.config import SearchConfig
@@ -108,17 +107,6 @@ def run_fingerprint(content: Mapping[str, Any]) -> str:
     }
     text = json.dumps([settings, identity], sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def versions(more: Sequence[str] = ()) -> dict[str, str]:
-    """Versions of what decides the numbers, and of ``more`` packages, without importing them."""
-    found = {"python": platform.python_version()}
-    for package in ("icm-fast", "numpy", "torch", "transformers", *more):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "not installed"
-    return found
 
 
 def _dataset_identity(dataset: Dataset) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""Run folders: what is stored of a search, and reading it back."""
