@@ -23,21 +23,21 @@ import numpy as np
 import torch
 
 import icm_fast
-from icm_fast.answers import answer, checked
 from icm_fast.bench.launch import Launcher
 from icm_fast.bench.peers.prefix import costs
 from icm_fast.bench.peers.protocol import Job
 from icm_fast.bench.peers.transformers_cache import CacheSession
 from icm_fast.bench.random_model import model_folder
-from icm_fast.chains import make_search_engine
 from icm_fast.config import SearchConfig
+from icm_fast.engine.answers import answer, checked
+from icm_fast.engine.chains import make_search_engine
+from icm_fast.engine.simulate import simulate_search, synthetic_task
 from icm_fast.model import load_model
 from icm_fast.model.lazy import LazyModel
 from icm_fast.runs.store import MemoryStore
 from icm_fast.scoring.factory import make_scorer
 from icm_fast.scoring.lazy import LazyScorer
 from icm_fast.search_cost import PieceSizes, search_cost
-from icm_fast.simulate import simulate_search, synthetic_task
 
 SIZES = PieceSizes(demonstration=40, query=38)
 RESULTS = Path(__file__).parent / "results"

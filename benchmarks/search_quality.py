@@ -22,8 +22,8 @@ import torch
 
 import icm_fast
 from icm_fast import _core
-from icm_fast.concerns import ONE_SIDED_SHARE
 from icm_fast.config import SearchConfig
+from icm_fast.engine.concerns import ONE_SIDED_SHARE
 from icm_fast.model import load_model
 from icm_fast.scoring.factory import make_scorer
 

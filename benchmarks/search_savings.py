@@ -24,7 +24,7 @@ import torch
 
 import icm_fast
 from icm_fast.config import SearchConfig
-from icm_fast.engine import make_engine
+from icm_fast.engine.native import make_engine
 from icm_fast.model import load_model
 from icm_fast.plan.leave_one_out import Stages
 from icm_fast.scoring.factory import make_scorer

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from icm_fast.config import PRESETS, SearchConfig
-from icm_fast.engine import make_engine
+from icm_fast.engine.native import make_engine
 from icm_fast.types import Dataset, Example, LabelSpace
 
 

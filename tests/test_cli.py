@@ -8,8 +8,8 @@ import pytest
 
 from icm_fast.cli import main, run
 from icm_fast.config import SearchConfig
-from icm_fast.doctor import growth_sizes
-from icm_fast.progress import (
+from icm_fast.engine.doctor import growth_sizes
+from icm_fast.engine.progress import (
     Quiet,
     SearchState,
     TerminalProgress,

@@ -37,14 +37,6 @@ def test_every_public_name_loads(name):
     assert name in dir(icm_fast)
 
 
-def test_functions_win_over_modules_of_the_same_name():
-    code = (
-        "import icm_fast.search, icm_fast; from icm_fast import search; "
-        "print(type(search).__name__, search is icm_fast.search)"
-    )
-    assert run_python(code) == "function True"
-
-
 def test_version_comes_from_the_installed_package(monkeypatch):
     monkeypatch.setattr("importlib.metadata.version", lambda name: f"{name} 1.2.3")
     assert icm_fast.__version__ == "icm-fast 1.2.3"

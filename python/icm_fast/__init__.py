@@ -7,18 +7,18 @@ quick and pulls in neither torch nor the command line.
 from __future__ import annotations
 
 import importlib
-import sys
-from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from icm_fast import evaluate as evaluate
     from icm_fast.config import SearchConfig as SearchConfig
+    from icm_fast.engine import simulate as simulate
+    from icm_fast.engine.result import SearchResult as SearchResult
+    from icm_fast.engine.search import search as search
     from icm_fast.errors import InputError as InputError
-    from icm_fast.scoring.leave_one_out import leave_one_out, plan_leave_one_out
-    from icm_fast.search import SearchResult as SearchResult
-    from icm_fast.search import search as search
-    from icm_fast.tasks.registry import load_task
+    from icm_fast.scoring.leave_one_out import leave_one_out as leave_one_out
+    from icm_fast.scoring.leave_one_out import plan_leave_one_out as plan_leave_one_out
+    from icm_fast.tasks.registry import load_task as load_task
     from icm_fast.types import Constraint as Constraint
     from icm_fast.types import Dataset as Dataset
     from icm_fast.types import Example as Example
@@ -33,12 +33,15 @@ _HOME = {
     "InputError": "errors",
     "LabelSpace": "types",
     "SearchConfig": "config",
-    "SearchResult": "search",
+    "SearchResult": "engine.result",
     "leave_one_out": "scoring.leave_one_out",
-    "load_task": "tasks",
+    "load_task": "tasks.registry",
     "plan_leave_one_out": "scoring.leave_one_out",
-    "search": "search",
+    "search": "engine.search",
 }
+
+_ROOMS = {"evaluate": "evaluate", "simulate": "engine.simulate"}
+"""Modules that are reached by a short name."""
 
 __all__ = [  # noqa: RUF022 - the order in which a reader meets them
     "load_task",
@@ -47,6 +50,7 @@ __all__ = [  # noqa: RUF022 - the order in which a reader meets them
     "SearchResult",
     "leave_one_out",
     "plan_leave_one_out",
+    "simulate",
     "evaluate",
     "Dataset",
     "Example",
@@ -57,26 +61,13 @@ __all__ = [  # noqa: RUF022 - the order in which a reader meets them
 ]
 
 
-class _Package(ModuleType):
-    """The package module, whose functions keep their names when a submodule shares one.
-
-    Importing ``icm_fast.search`` binds the *module* to the package's attribute
-    ``search``; here that name belongs to the function.
-    """
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name in _HOME and isinstance(value, ModuleType):
-            return
-        super().__setattr__(name, value)
-
-
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name == "__version__":
         from importlib.metadata import version
 
         return version("icm-fast")
-    if name == "evaluate":
-        return importlib.import_module("icm_fast.evaluate")
+    if name in _ROOMS:
+        return importlib.import_module(f"icm_fast.{_ROOMS[name]}")
     if name not in _HOME:
         raise AttributeError(f"module 'icm_fast' has no attribute {name!r}")
     value = getattr(importlib.import_module(f"icm_fast.{_HOME[name]}"), name)
@@ -86,6 +77,3 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
-
-
-sys.modules[__name__].__class__ = _Package

@@ -23,6 +23,7 @@ from icm_fast import distributed
 from icm_fast.assistant_materials import Materials, draw_materials
 from icm_fast.config import SearchConfig, check_names, check_number
 from icm_fast.demo import demo_source
+from icm_fast.engine.search import search
 from icm_fast.errors import InputError
 from icm_fast.evaluate import load_gold
 from icm_fast.files import json_lines, write_atomically
@@ -50,7 +51,6 @@ from icm_fast.reward import (
 )
 from icm_fast.reward.twin import twin_pairs
 from icm_fast.runs.finished import FinishedRun, read_run
-from icm_fast.search import search
 from icm_fast.tuning import Tuned, TuningConfig, fine_tune_texts
 
 REPORT = "report.json"

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from icm_fast.progress import clock
+from icm_fast.engine.progress import clock
 from icm_fast.runs.finished import FinishedRun
 from icm_fast.types import UNLABELLED
 

@@ -37,7 +37,7 @@ class PieceSizes:
 class StepCounts(Protocol):
     """Counts by the number of labelled examples, ``[n + 1]`` each.
 
-    :class:`icm_fast.simulate.SimulatedSearch` has them.
+    :class:`icm_fast.engine.simulate.SimulatedSearch` has them.
     """
 
     @property

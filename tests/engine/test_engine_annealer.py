@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 
 from icm_fast import _core
 from icm_fast.config import PRESETS, SearchConfig
-from icm_fast.engine import engine_settings, make_engine
+from icm_fast.engine.native import engine_settings, make_engine
 from icm_fast.types import Constraint, Dataset, Example, LabelSpace
 
 

@@ -8,7 +8,7 @@ from engine_cases import EXCLUSIVE, ONE_TRUE, coupled_scorer, group_graph, no_gr
 
 import icm_fast
 from icm_fast.config import SearchConfig
-from icm_fast.engine import make_engine
+from icm_fast.engine.native import make_engine
 from icm_fast.types import Constraint, Dataset
 from run_fakes import FakeScored, toy_dataset
 

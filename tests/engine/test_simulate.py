@@ -7,7 +7,8 @@ import pytest
 
 from icm_fast import _core
 from icm_fast.config import PRESETS, SearchConfig
-from icm_fast.engine import engine_settings, make_engine
+from icm_fast.engine.native import engine_settings, make_engine
+from icm_fast.engine.simulate import simulate_search, synthetic_task
 from icm_fast.errors import InputError
 from icm_fast.search_cost import (
     PieceSizes,
@@ -16,7 +17,6 @@ from icm_fast.search_cost import (
     search_cost,
     tree_tokens,
 )
-from icm_fast.simulate import simulate_search, synthetic_task
 from run_fakes import toy_dataset
 
 SIZES = PieceSizes(demonstration=40, query=36, root=1)

@@ -82,10 +82,10 @@ def search_command(
 
 def _search(request: Request, model: LazyModel) -> str:
     """Search into the folder of ``request``; return the summary to print."""
-    from icm_fast.progress import make_progress
+    from icm_fast.engine.progress import make_progress
+    from icm_fast.engine.search import search
     from icm_fast.report import run_report
     from icm_fast.runs.finished import read_run
-    from icm_fast.search import search
 
     dataset = request.source.load_dataset()
     with _resumable(request.folder):
@@ -124,7 +124,7 @@ def demo(
 ) -> None:
     """Label movie reviews without supervision and compare with human raters."""
     from icm_fast.demo import demo_text, run_demo
-    from icm_fast.progress import make_progress
+    from icm_fast.engine.progress import make_progress
 
     with _resumable(output):
         result = run_demo(
@@ -225,7 +225,7 @@ def doctor(
     options: Options = None,
 ) -> None:
     """Check model, labels, boundaries and context, and predict tokens and time."""
-    from icm_fast.doctor import diagnose
+    from icm_fast.engine.doctor import diagnose
 
     request = read_request(
         config,

@@ -30,9 +30,9 @@ def experiment(
     ] = Path("runs/experiments"),
 ) -> None:
     """Run one of the paper's experiments; an interrupted one goes on when called again."""
+    from icm_fast.engine.progress import make_progress
     from icm_fast.experiments.definition import experiment_names, read_experiment
     from icm_fast.experiments.run import run_experiment
-    from icm_fast.progress import make_progress
 
     if name is None:
         typer.echo("\n".join(experiment_names()))

@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from icm_fast.config import without_removed
-from icm_fast.engine import labelling_utility
+from icm_fast.engine.native import labelling_utility
+from icm_fast.engine.result import SearchResult
+from icm_fast.engine.search import search
 from icm_fast.errors import InputError
 from icm_fast.evaluate import predict
 from icm_fast.experiments.cell_data import CellData
@@ -31,12 +33,11 @@ from icm_fast.metrics import accuracy, agreement, agreement_up_to_permutation
 from icm_fast.runs.labels import read_labels
 from icm_fast.runs.provenance import machine_facts, versions
 from icm_fast.scoring.leave_one_out import leave_one_out
-from icm_fast.search import SearchResult, search
 from icm_fast.types import UNLABELLED, IntArray, ScoreArray
 
 if TYPE_CHECKING:
+    from icm_fast.engine.progress import ProgressReporter
     from icm_fast.model.lazy import LazyModel
-    from icm_fast.progress import ProgressReporter
 
 Say = Callable[[str], None]
 

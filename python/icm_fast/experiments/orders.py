@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from icm_fast.engine import labelling_utility
+from icm_fast.engine.native import labelling_utility
 from icm_fast.evaluate import many_shot, predict
 from icm_fast.experiments.cell_data import CellData
 from icm_fast.metrics import accuracy, agreement

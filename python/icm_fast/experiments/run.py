@@ -22,7 +22,7 @@ from icm_fast.model.load import check_model_name
 from icm_fast.tuning.trainer import training_packages
 
 if TYPE_CHECKING:
-    from icm_fast.progress import ProgressReporter
+    from icm_fast.engine.progress import ProgressReporter
 
 
 def run_experiment(

@@ -52,7 +52,7 @@ class ReferenceEngine:
         n_labels: Number of labels.
         pairs: Constrained examples, ``[m, 2]`` int32.
         tables: Allowed label pairs, ``[m, n_labels, n_labels]`` uint8.
-        settings: Those of :func:`icm_fast.engine.engine_settings`.
+        settings: Those of :func:`icm_fast.engine.native.engine_settings`.
     """
 
     def __init__(

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from icm_fast.config import SearchConfig
-from icm_fast.engine import engine_settings
+from icm_fast.engine.native import engine_settings
 from icm_fast.reference.engine import ReferenceEngine
 from icm_fast.types import Dataset, IntArray, ScoreArray
 

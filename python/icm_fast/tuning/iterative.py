@@ -13,12 +13,13 @@ import numpy.typing as npt
 
 from icm_fast import distributed
 from icm_fast.config import SearchConfig
+from icm_fast.engine.result import SearchResult
+from icm_fast.engine.search import search
 from icm_fast.errors import InputError
 from icm_fast.files import json_lines, write_atomically
 from icm_fast.model.load import load_model
 from icm_fast.model.loaded import LoadedModel
 from icm_fast.runs.store import LABELS_FILE
-from icm_fast.search import SearchResult, search
 from icm_fast.tasks.constraints import connected_rows
 from icm_fast.tasks.source import TaskSource
 from icm_fast.tuning.config import TuningConfig

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import icm_fast
-from icm_fast.chains import chain_config
 from icm_fast.config import SearchConfig
+from icm_fast.engine.chains import chain_config
 from run_fakes import FakeScorer, toy_dataset
 
 N = 12

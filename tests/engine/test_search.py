@@ -7,8 +7,8 @@ import pytest
 
 import icm_fast
 from icm_fast.config import SearchConfig
+from icm_fast.engine.progress import Quiet
 from icm_fast.errors import InputError
-from icm_fast.progress import Quiet
 from icm_fast.runs.labels import labels_lines
 from run_fakes import FakeScored, FakeScorer, install_fake_model, run_bytes, toy_dataset
 

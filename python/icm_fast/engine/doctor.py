@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from icm_fast.config import SearchConfig
+from icm_fast.engine.progress import clock
 from icm_fast.errors import InputError
 from icm_fast.model.lazy import LazyModel
-from icm_fast.progress import clock
 from icm_fast.scoring.lazy import check_scores
 from icm_fast.types import UNLABELLED, Dataset, IntArray
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from icm_fast import _core
+from icm_fast.engine.progress import ProgressReporter
 from icm_fast.types import UNLABELLED, Dataset, IntArray
 
 if TYPE_CHECKING:
@@ -161,3 +162,21 @@ def _close_rival(utility: float, config: SearchConfig, rival: Rival | None) -> C
         f"utility ({rival.utility:.3f} against {utility:.3f}): the found one may be a coherent "
         "mistake; compare runs with other seeds and look at the examples on which they differ",
     )
+
+
+class CollapseWatch:
+    """Warns once when a complete labelling has become one-sided."""
+
+    def __init__(self, dataset: Dataset, shown: ProgressReporter) -> None:
+        self._dataset = dataset
+        self._shown = shown
+        self._warned = False
+
+    def look(self, labels: IntArray) -> None:
+        """Look at the labels of the current state."""
+        if self._warned or (labels == UNLABELLED).any():
+            return
+        concern = one_sided(labels, self._dataset)
+        if concern is not None:
+            self._shown.warn(concern.text)
+            self._warned = True

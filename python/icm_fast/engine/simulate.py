@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from icm_fast import _core
 from icm_fast.config import SearchConfig
-from icm_fast.engine import engine_settings
+from icm_fast.engine.native import engine_settings
 from icm_fast.errors import InputError
 from icm_fast.types import IntArray
 

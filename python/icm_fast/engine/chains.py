@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from icm_fast.config import SearchConfig
-from icm_fast.engine import make_engine
+from icm_fast.engine.native import make_engine
 from icm_fast.types import Dataset, IntArray, ScoreArray
 
 _SEED_STEP = 0x9E3779B97F4A7C15

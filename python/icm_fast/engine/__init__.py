@@ -1,0 +1,1 @@
+"""The search: what is asked, scored, told and decided."""

@@ -1,0 +1,110 @@
+"""What a search returns, and how it is made from the engine's last state."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from icm_fast.config import SearchConfig
+from icm_fast.engine.answers import checked
+from icm_fast.engine.concerns import Concern, Rival, find_rival, search_concerns
+from icm_fast.engine.native import labelling_utility
+from icm_fast.runs.provenance import versions
+from icm_fast.runs.store import MemoryStore
+from icm_fast.scoring.lazy import LazyScorer
+from icm_fast.types import UNLABELLED, Dataset, IntArray, ScoreArray
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SearchResult:
+    """What a search found.
+
+    Attributes:
+        labels: ``[n]`` int32 index into the label space, -1 where unlabelled.
+        scores: ``[n, n_labels]`` float32 LOO log-probabilities in the final state.
+        utility: U(D) of these labels.
+        n_evaluations: Distinct labellings scored.
+        n_tokens_forwarded: Tokens that the model forwarded, in earlier parts of a
+            resumed run too.
+        reason: Why the search ended: ``converged``, ``settled``, ``max_iterations``,
+            ``max_evaluations`` or ``max_tokens``.
+        n_iterations: Search steps, null draws included.
+        seconds: Wall-clock seconds of the process that finished the search.
+        concerns: What speaks against the labels (:mod:`icm_fast.engine.concerns`), gravest first.
+        runner_up: The best scored labelling that differs in a quarter of the examples or more.
+    """
+
+    labels: IntArray
+    scores: ScoreArray
+    utility: float
+    n_evaluations: int
+    n_tokens_forwarded: int
+    reason: str
+    n_iterations: int
+    seconds: float
+    concerns: tuple[Concern, ...] = ()
+    runner_up: Rival | None = None
+
+
+def rescored(
+    result: SearchResult,
+    store: MemoryStore,
+    scorer: LazyScorer,
+    dataset: Dataset,
+    config: SearchConfig,
+) -> SearchResult:
+    """The result with the scores of contexts that are a function of its labels alone."""
+    score = checked(store, scorer, scorer.score_canonical)
+    scores = store.beside("canonical", result.labels, score).scores
+    utility = labelling_utility(dataset, result.labels, scores, config)
+    concerns = search_concerns(result.labels, utility, dataset, config, result.runner_up)
+    return replace(
+        result,
+        scores=scores,
+        utility=utility,
+        concerns=concerns,
+        n_tokens_forwarded=store.n_tokens,
+    )
+
+
+def result_of(
+    engine: Any, store: MemoryStore, dataset: Dataset, config: SearchConfig
+) -> SearchResult:
+    """The result of a search that has ended, without its seconds."""
+    labels = np.array(engine.result_labels, dtype=np.int32)
+    utility = float(engine.result_utility)
+    rival = find_rival(labels, dataset, config, store.asked())
+    return SearchResult(
+        labels=labels,
+        scores=np.array(engine.result_scores, dtype=np.float32),
+        utility=utility,
+        concerns=search_concerns(labels, utility, dataset, config, rival),
+        runner_up=rival,
+        n_evaluations=store.n_evaluations,
+        n_tokens_forwarded=store.n_tokens,
+        reason=str(engine.reason),
+        n_iterations=int(engine.iteration),
+        seconds=0.0,
+    )
+
+
+def summary_of(engine: Any, store: MemoryStore, result: SearchResult) -> dict[str, Any]:
+    """Content of summary.json."""
+    return {
+        "utility": result.utility,
+        "utility_in_search": float(engine.result_utility),
+        "reason": result.reason,
+        "n_examples": len(result.labels),
+        "n_labelled": int((result.labels != UNLABELLED).sum()),
+        "n_iterations": result.n_iterations,
+        "n_accepted": int(engine.n_accepted),
+        "n_evaluations": result.n_evaluations,
+        "n_tokens_forwarded": result.n_tokens_forwarded,
+        "n_evaluations_resumed": store.n_resumed,
+        "concerns": [asdict(concern) for concern in result.concerns],
+        "runner_up": None if result.runner_up is None else asdict(result.runner_up),
+        "seconds": round(result.seconds, 3),
+        "versions": versions(),
+    }

@@ -1,0 +1,92 @@
+"""The search: ask the engine, score durably, tell it, log its decisions."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from icm_fast.config import SearchConfig
+from icm_fast.engine.answers import answer
+from icm_fast.engine.chains import make_search_engine
+from icm_fast.engine.concerns import CollapseWatch
+from icm_fast.engine.progress import ProgressReporter, Quiet, SearchState
+from icm_fast.engine.result import SearchResult, rescored, result_of, summary_of
+from icm_fast.runs.labels import labels_lines
+from icm_fast.runs.store import MemoryStore, open_store
+from icm_fast.scoring.lazy import LazyScorer
+from icm_fast.types import Dataset
+
+if TYPE_CHECKING:
+    from icm_fast.scoring.protocol import Scorer
+    from icm_fast.tasks.source import TaskSource
+
+
+def search(
+    dataset: Dataset,
+    *,
+    model: Any,
+    config: SearchConfig | None = None,
+    output_dir: str | os.PathLike[str] | None = None,
+    scorer: Scorer | None = None,
+    progress: ProgressReporter | None = None,
+    source: TaskSource | None = None,
+) -> SearchResult:
+    """Label a data set by maximising U(D) = alpha P(D) - I(D), without any supervision.
+
+    Args:
+        dataset: Examples, label space and constraints; never gold labels.
+        model: Hub id, folder, .gguf file, (model, tokenizer) pair or loaded model.
+        config: Settings; the preset ``default`` when absent.
+        output_dir: Run folder. A search that was interrupted there goes on, a finished one
+            returns its result at once. Without it nothing is written.
+        scorer: Scores the labellings instead of the model, which then is only a name.
+        progress: Shown while the search runs; nothing when absent.
+        source: Where the data came from; recorded in the run folder for evaluation.
+
+    Raises:
+        InputError: Bad input, a run folder of another search, or a file system that refuses.
+    """
+    config = config or SearchConfig()
+    lazy_scorer = LazyScorer(dataset, config, model, scorer)
+    started = time.monotonic()
+    with (
+        open_store(output_dir, dataset, config, lazy_scorer, source) as store,
+        progress or Quiet() as shown,
+    ):
+        engine = make_search_engine(config, dataset)
+        collapse = CollapseWatch(dataset, shown)
+        stopped = False
+        while (ask := engine.ask()) is not None:
+            if not stopped and engine.n_labelled and 0 < config.max_tokens <= store.n_tokens:
+                engine.stop("max_tokens")
+                stopped = True
+                continue
+            engine.tell(answer(engine, ask, store, lazy_scorer, config))
+            store.log(engine.take_events())
+            shown.update(_state(engine, store, config))
+            collapse.look(engine.labels)
+        store.log(engine.take_events())
+        result = result_of(engine, store, dataset, config)
+        if config.context_order == "append":
+            result = rescored(result, store, lazy_scorer, dataset, config)
+        result = replace(result, seconds=time.monotonic() - started)
+        summary = store.finish(
+            labels_lines(dataset, result.labels, result.scores), summary_of(engine, store, result)
+        )
+    return replace(result, seconds=float(summary["seconds"]))
+
+
+def _state(engine: Any, store: MemoryStore, config: SearchConfig) -> SearchState:
+    return SearchState(
+        utility=engine.utility,
+        temperature=engine.temperature,
+        iteration=engine.iteration,
+        n_examples=len(engine.labels),
+        n_labelled=engine.n_labelled,
+        n_accepted=engine.n_accepted,
+        n_evaluations=store.n_evaluations,
+        n_scored_now=store.n_scored_now,
+        max_evaluations=config.max_evaluations,
+    )
