@@ -17,7 +17,8 @@ import numpy as np
 import torch
 
 from icm_fast.config import SearchConfig
-from icm_fast.evaluate import held_out, many_shot
+from icm_fast.evaluation.gold import held_out
+from icm_fast.evaluation.many_shot import many_shot
 from icm_fast.files import write_atomically
 from icm_fast.model import load_model
 from icm_fast.runs.provenance import machine_facts

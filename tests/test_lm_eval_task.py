@@ -9,7 +9,8 @@ from icm_fast import evaluate
 from icm_fast.cli import run as icm_fast_command
 from icm_fast.config import SearchConfig
 from icm_fast.errors import InputError
-from icm_fast.evaluate import held_out, shown_demonstrations
+from icm_fast.evaluation.gold import held_out
+from icm_fast.evaluation.many_shot import shown_demonstrations
 from icm_fast.lm_eval_task import task_name, write_lm_eval_task
 from lm_eval_cases import CHOICES, finished_run
 from run_fakes import FakeScored

@@ -10,7 +10,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from icm_fast import evaluate as evaluate
+    from icm_fast import evaluation as evaluate
     from icm_fast.config import SearchConfig as SearchConfig
     from icm_fast.engine import simulate as simulate
     from icm_fast.engine.result import SearchResult as SearchResult
@@ -40,7 +40,7 @@ _HOME = {
     "search": "engine.search",
 }
 
-_ROOMS = {"evaluate": "evaluate", "simulate": "engine.simulate"}
+_ROOMS = {"evaluate": "evaluation", "simulate": "engine.simulate"}
 """Modules that are reached by a short name."""
 
 __all__ = [  # noqa: RUF022 - the order in which a reader meets them

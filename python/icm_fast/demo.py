@@ -9,9 +9,9 @@ from typing import Any
 from icm_fast.config import SearchConfig
 from icm_fast.engine.progress import ProgressReporter
 from icm_fast.engine.search import search
+from icm_fast.evaluation.report import DEMO_FILE, comparison_text, concern_parts, cost_text
+from icm_fast.evaluation.run import evaluate_run
 from icm_fast.model.lazy import LazyModel
-from icm_fast.report import DEMO_FILE, comparison_text, concern_parts, cost_text
-from icm_fast.run_evaluation import evaluate_run
 from icm_fast.runs.finished import FinishedRun, read_run
 from icm_fast.tasks.source import TaskSource
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from icm_fast.report import (
+from icm_fast.evaluation.report import (
     comparison_text,
     concern_parts,
     label_table,

@@ -18,7 +18,8 @@ from typing import Any
 import yaml
 
 from icm_fast.errors import InputError
-from icm_fast.evaluate import held_out, shown_demonstrations
+from icm_fast.evaluation.gold import held_out
+from icm_fast.evaluation.many_shot import shown_demonstrations
 from icm_fast.files import write_atomically, writing
 from icm_fast.runs.finished import FinishedRun
 from icm_fast.types import UNLABELLED, Example, IntArray, LabelSpace

@@ -1,7 +1,7 @@
 """The data model: examples, label space, constraints and data sets.
 
 Nothing in this module can hold a gold label. Gold labels travel beside a
-:class:`Dataset` as a plain integer array, and only ``icm_fast.evaluate`` reads
+:class:`Dataset` as a plain integer array, and only ``icm_fast.evaluation`` reads
 them.
 """
 

@@ -10,7 +10,7 @@ import icm_fast
 from icm_fast.config import SearchConfig
 from icm_fast.engine.concerns import Rival, find_rival, one_sided, search_concerns
 from icm_fast.engine.progress import Quiet
-from icm_fast.report import run_report
+from icm_fast.evaluation.report import run_report
 from icm_fast.runs.finished import read_run
 from icm_fast.runs.score_log import Evaluation
 from icm_fast.types import Constraint

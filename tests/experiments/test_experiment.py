@@ -9,11 +9,12 @@ import pytest
 from icm_fast import SearchConfig
 from icm_fast.cli import run
 from icm_fast.errors import InputError
-from icm_fast.evaluate import load_gold, many_shot, predict
+from icm_fast.evaluation.gold import load_gold
+from icm_fast.evaluation.many_shot import many_shot, predict
+from icm_fast.evaluation.metrics import accuracy
 from icm_fast.experiments import cell
 from icm_fast.experiments.definition import read_experiment
 from icm_fast.experiments.run import run_experiment
-from icm_fast.metrics import accuracy
 from icm_fast.model.lazy import LazyModel
 from icm_fast.runs.finished import read_run
 from icm_fast.tasks.source import TaskSource
@@ -138,7 +139,7 @@ def without_time(document):
 def test_gold_changes_no_byte_of_the_search(definition, tmp_path, monkeypatch):
     path = definition()
     run_tiny(path, tmp_path / "a", seeds=[0])
-    import icm_fast.evaluate as evaluation
+    import icm_fast.evaluation.compare as evaluation
     import icm_fast.tasks.arithmetic as arithmetic
 
     real = arithmetic.assemble

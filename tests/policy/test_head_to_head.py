@@ -9,8 +9,9 @@ from policy_cases import PROMPTS, judge_of, policy, random_judge
 
 from icm_fast.cli import run
 from icm_fast.errors import InputError
-from icm_fast.evaluate import Predictions, accuracy, bootstrap_interval, calibrate
-from icm_fast.metrics import mean_interval
+from icm_fast.evaluation.compare import accuracy, bootstrap_interval
+from icm_fast.evaluation.many_shot import Predictions, calibrate
+from icm_fast.evaluation.metrics import mean_interval
 from icm_fast.model import load_model
 from icm_fast.policy import evaluate_policies, judged_text, judges, write_head_to_head
 from icm_fast.policy.judges import Bout, judge_by_claims, judge_by_rewards

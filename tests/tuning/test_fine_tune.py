@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from icm_fast import InputError, SearchConfig, plan_leave_one_out
-from icm_fast.evaluate import many_shot
+from icm_fast.evaluation.many_shot import many_shot
 from icm_fast.model import load_model
 from icm_fast.model.adapters import copy_model, foreign_code, import_peft, merge_adapter
 from icm_fast.plan.label_tree import label_tree

@@ -84,7 +84,7 @@ def _search(request: Request, model: LazyModel) -> str:
     """Search into the folder of ``request``; return the summary to print."""
     from icm_fast.engine.progress import make_progress
     from icm_fast.engine.search import search
-    from icm_fast.report import run_report
+    from icm_fast.evaluation.report import run_report
     from icm_fast.runs.finished import read_run
 
     dataset = request.source.load_dataset()
@@ -147,8 +147,8 @@ def evaluate(
     options: Options = None,
 ) -> None:
     """Compare zero-shot, found labels and gold labels on held-out examples."""
-    from icm_fast.report import comparison_text
-    from icm_fast.run_evaluation import evaluate_run
+    from icm_fast.evaluation.report import comparison_text
+    from icm_fast.evaluation.run import evaluate_run
     from icm_fast.runs.finished import read_run
 
     folder = Path(target)
@@ -200,8 +200,8 @@ def report(
     ] = None,
 ) -> None:
     """Summarise a run: labels, moves, cost, least certain labels."""
+    from icm_fast.evaluation.report import run_report
     from icm_fast.files import write_atomically
-    from icm_fast.report import run_report
     from icm_fast.runs.finished import read_run
 
     text = run_report(read_run(run_folder))

@@ -21,7 +21,8 @@ from icm_fast.engine.native import labelling_utility
 from icm_fast.engine.result import SearchResult
 from icm_fast.engine.search import search
 from icm_fast.errors import InputError
-from icm_fast.evaluate import predict
+from icm_fast.evaluation.many_shot import predict
+from icm_fast.evaluation.metrics import accuracy, agreement, agreement_up_to_permutation
 from icm_fast.experiments.cell_data import CellData
 from icm_fast.experiments.definition import Column
 from icm_fast.experiments.methods import METHODS
@@ -29,7 +30,6 @@ from icm_fast.experiments.orders import order_sensitivity
 from icm_fast.experiments.predicting import Prediction, predict_test
 from icm_fast.files import write_atomically, writing
 from icm_fast.identity import as_stored, check_same, json_digest
-from icm_fast.metrics import accuracy, agreement, agreement_up_to_permutation
 from icm_fast.runs.labels import read_labels
 from icm_fast.runs.provenance import machine_facts, versions
 from icm_fast.scoring.leave_one_out import leave_one_out

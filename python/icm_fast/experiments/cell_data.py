@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from icm_fast.baselines import bootstrapped_labels, initial_labels, perturbed_labels
 from icm_fast.config import SearchConfig
 from icm_fast.errors import InputError
-from icm_fast.evaluate import held_out, load_gold
+from icm_fast.evaluation.baselines import bootstrapped_labels, initial_labels, perturbed_labels
+from icm_fast.evaluation.gold import held_out, load_gold
+from icm_fast.evaluation.metrics import agreement
 from icm_fast.experiments.definition import Column
-from icm_fast.metrics import agreement
 from icm_fast.tasks import crowd_labels
 from icm_fast.types import UNLABELLED, Dataset, IntArray
 

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from icm_fast.engine.native import labelling_utility
-from icm_fast.evaluate import many_shot, predict
+from icm_fast.evaluation.many_shot import many_shot, predict
+from icm_fast.evaluation.metrics import accuracy, agreement
 from icm_fast.experiments.cell_data import CellData
-from icm_fast.metrics import accuracy, agreement
 from icm_fast.scoring.leave_one_out import leave_one_out
 from icm_fast.types import UNLABELLED, IntArray
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from icm_fast.evaluate import Predictions, many_shot, predict
+from icm_fast.evaluation.many_shot import Predictions, many_shot, predict
+from icm_fast.evaluation.metrics import agreement
 from icm_fast.experiments.cell_data import CROWD_TASKS, CellData
 from icm_fast.experiments.methods import Method
-from icm_fast.metrics import agreement
 from icm_fast.types import UNLABELLED, IntArray
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def _fine_tuned(data: CellData, labels: IntArray, model: Any, folder: Path) -> T
 
 def _zero_shot(use: str, data: CellData) -> Predictions:
     """Of prompts in another form."""
-    from icm_fast.prompt_formats import assistant_pieces, chat_pieces
+    from icm_fast.evaluation.prompt_formats import assistant_pieces, chat_pieces
     from icm_fast.scoring.local import TreeScorer
 
     loaded = (data.chat_model if use == "chat" else data.model).load()

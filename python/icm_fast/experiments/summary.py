@@ -9,11 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from icm_fast.evaluate import predict
-from icm_fast.experiments.cell import CellResult
-from icm_fast.experiments.definition import Column
-from icm_fast.experiments.predicting import Prediction
-from icm_fast.metrics import (
+from icm_fast.evaluation.many_shot import predict
+from icm_fast.evaluation.metrics import (
     accuracy,
     auc,
     balanced_accuracy,
@@ -21,6 +18,9 @@ from icm_fast.metrics import (
     consistency,
     seeds_interval,
 )
+from icm_fast.experiments.cell import CellResult
+from icm_fast.experiments.definition import Column
+from icm_fast.experiments.predicting import Prediction
 from icm_fast.types import UNLABELLED, Constraint, FloatArray, IntArray
 
 _COMPARED = (
@@ -37,9 +37,9 @@ def summarize_column(
     """Figures of one column over its seeds, as plain JSON types.
 
     ``search`` holds every seed's facts; ``methods`` one entry per method with means over seeds,
-    95 % intervals over seeds and groups (:func:`icm_fast.metrics.seeds_interval`), and each seed's
-    accuracies; ``differences`` those of pairs of methods on the same examples. The calibration of
-    predictions is not repeated inside an interval.
+    95 % intervals over seeds and groups (:func:`icm_fast.evaluation.metrics.seeds_interval`),
+    and each seed's accuracies; ``differences`` those of pairs of methods on the same examples.
+    The calibration of predictions is not repeated inside an interval.
     """
     return {
         "name": column.name,

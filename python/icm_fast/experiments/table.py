@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from icm_fast.evaluation.report import markdown_table
 from icm_fast.experiments.methods import METHODS
-from icm_fast.report import markdown_table
 
 NOTHING = "–"
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from icm_fast.metrics import mean_interval
+from icm_fast.evaluation.metrics import mean_interval
 from icm_fast.model.loaded import LoadedModel
 from icm_fast.policy.config import PolicyConfig
 from icm_fast.policy.generation import Continuation, generate, mean_nll

@@ -10,7 +10,7 @@ import numpy as np
 
 from icm_fast.config import check_number
 from icm_fast.errors import InputError
-from icm_fast.metrics import mean_interval
+from icm_fast.evaluation.metrics import mean_interval
 from icm_fast.model.load import load_model
 from icm_fast.model.loaded import LoadedModel, ModelSpec
 from icm_fast.policy.generation import Continuation, generate, prompt_ids

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from icm_fast.errors import InputError
-from icm_fast.evaluate import calibrate, many_shot
+from icm_fast.evaluation.many_shot import calibrate, many_shot
 from icm_fast.model.loaded import LoadedModel
 from icm_fast.policy.prompts import DIALOGUE, judged_text, response_of
 from icm_fast.reward.model import RewardModel

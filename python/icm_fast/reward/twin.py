@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from icm_fast.errors import InputError, suggest
-from icm_fast.evaluate import load_gold
+from icm_fast.evaluation.gold import load_gold
 from icm_fast.reward.pairs import PairSet
 from icm_fast.reward.run_pairs import pairs_of_labels
 from icm_fast.runs.finished import FinishedRun

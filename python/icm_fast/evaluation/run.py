@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from icm_fast.errors import InputError
-from icm_fast.evaluate import compare, held_out, load_gold
+from icm_fast.evaluation.compare import compare
+from icm_fast.evaluation.gold import held_out, load_gold
+from icm_fast.evaluation.report import EVALUATION_FILE
 from icm_fast.files import write_atomically
 from icm_fast.identity import json_digest
 from icm_fast.model.lazy import LazyModel
-from icm_fast.report import EVALUATION_FILE
 from icm_fast.runs.finished import FinishedRun
 from icm_fast.tasks.source import TaskSource
 from icm_fast.types import UNLABELLED, Dataset
@@ -39,7 +40,7 @@ def evaluate_run(
     if run.source is None:
         raise InputError(
             f"{run.folder} does not say which task its data came from, so its gold is unknown; "
-            "use icm_fast.evaluate in Python"
+            "use icm_fast.evaluation in Python"
         )
     key = {
         "n_test": n_test,

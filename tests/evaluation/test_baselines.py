@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from icm_fast.baselines import bootstrapped_labels, initial_labels, perturbed_labels
 from icm_fast.config import SearchConfig
 from icm_fast.errors import InputError
-from icm_fast.evaluate import many_shot, predict
-from icm_fast.metrics import calibration_error, consistency, seeds_interval
-from icm_fast.prompt_formats import ASSISTANT_DIALOGUE, assistant_pieces, chat_pieces
+from icm_fast.evaluation.baselines import bootstrapped_labels, initial_labels, perturbed_labels
+from icm_fast.evaluation.many_shot import many_shot, predict
+from icm_fast.evaluation.metrics import calibration_error, consistency, seeds_interval
+from icm_fast.evaluation.prompt_formats import ASSISTANT_DIALOGUE, assistant_pieces, chat_pieces
 from icm_fast.scoring.local import TreeScorer
 from icm_fast.types import Constraint
 from tiny_models import (
@@ -56,7 +56,7 @@ def test_initial_labels_of_each_kind():
 
 def test_bootstrapping_uses_its_own_few_labels():
     loaded, dataset = tiny_loaded("llama"), reviews(SINGLE)
-    import icm_fast.baselines as baselines
+    import icm_fast.evaluation.baselines as baselines
 
     config = SearchConfig(seed=2)
     whole = predict(many_shot(None, None, dataset, model=loaded).scores, calibrated=True)

@@ -8,7 +8,7 @@ import numpy as np
 
 from icm_fast.config import SearchConfig
 from icm_fast.errors import InputError
-from icm_fast.evaluate import many_shot, predict
+from icm_fast.evaluation.many_shot import many_shot, predict
 from icm_fast.types import UNLABELLED, Dataset, IntArray
 
 N_FEW_SHOT = 8

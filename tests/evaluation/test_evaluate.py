@@ -313,7 +313,7 @@ def test_compare_without_gold_or_without_held_out_data(tmp_path):
 
 
 def test_a_model_that_was_trained_again_is_another_one(tmp_path):
-    from icm_fast.run_evaluation import _files_digest
+    from icm_fast.evaluation.run import _files_digest
 
     (tmp_path / "adapter").mkdir()
     weights = tmp_path / "adapter" / "adapter_model.safetensors"

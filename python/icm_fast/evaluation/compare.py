@@ -1,0 +1,151 @@
+"""Found labels against gold: their agreement, and what each set of labels is worth in context.
+
+Gold is an int array, -1 where unknown; such examples are left out of every figure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from icm_fast.config import SearchConfig
+from icm_fast.errors import InputError
+from icm_fast.evaluation.gold import held_out, load_gold
+from icm_fast.evaluation.many_shot import Predictions, many_shot, predict
+from icm_fast.evaluation.metrics import (
+    accuracy,
+    agreement,
+    agreement_up_to_permutation,
+    auc,
+    balanced_accuracy,
+    bootstrap_interval,
+    calibration_error,
+    consistency,
+)
+from icm_fast.types import (
+    UNLABELLED,
+    Dataset,
+    IntArray,
+)
+
+if TYPE_CHECKING:
+    from icm_fast.scoring.protocol import Scorer
+    from icm_fast.tasks.source import TaskSource
+
+
+@dataclass(frozen=True, slots=True)
+class MethodResult:
+    """Held-out figures of one way to predict.
+
+    Attributes:
+        method: ``zero-shot``, ``ICM many-shot`` or ``golden many-shot``.
+        n_shots: Demonstrations in context.
+        accuracy: Share of right predictions.
+        interval: 95 % bootstrap interval of the accuracy over groups.
+        calibrated_accuracy: Accuracy of the calibrated predictions.
+        balanced_accuracy: Mean recall over the gold labels.
+        auc: Area under the ROC curve; None unless there are two labels.
+        calibration_error: Expected calibration error of the predicted labels.
+        consistency: Share of the groups of test examples whose constraints all hold; None
+            without any.
+        n_tokens: Tokens forwarded.
+    """
+
+    method: str
+    n_shots: int
+    accuracy: float
+    interval: tuple[float, float]
+    calibrated_accuracy: float
+    balanced_accuracy: float
+    auc: float | None
+    calibration_error: float
+    consistency: float | None
+    n_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class GoldComparison:
+    """Found labels against gold, and what each set of labels is worth in context.
+
+    Attributes:
+        agreement: Share of found labels that equal gold.
+        permuted_agreement: The same under the best renaming of the labels.
+        n_gold: Searched examples with gold.
+        n_test: Held-out examples with gold.
+        methods: One row per way to predict.
+    """
+
+    agreement: float
+    permuted_agreement: float
+    n_gold: int
+    n_test: int
+    methods: tuple[MethodResult, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return {**asdict(self), "methods": [asdict(row) for row in self.methods]}
+
+
+def compare(
+    source: TaskSource,
+    dataset: Dataset,
+    labels: IntArray,
+    *,
+    model: Any,
+    config: SearchConfig,
+    n_test: int = 100,
+    make_scorer: Callable[[Any, Dataset, SearchConfig], Scorer] | None = None,
+) -> GoldComparison:
+    """Compare zero-shot, found labels and gold labels; call it only after the search.
+
+    Raises:
+        InputError: The source has no gold, or the model does not take the data.
+    """
+    gold = load_gold(source, dataset)
+    if (gold == UNLABELLED).all():
+        raise InputError(
+            f"task {source.task!r} has no gold labels to evaluate against; add a label column"
+        )
+    test, test_gold = held_out(source, dataset, n_test)
+
+    def row(method: str, shots: IntArray | None) -> MethodResult:
+        predicted = many_shot(
+            None if shots is None else dataset,
+            shots,
+            test,
+            model=model,
+            config=config,
+            make_scorer=make_scorer,
+        )
+        return _method_result(method, predicted, test, test_gold)
+
+    return GoldComparison(
+        agreement=agreement(labels, gold),
+        permuted_agreement=agreement_up_to_permutation(labels, gold, len(dataset.label_space)),
+        n_gold=int((gold != UNLABELLED).sum()),
+        n_test=len(test),
+        methods=(
+            row("zero-shot", None),
+            row("ICM many-shot", labels),
+            row("golden many-shot", gold),
+        ),
+    )
+
+
+def _method_result(
+    method: str, predicted: Predictions, test: Dataset, gold: IntArray
+) -> MethodResult:
+    groups = [e.group for e in test.examples]
+    return MethodResult(
+        method=method,
+        n_shots=predicted.n_shots,
+        accuracy=accuracy(predicted.labels, gold),
+        interval=bootstrap_interval(predicted.labels, gold, groups),
+        calibrated_accuracy=accuracy(predict(predicted.scores, calibrated=True), gold),
+        balanced_accuracy=balanced_accuracy(predicted.labels, gold),
+        auc=auc(predicted.scores, gold) if len(test.label_space) == 2 else None,
+        calibration_error=calibration_error(predicted.scores, gold),
+        consistency=consistency(predicted.labels, test.constraints) if test.constraints else None,
+        n_tokens=predicted.n_tokens,
+    )

@@ -1,0 +1,92 @@
+"""Gold labels, read from where a data set came from: the only module that does so."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from icm_fast.errors import InputError
+from icm_fast.types import UNLABELLED, Dataset, IntArray
+
+if TYPE_CHECKING:
+    from icm_fast.tasks.source import TaskSource
+
+_EVERYTHING = 10**12
+"""More examples than any data set has."""
+
+
+def load_gold(source: TaskSource, dataset: Dataset) -> IntArray:
+    """Gold labels of ``dataset``, read again from where it came from; ``[n]`` int32.
+
+    Raises:
+        InputError: The source no longer holds an example of the data set, or holds another one
+            under its id.
+    """
+    again, gold = source.load()
+    known = {example.id: int(y) for example, y in zip(again.examples, gold, strict=True)}
+    missing = [example.id for example in dataset.examples if example.id not in known]
+    if missing:
+        raise InputError(
+            f"example {missing[0]!r} of the run ({len(missing)} in all) is no longer in task "
+            f"{source.task!r}, data {source.data!r}; restore the data file of the run"
+        )
+    # Ids may be numbers of rows: rows that were sorted or put in between would pass for others.
+    prompts = {example.id: example.prompt for example in again.examples}
+    changed = [e.id for e in dataset.examples if prompts[e.id] != e.prompt]
+    if changed:
+        raise InputError(
+            f"example {changed[0]!r} of the run ({len(changed)} in all) has another text now in "
+            f"task {source.task!r}, data {source.data!r}; restore the data file of the run"
+        )
+    return np.array([known[example.id] for example in dataset.examples], dtype=np.int32)
+
+
+def held_out(source: TaskSource, dataset: Dataset, n: int) -> tuple[Dataset, IntArray]:
+    """Test examples of the task of a run, none from a group that was searched.
+
+    What ``source`` draws counts as searched, too: ``dataset`` may be one batch of it, scored by a
+    model that was tuned on the others.
+
+    Args:
+        source: Where the searched data came from.
+        dataset: The searched data.
+        n: Most test examples.
+
+    Returns:
+        The test data and their gold labels; examples without gold are left out.
+
+    Raises:
+        InputError: Nothing with a gold label is left, or ``n`` is too small for a whole group.
+    """
+    from icm_fast.tasks.sampling import pick_groups
+
+    if n < 1:
+        raise InputError(f"the number of test examples must be 1 or more, got {n}")
+
+    options = dict(source.options)
+    if options.get("split") == "search":
+        options["split"] = "test"
+    # A description of a custom task may have a limit of its own, which only another one replaces.
+    no_limit = _EVERYTHING if source.task == "custom" else None
+    everything, gold = replace(source, limit=no_limit, options=options).load()
+    seen = (*dataset.examples, *source.load_dataset().examples)
+    searched = {e.id for e in seen}
+    groups = {e.group for e in seen if e.group is not None}
+    free = [
+        i
+        for i, e in enumerate(everything.examples)
+        if gold[i] != UNLABELLED and e.id not in searched and e.group not in groups
+    ]
+    if not free:
+        raise InputError(
+            f"task {source.task!r} has no example with gold outside the {len(searched)} searched "
+            "ones; search fewer (--limit) so that some are held out, or raise n_groups where the "
+            "task makes its data"
+        )
+    picked = pick_groups(
+        [everything.examples[i] for i in free], n, source.seed, name="the number of test examples"
+    )
+    rows = [free[k] for k in picked]
+    return everything.subset(rows), gold[rows]

@@ -1,0 +1,196 @@
+"""In-context predictions of test examples, with labelled demonstrations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from icm_fast import _core
+from icm_fast.config import SearchConfig
+from icm_fast.errors import InputError
+from icm_fast.types import (
+    UNLABELLED,
+    Constraint,
+    Dataset,
+    Example,
+    FloatArray,
+    IntArray,
+    ScoreArray,
+)
+
+if TYPE_CHECKING:
+    from icm_fast.scoring.protocol import Scorer
+
+_UNBOUNDED = 10**12
+"""A context limit in tokens that no context reaches."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Predictions:
+    """In-context predictions of test examples.
+
+    Attributes:
+        labels: ``[n_test]`` int32, argmax of the scores.
+        scores: ``[n_test, n_labels]`` float32 log-probabilities.
+        n_tokens: Tokens forwarded.
+        n_shots: Demonstrations in context.
+    """
+
+    labels: IntArray
+    scores: ScoreArray
+    n_tokens: int
+    n_shots: int
+
+
+def many_shot(
+    demonstrations: Dataset | None,
+    labels: IntArray | None,
+    test: Dataset,
+    *,
+    model: Any,
+    config: SearchConfig | None = None,
+    calibrated: bool = False,
+    make_scorer: Callable[[Any, Dataset, SearchConfig], Scorer] | None = None,
+) -> Predictions:
+    """Predict ``test`` with labelled demonstrations in context, one prefix for all queries.
+
+    Args:
+        demonstrations: Data set of the demonstrations; None for zero-shot.
+        labels: Their labels, ``[n]``; unlabelled ones are left out.
+        test: Data set to predict.
+        model: Loaded model.
+        config: Settings of the scorer; of more demonstrations than ``context_demonstrations`` a
+            random part is shown.
+        calibrated: Take the argmax of log p - log q with q the mean prediction of the test
+            examples, which removes a preference of the model for one label.
+        make_scorer: Replaces ``icm_fast.scoring.factory.make_scorer``.
+
+    Raises:
+        InputError: The demonstrations do not fit the context of the model.
+    """
+    make = make_scorer or _local_scorer
+    config = config or SearchConfig()
+    if labels is not None:
+        labels = _some(labels, config.context_demonstrations, config.seed)
+    # All test examples see the same demonstrations, whatever the contexts of the search were.
+    config = replace(config, context_order="tree", context_demonstrations=0)
+    joined, state = _join(demonstrations, labels, test)
+    n_shots = len(joined) - len(test)
+    queries = np.arange(len(joined)) >= n_shots
+    # No context holds two test examples, so the limit is checked on the longest one alone.
+    longest = n_shots + _longest([e.prompt for e in test.examples], model)
+    make(model, joined.subset([*range(n_shots), longest]), config)
+    unbounded = replace(config, context_limit=_UNBOUNDED)
+    scored = make(model, joined, unbounded).score(state, queries)
+    scores = np.asarray(scored.scores[n_shots:], dtype=np.float32)
+    if not np.isfinite(scores).all():
+        raise InputError("the model returned NaN log-probabilities; use dtype float32")
+    labels = predict(scores, calibrated=calibrated)
+    return Predictions(labels, scores, int(scored.n_tokens), n_shots)
+
+
+def shown_demonstrations(labels: IntArray, *, seed: int, most: int = 0) -> IntArray:
+    """Which examples the contexts of :func:`many_shot` show, in their order.
+
+    The order is the same for every test example and depends on no model.
+
+    Args:
+        labels: Labels of the demonstrations, ``[n]``, -1 where unlabelled.
+        seed: ``config.seed`` of :func:`many_shot`.
+        most: Its ``config.context_demonstrations``; 0 for all.
+
+    Returns:
+        ``[n_shown]`` int32, positions in ``labels``.
+    """
+    kept = np.flatnonzero(_some(labels, most, seed) != UNLABELLED).astype(np.int32)
+    is_test = np.arange(len(kept) + 1) == len(kept)
+    size = np.ones(len(is_test), np.int64)  # sizes do not move what stands in every context
+    tree = _core.plan_tree(
+        demonstration_tokens=size,
+        first_extra=size * 0,
+        query_tokens=size,
+        query_first_extra=size * 0,
+        labelled=~is_test,
+        queried=is_test,
+        root_tokens=0,
+        tail_parents=np.zeros(0, np.int32),
+        seed=seed,
+        kv_budget_tokens=len(size),
+        batch_tokens=len(size),
+    )
+    order: IntArray = kept[tree.context(len(kept))]
+    return order
+
+
+def _some(labels: IntArray, most: int, seed: int) -> IntArray:
+    """At most ``most`` of the labels, drawn by the seed; all if that is 0."""
+    labelled = np.flatnonzero(labels != UNLABELLED)
+    if not 0 < most < len(labelled):
+        return labels
+    # A stream of its own: the baselines draw from [seed, n], and must not decide what is shown.
+    kept = np.random.default_rng([seed, len(labels), 1]).choice(labelled, most, replace=False)
+    some = np.full(len(labels), UNLABELLED, np.int32)
+    some[kept] = labels[kept]
+    return some
+
+
+def _longest(prompts: Sequence[str], model: Any) -> int:
+    """Position of the prompt with the most tokens; of characters where the tokenizer is unknown."""
+    tokenizer = getattr(model, "tokenizer", None)
+    sizes = [
+        len(tokenizer(prompt, add_special_tokens=False)["input_ids"] if tokenizer else prompt)
+        for prompt in prompts
+    ]
+    return int(np.argmax(sizes))
+
+
+def _local_scorer(model: Any, dataset: Dataset, config: SearchConfig) -> Scorer:
+    from icm_fast.scoring.factory import make_scorer
+
+    return make_scorer(model, dataset, config)
+
+
+def predict(scores: ScoreArray, *, calibrated: bool = False) -> IntArray:
+    """Argmax per row, ``[n]`` int32; ``calibrated`` as :func:`calibrate` has it."""
+    values = calibrate(scores) if calibrated else scores
+    labels: IntArray = values.argmax(axis=1).astype(np.int32)
+    return labels
+
+
+def calibrate(scores: ScoreArray) -> FloatArray:
+    """Log-probabilities less the log of the mean prediction, ``[n, n_labels]`` float64."""
+    values = scores.astype(np.float64)
+    values = values - np.logaddexp.reduce(values, axis=1, keepdims=True)
+    calibrated: FloatArray = values - np.log(np.exp(values).mean(axis=0))
+    return calibrated
+
+
+def _join(
+    demonstrations: Dataset | None, labels: IntArray | None, test: Dataset
+) -> tuple[Dataset, IntArray]:
+    """Demonstrations that carry a label, then the unlabelled test examples."""
+    unlabelled = np.full(len(test), UNLABELLED, dtype=np.int32)
+    if demonstrations is None or labels is None:
+        return _with_ids("test", test, ()), unlabelled
+    if demonstrations.label_space != test.label_space:
+        raise InputError(
+            f"demonstrations have the labels {list(demonstrations.label_space)}, the test data "
+            f"{list(test.label_space)}; use one label space"
+        )
+    kept = np.flatnonzero(labels != UNLABELLED)
+    shots = tuple(demonstrations.examples[int(i)] for i in kept)
+    state = np.concatenate([np.asarray(labels, dtype=np.int32)[kept], unlabelled])
+    return _with_ids("test", test, _renamed("demonstration", shots)), state
+
+
+def _with_ids(prefix: str, test: Dataset, before: tuple[Example, ...]) -> Dataset:
+    constraints: tuple[Constraint, ...] = ()
+    examples = before + _renamed(prefix, test.examples)
+    return Dataset(examples, test.label_space, constraints, test.name, test.separator)
+
+
+def _renamed(prefix: str, examples: Sequence[Example]) -> tuple[Example, ...]:
+    return tuple(Example(f"{prefix}:{e.id}", e.prompt, e.group, e.answer) for e in examples)
