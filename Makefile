@@ -118,7 +118,7 @@ $(DONE)/lm-eval: constraints.txt constraints-lm-eval.txt | $(DONE)/package
 	touch $@
 
 test-lm-eval: install $(DONE)/lm-eval
-	HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 $(BIN)/python -m pytest tests/test_lm_eval.py
+	HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 $(BIN)/python -m pytest tests/export/test_lm_eval.py
 
 bench: install
 	$(BIN)/python -m pytest benchmarks --benchmark-only

@@ -5,7 +5,7 @@ import pytest
 from reward_cases import write_lines
 
 from icm_fast import Dataset, Example, InputError, LabelSpace, load_task
-from icm_fast.preferences import CONTRADICTING, NOT_LABELLED, SAME_TEXT
+from icm_fast.export.preferences import CONTRADICTING, NOT_LABELLED, SAME_TEXT
 from icm_fast.reward import pairs_of_labels, pairs_of_run, read_pairs
 from icm_fast.reward.evaluation import summarise
 from icm_fast.reward.rewardbench import SECTIONS, final_score, section_scores

@@ -44,8 +44,8 @@ def export(
     ] = False,
 ) -> None:
     """Write the labels of a run as a table, as training data or as a task of lm-eval; push them."""
-    from icm_fast.export import format_of
-    from icm_fast.lm_eval_task import LM_EVAL
+    from icm_fast.export.lm_eval import LM_EVAL
+    from icm_fast.export.tables import format_of
     from icm_fast.runs.finished import read_run
 
     chosen = format_of(None if push else output, format)
@@ -64,7 +64,7 @@ def export(
 
 
 def _file(run: FinishedRun, format: str, output: Path | None) -> str:
-    from icm_fast.export import export_run, file_suffix
+    from icm_fast.export.tables import export_run, file_suffix
 
     suffix = file_suffix(format)
     default = f"export{suffix}" if suffix == f".{format}" else f"{format}{suffix}"
@@ -74,7 +74,7 @@ def _file(run: FinishedRun, format: str, output: Path | None) -> str:
 
 
 def _lm_eval(run: FinishedRun, folder: Path, shots: int | None, test: int | None) -> str:
-    from icm_fast.lm_eval_task import write_lm_eval_task
+    from icm_fast.export.lm_eval import write_lm_eval_task
 
     task = write_lm_eval_task(run, folder, shots=shots, n_test=100 if test is None else test)
     counts = f"{task.n_shots} demonstrations and {task.n_test} test examples written"
@@ -90,7 +90,7 @@ def _push(
     license: str | None,
     dry_run: bool,
 ) -> str:
-    from icm_fast.hub_push import check_repository, push, write_hub_folder
+    from icm_fast.export.hub_push import check_repository, push, write_hub_folder
 
     check_repository(repository)
     written = write_hub_folder(run, folder, format=format, license=license)

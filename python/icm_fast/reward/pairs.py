@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from icm_fast.errors import InputError
-from icm_fast.preferences import SAME_TEXT
+from icm_fast.export.preferences import SAME_TEXT
 from icm_fast.tasks.rows import PathLike, Row, read_rows
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from icm_fast.errors import InputError
-from icm_fast.preferences import Preference, preferences, read_comparisons
+from icm_fast.export.preferences import Preference, preferences, read_comparisons
 from icm_fast.reward.pairs import Pair, PairSet
 from icm_fast.tasks.comparisons import COMPARING_TASKS
 from icm_fast.tasks.movie_sentiment import SENTIMENT_LABELS

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from icm_fast.errors import InputError
+from icm_fast.export.preferences import Preference, found_preferences
 from icm_fast.files import json_lines
-from icm_fast.preferences import Preference, found_preferences
 from icm_fast.runs.finished import FinishedRun
 from icm_fast.types import UNLABELLED
 
@@ -64,7 +64,7 @@ def trl_preference(run: FinishedRun) -> Encoded:
     """Prompt, chosen and rejected as texts, for models without a chat template.
 
     Raises:
-        InputError: See :func:`~icm_fast.preferences.found_preferences`.
+        InputError: See :func:`~icm_fast.export.preferences.found_preferences`.
     """
 
     def row(pair: Preference) -> dict[str, Any]:
@@ -82,7 +82,7 @@ def dpo(run: FinishedRun) -> Encoded:
     """Prompt, chosen and rejected as messages, to which trl applies the model's chat template.
 
     Raises:
-        InputError: See :func:`~icm_fast.preferences.found_preferences`.
+        InputError: See :func:`~icm_fast.export.preferences.found_preferences`.
     """
 
     def row(pair: Preference) -> dict[str, Any]:

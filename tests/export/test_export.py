@@ -9,7 +9,7 @@ import icm_fast
 from icm_fast.config import SearchConfig
 from icm_fast.errors import InputError
 from icm_fast.evaluation.report import markdown_table, run_report
-from icm_fast.export import export_rows, export_run, format_of
+from icm_fast.export.tables import export_rows, export_run, format_of
 from icm_fast.runs.finished import read_run
 from run_fakes import FakeScorer, toy_dataset
 

@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from lm_eval_cases import CHOICES, finished_run
 
 from icm_fast import evaluate
-from icm_fast.lm_eval_task import write_lm_eval_task
+from icm_fast.export.lm_eval import write_lm_eval_task
 from icm_fast.scoring.factory import make_scorer
-from lm_eval_cases import CHOICES, finished_run
 from tiny_models import one_thread, tiny_loaded  # noqa: F401
 
 pytestmark = [

@@ -4,6 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import yaml
+from lm_eval_cases import CHOICES, finished_run
 
 from icm_fast import evaluate
 from icm_fast.cli import run as icm_fast_command
@@ -11,8 +12,7 @@ from icm_fast.config import SearchConfig
 from icm_fast.errors import InputError
 from icm_fast.evaluation.gold import held_out
 from icm_fast.evaluation.many_shot import shown_demonstrations
-from icm_fast.lm_eval_task import task_name, write_lm_eval_task
-from lm_eval_cases import CHOICES, finished_run
+from icm_fast.export.lm_eval import task_name, write_lm_eval_task
 from run_fakes import FakeScored
 
 

@@ -6,11 +6,11 @@ from types import SimpleNamespace
 import huggingface_hub
 import pytest
 import yaml
-
 from export_cases import claims_run, fixed_run, pairs_run
+
 from icm_fast.cli import run as icm_fast_command
 from icm_fast.errors import InputError
-from icm_fast.hub_push import push, write_hub_folder
+from icm_fast.export.hub_push import push, write_hub_folder
 from icm_fast.runs.config import read_config
 from icm_fast.runs.finished import read_run
 from icm_fast.tasks.source import TaskSource

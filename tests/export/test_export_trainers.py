@@ -4,10 +4,10 @@ import copy
 
 import pytest
 import torch
+from export_cases import claims_run, pairs_run
 from transformers import AutoModelForSequenceClassification
 
-from export_cases import claims_run, pairs_run
-from icm_fast.export import export_run
+from icm_fast.export.tables import export_run
 from icm_fast.model.adapters import foreign_code
 from icm_fast.plan.label_tree import label_tree
 from icm_fast.plan.pieces import tokenize_dataset

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from icm_fast.errors import InputError, first_line
-from icm_fast.export import encode_run, file_suffix
+from icm_fast.export.hub_card import dataset_card
+from icm_fast.export.lm_eval import LM_EVAL
+from icm_fast.export.tables import encode_run, file_suffix
 from icm_fast.files import reading, write_atomically, writing
-from icm_fast.hub_card import dataset_card
-from icm_fast.lm_eval_task import LM_EVAL
 from icm_fast.runs.finished import FinishedRun
 
 CARD_FILE = "README.md"

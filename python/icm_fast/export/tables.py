@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from icm_fast.errors import InputError, suggest
-from icm_fast.export_formats import Encoded, axolotl, dpo, trl_preference, trl_sft
+from icm_fast.export.lm_eval import LM_EVAL
+from icm_fast.export.training_data import Encoded, axolotl, dpo, trl_preference, trl_sft
 from icm_fast.files import json_lines, write_atomically
-from icm_fast.lm_eval_task import LM_EVAL
 from icm_fast.runs.finished import FinishedRun
 
 

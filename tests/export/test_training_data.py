@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-
 from export_cases import PAIR_LABELS, claims_run, pairs_run, set_labels, write_pairs
+
 from icm_fast.cli import run as icm_fast_command
 from icm_fast.errors import InputError
-from icm_fast.export import FORMATS, encode_run, export_run, file_suffix
-from icm_fast.export_formats import AXOLOTL_TYPE
-from icm_fast.lm_eval_task import write_lm_eval_task
+from icm_fast.export.lm_eval import write_lm_eval_task
+from icm_fast.export.tables import FORMATS, encode_run, export_run, file_suffix
+from icm_fast.export.training_data import AXOLOTL_TYPE
 from icm_fast.plan.label_tree import label_tree
 from icm_fast.plan.pieces import tokenize_dataset
 from icm_fast.runs.finished import read_run
