@@ -12,10 +12,10 @@ import torch
 from safetensors.torch import save_file
 
 from icm_fast import InputError, distributed
-from icm_fast.policy import PolicyConfig, train_policy
-from icm_fast.reward import Pair, RewardConfig, train_reward
-from icm_fast.reward.pool import label_pool
-from icm_fast.tuning import TuningConfig, fine_tune
+from icm_fast.training.reward import Pair, RewardConfig, train_reward
+from icm_fast.training.reward.pool import label_pool
+from icm_fast.training.rl import PolicyConfig, train_policy
+from icm_fast.training.sft import TuningConfig, fine_tune
 from tiny_models import MULTI, mixed_labels, reviews, tiny_loaded
 
 # Labels of two and of three tokens; 7 examples make batches of 3, 3 and 1.

@@ -30,15 +30,8 @@ from icm_fast.evaluation.metrics import agreement, mean_interval
 from icm_fast.files import json_lines, write_atomically
 from icm_fast.model.load import load_model, pick_device
 from icm_fast.model.loaded import LoadedModel, ModelSpec
-from icm_fast.policy import (
-    HeadToHead,
-    PolicyConfig,
-    TrainedPolicy,
-    evaluate_policies,
-    train_policy,
-    write_head_to_head,
-)
-from icm_fast.reward import (
+from icm_fast.runs.finished import FinishedRun, read_run
+from icm_fast.training.reward import (
     PairSet,
     RewardConfig,
     RewardModel,
@@ -49,9 +42,16 @@ from icm_fast.reward import (
     train_reward,
     two_stage,
 )
-from icm_fast.reward.twin import twin_pairs
-from icm_fast.runs.finished import FinishedRun, read_run
-from icm_fast.tuning import Tuned, TuningConfig, fine_tune_texts
+from icm_fast.training.reward.twin import twin_pairs
+from icm_fast.training.rl import (
+    HeadToHead,
+    PolicyConfig,
+    TrainedPolicy,
+    evaluate_policies,
+    train_policy,
+    write_head_to_head,
+)
+from icm_fast.training.sft import Tuned, TuningConfig, fine_tune_texts
 
 REPORT = "report.json"
 

@@ -10,9 +10,9 @@ import numpy as np
 
 from icm_fast.demo import MAX_CHARS
 from icm_fast.errors import InputError
-from icm_fast.reward import pairs_of_labels
 from icm_fast.tasks.sampling import digest
 from icm_fast.tasks.source import TaskSource
+from icm_fast.training.reward import pairs_of_labels
 from icm_fast.types import Dataset, IntArray
 
 START_CHARS = 80

@@ -18,7 +18,7 @@ from icm_fast.experiments.run import run_experiment
 from icm_fast.model.lazy import LazyModel
 from icm_fast.runs.finished import read_run
 from icm_fast.tasks.source import TaskSource
-from icm_fast.tuning import TuningConfig, iterate
+from icm_fast.training.sft import TuningConfig, iterate
 from tiny_models import byte_tokenizer, one_thread, tiny_model  # noqa: F401
 
 ALL = ["zero-shot", "zero-shot-assistant", "zero-shot-chat", "bootstrapped", "icm", "golden"]
@@ -104,7 +104,7 @@ def test_a_column_may_be_labelled_by_batches(definition, tmp_path, tiny_folder, 
     lines = [json.loads(line) for line in labels.read_text().splitlines()]
     assert [line["label_index"] for line in lines] == found.labels.tolist()
     # Nothing is searched again.
-    monkeypatch.setattr("icm_fast.tuning.iterative.search", None)
+    monkeypatch.setattr("icm_fast.training.sft.iterative.search", None)
     assert run_tiny(path, output) == document
 
 

@@ -11,7 +11,7 @@ from icm_fast.export.tables import export_run
 from icm_fast.model.adapters import foreign_code
 from icm_fast.plan.label_tree import label_tree
 from icm_fast.plan.pieces import tokenize_dataset
-from icm_fast.tuning.texts import training_texts
+from icm_fast.training.sft.texts import training_texts
 from tiny_models import (
     byte_tokenizer,
     one_thread,  # noqa: F401 - in force by its import

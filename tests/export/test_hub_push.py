@@ -15,7 +15,7 @@ from icm_fast.runs.config import read_config
 from icm_fast.runs.finished import read_run
 from icm_fast.tasks.source import TaskSource
 
-GOLDEN = Path(__file__).parent / "golden" / "export"
+GOLDEN = Path(__file__).parent.parent / "golden" / "export"
 TOKEN = "hf_secret"
 SECTION = "## Resolved configuration\n\n```yaml\n"
 

@@ -15,10 +15,10 @@ from icm_fast.export.training_data import AXOLOTL_TYPE
 from icm_fast.plan.label_tree import label_tree
 from icm_fast.plan.pieces import tokenize_dataset
 from icm_fast.runs.finished import read_run
-from icm_fast.tuning.texts import training_texts
+from icm_fast.training.sft.texts import training_texts
 from tiny_models import byte_tokenizer
 
-GOLDEN = Path(__file__).parent / "golden" / "export"
+GOLDEN = Path(__file__).parent.parent / "golden" / "export"
 PREFERENCES = ("trl-preference", "dpo")
 TRAINING = ("trl-sft", "axolotl", *PREFERENCES)
 

@@ -15,7 +15,7 @@ import distributed_cases
 from icm_fast import InputError, SearchConfig, distributed, search
 from icm_fast.cli import run
 from icm_fast.model.adapters import merge_adapter
-from icm_fast.policy import PolicyConfig
+from icm_fast.training.rl import PolicyConfig
 from tiny_models import one_thread, reviews, tiny_loaded  # noqa: F401 - in force by its import
 
 LAUNCH = "accelerate.commands.launch --multi_gpu --num_machines 1 --mixed_precision no"

@@ -217,7 +217,7 @@ from icm_fast.kernels.tree_attention import triton
 from icm_fast.kernels.tree_attention.random_case import Sizes, random_case
 from icm_fast.kernels.tree_attention.tiles import Tile
 from icm_fast.kernels.tree_attention.tuned_tiles import HeadShape, store_tiles, stored_tiles
-from icm_fast.lazy_scorer import LazyModel
+from icm_fast.model.lazy import LazyModel
 from icm_fast.model import load_model
 from tiny_models import byte_tokenizer, tiny_model
 

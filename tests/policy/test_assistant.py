@@ -12,9 +12,9 @@ from icm_fast.assistant_materials import draw_materials
 from icm_fast.assistant_report import report_text
 from icm_fast.cli import run
 from icm_fast.demo import demo_source
-from icm_fast.policy import PolicyConfig
-from icm_fast.reward import RewardConfig
-from icm_fast.tuning import TuningConfig
+from icm_fast.training.reward import RewardConfig
+from icm_fast.training.rl import PolicyConfig
+from icm_fast.training.sft import TuningConfig
 from tiny_models import one_thread, tiny_loaded  # noqa: F401 - in force by its import
 
 SIZES = {

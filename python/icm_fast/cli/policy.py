@@ -41,8 +41,8 @@ def evaluate_policy_command(
 ) -> None:
     """How often a judge prefers what one policy writes to what another one does."""
     from icm_fast.model import load_model
-    from icm_fast.policy import evaluate_policies, write_head_to_head
-    from icm_fast.policy.outcome import check_output
+    from icm_fast.training.rl import evaluate_policies, write_head_to_head
+    from icm_fast.training.rl.outcome import check_output
 
     names = ("-".join(Path(policy).parts[-2:]) for policy in (policy_a, policy_b))
     path = output or Path("runs") / f"{'-against-'.join(names)}.json"

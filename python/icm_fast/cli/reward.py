@@ -13,8 +13,8 @@ from icm_fast.cli.settings import parse_assignments, say
 from icm_fast.errors import InputError, suggest
 
 if TYPE_CHECKING:
-    from icm_fast.reward import PairSet, TwoStage
     from icm_fast.runs.finished import FinishedRun
+    from icm_fast.training.reward import PairSet, TwoStage
 
 FOUND = "icm"
 _POOL_LABELS = ("soft", "hard")
@@ -53,7 +53,7 @@ def reward(
 ) -> None:
     """Train a reward model on found labels or a file; called again it goes on."""
     from icm_fast.model import load_model
-    from icm_fast.reward import RewardConfig, read_pairs, two_stage
+    from icm_fast.training.reward import RewardConfig, read_pairs, two_stage
 
     config = RewardConfig.from_mapping(parse_assignments(assignments or (), None))
     if pool_labels not in _POOL_LABELS:
@@ -108,7 +108,7 @@ def evaluate_reward_command(
 ) -> None:
     """Accuracy of a reward model on pairs, by subset and as RewardBench's score."""
     from icm_fast.files import write_atomically
-    from icm_fast.reward import evaluate_reward, load_reward_model
+    from icm_fast.training.reward import evaluate_reward, load_reward_model
 
     result = evaluate_reward(load_reward_model(reward_model), data)
     path = output or reward_model / f"evaluation-{Path(data).stem}.json"
@@ -121,11 +121,11 @@ def evaluate_reward_command(
 
 
 def _pairs_of(run: FinishedRun, labels: str) -> PairSet:
-    from icm_fast.reward import pairs_of_run
+    from icm_fast.training.reward import pairs_of_run
 
     if labels == FOUND:
         return pairs_of_run(run)
-    from icm_fast.reward.twin import twin_pairs
+    from icm_fast.training.reward.twin import twin_pairs
 
     return twin_pairs(run, labels)
 

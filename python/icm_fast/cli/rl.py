@@ -11,7 +11,7 @@ import typer
 from icm_fast.cli.settings import parse_assignments, say
 
 if TYPE_CHECKING:
-    from icm_fast.policy import TrainedPolicy
+    from icm_fast.training.rl import TrainedPolicy
 
 
 def rl(
@@ -32,7 +32,7 @@ def rl(
     ] = None,
 ) -> None:
     """Optimise a policy against a reward model; called again it goes on."""
-    from icm_fast.policy import PolicyConfig, read_prompts, train_policy
+    from icm_fast.training.rl import PolicyConfig, read_prompts, train_policy
 
     config = PolicyConfig.from_mapping(parse_assignments(assignments or (), None))
     given = read_prompts(prompts)

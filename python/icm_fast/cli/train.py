@@ -14,7 +14,7 @@ from icm_fast.cli.settings import parse_assignments, read_request, say
 from icm_fast.distributed import start
 
 if TYPE_CHECKING:
-    from icm_fast.tuning import Tuned, TuningConfig
+    from icm_fast.training.sft import Tuned, TuningConfig
 
 train_app = typer.Typer(help="Train models on labels, texts and rewards (needs icm-fast[train]).")
 
@@ -50,7 +50,7 @@ def sft(
     """Tune on the labels of a run; an interrupted training goes on when called again."""
     from icm_fast.model import load_model
     from icm_fast.runs.finished import read_run
-    from icm_fast.tuning import fine_tune
+    from icm_fast.training.sft import fine_tune
 
     config = _tuning_config(assignments)
     run = read_run(run_folder)
@@ -80,7 +80,7 @@ def texts(
     """Tune on plain texts, so that a policy begins with such ones; called again it goes on."""
     from icm_fast.model import load_model
     from icm_fast.tasks.rows import read_column
-    from icm_fast.tuning import fine_tune_texts
+    from icm_fast.training.sft import fine_tune_texts
 
     tuned = fine_tune_texts(
         read_column(file, "text"),
@@ -115,7 +115,7 @@ def iterative(
     ] = None,
 ) -> None:
     """Label batch by batch, each with the model tuned on the batches before it."""
-    from icm_fast.tuning import iterate
+    from icm_fast.training.sft import iterate
 
     request = read_request(
         None,
@@ -147,7 +147,7 @@ def iterative(
 
 
 def _tuning_config(assignments: list[str] | None) -> TuningConfig:
-    from icm_fast.tuning import TuningConfig
+    from icm_fast.training.sft import TuningConfig
 
     return TuningConfig.from_mapping(parse_assignments(assignments or (), None))
 

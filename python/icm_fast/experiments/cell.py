@@ -214,7 +214,7 @@ class Cell:
             )
             labels, searches, gold_utility = found.labels, (found,), _gold_utility(data)
         else:
-            from icm_fast.tuning import iterate
+            from icm_fast.training.sft import iterate
 
             by_batch = iterate(
                 data.dataset,

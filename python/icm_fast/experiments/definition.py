@@ -15,7 +15,7 @@ from icm_fast.errors import InputError, suggest
 from icm_fast.experiments.methods import METHODS
 from icm_fast.files import reading
 from icm_fast.tasks.source import TaskSource
-from icm_fast.tuning.config import TuningConfig
+from icm_fast.training.config import TuningConfig
 
 FIGURES = ("bars", "lines")
 STARTS = ("golden", "worst", "random")
@@ -35,7 +35,7 @@ class Column:
         data: File of the task's data, inside the folder of ``--data``; None where it needs none.
         n: Examples to label.
         batch_size: Most examples in one search; before each, the model is tuned on the labels found
-            so far (:func:`icm_fast.tuning.iterate`). None: one search labels all.
+            so far (:func:`icm_fast.training.sft.iterate`). None: one search labels all.
         n_test: Held-out examples.
         x: Place on a numeric axis (figure ``lines``); ``parameters``: millions of parameters of the
             model.

@@ -17,7 +17,7 @@ from icm_fast.types import UNLABELLED, IntArray
 
 if TYPE_CHECKING:
     from icm_fast.plan.pieces import TokenizedDataset
-    from icm_fast.tuning import Tuned
+    from icm_fast.training.sft import Tuned
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +93,7 @@ def predict_test(method: Method, data: CellData, found: IntArray, folder: Path) 
 
 
 def _fine_tuned(data: CellData, labels: IntArray, model: Any, folder: Path) -> Tuned:
-    from icm_fast.tuning import fine_tune
+    from icm_fast.training.sft import fine_tune
 
     config = data.column.tuning_config(data.seed)
     return fine_tune(data.dataset, labels, model=model, config=config, output_dir=folder)

@@ -19,7 +19,7 @@ from icm_fast.experiments.table import experiment_text
 from icm_fast.files import write_atomically, writing
 from icm_fast.model.lazy import LazyModel
 from icm_fast.model.load import check_model_name
-from icm_fast.tuning.trainer import training_packages
+from icm_fast.training.sft.trainer import training_packages
 
 if TYPE_CHECKING:
     from icm_fast.engine.progress import ProgressReporter

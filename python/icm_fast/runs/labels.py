@@ -32,7 +32,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def read_labels(folder: Path) -> IntArray:
-    """Labels of a finished run, or of one by batches (:func:`icm_fast.tuning.iterate`); ``[n]``.
+    """Labels of a finished run, ``[n]``, or of one by batches.
 
     Raises:
         InputError: They are not there, or corrupt.

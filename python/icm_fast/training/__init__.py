@@ -1,0 +1,1 @@
+"""Training on found labels: fine-tuning, reward models, reinforcement learning."""

@@ -1,0 +1,242 @@
+"""Labelling a pool of unlabelled pairs with a reward model: streamed, durable, resumable."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from icm_fast import distributed
+from icm_fast.errors import InputError
+from icm_fast.files import lock_folder, reading, sync_folder, write_all, write_atomically, writing
+from icm_fast.identity import check_same
+from icm_fast.model.adapters import read_tuning
+from icm_fast.tasks.rows import Row
+from icm_fast.training.reward.model import POOL_FILE, POOL_RECORD, RewardModel
+from icm_fast.training.reward.pairs import Pair
+from icm_fast.training.reward.text import reward_text
+
+CHUNK = 64
+"""Rows that are scored and made durable together. Which texts share a forward pass moves the last
+bits of a reward, so a resumed labelling goes on where a chunk begins."""
+
+SKIPPED = "skipped"
+
+_PART = f".{POOL_FILE}.part"
+_COLUMNS = (("response_1", "response_2"), ("choice", "choice_2"))
+_FIX = "name the JSONL file of the pool"
+
+PoolProgress = Callable[[int], None]
+"""Called after each chunk with the number of rows that are done."""
+
+
+@dataclass(frozen=True, slots=True)
+class PoolLabels:
+    """A labelled pool.
+
+    Attributes:
+        path: ``pool.jsonl``, one line per row of the pool, in its order: ``prompt``, ``chosen``,
+            ``rejected``, ``probability``, ``rewards`` (of chosen and rejected) and ``swapped``
+            (whether the second response is the chosen one), or ``skipped`` with the reason.
+        n_rows: Rows of the pool.
+        n_skipped: Rows that bear no label: too long for the model, or both responses the same.
+    """
+
+    path: Path
+    n_rows: int
+    n_skipped: int
+
+    def pairs(self) -> tuple[Pair, ...]:
+        """The labelled pairs, in the order of the pool."""
+        kept = (line for line in _lines(self.path) if SKIPPED not in line)
+        return tuple(
+            Pair(line["prompt"], line["chosen"], line["rejected"], probability=line["probability"])
+            for line in kept
+        )
+
+
+def label_pool(
+    model: RewardModel,
+    pool: Path,
+    folder: Path,
+    *,
+    soft: bool = True,
+    progress: PoolProgress | None = None,
+) -> PoolLabels:
+    """Say for every row of a pool which response is better.
+
+    The pool is read as a stream, so it may be of any size. Killed and called again it goes on, and
+    ends with the bytes of a labelling that was never interrupted. Of several processes the main one
+    labels, and the others wait.
+
+    Args:
+        model: The judge.
+        pool: JSONL with the columns ``response_1``, ``response_2`` and perhaps ``prompt`` (or the
+            authors' ``choice``, ``choice_2``, ``question``). Other columns are not looked at.
+        folder: Holds ``pool.jsonl`` when all is labelled, and ``pool.json``.
+        soft: ``probability`` is the model's own; else 1.
+        progress: Told how many rows are done.
+
+    Raises:
+        InputError: A malformed row (with its line), an empty pool, or a folder that holds the
+            labels of another pool or model.
+    """
+    output = folder / POOL_FILE
+    if pool.expanduser().resolve() == output.resolve():
+        raise InputError(f"{pool} is where the labels go; keep the pool in another folder")
+    say = progress or (lambda n_rows: None)
+    counts = distributed.on_main(lambda: _label_once(model, pool, folder, soft, say))
+    return PoolLabels(output, **counts)
+
+
+def _label_once(
+    model: RewardModel, pool: Path, folder: Path, soft: bool, progress: PoolProgress
+) -> dict[str, int]:
+    """Label what is not labelled yet; return the counts of rows."""
+    output = folder / POOL_FILE
+    lock = lock_folder(folder)
+    try:
+        identity = {
+            "pool_sha256": _file_digest(pool),
+            "model_fingerprint": model.fingerprint,
+            "labels": "soft" if soft else "hard",
+        }
+        if not output.is_file() and _count_rows(pool) == 0:
+            raise InputError(f"{pool} holds no rows; give one JSON object per line")
+        record = _open(folder, identity)
+        if "n_rows" not in record:
+            if not output.is_file():
+                _write_labels(model, pool, folder, soft, progress)
+            record = {"identity": identity, **_count(output)}
+            _write_record(folder, record)
+        return {name: record[name] for name in ("n_rows", "n_skipped")}
+    finally:
+        os.close(lock)
+
+
+def _open(folder: Path, identity: dict[str, str]) -> dict[str, Any]:
+    """The record in the folder, made when absent."""
+    path = folder / POOL_RECORD
+    if not path.is_file():
+        _write_record(folder, {"identity": identity})
+    record = read_tuning(path)
+    check_same(folder, record["identity"], identity, "labelling of a pool")
+    return record
+
+
+def _write_record(folder: Path, content: dict[str, Any]) -> None:
+    write_atomically(folder / POOL_RECORD, (json.dumps(content, indent=1) + "\n").encode())
+
+
+def _write_labels(
+    model: RewardModel, pool: Path, folder: Path, soft: bool, progress: PoolProgress
+) -> None:
+    part = folder / _PART
+    with writing(part):
+        descriptor = os.open(part, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        n_done = _keep_whole_chunks(part, descriptor)
+        rows = _pool_rows(pool)
+        next(islice(rows, n_done, n_done), None)  # pass over what is labelled
+        while chunk := list(islice(rows, CHUNK)):
+            lines = _label(model, chunk, soft)
+            with writing(part):
+                write_all(descriptor, "".join(lines).encode())
+                os.fsync(descriptor)
+            n_done += len(chunk)
+            progress(n_done)
+    finally:
+        os.close(descriptor)
+    with writing(folder / POOL_FILE):
+        os.replace(part, folder / POOL_FILE)
+        sync_folder(folder)
+
+
+def _keep_whole_chunks(part: Path, descriptor: int) -> int:
+    """Cut off what a killed process left behind its last whole chunk; return the rows before it."""
+    n_rows = whole = position = 0
+    with reading(part, _FIX), part.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            position += len(line)
+            if number % CHUNK == 0 and line.endswith(b"\n"):
+                n_rows, whole = number, position
+    with writing(part):
+        os.ftruncate(descriptor, whole)
+        os.lseek(descriptor, whole, os.SEEK_SET)
+    return n_rows
+
+
+def _label(model: RewardModel, rows: list[tuple[str, str, str]], soft: bool) -> list[str]:
+    """One line for each row."""
+    texts = [reward_text(prompt, text) for prompt, *both in rows for text in both]
+    fits = [len(model.token_ids(text)) <= model.max_context for text in texts]
+    values = np.full(len(texts), np.nan)
+    values[fits] = model.score([text for text, fit in zip(texts, fits, strict=True) if fit])
+    made = []
+    for (prompt, first, second), (one, two) in zip(rows, values.reshape(-1, 2), strict=True):
+        line: dict[str, Any] = {"prompt": prompt}
+        if first == second:
+            line[SKIPPED] = "both responses are the same"
+        elif np.isnan(one + two):
+            line[SKIPPED] = f"longer than the {model.max_context} tokens of the model"
+        else:
+            swapped = bool(two > one)
+            chosen, rejected = (second, first) if swapped else (first, second)
+            high, low = float(max(one, two)), float(min(one, two))
+            line |= {"chosen": chosen, "rejected": rejected}
+            line["probability"] = float(1 / (1 + np.exp(low - high))) if soft else 1.0
+            line |= {"rewards": [high, low], "swapped": swapped}
+        made.append(json.dumps(line, ensure_ascii=False) + "\n")
+    return made
+
+
+def _pool_rows(pool: Path) -> Iterator[tuple[str, str, str]]:
+    """Prompt and both responses of every row."""
+    with reading(pool, _FIX), pool.expanduser().open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if line.strip():
+                yield _pool_row(f"{pool.name}, line {number}", line)
+
+
+def _count_rows(pool: Path) -> int:
+    """Rows of a pool, all of them checked: a bad one is told before any time is spent."""
+    return sum(1 for _ in _pool_rows(pool))
+
+
+def _pool_row(where: str, line: bytes) -> tuple[str, str, str]:
+    try:
+        values = json.loads(line)
+    except ValueError as error:  # not JSON, or not UTF-8
+        raise InputError(f"{where}: not JSON ({error}); correct that line") from error
+    if not isinstance(values, dict):
+        raise InputError(f"{where}: a {type(values).__name__} instead of an object with columns")
+    row = Row(0, where, values)
+    for column in ("prompt", "question", *(name for both in _COLUMNS for name in both)):
+        row.check_text(column)
+    columns = next((c for c in _COLUMNS if c[0] in values), _COLUMNS[0])
+    prompt = row.optional("prompt") or row.optional("question") or ""
+    return prompt, row.text(columns[0]), row.text(columns[1])
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    with reading(path, _FIX), path.open(encoding="utf-8") as file:
+        for line in file:
+            content: dict[str, Any] = json.loads(line)
+            yield content
+
+
+def _count(path: Path) -> dict[str, int]:
+    skipped = [SKIPPED in line for line in _lines(path)]
+    return {"n_rows": len(skipped), "n_skipped": sum(skipped)}
+
+
+def _file_digest(path: Path) -> str:
+    with reading(path, _FIX), path.expanduser().open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

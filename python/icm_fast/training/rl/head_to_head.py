@@ -1,0 +1,191 @@
+"""Two policies against each other: how often a judge prefers what the first one writes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from icm_fast.config import check_number
+from icm_fast.errors import InputError
+from icm_fast.evaluation.metrics import mean_interval
+from icm_fast.model.load import load_model
+from icm_fast.model.loaded import LoadedModel, ModelSpec
+from icm_fast.tasks.rows import PathLike
+from icm_fast.tasks.sampling import digest
+from icm_fast.training.reward.evaluation import Figure
+from icm_fast.training.reward.model import RewardModel, load_reward_model
+from icm_fast.training.rl.generation import Continuation, generate, prompt_ids
+from icm_fast.training.rl.judges import TIE, Bout, Verdicts, judge_by_claims, judge_by_rewards
+from icm_fast.training.rl.outcome import HeadToHead, Side
+from icm_fast.training.rl.prompts import (
+    DIALOGUE,
+    PromptSet,
+    check_kind,
+    policy_text,
+    read_prompts,
+    response_of,
+)
+from icm_fast.types import FloatArray
+
+_OUTCOMES = {1.0: "a", TIE: "tie", 0.0: "b"}
+
+
+def evaluate_policies(
+    a: ModelSpec,
+    b: ModelSpec,
+    *,
+    judge: RewardModel | LoadedModel | PathLike,
+    prompts: PathLike | Sequence[str] | PromptSet,
+    kind: str = DIALOGUE,
+    max_new_tokens: int = 128,
+    samples: int = 1,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    min_new_tokens: int = 0,
+    seed: int = 0,
+    tie_margin: float = 0.0,
+    batch_size: int = 16,
+    say: Callable[[str], None] | None = None,
+) -> HeadToHead:
+    """Let two policies write behind the same prompts, and a judge say who wrote better.
+
+    What a policy draws depends on the seed and on its own weights alone: with ``a`` and ``b``
+    swapped every bout ends the other way round, and a policy against itself only ties.
+
+    Args:
+        a: What ``load_model`` takes, folders of fine-tunings too.
+        b: The other policy. Both and the judge are in memory together.
+        judge: A reward model or the folder of one; or a loaded language model, which is asked with
+            the claim of ``alpaca-preference`` in both orders.
+        prompts: A file as of ``read_prompts``, or the prompts themselves.
+        kind: ``dialogue`` or ``continuation``, as of ``policy_text``.
+        max_new_tokens: Most tokens of a continuation.
+        samples: Continuations of each policy for each prompt.
+        temperature: 0 takes the likeliest token, and then allows one sample.
+        top_p: As of ``generate``.
+        min_new_tokens: As of ``generate``.
+        seed: Seed of draws and resamples.
+        tie_margin: Scores that differ by no more are a tie.
+        batch_size: Texts in one forward pass.
+        say: Told in a line what is done next.
+
+    Raises:
+        InputError: A setting out of range, or models or prompts that cannot be read or used.
+    """
+    check_kind(kind)
+    check_number("samples", samples, 1, 10**6)
+    check_number("tie_margin", tie_margin, 0.0, 1e9)
+    if samples > 1 and temperature == 0:
+        raise InputError(
+            f"samples = {samples} at temperature 0 are all the same; raise the temperature"
+        )
+    say = say or (lambda text: None)
+    chosen = _prompt_set(prompts)
+    if not isinstance(judge, RewardModel | LoadedModel):
+        judge = load_reward_model(Path(judge))
+    policies = (load_model(a), load_model(b))
+    asked = [prompt for prompt in chosen.prompts for _ in range(samples)]
+    texts = [policy_text(kind, prompt) for prompt in asked]
+    for policy in policies:  # refuse a prompt that is too long before any time is spent
+        for text in texts[::samples]:
+            prompt_ids(policy, text, max_new_tokens)
+    drawing: dict[str, Any] = {
+        "max_new_tokens": max_new_tokens,
+        "temperature": temperature,
+        "top_p": top_p,
+        "min_new_tokens": min_new_tokens,
+    }
+    written = []
+    for policy in policies:
+        say(f"{policy.name} writes {len(texts)} texts")
+        own = digest("policy", seed, policy.fingerprint) >> 1  # torch takes seeds of 63 bits
+        written.append(generate(policy, texts, seed=own, batch_size=batch_size, **drawing))
+    say(f"{judge.name} judges them")
+    bouts = [Bout(p, x.text, y.text) for p, x, y in zip(asked, *written, strict=True)]
+    verdicts = _judge(judge, kind, bouts, tie_margin, batch_size)
+    points, scores = verdicts.points, verdicts.scores
+    return HeadToHead(
+        a=_side(policies[0], written[0], int((points == 1).sum())),
+        b=_side(policies[1], written[1], int((points == 0).sum())),
+        judge=judge.name,
+        judge_fingerprint=judge.fingerprint,
+        settings={
+            "kind": kind,
+            **drawing,
+            "samples": samples,
+            "seed": seed,
+            "tie_margin": tie_margin,
+            "batch_size": batch_size,
+        },
+        n_prompts=len(chosen.prompts),
+        n_repeated=chosen.n_repeated,
+        n_ties=int((points == TIE).sum()),
+        win_rate=_figure(points, asked, seed),
+        mean_difference=_figure(scores[:, 0] - scores[:, 1], asked, seed),
+        order_gap=verdicts.order_gap,
+        order_disagreement=verdicts.order_disagreement,
+        samples=_rows(kind, bouts, written, verdicts),
+    )
+
+
+def _judge(
+    judge: RewardModel | LoadedModel,
+    kind: str,
+    bouts: Sequence[Bout],
+    tie_margin: float,
+    batch_size: int,
+) -> Verdicts:
+    if isinstance(judge, LoadedModel):
+        return judge_by_claims(judge, kind, bouts, tie_margin=tie_margin)
+    return judge_by_rewards(judge, kind, bouts, tie_margin=tie_margin, batch_size=batch_size)
+
+
+def _prompt_set(prompts: PathLike | Sequence[str] | PromptSet) -> PromptSet:
+    if isinstance(prompts, PromptSet):
+        return prompts
+    if isinstance(prompts, str) or not isinstance(prompts, Sequence):
+        return read_prompts(prompts)
+    once = tuple(dict.fromkeys(prompts))
+    if not once:
+        raise InputError("there are no prompts to compare policies on; give one or more")
+    return PromptSet(once, len(prompts) - len(once))
+
+
+def _side(policy: LoadedModel, made: Sequence[Continuation], wins: int) -> Side:
+    return Side(
+        policy.name,
+        policy.fingerprint,
+        wins,
+        mean_tokens=float(np.mean([len(c.token_ids) for c in made])),
+        finished=float(np.mean([c.finished for c in made])),
+    )
+
+
+def _figure(values: FloatArray, prompts: Sequence[str], seed: int) -> Figure:
+    low, high = mean_interval(values, prompts, seed=seed)
+    return Figure(float(values.mean()), low, high, len(values))
+
+
+def _rows(
+    kind: str, bouts: Sequence[Bout], written: Sequence[Sequence[Continuation]], said: Verdicts
+) -> tuple[dict[str, Any], ...]:
+    return tuple(
+        {
+            "prompt": bout.prompt,
+            "a": response_of(kind, bout.a),
+            "b": response_of(kind, bout.b),
+            "score_a": float(scores[0]),
+            "score_b": float(scores[1]),
+            "outcome": _OUTCOMES[float(points)],
+            "tokens_a": len(one.token_ids),
+            "tokens_b": len(other.token_ids),
+            "finished_a": one.finished,
+            "finished_b": other.finished,
+        }
+        for bout, one, other, scores, points in zip(
+            bouts, *written, said.scores, said.points, strict=True
+        )
+    )

@@ -1,0 +1,295 @@
+"""Training a policy against a reward model: deterministic, resumable, the base stays as it is."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from icm_fast import distributed
+from icm_fast.errors import InputError
+from icm_fast.files import write_atomically
+from icm_fast.identity import as_stored, json_digest
+from icm_fast.model.adapters import ADAPTER_FOLDER, copy_model, merge_adapter
+from icm_fast.model.load import load_model
+from icm_fast.model.loaded import LoadedModel
+from icm_fast.runs.provenance import versions
+from icm_fast.training.folder import TuningFolder
+from icm_fast.training.reward.model import RewardModel, load_reward_model
+from icm_fast.training.rl.config import PolicyConfig
+from icm_fast.training.rl.diagnostics import HeldOut
+from icm_fast.training.rl.generation import end_tokens, prompt_ids, read_continuation
+from icm_fast.training.rl.prompts import judged_text, policy_text
+from icm_fast.training.rl.trainer import PolicyLog, train_against
+from icm_fast.training.sft.train import (
+    load_finished,
+    resolve_checkpointing,
+    save_adapter,
+    training_dtype,
+)
+from icm_fast.training.steps import Progress
+
+HISTORY_FILE = "history.json"
+SAMPLES_FILE = "samples.jsonl"
+_PACKAGES = ("trl", "peft")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TrainedPolicy:
+    """A policy and how it came about.
+
+    Attributes:
+        loaded: The policy with its adapters merged; every scorer and ``generate`` take it.
+        log: Figures of every step, measurements of held-out prompts, samples.
+        held_out: Prompts that were not trained on.
+        folder: Output folder, None without one; a name that ``model=`` takes.
+    """
+
+    loaded: LoadedModel
+    log: PolicyLog
+    held_out: tuple[str, ...]
+    folder: Path | None
+
+
+def train_policy(
+    prompts: Sequence[str],
+    *,
+    model: Any,
+    reward: RewardModel | str | os.PathLike[str],
+    config: PolicyConfig | None = None,
+    output_dir: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
+) -> TrainedPolicy:
+    """Optimise a policy against a reward model.
+
+    The same arguments, number of threads and machine give the same weights, bit for bit. Several
+    processes (``accelerate launch``, ``torchrun``) share each step's episodes and draw their own
+    random numbers; so the number of processes counts as an argument. The first one measures and
+    writes.
+
+    Args:
+        prompts: What the policy is asked, or begins with; ``config.n_held_out`` of them are drawn
+            for measurements and never trained on.
+        model: The start policy: hub id, folder, .gguf file, embedded name, (model, tokenizer) pair
+            or loaded model. Its weights are not changed.
+        reward: A reward model, or the folder of its training.
+        config: Settings; the defaults when absent.
+        output_dir: Folder of ``tuning.json``, the adapter, ``history.json`` (figures of each step,
+            measurements) and ``samples.jsonl``. A training that was interrupted there goes on from
+            its last checkpoint, a finished one is loaded. Without it nothing is kept on disk.
+        progress: Called after each step with its number, the number of steps and the mean reward.
+
+    Raises:
+        InputError: Bad input, a package is missing, or the folder is that of another training or
+            in use.
+    """
+    config = config or PolicyConfig()
+    config.n_episodes_of(distributed.world_size())
+    distributed.start()
+    base = load_model(model)
+    if not end_tokens(base):
+        raise InputError(
+            f"the tokenizer of {base.name} has no EOS token, so a policy could not end a text; "
+            "give it one (tokenizer.eos_token)"
+        )
+    config = resolve_checkpointing(config, base)
+    judge = reward if isinstance(reward, RewardModel) else load_reward_model(reward)
+    trained_on, held_out = split_prompts(prompts, config)
+    for prompt in prompts:
+        _check_length(base, judge, prompt, config)
+    job = _Job(base, judge, trained_on, held_out, config)
+    if output_dir is None:
+        loaded, log = _train(job, None, progress)
+        return TrainedPolicy(loaded, log, held_out, None)
+    with TuningFolder(Path(output_dir), _identity(job, prompts)) as folder:
+        if folder.result() is not None:
+            loaded, log = load_finished(base, folder.folder), read_history(folder.folder)
+        else:
+            loaded, log = _train(job, folder, progress)
+            distributed.on_main(lambda: write_history(folder.folder, log))
+            folder.finish(
+                {
+                    **asdict(log.state()),
+                    "n_threads": torch.get_num_threads(),
+                    "n_processes": distributed.world_size(),
+                    "versions": versions(_PACKAGES),
+                }
+            )
+    return TrainedPolicy(loaded, log, held_out, folder.folder)
+
+
+def split_prompts(
+    prompts: Sequence[str], config: PolicyConfig
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Prompts of all steps in their order, and those that are held out.
+
+    Every prompt that is not held out comes once before any comes twice.
+
+    Raises:
+        InputError: Too few prompts, or one of them twice.
+    """
+    if len(set(prompts)) < len(prompts):
+        twice = next(prompt for prompt in prompts if prompts.count(prompt) > 1)
+        raise InputError(f"the prompt {twice[:60]!r} is there twice; keep one of them")
+    if len(prompts) <= config.n_held_out:
+        raise InputError(
+            f"{len(prompts)} prompts do not leave one for training besides n_held_out = "
+            f"{config.n_held_out}; lower it, or give more prompts"
+        )
+    random = np.random.Generator(np.random.Philox(key=[config.seed, 1]))
+    order = [prompts[int(k)] for k in random.permutation(len(prompts))]
+    held_out, others = order[: config.n_held_out], order[config.n_held_out :]
+    wanted = config.steps * config.batch_size
+    drawn: list[str] = []
+    while len(drawn) < wanted:
+        drawn += [others[int(k)] for k in random.permutation(len(others))]
+    return tuple(drawn[:wanted]), tuple(held_out)
+
+
+def write_history(folder: Path, log: PolicyLog) -> None:
+    """Write ``history.json`` and ``samples.jsonl``; both hold no times, so they can be compared."""
+    history = {"steps": log.steps, "measurements": log.measurements}
+    text = json.dumps(history, indent=1, ensure_ascii=False) + "\n"
+    lines = "".join(json.dumps(sample, ensure_ascii=False) + "\n" for sample in log.samples)
+    write_atomically(folder / SAMPLES_FILE, lines.encode())
+    write_atomically(folder / HISTORY_FILE, text.encode())
+
+
+def read_history(folder: Path) -> PolicyLog:
+    """Read back what :func:`write_history` wrote."""
+    history = json.loads((folder / HISTORY_FILE).read_text(encoding="utf-8"))
+    lines = (folder / SAMPLES_FILE).read_text(encoding="utf-8").split("\n")
+    return PolicyLog(**history, samples=[json.loads(line) for line in lines if line])
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """What a training is made of."""
+
+    base: LoadedModel
+    reward: RewardModel
+    prompts: tuple[str, ...]
+    held_out: tuple[str, ...]
+    config: PolicyConfig
+
+    def read(self, prompt: str) -> tuple[int, ...]:
+        """What the policy reads of a prompt."""
+        return prompt_ids(self.base, policy_text(self.config.kind, prompt))
+
+    def judge(
+        self, prompts: Sequence[str], tokens: Sequence[Sequence[int]]
+    ) -> list[tuple[str, float]]:
+        """Texts of continuations and their rewards: the model's, less what unfinished ones cost.
+
+        The reward model reads them as it did in its training.
+        """
+        ends = end_tokens(self.base)
+        made = [
+            read_continuation(self.base, self.read(prompt), list(ids), ends)
+            for prompt, ids in zip(prompts, tokens, strict=True)
+        ]
+        texts = [
+            judged_text(self.config.kind, prompt, one.text)
+            for prompt, one in zip(prompts, made, strict=True)
+        ]
+        values = self.reward.score([self._fitting(text) for text in texts])
+        penalty = self.config.unfinished_penalty
+        return [
+            (one.text, float(value) - penalty * (not one.finished))
+            for one, value in zip(made, values, strict=True)
+        ]
+
+    def _fitting(self, text: str) -> str:
+        """The beginning of a text that the reward model can read; all of it but in rare cases.
+
+        The reward model's tokens may be more than the policy's.
+        """
+        while len(self.reward.token_ids(text)) > self.reward.max_context:
+            text = text[: -max(1, len(text) // 20)]
+        return text
+
+    def tokens_digest(self, prompts: Sequence[str]) -> str:
+        """SHA-256 over what the policy reads and where it stops."""
+        content = [[self.read(prompt) for prompt in prompts], sorted(end_tokens(self.base))]
+        return json_digest(content)
+
+    def measure(self, policy: Any, step: int) -> dict[str, Any]:
+        """Look at held-out prompts with a policy in training."""
+        training = policy.training
+        policy.eval()
+        try:
+            return HeldOut(self.held_out, self.reward, self.config).measure(
+                LoadedModel(
+                    "policy in training",
+                    policy.get_base_model(),
+                    self.base.tokenizer,
+                    "",
+                    self.base.max_context,
+                ),
+                step,
+                policy.disable_adapter(),
+            )
+        finally:
+            policy.train(training)
+
+
+def _train(
+    job: _Job, folder: TuningFolder | None, progress: Progress | None
+) -> tuple[LoadedModel, PolicyLog]:
+    """Train, save the adapter, and return the policy with it merged."""
+    base, config = job.base, job.config
+    twin = copy_model(base.model, training_dtype(base, config), share=True)
+    trained, log = train_against(
+        twin,
+        base,
+        job.prompts,
+        tokenize=job.read,
+        judge=job.judge,
+        config=config,
+        folder=folder,
+        measure=job.measure if job.held_out else None,
+        progress=progress,
+    )
+    name = str(folder.folder) if folder else f"{base.name}, trained"
+    with tempfile.TemporaryDirectory(dir=folder.scratch if folder else None) as scratch:
+        made = Path(scratch) / "made"
+        save_adapter(trained, made, base.name, folder.folder if folder else None)
+        loaded = merge_adapter(base, made, name)
+        if folder:
+            folder.put(ADAPTER_FOLDER, made)
+    return loaded, log
+
+
+def _check_length(base: LoadedModel, judge: RewardModel, prompt: str, config: PolicyConfig) -> None:
+    """Raise InputError where a prompt leaves no room for a continuation."""
+    prompt_ids(base, policy_text(config.kind, prompt), config.max_new_tokens)
+    n_tokens = len(judge.token_ids(judged_text(config.kind, prompt, "")))
+    if n_tokens + config.max_new_tokens > judge.max_context:
+        raise InputError(
+            f"the prompt {prompt[:40]!r} has {n_tokens} tokens, and {config.max_new_tokens} new "
+            f"ones do not fit the {judge.max_context} of the reward model {judge.name}; shorten "
+            "it, or lower max_new_tokens"
+        )
+
+
+def _identity(job: _Job, prompts: Sequence[str]) -> dict[str, Any]:
+    return as_stored(
+        {
+            "config": job.config.to_dict(),
+            "n_prompts": len(prompts),
+            "data_digest": json_digest(list(prompts)),
+            "model_fingerprint": job.base.fingerprint,
+            "model_dtype": job.base.dtype_name,
+            "reward_fingerprint": job.reward.fingerprint,
+            "tokens_digest": job.tokens_digest(prompts),
+            # Each process draws its own random numbers.
+            "n_processes": distributed.world_size(),
+        }
+    )
