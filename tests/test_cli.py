@@ -256,7 +256,7 @@ def test_evaluate_a_run_of_a_python_data_set(tmp_path, capsys):
 
 def test_demo_prints_the_table_and_is_kept(tmp_path, monkeypatch, model, capsys):
     write_claims(tmp_path / "data.jsonl")
-    from icm_fast import demo
+    from icm_fast.experiments import demo
     from icm_fast.tasks.source import TaskSource
 
     source = TaskSource("truthfulqa", str(tmp_path / "data.jsonl"), limit=8)
@@ -274,7 +274,7 @@ def test_demo_prints_the_table_and_is_kept(tmp_path, monkeypatch, model, capsys)
 
 
 def test_demo_searches_and_tests_different_reviews():
-    from icm_fast.demo import demo_source
+    from icm_fast.experiments.demo import demo_source
 
     source = demo_source(32, 5)
     assert (source.limit, source.seed, source.options["split"]) == (32, 5, "search")

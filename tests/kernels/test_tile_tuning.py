@@ -212,7 +212,7 @@ def test_from_the_command_to_a_launch(cache, tmp_path):
         """
 import sys
 import torch
-from icm_fast.bench import tile_tuning
+from icm_fast.model.forward import tile_search
 from icm_fast.kernels.tree_attention import triton
 from icm_fast.kernels.tree_attention.random_case import Sizes, random_case
 from icm_fast.kernels.tree_attention.tiles import Tile
@@ -223,10 +223,10 @@ from tiny_models import byte_tokenizer, tiny_model
 
 shape, device = HeadShape(2, 16, 16, torch.float32), torch.device("cpu")
 if sys.argv[1] == "tune":
-    found = tile_tuning.tune(
+    found = tile_search.tune(
         shape, 1, device, former=triton.device_tiles(shape, device),
         long_tiles=(Tile(64, 64, 4, 3),), short_tiles=(Tile(16, 64, 4, 3),),
-        size=tile_tuning.TreeSize(n=2, demonstration=10, query=9, batch_tokens=64),
+        size=tile_search.TreeSize(n=2, demonstration=10, query=9, batch_tokens=64),
     )
     store_tiles(found.pair, shape, device)
     print(found.pair)

@@ -5,28 +5,13 @@ from __future__ import annotations
 import io
 from typing import Any
 
-from icm_fast.errors import InputError
+from icm_fast.experiments.figures import figure_module
 
 # Okabe and Ito's colours, which colour-blind people tell apart.
 _COLOURS = {"ours": "#0072B2", "natural": "#E69F00"}
 _OUR_COLOUR = "#009E73"
 _LABELLED_RANGE = 20
 """Axes that span more have labels at powers of ten only; others would overlap."""
-
-
-def figure_module() -> Any:
-    """Matplotlib's figure module; no display is needed.
-
-    Raises:
-        InputError: matplotlib is not installed.
-    """
-    try:
-        from matplotlib import figure
-    except ImportError as error:
-        raise InputError(
-            "the plot needs matplotlib, which is not installed; run `pip install icm-fast[bench]`"
-        ) from error
-    return figure
 
 
 def png(figure: Any) -> bytes:

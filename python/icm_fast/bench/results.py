@@ -11,10 +11,11 @@ from icm_fast.bench.curve import run_curve
 from icm_fast.bench.curve_report import curve_plot, curve_table
 from icm_fast.bench.document import benchmark_document
 from icm_fast.bench.launch import Launcher
-from icm_fast.bench.plot import benchmark_plot, figure_module
+from icm_fast.bench.plot import benchmark_plot
 from icm_fast.bench.run import Progress, Settings, run_benchmark
 from icm_fast.bench.table import benchmark_table
 from icm_fast.bench.variants import Variant
+from icm_fast.experiments.figures import figure_module
 from icm_fast.files import write_atomically, writing
 
 

@@ -30,8 +30,8 @@ def assistant(
 
     Called again it goes on where it stopped.
     """
-    from icm_fast.assistant import AssistantConfig, run_assistant
-    from icm_fast.assistant_report import report_text
+    from icm_fast.experiments.assistant.report import report_text
+    from icm_fast.experiments.assistant.run import AssistantConfig, run_assistant
     from icm_fast.files import write_atomically
 
     config = AssistantConfig.from_mappings(

@@ -123,8 +123,8 @@ def demo(
     output: Annotated[Path, typer.Option("--output", "-o", help="Run folder.")] = Path("runs/demo"),
 ) -> None:
     """Label movie reviews without supervision and compare with human raters."""
-    from icm_fast.demo import demo_text, run_demo
     from icm_fast.engine.progress import make_progress
+    from icm_fast.experiments.demo import demo_text, run_demo
 
     with _resumable(output):
         result = run_demo(

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from icm_fast.bench.plot import figure_module
+from icm_fast.errors import InputError
 from icm_fast.experiments.methods import METHODS
 
 # Okabe and Ito's colours, which colour-blind people tell apart; one per source of labels.
@@ -222,3 +222,18 @@ def _agreement(column: dict[str, Any]) -> dict[str, Any]:
     """Mean over the seeds, with the range of the seeds."""
     values = [seed["agreement"] for seed in column["search"]["seeds"]]
     return {"accuracy": sum(values) / len(values), "interval": [min(values), max(values)]}
+
+
+def figure_module() -> Any:
+    """Matplotlib's figure module; no display is needed.
+
+    Raises:
+        InputError: matplotlib is not installed.
+    """
+    try:
+        from matplotlib import figure
+    except ImportError as error:
+        raise InputError(
+            "the plot needs matplotlib, which is not installed; run `pip install icm-fast[bench]`"
+        ) from error
+    return figure

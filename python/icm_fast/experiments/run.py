@@ -8,11 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from icm_fast.bench.plot import figure_module
 from icm_fast.errors import InputError
 from icm_fast.experiments.cell import MACHINE, Cell, Say
 from icm_fast.experiments.definition import Column, Experiment
-from icm_fast.experiments.figures import experiment_figure
+from icm_fast.experiments.figures import experiment_figure, figure_module
 from icm_fast.experiments.methods import METHODS
 from icm_fast.experiments.summary import summarize_column
 from icm_fast.experiments.table import experiment_text

@@ -4,17 +4,17 @@ import json
 
 import numpy as np
 import pytest
-from policy_cases import stable_files
 
 from icm_fast import InputError
-from icm_fast.assistant import AssistantConfig, best_threshold, run_assistant
-from icm_fast.assistant_materials import draw_materials
-from icm_fast.assistant_report import report_text
 from icm_fast.cli import run
-from icm_fast.demo import demo_source
+from icm_fast.experiments.assistant.materials import draw_materials
+from icm_fast.experiments.assistant.report import report_text
+from icm_fast.experiments.assistant.run import AssistantConfig, best_threshold, run_assistant
+from icm_fast.experiments.demo import demo_source
 from icm_fast.training.reward import RewardConfig
 from icm_fast.training.rl import PolicyConfig
 from icm_fast.training.sft import TuningConfig
+from policy_cases import stable_files
 from tiny_models import one_thread, tiny_loaded  # noqa: F401 - in force by its import
 
 SIZES = {

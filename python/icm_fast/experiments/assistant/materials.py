@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from icm_fast.demo import MAX_CHARS
 from icm_fast.errors import InputError
+from icm_fast.experiments.demo import MAX_CHARS
 from icm_fast.tasks.sampling import digest
 from icm_fast.tasks.source import TaskSource
 from icm_fast.training.reward import pairs_of_labels

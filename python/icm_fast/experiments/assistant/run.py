@@ -20,13 +20,13 @@ from typing import Any
 import numpy as np
 
 from icm_fast import distributed
-from icm_fast.assistant_materials import Materials, draw_materials
 from icm_fast.config import SearchConfig, check_names, check_number
-from icm_fast.demo import demo_source
 from icm_fast.engine.search import search
 from icm_fast.errors import InputError
 from icm_fast.evaluation.gold import load_gold
 from icm_fast.evaluation.metrics import agreement, mean_interval
+from icm_fast.experiments.assistant.materials import Materials, draw_materials
+from icm_fast.experiments.demo import demo_source
 from icm_fast.files import json_lines, write_atomically
 from icm_fast.model.load import load_model, pick_device
 from icm_fast.model.loaded import LoadedModel, ModelSpec

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from policy_cases import stable_files
 
 pytestmark = [pytest.mark.model, pytest.mark.slow]

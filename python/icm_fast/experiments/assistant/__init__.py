@@ -1,0 +1,1 @@
+"""Labels, reward models, policies and their comparison on movie reviews, in one command."""
