@@ -127,7 +127,7 @@ bench: install
 cuda-compile: $(DONE)/venv
 	$(BIN)/python benchmarks/gpu/cuda_compile.py
 
-# Environments of the engines that `icm-fast bench` measures beside ours; llama.cpp is compiled.
+# Environments of the engines that `python -m benchmarks.engines` measures beside ours; llama.cpp is compiled.
 peers:
 	PYTHON="$(PYTHON)" TORCH_INDEX="$(TORCH_INDEX)" JOBS=$(JOBS) bash benchmarks/peers/install_peers.sh
 

@@ -1,7 +1,7 @@
 """What a whole search costs, against the procedure that scores every step in the natural order.
 
-    python benchmarks/search_cost.py simulate --sizes 64,256
-    python benchmarks/search_cost.py run --data truthfulqa.jsonl --limit 64 --context-order append
+    python -m benchmarks.search_cost simulate --sizes 64,256
+    python -m benchmarks.search_cost run --data truthfulqa.jsonl --limit 64 --context-order append
 
 ``simulate`` counts tokens on synthetic scores (icm_fast.simulate). ``run`` searches with a real
 model, then counts the tokens that the other procedure would forward at the same decisions, with a
@@ -23,11 +23,12 @@ import numpy as np
 import torch
 
 import icm_fast
-from icm_fast.bench.launch import Launcher
-from icm_fast.bench.peers.prefix import costs
-from icm_fast.bench.peers.protocol import Job
-from icm_fast.bench.peers.transformers_cache import CacheSession
-from icm_fast.bench.random_model import model_folder
+from benchmarks.engines.launch import Launcher
+from benchmarks.engines.peers.prefix import costs
+from benchmarks.engines.peers.protocol import Job
+from benchmarks.engines.peers.transformers_cache import CacheSession
+from benchmarks.engines.random_model import model_folder
+from benchmarks.token_cost import PieceSizes, search_cost
 from icm_fast.config import SearchConfig
 from icm_fast.engine.answers import answer, checked
 from icm_fast.engine.chains import make_search_engine
@@ -37,7 +38,6 @@ from icm_fast.model.lazy import LazyModel
 from icm_fast.runs.store import MemoryStore
 from icm_fast.scoring.factory import make_scorer
 from icm_fast.scoring.lazy import LazyScorer
-from icm_fast.search_cost import PieceSizes, search_cost
 
 SIZES = PieceSizes(demonstration=40, query=38)
 RESULTS = Path(__file__).parent / "results"

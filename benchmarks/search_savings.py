@@ -5,7 +5,7 @@
 A search of the preset ``paper`` runs several times, with savings switched on and off. A stand-in
 for the model scores each labelling whole and once, answers from that, and counts the tokens of the
 plans, batch by batch; whether the decisions are the same is checked. ``context_order=append`` has
-other contexts, so it is a search of its own (search_cost.py run). Last, the scores of
+other contexts, so it is a search of its own (`python -m benchmarks.search_cost run`). Last, the scores of
 ``context_demonstrations`` are held against the exact ones of the same search.
 """
 
@@ -23,6 +23,7 @@ import numpy as np
 import torch
 
 import icm_fast
+from benchmarks.token_cost import PieceSizes, natural_tokens, proposal_tokens
 from icm_fast.config import SearchConfig
 from icm_fast.engine.native import make_engine
 from icm_fast.model import load_model
@@ -30,7 +31,6 @@ from icm_fast.plan.leave_one_out import Stages
 from icm_fast.scoring.factory import make_scorer
 from icm_fast.scoring.local import STAGE_TOKENS
 from icm_fast.scoring.protocol import Scored
-from icm_fast.search_cost import PieceSizes, natural_tokens, proposal_tokens
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "all savings": {},

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from attention_batch import HEADS, THREADS, VERSIONS, by_definition, mid_tree_batch
+from benchmarks.attention_cases import HEADS, THREADS, VERSIONS, by_definition, mid_tree_batch
+from benchmarks.engines.peers.gemm_peak import gemm_peak
+from benchmarks.engines.peers.protocol import Job
 from icm_fast import _core
-from icm_fast.bench.peers.gemm_peak import gemm_peak
-from icm_fast.bench.peers.protocol import Job
 from icm_fast.model.hardware import fast_bfloat16
 
 TOLERANCE = {"float32": 1e-4, "bfloat16": 2e-2}

@@ -1,6 +1,6 @@
 """Tree attention on a device: our Triton kernel against scaled_dot_product_attention per segment.
 
-    python benchmarks/gpu/attention_speed.py [--dtype bfloat16]
+    python -m benchmarks.gpu.attention_speed [--dtype bfloat16]
 
 Batches are those of a leave-one-out tree in its middle. Answers are compared before anything is
 timed. Tiles are those of `icm-fast tune-kernels`, where that was run, else the default ones.
@@ -12,12 +12,10 @@ import argparse
 import sys
 from collections.abc import Callable
 from itertools import product
-from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from attention_batch import HEADS, Batch, by_definition, mid_tree_batch
+from benchmarks.attention_cases import HEADS, Batch, by_definition, mid_tree_batch
 from icm_fast.kernels.tree_attention import sdpa, triton
 from icm_fast.model.forward.tile_search import LIMITS
 

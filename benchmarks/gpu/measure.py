@@ -1,6 +1,6 @@
 """Time of one exact U(D) on this GPU, measured layer by layer, beside the prediction.
 
-    python benchmarks/gpu/measure.py --sizes 64,256 -o benchmarks/results/gpu.json
+    python -m benchmarks.gpu.measure --sizes 64,256 -o benchmarks/results/gpu.json
 
 With ICM_FAST_CUDA_PRODUCTS=wgmma, on an H100 or H200, by the CUDA kernel with wgmma. Takes a few
 minutes. Answers of the attention are compared with torch's first. `--device cpu` runs
@@ -19,8 +19,8 @@ from pathlib import Path
 
 import torch
 
-from icm_fast.bench.gpu_measure import measure
-from icm_fast.bench.gpu_model import GPUS, KERNELS, SHAPES, Shape
+from benchmarks.gpu.layers import measure
+from benchmarks.gpu.model import GPUS, KERNELS, SHAPES, Shape
 from icm_fast.files import write_atomically
 from icm_fast.kernels.tree_attention import select
 from icm_fast.plan.uniform import uniform_plan
@@ -47,7 +47,7 @@ def main() -> None:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     gpu = arguments.gpu or next((known for known in GPUS if known in name), nearest(device))
     document = {
-        "command": " ".join(["python benchmarks/gpu/measure.py", *sys.argv[1:]]),
+        "command": " ".join(["python -m benchmarks.gpu.measure", *sys.argv[1:]]),
         "device": name,
         "predicted_as": gpu,
         "attention": select.available(device)[0],

@@ -5,18 +5,18 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from icm_fast import _core
-from icm_fast.config import PRESETS, SearchConfig
-from icm_fast.engine.native import engine_settings, make_engine
-from icm_fast.engine.simulate import simulate_search, synthetic_task
-from icm_fast.errors import InputError
-from icm_fast.search_cost import (
+from benchmarks.token_cost import (
     PieceSizes,
     natural_tokens,
     proposal_tokens,
     search_cost,
     tree_tokens,
 )
+from icm_fast import _core
+from icm_fast.config import PRESETS, SearchConfig
+from icm_fast.engine.native import engine_settings, make_engine
+from icm_fast.engine.simulate import simulate_search, synthetic_task
+from icm_fast.errors import InputError
 from run_fakes import toy_dataset
 
 SIZES = PieceSizes(demonstration=40, query=36, root=1)

@@ -31,12 +31,17 @@ def run(arguments: Sequence[str]) -> int:
     Returns:
         0 on success, 2 on a usage or input error, 130 when interrupted.
     """
-    command = typer.main.get_command(app)
     if not arguments:
         run(["--help"])
         return EXIT_INPUT
+    return run_app(app, _spelled(arguments), "icm-fast")
+
+
+def run_app(app: typer.Typer, arguments: Sequence[str], name: str) -> int:
+    """Run a command line of any program of ours; see :func:`run`."""
+    command = typer.main.get_command(app)
     try:
-        code = command.main(_spelled(arguments), prog_name="icm-fast", standalone_mode=False)
+        code = command.main(list(arguments), prog_name=name, standalone_mode=False)
     except InputError as error:
         return _fail(str(error), EXIT_INPUT)
     except (KeyboardInterrupt, typer.Abort):

@@ -10,7 +10,6 @@ from typing import Annotated
 import typer
 
 from icm_fast.cli.assistant import assistant
-from icm_fast.cli.bench import bench
 from icm_fast.cli.experiment import experiment
 from icm_fast.cli.export import export
 from icm_fast.cli.kernels import tune_kernels
@@ -247,7 +246,6 @@ def doctor(
 
 
 app.command()(assistant)
-app.command()(bench)
 app.command()(experiment)
 app.command()(export)
 app.command("evaluate-reward")(evaluate_reward_command)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from icm_fast.bench.random_model import QWEN_SHAPE
+from benchmarks.engines.random_model import QWEN_SHAPE
 from icm_fast.errors import InputError, suggest
 from icm_fast.tasks.source import TaskSource
 from icm_fast.types import IntArray

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from bench_case import SESSIONS, case_on
 
-from icm_fast.bench.peers.protocol import Job, log_softmax, measure
-from icm_fast.bench.peers.transformers_naive import NaiveSession
-from icm_fast.bench.workload import make_workload
+from benchmarks.engines.peers.protocol import Job, log_softmax, measure
+from benchmarks.engines.peers.transformers_naive import NaiveSession
+from benchmarks.engines.workload import make_workload
 from tiny_models import one_thread  # noqa: F401
 
 
@@ -149,7 +149,7 @@ class FakeEngine:
 
 @pytest.fixture
 def vllm_session(monkeypatch):
-    from icm_fast.bench.peers.vllm_engine import VllmSession
+    from benchmarks.engines.peers.vllm_engine import VllmSession
 
     class Engine(FakeEngine):
         pass

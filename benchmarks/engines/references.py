@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from icm_fast.bench.launch import Launcher
-from icm_fast.bench.variants import OURS
-from icm_fast.bench.verify import Verdict, compare
-from icm_fast.bench.workload import OrderedPrompts, Workload
+from benchmarks.engines.launch import Launcher
+from benchmarks.engines.variants import OURS
+from benchmarks.engines.verify import Verdict, compare
+from benchmarks.engines.workload import OrderedPrompts, Workload
 
 FIRST_PROMPTS = 4
 """A slow peer measures at least these (``peers.protocol.PROBED_PROMPTS``)."""

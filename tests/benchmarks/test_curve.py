@@ -6,16 +6,16 @@ import json
 import pytest
 from bench_case import LocalLauncher
 
-from icm_fast.bench.curve import FITTED, exponents, run_curve
-from icm_fast.bench.curve_report import curve_plot, curve_table
-from icm_fast.bench.run import Settings
+from benchmarks.engines.curve import FITTED, exponents, run_curve
+from benchmarks.engines.curve_report import curve_plot, curve_table
+from benchmarks.engines.run import Settings
 from icm_fast.errors import InputError
 from tiny_models import one_thread  # noqa: F401
 
 
 def curve(case, launcher, sizes):
     settings = Settings(repeats=2)
-    return run_curve(case, sizes, launcher, settings, lambda text: None, "icm-fast bench --curve")
+    return run_curve(case, sizes, launcher, settings, lambda text: None, "python -m benchmarks.engines --curve")
 
 
 def test_exponents_of_power_laws():

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from bench_case import LocalLauncher, case_on, claims_tokenizer
 
-from icm_fast.bench.cases import Case
+from benchmarks.engines.cases import Case
 from run_fakes import write_claims
 from tiny_models import tiny_model
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from icm_fast.bench.plot import png
-from icm_fast.bench.table import markdown
+from benchmarks.engines.plot import png
+from benchmarks.engines.table import markdown
 from icm_fast.experiments.figures import figure_module
 
 _COLUMNS = ("n", "seconds", "spread", "tokens", "GFLOP", "limit", "KV pool", "peak memory")

@@ -6,15 +6,15 @@ import json
 from pathlib import Path
 from typing import Any
 
-from icm_fast.bench.cases import Case
-from icm_fast.bench.curve import run_curve
-from icm_fast.bench.curve_report import curve_plot, curve_table
-from icm_fast.bench.document import benchmark_document
-from icm_fast.bench.launch import Launcher
-from icm_fast.bench.plot import benchmark_plot
-from icm_fast.bench.run import Progress, Settings, run_benchmark
-from icm_fast.bench.table import benchmark_table
-from icm_fast.bench.variants import Variant
+from benchmarks.engines.cases import Case
+from benchmarks.engines.curve import run_curve
+from benchmarks.engines.curve_report import curve_plot, curve_table
+from benchmarks.engines.document import benchmark_document
+from benchmarks.engines.launch import Launcher
+from benchmarks.engines.plot import benchmark_plot
+from benchmarks.engines.run import Progress, Settings, run_benchmark
+from benchmarks.engines.table import benchmark_table
+from benchmarks.engines.variants import Variant
 from icm_fast.experiments.figures import figure_module
 from icm_fast.files import write_atomically, writing
 

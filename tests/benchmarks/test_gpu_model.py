@@ -8,17 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from icm_fast.bench.gpu_model import (
-    GPUS,
-    KERNELS,
-    RATES,
-    SHAPES,
-    Gpu,
-    KernelRate,
-    Shape,
-    Tile,
-    predict,
-)
+from benchmarks.gpu.model import GPUS, KERNELS, RATES, SHAPES, Gpu, KernelRate, Shape, Tile, predict
 from icm_fast.plan.uniform import uniform_plan
 
 COMPILED = Path(__file__).resolve().parents[2] / "benchmarks" / "gpu" / "cuda_compile.json"

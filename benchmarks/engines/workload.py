@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from icm_fast.bench.cases import Case, balanced_labels
-from icm_fast.bench.peers.protocol import Job
-from icm_fast.bench.random_model import model_folder
+from benchmarks.engines.cases import Case, balanced_labels
+from benchmarks.engines.peers.protocol import Job
+from benchmarks.engines.random_model import model_folder
 from icm_fast.config import SearchConfig
 from icm_fast.errors import InputError, first_line
 from icm_fast.plan.leave_one_out import LeaveOneOutPlan, plan_pieces

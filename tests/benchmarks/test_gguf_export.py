@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from gguf import GGUFReader, quants
 
-from icm_fast.bench.gguf_export import gguf_file, write_gguf
+from benchmarks.engines.gguf_export import gguf_file, write_gguf
 from icm_fast.errors import InputError
 from tiny_models import tiny_model
 
@@ -95,7 +95,7 @@ def test_file_is_written_once(model_folders, tmp_path, monkeypatch):
 def test_random_model_is_made_once(model_folders, tmp_path, monkeypatch):
     import torch
 
-    from icm_fast.bench.random_model import random_qwen
+    from benchmarks.engines.random_model import random_qwen
     from icm_fast.model import load_model
 
     monkeypatch.setenv("ICM_FAST_CACHE", str(tmp_path))

@@ -4,8 +4,8 @@ import time
 
 import torch
 
-from icm_fast.bench.gpu_measure import measure
-from icm_fast.bench.gpu_model import GPUS, RATES, Shape, predict
+from benchmarks.gpu.layers import measure
+from benchmarks.gpu.model import GPUS, RATES, Shape, predict
 from icm_fast.model.forward.tile_search import batch_work, seconds
 from icm_fast.plan.uniform import uniform_plan
 from tiny_models import one_thread  # noqa: F401

@@ -1,6 +1,6 @@
 """Predicted time of one exact U(D) on data-centre GPUs; nothing here runs on a device.
 
-    python benchmarks/gpu_model.py --sizes 64,256
+    python -m benchmarks.gpu.predict --sizes 64,256
 
 A row for each CUDA kernel of attention that a GPU can run. The top level is the first one below the
 root, two segments; the longest launch is the one with the most seconds of attention, that of the
@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 from itertools import product
 
-from icm_fast.bench.gpu_model import GPUS, KERNELS, SHAPES, predict
+from benchmarks.gpu.model import GPUS, KERNELS, SHAPES, predict
 from icm_fast.plan.uniform import uniform_plan
 
 

@@ -7,14 +7,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from icm_fast.bench.cases import Case
-from icm_fast.bench.flops import Flops, plan_flops
-from icm_fast.bench.gguf_export import gguf_file
-from icm_fast.bench.launch import Launcher, PeerError
-from icm_fast.bench.references import References, make_references
-from icm_fast.bench.variants import OURS, Variant
-from icm_fast.bench.verify import Verdict
-from icm_fast.bench.workload import OrderedPrompts, Workload, make_workload
+from benchmarks.engines.cases import Case
+from benchmarks.engines.flops import Flops, plan_flops
+from benchmarks.engines.gguf_export import gguf_file
+from benchmarks.engines.launch import Launcher, PeerError
+from benchmarks.engines.references import References, make_references
+from benchmarks.engines.variants import OURS, Variant
+from benchmarks.engines.verify import Verdict
+from benchmarks.engines.workload import OrderedPrompts, Workload, make_workload
 from icm_fast.errors import InputError
 from icm_fast.model.hardware import fast_bfloat16
 from icm_fast.runs.provenance import machine_facts

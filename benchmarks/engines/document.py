@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from icm_fast.bench.cases import Case
-from icm_fast.bench.flops import Flops
-from icm_fast.bench.run import Benchmark, Measurement
+from benchmarks.engines.cases import Case
+from benchmarks.engines.flops import Flops
+from benchmarks.engines.run import Benchmark, Measurement
 
 SCHEMA = 1
 """Raise when a key changes its meaning."""

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks.engines.flops import keys_seen
 from icm_fast import _core
-from icm_fast.bench.flops import keys_seen
 from icm_fast.model.forward.batch import RangePaths
 
 BYTES = 2

@@ -5,13 +5,13 @@ import json
 import pytest
 from bench_case import LocalLauncher, case_on
 
+from benchmarks.engines.document import benchmark_document
+from benchmarks.engines.plot import benchmark_plot
+from benchmarks.engines.results import benchmark_to_files
+from benchmarks.engines.run import Settings, run_benchmark
+from benchmarks.engines.table import benchmark_table
+from benchmarks.engines.variants import choose_variants
 from icm_fast import _core
-from icm_fast.bench.document import benchmark_document
-from icm_fast.bench.plot import benchmark_plot
-from icm_fast.bench.results import benchmark_to_files
-from icm_fast.bench.run import Settings, run_benchmark
-from icm_fast.bench.table import benchmark_table
-from icm_fast.bench.variants import choose_variants
 from icm_fast.errors import InputError
 from tiny_models import one_thread  # noqa: F401
 
@@ -23,7 +23,7 @@ def document(case, launcher, names=LOCAL, **settings):
     said = []
     benchmark = run_benchmark(case, choose_variants(names), launcher, settings, said.append)
     assert said
-    return json.loads(json.dumps(benchmark_document(benchmark, "icm-fast bench")))
+    return json.loads(json.dumps(benchmark_document(benchmark, "python -m benchmarks.engines")))
 
 
 def by_name(document):
@@ -178,14 +178,14 @@ def test_files(tiny_case, launcher, tmp_path):
         launcher,
         Settings(repeats=1),
         folder=folder,
-        command="icm-fast bench --case x",
+        command="python -m benchmarks.engines --case x",
         progress=lambda text: None,
     )
     files = {path.suffix: path.read_bytes() for path in folder.iterdir()}
     assert set(files) == {".json", ".md", ".png"}
     assert files[".md"].decode().rstrip() == table
-    assert json.loads(files[".json"])["command"] == "icm-fast bench --case x"
-    assert "icm-fast bench --case x" in table
+    assert json.loads(files[".json"])["command"] == "python -m benchmarks.engines --case x"
+    assert "python -m benchmarks.engines --case x" in table
 
 
 def test_folder_is_checked_before_anything_runs(tiny_case, launcher, tmp_path):

@@ -1,18 +1,31 @@
-"""The command ``icm-fast bench``."""
+"""The command ``python -m benchmarks.engines``."""
 
 from __future__ import annotations
 
 import dataclasses
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from icm_fast.cli import run_app
 from icm_fast.errors import InputError
 
+NAME = "python -m benchmarks.engines"
 
+
+app = typer.Typer(add_completion=False)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line; 0 on success, 2 on bad input."""
+    return run_app(app, arguments, NAME)
+
+
+@app.command()
 def bench(
     case: Annotated[
         str | None,
@@ -44,9 +57,9 @@ def bench(
     sizes: Annotated[str, typer.Option(help="Sizes of the curve.")] = "8,16,32,64,128,256",
 ) -> None:
     """Time one exact U(D) against other engines, answers verified first."""
-    from icm_fast.bench.cases import choose_case
-    from icm_fast.bench.launch import Launcher
-    from icm_fast.bench.run import Settings
+    from benchmarks.engines.cases import choose_case
+    from benchmarks.engines.launch import Launcher
+    from benchmarks.engines.run import Settings
 
     counts = _read_sizes(sizes) if curve else []
     chosen = choose_case(
@@ -64,7 +77,7 @@ def bench(
         "launcher": Launcher(peers_dir, threads),
         "settings": Settings(repeats, max_seconds),
         "folder": output,
-        "command": shlex.join(["icm-fast", *sys.argv[1:]]),
+        "command": f"{NAME} {shlex.join(sys.argv[1:])}",
         "progress": lambda text: typer.echo(text, err=True),
     }
     text = _curve(chosen, counts, shared) if curve else _peers(chosen, peer or [], shared)
@@ -72,14 +85,14 @@ def bench(
 
 
 def _curve(case: Any, sizes: list[int], shared: dict[str, Any]) -> str:
-    from icm_fast.bench.results import curve_to_files
+    from benchmarks.engines.results import curve_to_files
 
     return curve_to_files(case, sizes, **shared)
 
 
 def _peers(case: Any, names: list[str], shared: dict[str, Any]) -> str:
-    from icm_fast.bench.results import benchmark_to_files
-    from icm_fast.bench.variants import choose_variants
+    from benchmarks.engines.results import benchmark_to_files
+    from benchmarks.engines.variants import choose_variants
 
     return benchmark_to_files(case, choose_variants(names), **shared)
 

@@ -10,15 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from icm_fast.bench.cases import Case
-from icm_fast.bench.document import SCHEMA, case_document, flops_document
-from icm_fast.bench.flops import Flops, plan_flops
-from icm_fast.bench.launch import Launcher
-from icm_fast.bench.references import whole_prompts
-from icm_fast.bench.run import Progress, Settings, measure_peaks
-from icm_fast.bench.variants import OURS
-from icm_fast.bench.verify import Verdict
-from icm_fast.bench.workload import Workload, make_workload
+from benchmarks.engines.cases import Case
+from benchmarks.engines.document import SCHEMA, case_document, flops_document
+from benchmarks.engines.flops import Flops, plan_flops
+from benchmarks.engines.launch import Launcher
+from benchmarks.engines.references import whole_prompts
+from benchmarks.engines.run import Progress, Settings, measure_peaks
+from benchmarks.engines.variants import OURS
+from benchmarks.engines.verify import Verdict
+from benchmarks.engines.workload import Workload, make_workload
 from icm_fast.errors import InputError
 from icm_fast.runs.provenance import machine_facts
 

@@ -17,7 +17,7 @@ class Peer:
     """An engine that computes the scores.
 
     Attributes:
-        module: Module of ``icm_fast.bench.peers`` that runs it.
+        module: Module of ``benchmarks.engines.peers`` that runs it.
         environment: Folder of its own virtual environment; None runs it in this one.
     """
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from icm_fast.bench.peers.protocol import PROBED_PROMPTS
-from icm_fast.bench.references import FIRST_PROMPTS, References, sampled_positions
-from icm_fast.bench.verify import LIMITS, compare
+from benchmarks.engines.peers.protocol import PROBED_PROMPTS
+from benchmarks.engines.references import FIRST_PROMPTS, References, sampled_positions
+from benchmarks.engines.verify import LIMITS, compare
 
 REFERENCE = np.log([[0.2, 0.8], [0.6, 0.4], [0.5, 0.5], [0.9, 0.1]])
 

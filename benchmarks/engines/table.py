@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from icm_fast.bench.verify import LIMITS
+from benchmarks.engines.verify import LIMITS
 
 _COLUMNS = ("peer", "order", "seconds", "spread", "x ours", "tokens", "limit", "error", "note")
 

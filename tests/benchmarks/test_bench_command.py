@@ -4,15 +4,15 @@ import sys
 
 import pytest
 
-from icm_fast.bench.launch import Launcher, PeerError
-from icm_fast.bench.peers.protocol import Job
-from icm_fast.bench.variants import VARIANTS, choose_variants
-from icm_fast.cli import run
+from benchmarks.engines.cli import run
+from benchmarks.engines.launch import Launcher, PeerError
+from benchmarks.engines.peers.protocol import Job
+from benchmarks.engines.variants import VARIANTS, choose_variants
 from icm_fast.errors import InputError
 
 
 def fails(capsys, arguments, *words):
-    assert run(["bench", *arguments]) == 2
+    assert run(arguments) == 2
     _, err = capsys.readouterr()
     assert err.count("\n") == 1, err
     for word in words:
@@ -68,9 +68,9 @@ def test_curve_has_its_own_name_and_largest_size(monkeypatch, capsys):
         seen.update(case=case, sizes=sizes, rest=rest)
         return "table"
 
-    monkeypatch.setattr("icm_fast.bench.results.curve_to_files", curve_to_files)
+    monkeypatch.setattr("benchmarks.engines.results.curve_to_files", curve_to_files)
     arguments = ["--curve", "--model", "smollm2", "--task", "movie-sentiment", "--sizes", "16,8"]
-    assert run(["bench", *arguments]) == 0
+    assert run(arguments) == 0
     assert seen["case"].name == "smollm2-movie-sentiment-curve"
     assert (seen["case"].n, seen["sizes"]) == (16, [8, 16])
     assert "smollm2-movie-sentiment-curve.json" in capsys.readouterr().out

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from bench_case import case_on
 
-from icm_fast.bench.cases import CASES, balanced_labels, choose_case
-from icm_fast.bench.peers.prefix import common_prefix, costs, reusable
-from icm_fast.bench.workload import make_workload
+from benchmarks.engines.cases import CASES, balanced_labels, choose_case
+from benchmarks.engines.peers.prefix import common_prefix, costs, reusable
+from benchmarks.engines.workload import make_workload
 from icm_fast.errors import InputError
 from tiny_models import one_thread  # noqa: F401
 

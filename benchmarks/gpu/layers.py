@@ -1,4 +1,4 @@
-"""One exact U(D) on a device, layer by layer, beside what :mod:`icm_fast.bench.gpu_model` predicts.
+"""One exact U(D) on a device, layer by layer, beside what :mod:`benchmarks.gpu.model` predicts.
 
 A layer of the model's shape with random numbers stands for all: its matrix products and its
 attention are timed for every batch of a plan and multiplied by the number of layers. So a model of
@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import torch
 
+from benchmarks.gpu.model import Gpu, KernelRate, Shape, Tile, predict
 from icm_fast import _core
-from icm_fast.bench.gpu_model import Gpu, KernelRate, Shape, Tile, predict
 from icm_fast.kernels.tree_attention import AttentionWork, sdpa
 from icm_fast.kernels.tree_attention.select import fastest
 from icm_fast.kernels.tree_attention.work import TreeAttention

@@ -10,12 +10,12 @@ from typing import Any
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from icm_fast.bench.cases import Case, choose_case
-from icm_fast.bench.launch import PeerError
-from icm_fast.bench.peers.ours import OurSession
-from icm_fast.bench.peers.protocol import measure
-from icm_fast.bench.peers.transformers_cache import CacheSession
-from icm_fast.bench.peers.transformers_naive import NaiveSession
+from benchmarks.engines.cases import Case, choose_case
+from benchmarks.engines.launch import PeerError
+from benchmarks.engines.peers.ours import OurSession
+from benchmarks.engines.peers.protocol import measure
+from benchmarks.engines.peers.transformers_cache import CacheSession
+from benchmarks.engines.peers.transformers_naive import NaiveSession
 from tiny_models import VOCABULARY
 
 N = 8

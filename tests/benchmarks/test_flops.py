@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from icm_fast.bench.flops import keys_seen, layer_weights, layer_windows, plan_flops
-from icm_fast.bench.workload import make_workload
+from benchmarks.engines.flops import keys_seen, layer_weights, layer_windows, plan_flops
+from benchmarks.engines.workload import make_workload
 from icm_fast.config import SearchConfig
 from icm_fast.scoring.factory import make_scorer
 from tiny_models import (

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from icm_fast.bench.peers.protocol import Job
-from icm_fast.bench.variants import PEERS, Peer
+from benchmarks.engines.peers.protocol import Job
+from benchmarks.engines.variants import PEERS, Peer
 from icm_fast.errors import InputError
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+_REPOSITORY = Path(__file__).resolve().parents[2]
 _KV_SPACE_GIB = 4
 _SHOWN_LINES = 15
 _SYSTEM_LIBRARIES = Path("/usr/lib")
@@ -64,14 +65,14 @@ class Launcher:
         """
         peer = PEERS[peer_name]
         alone = peer.environment is not None
-        package = "peers" if alone else "icm_fast.bench.peers"
+        package = "peers" if alone else "benchmarks.engines.peers"
         return self._run(self._python(peer), f"{package}.{peer.module}", job, self._variables(peer))
 
     def gemm_peak(self, dtype: str, **options: Any) -> float:
         """The machine's best rate of matrix products, in operations per second."""
         job = Job([], [], "", dtype, self.threads, self.cpus, options=options)
         ours = PEERS["ours"]
-        module = "icm_fast.bench.peers.gemm_peak"
+        module = "benchmarks.engines.peers.gemm_peak"
         result = self._run(self._python(ours), module, job, self._variables(ours))
         return float(result["flops_per_second"])
 
@@ -83,12 +84,14 @@ class Launcher:
             job.write(path)
             # An environment of a peer's own sees the package `peers` and nothing else of ours.
             (Path(scratch) / "peers").symlink_to(Path(__file__).resolve().parent / "peers")
-            done = subprocess.run(  # noqa: S603 - a module of ours, no shell
+            ours = (str(_REPOSITORY),) if python == Path(sys.executable) else ()
+            import_path = _import_path(scratch, *ours)
+            done = subprocess.run(
                 [str(python), "-P", "-m", module, str(path)],
                 capture_output=True,
                 text=True,
                 errors="replace",
-                env=os.environ | variables | {"PYTHONPATH": _import_path(scratch)},
+                env=os.environ | variables | {"PYTHONPATH": import_path},
                 check=False,
             )
         if done.returncode != 0:
@@ -125,9 +128,9 @@ class Launcher:
         ]
 
 
-def _import_path(folder: str) -> str:
-    """``folder`` before what PYTHONPATH names already."""
-    return os.pathsep.join(filter(None, [folder, os.environ.get("PYTHONPATH", "")]))
+def _import_path(*folders: str) -> str:
+    """``folders`` before what PYTHONPATH names already."""
+    return os.pathsep.join(filter(None, [*folders, os.environ.get("PYTHONPATH", "")]))
 
 
 def _last_words(done: subprocess.CompletedProcess[str]) -> str:
