@@ -1,12 +1,12 @@
 """Tokens that each saving keeps from being forwarded, on the decisions of one real search.
 
-    python benchmarks/search_savings.py --data truthfulqa.jsonl --limit 64 --output savings.json
+    python -m benchmarks.search_savings --data truthfulqa.jsonl --limit 64 --output savings.json
 
 A search of the preset ``paper`` runs several times, with savings switched on and off. A stand-in
 for the model scores each labelling whole and once, answers from that, and counts the tokens of the
 plans, batch by batch; whether the decisions are the same is checked. ``context_order=append`` has
-other contexts, so it is a search of its own (`python -m benchmarks.search_cost run`). Last, the scores of
-``context_demonstrations`` are held against the exact ones of the same search.
+other contexts, so it is a search of its own (`python -m benchmarks.search_cost run`). Last, the
+scores of ``context_demonstrations`` are held against the exact ones of the same search.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-import icm_fast
+import icm_fast._core
 from icm_fast.kernels.tree_attention.cuda_library import (
     PRODUCTS,
     RANGE,
@@ -30,7 +30,7 @@ INT32_MAX = 2**31 - 1
 
 def library_path() -> Path:
     """Where an installation has the library, if it has one."""
-    return Path(icm_fast.__file__).parent / "libicm_fast_cuda.so"
+    return Path(icm_fast._core.__file__).parent / "libicm_fast_cuda.so"
 
 
 @cache

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import torch
 
-from icm_fast import _core
+from icm_fast._core import plan_launch
 from icm_fast.kernels.tree_attention.work import AttentionWork
 
 BLOCK_FIELDS = 4
@@ -94,7 +94,7 @@ def launch_plan(work: AttentionWork, settings: PlanSettings) -> LaunchPlan:
 
 def make_plan(work: AttentionWork, settings: PlanSettings) -> LaunchPlan:
     """Build the tables; see :func:`launch_plan`."""
-    items, blocks, merges, n_partials, slot_end = _core.plan_launch(
+    items, blocks, merges, n_partials, slot_end = plan_launch(
         [(s.begin, s.end, s.own, s.start, s.ranges) for s in work.segments],
         work.n_tokens,
         group=settings.group,

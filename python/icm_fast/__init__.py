@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from icm_fast.engine.result import SearchResult as SearchResult
     from icm_fast.engine.search import search as search
     from icm_fast.errors import InputError as InputError
-    from icm_fast.scoring.leave_one_out import leave_one_out as leave_one_out
+    from icm_fast.scoring.leave_one_out import leave_one_out
     from icm_fast.scoring.leave_one_out import plan_leave_one_out as plan_leave_one_out
     from icm_fast.tasks.registry import load_task as load_task
     from icm_fast.types import Constraint as Constraint

@@ -12,7 +12,7 @@ import numpy as np
 from icm_fast import _core
 from icm_fast.config import SearchConfig
 from icm_fast.engine.native import engine_settings
-from icm_fast.reference import ReferenceEngine
+from reference import ReferenceEngine
 
 Scorer = Callable[[np.ndarray], np.ndarray]
 ENGINES = (_core.Engine, ReferenceEngine)

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from icm_fast import _core
 from icm_fast.config import COOLING_CLOCKS, OBJECTIVES, STARTS, SearchConfig
 from icm_fast.config import PRESETS as PRESET_NAMES
-from icm_fast.reference import ReferenceEngine
+from reference import ReferenceEngine
 
 
 def assert_same_search(case: Case, max_events: int = 10**9) -> int:

@@ -8,7 +8,8 @@ from engine_cases import equal_table, no_graph, random_graph
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from icm_fast import _core, reference
+import reference
+from icm_fast import _core
 from icm_fast.config import OBJECTIVES
 
 

@@ -6,8 +6,8 @@ from engine_cases import Case, no_graph, noise_scorer, run_steps
 
 from icm_fast import _core
 from icm_fast.config import SearchConfig
-from icm_fast.reference import ReferenceRng
-from icm_fast.reference import philox4x32 as reference_philox
+from reference import ReferenceRng
+from reference import philox4x32 as reference_philox
 
 # The known answers that Random123 ships for philox4x32-10.
 KNOWN_ANSWERS = [

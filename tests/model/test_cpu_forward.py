@@ -299,7 +299,7 @@ def test_int8_reaches_the_decoder_from_the_settings():
 
 
 def test_int8_without_its_instructions_is_refused(monkeypatch):
-    monkeypatch.setattr(_core, "cpu_int8_isa", lambda: None)
+    monkeypatch.setattr(cpu, "cpu_int8_isa", lambda: None)
     with pytest.raises(InputError, match=r"AVX-512 VNNI.*drop int8"):
         ModelRunner(tiny_loaded("llama"), int8=True)
     assert is_native(tiny_loaded("llama"))

@@ -6,8 +6,8 @@ from icm_fast.errors import InputError
 from icm_fast.plan.label_tree import label_tree
 from icm_fast.plan.leave_one_out import plan_pieces
 from icm_fast.plan.pieces import tokenize_dataset
-from icm_fast.reference.leave_one_out import context_text
 from icm_fast.types import Dataset, Example, LabelSpace
+from reference.leave_one_out import context_text
 from tiny_models import (
     MULTI,
     PREFIX,

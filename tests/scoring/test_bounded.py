@@ -6,11 +6,11 @@ import pytest
 import icm_fast
 from icm_fast.config import SearchConfig
 from icm_fast.errors import InputError
-from icm_fast.reference import reference_leave_one_out
 from icm_fast.scoring.bounded import BoundedScorer, ring_of_blocks
 from icm_fast.scoring.factory import make_scorer
 from icm_fast.scoring.local import TreeScorer
 from icm_fast.types import Dataset, Example
+from reference import reference_leave_one_out
 from tiny_models import (
     MULTI,
     SINGLE,

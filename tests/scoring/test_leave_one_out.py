@@ -4,8 +4,8 @@ import pytest
 import icm_fast
 from icm_fast.config import SearchConfig
 from icm_fast.errors import InputError
-from icm_fast.reference import natural_orders, reference_leave_one_out
 from icm_fast.types import check_labels
+from reference import natural_orders, reference_leave_one_out
 from tiny_models import (
     MULTI,
     byte_tokenizer,

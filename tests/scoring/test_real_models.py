@@ -13,8 +13,8 @@ from icm_fast.config import SearchConfig
 from icm_fast.errors import InputError
 from icm_fast.model import load_model
 from icm_fast.model.hardware import fast_bfloat16
-from icm_fast.reference import reference_leave_one_out
 from icm_fast.scoring.factory import make_scorer
+from reference import reference_leave_one_out
 
 pytestmark = pytest.mark.model
 

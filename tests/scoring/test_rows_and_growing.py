@@ -8,10 +8,10 @@ import icm_fast
 from icm_fast.config import SearchConfig
 from icm_fast.errors import InputError
 from icm_fast.plan.leave_one_out import Stages
-from icm_fast.reference import reference_leave_one_out
 from icm_fast.scoring import local
 from icm_fast.scoring.factory import make_scorer
 from icm_fast.scoring.growing import AppendingScorer
+from reference import reference_leave_one_out
 from tiny_models import (
     MULTI,
     PREFIX,

@@ -9,8 +9,8 @@ import icm_fast
 from icm_fast.config import SearchConfig
 from icm_fast.errors import InputError
 from icm_fast.model import load_model
-from icm_fast.reference import reference_leave_one_out
 from icm_fast.scoring.factory import make_scorer
+from reference import reference_leave_one_out
 from tiny_models import (
     MULTI,
     PREFIX,
@@ -146,7 +146,7 @@ def test_own_label_does_not_reach_its_score():
 
 
 def test_search_equals_the_reference_search():
-    from icm_fast.reference import reference_search
+    from reference import reference_search
 
     dataset = reviews(PREFIX, n=6)
     loaded = tiny_loaded("gemma2", bos=True)

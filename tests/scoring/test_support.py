@@ -10,9 +10,9 @@ from icm_fast.errors import InputError
 from icm_fast.model import ModelRunner, load_model
 from icm_fast.model.forward.attention import IMPLEMENTATION, tree_attention_enabled
 from icm_fast.model.forward.generic import GenericForward
-from icm_fast.reference import reference_leave_one_out
 from icm_fast.scoring.factory import make_scorer
 from icm_fast.scoring.support import VERIFIED_FAMILIES, probe_difference, require_exact_sharing
+from reference import reference_leave_one_out
 from tiny_models import (
     FAMILIES,
     UNLISTED,

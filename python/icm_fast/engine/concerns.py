@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from icm_fast import _core
+from icm_fast._core import count_violations
+from icm_fast._core import utility as native_utility
 from icm_fast.engine.progress import ProgressReporter
 from icm_fast.types import UNLABELLED, Dataset, IntArray
 
@@ -86,7 +87,7 @@ def find_rival(
             continue
         if not np.isfinite(evaluation.scores).all():  # scoring was stopped early
             continue
-        utility = _core.utility(
+        utility = native_utility(
             evaluation.labels,
             evaluation.scores,
             pairs,
@@ -109,7 +110,7 @@ def search_concerns(
     """All concerns about a result, the gravest first."""
     pairs, tables = dataset.constraint_arrays()
     n_unlabelled = int((labels == UNLABELLED).sum())
-    n_violations = _core.count_violations(labels, pairs, tables)
+    n_violations = count_violations(labels, pairs, tables)
     found = [
         one_sided(labels, dataset),
         _no_signal(labels, utility, config, n_violations),

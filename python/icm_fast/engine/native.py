@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from icm_fast import _core
+from icm_fast._core import Engine as NativeEngine
+from icm_fast._core import utility as native_utility
 from icm_fast.config import SearchConfig
 from icm_fast.errors import InputError
 from icm_fast.types import Dataset, IntArray, ScoreArray
@@ -48,7 +49,7 @@ def engine_settings(config: SearchConfig) -> dict[str, Any]:
     return settings
 
 
-def make_engine(config: SearchConfig, dataset: Dataset) -> _core.Engine:
+def make_engine(config: SearchConfig, dataset: Dataset) -> NativeEngine:
     """Return a native engine at the start of its search.
 
     Args:
@@ -68,7 +69,7 @@ def make_engine(config: SearchConfig, dataset: Dataset) -> _core.Engine:
     if config.initial_labels:
         _check_initial_labels(config.initial_labels, dataset)
     pairs, tables = dataset.constraint_arrays()
-    return _core.Engine(len(dataset), n_labels, pairs, tables, **engine_settings(config))
+    return NativeEngine(len(dataset), n_labels, pairs, tables, **engine_settings(config))
 
 
 def labelling_utility(
@@ -76,7 +77,7 @@ def labelling_utility(
 ) -> float:
     """U(D) of a labelling, ``[n]``, under its leave-one-out scores, ``[n, n_labels]``."""
     pairs, tables = dataset.constraint_arrays()
-    return float(_core.utility(labels, scores, pairs, tables, str(config.objective), config.alpha))
+    return float(native_utility(labels, scores, pairs, tables, str(config.objective), config.alpha))
 
 
 def _check_initial_labels(labels: tuple[int, ...], dataset: Dataset) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from icm_fast import _core
+from icm_fast._core import simulate as native_simulate
 from icm_fast.config import SearchConfig
 from icm_fast.engine.native import engine_settings
 from icm_fast.errors import InputError
@@ -144,7 +144,7 @@ def simulate_search(task: SyntheticTask, config: SearchConfig | None = None) -> 
         ValueError: The task's arrays do not fit together.
     """
     config = config or SearchConfig()
-    found = _core.simulate(
+    found = native_simulate(
         task.evidence.shape[1],
         task.pairs,
         task.tables,

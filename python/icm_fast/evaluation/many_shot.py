@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from icm_fast import _core
+from icm_fast._core import plan_tree
 from icm_fast.config import SearchConfig
 from icm_fast.errors import InputError
 from icm_fast.types import (
@@ -108,7 +108,7 @@ def shown_demonstrations(labels: IntArray, *, seed: int, most: int = 0) -> IntAr
     kept = np.flatnonzero(_some(labels, most, seed) != UNLABELLED).astype(np.int32)
     is_test = np.arange(len(kept) + 1) == len(kept)
     size = np.ones(len(is_test), np.int64)  # sizes do not move what stands in every context
-    tree = _core.plan_tree(
+    tree = plan_tree(
         demonstration_tokens=size,
         first_extra=size * 0,
         query_tokens=size,

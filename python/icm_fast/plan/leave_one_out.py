@@ -7,7 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
-from icm_fast import _core
+from icm_fast._core import PrefixCache, TreePlan, plan_tree
 from icm_fast.config import SearchConfig
 from icm_fast.errors import InputError
 from icm_fast.plan.pieces import TokenizedDataset
@@ -29,7 +29,7 @@ class LeaveOneOutPlan:
     pieces: TokenizedDataset
     labels: IntArray
     queries: BoolArray
-    tree: _core.TreePlan
+    tree: TreePlan
     tail_tokens: tuple[int, ...]
 
     @property
@@ -86,7 +86,7 @@ class Growing:
     """
 
     appended: IntArray
-    cache: _core.PrefixCache
+    cache: PrefixCache
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +128,7 @@ def plan_pieces(
     queries = np.ones(len(labels), np.bool_) if queries is None else np.asarray(queries, np.bool_)
     demonstrations, extra = pieces.demonstration_lengths(labels.tolist())
     prompts, prompt_extra = pieces.query_lengths()
-    tree = _core.plan_tree(
+    tree = plan_tree(
         demonstration_tokens=demonstrations,
         first_extra=extra,
         query_tokens=prompts,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from icm_fast import _core
+from icm_fast._core import TreePlan, plan_tree
 
 
 def uniform_plan(
@@ -16,7 +16,7 @@ def uniform_plan(
     root: int = 0,
     kv_budget_tokens: int = 1 << 16,
     batch_tokens: int = 1 << 12,
-) -> _core.TreePlan:
+) -> TreePlan:
     """Plan ``n`` queries.
 
     Args:
@@ -29,7 +29,7 @@ def uniform_plan(
         batch_tokens: Most tokens in one forward pass.
     """
     none = np.zeros(n, np.int64)
-    return _core.plan_tree(
+    return plan_tree(
         demonstration_tokens=np.full(n, demonstration, np.int64),
         first_extra=none,
         query_tokens=np.full(n, query, np.int64),

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from icm_fast import _core
+from icm_fast._core import PrefixCache
 from icm_fast.config import SearchConfig
 from icm_fast.errors import InputError
 from icm_fast.model.hardware import available_bytes
@@ -49,7 +49,7 @@ class AppendingScorer(TreeScorer):
         budget = min(config.kv_budget_tokens, most)
         _check_memory(loaded, budget)
         self._orders = ContextOrders(tokens, budget)
-        self._cache = _core.PrefixCache(budget)
+        self._cache = PrefixCache(budget)
         # The same contexts whatever was scored before: what the final labels are scored under.
         self.canonical = TreeScorer(loaded, pieces, replace(config, context_order="tree"))
 

@@ -9,7 +9,8 @@ import numpy.typing as npt
 import torch
 from transformers import PreTrainedModel
 
-from icm_fast import _core
+from icm_fast._core import CpuDecoder as NativeDecoder
+from icm_fast._core import KvPool, cpu_int8_isa, cpu_isa
 from icm_fast.errors import InputError
 from icm_fast.model.forward.batch import PackedBatch
 from icm_fast.model.forward.decoder_layers import (
@@ -40,7 +41,7 @@ class CpuDecoder:
         rotary_kinds: Layer type of each rotary table, None where all layers share one.
     """
 
-    native: _core.CpuDecoder
+    native: NativeDecoder
     rotary_kinds: tuple[str | None, ...]
 
 
@@ -56,7 +57,7 @@ def cpu_decoder(loaded: LoadedModel, *, int8: bool = False) -> CpuDecoder | None
     Raises:
         InputError: ``int8`` is asked for, but the processor or the model cannot have it.
     """
-    if int8 and _core.cpu_int8_isa() is None:
+    if int8 and cpu_int8_isa() is None:
         raise InputError(
             "int8 needs a processor with AVX-512 VNNI, which this one is not; drop int8"
         )
@@ -76,7 +77,7 @@ def _is_supported(loaded: LoadedModel) -> bool:
     model = loaded.model
     if loaded.device.type != "cpu" or loaded.dtype_name not in {"float32", "bfloat16"}:
         return False
-    if _core.cpu_isa(loaded.dtype_name) is None or not is_known(model):
+    if cpu_isa(loaded.dtype_name) is None or not is_known(model):
         return False
     # The packed copy stands beside the model's own weights.
     weight_bytes = sum(p.nbytes for part in linear_parts(model) for p in part.parameters())
@@ -85,7 +86,7 @@ def _is_supported(loaded: LoadedModel) -> bool:
 
 def _make(loaded: LoadedModel, int8: bool) -> CpuDecoder:
     config, decoder = loaded.model.config, decoder_of(loaded.model)
-    native = _core.CpuDecoder(
+    native = NativeDecoder(
         dtype=loaded.dtype_name,
         hidden=config.hidden_size,
         intermediate=config.intermediate_size,
@@ -137,7 +138,7 @@ class CpuForward:
     def __init__(self, loaded: LoadedModel, decoder: CpuDecoder) -> None:
         self._model: PreTrainedModel = loaded.model
         self._decoder = decoder
-        self._pool: _core.KvPool | None = None
+        self._pool: KvPool | None = None
 
     def open(self, pool_tokens: int, longest_context: int, *, keep: bool = False) -> None:
         """Make room for a plan."""

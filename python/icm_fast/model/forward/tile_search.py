@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import torch
 
-from icm_fast import _core
+from icm_fast._core import TreePlan
 from icm_fast.errors import InputError, first_line
 from icm_fast.kernels.tree_attention import AttentionWork, SegmentWork, sdpa
 from icm_fast.kernels.tree_attention.tiles import SHORT_ROWS, Tile, TilePair, padded
@@ -232,7 +232,7 @@ _WARM_UP = 2
 _REPEATS = 5
 
 
-def batch_work(plan: _core.TreePlan, batch: int) -> AttentionWork:
+def batch_work(plan: TreePlan, batch: int) -> AttentionWork:
     """Segments of one batch with their ancestors' ranges, root first."""
     works, row = [], 0
     for segment in plan.batch_segments[plan.batch_offsets[batch] : plan.batch_offsets[batch + 1]]:

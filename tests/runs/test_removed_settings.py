@@ -12,7 +12,7 @@ from icm_fast.errors import InputError
 from icm_fast.runs.finished import read_run
 from run_fakes import FakeScorer, run_bytes, toy_dataset
 
-FORMER = Path(__file__).parent / "golden" / "run_of_0_1"
+FORMER = Path(__file__).parent.parent / "golden" / "run_of_0_1"
 """A run folder of commit 152facd, the last one with the settings."""
 
 CONFIG = SearchConfig(preset="paper", max_evaluations=8, n_initial=2)

@@ -5,16 +5,16 @@
 is the oracle of the scorers. Never optimise them.
 """
 
-from icm_fast.reference.engine import ReferenceAsk, ReferenceEngine
-from icm_fast.reference.graph import ReferenceGraph
-from icm_fast.reference.leave_one_out import (
+from reference.engine import ReferenceAsk, ReferenceEngine
+from reference.graph import ReferenceGraph
+from reference.leave_one_out import (
     ReferenceResult,
     natural_orders,
     reference_leave_one_out,
     reference_search,
 )
-from icm_fast.reference.objective import log_marginal, predictability, utility
-from icm_fast.reference.rng import ReferenceRng, philox4x32
+from reference.objective import log_marginal, predictability, utility
+from reference.rng import ReferenceRng, philox4x32
 
 __all__ = [
     "ReferenceAsk",

@@ -6,8 +6,8 @@ import math
 import sys
 from collections.abc import Sequence
 
-from icm_fast.reference.graph import ReferenceGraph
-from icm_fast.reference.labeling import Scores, add_up, labelled_examples
+from reference.graph import ReferenceGraph
+from reference.labeling import Scores, add_up, labelled_examples
 
 
 def log_marginal(members: Sequence[int], scores: Scores) -> list[float]:

@@ -15,8 +15,8 @@ import numpy.typing as npt
 
 from icm_fast.config import SearchConfig
 from icm_fast.engine.native import engine_settings
-from icm_fast.reference.engine import ReferenceEngine
 from icm_fast.types import Dataset, IntArray, ScoreArray
+from reference.engine import ReferenceEngine
 
 Orders = Callable[[IntArray], Sequence[Sequence[int]]]
 """Maps a labelling to the order of the labelled others in the context of each example."""

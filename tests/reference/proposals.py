@@ -7,8 +7,9 @@ from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 
-from icm_fast.reference.graph import ReferenceGraph
-from icm_fast.reference.labeling import (
+from icm_fast.types import UNLABELLED
+from reference.graph import ReferenceGraph
+from reference.labeling import (
     Labels,
     Scores,
     add_up,
@@ -16,8 +17,8 @@ from icm_fast.reference.labeling import (
     unlabelled_examples,
     with_label,
 )
-from icm_fast.reference.objective import log_marginal
-from icm_fast.reference.rng import (
+from reference.objective import log_marginal
+from reference.rng import (
     DRAW,
     DRAW_UNLABELLED,
     GROW_PICK,
@@ -27,7 +28,6 @@ from icm_fast.reference.rng import (
     KICK_SCORE,
     ReferenceRng,
 )
-from icm_fast.types import UNLABELLED
 
 
 @dataclass(frozen=True, slots=True)

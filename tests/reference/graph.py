@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy.typing as npt
 
-from icm_fast.reference.labeling import Labels, Scores, add_up
 from icm_fast.types import UNLABELLED
+from reference.labeling import Labels, Scores, add_up
 
 MAX_ASSIGNMENTS = 4096
 """Larger components are labelled greedily."""

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from icm_fast.reference.graph import ReferenceGraph
-from icm_fast.reference.labeling import Labels, Scores, with_label
-from icm_fast.reference.objective import utility
-from icm_fast.reference.proposals import Move, Proposals, State, adjusted_scores, initial_labels
-from icm_fast.reference.rng import ACCEPT, FIX_PAIR, ReferenceRng
 from icm_fast.types import UNLABELLED, IntArray, ScoreArray
+from reference.graph import ReferenceGraph
+from reference.labeling import Labels, Scores, with_label
+from reference.objective import utility
+from reference.proposals import Move, Proposals, State, adjusted_scores, initial_labels
+from reference.rng import ACCEPT, FIX_PAIR, ReferenceRng
 
 
 @dataclass(frozen=True, slots=True)
