@@ -39,7 +39,7 @@ struct MoveKinds {
 struct SearchSettings {
     Objective objective = Objective::kCalibrated;
     double alpha = 50.0;  // of U(D) = alpha P(D) - I(D)
-    Schedule schedule;
+    Schedule schedule = {};
     Start start = Start::kRandom;
     std::int64_t n_initial = 8;
     Labels initial_labels = {};  // [n_examples], or nothing: where the search starts

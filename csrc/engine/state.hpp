@@ -33,19 +33,19 @@ struct State {
 
 // What was told of a labelling.
 struct Evaluation {
-    std::vector<float> scores;  // [n_examples * n_labels]; NaN where not scored
-    double utility = 0.0;       // an upper bound unless `is_whole`
-    bool is_whole = true;       // every labelled example is scored
+    std::vector<float> scores = {};  // [n_examples * n_labels]; NaN where not scored
+    double utility = 0.0;            // an upper bound unless `is_whole`
+    bool is_whole = true;            // every labelled example is scored
 };
 
 using Evaluations = std::map<Labels, Evaluation>;
 
 // A labelling whose scores the search needs.
 struct Ask {
-    Labels labels;
+    Labels labels = {};
     // A utility below this one leads to rejection, so scoring may stop there; or kExact.
     double threshold = kExact;
-    std::vector<bool> rows;  // [n_examples]: the examples whose scores are needed
+    std::vector<bool> rows = {};  // [n_examples]: the examples whose scores are needed
     // Only the scores are wanted, of a labelling whose utility is known.
     bool is_lookup = false;
 };
