@@ -4,13 +4,16 @@
 
 #include <algorithm>
 #include <cmath>
+#include <memory>
 #include <stdexcept>
 #include <string>
+#include <tuple>
 #include <utility>
 
 #include "bindings/bindings.hpp"
+#include "bindings/engine_arrays.hpp"
+#include "bindings/keywords.hpp"
 #include "engine/annealer.hpp"
-#include "engine/simulator.hpp"
 
 namespace py = pybind11;
 
@@ -19,24 +22,6 @@ namespace {
 
 using engine::Annealer;
 using engine::ConstraintGraph;
-using IntArray = py::array_t<std::int32_t, py::array::c_style | py::array::forcecast>;
-using TableArray = py::array_t<std::uint8_t, py::array::c_style | py::array::forcecast>;
-using ScoreArray = py::array_t<float, py::array::c_style | py::array::forcecast>;
-
-template <typename Array>
-std::span<const typename Array::value_type> view(const Array& array) {
-    return {array.data(), static_cast<std::size_t>(array.size())};
-}
-
-py::array_t<std::int32_t> to_array(const engine::Labels& labels) {
-    return py::array_t<std::int32_t>(static_cast<py::ssize_t>(labels.size()), labels.data());
-}
-
-py::array_t<float> to_array(const std::vector<float>& scores, std::int32_t n_labels) {
-    const auto columns = static_cast<py::ssize_t>(n_labels);
-    const auto rows = static_cast<py::ssize_t>(scores.size()) / columns;
-    return py::array_t<float>({rows, columns}, scores.data());
-}
 
 // JSON has no infinity, and -inf only says "no threshold".
 py::object to_object(double threshold) {
@@ -72,192 +57,20 @@ py::dict to_dict(const engine::Event& event) {
     return content;
 }
 
-ConstraintGraph make_graph(std::int32_t n_examples, std::int32_t n_labels, const IntArray& pairs,
-                           const TableArray& tables) {
-    if (pairs.ndim() != 2 || pairs.shape(1) != 2) {
-        throw std::invalid_argument("pairs must be an int32 array [m, 2]");
-    }
-    if (tables.ndim() != 3 || tables.shape(0) != pairs.shape(0) || tables.shape(1) != n_labels ||
-        tables.shape(2) != n_labels) {
-        throw std::invalid_argument(
-            "tables must be a uint8 array [m, n_labels, n_labels] with m = " +
-            std::to_string(pairs.shape(0)) + " pairs");
-    }
-    return {n_examples, n_labels, view(pairs), view(tables)};
-}
-
-engine::CoolingClock parse_clock(const std::string& name) {
-    if (name == "iterations") return engine::CoolingClock::kIterations;
-    if (name == "accepted") return engine::CoolingClock::kAccepted;
-    throw std::invalid_argument("unknown cooling_clock '" + name + "'");
-}
-
-// Whether the search starts from labels under no demonstrations.
-bool parse_start(const std::string& name) {
-    if (name == "zero-shot") return true;
-    if (name == "random" || name == "given") return false;
-    throw std::invalid_argument("unknown start '" + name + "'");
-}
-
-void add_move(engine::SearchSettings& settings, const std::string& name) {
-    if (name == "single") {
-        settings.single = true;
-    } else if (name == "group") {
-        settings.group = true;
-    } else if (name == "sweep") {
-        settings.sweep = true;
-    } else if (name == "grow") {
-        settings.grow = true;
-    } else {
-        throw std::invalid_argument("unknown move '" + name + "'");
-    }
-}
-
-// Keyword arguments, each of which must be taken.
-class Keywords {
-  public:
-    explicit Keywords(const py::dict& arguments) : rest_(arguments.attr("copy")()) {}
-
-    template <typename T>
-    T take(const char* name) {
-        if (!rest_.contains(name)) {
-            throw py::type_error(std::string("missing keyword argument '") + name + "'");
-        }
-        try {
-            T value = rest_[name].cast<T>();
-            rest_.attr("pop")(name);
-            return value;
-        } catch (const py::cast_error&) {
-            throw py::type_error(std::string("keyword argument '") + name + "' cannot be " +
-                                 py::repr(rest_[name]).cast<std::string>());
-        }
-    }
-
-    void check_all_taken() const {
-        for (const auto& item : rest_) {
-            throw py::type_error("unexpected keyword argument '" + item.first.cast<std::string>() +
-                                 "'");
-        }
-    }
-
-  private:
-    py::dict rest_;
-};
-
-engine::SearchSettings take_settings(Keywords& keywords) {
-    engine::SearchSettings settings{
-        .objective = engine::parse_objective(keywords.take<std::string>("objective")),
-        .alpha = keywords.take<double>("alpha"),
-        .schedule = {keywords.take<double>("initial_temperature"),
-                     keywords.take<double>("min_temperature"), keywords.take<double>("cooling"),
-                     parse_clock(keywords.take<std::string>("cooling_clock"))},
-        .start_zero_shot = parse_start(keywords.take<std::string>("start")),
-        .n_initial = keywords.take<std::int64_t>("n_initial"),
-        .initial_labels = keywords.take<std::vector<std::int32_t>>("initial_labels"),
-        .label_shares = keywords.take<std::vector<double>>("label_shares"),
-        .prior_weight = keywords.take<double>("prior_weight"),
-        .fix_rounds = keywords.take<std::int64_t>("fix_rounds"),
-        .fix_both_false = keywords.take<bool>("fix_both_false"),
-        .fix_accepts_ties = keywords.take<bool>("fix_accepts_ties"),
-        .group_weight = keywords.take<std::uint64_t>("group_weight"),
-        .single = false,
-        .growth = keywords.take<double>("growth"),
-        .single_tries = keywords.take<std::int64_t>("single_tries"),
-        .restarts = keywords.take<std::int64_t>("restarts"),
-        .kick = keywords.take<double>("kick"),
-        .lazy_queries = keywords.take<bool>("lazy_queries"),
-        .max_iterations = keywords.take<std::int64_t>("max_iterations"),
-        .max_evaluations = keywords.take<std::int64_t>("max_evaluations"),
-        .return_best = keywords.take<bool>("return_best"),
-        .seed = keywords.take<std::uint64_t>("seed"),
-    };
-    for (const std::string& move : keywords.take<std::vector<std::string>>("moves")) {
-        add_move(settings, move);
-    }
-    return settings;
-}
-
-Annealer make_engine(std::int32_t n_examples, std::int32_t n_labels, const IntArray& pairs,
-                     const TableArray& tables, const py::kwargs& arguments) {
+std::unique_ptr<Annealer> make_engine(std::int32_t n_examples, std::int32_t n_labels,
+                                      const IntArray& pairs, const TableArray& tables,
+                                      const py::kwargs& arguments) {
     Keywords keywords(arguments);
-    const engine::SearchSettings settings = take_settings(keywords);
+    engine::SearchSettings settings = take_settings(keywords);
     keywords.check_all_taken();
-    return Annealer(make_graph(n_examples, n_labels, pairs, tables), settings);
+    return std::make_unique<Annealer>(make_graph(n_examples, n_labels, pairs, tables),
+                                      std::move(settings));
 }
 
-template <typename Value>
-std::vector<Value> to_vector(
-    const py::array_t<Value, py::array::c_style | py::array::forcecast>& a) {
-    return {a.data(), a.data() + a.size()};
-}
-
-void check_labels(const IntArray& labels, std::int64_t n_labels) {
-    if (labels.ndim() != 1) {
-        throw std::invalid_argument("labels must be an int32 array [n]");
-    }
-    for (py::ssize_t i = 0; i < labels.size(); ++i) {
-        if (labels.data()[i] < engine::kUnlabelled || labels.data()[i] >= n_labels) {
-            throw std::invalid_argument("the label of example " + std::to_string(i) + " is " +
-                                        std::to_string(labels.data()[i]) + ", outside -1 .. " +
-                                        std::to_string(n_labels - 1));
-        }
-    }
-}
-
-engine::SyntheticTask take_task(const IntArray& truth, const ScoreArray& evidence,
-                                Keywords& keywords) {
-    return {
-        .truth = to_vector(truth),
-        .evidence = to_vector(evidence),
-        .prior_strength = keywords.take<double>("prior_strength"),
-        .prior_count = keywords.take<double>("prior_count"),
-        .trust = keywords.take<double>("trust"),
-        .lean = keywords.take<double>("lean"),
-    };
-}
-
-py::array_t<float> synthetic_scores(const IntArray& labels, const IntArray& truth,
-                                    const ScoreArray& evidence, const py::kwargs& arguments) {
-    Keywords keywords(arguments);
-    const engine::SyntheticTask task = take_task(truth, evidence, keywords);
-    keywords.check_all_taken();
-    const auto n = static_cast<std::int32_t>(truth.size());
-    const auto n_labels = static_cast<std::int32_t>(evidence.ndim() == 2 ? evidence.shape(1) : 0);
-    if (n_labels < 2) throw std::invalid_argument("evidence must be [n_examples, n_labels]");
-    task.check(ConstraintGraph(n, n_labels, {}, {}));
-    check_labels(labels, n_labels);
-    if (labels.size() != n) throw std::invalid_argument("labels must have one entry per example");
-    return to_array(engine::synthetic_scores(task, n_labels, view(labels)), n_labels);
-}
-
-py::dict simulate(std::int32_t n_labels, const IntArray& pairs, const TableArray& tables,
-                  const IntArray& truth, const ScoreArray& evidence, const py::kwargs& arguments) {
-    Keywords keywords(arguments);
-    const engine::SyntheticTask task = take_task(truth, evidence, keywords);
-    const engine::SearchSettings settings = take_settings(keywords);
-    keywords.check_all_taken();
-    ConstraintGraph graph =
-        make_graph(static_cast<std::int32_t>(truth.size()), n_labels, pairs, tables);
-    engine::SimulatedSearch found;
-    {
-        const py::gil_scoped_release unlocked;
-        found = engine::simulate(std::move(graph), settings, task);
-    }
-    const auto counts = [](const std::vector<std::int64_t>& values) {
-        return py::array_t<std::int64_t>(static_cast<py::ssize_t>(values.size()), values.data());
-    };
-    py::dict content;
-    content["labels"] = to_array(found.labels);
-    content["utility"] = found.utility;
-    content["true_utility"] = found.true_utility;
-    content["reason"] = found.reason;
-    content["n_iterations"] = found.n_iterations;
-    content["evaluations"] = counts(found.evaluations);
-    content["asks"] = counts(found.asks);
-    content["null_draws"] = counts(found.null_draws);
-    content["lookups"] = counts(found.lookups);
-    content["extra_rows"] = counts(found.extra_rows);
-    return content;
+// Names of the keyword arguments of `make_engine`.
+py::tuple engine_setting_names() {
+    return std::apply([](const auto&... setting) { return py::make_tuple(setting.name...); },
+                      engine::kSettings);
 }
 
 void check_shape(const ScoreArray& scores, std::int64_t n_examples, std::int64_t n_labels) {
@@ -291,7 +104,7 @@ bool rejects(const Annealer& annealer, const ScoreArray& scores) {
     return annealer.rejects(view(scores));
 }
 
-py::array_t<bool> to_array(const std::vector<bool>& rows) {
+py::array_t<bool> to_mask(const std::vector<bool>& rows) {
     py::array_t<bool> array(static_cast<py::ssize_t>(rows.size()));
     std::ranges::copy(rows, array.mutable_data());
     return array;
@@ -320,14 +133,14 @@ std::int64_t count_violations(const IntArray& labels, const IntArray& pairs,
 void bind_ask(py::module_& module) {
     py::class_<engine::Ask>(module, "Ask")
         .def_property_readonly("labels", [](const engine::Ask& a) { return to_array(a.labels); })
-        .def_property_readonly("rows", [](const engine::Ask& a) { return to_array(a.rows); })
+        .def_property_readonly("rows", [](const engine::Ask& a) { return to_mask(a.rows); })
         .def_readonly("is_lookup", &engine::Ask::is_lookup)
         .def_readonly("threshold", &engine::Ask::threshold);
 }
 
 void bind_state(py::class_<Annealer>& type) {
     const auto scores = [](const Annealer& a, const engine::State& state) {
-        return to_array(state.scores, a.graph().n_labels());
+        return to_table(state.scores, a.graph().n_labels());
     };
     type.def_property_readonly("labels",
                                [](const Annealer& a) { return to_array(a.state().labels); })
@@ -378,10 +191,7 @@ void bind_engine(py::module_& module) {
                py::arg("tables"), py::arg("objective"), py::arg("alpha"));
     module.def("count_violations", &count_violations, py::arg("labels"), py::arg("pairs"),
                py::arg("tables"));
-    module.def("simulate", &simulate, py::arg("n_labels"), py::arg("pairs"), py::arg("tables"),
-               py::arg("truth"), py::arg("evidence"));
-    module.def("synthetic_scores", &synthetic_scores, py::arg("labels"), py::arg("truth"),
-               py::arg("evidence"));
+    module.def("engine_setting_names", &engine_setting_names);
     module.def("philox4x32", &engine::philox4x32, py::arg("counter"), py::arg("key"));
 }
 

@@ -8,5 +8,6 @@ namespace icm_fast {
 void bind_cpu(pybind11::module_& module);
 void bind_engine(pybind11::module_& module);
 void bind_plan(pybind11::module_& module);
+void bind_simulator(pybind11::module_& module);
 
 }  // namespace icm_fast

@@ -7,4 +7,5 @@ PYBIND11_MODULE(_core, module) {
     icm_fast::bind_cpu(module);
     icm_fast::bind_engine(module);
     icm_fast::bind_plan(module);
+    icm_fast::bind_simulator(module);
 }

@@ -111,6 +111,12 @@ Examples labelled_examples(std::span<const std::int32_t> labels) {
     return found;
 }
 
+std::vector<bool> labelled_rows(std::span<const std::int32_t> labels) {
+    std::vector<bool> rows(labels.size());
+    for (std::size_t i = 0; i < labels.size(); ++i) rows[i] = labels[i] != kUnlabelled;
+    return rows;
+}
+
 std::vector<LabelChange> changes_between(std::span<const std::int32_t> before,
                                          std::span<const std::int32_t> after) {
     std::vector<LabelChange> changes;

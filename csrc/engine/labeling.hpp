@@ -27,6 +27,9 @@ struct LabelChange {
 // The examples that have a label, ascending.
 [[nodiscard]] Examples labelled_examples(std::span<const std::int32_t> labels);
 
+// Whether each example has a label.
+[[nodiscard]] std::vector<bool> labelled_rows(std::span<const std::int32_t> labels);
+
 // Where two labellings of the same examples differ, ascending.
 [[nodiscard]] std::vector<LabelChange> changes_between(std::span<const std::int32_t> before,
                                                        std::span<const std::int32_t> after);

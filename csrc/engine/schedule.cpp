@@ -2,8 +2,16 @@
 
 #include <algorithm>
 #include <cmath>
+#include <stdexcept>
+#include <string>
 
 namespace icm_fast::engine {
+
+CoolingClock parse_clock(std::string_view name) {
+    if (name == "iterations") return CoolingClock::kIterations;
+    if (name == "accepted") return CoolingClock::kAccepted;
+    throw std::invalid_argument("unknown cooling_clock '" + std::string(name) + "'");
+}
 
 double Schedule::temperature(std::int64_t iteration, std::int64_t n_accepted) const {
     const std::int64_t count =

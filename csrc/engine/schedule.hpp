@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string_view>
 
 namespace icm_fast::engine {
 
@@ -10,6 +11,9 @@ enum class CoolingClock {
     kIterations,  // search steps, null draws included (the paper)
     kAccepted,    // 1 + accepted changes (the authors' code)
 };
+
+// The name that SearchConfig uses; throws std::invalid_argument for an unknown one.
+[[nodiscard]] CoolingClock parse_clock(std::string_view name);
 
 // T = max(minimum, initial / (1 + cooling * log(count))), in units of the utility.
 struct Schedule {

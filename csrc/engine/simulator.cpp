@@ -4,15 +4,129 @@
 #include <cmath>
 #include <limits>
 #include <map>
-#include <stdexcept>
 #include <utility>
 
+#include "engine/require.hpp"
+
 namespace icm_fast::engine {
+namespace {
+
+// What the examples that are labelled say about the labels.
+struct Context {
+    std::vector<double> counts;  // [n_labels]
+    double balance = 0.0;        // right - wrong
+    double n_labelled = 0.0;
+};
+
+Context read_context(const SyntheticTask& task, std::size_t n_labels,
+                     std::span<const std::int32_t> labels) {
+    Context context{.counts = std::vector<double>(n_labels, 0.0)};
+    for (std::size_t i = 0; i < labels.size(); ++i) {
+        if (labels[i] == kUnlabelled) continue;
+        context.counts[index(labels[i])] += 1.0;
+        context.balance += labels[i] == task.truth[i] ? 1.0 : -1.0;
+        context.n_labelled += 1.0;
+    }
+    return context;
+}
+
+// Logits of one example under all others; `own`: its label, which is left out.
+void fill_logits(const SyntheticTask& task, const Context& context, std::size_t example,
+                 std::int32_t own, std::span<double> logits) {
+    const std::size_t width = logits.size();
+    const double others = context.n_labelled - (own == kUnlabelled ? 0.0 : 1.0);
+    double direction = task.prior_strength * task.prior_count + context.balance;
+    if (own != kUnlabelled) direction -= own == task.truth[example] ? 1.0 : -1.0;
+    direction /= task.prior_count + others;
+    for (std::size_t y = 0; y < width; ++y) {
+        const double count = context.counts[y] - (own == static_cast<std::int32_t>(y) ? 1.0 : 0.0);
+        logits[y] =
+            task.trust * direction * static_cast<double>(task.evidence[example * width + y]) +
+            task.lean * std::log((count + 1.0) / (others + static_cast<double>(width)));
+    }
+}
+
+void write_log_softmax(std::span<const double> logits, std::span<float> row) {
+    const double largest = *std::ranges::max_element(logits);
+    double total = 0.0;
+    for (const double logit : logits) total += std::exp(logit - largest);
+    const double norm = largest + std::log(total);
+    for (std::size_t y = 0; y < row.size(); ++y) row[y] = static_cast<float>(logits[y] - norm);
+}
+
+// One search whose scorer remembers what it has scored; counts by the number of labelled examples.
+class Simulation {
+  public:
+    Simulation(ConstraintGraph graph, const SearchSettings& settings, const SyntheticTask& task)
+        : task_(task), n_labels_(graph.n_labels()), annealer_(std::move(graph), settings) {
+        const std::size_t n_sizes = task.truth.size() + 1;
+        for (auto* counts : {&found_.evaluations, &found_.asks, &found_.null_draws, &found_.lookups,
+                             &found_.extra_rows}) {
+            counts->assign(n_sizes, 0);
+        }
+    }
+
+    SimulatedSearch run() && {
+        while (annealer_.ask().has_value()) {
+            annealer_.tell(answer(*annealer_.ask()));
+            count_draws();
+        }
+        count_draws();
+        found_.labels = annealer_.result().labels;
+        found_.utility = annealer_.result().utility;
+        found_.reason = annealer_.reason();
+        found_.n_iterations = annealer_.iteration();
+        return std::move(found_);
+    }
+
+  private:
+    // Scores of the rows that were ever asked for under these labels; the others are NaN.
+    std::vector<float> answer(const Ask& ask) {
+        auto [entry, is_new] = scored_.try_emplace(ask.labels, ask.labels.size(), false);
+        std::vector<bool>& rows = entry->second;
+        const std::int64_t n_new = add_rows(ask, rows);
+        const auto at = static_cast<std::size_t>(count_labelled(ask.labels));
+        found_.asks[at] += ask.is_lookup ? 0 : 1;
+        found_.evaluations[at] += is_new ? 1 : 0;
+        found_.lookups[at] += !is_new && n_new > 0 ? 1 : 0;
+        found_.extra_rows[at] += n_new;
+        std::vector<float> scores = synthetic_scores(task_, n_labels_, ask.labels);
+        for (std::size_t k = 0; k < scores.size(); ++k) {
+            if (!rows[k / index(n_labels_)]) scores[k] = std::numeric_limits<float>::quiet_NaN();
+        }
+        return scores;
+    }
+
+    // Marks the rows of an ask, and counts the unlabelled ones that are new.
+    static std::int64_t add_rows(const Ask& ask, std::vector<bool>& rows) {
+        std::int64_t n_new = 0;
+        for (std::size_t i = 0; i < ask.rows.size(); ++i) {
+            if (!ask.rows[i] || rows[i]) continue;
+            rows[i] = true;
+            if (ask.labels[i] == kUnlabelled) ++n_new;
+        }
+        return n_new;
+    }
+
+    // Null draws leave the state alone: they were made at the size before the event.
+    void count_draws() {
+        for (const Event& event : annealer_.take_events()) {
+            found_.null_draws[static_cast<std::size_t>(size_)] += event.null_draws;
+            size_ = event.n_labelled;
+        }
+    }
+
+    const SyntheticTask& task_;
+    const std::int32_t n_labels_;
+    Annealer annealer_;
+    std::map<Labels, std::vector<bool>> scored_;  // rows [n_examples] of each labelling
+    std::int64_t size_ = 0;                       // labelled examples after the last event
+    SimulatedSearch found_;
+};
+
+}  // namespace
 
 void SyntheticTask::check(const ConstraintGraph& graph) const {
-    const auto require = [](bool holds, const char* message) {
-        if (!holds) throw std::invalid_argument(message);
-    };
     const std::size_t n = index(graph.n_examples());
     require(truth.size() == n, "truth must have one label per example");
     require(evidence.size() == n * index(graph.n_labels()),
@@ -31,35 +145,12 @@ void SyntheticTask::check(const ConstraintGraph& graph) const {
 std::vector<float> synthetic_scores(const SyntheticTask& task, std::int32_t n_labels,
                                     std::span<const std::int32_t> labels) {
     const std::size_t width = index(n_labels);
-    std::vector<double> counts(width, 0.0);
-    double balance = 0.0;  // right - wrong
-    double n_labelled = 0.0;
-    for (std::size_t i = 0; i < labels.size(); ++i) {
-        if (labels[i] == kUnlabelled) continue;
-        counts[index(labels[i])] += 1.0;
-        balance += labels[i] == task.truth[i] ? 1.0 : -1.0;
-        n_labelled += 1.0;
-    }
+    const Context context = read_context(task, width, labels);
     std::vector<float> scores(labels.size() * width);
     std::vector<double> logits(width);
     for (std::size_t i = 0; i < labels.size(); ++i) {
-        const std::int32_t own = labels[i];
-        const double others = n_labelled - (own == kUnlabelled ? 0.0 : 1.0);
-        double direction = task.prior_strength * task.prior_count + balance;
-        if (own != kUnlabelled) direction -= own == task.truth[i] ? 1.0 : -1.0;
-        direction /= task.prior_count + others;
-        for (std::size_t y = 0; y < width; ++y) {
-            const double count = counts[y] - (own == static_cast<std::int32_t>(y) ? 1.0 : 0.0);
-            logits[y] = task.trust * direction * static_cast<double>(task.evidence[i * width + y]) +
-                        task.lean * std::log((count + 1.0) / (others + static_cast<double>(width)));
-        }
-        const double largest = *std::ranges::max_element(logits);
-        double total = 0.0;
-        for (const double logit : logits) total += std::exp(logit - largest);
-        const double norm = largest + std::log(total);
-        for (std::size_t y = 0; y < width; ++y) {
-            scores[i * width + y] = static_cast<float>(logits[y] - norm);
-        }
+        fill_logits(task, context, i, labels[i], logits);
+        write_log_softmax(logits, std::span(scores).subspan(i * width, width));
     }
     return scores;
 }
@@ -68,55 +159,12 @@ SimulatedSearch simulate(ConstraintGraph graph, const SearchSettings& settings,
                          const SyntheticTask& task) {
     task.check(graph);
     const std::int32_t n_labels = graph.n_labels();
-    const std::size_t n_sizes = index(graph.n_examples()) + 1;
-    SimulatedSearch result;
-    result.evaluations.assign(n_sizes, 0);
-    result.asks.assign(n_sizes, 0);
-    result.null_draws.assign(n_sizes, 0);
-    result.lookups.assign(n_sizes, 0);
-    result.extra_rows.assign(n_sizes, 0);
-    result.true_utility = utility(settings.objective, settings.alpha, graph, task.truth,
-                                  {synthetic_scores(task, n_labels, task.truth), index(n_labels)});
-    Annealer annealer(std::move(graph), settings);
-    // Every labelling scored so far, with the rows that were: a scorer with a memory.
-    std::map<Labels, std::vector<bool>> scored;
-    std::int64_t size = 0;
-    const auto count_draws = [&] {
-        for (const Event& event : annealer.take_events()) {
-            // Null draws leave the state alone: they were made at the size before the event.
-            result.null_draws[static_cast<std::size_t>(size)] += event.null_draws;
-            size = event.n_labelled;
-        }
-    };
-    while (annealer.ask().has_value()) {
-        const Ask ask = *annealer.ask();
-        const auto at = static_cast<std::size_t>(count_labelled(ask.labels));
-        auto [entry, is_new] = scored.try_emplace(ask.labels, ask.labels.size(), false);
-        std::int64_t n_new = 0;
-        for (std::size_t i = 0; i < ask.rows.size(); ++i) {
-            const bool is_missing = ask.rows[i] && !entry->second[i];
-            n_new += is_missing && ask.labels[i] == kUnlabelled;
-            entry->second[i] = entry->second[i] || ask.rows[i];
-        }
-        result.asks[at] += !ask.is_lookup;
-        result.evaluations[at] += is_new;
-        result.lookups[at] += !is_new && n_new > 0;
-        result.extra_rows[at] += n_new;
-        std::vector<float> scores = synthetic_scores(task, n_labels, ask.labels);
-        for (std::size_t k = 0; k < scores.size(); ++k) {
-            if (!entry->second[k / index(n_labels)]) {
-                scores[k] = std::numeric_limits<float>::quiet_NaN();
-            }
-        }
-        annealer.tell(scores);
-        count_draws();
-    }
-    count_draws();
-    result.labels = annealer.result().labels;
-    result.utility = annealer.result().utility;
-    result.reason = annealer.reason();
-    result.n_iterations = annealer.iteration();
-    return result;
+    const double true_utility =
+        utility(settings.objective, settings.alpha, graph, task.truth,
+                {synthetic_scores(task, n_labels, task.truth), index(n_labels)});
+    SimulatedSearch found = Simulation(std::move(graph), settings, task).run();
+    found.true_utility = true_utility;
+    return found;
 }
 
 }  // namespace icm_fast::engine

@@ -462,6 +462,9 @@ def cpu_isa(dtype: str) -> str | None:
 
 # --- Annealing engine -----------------------------------------------------------------------------
 
+def engine_setting_names() -> tuple[str, ...]:
+    """Names of the settings that :class:`Engine` takes, all of them fields of ``SearchConfig``."""
+
 class Ask:
     """A labelling whose scores the engine needs."""
 
@@ -494,36 +497,20 @@ class Engine:
         n_labels: int,
         pairs: npt.NDArray[np.int32],
         tables: npt.NDArray[np.uint8],
-        *,
-        objective: str,
-        alpha: float,
-        initial_temperature: float,
-        min_temperature: float,
-        cooling: float,
-        cooling_clock: str,
-        start: str,
-        n_initial: int,
-        label_shares: list[float],
-        prior_weight: float,
-        fix_rounds: int,
-        fix_both_false: bool,
-        fix_accepts_ties: bool,
-        group_weight: int,
-        moves: list[str],
-        growth: float,
-        single_tries: int,
-        restarts: int,
-        kick: float,
-        lazy_queries: bool,
-        max_iterations: int,
-        max_evaluations: int,
-        return_best: bool,
-        seed: int,
+        **settings: object,
     ) -> None:
-        """Start a search; ``pairs`` is ``[m, 2]``, ``tables`` ``[m, n_labels, n_labels]``.
+        """Start a search.
+
+        Args:
+            n_examples: Examples.
+            n_labels: Labels.
+            pairs: Constrained examples, ``[m, 2]``.
+            tables: Allowed label pairs, ``[m, n_labels, n_labels]``.
+            settings: Each of :func:`engine_setting_names`, with its value in ``SearchConfig``.
 
         Raises:
             ValueError: If a size, an index or a setting is out of range.
+            TypeError: If a setting is missing, unknown or of another type.
         """
 
     def ask(self) -> Ask | None:

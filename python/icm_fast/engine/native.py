@@ -10,43 +10,13 @@ from icm_fast.config import SearchConfig
 from icm_fast.errors import InputError
 from icm_fast.types import Dataset, IntArray, ScoreArray
 
-ENGINE_SETTINGS = (
-    "objective",
-    "alpha",
-    "initial_temperature",
-    "min_temperature",
-    "cooling",
-    "cooling_clock",
-    "start",
-    "n_initial",
-    "initial_labels",
-    "label_shares",
-    "prior_weight",
-    "fix_rounds",
-    "fix_both_false",
-    "fix_accepts_ties",
-    "group_weight",
-    "moves",
-    "growth",
-    "single_tries",
-    "restarts",
-    "kick",
-    "lazy_queries",
-    "max_iterations",
-    "max_evaluations",
-    "return_best",
-    "seed",
-)
+ENGINE_SETTINGS: tuple[str, ...] = _core.engine_setting_names()
 """Fields of :class:`SearchConfig` on which the engine's decisions depend."""
 
 
 def engine_settings(config: SearchConfig) -> dict[str, Any]:
     """Return the settings that both the native and the reference engine take by keyword."""
-    settings = {name: getattr(config, name) for name in ENGINE_SETTINGS}
-    settings["moves"] = list(settings["moves"])
-    settings["label_shares"] = list(settings["label_shares"])
-    settings["initial_labels"] = list(settings["initial_labels"])
-    return settings
+    return {name: getattr(config, name) for name in ENGINE_SETTINGS}
 
 
 def make_engine(config: SearchConfig, dataset: Dataset) -> NativeEngine:

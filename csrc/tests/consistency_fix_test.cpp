@@ -1,0 +1,108 @@
+// ConsistencyFix alone: what it asks for, and what it makes of the answers.
+#include "engine/consistency_fix.hpp"
+
+#include "tests/check.hpp"
+#include "tests/small_search.hpp"
+
+namespace icm_fast::tests {
+namespace {
+
+using engine::ConsistencyFix;
+using engine::Evaluations;
+using engine::Problem;
+using engine::SearchSettings;
+
+const Labels kViolated = {1, 1};
+
+engine::Evaluation evaluated(double utility) {
+    engine::Evaluation evaluation;
+    evaluation.utility = utility;
+    return evaluation;
+}
+
+Evaluations with_utilities(const std::vector<std::pair<Labels, double>>& utilities) {
+    Evaluations known;
+    for (const auto& [labels, utility] : utilities) known[labels] = evaluated(utility);
+    return known;
+}
+
+// What comes out where all of these are known.
+Labels fixed(const SearchSettings& settings, const Evaluations& known) {
+    const Problem problem(neighbours(2, 1), settings);
+    ConsistencyFix fix(problem);
+    fix.begin(kViolated, 1);
+    CHECK(!fix.advance(known));
+    return fix.take();
+}
+
+}  // namespace
+
+NATIVE_TEST(fix, a_consistent_candidate_costs_nothing) {
+    const Problem problem(neighbours(4, 2), {});
+    ConsistencyFix fix(problem);
+    const Labels candidate = {1, 0, 1, engine::kUnlabelled};
+    fix.begin(candidate, 1);
+    CHECK(!fix.advance({}));
+    CHECK(fix.take() == candidate);
+}
+
+NATIVE_TEST(fix, asks_for_the_candidate_and_then_for_each_allowed_option_in_order) {
+    const Problem problem(neighbours(2, 1), {});
+    ConsistencyFix fix(problem);
+    fix.begin(kViolated, 1);
+    Evaluations known;
+    for (const Labels& wanted : {kViolated, Labels{0, 0}, Labels{0, 1}, Labels{1, 0}}) {
+        const auto missing = fix.advance(known);
+        CHECK(missing && *missing == wanted);
+        CHECK(fix.advance(known) == missing);
+        known[wanted] = evaluated(wanted == Labels{0, 1} ? 2.0 : 1.0);
+    }
+    CHECK(!fix.advance(known));
+    CHECK((fix.take() == Labels{0, 1}));
+}
+
+NATIVE_TEST(fix, takes_the_best_option_only_if_it_helps) {
+    const auto known = [](double best) {
+        return with_utilities({{kViolated, 2.0}, {{0, 0}, 1.0}, {{0, 1}, best}, {{1, 0}, 1.5}});
+    };
+    CHECK((fixed({}, known(3.0)) == Labels{0, 1}));
+    CHECK(fixed({}, known(2.0)) == kViolated);
+    CHECK((fixed({.fix_accepts_ties = true}, known(2.0)) == Labels{0, 1}));
+    CHECK(fixed({.fix_accepts_ties = true}, known(1.0)) == kViolated);
+}
+
+NATIVE_TEST(fix, of_equal_options_the_first_counts) {
+    CHECK((fixed({}, with_utilities({{kViolated, 0.0}, {{0, 0}, 1}, {{0, 1}, 1}, {{1, 0}, 1}})) ==
+           Labels{0, 0}));
+}
+
+NATIVE_TEST(fix, may_leave_out_both_false) {
+    const SearchSettings settings{.fix_both_false = false};
+    CHECK((fixed(settings, with_utilities({{kViolated, 0.0}, {{0, 1}, 1.0}, {{1, 0}, 2.0}})) ==
+           Labels{1, 0}));
+}
+
+NATIVE_TEST(fix, treats_one_pair_a_round_and_no_more_rounds_than_allowed) {
+    const Labels all = {1, 1, 1, 1};
+    for (const std::int64_t rounds : {0, 1, 2}) {
+        const Problem problem(neighbours(4, 2), {.fix_rounds = rounds});
+        ConsistencyFix fix(problem);
+        fix.begin(all, 1);
+        Evaluations known;
+        while (const auto missing = fix.advance(known)) {
+            known[*missing] =
+                evaluated(-static_cast<double>(problem.graph.count_violations(*missing)));
+        }
+        CHECK_EQUAL(problem.graph.count_violations(fix.take()), 2 - rounds);
+    }
+}
+
+NATIVE_TEST(fix, a_search_may_give_up_in_the_middle) {
+    const Problem problem(neighbours(2, 1), {});
+    ConsistencyFix fix(problem);
+    fix.begin(kViolated, 1);
+    CHECK(fix.advance({}).has_value());
+    CHECK(fix.take() == kViolated);
+}
+
+}  // namespace icm_fast::tests
