@@ -98,6 +98,11 @@ def accuracy(experiment: str, name: str, method: str, kind: str = "calibrated") 
     return share(column(experiment, name)["methods"][method][kind]["accuracy"])
 
 
+def by_seed(experiment: str, name: str, method: str, kind: str) -> str:
+    """Accuracy of a method in each seed."""
+    return " ".join(map(share, column(experiment, name)["methods"][method][kind]["by_seed"]))
+
+
 def difference(experiment: str, name: str, pair: str, kind: str = "calibrated") -> str:
     """A difference such as ``icm-golden``, in points."""
     method, _, against = pair.rpartition("/")
@@ -467,7 +472,7 @@ def never_above_gold() -> str:
 
 
 _NAMED: tuple[Callable[..., str], ...] = (
-    *(experiment, accuracy, difference, gap, never_above_gold, quality, evaluations_range),
+    *(experiment, accuracy, by_seed, difference, gap, never_above_gold, quality, evaluations_range),
     *(engines, peer, curve, many_shot, whole_search, short_search, simulated, savings, bounded),
     *(assistant, assistant_fact),
 )
