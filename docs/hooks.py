@@ -22,10 +22,10 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 API_SOURCE = REPOSITORY / "build/docs/api/icm_fast"
 """The package as one folder, kernels included, for the reference; nothing is imported from it."""
 
-LINK = re.compile(r"(!?\[(?:[^\[\]]|\[[^\]]*\])*\]\()([^)\s]+)(\))")
-"""A Markdown link or image: what stands before its target, the target, the closing bracket."""
+LINK = re.compile(r"\[(?:[^\[\]]|\[[^\]]*\])*\]\(([^)\s]+)\)")
+"""A Markdown link or image, with its target."""
 
-_CODE = re.compile(r"(^```.*?^```|`[^`\n]*`)", re.MULTILINE | re.DOTALL)
+_CODE = re.compile(r"^```.*?^```|`[^`\n]*`", re.MULTILINE | re.DOTALL)
 _IMAGES = (".png", ".svg")
 _LANGUAGES = {
     ".py": "python",
@@ -55,7 +55,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         if not page.endswith(".md"):
             continue
         for path in _linked(page, (REPOSITORY / page).read_text(encoding="utf-8")):
-            if path not in seen and not path.startswith("docs/"):
+            if path not in seen and not _is_page(path):
                 seen.add(path)
                 pending.append(path)
                 files.append(_generated(path, config))
@@ -65,21 +65,23 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
     """Let links to files of the repository lead to their pages."""
     own = _repository_path(page.file.src_uri)
-    return _outside_code(markdown, lambda text: LINK.sub(lambda m: _rewritten(own, m), text))
-
-
-def _outside_code(markdown: str, change: Any) -> str:
-    parts = _CODE.split(markdown)
-    return "".join(part if k % 2 else change(part) for k, part in enumerate(parts))
+    for start, end in reversed(_targets(markdown)):
+        markdown = markdown[:start] + _rewritten(own, markdown[start:end]) + markdown[end:]
+    return markdown
 
 
 def _linked(page: str, markdown: str) -> Iterable[str]:
     """Paths of existing files that a page of the repository links to."""
-    text = "".join(_CODE.split(markdown)[::2])
-    for _, target, _ in LINK.findall(text):
-        path = _target_path(page, target)
+    for start, end in _targets(markdown):
+        path = _target_path(page, markdown[start:end])
         if path is not None:
             yield path
+
+
+def _targets(markdown: str) -> list[tuple[int, int]]:
+    """Where the targets of links begin and end, outside code."""
+    masked = _CODE.sub(lambda code: "." * len(code[0]), markdown)
+    return [link.span(1) for link in LINK.finditer(masked)]
 
 
 def _target_path(page: str, target: str) -> str | None:
@@ -91,23 +93,28 @@ def _target_path(page: str, target: str) -> str | None:
     return path if (REPOSITORY / path).exists() and not path.startswith("..") else None
 
 
-def _rewritten(page: str, match: re.Match[str]) -> str:
-    before, target, after = match.groups()
+def _rewritten(page: str, target: str) -> str:
+    """The target as the site needs it."""
     path = _target_path(page, target)
     if path is None:
-        return match.group()
+        return target
     anchor = target.partition("#")[1:]
     link = posixpath.relpath(_site_uri(path), posixpath.dirname(_site_uri(page)) or ".")
-    return before + link + "".join(anchor) + after
+    return link + "".join(anchor)
 
 
 def _site_uri(path: str) -> str:
     """Where a file of the repository is among the sources of the site."""
-    if path.startswith("docs/"):
+    if _is_page(path):
         return path.removeprefix("docs/")
     if path.endswith((".md", *_IMAGES)):
         return f"source/{path}"
     return f"source/{path}.md"
+
+
+def _is_page(path: str) -> bool:
+    """Whether a file of the repository is among the sources of the site as it is."""
+    return path.startswith("docs/") and path.endswith((".md", *_IMAGES))
 
 
 def _repository_path(uri: str) -> str:

@@ -63,7 +63,7 @@ def blocks_of(document: Path) -> Iterator[Block]:
 
 def links_of(document: Path) -> list[str]:
     """Targets of a document's links within the repository."""
-    targets = _LINK.findall(_CODE.sub("", document.read_text(encoding="utf-8")))
+    targets = _LINK.findall(_CODE.sub("code", document.read_text(encoding="utf-8")))
     return [t for t in targets if "://" not in t and not t.startswith("mailto:")]
 
 
