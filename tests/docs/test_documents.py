@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import importlib.util
 import re
 import shlex
 from collections.abc import Iterator
@@ -109,10 +110,17 @@ def test_commands_parse(words: list[str]) -> None:
     elif "-m" in words and words[words.index("-m") + 1] == "icm_fast":
         _parse(words[words.index("-m") + 2 :])
     elif words[:2] == ["python", "-m"]:
-        assert importlib.util.find_spec(words[2])
+        assert _is_module(words[2])
     else:
         shown = ("cat", "printf", ".", "pip", "cmake", "ctest", "python", "git", "build/debug")
         assert words[0].startswith(shown)
+
+
+def _is_module(name: str) -> bool:
+    """Whether ``python -m`` finds it in a clone."""
+    if name.startswith("benchmarks."):
+        return (REPOSITORY / name.replace(".", "/") / "__main__.py").exists()
+    return importlib.util.find_spec(name) is not None
 
 
 def _parse(words: list[str]) -> None:
@@ -218,6 +226,7 @@ def test_numbers_of_the_readme_are_results() -> None:
     ("module", "page"),
     [
         ("icm_fast", "icm_fast"),
+        ("icm_fast.evaluation", "evaluation"),
         ("icm_fast.training.sft", "sft"),
         ("icm_fast.training.reward", "reward"),
         ("icm_fast.training.rl", "rl"),
@@ -225,8 +234,9 @@ def test_numbers_of_the_readme_are_results() -> None:
 )
 def test_public_names_are_in_the_reference(module: str, page: str) -> None:
     text = (REFERENCE / f"{page}.md").read_text(encoding="utf-8")
-    public = set(importlib.import_module(module).__all__) - {"__version__", "evaluate"}
-    assert not [name for name in public if f"::: {module}.{name}\n" not in text]
+    shown = {name.rpartition(".")[2] for name in re.findall(r"^::: (\S+)$", text, re.MULTILINE)}
+    rooms = {"__version__", "evaluate", "simulate"}
+    assert not set(importlib.import_module(module).__all__) - shown - rooms
 
 
 def test_settings_are_those_of_the_search() -> None:
