@@ -7,12 +7,14 @@ import importlib
 import importlib.util
 import re
 import shlex
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
+import yaml
 from document_blocks import (
     DOCUMENTS,
     REPOSITORY,
@@ -220,6 +222,14 @@ def test_numbers_of_the_readme_are_results() -> None:
     assert len(numbers) > 10
     known = set(re.findall(r"\b\d+(?:\.\d+)?\b", RESULTS.read_text(encoding="utf-8")))
     assert not set(numbers) - known
+
+
+def test_citation_names_the_version_and_the_paper() -> None:
+    citation = yaml.safe_load((REPOSITORY / "CITATION.cff").read_text(encoding="utf-8"))
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert citation["cff-version"] == "1.2.0"
+    assert (citation["version"], citation["license"]) == (project["version"], project["license"])
+    assert citation["references"][0]["url"] == "https://arxiv.org/abs/2506.10139"
 
 
 @pytest.mark.parametrize(
