@@ -121,7 +121,8 @@ def test_commands_parse(words: list[str]) -> None:
 def _is_module(name: str) -> bool:
     """Whether ``python -m`` finds it in a clone."""
     if name.startswith("benchmarks."):
-        return (REPOSITORY / name.replace(".", "/") / "__main__.py").exists()
+        path = REPOSITORY / name.replace(".", "/")
+        return path.with_suffix(".py").exists() or (path / "__main__.py").exists()
     return importlib.util.find_spec(name) is not None
 
 
