@@ -128,7 +128,7 @@ def test_csv_data(tmp_path):
         ({"template": None}, "needs 'template'"),
         ({"labels": None}, "needs 'labels'"),
         ({"labels": [" good"]}, "at least 2 labels"),
-        ({"labels": [" good", " good"]}, "holds a label twice"),
+        ({"labels": [" good", " good"]}, "contains a label twice"),
         ({"labels": [True, False]}, "quote them in YAML"),
         ({"labels": " good"}, "must be a list"),
         ({"template": ""}, "template of a custom task must be text"),
