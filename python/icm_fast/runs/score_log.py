@@ -13,7 +13,6 @@ import zlib
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -153,7 +152,7 @@ class EvaluationLog:
         )
 
 
-def _label_type(n_labels: int) -> np.dtype[np.signedinteger[Any]]:
+def _label_type(n_labels: int) -> np.dtype[np.signedinteger]:
     for name in ("<i1", "<i2"):
         if n_labels - 1 <= np.iinfo(name).max:
             return np.dtype(name)
