@@ -96,7 +96,7 @@ def without_removed(content: Mapping[str, T]) -> dict[str, T]:
 
 
 class Limit(ABC):
-    """What a setting accepts; stands in the annotation that declares the setting."""
+    """What a setting accepts; part of the annotation that declares the setting."""
 
     @abstractmethod
     def read(self, name: str, value: object) -> object:
@@ -131,7 +131,7 @@ class OneOf(Limit):
 
 @dataclass(frozen=True, slots=True)
 class Switch(Limit):
-    """True or false, and not a number that stands for one of them."""
+    """True or false; numbers do not count."""
 
     def read(self, name: str, value: object) -> object:
         """Return a boolean."""
@@ -142,7 +142,7 @@ class Switch(Limit):
 
 @dataclass(frozen=True, slots=True)
 class Text(Limit):
-    """Any text that is not blank."""
+    """A text that is not blank."""
 
     def read(self, name: str, value: object) -> object:
         """Return a text."""
@@ -157,8 +157,8 @@ class ListOf(Limit):
 
     Attributes:
         item: Limit of each item.
-        noun: Name of one item in messages; by default its place, ``label_shares[1]``.
-        required: Whether the list must hold an item.
+        noun: Name of one item in messages; by default its position, ``label_shares[1]``.
+        required: Whether the list must not be empty.
     """
 
     item: Limit
@@ -313,7 +313,7 @@ class SearchConfig:
         self._check_labels()
 
     def _check_scorer(self) -> None:
-        """Refuse settings that need the tree scorer beside another one, or that exclude others."""
+        """Refuse settings that need another scorer, or that exclude each other."""
         if self.int8 and self.scorer != "tree":
             raise InputError(f"int8 needs scorer=tree, got {self.scorer}; drop one of them")
         growing, bounded = self.context_order == "append", self.context_demonstrations != 0
@@ -327,7 +327,7 @@ class SearchConfig:
             )
 
     def _check_labels(self) -> None:
-        """Refuse shares that are not shares of one whole, and a start without its labels."""
+        """Refuse shares that do not add up to 1, and a start without its labels."""
         if self.label_shares and abs(sum(self.label_shares) - 1) > 0.01:
             raise InputError(
                 f"label_shares add up to {sum(self.label_shares)}, not to 1; correct them"

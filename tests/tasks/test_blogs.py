@@ -207,7 +207,7 @@ def test_a_csv_in_the_authors_schema_is_read_as_before(tmp_path):
     [
         ([], {}, "0 male and 0 female"),
         ([("1", "male", post("1", 0))], {}, r"1 male and 0 female .* lower min_chars"),
-        (ROWS, {"min_chars": 9999}, "0 male and 0 female authors have a post of at least 9999 characters"),
+        (ROWS, {"min_chars": 9999}, "0 male and 0 female authors have a post of at least 9999"),
         ([*ROWS[:2], ("9", "m", "x")], {}, r"blogtext.csv, row 3: gender is 'm'; write male"),
         ([("1", "male", "x"), ("1", "female", "x")], {}, "author 1 is male in one place"),
         (ROWS, {"min_chars": 0}, "min_chars must be an integer of at least 1, got 0"),

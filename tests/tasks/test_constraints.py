@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import product
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -146,11 +147,15 @@ def test_multi_class_rules_need_a_positive_label():
         ),
         ({"rule": "implies", "pairs": [["a", "a"]]}, "'a' to itself; name two"),
         ({"rule": "custom"}, "exactly one of"),
+        ({"rule": "implies", "pairs": "ab"}, "must list pairs such as .* got 'ab'"),
+        ({"rule": "custom", "forbid": 3}, "must list pairs such as .* got 3"),
         ({"rule": "custom", "table": "no"}, "list of lists"),
+        ({"rule": "custom", "table": [[True, True], "no"]}, "list of lists"),
         ({"rule": "custom", "table": [[True]]}, "not 2 x 2"),
         ({"rule": "custom", "forbid": [["Tru", "False"]]}, "did you mean 'True'"),
         ({"rule": "custom", "predicate": "f"}, "must be a Python function"),
         (3, "must be a name or a mapping"),
+        (SimpleNamespace(pairs=lambda scope: []), "must be a name or a mapping"),
     ],
 )
 def test_malformed_rules_are_refused(rule, message):
