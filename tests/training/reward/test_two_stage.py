@@ -180,7 +180,7 @@ def test_bad_pools_are_refused(judge, tmp_path):
         label_pool(model, tmp_path / "out" / "pool.jsonl", tmp_path / "out")
     for number, (content, text) in enumerate(
         [
-            ("", "contains no rows"),
+            ("", "holds no rows"),
             (
                 '{"response_1": "a", "response_2": "b"}\n{"response_1": "a"}\n',
                 "line 2: column 'resp",
