@@ -7,43 +7,86 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from icm_fast.cli.parameters import RunFolder
 from icm_fast.errors import InputError
 
 if TYPE_CHECKING:
     from icm_fast.runs.finished import FinishedRun
 
 
+_LM_EVAL = "lm-eval"
+_HUB = "Upload to the Hugging Face Hub"
+
+
 def export(
-    run_folder: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
+    run_folder: RunFolder,
     format: Annotated[
         str | None,
         typer.Option(
-            help="jsonl, csv, parquet, trl-sft, trl-preference, dpo, axolotl or lm-eval; else the "
-            "suffix of the file decides."
+            metavar="FORMAT",
+            help="jsonl, csv, parquet, trl-sft, trl-preference, dpo, axolotl or lm-eval; taken "
+            "from the suffix of the file by default.",
+            show_default=False,
         ),
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="File; folder for lm-eval and --push."),
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="PATH",
+            help="File to write; a folder for lm-eval and --push. In RUN by default.",
+            show_default=False,
+        ),
     ] = None,
     shots: Annotated[
-        int | None, typer.Option(help="lm-eval: demonstrations; by default those of evaluate.")
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Number of demonstrations; same as `evaluate run` by default.",
+            show_default=False,
+            rich_help_panel=_LM_EVAL,
+        ),
     ] = None,
     test: Annotated[
-        int | None, typer.Option(help="lm-eval: held-out examples, 100 by default.")
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Number of held-out examples; 100 by default.",
+            show_default=False,
+            rich_help_panel=_LM_EVAL,
+        ),
     ] = None,
     push: Annotated[
-        str | None, typer.Option(help="OWNER/NAME: upload to the Hub as a data set with a card.")
+        str | None,
+        typer.Option(
+            metavar="OWNER/NAME",
+            help="Upload the labels as a data set with a card.",
+            show_default=False,
+            rich_help_panel=_HUB,
+        ),
     ] = None,
-    private: Annotated[bool, typer.Option("--private", help="push: a private data set.")] = False,
+    private: Annotated[
+        bool,
+        typer.Option("--private", help="Make the data set private.", rich_help_panel=_HUB),
+    ] = False,
     license: Annotated[
-        str | None, typer.Option(help="push: license of the data, for the card.")
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="License of the data, for the card.",
+            show_default=False,
+            rich_help_panel=_HUB,
+        ),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="push: write the folder, upload nothing.")
+        bool,
+        typer.Option(
+            "--dry-run", help="Write the folder but upload nothing.", rich_help_panel=_HUB
+        ),
     ] = False,
 ) -> None:
-    """Write the labels of a run as a table, as training data or as a task of lm-eval; push them."""
+    """Write labels as a table, training data or lm-eval task."""
     from icm_fast.export.lm_eval import LM_EVAL
     from icm_fast.export.tables import format_of
     from icm_fast.runs.finished import read_run
