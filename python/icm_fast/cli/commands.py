@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from typer.completion import install_callback, show_callback
@@ -20,6 +20,9 @@ from icm_fast.cli.search import doctor, search_command
 from icm_fast.cli.train import train_app
 from icm_fast.runs.provenance import versions
 
+if TYPE_CHECKING:
+    from typer._click import Context
+
 _LABEL = "Label data"
 _USE = "Use the labels"
 _PAPER = "Repeat the paper"
@@ -33,7 +36,7 @@ class _Program(TyperGroup):
     typer detects the shell from the parent process, which fails in containers and scripts.
     """
 
-    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
+    def parse_args(self, ctx: Context, args: list[str]) -> list[str]:
         if len(args) == 2 and args[0] in _COMPLETION:
             # Both end the process once they have a shell; they do not read the parameter.
             _COMPLETION[args[0]](ctx, self.params[0], args[1])

@@ -27,6 +27,8 @@ from icm_fast.model.lazy import LazyModel
 from icm_fast.runs.store import CONFIG_FILE
 
 if TYPE_CHECKING:
+    from typer._click import Context
+
     from icm_fast.model.loaded import LoadedModel
 
 _JUDGE = "Judge"
@@ -36,7 +38,7 @@ _CONTINUATIONS = "Continuations"
 class _Evaluate(TyperGroup):
     """The group ``evaluate``, with the fix for a folder that stands where a command belongs."""
 
-    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
+    def parse_args(self, ctx: Context, args: list[str]) -> list[str]:
         if args and args[0] not in self.commands and Path(args[0]).is_dir():
             raise InputError(
                 f"{args[0]} is a folder, not a command of `icm-fast evaluate`; use "
