@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from importlib import metadata
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from typer.completion import install_callback, show_callback
 from typer.core import TyperGroup
 
-import icm_fast
 from icm_fast.cli.assistant import assistant
 from icm_fast.cli.demo import demo
 from icm_fast.cli.evaluate import evaluate_app
@@ -53,7 +53,7 @@ app = typer.Typer(
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"icm-fast {icm_fast.__version__}")
+        typer.echo(f"icm-fast {metadata.version('icm-fast')}")
         raise typer.Exit
 
 
