@@ -11,45 +11,52 @@ import typer
 from icm_fast.cli.parameters import MODEL_HELP
 from icm_fast.cli.settings import parse_assignments
 
+_Model = Annotated[str, typer.Option(metavar="MODEL", help=MODEL_HELP)]
+_Seed = Annotated[int, typer.Option(metavar="N", help="Seed of every stage.")]
+_Output = Annotated[
+    Path | None,
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="FOLDER",
+        help="Folder of the results; runs/assistant-MODEL-seedN by default.",
+        show_default=False,
+    ),
+]
+_Assignments = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change the size of a stage, for example n=64; may be repeated.",
+        show_default=False,
+    ),
+]
+_Rl = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--rl",
+        metavar="KEY=VALUE",
+        help="Change a setting of the policy training; may be repeated.",
+        show_default=False,
+    ),
+]
+
 
 def assistant(
-    model: Annotated[str, typer.Option(metavar="MODEL", help=MODEL_HELP)] = "smollm2",
-    seed: Annotated[int, typer.Option(metavar="N", help="Seed of every stage.")] = 0,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="FOLDER",
-            help="Folder of the results; runs/assistant-MODEL-seedN by default.",
-            show_default=False,
-        ),
-    ] = None,
-    assignments: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="KEY=VALUE",
-            help="Change the size of a stage, for example n=64; may be repeated.",
-            show_default=False,
-        ),
-    ] = None,
-    rl: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--rl",
-            metavar="KEY=VALUE",
-            help="Change a setting of the policy training; may be repeated.",
-            show_default=False,
-        ),
-    ] = None,
+    model: _Model = "smollm2",
+    seed: _Seed = 0,
+    output: _Output = None,
+    assignments: _Assignments = None,
+    rl: _Rl = None,
 ) -> None:
     """Label reviews, train reward models and policies, compare them.
 
     Run the same command again to resume an interrupted run.
     """
+    from icm_fast.experiments.assistant.config import AssistantConfig
     from icm_fast.experiments.assistant.report import report_text
-    from icm_fast.experiments.assistant.run import AssistantConfig, run_assistant
+    from icm_fast.experiments.assistant.run import run_assistant
     from icm_fast.files import write_atomically
 
     config = AssistantConfig.from_mappings(

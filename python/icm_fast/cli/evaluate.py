@@ -36,7 +36,7 @@ _CONTINUATIONS = "Continuations"
 
 
 class _Evaluate(TyperGroup):
-    """The group ``evaluate``, with the fix for a folder that stands where a command belongs."""
+    """The group ``evaluate``, which names the fix where a folder is given instead of a command."""
 
     def parse_args(self, ctx: Context, args: list[str]) -> list[str]:
         if args and args[0] not in self.commands and Path(args[0]).is_dir():
@@ -52,21 +52,23 @@ evaluate_app = typer.Typer(
 )
 
 
+_Target = Annotated[
+    str,
+    typer.Argument(
+        metavar="RUN",
+        help="Folder of a finished run, or a task to search first.",
+        show_default=False,
+    ),
+]
+_NTest = Annotated[int, typer.Option(metavar="N", help="Maximum number of held-out examples.")]
+
+
 @evaluate_app.command("run")
 def evaluate_run_command(
-    target: Annotated[
-        str,
-        typer.Argument(
-            metavar="RUN",
-            help="Folder of a finished run, or a task to search first.",
-            show_default=False,
-        ),
-    ],
+    target: _Target,
     data: Data = None,
     model: RunModel = None,
-    n_test: Annotated[
-        int, typer.Option(metavar="N", help="Maximum number of held-out examples.")
-    ] = 100,
+    n_test: _NTest = 100,
     seed: Seed = None,
     limit: Limit = None,
     output: Output = None,
@@ -168,107 +170,120 @@ def evaluate_reward_command(
     typer.echo(f"\nwritten to {path} and {path.with_suffix('.md').name}")
 
 
+_PolicyA = Annotated[
+    str,
+    typer.Argument(
+        metavar="A", help="A policy: hub id, folder, .gguf file or name.", show_default=False
+    ),
+]
+_PolicyB = Annotated[
+    str,
+    typer.Argument(metavar="B", help="The policy to compare it with.", show_default=False),
+]
+_Prompts = Annotated[
+    str,
+    typer.Option(
+        metavar="FILE",
+        help="File with the column prompt, or a .txt file with one prompt per line.",
+        show_default=False,
+    ),
+]
+_Judge = Annotated[
+    str,
+    typer.Option(
+        metavar="FOLDER",
+        help="Folder of a reward model; with --pairwise, a language model.",
+        show_default=False,
+        rich_help_panel=_JUDGE,
+    ),
+]
+_Pairwise = Annotated[
+    bool,
+    typer.Option(
+        "--pairwise",
+        help="The judge compares two responses, in both orders.",
+        rich_help_panel=_JUDGE,
+    ),
+]
+_TieMargin = Annotated[
+    float,
+    typer.Option(
+        metavar="X",
+        help="Maximum difference between two scores that counts as a tie.",
+        rich_help_panel=_JUDGE,
+    ),
+]
+_Kind = Annotated[
+    str,
+    typer.Option(
+        metavar="KIND",
+        help="dialogue (prompts are questions) or continuation (prompts are beginnings).",
+        rich_help_panel=_CONTINUATIONS,
+    ),
+]
+_Tokens = Annotated[
+    int,
+    typer.Option(
+        metavar="N",
+        help="Maximum number of tokens in a continuation.",
+        rich_help_panel=_CONTINUATIONS,
+    ),
+]
+_Samples = Annotated[
+    int,
+    typer.Option(
+        metavar="N",
+        help="Number of continuations per policy and prompt.",
+        rich_help_panel=_CONTINUATIONS,
+    ),
+]
+_Temperature = Annotated[
+    float,
+    typer.Option(
+        metavar="X",
+        help="Sampling temperature; 0 always takes the likeliest token.",
+        rich_help_panel=_CONTINUATIONS,
+    ),
+]
+_TopP = Annotated[
+    float,
+    typer.Option(
+        metavar="X",
+        help="Sample from the likeliest tokens that hold this much probability.",
+        rich_help_panel=_CONTINUATIONS,
+    ),
+]
+_Seed = Annotated[
+    int,
+    typer.Option(metavar="N", help="Seed of every random draw.", rich_help_panel=_CONTINUATIONS),
+]
+_Output = Annotated[
+    Path | None,
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="FILE",
+        help="JSON file, with Markdown and the samples next to it; in runs/ by default.",
+        show_default=False,
+    ),
+]
+
+
 @evaluate_app.command("policy")
 def evaluate_policy_command(
-    policy_a: Annotated[
-        str,
-        typer.Argument(
-            metavar="A", help="A policy: hub id, folder, .gguf file or name.", show_default=False
-        ),
-    ],
-    policy_b: Annotated[
-        str,
-        typer.Argument(metavar="B", help="The policy to compare it with.", show_default=False),
-    ],
-    prompts: Annotated[
-        str,
-        typer.Option(
-            metavar="FILE",
-            help="File with the column prompt, or a .txt file with one prompt per line.",
-            show_default=False,
-        ),
-    ],
-    judge: Annotated[
-        str,
-        typer.Option(
-            metavar="FOLDER",
-            help="Folder of a reward model; with --pairwise, a language model.",
-            show_default=False,
-            rich_help_panel=_JUDGE,
-        ),
-    ],
-    pairwise: Annotated[
-        bool,
-        typer.Option(
-            "--pairwise",
-            help="The judge compares two responses, in both orders.",
-            rich_help_panel=_JUDGE,
-        ),
-    ] = False,
-    tie_margin: Annotated[
-        float,
-        typer.Option(
-            metavar="X",
-            help="Maximum difference between two scores that counts as a tie.",
-            rich_help_panel=_JUDGE,
-        ),
-    ] = 0.0,
-    kind: Annotated[
-        str,
-        typer.Option(
-            metavar="KIND",
-            help="dialogue (prompts are questions) or continuation (prompts are beginnings).",
-            rich_help_panel=_CONTINUATIONS,
-        ),
-    ] = "dialogue",
-    tokens: Annotated[
-        int,
-        typer.Option(
-            metavar="N",
-            help="Maximum number of tokens in a continuation.",
-            rich_help_panel=_CONTINUATIONS,
-        ),
-    ] = 128,
-    samples: Annotated[
-        int,
-        typer.Option(
-            metavar="N",
-            help="Number of continuations per policy and prompt.",
-            rich_help_panel=_CONTINUATIONS,
-        ),
-    ] = 1,
-    temperature: Annotated[
-        float,
-        typer.Option(
-            metavar="X",
-            help="Sampling temperature; 0 always takes the likeliest token.",
-            rich_help_panel=_CONTINUATIONS,
-        ),
-    ] = 1.0,
-    top_p: Annotated[
-        float,
-        typer.Option(
-            metavar="X",
-            help="Sample from the likeliest tokens that hold this much probability.",
-            rich_help_panel=_CONTINUATIONS,
-        ),
-    ] = 1.0,
-    seed: Annotated[
-        int,
-        typer.Option(
-            metavar="N", help="Seed of every random draw.", rich_help_panel=_CONTINUATIONS
-        ),
-    ] = 0,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="FILE",
-            help="JSON file, with Markdown and the samples next to it; in runs/ by default.",
-            show_default=False,
-        ),
-    ] = None,
+    policy_a: _PolicyA,
+    policy_b: _PolicyB,
+    prompts: _Prompts,
+    judge: _Judge,
+    pairwise: _Pairwise = False,
+    tie_margin: _TieMargin = 0.0,
+    kind: _Kind = "dialogue",
+    tokens: _Tokens = 128,
+    samples: _Samples = 1,
+    temperature: _Temperature = 1.0,
+    top_p: _TopP = 1.0,
+    seed: _Seed = 0,
+    output: _Output = None,
 ) -> None:
     """Measure how often a judge prefers policy A to policy B."""
     from icm_fast.model import load_model

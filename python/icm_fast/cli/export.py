@@ -18,73 +18,81 @@ _LM_EVAL = "lm-eval"
 _HUB = "Upload to the Hugging Face Hub"
 
 
+_Format = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FORMAT",
+        help="jsonl, csv, parquet, trl-sft, trl-preference, dpo, axolotl or lm-eval; taken "
+        "from the suffix of the file by default.",
+        show_default=False,
+    ),
+]
+_Output = Annotated[
+    Path | None,
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="PATH",
+        help="File to write; a folder for lm-eval and --push. In RUN by default.",
+        show_default=False,
+    ),
+]
+_Shots = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        help="Number of demonstrations; same as `evaluate run` by default.",
+        show_default=False,
+        rich_help_panel=_LM_EVAL,
+    ),
+]
+_Test = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        help="Number of held-out examples; 100 by default.",
+        show_default=False,
+        rich_help_panel=_LM_EVAL,
+    ),
+]
+_Push = Annotated[
+    str | None,
+    typer.Option(
+        metavar="OWNER/NAME",
+        help="Upload the labels as a data set with a card.",
+        show_default=False,
+        rich_help_panel=_HUB,
+    ),
+]
+_Private = Annotated[
+    bool,
+    typer.Option("--private", help="Make the data set private.", rich_help_panel=_HUB),
+]
+_License = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="License of the data, for the card.",
+        show_default=False,
+        rich_help_panel=_HUB,
+    ),
+]
+_DryRun = Annotated[
+    bool,
+    typer.Option("--dry-run", help="Write the folder but upload nothing.", rich_help_panel=_HUB),
+]
+
+
 def export(
     run_folder: RunFolder,
-    format: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FORMAT",
-            help="jsonl, csv, parquet, trl-sft, trl-preference, dpo, axolotl or lm-eval; taken "
-            "from the suffix of the file by default.",
-            show_default=False,
-        ),
-    ] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="PATH",
-            help="File to write; a folder for lm-eval and --push. In RUN by default.",
-            show_default=False,
-        ),
-    ] = None,
-    shots: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N",
-            help="Number of demonstrations; same as `evaluate run` by default.",
-            show_default=False,
-            rich_help_panel=_LM_EVAL,
-        ),
-    ] = None,
-    test: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N",
-            help="Number of held-out examples; 100 by default.",
-            show_default=False,
-            rich_help_panel=_LM_EVAL,
-        ),
-    ] = None,
-    push: Annotated[
-        str | None,
-        typer.Option(
-            metavar="OWNER/NAME",
-            help="Upload the labels as a data set with a card.",
-            show_default=False,
-            rich_help_panel=_HUB,
-        ),
-    ] = None,
-    private: Annotated[
-        bool,
-        typer.Option("--private", help="Make the data set private.", rich_help_panel=_HUB),
-    ] = False,
-    license: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="License of the data, for the card.",
-            show_default=False,
-            rich_help_panel=_HUB,
-        ),
-    ] = None,
-    dry_run: Annotated[
-        bool,
-        typer.Option(
-            "--dry-run", help="Write the folder but upload nothing.", rich_help_panel=_HUB
-        ),
-    ] = False,
+    format: _Format = None,
+    output: _Output = None,
+    shots: _Shots = None,
+    test: _Test = None,
+    push: _Push = None,
+    private: _Private = False,
+    license: _License = None,
+    dry_run: _DryRun = False,
 ) -> None:
     """Write labels as a table, training data or lm-eval task."""
     from icm_fast.export.lm_eval import LM_EVAL

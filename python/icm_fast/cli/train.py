@@ -109,39 +109,45 @@ def texts(
     say(_summary(tuned, "texts"))
 
 
+_IterativeTask = Annotated[
+    str,
+    typer.Argument(metavar="TASK", help="Task, for example truthfulqa.", show_default=False),
+]
+_IterativeBatchSize = Annotated[
+    int, typer.Option(metavar="N", help="Maximum number of examples per search.")
+]
+_IterativeOutput = Annotated[
+    Path | None,
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="FOLDER",
+        help="Folder of the batches; runs/TASK-iterative-seedN by default.",
+        show_default=False,
+    ),
+]
+_IterativeTuning = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="KEY=VALUE",
+        help="Change a setting of the fine-tuning; may be repeated.",
+        show_default=False,
+        rich_help_panel="Settings",
+    ),
+]
+
+
 @train_app.command()
 def iterative(
-    task: Annotated[
-        str,
-        typer.Argument(metavar="TASK", help="Task, for example truthfulqa.", show_default=False),
-    ],
+    task: _IterativeTask,
     data: Data = None,
     model: Model = None,
-    batch_size: Annotated[
-        int, typer.Option(metavar="N", help="Maximum number of examples per search.")
-    ] = 64,
+    batch_size: _IterativeBatchSize = 64,
     seed: Seed = None,
     limit: Limit = None,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="FOLDER",
-            help="Folder of the batches; runs/TASK-iterative-seedN by default.",
-            show_default=False,
-        ),
-    ] = None,
+    output: _IterativeOutput = None,
     assignments: Assignments = None,
-    tuning: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="KEY=VALUE",
-            help="Change a setting of the fine-tuning; may be repeated.",
-            show_default=False,
-            rich_help_panel="Settings",
-        ),
-    ] = None,
+    tuning: _IterativeTuning = None,
     options: Options = None,
 ) -> None:
     """Label in batches, each with the model tuned on earlier ones."""

@@ -20,51 +20,57 @@ FOUND = "icm"
 _POOL_LABELS = ("soft", "hard")
 
 
+_Source = Annotated[
+    Path,
+    typer.Argument(
+        metavar="SOURCE",
+        help="Folder of a finished run, or a file with the columns prompt, chosen, rejected.",
+        show_default=False,
+    ),
+]
+_Labels = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="Labels of a run: icm (the found ones), or gold or crowd (human ones).",
+    ),
+]
+_Pool = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="JSONL that the first model labels to train the final one on: prompt, "
+        "response_1, response_2.",
+        show_default=False,
+    ),
+]
+_PoolLabels = Annotated[
+    str,
+    typer.Option(
+        metavar="KIND",
+        help="Train on the first model's probabilities (soft) or choices (hard).",
+    ),
+]
+_Output = Annotated[
+    Path | None,
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="FOLDER",
+        help="Folder of the reward model; by default RUN/reward, or runs/reward-NAME for a file.",
+        show_default=False,
+    ),
+]
+
+
 def reward(
-    source: Annotated[
-        Path,
-        typer.Argument(
-            metavar="SOURCE",
-            help="Folder of a finished run, or a file with the columns prompt, chosen, rejected.",
-            show_default=False,
-        ),
-    ],
+    source: _Source,
     model: RunModel = None,
-    labels: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME",
-            help="Labels of a run: icm (the found ones), or gold or crowd (human ones).",
-        ),
-    ] = FOUND,
-    pool: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="JSONL that the first model labels to train the final one on: prompt, "
-            "response_1, response_2.",
-            show_default=False,
-        ),
-    ] = None,
-    pool_labels: Annotated[
-        str,
-        typer.Option(
-            metavar="KIND",
-            help="Train on the first model's probabilities (soft) or choices (hard).",
-        ),
-    ] = "soft",
+    labels: _Labels = FOUND,
+    pool: _Pool = None,
+    pool_labels: _PoolLabels = "soft",
     assignments: TrainingAssignments = None,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="FOLDER",
-            help="Folder of the reward model; by default RUN/reward, or runs/reward-NAME for a "
-            "file.",
-            show_default=False,
-        ),
-    ] = None,
+    output: _Output = None,
 ) -> None:
     """Train a reward model on labels or pairs; run it again to resume."""
     from icm_fast.model import load_model

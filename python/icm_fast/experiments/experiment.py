@@ -21,7 +21,7 @@ class Column:
     """What one search labels and what is done with the labels: one place on the figure's axis.
 
     Attributes:
-        name: Shown in the figure and the table; ``{model}`` in it stands for ``model_title``.
+        name: Shown in the figure and the table; ``{model}`` in it becomes ``model_title``.
         task: Name of the task.
         model: Hub id, folder, .gguf file or embedded name.
         model_title: Short name of the model; the last part of ``model`` by default.
