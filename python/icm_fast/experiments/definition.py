@@ -22,7 +22,6 @@ from icm_fast.files import reading
 
 DEFINITIONS = Path(__file__).parent / "definitions"
 
-
 _TEXTS = ("name", "task", "model", "model_title", "chat_model", "data", "start")
 _MAPPINGS = {"options", "settings", "tuning"}
 

@@ -109,14 +109,14 @@ class Experiment:
         title: Headline of the figure.
         source: The table or figure of the paper that it repeats, or "ours".
         figure: ``bars`` (a panel of methods per column) or ``lines`` (methods over ``x``).
-        x_label: Of the axis of ``lines``.
+        x_label: Label of the axis of ``lines``.
         log_x: Whether that axis is logarithmic.
         seeds: Each is another draw of data, search and test examples.
         methods: Names of methods, in the order shown.
         columns: What is labelled.
-        note: What a reader has to know.
-        variant: Tells apart what was run with another model, other seeds or fewer columns; empty
-            for the suite as it stands.
+        note: What a reader should know.
+        variant: Name of a run with other models, other seeds or fewer columns; empty for the
+            unchanged suite.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""How much scores and predictions vary with the order of the contexts, labels unchanged."""
+"""How much scores and predictions vary with the order of the contexts for the same labels."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ def predict_test(method: Method, data: CellData, found: IntArray, folder: Path) 
         method: The method.
         data: The cell's data.
         found: Labels that the search found, ``[n]``.
-        folder: Folder of the state of fine-tuning.
+        folder: Folder in which fine-tuning keeps its state.
 
     Raises:
         InputError: The model cannot take the data.
@@ -76,10 +76,8 @@ def predict_test(method: Method, data: CellData, found: IntArray, folder: Path) 
     if method.use == "tuned":
         assert labels is not None
         tuned = _fine_tuned(data, labels, model, folder)
-        model, seconds = (
-            tuned.loaded,
-            seconds + tuned.seconds,
-        )  # including those before an interruption
+        # Seconds of a resumed fine-tuning include those before the interruption.
+        model, seconds = tuned.loaded, seconds + tuned.seconds
     started = time.monotonic()
     if method.use in ("assistant", "chat"):
         predicted = _zero_shot(method.use, data)

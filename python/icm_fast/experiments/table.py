@@ -73,7 +73,7 @@ def _accuracy(method: MethodDocument | None, kind: Kind) -> str:
 
 
 def _differences(document: ExperimentDocument) -> list[str]:
-    """A section on pairs of methods, where there are any."""
+    """A section on pairs of methods; nothing if there are none."""
     columns = document["columns"]
     pairs = list(
         dict.fromkeys((d["method"], d["against"]) for c in columns for d in c["differences"])
@@ -87,8 +87,8 @@ def _differences(document: ExperimentDocument) -> list[str]:
             found = [_difference_of(column, pair, kind) for column in columns]
             rows.append([title if kind == "plain" else "… calibrated", *found])
     preface = (
-        "Points of accuracy on the same held-out examples, with intervals of the difference; one "
-        "that holds 0 does not tell the two apart."
+        "Differences of accuracy in percentage points on the same held-out examples, with their "
+        "intervals. An interval that contains 0 does not separate the two methods."
     )
     return ["## Differences", preface, markdown_table(["", *[c["name"] for c in columns]], rows)]
 
@@ -131,7 +131,7 @@ def _per_label(seeds: Sequence[SeedSearch], key: _CountKey, form: str) -> str:
 
 
 def _orders(document: ExperimentDocument) -> list[str]:
-    """A section on the orders of the contexts, where they were varied."""
+    """A section on the orders of the contexts; nothing if they were not varied."""
     names = (
         *("data", "seed", "U(D)", "leave-one-out agreement with gold", "accuracy", "calibrated"),
         "spread of a log-probability",
