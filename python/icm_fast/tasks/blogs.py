@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import html
 import re
-import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -17,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from icm_fast.errors import InputError
-from icm_fast.tasks.rows import Row
+from icm_fast.tasks.formats import long_fields
+from icm_fast.tasks.rows import NOT_TEXT, Row
 from icm_fast.tasks.sampling import digest
 
 _COLUMNS = {"id", "gender", "text"}
@@ -103,7 +103,7 @@ def _one_per_author(
         counts[author] += 1
         if author in best and best[author][0] <= rank:
             continue
-        text = " ".join(html.unescape(post.text).split())
+        text = " ".join(NOT_TEXT.sub("", html.unescape(post.text)).split())
         if len(text) >= min_chars:
             best[author] = (rank, _Post(author, post.gender, _cut(text, max_chars)))
     # Otherwise a quiz that many bloggers filled in would be compared with itself.
@@ -141,15 +141,14 @@ def _csv_posts(path: Path) -> Iterator[_Post]:
 
 @contextmanager
 def _open_csv(path: Path) -> Iterator[csv.DictReader[str]]:
-    # Some posts exceed the csv module's limit, which is process-wide: restore it afterwards.
-    before = csv.field_size_limit(sys.maxsize)
     try:
-        with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
+        with (
+            long_fields(),
+            path.open(encoding="utf-8-sig", errors="replace", newline="") as file,
+        ):
             yield csv.DictReader(file)
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}; check its permissions") from error
-    finally:
-        csv.field_size_limit(before)
 
 
 def _folder_posts(folder: Path) -> Iterator[_Post]:

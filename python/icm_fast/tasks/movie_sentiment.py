@@ -17,7 +17,8 @@ from icm_fast.assets.locate import MOVIE_GROUND_TRUTH, MOVIE_RATINGS, movie_revi
 from icm_fast.errors import InputError, suggest
 from icm_fast.tasks.assembly import TRUTH_LABELS, TaskData, assemble
 from icm_fast.tasks.constraints import Asymmetric
-from icm_fast.tasks.rows import PathLike, read_text
+from icm_fast.tasks.formats import read_text
+from icm_fast.tasks.rows import PathLike
 from icm_fast.tasks.sampling import SPLITS, in_split
 from icm_fast.types import Comparison, Dataset, Example, IntArray
 
