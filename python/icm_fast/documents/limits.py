@@ -16,6 +16,18 @@ class RefusedError(ValueError):
     """A value that is well-formed but not accepted; the message begins with its place, if any."""
 
 
+class NotYamlError(InputError):
+    """A text that is not YAML at all.
+
+    Attributes:
+        reason: The line and what is wrong there.
+    """
+
+    def __init__(self, where: str, line: str, problem: str) -> None:
+        super().__init__(f"{where}{line}: not YAML ({problem}); correct that line")
+        self.reason = f"{line.removeprefix(', ')}: {problem}".removeprefix(": ")
+
+
 def too_long(digits: str) -> str:
     """The message about an integer of too many digits."""
     return (

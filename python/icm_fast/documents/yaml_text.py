@@ -16,6 +16,7 @@ from icm_fast.documents.limits import (
     MAX_DEPTH,
     MAX_DIGITS,
     MAX_NODES,
+    NotYamlError,
     RefusedError,
     too_deep,
     too_long,
@@ -38,19 +39,28 @@ _WORDS = {
 """Plain words of YAML 1.2's core schema that are not text; the first that fits counts."""
 
 
-def parse_yaml(text: str, where: str, *, texts: Collection[str] = ()) -> object:
+def parse_yaml(
+    text: str,
+    where: str,
+    *,
+    texts: Collection[str] = (),
+    as_text: bool = False,
+    aliases: bool = False,
+) -> object:
     """Return the value of a YAML 1.2 text; an empty one is None.
 
     Args:
         text: The YAML text, one document.
         where: Name of its file, for messages.
         texts: Keys whose values, as deep as they go, are text as it stands in the file.
+        as_text: Whether all of it is.
+        aliases: Whether a value may stand for another one (``*name``).
 
     Raises:
         InputError: Not YAML, a key twice in one mapping, an alias, or a value beyond a limit.
     """
-    node = _compose(text, where)
-    return None if node is None else _value(node, where, texts, False)
+    node = _compose(text, where, aliases=aliases)
+    return None if node is None else _value(node, where, texts, as_text)
 
 
 def parse_old_yaml(text: str, where: str) -> object:
@@ -61,7 +71,7 @@ def parse_old_yaml(text: str, where: str) -> object:
     """
     import yaml
 
-    node = _compose(text, where, old=True)
+    node = _compose(text, where, old=True, aliases=True)
     try:
         loader = yaml.SafeLoader("")
         return None if node is None else loader.construct_document(node)
@@ -71,8 +81,8 @@ def parse_old_yaml(text: str, where: str) -> object:
 
 
 @cache
-def _loader(old: bool) -> type[yaml.SafeLoader]:
-    """PyYAML's parser with YAML 1.2's plain words, unless ``old``, and with limits."""
+def _loader(old: bool, aliases: bool) -> type[yaml.SafeLoader]:
+    """PyYAML's parser with limits and, unless ``old``, the plain words of YAML 1.2."""
     import yaml
 
     class Loader(yaml.SafeLoader):
@@ -82,7 +92,7 @@ def _loader(old: bool) -> type[yaml.SafeLoader]:
         def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
             event = self.peek_event()
             line = event.start_mark.line + 1
-            if isinstance(event, yaml.AliasEvent) and not old:
+            if isinstance(event, yaml.AliasEvent) and not aliases:
                 raise RefusedError(
                     f", line {line}: an alias (*{event.anchor}); write the value out"
                 )
@@ -100,21 +110,21 @@ def _loader(old: bool) -> type[yaml.SafeLoader]:
     return Loader
 
 
-def _compose(text: str, where: str, *, old: bool = False) -> yaml.Node | None:
+def _compose(
+    text: str, where: str, *, old: bool = False, aliases: bool = False
+) -> yaml.Node | None:
     import yaml
 
     try:
-        node: yaml.Node | None = _loader(old)(text).get_single_node()
+        node: yaml.Node | None = _loader(old, aliases)(text).get_single_node()
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark is not None else ""
         problem = getattr(error, "problem", None) or getattr(error, "reason", None)
-        raise InputError(
-            f"{where}{line}: not YAML ({problem or 'unreadable'}); correct that line"
-        ) from error
+        raise NotYamlError(where, line, str(problem or "unreadable")) from error
     except RefusedError as error:
         raise InputError(f"{where}{error}") from error
-    if old and node is not None and _weight(node, {}) > MAX_NODES:
+    if aliases and node is not None and _weight(node, {}) > MAX_NODES:
         raise InputError(f"{where}: its aliases stand for more than {MAX_NODES:,} values")
     return node
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Protocol, runtime_checkable
 
-from icm_fast.errors import InputError, suggest
+from icm_fast.errors import InputError, shown, suggest
 from icm_fast.types import Constraint, Example, LabelSpace
 
 Table = tuple[tuple[bool, ...], ...]
@@ -290,6 +290,9 @@ RULES: dict[str, Callable[..., Rule]] = {
 }
 """Rules by the name that YAML uses."""
 
+TEXT_KEYS = ("if", "then", "pairs", "forbid", "positive", "column")
+"""Keys of a rule whose values are text, whatever they look like in YAML."""
+
 _YAML_NAMES = {"premise": "if", "conclusion": "then", "id_pairs": "pairs"}
 
 RuleLike = Rule | str | Mapping[str, object]
@@ -306,7 +309,7 @@ def make_rule(spec: RuleLike) -> Rule:
     if isinstance(spec, Rule):
         return spec
     if not isinstance(spec, Mapping):
-        raise InputError(f"a rule must be a name or a mapping, got {spec!r}")
+        raise InputError(f"a rule must be a name or a mapping, got {shown(spec)}")
     name = str(spec.get("rule", ""))
     if name not in RULES:
         raise InputError(f"unknown rule {name!r}{suggest(name, RULES)}")
@@ -314,7 +317,7 @@ def make_rule(spec: RuleLike) -> Rule:
     keys = {_YAML_NAMES.get(field, field): field for field in fields}
     for key in spec:
         if key != "rule" and key not in keys:
-            raise InputError(f"unknown key {key!r} in rule {name!r}{suggest(str(key), keys)}")
+            raise InputError(f"unknown key {shown(key)} in rule {name!r}{suggest(str(key), keys)}")
     values = {keys[key]: _value(name, key, spec[key]) for key in spec if key != "rule"}
     return RULES[name](**values)
 
@@ -327,10 +330,12 @@ def _value(rule: str, key: str, value: object) -> object:
     if key == "table":
         rows = [_items(row) for row in _items(value)]
         if not rows or not all(rows):
-            raise InputError(f"`table` of rule {rule!r} must be a list of lists, got {value!r}")
+            raise InputError(
+                f"`table` of rule {rule!r} must be a list of lists, got {shown(value)}"
+            )
         return tuple(tuple(bool(cell) for cell in row) for row in rows)
     if key == "paper_mode" and not isinstance(value, bool):
-        raise InputError(f"`paper_mode` of rule {rule!r} must be true or false, got {value!r}")
+        raise InputError(f"`paper_mode` of rule {rule!r} must be true or false, got {shown(value)}")
     if key == "predicate":
         if not callable(value):
             raise InputError(f"`predicate` of rule {rule!r} must be a Python function")
@@ -341,7 +346,9 @@ def _value(rule: str, key: str, value: object) -> object:
 def _two_words(rule: str, key: str, item: object) -> tuple[str, str]:
     words = _items(item)
     if len(words) != 2:
-        raise InputError(f"`{key}` of rule {rule!r} must list pairs such as [a, b], got {item!r}")
+        raise InputError(
+            f"`{key}` of rule {rule!r} must list pairs such as [a, b], got {shown(item)}"
+        )
     return str(words[0]), str(words[1])
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from icm_fast.documents import parse_yaml
 from icm_fast.errors import InputError, shown, suggest
 from icm_fast.tasks.assembly import TaskData, assemble, label_space
+from icm_fast.tasks.constraints import TEXT_KEYS as RULE_TEXT_KEYS
 from icm_fast.tasks.constraints import RuleLike
 from icm_fast.tasks.formats import file_type, read_text
 from icm_fast.tasks.gold_values import GoldReader
@@ -109,7 +110,9 @@ class CustomSpec:
         known = [field.name for field in dataclasses.fields(cls)]
         for key in content:
             if key not in known:
-                raise InputError(f"unknown key {key!r} in a custom task{suggest(str(key), known)}")
+                raise InputError(
+                    f"unknown key {shown(key)} in a custom task{suggest(str(key), known)}"
+                )
         for name in ("data", "template", "labels"):
             if content.get(name) is None:
                 raise InputError(f"a custom task needs {name!r}; see examples/custom_task.yaml")
@@ -172,7 +175,7 @@ def load_custom(
 
 
 def _read_yaml(path: Path) -> dict[str, object]:
-    content = parse_yaml(read_text(path), path.name, texts=TEXT_KEYS)
+    content = parse_yaml(read_text(path), path.name, texts=(*TEXT_KEYS, *RULE_TEXT_KEYS))
     if not isinstance(content, Mapping):
         raise InputError(f"{path} has no keys; see examples/custom_task.yaml")
     resolved = dict(content)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 
-from icm_fast.errors import InputError, suggest
+from icm_fast.errors import InputError, shown, suggest
 from icm_fast.tasks.arithmetic import load_arithmetic, load_larger_than
 from icm_fast.tasks.assembly import TaskData
-from icm_fast.tasks.custom import load_custom
+from icm_fast.tasks.constraints import TEXT_KEYS as RULE_TEXT_KEYS
+from icm_fast.tasks.custom import TEXT_KEYS, load_custom
 from icm_fast.tasks.gsm8k import load_gsm8k_verification
 from icm_fast.tasks.movie_sentiment import load_movie_sentiment
 from icm_fast.tasks.preference import load_alpaca_preference, load_author_gender
@@ -28,6 +29,18 @@ TASKS: dict[str, Callable[..., TaskData]] = {
     "custom": load_custom,
 }
 """Loaders by task name; all take ``(path, *, limit, seed, **options)``."""
+
+
+def text_options() -> frozenset[str]:
+    """Names of options, of any task, whose values are text whatever they look like."""
+    words = {
+        name
+        for loader in TASKS.values()
+        for name, parameter in inspect.signature(loader).parameters.items()
+        if parameter.annotation in ("str", "str | None")
+    }
+    words.discard("rules")  # a word for one task, a list of rules for another
+    return frozenset((*words, *TEXT_KEYS, *RULE_TEXT_KEYS))
 
 
 def load_task(
@@ -55,13 +68,13 @@ def load_task(
         InputError: Unknown task or option, or data that cannot be read.
     """
     if name not in TASKS:
-        raise InputError(f"unknown task {name!r}{suggest(str(name), TASKS)}")
+        raise InputError(f"unknown task {shown(name)}{suggest(str(name), TASKS)}")
     loader = TASKS[name]
     known = set(inspect.signature(loader).parameters) - {"path", "limit", "seed"}
     for option in options:
         if option not in known:
             raise InputError(
-                f"unknown option {option!r} of task {name!r}"
+                f"unknown option {shown(option)} of task {name!r}"
                 f"{suggest(option, known) if known else '; it has none'}"
             )
     return loader(path, limit=limit, seed=seed, **options)
