@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from icm_fast.config import SearchConfig
 from icm_fast.errors import InputError
-from icm_fast.evaluation.gold import held_out, load_gold
+from icm_fast.evaluation.gold import NothingHeldOutError, held_out, load_gold
 from icm_fast.evaluation.many_shot import Predictions, many_shot, predict
 from icm_fast.evaluation.metrics import (
     accuracy,
@@ -23,6 +23,7 @@ from icm_fast.evaluation.metrics import (
     calibration_error,
     consistency,
 )
+from icm_fast.model.lazy import LazyModel
 from icm_fast.types import (
     UNLABELLED,
     Dataset,
@@ -72,8 +73,8 @@ class GoldComparison:
         agreement: Share of found labels that equal gold.
         permuted_agreement: The same under the best renaming of the labels.
         n_gold: Searched examples with gold.
-        n_test: Held-out examples with gold.
-        methods: One row per way to predict.
+        n_test: Held-out examples with gold; 0 where all of them were searched.
+        methods: One row per way to predict; none without held-out examples.
     """
 
     agreement: float
@@ -107,23 +108,30 @@ def compare(
         raise InputError(
             f"task {source.task!r} has no gold labels to evaluate against; add a label column"
         )
-    test, test_gold = held_out(source, dataset, n_test)
+    agreements = {
+        "agreement": agreement(labels, gold),
+        "permuted_agreement": agreement_up_to_permutation(labels, gold, len(dataset.label_space)),
+        "n_gold": int((gold != UNLABELLED).sum()),
+    }
+    try:
+        test, test_gold = held_out(source, dataset, n_test)
+    except NothingHeldOutError:
+        return GoldComparison(**agreements, n_test=0, methods=())
+    loaded = model.load() if isinstance(model, LazyModel) else model
 
     def row(method: str, shots: IntArray | None) -> MethodResult:
         predicted = many_shot(
             None if shots is None else dataset,
             shots,
             test,
-            model=model,
+            model=loaded,
             config=config,
             make_scorer=make_scorer,
         )
         return _method_result(method, predicted, test, test_gold)
 
     return GoldComparison(
-        agreement=agreement(labels, gold),
-        permuted_agreement=agreement_up_to_permutation(labels, gold, len(dataset.label_space)),
-        n_gold=int((gold != UNLABELLED).sum()),
+        **agreements,
         n_test=len(test),
         methods=(
             row("zero-shot", None),

@@ -6,11 +6,12 @@ is to answer well, and a chat model its own template.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from icm_fast.errors import InputError
 from icm_fast.plan.pieces import TokenizedDataset, tokenize_dataset
+from icm_fast.plan.text_ids import control_token_in, text_ids
 from icm_fast.types import Dataset
 
 ASSISTANT_DIALOGUE = """\
@@ -44,7 +45,7 @@ def assistant_pieces(dataset: Dataset, tokenizer: Any) -> TokenizedDataset:
     """
     plain = tokenize_dataset(dataset, tokenizer)
     texts = [ASSISTANT_DIALOGUE + dataset.separator + e.prompt for e in dataset.examples]
-    return _pieces(texts, list(dataset.label_space), tokenizer, plain)
+    return _pieces(texts, list(dataset.label_space), tokenizer, plain, _text_ids)
 
 
 def chat_pieces(dataset: Dataset, tokenizer: Any) -> TokenizedDataset:
@@ -57,6 +58,13 @@ def chat_pieces(dataset: Dataset, tokenizer: Any) -> TokenizedDataset:
     """
     if not getattr(tokenizer, "chat_template", None):
         raise InputError("the tokenizer has no chat template; name a chat model")
+    for row, example in enumerate(dataset.examples):
+        token = control_token_in(example.prompt, tokenizer)
+        if token is not None:
+            raise InputError(
+                f"example {example.id!r} (row {row}) holds {token!r}, a control token of the chat "
+                "template; remove it"
+            )
     answers = [label.strip() for label in dataset.label_space]
     question = f"Answer with one of: {', '.join(answers)}."
     texts = [
@@ -68,7 +76,9 @@ def chat_pieces(dataset: Dataset, tokenizer: Any) -> TokenizedDataset:
         for example in dataset.examples
     ]
     # A template writes its own beginning of the text.
-    return _pieces(texts, answers, tokenizer, tokenize_dataset(dataset, tokenizer), root=())
+    return _pieces(
+        texts, answers, tokenizer, tokenize_dataset(dataset, tokenizer), _encode, root=()
+    )
 
 
 def _pieces(
@@ -76,12 +86,13 @@ def _pieces(
     labels: Sequence[str],
     tokenizer: Any,
     plain: TokenizedDataset,
+    encode: Callable[[Any, str], tuple[int, ...]],
     root: tuple[int, ...] | None = None,
 ) -> TokenizedDataset:
     """Pieces of whole texts; what all begin with becomes the root, which is forwarded once."""
     root = plain.root if root is None else root
-    ids = [root + _encode(tokenizer, text) for text in texts]
-    answers = [_answer_ids(texts[0], label, tokenizer) for label in labels]
+    ids = [root + encode(tokenizer, text) for text in texts]
+    answers = [_answer_ids(texts[0], label, tokenizer, encode) for label in labels]
     shared = _shared_length(ids)
     prompts = tuple(sequence[shared:] for sequence in ids)
     return TokenizedDataset(
@@ -93,12 +104,18 @@ def _pieces(
     )
 
 
+def _text_ids(tokenizer: Any, text: str) -> tuple[int, ...]:
+    return tuple(text_ids(tokenizer, [text])[0])
+
+
 def _encode(tokenizer: Any, text: str) -> tuple[int, ...]:
     return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-def _answer_ids(text: str, label: str, tokenizer: Any) -> tuple[int, ...]:
-    before, whole = _encode(tokenizer, text), _encode(tokenizer, text + label)
+def _answer_ids(
+    text: str, label: str, tokenizer: Any, encode: Callable[[Any, str], tuple[int, ...]]
+) -> tuple[int, ...]:
+    before, whole = encode(tokenizer, text), encode(tokenizer, text + label)
     if whole[: len(before)] != before or len(whole) == len(before):
         raise InputError(
             f"the tokenizer merges the answer {label!r} with the prompt before it; choose another "

@@ -73,6 +73,12 @@ def comparison_text(comparison: Mapping[str, Any]) -> str:
     )
     if comparison.get("model"):
         headline += f" Predictions are those of {comparison['model']}."
+    if not rows:
+        return headline.replace(
+            " Held out: 0 examples.",
+            " Nothing is held out, as every example with gold was searched (or has the text of one "
+            "that was); search fewer (--limit) to compare predictions, too.",
+        )
     names = (
         *("method", "shots", "accuracy", "95 %", "calibrated", "AUC", "calibration error"),
         "consistent",

@@ -10,36 +10,15 @@ which :class:`TokenizedDataset` verifies example by example.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, overload
 
 import numpy as np
 import numpy.typing as npt
 
 from icm_fast.errors import InputError
+from icm_fast.plan.text_ids import Tokenizer, text_ids
 from icm_fast.types import Dataset
-
-
-class Tokenizer(Protocol):
-    """The part of a transformers tokenizer that icm_fast uses."""
-
-    @property
-    def eos_token_id(self) -> int | None:
-        """Id of the token that ends a text, if there is one."""
-
-    @overload
-    def __call__(self, text: str, *, add_special_tokens: bool) -> Mapping[str, list[int]]: ...
-
-    @overload
-    def __call__(
-        self, text: list[str], *, add_special_tokens: bool
-    ) -> Mapping[str, list[list[int]]]: ...
-
-    def __call__(
-        self, text: str | list[str], *, add_special_tokens: bool
-    ) -> Mapping[str, list[int]] | Mapping[str, list[list[int]]]:
-        """Return an encoding with ``input_ids``: one list of ids for each text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,10 +112,6 @@ def tokenize_dataset(dataset: Dataset, tokenizer: Tokenizer) -> TokenizedDataset
     )
 
 
-def _encode(tokenizer: Tokenizer, texts: list[str]) -> list[list[int]]:
-    return [list(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
-
-
 def root_ids(tokenizer: Tokenizer) -> tuple[int, ...]:
     """The ids that the tokenizer itself puts before any text (BOS)."""
     plain = list(tokenizer("a", add_special_tokens=False)["input_ids"])
@@ -149,7 +124,7 @@ def root_ids(tokenizer: Tokenizer) -> tuple[int, ...]:
 
 def whole_text_ids(text: str, tokenizer: Tokenizer) -> tuple[int, ...]:
     """Token ids of a text with BOS and EOS, if the tokenizer has them."""
-    ids = root_ids(tokenizer) + tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
+    ids = root_ids(tokenizer) + tuple(text_ids(tokenizer, [text])[0])
     end = tokenizer.eos_token_id
     return ids if end is None else (*ids, int(end))
 
@@ -164,7 +139,7 @@ def _cut(
         demonstration = prompt + label
         again = demonstration + dataset.separator + prompt
         texts += [prompt, demonstration, again, again + label]
-    encoded = _encode(tokenizer, texts)
+    encoded = _encoded(dataset, tokenizer, texts, cases)
     pieces = []
     for k, (i, y) in enumerate(cases):
         prompt_ids, demo_ids, again_ids, whole_ids = encoded[4 * k : 4 * k + 4]
@@ -187,6 +162,22 @@ def _cut(
             )
         )
     return pieces
+
+
+def _encoded(
+    dataset: Dataset, tokenizer: Tokenizer, texts: list[str], cases: list[tuple[int, int]]
+) -> list[list[int]]:
+    """Ids of the texts, of which each case has equally many."""
+    try:
+        return text_ids(tokenizer, texts)
+    except InputError:
+        for i, _ in cases:
+            try:
+                text_ids(tokenizer, [dataset.examples[i].prompt])
+            except InputError as error:
+                name = dataset.examples[i].id
+                raise InputError(f"example {name!r} (row {i}): {error}") from error
+        raise
 
 
 def _check_same(

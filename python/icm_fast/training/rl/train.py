@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from icm_fast.model.adapters import ADAPTER_FOLDER, copy_model, merge_adapter
 from icm_fast.model.load import load_model
 from icm_fast.model.loaded import LoadedModel
 from icm_fast.runs.provenance import versions
+from icm_fast.tasks.duplicates import same_text
 from icm_fast.training.folder import TuningFolder
 from icm_fast.training.reward.model import RewardModel, load_reward_model
 from icm_fast.training.rl.config import PolicyConfig
@@ -135,8 +137,9 @@ def split_prompts(
     Raises:
         InputError: Too few prompts, or one of them twice.
     """
-    if len(set(prompts)) < len(prompts):
-        twice = next(prompt for prompt in prompts if prompts.count(prompt) > 1)
+    counts = Counter(map(same_text, prompts))
+    if len(counts) < len(prompts):
+        twice = next(prompt for prompt in prompts if counts[same_text(prompt)] > 1)
         raise InputError(f"the prompt {twice[:60]!r} is there twice; keep one of them")
     if len(prompts) <= config.n_held_out:
         raise InputError(
