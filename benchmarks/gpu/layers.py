@@ -15,7 +15,7 @@ import torch
 from benchmarks.gpu.model import Gpu, KernelRate, Shape, Tile, predict
 from icm_fast import _core
 from icm_fast.kernels.tree_attention import AttentionWork, sdpa
-from icm_fast.kernels.tree_attention.select import fastest
+from icm_fast.kernels.tree_attention.select import select_tree_attention
 from icm_fast.kernels.tree_attention.work import TreeAttention
 from icm_fast.model.forward.tile_search import batch_work, seconds
 
@@ -69,7 +69,7 @@ def measure(
         work = batch_work(plan, batch)
         hidden = layer.random(work.n_tokens, shape.hidden)
         query = layer.random(shape.heads, work.n_tokens, shape.head_dim)
-        ours = layer.attention(fastest(query, layer.values), query, work)
+        ours = layer.attention(select_tree_attention(query, layer.values), query, work)
         expected = layer.attention(sdpa.tree_attention, query, work)().float()
         error = (ours().float() - expected).abs().max() / expected.abs().max()
         yield Measured(

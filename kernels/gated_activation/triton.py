@@ -29,7 +29,7 @@ def gated_activation(gate: torch.Tensor, up: torch.Tensor, activation: str) -> t
             activation.
     """
     if activation not in ACTIVATIONS:
-        raise ValueError(f"no activation {activation!r}")
+        raise ValueError(f"unknown activation {activation!r}; use silu or gelu_tanh")
     if gate.dim() != 2 or gate.shape != up.shape or gate.dtype != up.dtype:
         raise ValueError(f"gate {tuple(gate.shape)} {gate.dtype}, up {tuple(up.shape)} {up.dtype}")
     n_rows, width = gate.shape

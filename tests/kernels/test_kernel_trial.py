@@ -29,9 +29,9 @@ def device(tmp_path, monkeypatch):
     monkeypatch.setattr(cuda, "library_path", lambda: path)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H100")
     monkeypatch.setenv("ICM_FAST_CACHE", str(tmp_path / "cache"))
-    trial._chosen.cache_clear()
+    trial._select_products.cache_clear()
     yield torch.device("cuda", 0)
-    trial._chosen.cache_clear()
+    trial._select_products.cache_clear()
 
 
 def test_the_definition_passes_every_problem():
@@ -53,7 +53,7 @@ def test_wrong_results_fail():
     wanted = problem()
 
     def wrong(*tensors, **options):
-        out = naive.tree_attention(*tensors, **options)
+        out = definition(*tensors, **options)
         out[3, 7, 5] += 0.1
         return out
 
@@ -68,9 +68,9 @@ def test_other_results_each_time_fail():
 
     def unsteady(*tensors, **options):
         times.append(1)
-        return naive.tree_attention(*tensors, **options) + 1e-3 * (len(times) == 2)
+        return definition(*tensors, **options) + 1e-3 * (len(times) == 2)
 
-    with pytest.raises(ArithmeticError, match="differ from one time to the next"):
+    with pytest.raises(ArithmeticError, match="differ between repetitions"):
         trial.check(unsteady, problem())
 
 
@@ -91,7 +91,7 @@ def test_a_key_too_many_fails():
         ("", ""),
         ("import sys; sys.exit('wrong')", "wrong"),
         ("import os; os._exit(7)", "its trial ended with exit code 7"),
-        ("import time; time.sleep(60)", "its trial did not end within 2 seconds"),
+        ("import time; time.sleep(60)", "its trial did not finish within 2 seconds"),
     ],
 )
 def test_whatever_becomes_of_a_process_is_told(code, reason):
@@ -138,7 +138,7 @@ def test_a_home_that_cannot_be_written_is_no_failure(device, tmp_path, monkeypat
     assert trial.failure("mma", device) == ""
 
 
-def test_the_fastest_kernel_that_passes_is_chosen(device, monkeypatch):
+def test_the_fastest_kernel_that_passes_is_selected(device, monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (9, 0))
     tried = []
 
@@ -147,20 +147,20 @@ def test_the_fastest_kernel_that_passes_is_chosen(device, monkeypatch):
         return "differs by 3" if command[-2] == "wgmma" else ""
 
     monkeypatch.setattr(trial, "run", run)
-    with pytest.warns(RuntimeWarning, match="with wgmma is not taken on NVIDIA H100: differs by 3"):
-        assert trial.chosen(device) == "mma"
-    assert trial.chosen(device) == "mma"
+    with pytest.warns(RuntimeWarning, match="with wgmma is not used on NVIDIA H100: differs by 3"):
+        assert trial.select_products(device) == "mma"
+    assert trial.select_products(device) == "mma"
     assert tried == ["wgmma", "mma"]
-    trial._chosen.cache_clear()
+    trial._select_products.cache_clear()
     monkeypatch.setattr(trial, "run", lambda command: "")
-    assert trial.chosen(device) == "wgmma"
+    assert trial.select_products(device) == "wgmma"
 
 
-def test_where_none_passes_none_is_chosen(device, monkeypatch):
+def test_where_none_passes_none_is_selected(device, monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (8, 0))
     monkeypatch.setattr(trial, "run", lambda command: "no kernel image")
-    with pytest.warns(RuntimeWarning, match="with mma is not taken") as warned:
-        assert trial.chosen(device) is None
+    with pytest.warns(RuntimeWarning, match="with mma is not used") as warned:
+        assert trial.select_products(device) is None
     assert len(warned) == 1
 
 

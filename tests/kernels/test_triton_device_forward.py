@@ -7,7 +7,6 @@ import torch
 
 from forward_cases import states
 from icm_fast.config import SearchConfig
-from icm_fast.kernels.tree_attention import select
 from icm_fast.model import ModelRunner, load_model
 from icm_fast.model.forward import device as device_forward
 from icm_fast.model.forward.device import DeviceForward
@@ -44,8 +43,12 @@ def calls(interpreter, monkeypatch):
         return call
 
     for name in ("add_rms_norm", "gated_activation", "rope_kv_write"):
-        monkeypatch.setattr(device_forward, f"{name}_on", lambda device, dtype, n=name: through(n))
-    monkeypatch.setattr(select, "fastest", lambda query, values: through("tree_attention"))
+        monkeypatch.setattr(
+            device_forward, f"select_{name}", lambda device, dtype, n=name: through(n)
+        )
+    monkeypatch.setattr(
+        device_forward, "select_tree_attention", lambda query, values: through("tree_attention")
+    )
     monkeypatch.setattr(KVStore, "_pool", nan_pool)
     return names
 

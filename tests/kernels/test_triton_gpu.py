@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from attention_cases import OPTIONS, SHAPES, Sizes, make_case
 
+from attention_cases import OPTIONS, SHAPES, Sizes, make_case
 from icm_fast.config import SearchConfig
 from icm_fast.kernels.add_rms_norm import naive as naive_norm
 from icm_fast.kernels.gated_activation import naive as naive_gate
@@ -12,7 +12,7 @@ from icm_fast.kernels.label_logprob import Head
 from icm_fast.kernels.label_logprob import naive as naive_labels
 from icm_fast.kernels.rope_kv_write import naive as naive_rope
 from icm_fast.kernels.tree_attention import AttentionWork, naive, sdpa
-from icm_fast.kernels.tree_attention.select import tree_attention_on
+from icm_fast.kernels.tree_attention.select import select_for_device
 from icm_fast.kernels.tree_attention.tiles import HEAD_DIMS
 from icm_fast.model import ModelRunner, load_model
 from icm_fast.model.forward.device import DeviceForward
@@ -109,8 +109,8 @@ def test_the_model_takes_the_triton_kernel():
     if torch.cuda.get_device_capability() < (8, 0):
         pytest.skip("older than Ampere")
     device = torch.device("cuda", torch.cuda.current_device())
-    assert tree_attention_on(device, 64) is triton.tree_attention
-    assert tree_attention_on(device, 512) is sdpa.tree_attention
+    assert select_for_device(device, 64) is triton.tree_attention
+    assert select_for_device(device, 512) is sdpa.tree_attention
 
 
 @pytest.mark.parametrize("normalize", [False, True])

@@ -6,7 +6,7 @@ import torch
 from transformers import PreTrainedModel
 
 from icm_fast.errors import InputError
-from icm_fast.kernels.label_logprob import Head, kernel_for
+from icm_fast.kernels.label_logprob import Head, select_label_logprob
 from icm_fast.plan.label_tree import LabelTree
 
 _VOCABULARY_CHUNK = 16384
@@ -41,7 +41,7 @@ class LabelHead:
         One kernel on devices that have it. ``[rows, hidden_size]`` -> ``[rows, len(tokens)]``
         float32; a row's numbers do not depend on the other rows.
         """
-        kernel = kernel_for(hidden, self._head)
+        kernel = select_label_logprob(hidden, self._head)
         if kernel is not None:
             index = torch.tensor(tokens, device=hidden.device)
             return kernel(hidden, self._head, index, normalize=normalize)

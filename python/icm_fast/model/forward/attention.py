@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from transformers import AttentionInterface, PreTrainedModel
 
-from icm_fast.kernels.tree_attention import AttentionWork, select
+from icm_fast.kernels.tree_attention import AttentionWork
+from icm_fast.kernels.tree_attention.select import select_tree_attention
 from icm_fast.model.forward.kv_store import KVStore
 
 IMPLEMENTATION = "icm_fast_tree"
@@ -57,7 +58,7 @@ def tree_attention_forward(
     layer = int(module.layer_idx)
     tree_batch.windows[layer] = kwargs.get("sliding_window")
     keys, values = tree_batch.store.write(layer, key[0], value[0], tree_batch.slots)
-    attend = select.fastest(query[0], values)
+    attend = select_tree_attention(query[0], values)
     out = attend(
         query[0],
         keys,

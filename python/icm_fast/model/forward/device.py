@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 import torch
 
-from icm_fast.kernels.add_rms_norm import add_rms_norm_on
-from icm_fast.kernels.gated_activation import gated_activation_on
-from icm_fast.kernels.rope_kv_write import rope_kv_write_on
-from icm_fast.kernels.tree_attention import AttentionWork, select
+from icm_fast.kernels.add_rms_norm import select_add_rms_norm
+from icm_fast.kernels.gated_activation import select_gated_activation
+from icm_fast.kernels.rope_kv_write import select_rope_kv_write
+from icm_fast.kernels.tree_attention import AttentionWork
+from icm_fast.kernels.tree_attention.select import select_tree_attention
 from icm_fast.kernels.triton_devices import DTYPES, has_triton_kernels
 from icm_fast.model.forward.batch import IntArray64, PackedBatch, rows_of
 from icm_fast.model.forward.decoder_layers import DecoderLayer, decoder_of, is_known, rotary_tables
@@ -61,9 +62,9 @@ class DeviceForward(PooledForward):
         self._model = loaded.model
         self._decoder = decoder_of(loaded.model)
         self._like = weight.new_empty(0)
-        self._add_norm = add_rms_norm_on(weight.device, weight.dtype)
-        self._gated = gated_activation_on(weight.device, weight.dtype)
-        self._rope_write = rope_kv_write_on(weight.device, weight.dtype)
+        self._add_norm = select_add_rms_norm(weight.device, weight.dtype)
+        self._gated = select_gated_activation(weight.device, weight.dtype)
+        self._rope_write = select_rope_kv_write(weight.device, weight.dtype)
         self._tables: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     def open(self, pool_tokens: int, longest_context: int, *, keep: bool = False) -> None:
@@ -129,7 +130,7 @@ class DeviceForward(PooledForward):
         keys, values = self._store.pools(number, key, value)
         rotary = step.rotary[layer.rotary]
         query = self._rope_write(query, key, value, *rotary, keys, values, step.slots)
-        attend = select.fastest(query, values)
+        attend = select_tree_attention(query, values)
         out = attend(
             query,
             keys,
