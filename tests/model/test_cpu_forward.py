@@ -307,7 +307,7 @@ def test_int8_without_its_instructions_is_refused(monkeypatch):
 
 @needs_int8
 def test_int8_of_a_model_without_a_native_decoder_is_refused():
-    with pytest.raises(InputError, match=r"does not run this model \(gpt2, float32, cpu\)"):
+    with pytest.raises(InputError, match=r"does not support this model \(gpt2, float32, cpu\)"):
         ModelRunner(tiny_loaded("gpt2"), int8=True)
 
 

@@ -184,9 +184,7 @@ def test_a_gpu_that_is_not_there(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert pick_device("cuda:1").index == 1
     assert pick_device("cuda").index is None
-    with pytest.raises(
-        InputError, match=r"'cuda:2' .* torch sees only 2 GPUs; use cuda:1 or lower"
-    ):
+    with pytest.raises(InputError, match=r"'cuda:2' .* torch sees only 2 GPUs; use cuda:1"):
         pick_device("cuda:2")
 
 
