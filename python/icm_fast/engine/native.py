@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from icm_fast._core import Engine as NativeEngine
+from icm_fast._core import engine_setting_names
 from icm_fast._core import utility as native_utility
 from icm_fast.config import SearchConfig
 from icm_fast.errors import InputError
 from icm_fast.types import Dataset, IntArray, ScoreArray
 
-ENGINE_SETTINGS: tuple[str, ...] = _core.engine_setting_names()
+ENGINE_SETTINGS: tuple[str, ...] = engine_setting_names()
 """Fields of :class:`SearchConfig` on which the engine's decisions depend."""
 
 
