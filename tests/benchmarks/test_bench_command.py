@@ -35,7 +35,7 @@ CASE = ["--case", "smollm2-truthfulqa-64", "--data", "x.jsonl"]
         ([*CASE, "--repeats", "0"], ["repeats = 0"]),
         ([*CASE, "--max-seconds", "-1"], ["max_seconds = -1"]),
         ([*CASE, "--curve", "--sizes", "8,many"], ["--sizes '8,many'"]),
-        ([*CASE, "--curve", "--sizes", "1,8"], ["begins with 1"]),
+        ([*CASE, "--curve", "--sizes", "1,8"], ["contains 1"]),
     ],
 )
 def test_bad_input_is_one_line(arguments, words, capsys, tmp_path, monkeypatch):

@@ -159,7 +159,7 @@ def test_peer_that_uses_more_processors_is_noted(tiny_case, launcher):
     found["peers"][0]["processors_used"] = 1.05
     assert "processors" not in benchmark_table(found)
     found["peers"][0]["processors_used"] = 1.96
-    assert "used 2.0 processors" in benchmark_table(found)
+    assert "used 2.0 CPUs" in benchmark_table(found)
 
 
 def test_every_row_has_all_columns(tiny_case):
