@@ -1,4 +1,4 @@
-"""The attention of one batch in the middle of a tree, and ways to compute it."""
+"""The attention of one batch in the middle of a tree, and implementations of it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from icm_fast.plan.uniform import uniform_plan
 THREADS = int(os.environ.get("ICM_FAST_BENCH_THREADS", "2"))
 EXAMPLES = int(os.environ.get("ICM_FAST_BENCH_EXAMPLES", "64"))
 TOKENS = 40
-"""Tokens of one demonstration, about what TruthfulQA takes."""
+"""Tokens of one demonstration, about as in TruthfulQA."""
 
 HEADS = {"smollm2": (9, 3, 64), "gemma3-270m": (4, 1, 256), "qwen2.5-1.5b": (12, 2, 128)}
 """Query heads, key-value heads and width of a head."""
@@ -70,17 +70,17 @@ def mid_tree_batch(model: str, dtype: str, n: int = EXAMPLES) -> Batch:
 
 
 def by_definition(batch: Batch) -> torch.Tensor:
-    """The naive version in float32, ``[heads, tokens, dim]``."""
+    """The naive implementation in float32, ``[heads, tokens, dim]``."""
     inputs = (t.float() for t in (batch.query, batch.keys, batch.values))
     return naive.tree_attention(*inputs, batch.work, scaling=batch.scaling)
 
 
 Attend = Callable[[], torch.Tensor]
-"""Computes ``[heads, tokens, dim]``; what is made once is left out of the time."""
+"""Computes ``[heads, tokens, dim]``; one-time preparation is not timed."""
 
 
 def with_native(batch: Batch) -> Attend:
-    """Our kernel; it takes and returns float32, and its conversions count."""
+    """Our kernel; it takes and returns float32, so its conversions are timed too."""
     dtype = str(batch.query.dtype).removeprefix("torch.")
     attention = _core.TreeAttention(dtype, THREADS)
     heads, slots, dim = batch.keys.shape
@@ -120,7 +120,7 @@ def with_sdpa(batch: Batch) -> Attend:
 
 def with_flex(batch: Batch) -> Attend:
     """torch's FlexAttention over the whole pool, compiled; its block mask is made once."""
-    torch.compiler.reset()  # else the versions of earlier batches count against its limit
+    torch.compiler.reset()  # otherwise graphs of earlier batches count against its limit
     visible = visible_slots(batch)
     mask = create_block_mask(
         lambda b, h, row, slot: visible[row, slot], None, None, *visible.shape, device="cpu"
@@ -144,4 +144,4 @@ def visible_slots(batch: Batch) -> torch.Tensor:
     return visible
 
 
-VERSIONS = {"native": with_native, "sdpa": with_sdpa, "flex": with_flex}
+IMPLEMENTATIONS = {"native": with_native, "sdpa": with_sdpa, "flex": with_flex}

@@ -1,4 +1,4 @@
-"""A whole search on scores that cost nothing: what the engine alone takes."""
+"""A whole search on free scores: the time of the engine alone."""
 
 from __future__ import annotations
 

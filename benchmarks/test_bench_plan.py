@@ -20,4 +20,4 @@ def test_plan_tree(benchmark, n):
     tree = benchmark(plan, n)
     assert tree.n_demonstration_encodings <= 1.01 * n * np.log2(n)
     benchmark.extra_info["tokens"] = tree.total_tokens
-    benchmark.extra_info["tokens of the naive way"] = tree.naive_tokens
+    benchmark.extra_info["tokens of whole prompts"] = tree.naive_tokens

@@ -11,14 +11,20 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from benchmarks.attention_cases import HEADS, THREADS, VERSIONS, by_definition, mid_tree_batch
+from benchmarks.attention_cases import (
+    HEADS,
+    IMPLEMENTATIONS,
+    THREADS,
+    by_definition,
+    mid_tree_batch,
+)
 from benchmarks.engines.peers.gemm_peak import gemm_peak
 from benchmarks.engines.peers.protocol import Job
 from icm_fast import _core
 from icm_fast.model.hardware import fast_bfloat16
 
 TOLERANCE = {"float32": 1e-4, "bfloat16": 2e-2}
-"""Largest difference, as a share of the largest value."""
+"""Largest difference, relative to the largest value."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -44,13 +50,13 @@ def peak(dtype) -> float:
 
 
 @pytest.mark.parametrize("model", HEADS)
-@pytest.mark.parametrize("version", VERSIONS)
-# torch.compile warns of its own deprecated calls.
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+# torch.compile warns about its own deprecated calls.
 @pytest.mark.filterwarnings("default:::torch")
-def test_tree_attention(benchmark, version, model, dtype, peak):
+def test_tree_attention(benchmark, implementation, model, dtype, peak):
     batch = mid_tree_batch(model, dtype)
     expected = by_definition(batch)
-    attend = VERSIONS[version](batch)
+    attend = IMPLEMENTATIONS[implementation](batch)
     with torch.inference_mode():
         error = float((attend().float() - expected).abs().max() / expected.abs().max())
         assert error <= TOLERANCE[dtype]
