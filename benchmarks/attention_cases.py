@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
@@ -53,7 +54,7 @@ class Batch:
             for s in self.work.segments
             for position in range(s.start, s.start + s.end - s.begin)
         )
-        return 4 * heads * dim * keys
+        return int(4 * heads * dim * keys)
 
 
 def mid_tree_batch(model: str, dtype: str, n: int = EXAMPLES) -> Batch:
@@ -63,16 +64,16 @@ def mid_tree_batch(model: str, dtype: str, n: int = EXAMPLES) -> Batch:
     work = batch_work(tree, tree.n_batches // 2)
     generator = torch.Generator().manual_seed(0)
     shapes = [(heads, work.n_tokens), (kv_heads, tree.pool_tokens), (kv_heads, tree.pool_tokens)]
-    tensors = [
+    query, keys, values = (
         torch.randn(*shape, dim, generator=generator).to(getattr(torch, dtype)) for shape in shapes
-    ]
-    return Batch(*tensors, work)
+    )
+    return Batch(query, keys, values, work)
 
 
 def by_definition(batch: Batch) -> torch.Tensor:
     """The naive implementation in float32, ``[heads, tokens, dim]``."""
-    inputs = (t.float() for t in (batch.query, batch.keys, batch.values))
-    return naive.tree_attention(*inputs, batch.work, scaling=batch.scaling)
+    query, keys, values = (t.float() for t in (batch.query, batch.keys, batch.values))
+    return naive.tree_attention(query, keys, values, batch.work, scaling=batch.scaling)
 
 
 Attend = Callable[[], torch.Tensor]
@@ -97,11 +98,12 @@ def with_native(batch: Batch) -> Attend:
     return attend
 
 
-def _rows(tensor: torch.Tensor) -> np.ndarray:
-    return tensor.float().transpose(0, 1).contiguous().numpy()
+def _rows(tensor: torch.Tensor) -> npt.NDArray[np.float32]:
+    rows: npt.NDArray[np.float32] = tensor.float().transpose(0, 1).contiguous().numpy()
+    return rows
 
 
-def _segment_arrays(work: AttentionWork) -> dict[str, np.ndarray]:
+def _segment_arrays(work: AttentionWork) -> dict[str, npt.NDArray[np.int64]]:
     ranges = [r for s in work.segments for r in s.ranges]
     return {
         "n_tokens": np.array([s.end - s.begin for s in work.segments], np.int64),

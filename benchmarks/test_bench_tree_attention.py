@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from pytest_benchmark.fixture import BenchmarkFixture
 
 from benchmarks.attention_cases import (
     HEADS,
@@ -36,14 +37,14 @@ def pinned_threads() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module", params=["float32", "bfloat16"])
-def dtype(request) -> str:
+def dtype(request: pytest.FixtureRequest) -> str:
     if request.param == "bfloat16" and (not fast_bfloat16() or _core.cpu_isa("bfloat16") is None):
         pytest.skip("this processor has no bfloat16 dot products")
-    return request.param
+    return str(request.param)
 
 
 @pytest.fixture(scope="module")
-def peak(dtype) -> float:
+def peak(dtype: str) -> float:
     """Operations per second of torch's matrix products."""
     rates = gemm_peak(Job([], [], "", dtype, THREADS, []))
     return float(rates["flops_per_second"])
@@ -53,7 +54,9 @@ def peak(dtype) -> float:
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 # torch.compile warns about its own deprecated calls.
 @pytest.mark.filterwarnings("default:::torch")
-def test_tree_attention(benchmark, implementation, model, dtype, peak):
+def test_tree_attention(
+    benchmark: BenchmarkFixture, implementation: str, model: str, dtype: str, peak: float
+) -> None:
     batch = mid_tree_batch(model, dtype)
     expected = by_definition(batch)
     attend = IMPLEMENTATIONS[implementation](batch)

@@ -79,7 +79,7 @@ def milliseconds(call: Attend, repeats: int = 20) -> float:
     """Median time on the device; the plan of the batch is made before."""
     for _ in range(3):
         call()
-    times = []
+    times: list[float] = []
     for _ in range(repeats):
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         start.record()

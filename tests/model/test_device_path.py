@@ -49,9 +49,7 @@ def test_batches_beyond_the_memory_go_in_parts_with_the_same_scores(family):
     plan = scorer.plan(labels)
     room = int(plan.tree.n_tokens.max())
     device = SmallDevice(loaded.model, room)
-    with pytest.warns(
-        RuntimeWarning, match=r"no memory for a batch of \d+ tokens; continuing with"
-    ):
+    with pytest.warns(RuntimeWarning, match=r"no memory for a batch of \d+ tokens; continuing"):
         scored = scorer.score(labels)
     assert np.abs(scored.scores - expected.scores).max() < 1e-5
     assert scored.n_tokens == expected.n_tokens == plan.n_tokens
