@@ -22,11 +22,11 @@ _CUBE = tl.constexpr(0.044715)
 def gated_activation(gate: torch.Tensor, up: torch.Tensor, activation: str) -> torch.Tensor:
     """Same contract as :func:`icm_fast.kernels.gated_activation.naive.gated_activation`.
 
-    Rows may have any stride but must be contiguous themselves; what is returned is contiguous.
+    Rows may have any stride but must be contiguous themselves; the result is contiguous.
 
     Raises:
-        ValueError: If shapes or dtypes differ, a row is not contiguous, or there is no such
-            activation.
+        ValueError: If shapes or dtypes differ, a row is not contiguous, or the activation is
+            unknown.
     """
     if activation not in ACTIVATIONS:
         raise ValueError(f"unknown activation {activation!r}; use silu or gelu_tanh")

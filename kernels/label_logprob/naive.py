@@ -31,5 +31,5 @@ def label_logprob(
     logits = logits * head.scale
     if head.softcap:
         logits = head.softcap * torch.tanh(logits / head.softcap)
-    chosen = logits[:, tokens]
-    return chosen - logits.logsumexp(-1, keepdim=True) if normalize else chosen
+    selected = logits[:, tokens]
+    return selected - logits.logsumexp(-1, keepdim=True) if normalize else selected

@@ -1,4 +1,4 @@
-"""What tests of kernels share."""
+"""Fixtures of the kernel tests."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BUILT = REPOSITORY / "build" / "native-tests" / "libicm_fast_cuda_emulated.so"
 
 @pytest.fixture(scope="session")
 def interpreter() -> Iterator[Interpreter]:
-    """Runs Triton kernels without a device; skipped where there is no triton."""
+    """Runs Triton kernels without a device; skipped without triton."""
     pytest.importorskip("triton", reason="triton is not installed")
     worker = Interpreter()
     yield worker

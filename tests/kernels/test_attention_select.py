@@ -32,7 +32,7 @@ def test_triton_comes_after_the_cuda_library(ampere, tmp_path):
 
 
 def test_without_a_device_nothing_runs_there(ampere):
-    """torch's CUDA builds are installed on machines without a device too."""
+    """torch's CUDA builds are also installed on machines without a device."""
     ampere.setattr(torch.cuda, "is_available", lambda: False)
     assert "triton" not in select.available("cuda")
 
@@ -42,7 +42,7 @@ def test_heads_beyond_every_tile_take_sdpa(ampere):
 
 
 def test_a_call_takes_what_serves_it(ampere):
-    """Tensors without numbers, since there is no device to have any."""
+    """Stand-ins for tensors, since there is no device."""
     from icm_fast.kernels.tree_attention import triton
 
     def on_device(dtype, width=64):
@@ -72,7 +72,7 @@ def test_devices_of_other_makers_take_sdpa(ampere):
 
 
 @pytest.mark.parametrize("old", ["2.3.1", "3.6.0+git123"])
-def test_an_older_triton_is_not_asked(ampere, old):
+def test_an_older_triton_is_not_used(ampere, old):
     ampere.setattr(triton_devices, "version", lambda name: old)
     with pytest.warns(RuntimeWarning, match=rf"need triton 3\.7, found {old[:3]}; "):
         assert select_for_device(CUDA, 64) is sdpa.tree_attention

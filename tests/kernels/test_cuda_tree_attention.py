@@ -1,4 +1,4 @@
-"""The CUDA version: on the emulated device that `make native-tests` builds, and on a real one."""
+"""The CUDA kernels: on the emulated device that `make native-tests` builds, and on a real one."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -29,7 +29,7 @@ def equal_widths(dim=64, heads=4, kv_heads=2):
 
 
 def check(case, library=None, keys_per_split=0, products="mma", **options):
-    """The result against the definition in float32, relative to the largest number."""
+    """The result against the definition in float32, relative to the largest value."""
     options.setdefault("scaling", case.query.shape[-1] ** -0.5)
     tensors = (case.query, case.keys, case.values)
     ours = {"library": library, "keys_per_split": keys_per_split, "products": products}
@@ -63,7 +63,7 @@ def test_emulated_splits_and_widths(emulated, dim, products):
 
 
 def test_other_strides(emulated):
-    """Queries as transformers hands them over, and every second head of a pool."""
+    """Queries with the strides of transformers, and every second head of a pool."""
     case = make_case(SHAPES["odd batch"], dtype=torch.bfloat16, sizes=equal_widths(kv_heads=4))
     case.query = case.query.transpose(0, 1).contiguous().transpose(0, 1)
     case.keys, case.values = case.keys[::2], case.values[::2]
@@ -152,7 +152,7 @@ def test_an_absent_library_is_told(tmp_path):
 
 
 def test_the_library_that_was_built_is_of_this_interface():
-    """Loaded where there is no device, too, as on the login node of a cluster."""
+    """It also loads without a device, as on the login node of a cluster."""
     if not cuda.library_path().is_file():
         pytest.skip("the CUDA kernels are not built; install with nvcc on the PATH")
     library = cuda.CudaLibrary(cuda.library_path())

@@ -1,4 +1,4 @@
-"""Which devices take the Triton kernels of a decoder."""
+"""On which devices the Triton kernels of a decoder are selected."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The trial that a CUDA kernel has to pass on a device before it is taken there."""
+"""The trial that a CUDA kernel must pass on a device before it is used there."""
 
 import sys
 from dataclasses import replace
@@ -23,7 +23,7 @@ def definition(*tensors, keys_per_split=0, **options):
 
 @pytest.fixture
 def device(tmp_path, monkeypatch):
-    """A device and a library, as far as names go, and a folder for derived files."""
+    """The names of a device and a library, and an empty cache folder."""
     path = tmp_path / "libicm_fast_cuda.so"
     path.write_bytes(b"code")
     monkeypatch.setattr(cuda, "library_path", lambda: path)
@@ -75,7 +75,7 @@ def test_other_results_each_time_fail():
 
 
 def test_a_key_too_many_fails():
-    """One that a window hides: what masks get wrong shows."""
+    """A key that the window hides: errors in masks are found."""
     hidden = problem("window")
     wider = replace(hidden, options={**hidden.options, "sliding_window": 201})
     wrong = naive.tree_attention(
@@ -94,17 +94,17 @@ def test_a_key_too_many_fails():
         ("import time; time.sleep(60)", "its trial did not finish within 2 seconds"),
     ],
 )
-def test_whatever_becomes_of_a_process_is_told(code, reason):
+def test_every_end_of_a_process_is_reported(code, reason):
     assert trial.run([sys.executable, "-c", code], 2.0) == reason
 
 
-def test_a_process_that_cannot_start_is_told():
+def test_a_process_that_cannot_start_is_reported():
     assert "could not be started" in trial.run(["/nowhere/python"])
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_device_the_real_process_fails(device, tmp_path):
-    """And nothing is remembered of it."""
+    """And nothing is stored."""
     assert "CUDA" in trial.failure("wgmma", device)
     assert not (tmp_path / "cache").exists()
 
@@ -170,7 +170,7 @@ def test_its_command_refuses_what_it_does_not_know():
 
 
 def test_its_command_ends_with_a_reason(monkeypatch):
-    """Tensors on the processor are nothing for a device's library."""
+    """A device's library refuses tensors on the CPU."""
 
     def refuse(*arguments, **options):
         raise ValueError("tensors are on cpu")

@@ -39,7 +39,7 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def clock(monkeypatch):
-    """Times by tile, and a kernel that is the definition except where it shall not be."""
+    """Fixed times by tile, and a kernel that equals the definition except for one wrong tile."""
     triton = pytest.importorskip("icm_fast.kernels.tree_attention.triton")
     errors = pytest.importorskip("triton.runtime.errors")
     running = []
@@ -109,7 +109,7 @@ def test_short_segments_are_short(clock):
     assert max(rows[-1]) <= SHORT_ROWS
 
 
-def test_no_tile_that_serves_is_an_error(clock):
+def test_without_a_usable_tile_there_is_an_error(clock):
     pair = TilePair(WRONG, WRONG)
     with pytest.raises(
         InputError, match=r"no tile can be used for long segments \(first tile: differs by"
@@ -207,7 +207,7 @@ def test_a_launch_takes_stored_tiles_of_its_device():
 
 
 def test_from_the_command_to_a_launch(cache, tmp_path):
-    """In the interpreter: tiles are found and kept, and the next process launches with them."""
+    """In the interpreter: tiles are found and stored, and the next process launches with them."""
     pytest.importorskip("triton", reason="triton is not installed")
     script = tmp_path / "tune.py"
     script.write_text(

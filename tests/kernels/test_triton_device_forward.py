@@ -28,7 +28,7 @@ def nan_pool(store, like):
 
 @pytest.fixture
 def calls(interpreter, monkeypatch):
-    """The kernels' choices as on a device, each call sent to the interpreter; their names."""
+    """Select kernels as on a device, but send each call to the interpreter; the names called."""
     names = []
 
     def through(name):
@@ -81,7 +81,7 @@ def test_kernels_give_the_states_of_the_models_own_layers(family, calls, monkeyp
 
 
 def test_half_precision(calls, monkeypatch):
-    """In float16, which the interpreter rounds as a device does."""
+    """In float16, which the interpreter rounds like a device."""
     loaded = load_model((tiny_model("llama").half(), byte_tokenizer()))
     ours, _ = states_of(loaded, generic=False)
     monkeypatch.undo()

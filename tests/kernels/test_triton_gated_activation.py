@@ -18,7 +18,7 @@ LIMITS = {
 
 
 def make_call(rows=7, width=72, dtype=torch.float32):
-    """Gate and up as they leave one stacked projection: halves of the same rows, NaN around."""
+    """Gate and up as from one stacked projection: halves of the same rows, surrounded by NaN."""
     generator = torch.Generator().manual_seed(rows + width)
     numbers = 3.0 * torch.randn(rows, 2 * width, generator=generator)
     buffer = torch.full((rows + 2, 2 * width + 32), math.nan, dtype=dtype)

@@ -1,4 +1,4 @@
-"""Triton kernels on a device: all that the interpreter cannot show. Skipped where there is none."""
+"""Triton kernels on a device: what the interpreter cannot show. Skipped without a device."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ from tiny_models import MULTI, NATIVE, byte_tokenizer, mixed_labels, reviews, ti
 
 pytestmark = pytest.mark.gpu
 LIMITS = {torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 2e-2}
-"""Largest difference as a share of the largest value."""
+"""Largest difference, relative to the largest value."""
 
 LONG = [((700, 129, 64, 1), 45), ((2000,), 1), ((), 300), ((3, 5), 2)]
 
@@ -156,7 +156,7 @@ def test_rope_kv_write_equals_the_definition(dtype, dim, rotary):
 
 
 ROUNDINGS = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
-"""Relative: two units in the last place, and in float32 what an approximate root leaves."""
+"""Relative: two units in the last place; in float32, the error of an approximate root."""
 
 
 @pytest.mark.parametrize("dtype", ROUNDINGS)

@@ -134,7 +134,7 @@ def tree_of(*labels):
 
 @pytest.mark.parametrize("normalize", ["labels", "vocabulary"])
 def test_the_definition_is_that_of_the_label_head(normalize):
-    """One definition for kernels and for the scores that a search reads."""
+    """Kernels and the scores of a search share one definition."""
     hidden, head = case(softcap=2.0, scale=0.5)
     tree = tree_of((7,), (0,), (202,))
     scores = label_logprobs(label_head(head), tree, hidden[:, None], normalize=normalize)
@@ -165,7 +165,7 @@ def test_scores_are_the_same_through_the_kernel(interpreter, monkeypatch, dtype,
 
 
 def test_a_device_takes_the_kernel(ampere):
-    """Tensors without numbers, since there is no device to have any."""
+    """Stand-ins for tensors, since there is no device."""
     from icm_fast.kernels.label_logprob import triton
 
     def tensor(device, dtype):
