@@ -1,14 +1,14 @@
-"""The commands ``icm-fast train reward`` and ``icm-fast evaluate-reward``."""
+"""The command ``icm-fast train reward``."""
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from icm_fast.cli.parameters import RunModel, TrainingAssignments
 from icm_fast.cli.settings import parse_assignments, say
 from icm_fast.errors import InputError, suggest
 
@@ -20,38 +20,59 @@ FOUND = "icm"
 _POOL_LABELS = ("soft", "hard")
 
 
+_Source = Annotated[
+    Path,
+    typer.Argument(
+        metavar="SOURCE",
+        help="Folder of a finished run, or a file with the columns prompt, chosen, rejected.",
+        show_default=False,
+    ),
+]
+_Labels = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="Labels of a run: icm (the found ones), or gold or crowd (human ones).",
+    ),
+]
+_Pool = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="JSONL that the first model labels to train the final one on: prompt, "
+        "response_1, response_2.",
+        show_default=False,
+    ),
+]
+_PoolLabels = Annotated[
+    str,
+    typer.Option(
+        metavar="KIND",
+        help="Train on the first model's probabilities (soft) or choices (hard).",
+    ),
+]
+_Output = Annotated[
+    Path | None,
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="FOLDER",
+        help="Folder of the reward model; by default RUN/reward, or runs/reward-NAME for a file.",
+        show_default=False,
+    ),
+]
+
+
 def reward(
-    source: Annotated[
-        Path,
-        typer.Argument(
-            help="Folder of a finished run, or a file with the columns prompt, chosen, rejected."
-        ),
-    ],
-    model: Annotated[
-        str | None,
-        typer.Option(help="Hub id, folder, .gguf file, or smollm2 / gemma3-270m."),
-    ] = None,
-    pool: Annotated[
-        Path | None,
-        typer.Option(help="JSONL to label with the first model: prompt, response_1, response_2."),
-    ] = None,
-    pool_labels: Annotated[
-        str, typer.Option(help="Train on the first model's probabilities (soft) or choices (hard).")
-    ] = "soft",
-    labels: Annotated[
-        str,
-        typer.Option(help="Of a run: icm (found), or gold or crowd for a human-supervised twin."),
-    ] = FOUND,
-    assignments: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="Setting of the trainings: key=value; may be repeated."),
-    ] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", help="Folder; by default `reward` in that of the run."),
-    ] = None,
+    source: _Source,
+    model: RunModel = None,
+    labels: _Labels = FOUND,
+    pool: _Pool = None,
+    pool_labels: _PoolLabels = "soft",
+    assignments: TrainingAssignments = None,
+    output: _Output = None,
 ) -> None:
-    """Train a reward model on found labels or a file; called again it goes on."""
+    """Train a reward model on labels or pairs; run it again to resume."""
     from icm_fast.model import load_model
     from icm_fast.training.reward import RewardConfig, read_pairs, two_stage
 
@@ -60,20 +81,21 @@ def reward(
         raise InputError(
             f"unknown --pool-labels {pool_labels!r}{suggest(pool_labels, _POOL_LABELS)}"
         )
-    precision: dict[str, Any] = {}
+    dtype = device = "auto"
     if source.is_dir():
         from icm_fast.runs.finished import read_run
 
         run = read_run(source)
         pairs = _pairs_of(run, labels)
         model = model or run.model
-        precision = {"dtype": run.config.dtype, "device": run.config.device}
+        dtype, device = run.config.dtype, run.config.device
         name = "reward" if labels == FOUND else f"reward-{labels}"
         folder = output or source / name
     else:
         if labels != FOUND:
             raise InputError(
-                f"--labels {labels} is for the folder of a run; {source} has labels of its own"
+                f"--labels {labels} is for the folder of a run; {source} holds its own labels, so "
+                "leave --labels out"
             )
         if model is None:
             raise InputError("no model given; add --model, for example --model smollm2")
@@ -81,7 +103,7 @@ def reward(
         folder = output or Path("runs") / f"reward-{source.stem}"
     done = two_stage(
         pairs,
-        model=load_model(model, **precision),
+        model=load_model(model, dtype=dtype, device=device),
         output_dir=folder,
         pool=pool,
         config=config,
@@ -90,34 +112,6 @@ def reward(
         progress=_step if sys.stderr.isatty() else None,
     )
     say(_summary(pairs, done, folder))
-
-
-def evaluate_reward_command(
-    reward_model: Annotated[Path, typer.Argument(help="Folder that `train reward` wrote.")],
-    data: Annotated[
-        str, typer.Argument(help="File with the columns prompt, chosen, rejected, subset.")
-    ],
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            help="JSON file, beside it Markdown; by default evaluation-NAME.json in the folder.",
-        ),
-    ] = None,
-) -> None:
-    """Accuracy of a reward model on pairs, by subset and as RewardBench's score."""
-    from icm_fast.files import write_atomically
-    from icm_fast.training.reward import evaluate_reward, load_reward_model
-
-    result = evaluate_reward(load_reward_model(reward_model), data)
-    path = output or reward_model / f"evaluation-{Path(data).stem}.json"
-    if path.suffix != ".json":
-        raise InputError(f"--output {path} must end in .json; the Markdown file stands beside it")
-    write_atomically(path, (json.dumps(result.to_dict(), indent=2) + "\n").encode())
-    write_atomically(path.with_suffix(".md"), result.to_markdown().encode())
-    typer.echo(result.to_markdown().rstrip())
-    typer.echo(f"\nwritten to {path} and {path.with_suffix('.md').name}")
 
 
 def _pairs_of(run: FinishedRun, labels: str) -> PairSet:
@@ -148,7 +142,7 @@ def _summary(pairs: PairSet, done: TwoStage, folder: Path) -> str:
         f"{last.losses[0]:.3f} at the start, {last.losses[-1]:.3f} at the end, "
         f"{last.seconds:.0f} s."
     )
-    lines.append(f"Reward model: {folder} (for `icm-fast evaluate-reward`)")
+    lines.append(f"Reward model: {folder} (for `icm-fast evaluate reward`)")
     return "\n".join(lines)
 
 
