@@ -52,7 +52,7 @@ def test_missing_environment_names_the_command(peer, capsys, tmp_path, monkeypat
 
 def test_more_threads_than_processors(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    fails(capsys, [*CASE, "--threads", "9999", "--peer", "ours"], "threads = 9999", "processors")
+    fails(capsys, [*CASE, "--threads", "9999", "--peer", "ours"], "threads = 9999", "CPUs")
 
 
 def test_without_matplotlib_the_extra_is_named(capsys, tmp_path, monkeypatch):
