@@ -50,7 +50,7 @@ def test_initial_labels_of_each_kind():
     assert (initial_labels("golden", GOLD, 3, k=99, seed=0) == GOLD).all()
     with pytest.raises(InputError, match="golden, worst or random"):
         initial_labels("gold", GOLD, 3, k=5, seed=1)
-    with pytest.raises(InputError, match="no gold"):
+    with pytest.raises(InputError, match="no example has a gold label"):
         initial_labels("golden", np.array([-1, -1]), 3, k=5, seed=1)
 
 
