@@ -138,7 +138,7 @@ def test_names_are_plain_and_prefixed(run, tmp_path, name, expected):
 @pytest.mark.parametrize("seed", [0, 7, 987654321])
 @pytest.mark.parametrize("most", [0, 3])
 def test_shown_order_is_that_of_the_native_plan(run, seed, most):
-    """``many_shot`` plans with token counts of its own; the order may not depend on them."""
+    """``many_shot`` plans with other token counts; the order must not depend on them."""
     from icm_fast.plan.leave_one_out import plan_pieces
     from icm_fast.plan.pieces import TokenizedDataset
 

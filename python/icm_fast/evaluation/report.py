@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 from icm_fast.engine.progress import clock
 from icm_fast.runs.finished import FinishedRun
@@ -15,6 +15,19 @@ from icm_fast.types import UNLABELLED
 EVALUATION_FILE = "evaluation.json"
 DEMO_FILE = "demo.json"
 _DOUBTFUL_ROWS = 5
+
+
+class StoredMethod(TypedDict):
+    """The part of a stored :class:`icm_fast.evaluation.compare.MethodResult` that is shown."""
+
+    method: str
+    n_shots: int
+    accuracy: float
+    interval: Sequence[float]
+    calibrated_accuracy: float
+    auc: float | None
+    calibration_error: NotRequired[float]
+    consistency: NotRequired[float | None]
 
 
 def run_report(run: FinishedRun) -> str:
@@ -64,12 +77,12 @@ def comparison_text(comparison: Mapping[str, Any]) -> str:
     )
     if comparison.get("model"):
         headline += f" Predictions are those of {comparison['model']}."
-    methods: Sequence[Mapping[str, Any]] = comparison["methods"]
+    methods: Sequence[StoredMethod] = comparison["methods"]
     parts = (headline, _verdict(methods), _method_table(methods))
     return "\n\n".join(part for part in parts if part)
 
 
-def _verdict(methods: Sequence[Mapping[str, Any]]) -> str:
+def _verdict(methods: Sequence[StoredMethod]) -> str:
     """One sentence on what the table shows; empty without a table."""
     if not methods:
         return ""
@@ -90,7 +103,7 @@ def _verdict(methods: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
-def _method_table(methods: Iterable[Mapping[str, Any]]) -> str:
+def _method_table(methods: Iterable[StoredMethod]) -> str:
     """Calibrated accuracy first: the plain one also measures a preference for one label."""
     names = (
         *("method", "shots", "accuracy", "plain", "95 % of plain", "AUC", "calibration error"),
@@ -154,7 +167,7 @@ def _facts(run: FinishedRun) -> str:
     )
 
 
-def _move_table(events: Iterable[Mapping[str, Any]]) -> str:
+def _move_table(events: Iterable[Mapping[str, object]]) -> str:
     tried: Counter[str] = Counter()
     accepted: Counter[str] = Counter()
     for event in events:
