@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import os
 import random
@@ -21,6 +20,7 @@ from transformers import PreTrainedModel
 from icm_fast import distributed
 from icm_fast.errors import InputError, first_line
 from icm_fast.files import reading
+from icm_fast.model.copies import copy_model
 from icm_fast.model.loaded import LoadedModel, fingerprint_model
 
 ADAPTER_FOLDER = "adapter"
@@ -31,25 +31,6 @@ INSTALL_TRAIN = "pip install 'icm-fast[train]'"
 _ADAPTER_CONFIG = "adapter_config.json"
 _ADAPTER_WEIGHTS = "adapter_model.safetensors"
 _FIX = "name the folder of a finished fine-tuning, or of a peft adapter"
-
-
-def copy_model(model: PreTrainedModel, dtype: torch.dtype, *, share: bool) -> PreTrainedModel:
-    """A second model whose parameters are its own.
-
-    Args:
-        model: Left as it is.
-        dtype: Of the copy's parameters; buffers, such as rotary tables, keep theirs.
-        share: Let unchanged weights lie in the same memory. Only for a copy whose weights are
-            replaced and never written into.
-    """
-    # deepcopy takes what the memo holds; tied parameters are one object and stay tied.
-    memo: dict[int, Any] = {
-        id(p): torch.nn.Parameter(p.detach().to(dtype, copy=not share), requires_grad=False)
-        for p in model.parameters()
-    }
-    twin = copy.deepcopy(model, memo)
-    twin.config.dtype = dtype
-    return twin
 
 
 def merge_adapter(base: LoadedModel, adapter: Path, name: str) -> LoadedModel:

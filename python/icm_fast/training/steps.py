@@ -147,6 +147,34 @@ def keep_bare(trainer: Any) -> None:
         trainer.accelerator.prepare_model = partial(prepare, evaluation_mode=True)
 
 
+class ChangeCheck:
+    """Tells a training that trained from one that left every weight as it was.
+
+    Made before a training, of its model.
+    """
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        self._before = _digests(model)
+
+    def require_change(self, model: torch.nn.Module, config: TrainingConfig) -> None:
+        """Raise InputError unless a trained weight of ``model`` differs from what it was."""
+        if _digests(model) == self._before:
+            raise InputError(
+                f"the training left every weight as it was; raise learning_rate "
+                f"({config.learning_rate}) or lower warmup ({config.warmup}), and check that the "
+                "data prefers something: equal rewards or probabilities of 0.5 have no gradient"
+            )
+
+
+def _digests(model: torch.nn.Module) -> dict[str, int]:
+    """The sum of the bits of every weight that is trained."""
+    return {
+        name: int(parameter.detach().flatten().view(torch.uint8).sum(dtype=torch.int64))
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad
+    }
+
+
 def lora_config(peft: Any, config: TrainingConfig, task_type: str) -> Any:
     """Adapters on every linear layer but the head."""
     return peft.LoraConfig(

@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from policy_cases import PROMPTS, judge_of, policy, random_judge
 
 from icm_fast.cli import run
 from icm_fast.errors import InputError
@@ -17,6 +16,7 @@ from icm_fast.tasks.registry import load_task
 from icm_fast.training.reward import Pair, RewardConfig, train_reward
 from icm_fast.training.rl import evaluate_policies, judged_text, judges, write_head_to_head
 from icm_fast.training.rl.judges import Bout, judge_by_claims, judge_by_rewards
+from policy_cases import PROMPTS, judge_of, policy, random_judge
 from tiny_models import (  # noqa: F401 - one_thread is in force by its import
     REVIEWS,
     byte_tokenizer,

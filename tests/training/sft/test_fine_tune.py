@@ -10,7 +10,8 @@ import torch
 from icm_fast import InputError, SearchConfig, plan_leave_one_out
 from icm_fast.evaluation.many_shot import many_shot
 from icm_fast.model import load_model
-from icm_fast.model.adapters import copy_model, foreign_code, import_peft, merge_adapter
+from icm_fast.model.adapters import foreign_code, import_peft, merge_adapter
+from icm_fast.model.copies import copy_model
 from icm_fast.plan.label_tree import label_tree
 from icm_fast.plan.pieces import tokenize_dataset
 from icm_fast.scoring.factory import make_scorer

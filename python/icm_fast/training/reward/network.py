@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrai
 from transformers.utils import logging as transformers_logging
 
 from icm_fast.errors import InputError
-from icm_fast.model.adapters import copy_model
+from icm_fast.model.copies import copy_model
 from icm_fast.model.loaded import LoadedModel
 
 

@@ -13,7 +13,8 @@ import torch
 
 from icm_fast import distributed
 from icm_fast.identity import as_stored
-from icm_fast.model.adapters import ADAPTER_FOLDER, MODEL_FOLDER, copy_model
+from icm_fast.model.adapters import ADAPTER_FOLDER, MODEL_FOLDER
+from icm_fast.model.copies import copy_model
 from icm_fast.model.load import load_model
 from icm_fast.model.loaded import LoadedModel
 from icm_fast.runs.provenance import versions

@@ -20,7 +20,13 @@ from icm_fast.training.reward.network import pad_left, rewards
 from icm_fast.training.reward.pairs import Pair
 from icm_fast.training.reward.text import reward_ids, reward_text
 from icm_fast.training.sft.texts import order_batches
-from icm_fast.training.steps import FixedBatches, Progress, lora_config, trainer_arguments
+from icm_fast.training.steps import (
+    ChangeCheck,
+    FixedBatches,
+    Progress,
+    lora_config,
+    trainer_arguments,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +167,9 @@ def train_pairs(
                 save_strategy="steps" if folder else "no",
             ),
         )
+        check = ChangeCheck(trainer.model)
         trainer.train(resume_from_checkpoint=str(start[0]) if start else None)
+        check.require_change(trainer.model, config)
         return trainer.model, trainer.tuning_state()
 
 

@@ -17,7 +17,8 @@ from icm_fast import distributed
 from icm_fast.errors import InputError
 from icm_fast.files import write_atomically
 from icm_fast.identity import as_stored, json_digest
-from icm_fast.model.adapters import ADAPTER_FOLDER, copy_model, merge_adapter
+from icm_fast.model.adapters import ADAPTER_FOLDER, merge_adapter
+from icm_fast.model.copies import copy_model
 from icm_fast.model.load import load_model
 from icm_fast.model.loaded import LoadedModel
 from icm_fast.runs.provenance import versions

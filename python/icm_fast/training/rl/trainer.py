@@ -24,7 +24,7 @@ from icm_fast.training.folder import TuningFolder, TuningState, mark_complete
 from icm_fast.training.rl.config import PolicyConfig
 from icm_fast.training.rl.diagnostics import repetition
 from icm_fast.training.sft.trainer import training_packages
-from icm_fast.training.steps import Progress, keep_bare, lora_config, trainer_arguments
+from icm_fast.training.steps import ChangeCheck, Progress, keep_bare, lora_config, trainer_arguments
 
 N_SAMPLES = 4
 
@@ -282,7 +282,9 @@ def train_against(
             peft_config=lora_config(peft, config, "CAUSAL_LM"),
         )
         _count_positions(trainer.model, twin)
+        check = ChangeCheck(trainer.model)
         trainer.train(resume_from_checkpoint=str(start[0]) if start else None)
+        check.require_change(trainer.model, config)
         record.seconds = trainer.seconds()
         return trainer.model, PolicyLog(**distributed.on_main(lambda: asdict(record)))
 

@@ -18,11 +18,11 @@ from icm_fast.model.adapters import (
     MODEL_FOLDER,
     as_loaded,
     base_name_for,
-    copy_model,
     find_tuned,
     load_tuned,
     merge_adapter,
 )
+from icm_fast.model.copies import copy_model
 from icm_fast.model.load import load_model
 from icm_fast.model.loaded import LoadedModel
 from icm_fast.plan.label_tree import label_tree

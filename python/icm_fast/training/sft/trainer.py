@@ -17,7 +17,13 @@ from icm_fast.model.loaded import LoadedModel
 from icm_fast.training.config import TuningConfig
 from icm_fast.training.folder import TuningFolder, TuningState
 from icm_fast.training.sft.texts import TrainingText, order_batches
-from icm_fast.training.steps import FixedBatches, Progress, lora_config, trainer_arguments
+from icm_fast.training.steps import (
+    ChangeCheck,
+    FixedBatches,
+    Progress,
+    lora_config,
+    trainer_arguments,
+)
 
 IGNORED = -100
 
@@ -76,7 +82,9 @@ def train(
             processing_class=base.tokenizer,
             peft_config=lora_config(peft, config, "CAUSAL_LM") if config.method == "lora" else None,
         )
+        check = ChangeCheck(trainer.model)
         trainer.train(resume_from_checkpoint=str(start[0]) if start else None)
+        check.require_change(trainer.model, config)
         return trainer.model, trainer.tuning_state()
 
 
