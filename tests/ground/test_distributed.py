@@ -75,7 +75,7 @@ def test_two_processes_train_as_one_does(name, folder, found, alone):
     """Also with batches that do not divide, and one that leaves a process without a row."""
     trained = alone[0][name]
     assert found[name] == pytest.approx(trained.losses, abs=1e-5)
-    model = trained.model.network if name == "reward" else trained.loaded.model
+    model = trained.model.network if name == "reward" else trained.model.model
     expected = distributed_cases.weights(model)
     for rank in (0, 1):
         made = load_file(folder / f"{name}-{rank}.safetensors")

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from attention_cases import ONE_TOKEN, OPTIONS, SHAPES, Sizes, make_case
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from attention_cases import ONE_TOKEN, OPTIONS, SHAPES, Sizes, make_case
 from icm_fast import _core
 from icm_fast.kernels.tree_attention import naive
 

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from attention_cases import DEEP, ONE_TOKEN, OPTIONS, SHAPES, Sizes, make_case
 
+from attention_cases import DEEP, ONE_TOKEN, OPTIONS, SHAPES, Sizes, make_case
 from icm_fast.errors import InputError
 from icm_fast.kernels.tree_attention import (
     AttentionWork,

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from attention_cases import ONE_TOKEN, OPTIONS, SHAPES, Sizes, make_case
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from attention_cases import ONE_TOKEN, OPTIONS, SHAPES, Sizes, make_case
 from icm_fast.kernels.tree_attention import AttentionWork, SegmentWork, naive, sdpa
 
 VERSIONS = {"naive": naive.tree_attention, "sdpa": sdpa.tree_attention}

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from attention_cases import OPTIONS, SHAPES, Sizes, make_case
 
+from attention_cases import OPTIONS, SHAPES, Sizes, make_case
 from icm_fast.config import SearchConfig
 from icm_fast.kernels.add_rms_norm import naive as naive_norm
 from icm_fast.kernels.gated_activation import naive as naive_gate

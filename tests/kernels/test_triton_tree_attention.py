@@ -4,10 +4,10 @@ import math
 
 import pytest
 import torch
-from attention_cases import DEEP, ONE_TOKEN, OPTIONS, ROOT, SHAPES, Sizes, make_case
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from attention_cases import DEEP, ONE_TOKEN, OPTIONS, ROOT, SHAPES, Sizes, make_case
 from icm_fast.kernels.tree_attention import AttentionWork, SegmentWork, naive
 from icm_fast.kernels.tree_attention.tiles import (
     HEAD_DIMS,

@@ -4,10 +4,10 @@ import naive_work_list
 import numpy as np
 import pytest
 import torch
-from attention_cases import DEEP, ONE_TOKEN, ROOT, SHAPES, make_case
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from attention_cases import DEEP, ONE_TOKEN, ROOT, SHAPES, make_case
 from icm_fast.kernels.tree_attention import AttentionWork, SegmentWork, naive
 from icm_fast.kernels.tree_attention.tiles import EVERY_LENGTH
 from icm_fast.kernels.tree_attention.work_list import PlanSettings, launch_plan, make_plan

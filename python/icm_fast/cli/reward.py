@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -52,6 +51,7 @@ def reward(
     ] = None,
 ) -> None:
     """Train a reward model on found labels or a file; called again it goes on."""
+    from icm_fast.engine.progress import make_progress
     from icm_fast.model import load_model
     from icm_fast.training.reward import RewardConfig, read_pairs, two_stage
 
@@ -86,8 +86,7 @@ def reward(
         pool=pool,
         config=config,
         soft=pool_labels == "soft",
-        say=lambda text: say(text, err=True),
-        progress=_step if sys.stderr.isatty() else None,
+        progress=make_progress(),
     )
     say(_summary(pairs, done, folder))
 
@@ -128,10 +127,6 @@ def _pairs_of(run: FinishedRun, labels: str) -> PairSet:
     from icm_fast.training.reward.twin import twin_pairs
 
     return twin_pairs(run, labels)
-
-
-def _step(step: int, steps: int, loss: float) -> None:
-    typer.echo(f"\rstep {step} of {steps}, loss {loss:.3f}", err=True, nl=step == steps)
 
 
 def _summary(pairs: PairSet, done: TwoStage, folder: Path) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -48,6 +47,7 @@ def sft(
     ] = None,
 ) -> None:
     """Tune on the labels of a run; an interrupted training goes on when called again."""
+    from icm_fast.engine.progress import make_progress
     from icm_fast.model import load_model
     from icm_fast.runs.finished import read_run
     from icm_fast.training.sft import fine_tune
@@ -60,7 +60,7 @@ def sft(
         model=load_model(model or run.model, dtype=run.config.dtype, device=run.config.device),
         config=config,
         output_dir=output or run_folder / "tuning",
-        progress=_step if sys.stderr.isatty() else None,
+        progress=make_progress(),
     )
     say(_summary(tuned))
 
@@ -78,6 +78,7 @@ def texts(
     ] = None,
 ) -> None:
     """Tune on plain texts, so that a policy begins with such ones; called again it goes on."""
+    from icm_fast.engine.progress import make_progress
     from icm_fast.model import load_model
     from icm_fast.tasks.rows import read_column
     from icm_fast.training.sft import fine_tune_texts
@@ -87,7 +88,7 @@ def texts(
         model=load_model(model),
         config=_tuning_config(assignments),
         output_dir=output,
-        progress=_step if sys.stderr.isatty() else None,
+        progress=make_progress(),
     )
     say(_summary(tuned, "texts"))
 
@@ -115,6 +116,7 @@ def iterative(
     ] = None,
 ) -> None:
     """Label batch by batch, each with the model tuned on the batches before it."""
+    from icm_fast.engine.progress import make_progress
     from icm_fast.training.sft import iterate
 
     request = read_request(
@@ -135,7 +137,7 @@ def iterative(
         search_config=request.config,
         tuning_config=_tuning_config(tuning),
         output_dir=folder,
-        progress=lambda text: typer.echo(text, err=True),
+        progress=make_progress(),
         source=request.source,
     )
     for number, found in enumerate(result.searches):
@@ -150,10 +152,6 @@ def _tuning_config(assignments: list[str] | None) -> TuningConfig:
     from icm_fast.training.sft import TuningConfig
 
     return TuningConfig.from_mapping(parse_assignments(assignments or (), None))
-
-
-def _step(step: int, steps: int, loss: float) -> None:
-    typer.echo(f"\rstep {step} of {steps}, loss {loss:.3f}", err=True, nl=step == steps)
 
 
 def _summary(tuned: Tuned, what: str = "labels") -> str:

@@ -33,13 +33,11 @@ from icm_fast.identity import as_stored, check_same, json_digest
 from icm_fast.runs.labels import read_labels
 from icm_fast.runs.provenance import machine_facts, versions
 from icm_fast.scoring.leave_one_out import leave_one_out
-from icm_fast.types import UNLABELLED, IntArray, ScoreArray
+from icm_fast.types import UNLABELLED, IntArray, Reporter, ScoreArray
 
 if TYPE_CHECKING:
-    from icm_fast.engine.progress import ProgressReporter
     from icm_fast.model.lazy import LazyModel
 
-Say = Callable[[str], None]
 
 IDENTITY_FILE = "identity.json"
 MACHINE = "machine"
@@ -94,9 +92,7 @@ class Cell:
         self._folder = folder
         self._data = CellData(column, seed, model, data, chat_model)
 
-    def run(
-        self, methods: Sequence[str], say: Say, progress: ProgressReporter | None = None
-    ) -> CellResult:
+    def run(self, methods: Sequence[str], reporter: Reporter) -> CellResult:
         """Search, then predict by each method.
 
         Raises:
@@ -106,8 +102,8 @@ class Cell:
         with writing(self._folder):
             self._folder.mkdir(parents=True, exist_ok=True)
         self._check_identity()
-        facts = self._kept("search.json", lambda: self._search(say, progress))
-        say(
+        facts = self._kept("search.json", lambda: self._search(reporter))
+        reporter.say(
             f"search: agreement {facts['agreement']:.2f}, {facts['n_evaluations']} evaluations, "
             f"{facts['seconds']:.0f} s"
         )
@@ -116,8 +112,8 @@ class Cell:
         predictions = {}
         for name in methods:
             predictions[name] = self._prediction(name, found)
-            say(f"{name}: {_outcome(predictions[name], np.array(test['gold'], np.int32))}")
-        orders = self._orders(found, say)
+            reporter.say(f"{name}: {_outcome(predictions[name], np.array(test['gold'], np.int32))}")
+        orders = self._orders(found, reporter)
         return CellResult(self._data.seed, facts, test, predictions, orders, **self._record())
 
     def _identity(self) -> dict[str, Any]:
@@ -170,7 +166,7 @@ class Cell:
     def _write(self, name: str, content: dict[str, Any]) -> None:
         write_atomically(self._folder / name, (json.dumps(content) + "\n").encode())
 
-    def _orders(self, found: IntArray, say: Say) -> dict[str, Any] | None:
+    def _orders(self, found: IntArray, reporter: Reporter) -> dict[str, Any] | None:
         n_orders = self._data.column.n_orders
         if not n_orders:
             return None
@@ -178,7 +174,7 @@ class Cell:
             f"orders-{n_orders}.json", lambda: order_sensitivity(self._data, found, n_orders)
         )
         values = [order["accuracy"] for order in orders["orders"]]
-        say(f"{n_orders} orders: accuracy {min(values):.2f} to {max(values):.2f}")
+        reporter.say(f"{n_orders} orders: accuracy {min(values):.2f} to {max(values):.2f}")
         return orders
 
     def _prediction(self, name: str, found: IntArray) -> Prediction:
@@ -198,7 +194,7 @@ class Cell:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return content
 
-    def _search(self, say: Say, progress: ProgressReporter | None) -> dict[str, Any]:
+    def _search(self, reporter: Reporter) -> dict[str, Any]:
         """Facts about the search; about all of them where batches are labelled one by one."""
         data, folder = self._data, self._folder / "search"
         searches: tuple[SearchResult, ...]
@@ -209,7 +205,7 @@ class Cell:
                 model=data.model,
                 config=data.config,
                 output_dir=folder,
-                progress=progress,
+                progress=reporter,
                 source=data.source,
             )
             labels, searches, gold_utility = found.labels, (found,), _gold_utility(data)
@@ -223,7 +219,7 @@ class Cell:
                 search_config=data.config,
                 tuning_config=data.column.tuning_config(data.seed),
                 output_dir=folder,
-                progress=say,
+                progress=reporter,
                 source=data.source,
             )
             # Each batch has a model of its own, so there is no U of all gold labels.

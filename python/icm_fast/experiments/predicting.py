@@ -75,7 +75,7 @@ def predict_test(method: Method, data: CellData, found: IntArray, folder: Path) 
     if method.use == "tuned":
         assert labels is not None
         tuned = _fine_tuned(data, labels, model, folder)
-        model, seconds = tuned.loaded, seconds + tuned.seconds  # those before it was killed, too
+        model, seconds = tuned.model, seconds + tuned.seconds  # those before it was killed, too
     started = time.monotonic()
     if method.use in ("assistant", "chat"):
         predicted = _zero_shot(method.use, data)

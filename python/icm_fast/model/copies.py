@@ -62,24 +62,24 @@ def _replaced(module: torch.nn.Module) -> list[str]:
     """Attributes of a module that hide a method of its class, but for accelerate's hooks."""
     own = vars(module)
     hidden = [name for name in own if inspect.isroutine(getattr(type(module), name, None))]
-    return [name for name in hidden if not (name == "forward" and _is_hook(own))]
+    return [name for name in hidden if not (name == "forward" and _is_hook(module))]
 
 
-def _is_hook(own: dict[str, object]) -> bool:
+def _is_hook(module: torch.nn.Module) -> bool:
     """Whether ``forward`` is what accelerate puts around the class's own one."""
+    own = vars(module)
     outer, inner = own["forward"], own.get("_old_forward")
     return (
         "_hf_hook" in own
         and isinstance(outer, functools.partial)
         and outer.func.__module__ == "accelerate.hooks"
-        and isinstance(inner, MethodType)
-        and inner.__func__ is type(inner.__self__).forward
+        and getattr(inner, "__func__", None) is type(module).forward
     )
 
 
 def _restore_hook(module: torch.nn.Module) -> None:
     """Put accelerate's hook, which moves activations between devices, around the own forward."""
-    from accelerate.hooks import add_hook_to_module
+    from accelerate.hooks import add_hook_to_module  # type: ignore[import-untyped]
 
     own = vars(module)
     if "forward" in own:

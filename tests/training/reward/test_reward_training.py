@@ -39,14 +39,15 @@ from tiny_models import (
 SCRIPT = """
 import sys, time
 import torch
+from listeners import Listener
 from reward_cases import train
 torch.set_num_threads(1)
 
-def progress(step, steps, loss):
-    print(step, flush=True)
+def progress(step):
+    print(step.done, flush=True)
     time.sleep(0.02)
 
-train(sys.argv[1], progress, sys.argv[2])
+train(sys.argv[1], Listener(progress), sys.argv[2])
 """
 
 

@@ -70,7 +70,7 @@ def from_trl(tmp_path):
 @pytest.mark.parametrize("method", ["full", "lora"])
 def test_a_tuned_model_forwards_its_own_weights(method):
     config = FULL if method == "full" else LORA
-    model = tune(tiny_loaded("llama"), config).loaded.model
+    model = tune(tiny_loaded("llama"), config).model.model
     before = logits(model)
     zero(model)
     assert float(logits(model).abs().max()) == 0 < float(before.abs().max())
@@ -79,10 +79,10 @@ def test_a_tuned_model_forwards_its_own_weights(method):
 def test_adapters_on_a_tuned_model_are_those_on_its_folder(tmp_path):
     full = tune(tiny_loaded("llama"), FULL, tmp_path / "full")
     again = load_model(str(tmp_path / "full"), dtype="float32", device="cpu")
-    in_memory, from_folder = tune(full.loaded, LORA), tune(again, LORA)
+    in_memory, from_folder = tune(full.model, LORA), tune(again, LORA)
     assert in_memory.losses[-1] < in_memory.losses[0]
     assert in_memory.losses == pytest.approx(from_folder.losses, abs=1e-5)
-    assert in_memory.loaded.fingerprint == from_folder.loaded.fingerprint
+    assert in_memory.model.fingerprint == from_folder.model.fingerprint
 
 
 def test_a_pair_from_another_trainer_can_be_copied_and_tuned(tmp_path):
@@ -134,7 +134,7 @@ def test_hooks_that_place_layers_on_devices_survive_a_copy(tmp_path):
 
 
 def test_a_reward_model_and_a_policy_start_from_a_tuned_model(tmp_path):
-    start = tune(tiny_loaded("llama"), FULL, tmp_path / "full").loaded
+    start = tune(tiny_loaded("llama"), FULL, tmp_path / "full").model
     again = load_model(str(tmp_path / "full"), dtype="float32", device="cpu")
     pairs = [Pair(f"Film {k}?", f"great cast {k}", f"dull {k}") for k in range(8)]
     config = RewardConfig(epochs=1, batch_size=4, learning_rate=0.01, method="full")
@@ -150,8 +150,8 @@ def test_a_reward_model_and_a_policy_start_from_a_tuned_model(tmp_path):
         for model in (start, again)
     ]
     assert policies[0].log.steps == policies[1].log.steps
-    assert policies[0].loaded.fingerprint == policies[1].loaded.fingerprint
-    policy = policies[0].loaded
+    assert policies[0].model.fingerprint == policies[1].model.fingerprint
+    policy = policies[0].model
     before = generate(policy, prompts, max_new_tokens=5, temperature=0.0)
     zero(policy.model)
     after = generate(policy, prompts, max_new_tokens=5, temperature=0.0)

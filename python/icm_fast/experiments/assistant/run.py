@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ import numpy as np
 
 from icm_fast import distributed
 from icm_fast.config import SearchConfig, check_names, check_number
+from icm_fast.engine.progress import Quiet
 from icm_fast.engine.search import search
 from icm_fast.errors import InputError
 from icm_fast.evaluation.gold import load_gold
@@ -52,13 +53,12 @@ from icm_fast.training.rl import (
     write_head_to_head,
 )
 from icm_fast.training.sft import Tuned, TuningConfig, fine_tune_texts
+from icm_fast.types import Reporter
 
 REPORT = "report.json"
 
 ICM, GOLD, START = "icm", "gold", "start"
 _BOUTS = ((ICM, START), (GOLD, START), (ICM, GOLD))
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,7 +129,11 @@ def _start_config(seed: int) -> TuningConfig:
 
 
 def run_assistant(
-    model: ModelSpec, *, output: Path, config: AssistantConfig | None = None, say: Say | None = None
+    model: ModelSpec,
+    *,
+    output: Path,
+    config: AssistantConfig | None = None,
+    progress: Reporter | None = None,
 ) -> dict[str, Any]:
     """Run every stage that is not finished, compare, and write ``report.json``.
 
@@ -137,7 +141,7 @@ def run_assistant(
         model: Base of the start policy and of every reward model.
         output: Folder of the stages.
         config: Sizes.
-        say: Told in a line what is done next.
+        progress: Says what is done next, and shows the stages.
 
     Returns:
         The content of ``report.json``.
@@ -151,8 +155,14 @@ def run_assistant(
             "torchrun"
         )
     config = config or AssistantConfig()
-    say = say or (lambda text: None)
-    run = _search(load_model(model), output, config, say)
+    with progress or Quiet() as shown:
+        return _run_stages(model, output, config, shown)
+
+
+def _run_stages(
+    model: ModelSpec, output: Path, config: AssistantConfig, reporter: Reporter
+) -> dict[str, Any]:
+    run = _search(load_model(model), output, config, reporter)
     # Trainings on a CPU are in float32, and what they give is compared in it.
     base = load_model(model, dtype="float32" if pick_device("auto").type == "cpu" else "auto")
     materials = draw_materials(
@@ -165,7 +175,7 @@ def run_assistant(
         n_prompts=config.n_prompts,
         n_words=config.n_words,
     )
-    stages = _Stages(base, output, config, say)
+    stages = _Stages(base, output, config, reporter)
     pool, test = output / "pool.jsonl", output / "test-pairs.jsonl"
     write_atomically(pool, json_lines(materials.pool))
     write_atomically(test, json_lines(materials.test_pairs))
@@ -176,10 +186,10 @@ def run_assistant(
     judge = stages.judge(materials)
     start = stages.start(materials)
     policies = {
-        name: stages.policy(name, materials, start.loaded, rewards[name].model) for name in rewards
+        name: stages.policy(name, materials, start.model, rewards[name].model) for name in rewards
     }
-    say("comparing")
-    bouts = stages.bouts(judge, start.loaded, policies)
+    reporter.say("comparing")
+    bouts = stages.bouts(judge, start.model, policies)
     report = {
         "model": base.name,
         "config": asdict(config),
@@ -199,14 +209,17 @@ def run_assistant(
     return report
 
 
-def _search(base: LoadedModel, output: Path, config: AssistantConfig, say: Say) -> FinishedRun:
-    say("search: labels of reviews, without supervision")
+def _search(
+    base: LoadedModel, output: Path, config: AssistantConfig, reporter: Reporter
+) -> FinishedRun:
+    reporter.say("search: labels of reviews, without supervision")
     source = demo_source(config.n, config.seed)
     search(
         source.load_dataset(),
         model=base,
         config=SearchConfig(seed=config.seed),
         output_dir=output / "search",
+        progress=reporter,
         source=source,
     )
     return read_run(output / "search")
@@ -219,65 +232,63 @@ class _Stages:
     base: LoadedModel
     output: Path
     config: AssistantConfig
-    say: Say
+    reporter: Reporter
 
     def reward_model(self, name: str, pairs: PairSet, pool: Path) -> TwoStage:
         """Initial model, labelled pool, final model."""
-        self.say(f"reward model of {name} labels")
+        self.reporter.say(f"reward model of {name} labels")
         return two_stage(
             pairs,
             model=self.base,
             output_dir=self.output / f"reward-{name}",
             pool=pool,
             config=self.config.reward,
+            progress=self.reporter,
         )
 
     def judge(self, materials: Materials) -> RewardModel:
         """A reward model of the gold labels of reviews that no other stage saw."""
-        self.say("judge: a reward model of other gold labels")
+        self.reporter.say("judge: a reward model of other gold labels")
         pairs = pairs_of_labels(materials.judge, materials.judge_gold, seed=self.config.seed)
         trained = train_reward(
             pairs.pairs,
             model=self.base,
             config=self.config.reward,
             output_dir=self.output / "judge",
+            progress=self.reporter,
         )
         return trained.model
 
     def start(self, materials: Materials) -> Tuned:
         """The base, tuned to write reviews; it sees no label."""
-        self.say("start policy: the model learns to write reviews")
+        self.reporter.say("start policy: the model learns to write reviews")
         return fine_tune_texts(
             materials.start,
             model=self.base,
             config=self.config.start,
             output_dir=self.output / "start",
+            progress=self.reporter,
         )
 
     def policy(
         self, name: str, materials: Materials, start: LoadedModel, reward: RewardModel
     ) -> TrainedPolicy:
         """The policy that is optimised against a reward model."""
-        self.say(f"policy against the reward model of {name} labels")
-
-        def progress(step: int, steps: int, mean: float) -> None:
-            if step % 10 == 0:
-                self.say(f"  step {step} of {steps}: reward {mean:+.2f}")
-
+        self.reporter.say(f"policy against the reward model of {name} labels")
         return train_policy(
             materials.prompts,
             model=start,
             reward=reward,
             config=self.config.policy,
             output_dir=self.output / f"policy-{name}",
-            progress=progress,
+            progress=self.reporter,
         )
 
     def bouts(
         self, judge: RewardModel, start: LoadedModel, policies: dict[str, TrainedPolicy]
     ) -> dict[tuple[str, str], HeadToHead]:
         """Every pair of policies against each other on the held-out beginnings."""
-        models = {START: start} | {name: p.loaded for name, p in policies.items()}
+        models = {START: start} | {name: p.model for name, p in policies.items()}
         held_out = policies[ICM].held_out
         outcomes = {}
         for one, other in _BOUTS:

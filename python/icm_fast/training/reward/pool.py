@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from icm_fast import distributed
+from icm_fast.engine.progress import Quiet
 from icm_fast.errors import InputError
 from icm_fast.files import lock_folder, reading, sync_folder, write_all, write_atomically, writing
 from icm_fast.identity import check_same
@@ -22,6 +23,7 @@ from icm_fast.tasks.rows import Row
 from icm_fast.training.reward.model import POOL_FILE, POOL_RECORD, RewardModel
 from icm_fast.training.reward.pairs import Pair
 from icm_fast.training.reward.text import reward_text
+from icm_fast.types import Reporter
 
 CHUNK = 64
 """Rows that are scored and made durable together. Which texts share a forward pass moves the last
@@ -33,8 +35,22 @@ _PART = f".{POOL_FILE}.part"
 _COLUMNS = (("response_1", "response_2"), ("choice", "choice_2"))
 _FIX = "name the JSONL file of the pool"
 
-PoolProgress = Callable[[int], None]
-"""Called after each chunk with the number of rows that are done."""
+
+@dataclass(frozen=True, slots=True)
+class PoolRows:
+    """How far the labelling of a pool is, as reporters show it.
+
+    Attributes:
+        done: Labelled rows.
+        total: Rows of the pool.
+    """
+
+    done: int
+    total: int
+
+    def describe(self) -> str:
+        """One line of figures."""
+        return f"row {self.done} of {self.total}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +84,7 @@ def label_pool(
     folder: Path,
     *,
     soft: bool = True,
-    progress: PoolProgress | None = None,
+    progress: Reporter | None = None,
 ) -> PoolLabels:
     """Say for every row of a pool which response is better.
 
@@ -82,7 +98,7 @@ def label_pool(
             authors' ``choice``, ``choice_2``, ``question``). Other columns are not looked at.
         folder: Holds ``pool.jsonl`` when all is labelled, and ``pool.json``.
         soft: ``probability`` is the model's own; else 1.
-        progress: Told how many rows are done.
+        progress: Shows how many rows are done.
 
     Raises:
         InputError: A malformed row (with its line), an empty pool, or a folder that holds the
@@ -91,13 +107,13 @@ def label_pool(
     output = folder / POOL_FILE
     if pool.expanduser().resolve() == output.resolve():
         raise InputError(f"{pool} is where the labels go; keep the pool in another folder")
-    say = progress or (lambda n_rows: None)
-    counts = distributed.on_main(lambda: _label_once(model, pool, folder, soft, say))
+    with progress or Quiet() as shown:
+        counts = distributed.on_main(lambda: _label_once(model, pool, folder, soft, shown))
     return PoolLabels(output, **counts)
 
 
 def _label_once(
-    model: RewardModel, pool: Path, folder: Path, soft: bool, progress: PoolProgress
+    model: RewardModel, pool: Path, folder: Path, soft: bool, reporter: Reporter
 ) -> dict[str, int]:
     """Label what is not labelled yet; return the counts of rows."""
     output = folder / POOL_FILE
@@ -108,12 +124,13 @@ def _label_once(
             "model_fingerprint": model.fingerprint,
             "labels": "soft" if soft else "hard",
         }
-        if not output.is_file() and _count_rows(pool) == 0:
+        n_rows = 0 if output.is_file() else _count_rows(pool)
+        if not output.is_file() and n_rows == 0:
             raise InputError(f"{pool} holds no rows; give one JSON object per line")
         record = _open(folder, identity)
         if "n_rows" not in record:
             if not output.is_file():
-                _write_labels(model, pool, folder, soft, progress)
+                _write_labels(model, pool, folder, soft, n_rows, reporter)
             record = {"identity": identity, **_count(output)}
             _write_record(folder, record)
         return {name: record[name] for name in ("n_rows", "n_skipped")}
@@ -136,7 +153,7 @@ def _write_record(folder: Path, content: dict[str, Any]) -> None:
 
 
 def _write_labels(
-    model: RewardModel, pool: Path, folder: Path, soft: bool, progress: PoolProgress
+    model: RewardModel, pool: Path, folder: Path, soft: bool, n_rows: int, reporter: Reporter
 ) -> None:
     part = folder / _PART
     with writing(part):
@@ -151,7 +168,7 @@ def _write_labels(
                 write_all(descriptor, "".join(lines).encode())
                 os.fsync(descriptor)
             n_done += len(chunk)
-            progress(n_done)
+            reporter.update(PoolRows(n_done, n_rows))
     finally:
         os.close(descriptor)
     with writing(folder / POOL_FILE):

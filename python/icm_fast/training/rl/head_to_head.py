@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from icm_fast.config import check_number
+from icm_fast.engine.progress import Quiet
 from icm_fast.errors import InputError
 from icm_fast.evaluation.metrics import mean_interval
 from icm_fast.model.load import load_model
@@ -28,7 +29,7 @@ from icm_fast.training.rl.prompts import (
     read_prompts,
     response_of,
 )
-from icm_fast.types import FloatArray
+from icm_fast.types import FloatArray, Reporter
 
 _OUTCOMES = {1.0: "a", TIE: "tie", 0.0: "b"}
 
@@ -48,7 +49,7 @@ def evaluate_policies(
     seed: int = 0,
     tie_margin: float = 0.0,
     batch_size: int = 16,
-    say: Callable[[str], None] | None = None,
+    progress: Reporter | None = None,
 ) -> HeadToHead:
     """Let two policies write behind the same prompts, and a judge say who wrote better.
 
@@ -70,7 +71,7 @@ def evaluate_policies(
         seed: Seed of draws and resamples.
         tie_margin: Scores that differ by no more are a tie.
         batch_size: Texts in one forward pass.
-        say: Told in a line what is done next.
+        progress: Says what is done next.
 
     Raises:
         InputError: A setting out of range, or models or prompts that cannot be read or used.
@@ -82,7 +83,6 @@ def evaluate_policies(
         raise InputError(
             f"samples = {samples} at temperature 0 are all the same; raise the temperature"
         )
-    say = say or (lambda text: None)
     chosen = _prompt_set(prompts)
     if not isinstance(judge, RewardModel | LoadedModel):
         judge = load_reward_model(Path(judge))
@@ -99,13 +99,14 @@ def evaluate_policies(
         "min_new_tokens": min_new_tokens,
     }
     written = []
-    for policy in policies:
-        say(f"{policy.name} writes {len(texts)} texts")
-        own = digest("policy", seed, policy.fingerprint) >> 1  # torch takes seeds of 63 bits
-        written.append(generate(policy, texts, seed=own, batch_size=batch_size, **drawing))
-    say(f"{judge.name} judges them")
-    bouts = [Bout(p, x.text, y.text) for p, x, y in zip(asked, *written, strict=True)]
-    verdicts = _judge(judge, kind, bouts, tie_margin, batch_size)
+    with progress or Quiet() as shown:
+        for policy in policies:
+            shown.say(f"{policy.name} writes {len(texts)} texts")
+            own = digest("policy", seed, policy.fingerprint) >> 1  # torch takes seeds of 63 bits
+            written.append(generate(policy, texts, seed=own, batch_size=batch_size, **drawing))
+        shown.say(f"{judge.name} judges them")
+        bouts = [Bout(p, x.text, y.text) for p, x, y in zip(asked, *written, strict=True)]
+        verdicts = _judge(judge, kind, bouts, tie_margin, batch_size)
     points, scores = verdicts.points, verdicts.scores
     return HeadToHead(
         a=_side(policies[0], written[0], int((points == 1).sum())),

@@ -4,38 +4,34 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from icm_fast import distributed
+from icm_fast.engine.progress import Quiet
 from icm_fast.errors import InputError
 from icm_fast.files import write_atomically
 from icm_fast.identity import as_stored, json_digest
-from icm_fast.model.adapters import ADAPTER_FOLDER, merge_adapter
 from icm_fast.model.copies import copy_model
 from icm_fast.model.load import load_model
-from icm_fast.model.loaded import LoadedModel
-from icm_fast.runs.provenance import versions
+from icm_fast.model.loaded import LoadedModel, ModelSpec
 from icm_fast.training.folder import TuningFolder
 from icm_fast.training.reward.model import RewardModel, load_reward_model
 from icm_fast.training.rl.config import PolicyConfig
 from icm_fast.training.rl.diagnostics import HeldOut
 from icm_fast.training.rl.generation import end_tokens, prompt_ids, read_continuation
 from icm_fast.training.rl.prompts import judged_text, policy_text
-from icm_fast.training.rl.trainer import PolicyLog, train_against
-from icm_fast.training.sft.train import (
-    load_finished,
-    resolve_checkpointing,
-    save_adapter,
-    training_dtype,
-)
-from icm_fast.training.steps import Progress
+from icm_fast.training.rl.trainer import PolicyLog, Record, train_against
+from icm_fast.training.session import Trained, save_adapter, train_or_resume
+from icm_fast.training.sft.train import load_made, resolve_checkpointing, training_dtype
+from icm_fast.types import Reporter
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 HISTORY_FILE = "history.json"
 SAMPLES_FILE = "samples.jsonl"
@@ -47,13 +43,13 @@ class TrainedPolicy:
     """A policy and how it came about.
 
     Attributes:
-        loaded: The policy with its adapters merged; every scorer and ``generate`` take it.
+        model: The policy with its adapters merged; every scorer and ``generate`` take it.
         log: Figures of every step, measurements of held-out prompts, samples.
         held_out: Prompts that were not trained on.
         folder: Output folder, None without one; a name that ``model=`` takes.
     """
 
-    loaded: LoadedModel
+    model: LoadedModel
     log: PolicyLog
     held_out: tuple[str, ...]
     folder: Path | None
@@ -62,11 +58,11 @@ class TrainedPolicy:
 def train_policy(
     prompts: Sequence[str],
     *,
-    model: Any,
+    model: ModelSpec,
     reward: RewardModel | str | os.PathLike[str],
     config: PolicyConfig | None = None,
     output_dir: str | os.PathLike[str] | None = None,
-    progress: Progress | None = None,
+    progress: Reporter | None = None,
 ) -> TrainedPolicy:
     """Optimise a policy against a reward model.
 
@@ -83,9 +79,9 @@ def train_policy(
         reward: A reward model, or the folder of its training.
         config: Settings; the defaults when absent.
         output_dir: Folder of ``tuning.json``, the adapter, ``history.json`` (figures of each step,
-            measurements) and ``samples.jsonl``. A training that was interrupted there goes on from
+            measurements) and ``samples.jsonl``. A training that was interrupted there resumes from
             its last checkpoint, a finished one is loaded. Without it nothing is kept on disk.
-        progress: Called after each step with its number, the number of steps and the mean reward.
+        progress: Shows the steps and their mean rewards.
 
     Raises:
         InputError: Bad input, a package is missing, or the folder is that of another training or
@@ -106,24 +102,19 @@ def train_policy(
     for prompt in prompts:
         _check_length(base, judge, prompt, config)
     job = _Job(base, judge, trained_on, held_out, config)
-    if output_dir is None:
-        loaded, log = _train(job, None, progress)
-        return TrainedPolicy(loaded, log, held_out, None)
-    with TuningFolder(Path(output_dir), _identity(job, prompts)) as folder:
-        if folder.result() is not None:
-            loaded, log = load_finished(base, folder.folder), read_history(folder.folder)
-        else:
-            loaded, log = _train(job, folder, progress)
-            distributed.on_main(lambda: write_history(folder.folder, log))
-            folder.finish(
-                {
-                    **asdict(log.state()),
-                    "n_threads": torch.get_num_threads(),
-                    "n_processes": distributed.world_size(),
-                    "versions": versions(_PACKAGES),
-                }
-            )
-    return TrainedPolicy(loaded, log, held_out, folder.folder)
+    folder = None if output_dir is None else Path(output_dir)
+    name = f"{base.name}, trained" if folder is None else str(folder)
+    logs: list[PolicyLog] = []
+    with progress or Quiet() as shown:
+        policy, _ = train_or_resume(
+            folder,
+            lambda: _identity(job, prompts),
+            lambda opened: _train(job, opened, shown, logs),
+            lambda home: load_made(base, home, name),
+            packages=_PACKAGES,
+        )
+    log = logs[0] if logs or folder is None else read_history(folder)
+    return TrainedPolicy(policy, log, held_out, folder)
 
 
 def split_prompts(
@@ -221,7 +212,7 @@ class _Job:
         content = [[self.read(prompt) for prompt in prompts], sorted(end_tokens(self.base))]
         return json_digest(content)
 
-    def measure(self, policy: Any, step: int) -> dict[str, Any]:
+    def measure(self, policy: PeftModel, step: int) -> Record:
         """Look at held-out prompts with a policy in training."""
         training = policy.training
         policy.eval()
@@ -242,13 +233,12 @@ class _Job:
 
 
 def _train(
-    job: _Job, folder: TuningFolder | None, progress: Progress | None
-) -> tuple[LoadedModel, PolicyLog]:
-    """Train, save the adapter, and return the policy with it merged."""
+    job: _Job, folder: TuningFolder | None, reporter: Reporter, logs: list[PolicyLog]
+) -> Trained[LoadedModel]:
+    """Train adapters; put the record into ``logs``, for the history on disk has no times."""
     base, config = job.base, job.config
-    twin = copy_model(base.model, training_dtype(base, config), share=True)
     trained, log = train_against(
-        twin,
+        copy_model(base.model, training_dtype(base, config), share=True),
         base,
         job.prompts,
         tokenize=job.read,
@@ -256,16 +246,15 @@ def _train(
         config=config,
         folder=folder,
         measure=job.measure if job.held_out else None,
-        progress=progress,
+        reporter=reporter,
     )
-    name = str(folder.folder) if folder else f"{base.name}, trained"
-    with tempfile.TemporaryDirectory(dir=folder.scratch if folder else None) as scratch:
-        made = Path(scratch) / "made"
-        save_adapter(trained, made, base.name, folder.folder if folder else None)
-        loaded = merge_adapter(base, made, name)
-        if folder:
-            folder.put(ADAPTER_FOLDER, made)
-    return loaded, log
+    logs.append(log)
+    final = folder.folder if folder else None
+    return Trained(
+        log.state(),
+        lambda made: save_adapter(trained, made, base.name, final),
+        write_more=lambda home: write_history(home, log),
+    )
 
 
 def _check_length(base: LoadedModel, judge: RewardModel, prompt: str, config: PolicyConfig) -> None:
@@ -280,7 +269,7 @@ def _check_length(base: LoadedModel, judge: RewardModel, prompt: str, config: Po
         )
 
 
-def _identity(job: _Job, prompts: Sequence[str]) -> dict[str, Any]:
+def _identity(job: _Job, prompts: Sequence[str]) -> dict[str, object]:
     return as_stored(
         {
             "config": job.config.to_dict(),
