@@ -5,10 +5,9 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from icm_fast.errors import InputError
 
@@ -104,6 +103,6 @@ def lock_folder(folder: Path) -> int:
     return descriptor
 
 
-def json_lines(rows: Iterable[dict[str, Any]]) -> bytes:
+def json_lines(rows: Iterable[Mapping[str, object]]) -> bytes:
     """One JSON object per line, in UTF-8."""
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()

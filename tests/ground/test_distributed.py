@@ -122,7 +122,7 @@ def test_what_two_processes_wrote_can_be_read(folder, found):
 
 def test_what_is_wrong_is_told_to_every_process(found):
     assert "holds a different fine-tuning: rank is 8 there and 2 here" in found["other"]
-    assert "do not agree on settings, data or model" in found["unlike"]
+    assert "disagree on settings, data or model" in found["unlike"]
     assert "lower learning_rate (10.0)" in found["diverged"]
     assert (
         "21 episodes of a step do not divide among 2 processes; set batch_size to 8"

@@ -27,6 +27,7 @@ def copy_model(model: PreTrainedModel, dtype: torch.dtype, *, share: bool) -> Pr
     memo: dict[int, object] = {
         id(p): torch.nn.Parameter(p.detach().to(dtype, copy=not share), requires_grad=False)
         for p in model.parameters()
+        if p.is_floating_point()  # quantised weights are copied as they are
     }
     copied = copy.deepcopy(model, memo)
     copied.config.dtype = dtype

@@ -75,9 +75,9 @@ def train_or_resume(
     if folder is None:
         return _train_without_folder(train, load)
     with TuningFolder(Path(folder), identity(), record=record) as opened:
-        result = opened.result()
-        if result is not None:
-            return load(opened.folder), TuningState(tuple(result["losses"]), result["seconds"])
+        finished = opened.result()
+        if finished is not None:
+            return load(opened.folder), finished
         trained = train(opened)
         _store(trained, opened, packages)
         model, state = trained.model, trained.state

@@ -1,4 +1,4 @@
-"""One pass over batches that are fixed beforehand, for any of the trainers of transformers."""
+"""One pass over batches that are fixed in advance, for any trainer of transformers or trl."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import torch
 
@@ -31,12 +31,12 @@ Row = TypeVar("Row")
 Arguments = TypeVar("Arguments", bound="TrainingArguments")
 
 Batch = dict[str, torch.Tensor]
-"""What a model gets in a step; all tensors have a row for each example."""
+"""What a model receives in a step."""
 
 Batches = Sequence[Sequence[int]]
 """Rows of every batch of every epoch."""
 
-Loss = Callable[[Any, Batch], torch.Tensor]
+Loss = Callable[[torch.nn.Module, Batch], torch.Tensor]
 """Mean loss of a collated batch, from the model (perhaps peft's, around it) and that batch."""
 
 
@@ -67,7 +67,7 @@ class OwnTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
 
     Args:
         reporter: Shown after each step, in the main process.
-        arguments: What the trainer takes.
+        arguments: Arguments of the trainer.
     """
 
     def __init__(self, *, reporter: Reporter, **arguments: object) -> None:
@@ -102,7 +102,7 @@ class OwnTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
         """Do nothing with figures of trl."""
 
     def saved(self, checkpoint: Path) -> None:
-        """Mark a checkpoint as whole; a torn one bears no mark."""
+        """Mark a checkpoint as complete."""
         mark_complete(checkpoint, self.tuning_state())
 
     def tuning_state(self) -> TuningState:
@@ -128,8 +128,8 @@ class FixedBatches(OwnTrainer, Generic[Row]):
         data_collator: Makes a batch of rows.
         train_dataset: The rows.
         state: How far earlier processes came.
-        reporter: As of :class:`OwnTrainer`.
-        arguments: What else the trainer takes.
+        reporter: Same as in :class:`OwnTrainer`.
+        arguments: Further arguments of the trainer.
     """
 
     def __init__(
@@ -218,8 +218,8 @@ class ChangeCheck:
         if _digests(model) == self._before:
             raise InputError(
                 f"the training left every weight as it was; raise learning_rate "
-                f"({config.learning_rate}) or lower warmup ({config.warmup}), and check that the "
-                "data prefers something: equal rewards or probabilities of 0.5 have no gradient"
+                f"({config.learning_rate}) or lower warmup ({config.warmup}), and check the data: "
+                "equal rewards and probabilities of 0.5 have no gradient"
             )
 
 
@@ -264,11 +264,11 @@ def trainer_arguments(
         base: The model that is tuned.
         n_steps: Number of batches.
         folder: Of the checkpoints; None for none.
-        scratch: A folder for what trainers want to write without one.
-        more: What ``kind`` takes besides.
+        scratch: Where trainers write without it.
+        more: Further arguments of ``kind``.
     """
     distributed.check_model(base.model)
-    # transformers 5 renames it on its way, and warns of the old name.
+    # transformers 5 renames it, and warns about the old name.
     known = {field.name for field in dataclasses.fields(kind)}
     new, old = "activation_checkpointing", "gradient_checkpointing"
     checkpointing = {new if new in known else old: config.gradient_checkpointing}
@@ -299,6 +299,6 @@ def trainer_arguments(
             **more,
         }
     )
-    arguments.mixed_precision = "no"  # whatever a launcher has: the dtype is a setting of ours
+    arguments.mixed_precision = "no"  # whatever the launcher says: the dtype is a setting of ours
     arguments._n_gpu = min(arguments.n_gpu, 1)  # one device: trl refuses to spread over several
     return arguments

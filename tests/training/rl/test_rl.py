@@ -272,9 +272,9 @@ def test_a_step_is_split_into_equal_passes():
 
 
 def test_prompts_that_cannot_be_used():
-    with pytest.raises(InputError, match=r"4 prompts do not leave one .* n_held_out = 4"):
+    with pytest.raises(InputError, match=r"n_held_out is 4, but there are only 4 prompts"):
         train(reward=reward(), prompts=PROMPTS[:4])
-    with pytest.raises(InputError, match=r"'What of film 0\?' is there twice"):
+    with pytest.raises(InputError, match=r"'What of film 0\?' appears twice"):
         train(reward=reward(), prompts=(*PROMPTS, PROMPTS[0]))
     with pytest.raises(InputError, match="shorten it"):
         train(reward=reward(), prompts=(*PROMPTS, "long " * 600))

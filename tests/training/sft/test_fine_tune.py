@@ -277,7 +277,7 @@ def test_memory_of_the_base_is_shared_and_not_written(tmp_path):
         ({"learning_rate": float("nan")}, "learning_rate = nan lies outside"),
         ({"batch_size": "8"}, "batch_size must be a number"),
         ({"gradient_checkpointing": 1}, "gradient_checkpointing must be true or false"),
-        ({"method": "full", "dtype": "bfloat16"}, "rounds small updates away"),
+        ({"method": "full", "dtype": "bfloat16"}, "loses small updates to rounding"),
         ({"seed": -1}, "seed = -1 lies outside"),
     ],
 )

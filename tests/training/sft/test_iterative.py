@@ -49,9 +49,9 @@ def test_batches_depend_on_the_seed_and_keep_constraints():
 
 
 def test_batches_that_cannot_be_are_refused():
-    with pytest.raises(InputError, match="its group are 5 examples, but a batch takes 4"):
+    with pytest.raises(InputError, match="has 5 examples, but the batch size is 4; raise it"):
         split_batches(grouped([1, 5]), 4, 0)
-    with pytest.raises(InputError, match="size of 1 or more, got 0"):
+    with pytest.raises(InputError, match="must be an integer of 1 or more, got 0"):
         split_batches(grouped([1]), 0, 0)
 
 

@@ -333,8 +333,9 @@ class _Stages:
         for one, other in _BOUTS[:2]:
             rows = bouts[one, other].samples
             prompts = [row["prompt"] for row in rows]
-            for name, key in ((one, "score_a"), (other, "score_b")):
-                above = np.array([row[key] > threshold for row in rows], dtype=np.float64)
+            sides = ([row["score_a"] for row in rows], [row["score_b"] for row in rows])
+            for name, scores in zip((one, other), sides, strict=True):
+                above = (np.array(scores) > threshold).astype(np.float64)
                 low, high = mean_interval(above, prompts, seed=self.config.seed)
                 shares[name] = {"value": float(above.mean()), "low": low, "high": high}
         return shares

@@ -77,7 +77,7 @@ def pair_ids(
         for pair in pairs
     ]
     if not made:
-        raise InputError("there is no pair to train on; give at least one")
+        raise InputError("there are no pairs to train on; pass at least one")
     limit = min(config.max_length, max_context)
     fitting = tuple(ids for ids in made if ids.length <= limit)
     if not fitting:
@@ -108,8 +108,8 @@ def bradley_terry(
 ) -> torch.Tensor:
     """Mean negative log-likelihood of the pairs; all arguments ``[n]``.
 
-    A pair of probability p weighs p as it is and 1 - p the other way round; each way round has to
-    win by the margin.
+    A pair of probability p counts p as it is and 1 - p reversed; either way the winner has to win
+    by the margin.
     """
     logsigmoid = torch.nn.functional.logsigmoid
     difference = chosen - rejected
@@ -141,7 +141,7 @@ def train_pairs(
         The network (for ``lora`` the peft model around it), and losses and seconds.
 
     Raises:
-        InputError: peft is missing, the loss is not a number any more, or no weight changed.
+        InputError: peft is missing, the loss is not finite, or no weight changed.
     """
     from transformers import Trainer, TrainingArguments, set_seed
 

@@ -72,7 +72,7 @@ def train_policy(
     writes.
 
     Args:
-        prompts: What the policy is asked, or begins with; ``config.n_held_out`` of them are drawn
+        prompts: What the policy answers, or continues; ``config.n_held_out`` of them are drawn
             for measurements and never trained on.
         model: The start policy: hub id, folder, .gguf file, embedded name, (model, tokenizer) pair
             or loaded model. Its weights are not changed.
@@ -94,7 +94,7 @@ def train_policy(
     if not end_tokens(base):
         raise InputError(
             f"the tokenizer of {base.name} has no EOS token, so a policy could not end a text; "
-            "give it one (tokenizer.eos_token)"
+            "set one (tokenizer.eos_token)"
         )
     config = resolve_checkpointing(config, base)
     judge = reward if isinstance(reward, RewardModel) else load_reward_model(reward)
@@ -129,11 +129,11 @@ def split_prompts(
     """
     if len(set(prompts)) < len(prompts):
         twice = next(prompt for prompt in prompts if prompts.count(prompt) > 1)
-        raise InputError(f"the prompt {twice[:60]!r} is there twice; keep one of them")
+        raise InputError(f"the prompt {twice[:60]!r} appears twice; keep one of them")
     if len(prompts) <= config.n_held_out:
         raise InputError(
-            f"{len(prompts)} prompts do not leave one for training besides n_held_out = "
-            f"{config.n_held_out}; lower it, or give more prompts"
+            f"n_held_out is {config.n_held_out}, but there are only {len(prompts)} prompts, which "
+            "leaves none for training; lower n_held_out, or pass more prompts"
         )
     random = np.random.Generator(np.random.Philox(key=[config.seed, 1]))
     order = [prompts[int(k)] for k in random.permutation(len(prompts))]
@@ -263,8 +263,8 @@ def _check_length(base: LoadedModel, judge: RewardModel, prompt: str, config: Po
     n_tokens = len(judge.token_ids(judged_text(config.kind, prompt, "")))
     if n_tokens + config.max_new_tokens > judge.max_context:
         raise InputError(
-            f"the prompt {prompt[:40]!r} has {n_tokens} tokens, and {config.max_new_tokens} new "
-            f"ones do not fit the {judge.max_context} of the reward model {judge.name}; shorten "
+            f"the prompt {prompt[:40]!r} has {n_tokens} tokens, which with {config.max_new_tokens} "
+            f"new ones exceeds the {judge.max_context} of the reward model {judge.name}; shorten "
             "it, or lower max_new_tokens"
         )
 

@@ -1,4 +1,4 @@
-"""trl's GRPO and RLOO trainers on prompts that are fixed beforehand."""
+"""trl's GRPO and RLOO trainers on prompts that are fixed in advance."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ class Recorded(OwnTrainer):
         tokenize: Token ids that the policy reads of a prompt.
         measure: Called before the first step, every ``eval_steps`` and after the last one.
         reporter: Shows the mean reward of each step.
-        arguments: What else the trainer takes.
+        arguments: Further arguments of the trainer.
     """
 
     def __init__(
@@ -233,8 +233,8 @@ def train_against(
         judge: Rewards of continuations.
         config: Settings.
         folder: Of the checkpoints; None keeps none.
-        measure: As of :class:`Recorded`.
-        reporter: As of :class:`Recorded`.
+        measure: Same as in :class:`Recorded`.
+        reporter: Same as in :class:`Recorded`.
 
     Returns:
         The peft model around ``start_policy``, and what was recorded.
@@ -351,7 +351,7 @@ def _arguments(
         # With a weight of 0 trl would leave out the divergence, also from what it reports.
         beta=config.kl_weight,
         epsilon=config.clip,
-        # Otherwise a base with dropout of its own would sample as one policy and learn as another.
+        # Otherwise a base with dropout would sample as one policy and learn as another.
         disable_dropout=True,
         shuffle_dataset=False,
         logging_strategy="steps",

@@ -63,13 +63,13 @@ def split_batches(dataset: Dataset, size: int, seed: int) -> list[IndexArray]:
         InputError: A group is larger than ``size``.
     """
     if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-        raise InputError(f"a batch needs a size of 1 or more, got {size!r}")
+        raise InputError(f"the batch size must be an integer of 1 or more, got {size!r}")
     groups = _groups(dataset)
     largest = max(groups, key=len)
     if len(largest) > size:
         raise InputError(
-            f"example {dataset.examples[largest[0]].id!r} and its group are {len(largest)} "
-            f"examples, but a batch takes {size}; pass a larger batch size"
+            f"the group of example {dataset.examples[largest[0]].id!r} has {len(largest)} "
+            f"examples, but the batch size is {size}; raise it"
         )
     order = np.random.Generator(np.random.Philox(key=[seed, 0])).permutation(len(groups))
     n_batches = -(-len(dataset) // size)
@@ -110,8 +110,8 @@ def iterate(
     """
     if distributed.world_size() > 1:
         raise InputError(
-            "a search is one process, and so is labelling batch by batch; start it without "
-            "accelerate launch or torchrun"
+            "labelling batch by batch runs in one process; start it without accelerate launch or "
+            "torchrun"
         )
     search_config = search_config or SearchConfig()
     batches = split_batches(dataset, batch_size, search_config.seed)

@@ -79,12 +79,12 @@ def fine_tune(
     """Train a model to give the labels to the prompts, without demonstrations.
 
     The same arguments, number of threads and machine give the same weights, bit for bit. Several
-    processes (``accelerate launch``, ``torchrun``) share each batch and all get the same model; the
-    first one writes. How many there are changes the weights by no more than rounding does.
+    processes (``accelerate launch``, ``torchrun``) share each batch and all return the same model;
+    the first one writes. Their number changes the weights by rounding only.
 
     Args:
-        dataset: The examples; never gold labels unless you ask for them by ``labels``.
-        labels: ``[n]`` label indices, -1 for examples that are left out.
+        dataset: The examples.
+        labels: ``[n]`` label indices, -1 for examples to leave out.
         model: Hub id, folder, .gguf file, embedded name, (model, tokenizer) pair or loaded model.
             Its weights are not changed.
         config: Settings; the defaults when absent.
@@ -113,10 +113,10 @@ def fine_tune_texts(
     output_dir: str | os.PathLike[str] | None = None,
     progress: Reporter | None = None,
 ) -> Tuned:
-    """Train a model to write such texts: the usual start of a policy.
+    """Train a model to write texts like these: the usual start of a policy.
 
     Args:
-        texts: Whole texts; each is learnt with its end, from its first token on.
+        texts: Whole texts; each is learned from its first token to its end.
         model: Same as in :func:`fine_tune`.
         config: Settings; the defaults when absent.
         output_dir: Same as in :func:`fine_tune`.

@@ -1,4 +1,4 @@
-"""trl's SFTTrainer on token ids that are made already, with logits where the loss is."""
+"""trl's SFTTrainer on finished token ids, with logits only where the loss is."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ def train(
         The trained model (for ``lora`` the peft model around it), and losses and seconds.
 
     Raises:
-        InputError: trl, peft or datasets is missing, the loss is not a number any more, or no
-            weight changed.
+        InputError: trl, peft or datasets is missing, the loss is not finite, or no weight
+            changed.
     """
     start = folder.last_checkpoint() if folder else None
     trl, datasets = training_packages()
@@ -102,8 +102,8 @@ def train(
 def collate(texts: Sequence[Row]) -> Batch:
     """A batch of rows with ``input_ids`` and ``completion_mask``, padded on the left.
 
-    So the tokens that predict labels are the last ones of every row, and only those need logits.
-    The last token of a text is a target alone and not forwarded.
+    The tokens that predict labels are then the last ones of every row, and only those need logits.
+    The last token of a text is only a target and is not forwarded.
 
     Returns:
         ``input_ids``, ``attention_mask``, ``position_ids``: ``[rows, longest - 1]`` int64;
