@@ -162,16 +162,16 @@ def main(folder):
         "steps": optimised.log.steps,
         "measurements": optimised.log.measurements,
         "samples": optimised.log.samples,
-        "policy": optimised.loaded.fingerprint,
-        "policy again": again.loaded.fingerprint,
+        "policy": optimised.model.fingerprint,
+        "policy again": again.model.fingerprint,
         "other": wrong(lambda: tune(folder / "tuned", rank=2)),
         "unlike": wrong(lambda: tune(folder / "unlike", seed=distributed.rank())),
         "diverged": wrong(lambda: tune(model=overflowing(), learning_rate=10.0)),
         "indivisible": wrong(lambda: PolicyConfig(batch_size=7, group_size=3).n_episodes_of(2)),
     }
     (folder / f"found-{distributed.rank()}.json").write_text(json.dumps(found))
-    made = {"tuned": tuned.loaded.model, "full": full.loaded.model, "reward": trained.model.network}
-    made["resumed"] = resumed.loaded.model
+    made = {"tuned": tuned.model.model, "full": full.model.model, "reward": trained.model.network}
+    made["resumed"] = resumed.model.model
     for name, model in made.items():
         save_file(weights(model), folder / f"{name}-{distributed.rank()}.safetensors")
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, TypedDict
 import typer
 
 from icm_fast.cli import run_app
+from icm_fast.engine.progress import make_progress
 from icm_fast.errors import InputError
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def bench(
         "settings": Settings(repeats, max_seconds),
         "folder": output,
         "command": f"{NAME} {shlex.join(sys.argv[1:])}",
-        "progress": lambda text: typer.echo(text, err=True),
+        "progress": make_progress(),
     }
     text = _curve(chosen, counts, shared) if curve else _peers(chosen, peer or [], shared)
     typer.echo(f"{text}\n\nFiles: {output / chosen.name}.json, .md, .png")

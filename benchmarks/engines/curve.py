@@ -15,12 +15,14 @@ from benchmarks.engines.document import SCHEMA, case_document, flops_document
 from benchmarks.engines.flops import Flops, plan_flops
 from benchmarks.engines.launch import Launcher
 from benchmarks.engines.references import whole_prompts
-from benchmarks.engines.run import Progress, Settings, measure_peaks
+from benchmarks.engines.run import Settings, measure_peaks
 from benchmarks.engines.variants import OURS
 from benchmarks.engines.verify import Verdict
 from benchmarks.engines.workload import Workload, make_workload
+from icm_fast.engine.progress import Quiet
 from icm_fast.errors import InputError
 from icm_fast.runs.provenance import machine_facts
+from icm_fast.types import Reporter
 
 SIZES = (8, 16, 32, 64, 128, 256)
 FITTED = ("seconds", "tokens", "flops", "kv_pool_bytes")
@@ -58,7 +60,7 @@ def run_curve(
     sizes: Sequence[int],
     launcher: Launcher,
     settings: Settings,
-    progress: Progress,
+    progress: Reporter | None,
     command: str,
 ) -> dict[str, Any]:
     """Measure our scorer at several sizes and return the document.
@@ -74,7 +76,7 @@ def run_curve(
     points: list[Point] = []
     left_out: dict[str, str] = {}
     for n in sizes:
-        progress(f"n = {n}")
+        (progress or Quiet()).say(f"n = {n}")
         try:
             points.append(measure_point(dataclasses.replace(case, n=n), launcher, settings))
         except InputError as error:

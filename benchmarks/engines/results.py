@@ -12,11 +12,12 @@ from benchmarks.engines.curve_report import curve_plot, curve_table
 from benchmarks.engines.document import benchmark_document
 from benchmarks.engines.launch import Launcher
 from benchmarks.engines.plot import benchmark_plot
-from benchmarks.engines.run import Progress, Settings, run_benchmark
+from benchmarks.engines.run import Settings, run_benchmark
 from benchmarks.engines.table import benchmark_table
 from benchmarks.engines.variants import Variant
 from icm_fast.experiments.figures import figure_module
 from icm_fast.files import write_atomically, writing
+from icm_fast.types import Reporter
 
 
 def benchmark_to_files(
@@ -27,7 +28,7 @@ def benchmark_to_files(
     *,
     folder: Path,
     command: str,
-    progress: Progress,
+    progress: Reporter | None,
 ) -> str:
     """Measure the variants of a case, write the files and return the Markdown.
 
@@ -50,7 +51,7 @@ def curve_to_files(
     *,
     folder: Path,
     command: str,
-    progress: Progress,
+    progress: Reporter | None,
 ) -> str:
     """Measure our scorer at several sizes, write the files and return the Markdown.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,12 +14,11 @@ from benchmarks.engines.references import References, make_references
 from benchmarks.engines.variants import OURS, Variant
 from benchmarks.engines.verify import Verdict
 from benchmarks.engines.workload import OrderedPrompts, Workload, make_workload
+from icm_fast.engine.progress import Quiet
 from icm_fast.errors import InputError
 from icm_fast.model.hardware import fast_bfloat16
 from icm_fast.runs.provenance import machine_facts
-
-Progress = Callable[[str], None]
-"""Called with what runs next, never with a time."""
+from icm_fast.types import Reporter
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +124,7 @@ def run_benchmark(
     variants: list[Variant],
     launcher: Launcher,
     settings: Settings,
-    progress: Progress,
+    progress: Reporter | None,
 ) -> Benchmark:
     """Measure the variants of a case.
 
@@ -137,16 +135,17 @@ def run_benchmark(
     for variant in variants:
         launcher.check(variant.peer)
     machine = machine_facts()
-    progress(f"{case.name}: tokens and plan")
+    shown = progress or Quiet()
+    shown.say(f"{case.name}: tokens and plan")
     workload = make_workload(case)
     prompts = {order: workload.ordered(order) for order in sorted({v.order for v in variants})}
-    progress("rate of matrix products")
+    shown.say("rate of matrix products")
     before = measure_peaks(launcher, workload.dtype)
-    progress("reference scores in float32")
+    shown.say("reference scores in float32")
     references = make_references(workload, prompts, launcher)
     measurements = []
     for variant in variants:
-        progress(f"{variant.name}: {settings.repeats} repeats")
+        shown.say(f"{variant.name}: {settings.repeats} repeats")
         measured = measure_variant(workload, variant, prompts, references, launcher, settings)
         measurements.append(measured)
     after = measure_peaks(launcher, workload.dtype)

@@ -179,7 +179,7 @@ def test_files(tiny_case, launcher, tmp_path):
         Settings(repeats=1),
         folder=folder,
         command="python -m benchmarks.engines --case x",
-        progress=lambda text: None,
+        progress=None,
     )
     files = {path.suffix: path.read_bytes() for path in folder.iterdir()}
     assert set(files) == {".json", ".md", ".png"}
@@ -198,7 +198,7 @@ def test_folder_is_checked_before_anything_runs(tiny_case, launcher, tmp_path):
             Settings(),
             folder=tmp_path / "file",
             command="",
-            progress=lambda text: None,
+            progress=None,
         )
     assert not launcher.runs
 

@@ -15,8 +15,7 @@ import numpy as np
 
 from icm_fast._core import count_violations
 from icm_fast._core import utility as native_utility
-from icm_fast.engine.progress import ProgressReporter
-from icm_fast.types import UNLABELLED, Dataset, IntArray
+from icm_fast.types import UNLABELLED, Dataset, IntArray, Reporter
 
 if TYPE_CHECKING:
     from icm_fast.config import SearchConfig
@@ -170,7 +169,7 @@ def _close_rival(utility: float, config: SearchConfig, rival: Rival | None) -> C
 class CollapseWatch:
     """Warns once when a complete labelling has become one-sided."""
 
-    def __init__(self, dataset: Dataset, shown: ProgressReporter) -> None:
+    def __init__(self, dataset: Dataset, shown: Reporter) -> None:
         self._dataset = dataset
         self._shown = shown
         self._warned = False

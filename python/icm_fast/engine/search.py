@@ -11,13 +11,13 @@ from icm_fast.config import SearchConfig
 from icm_fast.engine.answers import answer
 from icm_fast.engine.chains import make_search_engine
 from icm_fast.engine.concerns import CollapseWatch
-from icm_fast.engine.progress import ProgressReporter, Quiet, SearchState
+from icm_fast.engine.progress import Quiet, SearchState
 from icm_fast.engine.protocol import SearchEngine
 from icm_fast.engine.result import SearchResult, rescored, result_of, summary_of
 from icm_fast.runs.labels import labels_lines
 from icm_fast.runs.store import MemoryStore, open_store
 from icm_fast.scoring.lazy import LazyScorer
-from icm_fast.types import Dataset
+from icm_fast.types import Dataset, Reporter
 
 if TYPE_CHECKING:
     from icm_fast.model.lazy import LazyModel
@@ -33,7 +33,7 @@ def search(
     config: SearchConfig | None = None,
     output_dir: str | os.PathLike[str] | None = None,
     scorer: SimpleScorer | None = None,
-    progress: ProgressReporter | None = None,
+    progress: Reporter | None = None,
     source: TaskSource | None = None,
 ) -> SearchResult:
     """Label a data set by maximising U(D) = alpha P(D) - I(D), without any supervision.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import os
 import random
@@ -22,6 +21,7 @@ from transformers import PreTrainedModel
 from icm_fast import distributed
 from icm_fast.errors import InputError, first_line
 from icm_fast.files import reading
+from icm_fast.model.copies import copy_model
 from icm_fast.model.loaded import LoadedModel, fingerprint_model
 
 ADAPTER_FOLDER = "adapter"
@@ -32,25 +32,6 @@ INSTALL_TRAIN = "pip install 'icm-fast[train]'"
 _ADAPTER_CONFIG = "adapter_config.json"
 _ADAPTER_WEIGHTS = "adapter_model.safetensors"
 _FIX = "pass the folder of a finished fine-tuning or of a peft adapter"
-
-
-def copy_model(model: PreTrainedModel, dtype: torch.dtype, *, share: bool) -> PreTrainedModel:
-    """A copy of a model with separate parameters.
-
-    Args:
-        model: Not changed.
-        dtype: Dtype of the copy's parameters; buffers, such as rotary tables, keep theirs.
-        share: Share the memory of weights whose dtype does not change. Only for a copy whose
-            weights are replaced and never written in place.
-    """
-    # deepcopy uses what the memo holds; tied parameters are one object and so stay tied.
-    memo: dict[int, object] = {
-        id(p): torch.nn.Parameter(p.detach().to(dtype, copy=not share), requires_grad=False)
-        for p in model.parameters()
-    }
-    copied = copy.deepcopy(model, memo)
-    copied.config.dtype = dtype
-    return copied
 
 
 def merge_adapter(base: LoadedModel, adapter: Path, name: str) -> LoadedModel:

@@ -19,6 +19,7 @@ from transformers.utils import logging as transformers_logging
 
 from icm_fast.assets.locate import EMBEDDED_MODELS, embedded_model
 from icm_fast.errors import InputError, first_line
+from icm_fast.model.copies import without_replaced_methods
 from icm_fast.model.gguf import converted_folder
 from icm_fast.model.hardware import fast_bfloat16
 from icm_fast.model.loaded import (
@@ -135,7 +136,8 @@ def _wrap_pair(pair: tuple[PreTrainedModel, PreTrainedTokenizerBase]) -> LoadedM
             "a model pair must be (transformers model, tokenizer), got "
             f"({', '.join(type(part).__name__ for part in pair)})"
         )
-    model, tokenizer = pair
+    given, tokenizer = pair
+    model = without_replaced_methods(given)
     if model.training:
         model.eval()
     name = str(model.config.name_or_path or type(model).__name__)

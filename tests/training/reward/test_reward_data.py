@@ -190,7 +190,7 @@ def test_other_tasks_and_other_prompts_are_refused(tmp_path):
         pairs_of_labels(poems, gold)
     labels = LabelSpace((" negative", " positive"))
     strange = Dataset((Example("a", "What?"),), labels, name="movie-sentiment")
-    with pytest.raises(InputError, match=r"'What.' is none of movie-sentiment"):
+    with pytest.raises(InputError, match=r"'What.' is not one of movie-sentiment"):
         pairs_of_labels(strange, np.array([1]))
 
 
