@@ -120,7 +120,7 @@ def test_gold_changes_no_byte_of_a_search(tmp_path, monkeypatch, model, change):
         ([*SEARCH, "--set", "alhpa=3"], ["unknown setting 'alhpa'", "'alpha'"]),
         ([*SEARCH, "--set", "alpha"], ["write key=value"]),
         ([*SEARCH, "--set", "alpha=[1"], ["is not YAML"]),
-        ([*SEARCH, "--set", "alpha=-1"], ["alpha = -1 lies outside"]),
+        ([*SEARCH, "--set", "alpha=-1"], ["alpha = -1 is outside"]),
         ([*SEARCH, "--set", "options=3"], ["options must be a mapping"]),
         ([*SEARCH, "--option", "rulez=3"], ["rulez"]),
         ([*SEARCH, "--limit", "many"], ["--limit"]),

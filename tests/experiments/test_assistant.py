@@ -132,7 +132,7 @@ def test_settings_by_name():
     assert config.policy.kind == "continuation"
     with pytest.raises(InputError, match="unknown setting 'pool'"):
         AssistantConfig.from_mappings({"pool": 3}, {})
-    with pytest.raises(InputError, match="n = 0 lies outside 1"):
+    with pytest.raises(InputError, match="n = 0 is outside 1"):
         AssistantConfig.from_mappings({"n": 0}, {})
 
 

@@ -2,7 +2,7 @@
 
 Layout, little-endian: a header (magic, format, n_examples, n_labels, run fingerprint,
 CRC-32), then records of one fixed size (labels, tokens forwarded, float32 scores,
-CRC-32). A record counts once it is whole and synced; a torn tail is cut off on open.
+CRC-32). A record counts once it is complete and synced; a torn tail is cut off on opening.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import zlib
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -49,16 +48,16 @@ def labels_key(labels: IntArray) -> bytes:
 
 
 class EvaluationLog:
-    """An open log, positioned behind its last whole record.
+    """An open log, positioned after its last complete record.
 
     Args:
-        path: The file; made when absent.
+        path: The file; created if absent.
         n_examples: Examples per labelling.
         n_labels: Labels in the label space.
         fingerprint: SHA-256 of the run (hex); a file of another run is refused.
 
     Raises:
-        InputError: Another run's file, a corrupt record, or a file system that refuses.
+        InputError: A file of another run, a corrupt record, or a file system error.
     """
 
     def __init__(self, path: Path, n_examples: int, n_labels: int, fingerprint: str) -> None:
@@ -84,7 +83,7 @@ class EvaluationLog:
         return labels + _TOKENS.size + 4 * n * n_labels + _CHECKSUM.size
 
     def append(self, evaluation: Evaluation) -> None:
-        """Write one record and sync it; on failure the file keeps its former records only.
+        """Write one record and sync it; on failure the file keeps only its former records.
 
         Raises:
             InputError: The file system refuses, for example because the disk is full.
@@ -153,7 +152,7 @@ class EvaluationLog:
         )
 
 
-def _label_type(n_labels: int) -> np.dtype[np.signedinteger[Any]]:
+def _label_type(n_labels: int) -> np.dtype[np.signedinteger]:
     for name in ("<i1", "<i2"):
         if n_labels - 1 <= np.iinfo(name).max:
             return np.dtype(name)

@@ -2,13 +2,13 @@
 
     config.yaml      resolved settings and the identity of data and model
     examples.jsonl   the examples as the model sees them, without gold
-    evaluations.bin  every scored labelling, durable the moment it is scored
+    evaluations.bin  every scored labelling, durable as soon as it is scored
     events.jsonl     one line per decision
     labels.jsonl     the result, one line per example
     summary.json     utility, counts, tokens, seconds; written last, marks a finished run
 
 A search is a pure function of data, configuration, seed and scores, so resuming is
-replaying: the engine starts anew and finds its former evaluations here.
+replaying: the engine starts again and finds its earlier evaluations here.
 """
 
 from __future__ import annotations
@@ -55,14 +55,14 @@ def scored_rows(scores: ScoreArray) -> BoolArray:
 
 
 class RunModel(Protocol):
-    """What a run folder has to know of the model that scores."""
+    """What a run folder needs to know about the model that scores."""
 
     @property
     def model_name(self) -> str:
         """The model as the user named it."""
 
     def identity(self) -> ModelIdentity:
-        """What must stay the same; may load the model."""
+        """What must stay the same in a resumed run; may load the model."""
 
 
 class MemoryStore:
@@ -72,8 +72,8 @@ class MemoryStore:
 
     def __init__(self, evaluations: Iterable[Evaluation] = ()) -> None:
         self._known: dict[bytes, Evaluation] = {}
-        # Records of an earlier process, by labelling; they are read again in their order, so that a
-        # search sees at every step what it saw then, and no more.
+        # Records of an earlier process, by labelling. They are read again in order, so that at
+        # every step a search sees exactly what it saw then.
         self._recorded: dict[bytes, deque[Evaluation]] = {}
         for evaluation in evaluations:
             key = labels_key(evaluation.labels)
@@ -95,23 +95,23 @@ class MemoryStore:
 
     @property
     def n_evaluations(self) -> int:
-        """Distinct labellings that this search asked for."""
+        """Distinct labellings that this search requested."""
         return len(self._known)
 
     @property
     def n_tokens(self) -> int:
-        """Tokens forwarded for them, in earlier parts of a resumed run too."""
+        """Tokens forwarded for them, including earlier parts of a resumed run."""
         evaluations = (*self._known.values(), *self._beside.values())
         return sum(evaluation.n_tokens for evaluation in evaluations)
 
     def asked(self) -> Iterable[Evaluation]:
-        """The distinct labellings that this search asked for, in the order of their scoring."""
+        """The distinct labellings that this search requested, in the order of their scoring."""
         return self._known.values()
 
     def lookup(
         self, labels: IntArray, suffices: Callable[[ScoreArray], bool] | None = None
     ) -> Evaluation | None:
-        """What is known of ``labels``; None if nothing is, or if it does not suffice."""
+        """What is known about ``labels``; None if that is nothing or does not suffice."""
         key = labels_key(labels)
         while True:
             known = self._known.get(key)
@@ -129,7 +129,7 @@ class MemoryStore:
         return scored_rows(known.scores)
 
     def record(self, evaluation: Evaluation) -> None:
-        """Keep a new evaluation, beside what is known of the same labelling."""
+        """Keep a new evaluation, merged with what is known about the same labelling."""
         self._keep(evaluation)
         self._learn(evaluation)
         self.n_scored_now += 1
@@ -139,8 +139,8 @@ class MemoryStore:
     ) -> Evaluation:
         """Scores of another kind for a labelling: from the store, or new.
 
-        They are kept like all others, but :meth:`lookup` does not find them. A search asks in the
-        same order every time, so the record that comes next for these labels is the one that an
+        They are kept like all others, but :meth:`lookup` does not find them. A search requests
+        scores in the same order every time, so the next record of these labels is the one that an
         earlier process made at this point.
         """
         key = labels_key(labels)
@@ -155,7 +155,7 @@ class MemoryStore:
         return self._beside[kind, key]
 
     def _keep(self, evaluation: Evaluation) -> None:
-        """Make a record durable, where there is a place for it."""
+        """Make a record durable, if the store has a folder."""
 
     def _learn(self, new: Evaluation) -> None:
         key = labels_key(new.labels)
@@ -168,10 +168,10 @@ class MemoryStore:
     def check_model(self, identity: ModelIdentity) -> None:
         """Accept any model: nothing was stored before."""
 
-    def log(self, events: Iterable[Mapping[str, Any]]) -> None:
-        """Drop the events."""
+    def log(self, events: Iterable[Mapping[str, object]]) -> None:
+        """Discard the events."""
 
-    def finish(self, labels: bytes, summary: Mapping[str, Any]) -> Mapping[str, Any]:
+    def finish(self, labels: bytes, summary: Mapping[str, object]) -> Mapping[str, Any]:
         """Return ``summary`` as it is."""
         return summary
 
@@ -180,17 +180,17 @@ class MemoryStore:
 
 
 class RunStore(MemoryStore):
-    """Evaluations, decisions and results of one run, in a folder that only it writes.
+    """Evaluations, decisions and results of one run, in a folder locked for it.
 
     Args:
-        folder: Made when absent.
+        folder: Created if absent.
         dataset: What is labelled.
         config: Settings of the search.
-        model: Names the model, and loads it where the folder has to record or compare it.
-        source: Where the data came from, if known; recorded for evaluation.
+        model: Names the model, and loads it if the folder has to record or compare it.
+        source: Origin of the data, if known; recorded for evaluation.
 
     Raises:
-        InputError: A folder of another run, in use, corrupt or not writable.
+        InputError: The folder belongs to another run, is in use, corrupt or not writable.
     """
 
     def __init__(
@@ -225,13 +225,13 @@ class RunStore(MemoryStore):
         """Refuse a model other than the one that scored so far."""
         check_same_model(self.folder, self._config, identity)
 
-    def log(self, events: Iterable[Mapping[str, Any]]) -> None:
+    def log(self, events: Iterable[Mapping[str, object]]) -> None:
         """Append one line per event."""
         for event in events:
             self._events.append(event)
 
-    def finish(self, labels: bytes, summary: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Write the results; the summary of a run that was already finished stays.
+    def finish(self, labels: bytes, summary: Mapping[str, object]) -> Mapping[str, Any]:
+        """Write the results; a run that was already finished keeps its summary.
 
         Returns:
             The summary that the folder holds now.
@@ -261,7 +261,7 @@ def open_store(
     model: RunModel,
     source: TaskSource | None = None,
 ) -> MemoryStore:
-    """The store of a run folder, or one in memory where there is no folder."""
+    """The store of a run folder, or one in memory without a folder."""
     if folder is None:
         return MemoryStore()
     return RunStore(Path(folder), dataset, config, model, source)
@@ -282,8 +282,8 @@ def _open_config(
     config: SearchConfig,
     model: RunModel,
     source: TaskSource | None,
-) -> dict[str, Any]:
-    """Read and compare the configuration of the folder, or write it into a new one."""
+) -> dict[str, object]:
+    """Read and compare the configuration of the folder, or write it to a new one."""
     path = folder / CONFIG_FILE
     if path.exists():
         stored = read_config(path)
@@ -294,7 +294,7 @@ def _open_config(
     for name in (EVALUATIONS_FILE, EVENTS_FILE, LABELS_FILE, SUMMARY_FILE):
         if (folder / name).exists():
             raise InputError(
-                f"{folder} holds {name} but no {CONFIG_FILE}, so it is not a run that can be "
+                f"{folder} contains {name} but no {CONFIG_FILE}, so it is not a run that can be "
                 "resumed; choose another folder or delete this one"
             )
     content, text = config_content(dataset, config, model.model_name, model.identity(), source)
