@@ -68,7 +68,7 @@ def _require_kernels(device: torch.device) -> None:
 
     if not (has_triton_kernels(device) or is_interpreted(device)):
         raise InputError(
-            f"no Triton kernels for device {device}; they need triton 3.7 and an NVIDIA "
+            f"device {device} has no Triton kernels; they need triton 3.7 and an NVIDIA "
             "GPU of compute capability 8.0 or later"
         )
 
