@@ -143,7 +143,7 @@ def test_bad_tasks_are_refused():
 
 
 def natural_prompts(k):
-    """The pieces of every prompt, ("demo", j) and ("query", i), behind a root token."""
+    """The pieces of every prompt, ("demo", j) and ("query", i), after a root token."""
     return [[("demo", j) for j in range(k) if j != i] + [("query", i)] for i in range(k)]
 
 

@@ -1,12 +1,11 @@
 """Found labels against gold: their agreement, and what each set of labels is worth in context.
 
-Gold is an int array, -1 where unknown; such examples are left out of every figure.
+Gold is an integer array, -1 where unknown; such examples are left out of every figure.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from icm_fast.config import SearchConfig
@@ -24,14 +23,11 @@ from icm_fast.evaluation.metrics import (
     consistency,
 )
 from icm_fast.model.lazy import LazyModel
-from icm_fast.types import (
-    UNLABELLED,
-    Dataset,
-    IntArray,
-)
+from icm_fast.types import UNLABELLED, Dataset, IntArray
 
 if TYPE_CHECKING:
-    from icm_fast.scoring.protocol import Scorer
+    from icm_fast.model.loaded import LoadedModel
+    from icm_fast.scoring.protocol import MakeScorer
     from icm_fast.tasks.source import TaskSource
 
 
@@ -42,14 +38,14 @@ class MethodResult:
     Attributes:
         method: ``zero-shot``, ``ICM many-shot`` or ``golden many-shot``.
         n_shots: Demonstrations in context.
-        accuracy: Share of right predictions.
-        interval: 95 % bootstrap interval of the accuracy over groups.
-        calibrated_accuracy: Accuracy of the calibrated predictions.
+        accuracy: Share of correct plain predictions.
+        interval: 95 % bootstrap interval of that accuracy, over groups.
+        calibrated_accuracy: Share of correct calibrated predictions.
         balanced_accuracy: Mean recall over the gold labels.
         auc: Area under the ROC curve; None unless there are two labels.
         calibration_error: Expected calibration error of the predicted labels.
         consistency: Share of the groups of test examples whose constraints all hold; None
-            without any.
+            without constraints.
         n_tokens: Tokens forwarded.
     """
 
@@ -93,30 +89,41 @@ def compare(
     dataset: Dataset,
     labels: IntArray,
     *,
-    model: Any,
+    model: LoadedModel | LazyModel,
     config: SearchConfig,
     n_test: int = 100,
-    make_scorer: Callable[[Any, Dataset, SearchConfig], Scorer] | None = None,
+    make_scorer: MakeScorer | None = None,
 ) -> GoldComparison:
     """Compare zero-shot, found labels and gold labels; call it only after the search.
 
+    Args:
+        source: Where the searched data came from, gold included.
+        dataset: The searched data.
+        labels: The labels that were found, ``[n]``.
+        model: The model that predicts, loaded only if there is something held out.
+        config: Settings of the search.
+        n_test: Maximum number of held-out examples.
+        make_scorer: Replaces ``icm_fast.scoring.factory.make_scorer``.
+
     Raises:
-        InputError: The source has no gold, or the model does not take the data.
+        InputError: The source has no gold, or the data do not fit the model.
     """
     gold = load_gold(source, dataset)
     if (gold == UNLABELLED).all():
         raise InputError(
             f"task {source.task!r} has no gold labels to evaluate against; add a label column"
         )
-    agreements = {
-        "agreement": agreement(labels, gold),
-        "permuted_agreement": agreement_up_to_permutation(labels, gold, len(dataset.label_space)),
-        "n_gold": int((gold != UNLABELLED).sum()),
-    }
+    found = GoldComparison(
+        agreement=agreement(labels, gold),
+        permuted_agreement=agreement_up_to_permutation(labels, gold, len(dataset.label_space)),
+        n_gold=int((gold != UNLABELLED).sum()),
+        n_test=0,
+        methods=(),
+    )
     try:
         test, test_gold = held_out(source, dataset, n_test)
     except NothingHeldOutError:
-        return GoldComparison(**agreements, n_test=0, methods=())
+        return found
     loaded = model.load() if isinstance(model, LazyModel) else model
 
     def row(method: str, shots: IntArray | None) -> MethodResult:
@@ -130,15 +137,12 @@ def compare(
         )
         return _method_result(method, predicted, test, test_gold)
 
-    return GoldComparison(
-        **agreements,
-        n_test=len(test),
-        methods=(
-            row("zero-shot", None),
-            row("ICM many-shot", labels),
-            row("golden many-shot", gold),
-        ),
+    methods = (
+        row("zero-shot", None),
+        row("ICM many-shot", labels),
+        row("golden many-shot", gold),
     )
+    return replace(found, n_test=len(test), methods=methods)
 
 
 def _method_result(

@@ -1,18 +1,20 @@
-"""Zero-shot prompts of other forms: behind a long assistant dialogue, and in a chat template.
+"""Zero-shot prompts in other formats: after a long assistant dialogue, and in a chat template.
 
-Both are baselines of the paper (section 3.2): a pretrained model may need a dialogue to see that it
-is to answer well, and a chat model its own template.
+Both are baselines of the paper (section 3.2): a pretrained model may need a dialogue to see that
+good answers are wanted, and a chat model needs its template.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Protocol
 
 from icm_fast.errors import InputError
 from icm_fast.plan.pieces import TokenizedDataset, tokenize_dataset
-from icm_fast.plan.text_ids import control_token_in, text_ids
+from icm_fast.plan.text_ids import Tokenizer, control_token_in, text_ids
 from icm_fast.types import Dataset
+
+_Encode = Callable[[Tokenizer, str], tuple[int, ...]]
 
 ASSISTANT_DIALOGUE = """\
 The following are conversations between people and an AI assistant. The assistant is helpful, honest
@@ -37,8 +39,21 @@ Person: Thank you. I have a few more things for you to judge, one at a time.
 Assistant: Of course. I will judge each of them as carefully as I can."""
 
 
-def assistant_pieces(dataset: Dataset, tokenizer: Any) -> TokenizedDataset:
-    """Token pieces of zero-shot prompts that stand behind ``ASSISTANT_DIALOGUE``.
+class ChatTokenizer(Tokenizer, Protocol):
+    """A tokenizer that may know the template of a chat model."""
+
+    @property
+    def chat_template(self) -> object:
+        """The template; None or empty where there is none."""
+
+    def apply_chat_template(
+        self, conversation: list[dict[str, str]], *, tokenize: bool, add_generation_prompt: bool
+    ) -> str:
+        """The text of a conversation."""
+
+
+def assistant_pieces(dataset: Dataset, tokenizer: Tokenizer) -> TokenizedDataset:
+    """Token pieces of zero-shot prompts after ``ASSISTANT_DIALOGUE``.
 
     Raises:
         InputError: Prompts and labels do not meet at token boundaries.
@@ -48,22 +63,22 @@ def assistant_pieces(dataset: Dataset, tokenizer: Any) -> TokenizedDataset:
     return _pieces(texts, list(dataset.label_space), tokenizer, plain, _text_ids)
 
 
-def chat_pieces(dataset: Dataset, tokenizer: Any) -> TokenizedDataset:
+def chat_pieces(dataset: Dataset, tokenizer: ChatTokenizer) -> TokenizedDataset:
     """Token pieces of zero-shot prompts in the tokenizer's chat template.
 
-    The user's message is the prompt and the question which label fits; the answer is scored.
+    The user's message is the prompt followed by the possible answers; the answer is scored.
 
     Raises:
         InputError: The tokenizer has no chat template, or one that merges with the answers.
     """
-    if not getattr(tokenizer, "chat_template", None):
-        raise InputError("the tokenizer has no chat template; name a chat model")
+    if not tokenizer.chat_template:
+        raise InputError("the tokenizer has no chat template; use a chat model")
     for row, example in enumerate(dataset.examples):
         token = control_token_in(example.prompt, tokenizer)
         if token is not None:
             raise InputError(
-                f"example {example.id!r} (row {row}) holds {token!r}, a control token of the chat "
-                "template; remove it"
+                f"example {example.id!r} (row {row}) holds {token!r}, a control token that the "
+                "chat template would not keep as text; remove it"
             )
     answers = [label.strip() for label in dataset.label_space]
     question = f"Answer with one of: {', '.join(answers)}."
@@ -75,7 +90,7 @@ def chat_pieces(dataset: Dataset, tokenizer: Any) -> TokenizedDataset:
         )
         for example in dataset.examples
     ]
-    # A template writes its own beginning of the text.
+    # The template already writes the token that begins a text.
     return _pieces(
         texts, answers, tokenizer, tokenize_dataset(dataset, tokenizer), _encode, root=()
     )
@@ -84,12 +99,12 @@ def chat_pieces(dataset: Dataset, tokenizer: Any) -> TokenizedDataset:
 def _pieces(
     texts: Sequence[str],
     labels: Sequence[str],
-    tokenizer: Any,
+    tokenizer: Tokenizer,
     plain: TokenizedDataset,
-    encode: Callable[[Any, str], tuple[int, ...]],
+    encode: _Encode,
     root: tuple[int, ...] | None = None,
 ) -> TokenizedDataset:
-    """Pieces of whole texts; what all begin with becomes the root, which is forwarded once."""
+    """Pieces of whole texts; their common beginning becomes the root, which is forwarded once."""
     root = plain.root if root is None else root
     ids = [root + encode(tokenizer, text) for text in texts]
     answers = [_answer_ids(texts[0], label, tokenizer, encode) for label in labels]
@@ -98,23 +113,21 @@ def _pieces(
     return TokenizedDataset(
         root=ids[0][:shared],
         first_prompts=prompts,
-        later_prompts=prompts,  # never used: there are no demonstrations
+        later_prompts=prompts,  # unused: there are no demonstrations
         labels=tuple(answers),
         terminator=plain.terminator,
     )
 
 
-def _text_ids(tokenizer: Any, text: str) -> tuple[int, ...]:
+def _text_ids(tokenizer: Tokenizer, text: str) -> tuple[int, ...]:
     return tuple(text_ids(tokenizer, [text])[0])
 
 
-def _encode(tokenizer: Any, text: str) -> tuple[int, ...]:
+def _encode(tokenizer: Tokenizer, text: str) -> tuple[int, ...]:
     return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-def _answer_ids(
-    text: str, label: str, tokenizer: Any, encode: Callable[[Any, str], tuple[int, ...]]
-) -> tuple[int, ...]:
+def _answer_ids(text: str, label: str, tokenizer: Tokenizer, encode: _Encode) -> tuple[int, ...]:
     before, whole = encode(tokenizer, text), encode(tokenizer, text + label)
     if whole[: len(before)] != before or len(whole) == len(before):
         raise InputError(
@@ -125,7 +138,7 @@ def _answer_ids(
 
 
 def _shared_length(sequences: Sequence[tuple[int, ...]]) -> int:
-    """Length of the longest common beginning that leaves every sequence one token."""
+    """Length of the longest common beginning that leaves at least one token of every sequence."""
     shared = min(len(sequence) for sequence in sequences) - 1
     for sequence in sequences[1:]:
         same = zip(sequences[0][:shared], sequence, strict=False)

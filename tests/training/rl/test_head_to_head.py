@@ -226,7 +226,7 @@ def test_files_are_whole_and_say_the_same(pair, tmp_path):
         ({"tie_margin": -1}, "tie_margin = -1"),
         ({"kind": "talk"}, "unknown kind"),
         ({"prompts": []}, "there are no prompts"),
-        ({"prompts": ["x" * 600]}, "do not fit the 512"),
+        ({"prompts": ["x" * 600]}, "exceeds the 512"),
         ({"prompts": ["fine", " "]}, "a prompt is blank"),
         ({"judge": "nowhere"}, "holds no reward model"),
     ],
@@ -288,7 +288,7 @@ def test_command_line(folders, tmp_path, capsys, monkeypatch):
         ({"judge": "judge", "output": "x.txt"}, "must end in .json"),
         ({"judge": "judge", "output": "prompts.txt/x.json"}, "cannot write"),
         ({"judge": "judge", "kind": "talk"}, "unknown kind of prompts 'talk'"),
-        ({"judge": "judge", "tokens": "600"}, "do not fit the 512"),
+        ({"judge": "judge", "tokens": "600"}, "exceeds the 512"),
     ],
 )
 def test_bad_input_ends_with_2_and_one_line(folders, changes, text, capsys, monkeypatch):
