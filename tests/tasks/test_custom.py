@@ -228,3 +228,37 @@ def test_rows_with_gaps_and_broken_yaml(tmp_path):
         load_task("custom", path)
     with pytest.raises(InputError, match="needs a YAML description"):
         load_task("custom")
+
+
+@pytest.mark.parametrize(
+    ("template", "labels", "found"),
+    [
+        ("{t} is", ["no", "yes"], (" no", " yes")),
+        ("{t}:", [" no", "yes"], (" no", " yes")),
+        ("{t}:\n", ["no", "yes"], (" no", " yes")),
+        ("{t}?", ["\nno", "yes"], ("\nno", " yes")),
+        ('{t}: "', ["no", "yes"], ("no", "yes")),
+        ("{t} (", ["A", "B"], ("A", "B")),
+        ("{t}\u7b54\u6848\uff1a", ["\u662f", "\u5426"], ("\u662f", "\u5426")),
+        ("{t} \u7684", ["no", "yes"], ("no", "yes")),
+        ("{t}:", ["+", "-"], ("+", "-")),
+    ],
+)
+def test_labels_join_as_in_running_text(tmp_path, template, labels, found):
+    path = save(tmp_path, [{"t": "x", "g": labels[1]}])
+    dataset, gold = load_task("custom", path, template=template, labels=labels, gold="g")
+    assert dataset.label_space.labels == found
+    assert gold.tolist() == [1]
+
+
+def test_names_in_yaml_are_text(tmp_path):
+    save(tmp_path, [{"007": "x", "no": "y", "g": 1}])
+    path = tmp_path / "spec.yaml"
+    path.write_text(
+        "data: rows.jsonl\ntemplate: '{007}'\nid: 007\ngroup: no\ngold: g\n"
+        "labels: [no, yes]\ngold_map: {0: no, 1: yes}\n"
+    )
+    dataset, gold = load_task("custom", path)
+    assert (dataset.examples[0].id, dataset.examples[0].group) == ("x", "y")
+    assert dataset.label_space.labels == (" no", " yes")
+    assert gold.tolist() == [1]

@@ -20,6 +20,12 @@ from icm_fast.errors import InputError
 from icm_fast.plan.text_ids import Tokenizer, text_ids
 from icm_fast.types import Dataset
 
+_ENDING = 16
+"""Characters at the end of a prompt on which the cut between it and a label depends."""
+
+_PUNCTUATION = ".,:;?!"
+_SEPARATORS = ("\n\n", "\n", " \n", "\n---\n", "\n###\n")
+
 
 @dataclass(frozen=True, slots=True)
 class TokenizedDataset:
@@ -91,8 +97,10 @@ def tokenize_dataset(dataset: Dataset, tokenizer: Tokenizer) -> TokenizedDataset
     """
     root = root_ids(tokenizer)
     n, n_labels = len(dataset), len(dataset.label_space)
-    # Every example is cut with one label, in rotation, and example 0 with all of them.
-    cases = [(i, i % n_labels) for i in range(n)] + [(0, y) for y in range(1, n_labels)]
+    # Every example is cut with one label, in rotation, and one of each ending with all of them.
+    endings = {e.prompt[-_ENDING:]: i for i, e in reversed(list(enumerate(dataset.examples)))}
+    cases = [(i, i % n_labels) for i in range(n)]
+    cases += [(i, y) for i in endings.values() for y in range(n_labels) if y != i % n_labels]
     cuts = _cut(dataset, tokenizer, cases)
     labels: dict[int, tuple[int, ...]] = {}
     first: dict[int, tuple[int, ...]] = {}
@@ -152,7 +160,7 @@ def _cut(
                 raise InputError(
                     f"example {dataset.examples[i].id!r} (row {i}), label "
                     f"{dataset.label_space[y]!r}: the tokenizer merges {where} into one token; "
-                    "end the prompt without whitespace and begin the label with a space"
+                    + _remedy(dataset, tokenizer, i, y, where)
                 )
         pieces.append(
             (
@@ -162,6 +170,31 @@ def _cut(
             )
         )
     return pieces
+
+
+def _remedy(dataset: Dataset, tokenizer: Tokenizer, i: int, y: int, where: str) -> str:
+    """What to change where two parts merge, tried with the tokenizer."""
+    prompt, label = dataset.examples[i].prompt, dataset.label_space[y]
+    if where == "prompt and label":
+        better = f" {label.lstrip()}"
+        if better != label and _keeps(tokenizer, prompt, better):
+            return f"write the label as {better!r}"
+        return "end the prompt without whitespace and begin the label with a space"
+    bare = label.rstrip(_PUNCTUATION)
+    if bare.strip() and bare != label and _keeps(tokenizer, bare, dataset.separator + prompt):
+        return f"write the label as {bare!r}"
+    for separator in _SEPARATORS:
+        if _keeps(tokenizer, label, separator + prompt):
+            return (
+                f"separator={separator!r} keeps them apart, as does a label that ends in a letter"
+            )
+    return "end the label with a letter, or choose another separator"
+
+
+def _keeps(tokenizer: Tokenizer, text: str, more: str) -> bool:
+    """Whether the tokens of a text stay what they are when more follows."""
+    alone, together = text_ids(tokenizer, [text, text + more])
+    return len(together) > len(alone) and together[: len(alone)] == alone
 
 
 def _encoded(

@@ -10,9 +10,10 @@ import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Protocol, overload
+from typing import Protocol, overload, runtime_checkable
 
 from icm_fast.errors import InputError, shown
+from icm_fast.types import Example
 
 
 class Tokenizer(Protocol):
@@ -38,6 +39,7 @@ class Tokenizer(Protocol):
         """Return an encoding with ``input_ids``: one list of ids for each text."""
 
 
+@runtime_checkable
 class Decoder(Protocol):
     """A tokenizer that turns ids back into text."""
 
@@ -109,6 +111,23 @@ def _control_ids(tokenizer: Tokenizer, size: int) -> frozenset[int]:
     return frozenset(_control_tokens(tokenizer, size).values())
 
 
+def marked_text(decoder: Decoder, ids: Sequence[int]) -> str:
+    """The text of ids on one line, with ``|`` between tokens; parts of a character stay together."""
+    parts: list[str] = []
+    done = 0
+    for end in range(1, len(ids) + 1):
+        text = _decoded(decoder, ids[:end])
+        if not text.endswith("\ufffd") or end == len(ids):
+            parts.append(text[done:])
+            done = len(text)
+    return "|".join(parts).replace("\n", "\\n").replace("\t", "\\t").replace("\r", "\\r")
+
+
+def _decoded(decoder: Decoder, ids: Sequence[int]) -> str:
+    text = decoder.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    return text if isinstance(text, str) else "".join(text)
+
+
 def lost_texts(tokenizer: Tokenizer, decoder: Decoder, texts: Sequence[str]) -> list[int]:
     """Positions of the texts that are others after they are encoded and decoded.
 
@@ -121,10 +140,23 @@ def lost_texts(tokenizer: Tokenizer, decoder: Decoder, texts: Sequence[str]) -> 
     """
     lost = []
     for position, (text, ids) in enumerate(zip(texts, text_ids(tokenizer, texts), strict=True)):
-        again = decoder.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-        if _comparable(again if isinstance(again, str) else "".join(again)) != _comparable(text):
+        if _comparable(_decoded(decoder, ids)) != _comparable(text):
             lost.append(position)
     return lost
+
+
+def lost_texts_sentence(tokenizer: Tokenizer, examples: Sequence[Example]) -> str | None:
+    """A sentence about prompts of which tokens keep only a part; None if there are none."""
+    if not isinstance(tokenizer, Decoder):
+        return None
+    rows = lost_texts(tokenizer, tokenizer, [example.prompt for example in examples])
+    if not rows:
+        return None
+    return (
+        f"the tokenizer changes {len(rows)} of {len(examples)} prompts, beyond case, blanks and "
+        f"Unicode form: example {examples[rows[0]].id!r} (row {rows[0]}) is the first; remove "
+        "characters that it does not know, or use another model"
+    )
 
 
 def _comparable(text: str) -> str:

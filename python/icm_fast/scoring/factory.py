@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 
 from icm_fast.config import SearchConfig
 from icm_fast.errors import InputError
 from icm_fast.model.loaded import LoadedModel
 from icm_fast.plan.pieces import TokenizedDataset, tokenize_dataset
+from icm_fast.plan.text_ids import lost_texts_sentence
 from icm_fast.scoring.bounded import BoundedScorer
 from icm_fast.scoring.growing import AppendingScorer
 from icm_fast.scoring.local import NaiveScorer, TreeScorer
@@ -24,6 +27,9 @@ def make_scorer(loaded: LoadedModel, dataset: Dataset, config: SearchConfig) -> 
             limit, or the model can't share prefixes (at this length).
     """
     pieces = tokenize_dataset(dataset, loaded.tokenizer)
+    lost = lost_texts_sentence(loaded.tokenizer, dataset.examples)
+    if lost is not None:
+        warnings.warn(lost, UserWarning, stacklevel=2)
     limit = config.context_limit or loaded.max_context
     require_known_head(loaded)
     if 0 < config.context_demonstrations < len(pieces) - 1:

@@ -17,6 +17,7 @@ from icm_fast.tasks.constraints import RuleLike
 from icm_fast.tasks.formats import file_type, read_text
 from icm_fast.tasks.gold_values import GoldReader
 from icm_fast.tasks.hub import HUB_PREFIX
+from icm_fast.tasks.joins import joined_labels
 from icm_fast.tasks.rows import PathLike, Row, checked_text, read_rows
 from icm_fast.types import Example
 
@@ -34,7 +35,8 @@ class CustomSpec:
             ``hub:NAME[@revision][/config][:split]``. A relative path in a YAML file starts from the
             folder of that file.
         template: Prompt with ``{column}`` placeholders; it ends right before the label.
-        labels: Label texts, each with its leading space; for claims the last one affirms.
+        labels: Label texts, for claims the last one affirms. A leading space is added where text
+            has one between prompt and label; see :func:`icm_fast.tasks.joins.joined_labels`.
         group: Column of the group (rules work inside one; groups are never split).
         answer: Column of the answer that rules compare.
         id: Column of the example id; None numbers the rows.
@@ -194,7 +196,7 @@ def build_task(spec: CustomSpec, rows: Sequence[Row], seed: int = 0) -> TaskData
         "custom",
         examples,
         [gold.read(row, spec.gold) for row in rows],
-        labels=spec.labels,
+        labels=joined_labels(spec.labels, (example.prompt for example in examples)),
         rules=[_with_pairs(rule, rows, examples) for rule in spec.rules],
         separator=spec.separator,
         limit=spec.limit,
