@@ -378,7 +378,7 @@ def _kinds(settings: type) -> dict[str, frozenset[object]]:
     }
 
 
-def coerced(settings: type, content: Mapping[str, T]) -> dict[str, T | int | float]:
+def coerced(settings: type, content: Mapping[str, Any]) -> dict[str, Any]:
     """Read numbers by the type of their field: ``1e3`` is an integer where one is wanted.
 
     Only what cannot mean anything else changes: a whole number becomes an integer, and the text of
@@ -388,8 +388,8 @@ def coerced(settings: type, content: Mapping[str, T]) -> dict[str, T | int | flo
     return {name: _coerced(kinds.get(name, frozenset()), value) for name, value in content.items()}
 
 
-def _coerced(kinds: frozenset[object], value: T) -> T | int | float:
-    number: T | int | float = value
+def _coerced(kinds: frozenset[object], value: object) -> object:
+    number = value
     if not kinds or not kinds <= {int, float}:
         return value
     if isinstance(value, str) and len(value) < 40 and _NUMBER.fullmatch(value):

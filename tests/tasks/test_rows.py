@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from icm_fast.errors import InputError
+from icm_fast.tasks.registry import load_task
 from icm_fast.tasks.rows import Row, binary_gold, read_rows
 
 RECORDS = [
@@ -152,6 +153,22 @@ def test_hub_rows_are_streamed_up_to_the_limit(monkeypatch):
     _, stream = hub(monkeypatch, [{"a": k} for k in range(100)])
     assert [row.values["a"] for row in read_rows("hub:x", most=3)] == [0, 1, 2]
     assert stream.taken == 3
+
+
+def test_a_custom_task_streams_whole_groups(monkeypatch):
+    rows = [{"t": f"t{k}", "g": "ab"[k % 2], "k": str(k // 3)} for k in range(100)]
+    options = {"template": "{t}:", "labels": [" a", " b"], "gold": "g", "limit": 5}
+    _, stream = hub(monkeypatch, rows)
+    dataset, gold = load_task("custom", "hub:x", **options)
+    assert [e.id for e in dataset.examples] == [f"row-{k}" for k in range(5)]
+    assert gold.tolist() == [0, 1, 0, 1, 0]
+    assert stream.taken == 5
+    _, stream = hub(monkeypatch, rows)
+    dataset, _ = load_task("custom", "hub:x", group="k", **options)
+    assert {e.group for e in dataset.examples} <= {"0", "1"}
+    assert stream.taken == 7
+    with pytest.raises(InputError, match="limit must be an integer of at least 1, got 0"):
+        load_task("custom", "hub:x", **options | {"limit": 0})
 
 
 def test_hub_class_labels_are_read_by_name(monkeypatch):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from functools import lru_cache
 from typing import Protocol, overload, runtime_checkable
 
@@ -18,6 +18,9 @@ from icm_fast.types import Example
 
 class Tokenizer(Protocol):
     """The part of a transformers tokenizer that icm_fast uses."""
+
+    def __hash__(self) -> int:
+        """By identity: what is derived from a tokenizer is kept."""
 
     @property
     def eos_token_id(self) -> int | None:
@@ -88,7 +91,7 @@ def _split_ids(tokenizer: Tokenizer, text: str, token: str) -> list[int]:
 
 def _size(tokenizer: Tokenizer) -> int:
     """Tokens that a tokenizer has, since more may be added later."""
-    return len(tokenizer) if hasattr(type(tokenizer), "__len__") else 0
+    return len(tokenizer) if isinstance(tokenizer, Sized) else 0
 
 
 @lru_cache(maxsize=8)
@@ -112,7 +115,7 @@ def _control_ids(tokenizer: Tokenizer, size: int) -> frozenset[int]:
 
 
 def marked_text(decoder: Decoder, ids: Sequence[int]) -> str:
-    """The text of ids on one line, with ``|`` between tokens; parts of a character stay together."""
+    """The text of ids on one line, with ``|`` between tokens that end a character."""
     parts: list[str] = []
     done = 0
     for end in range(1, len(ids) + 1):

@@ -18,7 +18,7 @@ from icm_fast.tasks.formats import file_type, read_text
 from icm_fast.tasks.gold_values import GoldReader
 from icm_fast.tasks.hub import HUB_PREFIX
 from icm_fast.tasks.joins import joined_labels
-from icm_fast.tasks.rows import PathLike, Row, checked_text, read_rows
+from icm_fast.tasks.rows import PathLike, Row, checked_text, read_rows, stream_rows
 from icm_fast.types import Example
 
 _YAML_SUFFIXES = (".yaml", ".yml")
@@ -46,7 +46,8 @@ class CustomSpec:
         rules: Consistency rules; see ``icm_fast.tasks.constraints``. ``implies`` and ``custom``
             also take ``column``, whose value is the id (or the ids) of the other example.
         separator: Text between demonstrations.
-        limit: Maximum number of examples.
+        limit: Maximum number of examples. Of a data set of the Hub the first rows are streamed, so
+            that nothing beyond them is fetched; of a file whole groups are drawn.
     """
 
     data: str
@@ -173,7 +174,24 @@ def load_custom(
     else:
         content = {"data": str(path)}
     spec = CustomSpec.from_mapping({**content, **given})
-    return build_task(spec, read_rows(spec.data), seed)
+    return build_task(spec, _read(spec), seed)
+
+
+def _read(spec: CustomSpec) -> list[Row]:
+    """The rows; of the Hub's only the first ``limit``, and the rest of the last one's group."""
+    if spec.limit is None or not spec.data.startswith(HUB_PREFIX):
+        return read_rows(spec.data)
+    if isinstance(spec.limit, bool) or not isinstance(spec.limit, int) or spec.limit < 1:
+        raise InputError(f"limit must be an integer of at least 1, got {shown(spec.limit)}")
+    if spec.group is None:
+        return read_rows(spec.data, most=spec.limit)
+    rows: list[Row] = []
+    for row in stream_rows(spec.data):
+        last = rows[-1].optional(spec.group) if rows else None
+        if len(rows) >= spec.limit and (last is None or row.optional(spec.group) != last):
+            break
+        rows.append(row)
+    return rows
 
 
 def _read_yaml(path: Path) -> dict[str, object]:

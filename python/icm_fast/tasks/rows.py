@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -124,14 +124,19 @@ def read_rows(source: PathLike, *, most: int | None = None) -> list[Row]:
     Raises:
         InputError: Missing, empty, unreadable or malformed file (with the line).
     """
-    if str(source).startswith(HUB_PREFIX):
-        records = islice(hub_records(str(source)), most)
-    else:
-        records = read_records(Path(source).expanduser())
-    rows = [_row(position, record) for position, record in enumerate(records)]
+    rows = list(islice(stream_rows(source), most))
     if not rows:
         raise InputError(f"{source} contains no rows; pass a file with one record per example")
     return rows
+
+
+def stream_rows(source: PathLike) -> Iterator[Row]:
+    """Yield the rows of :func:`read_rows` one by one; those of the Hub as they are fetched."""
+    if str(source).startswith(HUB_PREFIX):
+        records = hub_records(str(source))
+    else:
+        records = read_records(Path(source).expanduser())
+    return (_row(position, record) for position, record in enumerate(records))
 
 
 def _row(position: int, record: Record) -> Row:
