@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import inspect
+import itertools
 import json
 import math
 
@@ -12,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from icm_fast.errors import InputError
+from icm_fast.tasks.registry import TASKS as TASK_LOADERS
 from icm_fast.tasks.registry import load_task
 from icm_fast.tasks.rows import Row, read_column, read_rows
 from icm_fast.training.reward.pairs import read_pairs
@@ -51,6 +54,44 @@ def test_no_list_of_texts_holds_what_is_no_text(tmp_path, value):
     path.write_text(json.dumps(pair))
     with pytest.raises(InputError, match=r"a\.jsonl, line 1: column 'rejected'"):
         read_pairs(path)
+
+
+ODD = [None, 0, -1, 1.5, "x", "", [], {}, True, 10**30, math.nan, [1], {"a": 1}, ["a", ["b"]]]
+ODD += [
+    "none",
+    {"rule": "custom"},
+    [{"rule": "custom", "table": 5}],
+    [None],
+    "\ud800",
+    [" a", "\0"],
+]
+ODD += [[{"rule": "implies", "pairs": 5}], "x" * 10**5]
+
+
+def refusal(call):
+    """The message of the InputError that a call raises; any other exception is a bug."""
+    try:
+        call()
+    except InputError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.filterwarnings("ignore:rules=")
+@pytest.mark.parametrize("name", TASK_LOADERS)
+def test_odd_options_are_read_or_refused_in_one_short_line(tmp_path, name):
+    path = tmp_path / "a.jsonl"
+    row = {"question": "q", "choice": "c", "choice_2": "d", "answer": "1", "label": 1}
+    path.write_text("".join(json.dumps(row | {"consistency_id": k}) + "\n" for k in range(4)))
+    needs_file = name in TASKS or name == "custom"
+    custom = {"template": "{question} {choice}:", "labels": [" a", " b"]}
+    options = set(inspect.signature(TASK_LOADERS[name]).parameters) - {"path"}
+    for option, value in itertools.product(sorted(options), ODD):
+        given = (custom if name == "custom" else {}) | {option: value}
+        message = refusal(
+            lambda given=given: load_task(name, path if needs_file else None, **given)
+        )
+        assert len(message.encode()) < 1000
 
 
 def test_text_files_hold_text(tmp_path):

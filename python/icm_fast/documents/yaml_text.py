@@ -90,7 +90,7 @@ def _loader(old: bool, aliases: bool) -> type[yaml.SafeLoader]:
         size = 0
 
         def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-            event = self.peek_event()
+            event = self.peek_event()  # type: ignore[no-untyped-call]  # the stubs leave it open
             line = event.start_mark.line + 1
             if isinstance(event, yaml.AliasEvent) and not aliases:
                 raise RefusedError(
@@ -131,13 +131,15 @@ def _compose(
 
 def _weight(node: yaml.Node, known: dict[int, float]) -> float:
     """Values in a node with its aliases replaced; infinite where it holds itself."""
+    import yaml
+
     if id(node) in known:
         return known[id(node)]
     known[id(node)] = math.inf
     parts: list[yaml.Node] = []
-    if node.id == "sequence":
+    if isinstance(node, yaml.SequenceNode):
         parts = node.value
-    elif node.id == "mapping":
+    elif isinstance(node, yaml.MappingNode):
         parts = [part for pair in node.value for part in pair]
     weight = 1 + sum(_weight(part, known) for part in parts)
     known[id(node)] = weight
@@ -146,24 +148,28 @@ def _weight(node: yaml.Node, known: dict[int, float]) -> float:
 
 def _value(node: yaml.Node, where: str, texts: Collection[str], as_text: bool) -> object:
     """What a node holds; a scalar is text where ``as_text`` says so, and it is not null."""
+    import yaml
+
     at = f"{where}, line {node.start_mark.line + 1}"
     tag = node.tag.removeprefix(_CORE)
-    if node.id == "mapping" and tag == "map":
+    if isinstance(node, yaml.MappingNode) and tag == "map":
         return _mapping(node, where, texts, as_text)
-    if node.id == "sequence" and tag == "seq":
+    if isinstance(node, yaml.SequenceNode) and tag == "seq":
         return [_value(part, where, texts, as_text) for part in node.value]
-    if node.id == "scalar" and tag in (*_WORDS, "str"):
+    if isinstance(node, yaml.ScalarNode) and tag in (*_WORDS, "str"):
         return _scalar(at, tag, node.value, as_text)
     raise InputError(f"{at}: values of type {shown(node.tag)} are not read; write plain YAML")
 
 
 def _mapping(
-    node: yaml.Node, where: str, texts: Collection[str], as_text: bool
+    node: yaml.MappingNode, where: str, texts: Collection[str], as_text: bool
 ) -> dict[str, object]:
+    import yaml
+
     content: dict[str, object] = {}
     for key, value in node.value:
         at = f"{where}, line {key.start_mark.line + 1}"
-        if key.id != "scalar":
+        if not isinstance(key, yaml.ScalarNode):
             raise InputError(f"{at}: a key is a list or a mapping; write text")
         if key.value in content:
             raise InputError(

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from icm_fast.errors import InputError
+from icm_fast.errors import InputError, shown
 from icm_fast.tasks.formats import long_fields
 from icm_fast.tasks.rows import NOT_TEXT, Row
 from icm_fast.tasks.sampling import digest
@@ -57,7 +57,7 @@ def blog_pairs(path: Path, *, seed: int, min_chars: int, max_chars: int) -> list
     """
     for name, value in (("min_chars", min_chars), ("max_chars", max_chars)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise InputError(f"{name} must be an integer of at least 1, got {value!r}")
+            raise InputError(f"{name} must be an integer of at least 1, got {shown(value)}")
     posts = _folder_posts(path) if path.is_dir() else _csv_posts(path)
     drawn = _one_per_author(posts, seed, min_chars, max_chars)
     men, women = ([post for post in drawn if post.gender == gender] for gender in _GENDERS)
@@ -180,5 +180,7 @@ def _folder_posts(folder: Path) -> Iterator[_Post]:
 def _gender(where: str, text: str) -> str:
     gender = text.strip().lower()
     if gender not in _GENDERS:
-        raise InputError(f"{where}: gender is {text!r}; write male or female, or remove the post")
+        raise InputError(
+            f"{where}: gender is {shown(text)}; write male or female, or remove the post"
+        )
     return gender

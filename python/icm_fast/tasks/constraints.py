@@ -280,7 +280,8 @@ class Custom:
         given = [self.table is not None, bool(self.forbid), self.predicate is not None]
         if sum(given) != 1:
             raise InputError(
-                f"the rule {self.name!r} needs exactly one of `table`, `forbid` and `predicate`, "
+                f"the rule {shown(self.name)} needs exactly one of `table`, `forbid` and "
+                "`predicate`, "
                 f"got {sum(given)}"
             )
 
@@ -297,7 +298,7 @@ class Custom:
             size = len(scope.label_space)
             if {len(self.table), *map(len, self.table)} != {size}:
                 raise InputError(
-                    f"the table of rule {self.name!r} is not {size} x {size} (one row and one "
+                    f"the table of rule {shown(self.name)} is not {size} x {size} (one row and one "
                     "column per label)"
                 )
             return self.table
@@ -345,7 +346,9 @@ def make_rule(spec: RuleLike) -> Rule:
     keys = {_YAML_NAMES.get(field, field): field for field in fields}
     for key in spec:
         if key != "rule" and key not in keys:
-            raise InputError(f"unknown key {shown(key)} in rule {name!r}{suggest(str(key), keys)}")
+            raise InputError(
+                f"unknown key {shown(key)} in rule {shown(name)}{suggest(str(key), keys)}"
+            )
     values = {keys[key]: _value(name, key, spec[key]) for key in spec if key != "rule"}
     return RULES[name](**values)
 
@@ -359,18 +362,20 @@ def _value(rule: str, key: str, value: object) -> object:
         rows = [_items(row) for row in _items(value)]
         if not rows or not all(rows):
             raise InputError(
-                f"`table` of rule {rule!r} must be a list of lists, got {shown(value)}"
+                f"`table` of rule {shown(rule)} must be a list of lists, got {shown(value)}"
             )
         if not all(cell in (0, 1) for row in rows for cell in row):  # "no" is true in Python
             raise InputError(
-                f"`table` of rule {rule!r} must hold true and false, got {shown(value)}"
+                f"`table` of rule {shown(rule)} must hold true and false, got {shown(value)}"
             )
         return tuple(tuple(bool(cell) for cell in row) for row in rows)
     if key == "paper_mode" and not isinstance(value, bool):
-        raise InputError(f"`paper_mode` of rule {rule!r} must be true or false, got {shown(value)}")
+        raise InputError(
+            f"`paper_mode` of rule {shown(rule)} must be true or false, got {shown(value)}"
+        )
     if key == "predicate":
         if not callable(value):
-            raise InputError(f"`predicate` of rule {rule!r} must be a Python function")
+            raise InputError(f"`predicate` of rule {shown(rule)} must be a Python function")
         return value
     return value if key == "paper_mode" or value is None else str(value)
 
@@ -379,7 +384,7 @@ def _two_words(rule: str, key: str, item: object) -> tuple[str, str]:
     words = _items(item)
     if len(words) != 2:
         raise InputError(
-            f"`{key}` of rule {rule!r} must list pairs such as [a, b], got {shown(item)}"
+            f"`{key}` of rule {shown(rule)} must list pairs such as [a, b], got {shown(item)}"
         )
     return str(words[0]), str(words[1])
 
@@ -406,7 +411,8 @@ def compile_rules(
         for i, j, table in rule.pairs(scope):
             if i == j:
                 raise InputError(
-                    f"rule {rule.name!r} joins example {examples[i].id!r} to itself; name two"
+                    f"rule {shown(rule.name)} joins example {shown(examples[i].id)} to "
+                    "itself; name two"
                 )
             if i > j:
                 i, j, table = j, i, tuple(zip(*table, strict=True))
@@ -421,8 +427,9 @@ def compile_rules(
         rule_names = "+".join(names)
         if not any(map(any, table)):
             raise InputError(
-                f"the rules {rule_names} allow no labels at all for examples {examples[i].id!r} "
-                f"and {examples[j].id!r}; drop or change one of the rules"
+                f"the rules {rule_names} allow no labels at all for examples "
+                f"{shown(examples[i].id)} "
+                f"and {shown(examples[j].id)}; drop or change one of the rules"
             )
         if not all(map(all, table)):
             constraints.append(Constraint(i, j, table, rule_names))

@@ -103,7 +103,8 @@ class CustomSpec:
         for name, columns in used.items():
             if self.gold is not None and self.gold in columns:
                 raise InputError(
-                    f"{name} uses the gold column {self.gold!r}; the search must not see gold, so "
+                    f"{name} uses the gold column {shown(self.gold)}; the search must not see "
+                    "gold, so "
                     "use another column"
                 )
 
@@ -118,7 +119,9 @@ class CustomSpec:
                 )
         for name in ("data", "template", "labels"):
             if content.get(name) is None:
-                raise InputError(f"a custom task needs {name!r}; see examples/custom_task.yaml")
+                raise InputError(
+                    f"a custom task needs {shown(name)}; see examples/custom_task.yaml"
+                )
         return cls(**content)
 
 
@@ -234,12 +237,13 @@ def _pieces(template: str) -> list[tuple[str, str | None]]:
         ]
     except ValueError as error:
         raise InputError(
-            f"template {template!r}: {error}; write {{{{ and }}}} for literal braces"
+            f"template {shown(template)}: {error}; write {{{{ and }}}} for literal braces"
         ) from error
     for _, name, extra in parsed:
         if extra or name == "":
             raise InputError(
-                f"template {template!r}: a placeholder must be a column name in braces, no more"
+                f"template {shown(template)}: a placeholder must be a column name in braces, "
+                "no more"
             )
     return [(text, name) for text, name, _ in parsed]
 
@@ -253,7 +257,7 @@ def _check_columns(spec: CustomSpec, rows: Sequence[Row]) -> None:
     for key, column in named:
         if column is not None and column not in columns:
             raise InputError(
-                f"{key} names column {column!r}, which {spec.data} does not have"
+                f"{key} names column {shown(column)}, which {spec.data} does not have"
                 f"{suggest(column, columns - {spec.gold})}"
             )
 
@@ -286,7 +290,7 @@ def _with_pairs(rule: RuleLike, rows: Sequence[Row], examples: Sequence[Example]
             pairs += [] if text is None else [(example.id, text)]
     if not pairs:
         raise InputError(
-            f"column {column!r} of rule {rule.get('rule')!r} names no example id in any row; "
+            f"column {shown(column)} of rule {rule.get('rule')!r} names no example id in any row; "
             "fill it or drop the rule"
         )
     return {key: value for key, value in rule.items() if key != "column"} | {"pairs": pairs}

@@ -6,6 +6,7 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import replace
 
+from icm_fast.errors import shown
 from icm_fast.tasks.constraints import connected_rows
 from icm_fast.types import Example
 
@@ -31,7 +32,8 @@ def duplicates_text(examples: Sequence[Example]) -> str | None:
     one, other = (examples[k].id for k in found[0][:2])
     return (
         f"{sum(map(len, found))} of {len(examples)} prompts occur more than once (such as "
-        f"{one!r} and {other!r}): a copy in the context gives an example's label away; remove the "
+        f"{shown(one)} and {shown(other)}): a copy in the context gives an example's label "
+        "away; remove the "
         "copies"
     )
 

@@ -83,7 +83,7 @@ def read_records(path: Path) -> Iterator[Record]:
     suffix = file_type(path)
     packed = path.suffix.lower() == GZIP_SUFFIX
     if suffix not in _SUFFIXES or (suffix == ".parquet" and packed):
-        raise InputError(f"{path}: unknown file type {suffix!r}{suggest(suffix, _SUFFIXES)}")
+        raise InputError(f"{path}: unknown file type {shown(suffix)}{suggest(suffix, _SUFFIXES)}")
     if suffix == ".parquet":
         return _parquet_records(path)
     text = read_text(path)

@@ -31,6 +31,9 @@ TASKS: dict[str, Callable[..., TaskData]] = {
 """Loaders by task name; all take ``(path, *, limit, seed, **options)``."""
 
 
+_MAX_INTEGER = 2**63
+
+
 def text_options() -> frozenset[str]:
     """Names of options, of any task, whose values are text whatever they look like."""
     words = {
@@ -74,7 +77,35 @@ def load_task(
     for option in options:
         if option not in known:
             raise InputError(
-                f"unknown option {shown(option)} of task {name!r}"
+                f"unknown option {shown(option)} of task {shown(name)}"
                 f"{suggest(option, known) if known else '; it has none'}"
             )
-    return loader(path, limit=limit, seed=seed, **options)
+    given = {
+        option: _checked(
+            option, str(inspect.signature(loader).parameters[option].annotation), value
+        )
+        for option, value in options.items()
+    }
+    seed = _integer("seed", seed)
+    return loader(path, limit=limit, seed=seed, **given)
+
+
+def _checked(option: str, kind: str, value: object) -> object:
+    """The value of an option, if the loader's parameter of this annotation takes it."""
+    if value is None and kind.endswith("| None"):
+        return None
+    if kind.startswith("int"):
+        return _integer(option, value)
+    if kind in ("str", "str | None") and not isinstance(value, str):
+        raise InputError(f"unknown {option} {shown(value)}; give text")
+    if kind == "bool" and not isinstance(value, bool):
+        raise InputError(f"{option} must be true or false, got {shown(value)}")
+    return value
+
+
+def _integer(option: str, value: object) -> int:
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, bool) or not isinstance(value, int) or abs(value) > _MAX_INTEGER:
+        raise InputError(f"{option} must be an integer, got {shown(value)}")
+    return value

@@ -46,21 +46,29 @@ class Row:
         if is_gap(value) or (isinstance(value, str) and not value.strip()):
             state = "is empty" if value is None or not str(value).strip() else f"is {value}, a gap"
             state = state if column in self.values else "is missing"
-            raise InputError(f"{self.where}: column {column!r} {state}; fill it or remove the row")
+            raise InputError(
+                f"{self.where}: column {shown(column)} {state}; fill it or remove the row"
+            )
         if isinstance(value, bool) or not isinstance(value, str | int):
             raise InputError(
-                f"{self.where}: column {column!r} is {shown(value)}, of type "
+                f"{self.where}: column {shown(column)} is {shown(value)}, of type "
                 f"{type(value).__name__}, where text is expected; convert the column to text (in "
-                f"pandas: df[{column!r}] = df[{column!r}].map(str), after gaps are filled)"
+                f"pandas: df[{shown(column)}] = df[{shown(column)}].map(str), after gaps are "
+                "filled)"
             )
-        return checked_text(str(value), f"{self.where}: column {column!r}")
+        return checked_text(str(value), f"{self.where}: column {shown(column)}")
 
     def check_text(self, column: str, more: str = "") -> None:
         """Raise InputError if a column is not text; the message ends with ``more``."""
-        value = self.values.get(column, "")
-        if not isinstance(value, str) and not is_gap(value):
-            kind = type(value).__name__
-            raise InputError(f"{self.where}: column {column!r} is a {kind}; write plain text{more}")
+        value = self.values.get(column)
+        if value is None or (isinstance(value, str) and value.strip() not in _GAPS):
+            return
+        if is_gap(value):
+            raise InputError(f"{self.where}: column {shown(column)} is {value}, a gap; fill it")
+        kind = type(value).__name__
+        raise InputError(
+            f"{self.where}: column {shown(column)} is a {kind}; write plain text{more}"
+        )
 
     def optional(self, column: str | None) -> str | None:
         """Return a column as text, or None if it is absent, blank or a gap."""
@@ -68,8 +76,10 @@ class Row:
         if is_gap(value) or not str(value).strip():
             return None
         if isinstance(value, float) and value in (float("inf"), float("-inf")):
-            raise InputError(f"{self.where}: column {column!r} is {value}; correct or empty it")
-        return checked_text(str(value), f"{self.where}: column {column!r}")
+            raise InputError(
+                f"{self.where}: column {shown(column)} is {value}; correct or empty it"
+            )
+        return checked_text(str(value), f"{self.where}: column {shown(column)}")
 
 
 def is_gap(value: object) -> bool:
@@ -100,7 +110,8 @@ def binary_gold(row: Row, column: str = "label") -> int:
     known |= dict.fromkeys(("", "-1", "-1.0", "none", "null", "nan", "nat", "<na>"), -1)
     if word not in known:
         raise InputError(
-            f"{row.where}: gold {column!r} is {shown(value)}; write 1 or 0 (true or false), or "
+            f"{row.where}: gold {shown(column)} is {shown(value)}; write 1 or 0 (true or "
+            "false), or "
             "omit it if it is unknown"
         )
     return known[word]
@@ -109,7 +120,7 @@ def binary_gold(row: Row, column: str = "label") -> int:
 def require_path(task: str, path: PathLike | None) -> Path:
     """Return the path of a task that reads a file."""
     if path is None:
-        raise InputError(f"task {task!r} needs a file: load_task({task!r}, 'data.jsonl')")
+        raise InputError(f"task {shown(task)} needs a file: load_task({shown(task)}, 'data.jsonl')")
     return Path(path).expanduser()
 
 
