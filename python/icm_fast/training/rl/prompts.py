@@ -34,7 +34,7 @@ def read_prompts(path: PathLike) -> PromptSet:
 
     Args:
         path: Text file (.txt) with a prompt on each line that is not blank; or JSON, JSONL, CSV or
-            Parquet file, or ``hub:NAME[:split]``, with the column ``prompt``.
+            Parquet file, or ``hub:NAME``, with the column ``prompt``.
 
     Raises:
         InputError: A file that cannot be read or holds no prompt, or a row (with its line) whose
