@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from icm_fast.cli import main, run
-from icm_fast.cli.settings import read_request
+from icm_fast.cli.settings import parse_assignments, read_request
 from icm_fast.config import SearchConfig
 from icm_fast.engine.doctor import growth_sizes
 from icm_fast.engine.progress import (
@@ -343,6 +343,7 @@ def test_odd_settings_are_one_short_line(claims, model, capsys, extra):
         "seed: " + "9" * 10_000,
         "seed: {" + ", ".join(f"k{k}: 1" for k in range(10_000)) + "}",
         "options: [1]",
+        'output: "\\0"',
         "options: {rules: {a: 1}}",
         "seed: 1\nseed: 2",
         "? [a]\n: 1",
@@ -374,6 +375,26 @@ def test_yaml_settings_are_those_of_yaml_1_2(tmp_path):
         "gold_map": {"no": "1", "2": "yes"},
         "group": "08",
     }
+
+
+@pytest.mark.parametrize(
+    ("word", "value"),
+    [
+        ("template={t}: # {u}", "{t}: # {u}"),
+        ("template=Text: {t}", "Text: {t}"),
+        ('template="a\\nb"', "a\nb"),
+        ("template='a: \"b\"'", 'a: "b"'),
+        ("gold=yes", "yes"),
+        ("gold=010", "010"),
+        ("gold=", None),
+        ("gold=null", None),
+        ("gold_map={1: no}", {"1": "no"}),
+        ("labels=[no, yes]", ["no", "yes"]),
+        ("limit=1e1", 10.0),
+    ],
+)
+def test_values_of_assignments(word, value):
+    assert list(parse_assignments([word], None).values()) == [value]
 
 
 def test_doctor_fails_where_the_input_does(claims, model, capsys):

@@ -8,6 +8,7 @@ import itertools
 import json
 import math
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -202,3 +203,31 @@ def test_integers_are_text_and_gaps_are_none():
     assert row.text("n") == "7"
     assert row.optional("gap") is None
     assert row.optional("word") is None
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.jsonl", "a.json", "a.csv.gz", "a.parquet"])
+def test_damaged_files_are_read_or_refused(tmp_path, name):
+    frame = pd.DataFrame({"t": ["a", 'b"c', "d\ne"], "u": [1.5, float("nan"), 2.0]})
+    path = tmp_path / name
+    if name.endswith("parquet"):
+        frame.to_parquet(path)
+    elif "json" in name:
+        frame.to_json(path, orient="records", lines=name.endswith("l"))
+    else:
+        frame.to_csv(path, sep="\t" if "tsv" in name else ",")
+    whole = path.read_bytes()
+    random = np.random.default_rng(0)
+    for _ in range(150):
+        content = bytearray(whole)
+        for place in random.integers(0, len(content), random.integers(1, 6)):
+            content[place] = random.integers(0, 256)
+        path.write_bytes(content[: random.integers(1, len(content) + 1)])
+
+        def read():
+            for row in read_rows(path):
+                for column in row.values:
+                    row.optional(column)
+
+        message = refusal(read)
+        assert "\n" not in message
+        assert len(message) < 600

@@ -19,6 +19,8 @@ from icm_fast.runs.config import IDENTITY
 from icm_fast.tasks.source import TaskSource
 
 REQUEST_KEYS = ("task", "data", "limit", "options", "model", "output")
+_NESTED = ("moves", "gold_map", "pairs", "forbid")
+"""Keys whose text stands in lists or mappings."""
 SETTINGS = tuple(f.name for f in dataclasses.fields(SearchConfig))
 
 
@@ -106,7 +108,10 @@ def read_settings_file(file: Path) -> dict[str, object]:
 def parse_assignments(
     assignments: Sequence[str], known: Sequence[str] | None = (*REQUEST_KEYS, *SETTINGS)
 ) -> dict[str, object]:
-    """Parse ``key=value`` words, values as YAML; ``known`` None allows every key."""
+    """Parse ``key=value`` words; ``known`` None allows every key.
+
+    Values are YAML; those of names and templates are text as it stands, unless they are in quotes.
+    """
     content: dict[str, object] = {}
     texts = text_keys()
     for assignment in assignments:
@@ -116,6 +121,9 @@ def parse_assignments(
         if known is not None:
             _check_key(key, "", known)
         where = f"the value in {shown(assignment)}"
+        if key in texts and key not in _NESTED and not text.lstrip().startswith(("'", '"')):
+            content[key] = None if text.strip() in ("", "~", "null") else text
+            continue
         try:
             content[key] = parse_yaml(text, where, texts=texts, as_text=key in texts)
         except NotYamlError as error:
@@ -157,6 +165,9 @@ def _request(content: Mapping[str, object]) -> Request:
         raise InputError("no task given; name one, as in `icm-fast search truthfulqa data.jsonl`")
     if not content.get("model"):
         raise InputError("no model given; add --model, for example --model smollm2")
+    for name in ("task", "data", "model", "output"):
+        if "\0" in str(content.get(name)):
+            raise InputError(f"{name} holds a NUL character: {shown(content[name])}; remove it")
     data, output = content.get("data"), content.get("output")
     return Request(
         source=TaskSource(

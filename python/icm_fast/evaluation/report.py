@@ -75,8 +75,6 @@ def comparison_text(comparison: Mapping[str, Any]) -> str:
         f"{comparison['n_gold']} examples (up to renaming of the labels: "
         f"{_share(comparison['permuted_agreement'])}). Held out: {comparison['n_test']} examples."
     )
-    if comparison.get("model"):
-        headline += f" Predictions are those of {comparison['model']}."
     methods: Sequence[StoredMethod] = comparison["methods"]
     if not methods:
         return headline.replace(
@@ -84,6 +82,8 @@ def comparison_text(comparison: Mapping[str, Any]) -> str:
             " Nothing is held out, as every example with gold was searched (or has the text of one "
             "that was); search fewer (--limit) to compare predictions, too.",
         )
+    if comparison.get("model"):
+        headline += f" Predictions are those of {comparison['model']}."
     parts = (headline, _verdict(methods), _method_table(methods))
     return "\n\n".join(part for part in parts if part)
 
