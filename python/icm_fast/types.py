@@ -175,6 +175,14 @@ class Constraint:
             )
 
 
+def _encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 @dataclass(frozen=True, slots=True)
 class Dataset:
     """Examples with their label space and constraints; never a gold label.
@@ -207,6 +215,7 @@ class Dataset:
                     "tokens would differ from those in a demonstration; strip it and begin the "
                     "label with the space"
                 )
+        self._check_encodable()
         n_labels = len(self.label_space)
         for constraint in self.constraints:
             if constraint.second >= len(self.examples):
@@ -220,6 +229,14 @@ class Dataset:
                     f"constraint {constraint.rule!r} has a table that is not "
                     f"{n_labels} x {n_labels}; give one row and one column per label"
                 )
+
+    def _check_encodable(self) -> None:
+        """Refuse halves of surrogate pairs, which no file and no tokenizer takes."""
+        for row, e in enumerate(self.examples):
+            if not _encodable("".join((e.id, e.prompt, e.group or "", e.answer or ""))):
+                raise ValueError(f"the example in row {row} holds a lone surrogate; remove it")
+        if not _encodable("".join((*self.label_space, self.separator))):
+            raise ValueError("a label or the separator holds a lone surrogate; remove it")
 
     def __len__(self) -> int:
         return len(self.examples)

@@ -90,3 +90,12 @@ def test_duplicates_are_a_concern():
     found = search_concerns(labels, 1.0, dataset, SearchConfig(), None)
     assert [concern.kind for concern in found] == ["duplicates"]
     assert "4 of 4 prompts occur more than once (such as 'e0' and 'e1')" in found[0].text
+
+
+@pytest.mark.parametrize("part", ["prompt", "id", "group", "answer"])
+def test_data_sets_made_in_python_hold_text(part):
+    values = {"id": "e", "prompt": "p", "group": "g", "answer": "a"} | {part: "x\ud800"}
+    with pytest.raises(ValueError, match="row 0 holds a lone surrogate"):
+        Dataset((Example(**values),), LabelSpace((" a", " b")))
+    with pytest.raises(ValueError, match="a label or the separator holds a lone surrogate"):
+        Dataset((Example("e", "p"),), LabelSpace((" a", " \udc00")))
