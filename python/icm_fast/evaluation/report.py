@@ -76,7 +76,7 @@ def comparison_text(comparison: Mapping[str, Any]) -> str:
         f"{_share(comparison['permuted_agreement'])}). Held out: {comparison['n_test']} examples."
     )
     methods: Sequence[StoredMethod] = comparison["methods"]
-    if not methods:
+    if not comparison["n_test"]:
         return headline.replace(
             " Held out: 0 examples.",
             " Nothing is held out, as every example with gold was searched (or has the text of one "
