@@ -28,6 +28,7 @@ from icm_fast.model.loaded import (
     fingerprint_model,
     max_context_of,
 )
+from icm_fast.model.sharing import use_after_fork, use_available_processors
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -54,6 +55,7 @@ def load_model(
     """
     from icm_fast.model.adapters import find_tuned, load_tuned
 
+    use_after_fork()
     if isinstance(model, LoadedModel):
         return model
     if isinstance(model, tuple):
@@ -64,6 +66,7 @@ def load_model(
             f"{spec} is a server address; this version scores with local weights only: "
             "pass a hub id, a folder or a .gguf file"
         )
+    use_available_processors()
     target = pick_device(device)
     tuned = find_tuned(spec)
     if tuned is not None:
