@@ -37,7 +37,7 @@ class Guarded {
         : object_(std::make_unique<T>(std::forward<Arguments>(arguments)...)) {}
     // What a call that a fork cut off has left may be half changed: it is not freed.
     ~Guarded() {
-        if (lock_.is_cut_off()) static_cast<void>(object_.release());
+        if (lock_.is_cut_off()) cpu::abandon(object_);
     }
     Guarded(const Guarded&) = delete;
     Guarded& operator=(const Guarded&) = delete;

@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <memory>
 #include <mutex>
 #include <stdexcept>
 
@@ -110,5 +111,12 @@ class CallLock {
 
     std::atomic<pid_t> owner_{kFree};
 };
+
+// Gives up an object without freeing it: in a forked child, its threads are not there, and a call
+// that was cut off may have left it half changed.
+template <typename T>
+void abandon(std::unique_ptr<T>& owner) {
+    [[maybe_unused]] const T* const left = owner.release();
+}
 
 }  // namespace icm_fast::cpu

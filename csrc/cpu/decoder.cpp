@@ -189,12 +189,12 @@ std::int64_t Decoder::n_weight_bytes() const {
 // What a call that a fork cut off has left is not even freed: it may be half changed.
 void Decoder::renew_state() {
     auto state = std::make_unique<State>();
-    static_cast<void>(state_.release());
+    abandon(state_);
     state_ = std::move(state);
 }
 
 Decoder::~Decoder() {
-    if (calls_.is_cut_off()) static_cast<void>(state_.release());
+    if (calls_.is_cut_off()) abandon(state_);
 }
 
 void Decoder::check(const Batch& batch, std::span<const float> embeddings,
@@ -226,7 +226,7 @@ void Decoder::check(const Batch& batch, std::span<const float> embeddings,
 }
 
 void Decoder::check_segments(const Batch& batch, std::span<const RotaryTable> rotary,
-                             const KvShape& kv) const {
+                             const KvShape& kv) {
     std::int64_t row = 0;
     for (const Segment& segment : batch.segments) {
         require(segment.begin == row && segment.end > row, "segments must touch and not be empty");

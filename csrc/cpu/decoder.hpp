@@ -145,8 +145,8 @@ class Decoder {
     void renew_state();
     void check(const Batch& batch, std::span<const float> embeddings,
                std::span<const RotaryTable> rotary, const KvPool& pool, std::span<float> out) const;
-    void check_segments(const Batch& batch, std::span<const RotaryTable> rotary,
-                        const KvShape& kv) const;
+    static void check_segments(const Batch& batch, std::span<const RotaryTable> rotary,
+                               const KvShape& kv);
     void prepare(const Batch& batch, std::span<const float> embeddings);
     void run_thread(std::int32_t thread, const Batch& batch, KvPool& pool);
     template <typename Work>

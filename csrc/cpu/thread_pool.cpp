@@ -10,6 +10,8 @@
 #include <utility>
 #include <vector>
 
+#include "cpu/call_lock.hpp"
+
 namespace icm_fast::cpu {
 namespace {
 
@@ -123,13 +125,13 @@ ThreadPool::ThreadPool(std::int32_t n_threads)
 
 ThreadPool::~ThreadPool() {
     // In a forked child there are no threads to join, only the memory that described them.
-    if (team_ && !team_->is_here()) static_cast<void>(team_.release());
+    if (team_ && !team_->is_here()) abandon(team_);
 }
 
 void ThreadPool::run(const std::function<void(std::int32_t)>& work) {
     if (!team_->is_here()) {
         auto team = std::make_unique<Team>(n_threads_);
-        static_cast<void>(team_.release());
+        abandon(team_);
         team_ = std::move(team);
     }
     team_->run(work);

@@ -275,8 +275,8 @@ class CpuDecoder:
     """A decoder over packed segments and shared key-value ranges; see csrc/cpu/decoder.hpp.
 
     It keeps packed copies of the weights and threads of its own. ``add_layer`` and ``forward``
-    release the GIL; concurrent calls take turns. Its results do not depend on the number of threads, nor
-    on how segments are packed into batches.
+    release the GIL; concurrent calls take turns. Its results do not depend on the number of
+    threads, nor on how segments are packed into batches.
     """
 
     def __init__(

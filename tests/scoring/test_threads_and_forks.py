@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -54,8 +55,7 @@ def test_threads_that_share_a_model_score_as_one_after_the_other(family, scorer)
     for _ in range(ROUNDS):
         fresh = load_model((tiny_model(family), byte_tokenizer()))
         calls = [
-            lambda labels=labels: leave_one_out(dataset, labels, model=fresh, scorer=scorer)
-            for labels in given
+            partial(leave_one_out, dataset, labels, model=fresh, scorer=scorer) for labels in given
         ]
         for scores, expected in zip(at_once(*calls), alone, strict=True):
             assert np.array_equal(scores, expected)
@@ -67,7 +67,7 @@ def test_threads_that_share_a_pair_take_turns():
     labels = mixed_labels(dataset)
     pair = (tiny_model("gpt_neox"), byte_tokenizer())
     calls = [
-        lambda scorer=scorer: leave_one_out(dataset, labels, model=pair, scorer=scorer)
+        partial(leave_one_out, dataset, labels, model=pair, scorer=scorer)
         for scorer in ("tree", "naive", "tree", "naive")
     ]
     expected = [call() for call in calls]
@@ -93,7 +93,7 @@ def test_threads_that_share_a_scorer(settings):
     given = labellings(dataset, 4)
     alone = [scorer.score(labels).scores for labels in given]
     for _ in range(ROUNDS):
-        scored = at_once(*(lambda labels=labels: scorer.score(labels) for labels in given))
+        scored = at_once(*(partial(scorer.score, labels) for labels in given))
         for found, expected in zip(scored, alone, strict=True):
             assert np.array_equal(found.scores, expected)
 
