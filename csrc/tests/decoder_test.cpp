@@ -1,10 +1,6 @@
 // The decoder on a tiny tree: the same numbers whatever the threads and batches; bad input is
 // refused.
-#include <sys/wait.h>
-#include <unistd.h>
-
 #include <algorithm>
-#include <atomic>
 #include <cmath>
 #include <cstdint>
 #include <functional>
@@ -72,18 +68,6 @@ struct Call {
     Floats out;
     std::vector<cpu::RotaryTable> rotary = make_rotary(kAwkward, TinyTree::kPositions);
 };
-
-// The exit code of a forked child that runs `work`: 0 for true.
-int exit_code_of_child(const std::function<bool()>& work) {
-    const pid_t child = fork();
-    if (child == 0) {
-        alarm(60);  // a child that hangs dies
-        _exit(work() ? 0 : 1);
-    }
-    int status = 0;
-    CHECK_EQUAL(waitpid(child, &status, 0), child);
-    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
-}
 
 // The call spoilt in one way is refused, and afterwards the valid one still runs.
 void check_spoilt(const std::string& message, const std::function<void(Call&)>& spoil) {
@@ -345,48 +329,6 @@ NATIVE_TEST(decoder, callers_take_turns) {
     }
     for (std::thread& caller : callers) caller.join();
     for (const Floats& states : found) CHECK(states == wanted);
-}
-
-NATIVE_TEST(decoder, a_forked_child_starts_threads_of_its_own) {
-    const TinyTree tree;
-    const cpu::Ops& ops = *cpu::pick_ops(cpu::Format::kFloat32);
-    auto decoder = make_decoder(ops, kAwkward, Parts::kAll, 3);
-    const Floats wanted = run_tree(*decoder, tree, kByLevel);
-    CHECK_EQUAL(exit_code_of_child([&] {
-                    const bool equal = run_tree(*decoder, tree, kByLevel) == wanted;
-                    decoder.reset();
-                    return equal;
-                }),
-                0);
-    CHECK_EQUAL(exit_code_of_child([&] {
-                    decoder.reset();
-                    return true;
-                }),
-                0);
-    CHECK(run_tree(*decoder, tree, kByLevel) == wanted);
-}
-
-// A fork at any point of a call: what it left half done does not matter to the child.
-NATIVE_TEST(decoder, a_child_forked_while_another_thread_is_inside_goes_on) {
-    const TinyTree tree;
-    const cpu::Ops& ops = *cpu::pick_ops(cpu::Format::kFloat32);
-    auto decoder = make_decoder(ops, kAwkward, Parts::kAll, 2);
-    const Floats wanted = run_tree(*decoder, tree, kByLevel);
-    std::atomic<bool> stopping = false;
-    std::thread caller([&] {
-        while (!stopping) run_tree(*decoder, tree, kByLevel);
-    });
-    std::vector<int> codes;
-    for (int k = 0; k < 10; ++k) {
-        codes.push_back(exit_code_of_child([&] {
-            const bool equal = run_tree(*decoder, tree, kByLevel) == wanted;
-            decoder.reset();
-            return equal;
-        }));
-    }
-    stopping = true;
-    caller.join();
-    for (const int code : codes) CHECK_EQUAL(code, 0);
 }
 
 }  // namespace icm_fast::tests

@@ -121,6 +121,21 @@ def test_runs_whose_batches_alternate_keep_their_own_positions():
         assert np.array_equal(ours, alone)
 
 
+def test_threads_that_load_at_once(tmp_path):
+    dataset = reviews()
+    labels = mixed_labels(dataset)
+    for family in ("llama", "qwen2"):
+        tiny_model(family).save_pretrained(tmp_path / family)
+        byte_tokenizer().save_pretrained(tmp_path / family)
+    calls = [
+        partial(leave_one_out, dataset, labels, model=tmp_path / family)
+        for family in ("llama", "qwen2", "llama", "qwen2")
+    ]
+    expected = [call() for call in calls]
+    for scores, alone in zip(at_once(*calls), expected, strict=True):
+        assert np.array_equal(scores, alone)
+
+
 def test_an_error_under_the_lock_leaves_it_free():
     dataset = reviews()
     loaded = tiny_loaded("llama")

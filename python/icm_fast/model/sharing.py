@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from threading import RLock
 from weakref import WeakKeyDictionary
 
@@ -26,6 +26,7 @@ _turns: WeakKeyDictionary[PreTrainedModel, AbstractContextManager[object]] = Wea
 class _Process:
     """What is known of this process."""
 
+    loading: AbstractContextManager[object] = field(default_factory=RLock)
     is_forked: bool = False
     torch_threads: int | None = None  # in a forked child, what the parent had
 
@@ -46,6 +47,12 @@ def turn_of(model: PreTrainedModel) -> AbstractContextManager[object]:
             'shared; start children by multiprocessing.get_context("spawn")'
         )
     return _turns.setdefault(model, RLock())
+
+
+def turn_to_load() -> AbstractContextManager[object]:
+    """The lock around loading: transformers changes torch's defaults and functions meanwhile."""
+    use_after_fork()
+    return _process.loading
 
 
 def native_threads() -> int:
@@ -70,6 +77,7 @@ def _begin_child() -> None:
     """Forget the locks of threads that exist in the parent alone."""
     for model in list(_turns):
         _turns[model] = RLock()
+    _process.loading = RLock()
     _process.is_forked = True
 
 
