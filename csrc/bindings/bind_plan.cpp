@@ -92,6 +92,7 @@ TreePlan plan_tree(const Array<std::int64_t>& demonstration_tokens,
         .appended = ending,
     };
     const auto forwarded = rows ? view(*rows, "rows") : std::span<const bool>();
+    const auto shown = labels ? view(*labels, "labels") : std::span<const std::int32_t>();
     const auto order = priority ? view(*priority, "priority") : std::span<const double>();
     const py::gil_scoped_release release;
     plan::LooTree tree = plan::build_loo_tree(input);
@@ -101,7 +102,7 @@ TreePlan plan_tree(const Array<std::int64_t>& demonstration_tokens,
                                       .stage_tokens = stage_tokens,
                                       .priority = order};
     if (cache != nullptr) {
-        std::optional<plan::Schedule> kept = cache->place(tree, view(*labels, "labels"), limits);
+        std::optional<plan::Schedule> kept = cache->place(tree, shown, limits);
         if (kept) return {std::move(tree), std::move(*kept), true};
     }
     plan::Schedule schedule = plan::make_schedule(tree, limits);

@@ -42,6 +42,7 @@ class AlignedBuffer {
   private:
     static constexpr std::size_t kLine = 64;
     struct Free {
+        // NOLINTNEXTLINE(cppcoreguidelines-no-malloc): what std::aligned_alloc gave.
         void operator()(T* memory) const { std::free(memory); }
     };
     std::unique_ptr<T, Free> memory_;

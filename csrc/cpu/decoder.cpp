@@ -56,23 +56,26 @@ std::vector<const float*> interleave(std::span<const float> gate, std::span<cons
     return rows;
 }
 
-void check(const DecoderShape& s) {
+DecoderShape checked(const DecoderShape& s) {
     require(s.hidden > 0 && s.hidden % 2 == 0, "hidden must be even and positive");
     require(s.head_dim > 0 && s.head_dim % 2 == 0, "head_dim must be even and positive");
     require(s.intermediate > 0 && s.n_layers > 0, "intermediate and n_layers must be positive");
     require(s.n_kv_heads > 0 && s.n_heads > 0 && s.n_heads % s.n_kv_heads == 0,
             "n_heads must be a positive multiple of n_kv_heads");
+    return s;
 }
 
 }  // namespace
 
 Decoder::Decoder(const Ops& ops, const Int8Ops* int8, const DecoderShape& shape,
                  std::int32_t n_threads)
-    : ops_(&ops), int8_(int8), shape_(shape), threads_(std::max(n_threads, 1)) {
-    cpu::check(shape);
-    padded_hidden_ = round_up(shape.hidden, kPanelColumns);
-    padded_intermediate_ = round_up(shape.intermediate, kGateUnits);
-    hidden_words_ = shape.hidden / ops.values_per_word;
+    : ops_(&ops),
+      int8_(int8),
+      shape_(checked(shape)),
+      padded_hidden_(round_up(shape.hidden, kPanelColumns)),
+      padded_intermediate_(round_up(shape.intermediate, kGateUnits)),
+      hidden_words_(shape.hidden / ops.values_per_word),
+      threads_(std::max(n_threads, 1)) {
     // Chunks of projections end both with a head and with a panel.
     const std::int64_t unit = std::lcm(shape.head_dim, kPanelColumns);
     head_chunk_ = std::max<std::int64_t>(kOutputChunk / unit, 1) * unit / shape.head_dim;
@@ -87,7 +90,7 @@ Decoder::Decoder(const Ops& ops, const Int8Ops* int8, const DecoderShape& shape,
         scratch.attention.resize(attend_scratch_floats(shape.head_dim));
         if (int8 == nullptr) continue;
         const std::int64_t inputs = std::max(shape.hidden, shape.n_heads * shape.head_dim);
-        for (auto& [bytes, n_values] :
+        for (const auto& [bytes, n_values] :
              {std::pair{&scratch.inputs, inputs}, std::pair{&scratch.units, kUnitChunk}}) {
             bytes->words.resize(kRowTile * int8_words(n_values));
             bytes->scales.resize(kRowTile * int8_groups(n_values));
@@ -356,15 +359,16 @@ void Decoder::project(std::int64_t layer, Rows rows, KvPool& pool, Scratch& scra
     const LinearInput input =
         linear_input(scratch.normed.data(), shape_.hidden, n_rows, scratch.inputs, scratch);
     const std::int64_t n_heads = shape_.n_heads + 2 * shape_.n_kv_heads;
-    for (std::int64_t head = 0; head < n_heads; head += head_chunk_) {
-        const std::int64_t count = std::min(head_chunk_, n_heads - head);
-        const std::int64_t panel = head * shape_.head_dim / kPanelColumns;
-        const std::int64_t n_panels = (count * shape_.head_dim + kPanelColumns - 1) / kPanelColumns;
+    for (std::int64_t first_head = 0; first_head < n_heads; first_head += head_chunk_) {
+        const std::int64_t n_chunk = std::min(head_chunk_, n_heads - first_head);
+        const std::int64_t panel = first_head * shape_.head_dim / kPanelColumns;
+        const std::int64_t n_panels =
+            (n_chunk * shape_.head_dim + kPanelColumns - 1) / kPanelColumns;
         weights.query_key_value.multiply(input, panel, n_panels, 0, shape_.hidden,
                                          {.values = scratch.product.data(),
                                           .stride = n_panels * kPanelColumns,
                                           .accumulate = false});
-        place_heads(layer, rows, head, count, pool, scratch);
+        place_heads(layer, rows, first_head, n_chunk, pool, scratch);
     }
 }
 

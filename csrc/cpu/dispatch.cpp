@@ -27,7 +27,7 @@ Available detect() {
         if (runs && !stopped) found.tables[found.count++] = &ops;
     };
     add(kPortableOps, true);
-#if defined(__x86_64__)
+#ifdef __x86_64__
     __builtin_cpu_init();
     const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
     const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
@@ -51,7 +51,7 @@ struct AvailableInt8 {
 
 AvailableInt8 detect_int8() {
     AvailableInt8 found;
-#if defined(__x86_64__)
+#ifdef __x86_64__
     // Where AVX-512 is forbidden, so are its dot products.
     bool avx512 = false;
     for (std::size_t k = 0; k < available().count; ++k) {

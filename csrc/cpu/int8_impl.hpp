@@ -77,7 +77,7 @@ void int8_gemm(const Int8GemmArgs& g) {
 }
 
 inline std::uint32_t bits_of(float x) {
-    std::uint32_t bits;
+    std::uint32_t bits = 0;
     __builtin_memcpy(&bits, &x, sizeof(bits));
     return bits;
 }
@@ -91,7 +91,7 @@ inline float quantize_group(const float* __restrict from, std::int64_t n,
         const std::uint32_t magnitude = bits_of(from[i]) & 0x7FFFFFFFU;
         greatest_bits = magnitude > greatest_bits ? magnitude : greatest_bits;
     }
-    float greatest;
+    float greatest = 0.0F;
     __builtin_memcpy(&greatest, &greatest_bits, sizeof(greatest));
     const float steps = greatest > 0.0F ? 127.0F / greatest : 0.0F;
     for (std::int64_t i = 0; i < n; ++i) {
@@ -112,7 +112,7 @@ void int8_quantize(const float* from, std::int64_t n, Word* to, float* scales) {
 }
 
 template <class Isa>
-constexpr Int8Ops make_int8_ops(const char* name) {
+constexpr Int8Ops make_int8_ops(const char* name) noexcept {
     return {.name = name, .gemm = int8_gemm<Isa>, .quantize = int8_quantize<Isa>};
 }
 

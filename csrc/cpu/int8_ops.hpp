@@ -15,10 +15,10 @@ namespace icm_fast::cpu {
 inline constexpr std::int64_t kInt8ValuesPerWord = 4;
 inline constexpr std::int64_t kInt8Group = 64;
 
-inline constexpr std::int64_t int8_words(std::int64_t n_values) {
+constexpr std::int64_t int8_words(std::int64_t n_values) {
     return (n_values + kInt8ValuesPerWord - 1) / kInt8ValuesPerWord;
 }
-inline constexpr std::int64_t int8_groups(std::int64_t n_values) {
+constexpr std::int64_t int8_groups(std::int64_t n_values) {
     return (n_values + kInt8Group - 1) / kInt8Group;
 }
 

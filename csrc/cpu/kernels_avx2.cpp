@@ -13,7 +13,7 @@ struct Avx2 : FloatWords {
     static constexpr int kRegisters = 16;
     using Floats = __m256;
     using Sums = Floats;
-    typedef int Ints __attribute__((vector_size(32)));
+    using Ints = int __attribute__((vector_size(32)));
     using Words = __m256;
 
     static Floats larger(Floats a, Floats b) { return _mm256_max_ps(a, b); }

@@ -14,7 +14,7 @@ struct Avx512Bf16 {
     static constexpr int kRegisters = 32;
     using Floats = __m512;
     using Sums = Floats;
-    typedef int Ints __attribute__((vector_size(64)));
+    using Ints = int __attribute__((vector_size(64)));
     using Words = __m512i;
 
     static Floats larger(Floats a, Floats b) { return _mm512_max_ps(a, b); }

@@ -12,7 +12,7 @@ struct Avx512Vnni {
     static constexpr int kRegisters = 32;
     using Floats = __m512;
     // Not __m512i, whose arrays GCC keeps in memory.
-    typedef std::int32_t Sums __attribute__((vector_size(64)));
+    using Sums = std::int32_t __attribute__((vector_size(64)));
     using Words = __m512i;
 
     static Words load_words(const Word* from) { return _mm512_loadu_si512(from); }

@@ -184,6 +184,7 @@ class Attention {
     };
 
   public:
+    // NOLINTNEXTLINE(cppcoreguidelines-pro-type-member-init): start() fills what a tile needs.
     explicit Attention(const AttendArgs& args)
         : args_(args),
           head_words_(args.head_dim / Isa::kWord),
@@ -303,12 +304,12 @@ class Attention {
         }
     }
 
-    Floats soft_cap(Floats s) const {
+    [[nodiscard]] Floats soft_cap(Floats s) const {
         const Floats twice = exponential<Isa>(s * (2.0F / args_.softcap));
         return (1.0F - 2.0F / (twice + 1.0F)) * args_.softcap;
     }
 
-    Floats mask(Floats s, std::int64_t key, int v) const {
+    [[nodiscard]] Floats mask(Floats s, std::int64_t key, int v) const {
         const Floats position = load<Isa>(position_ + v * Isa::kLanes);
         const Floats at = splat<Isa>(static_cast<float>(key));
         const Floats hidden = splat<Isa>(kMasked);
@@ -493,7 +494,7 @@ void store_value(const float* from, std::int64_t head_dim, std::int64_t slot, Wo
 }
 
 template <class Isa>
-constexpr Ops make_ops(const char* name) {
+constexpr Ops make_ops(const char* name) noexcept {
     return {.name = name,
             .format = Isa::kWord == 1 ? Format::kFloat32 : Format::kBfloat16,
             .values_per_word = Isa::kWord,

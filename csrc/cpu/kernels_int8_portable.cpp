@@ -8,9 +8,9 @@ namespace {
 struct PortableInt8 {
     static constexpr int kLanes = 4;
     static constexpr int kRegisters = 16;
-    typedef float Floats __attribute__((vector_size(16)));
-    typedef std::int32_t Sums __attribute__((vector_size(16)));
-    typedef Word Words __attribute__((vector_size(16)));
+    using Floats = float __attribute__((vector_size(16)));
+    using Sums = std::int32_t __attribute__((vector_size(16)));
+    using Words = Word __attribute__((vector_size(16)));
 
     static Words load_words(const Word* from) {
         Words x;

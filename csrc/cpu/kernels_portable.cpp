@@ -9,9 +9,9 @@ struct Portable : FloatWords {
     static constexpr int kLanes = 4;
     static constexpr int kVectors = 2;
     static constexpr int kRegisters = 16;
-    typedef float Floats __attribute__((vector_size(16)));
+    using Floats = float __attribute__((vector_size(16)));
     using Sums = Floats;
-    typedef int Ints __attribute__((vector_size(16)));
+    using Ints = int __attribute__((vector_size(16)));
     using Words = Floats;
 
     static Floats larger(Floats a, Floats b) { return a > b ? a : b; }
@@ -21,7 +21,7 @@ struct Portable : FloatWords {
         return x;
     }
     static Words broadcast(const Word* from) {
-        float x;
+        float x = 0.0F;
         __builtin_memcpy(&x, from, sizeof(x));
         return x - Words{};
     }

@@ -8,7 +8,7 @@ namespace icm_fast::cpu {
 
 extern const Ops kPortableOps;
 extern const Int8Ops kPortableInt8Ops;
-#if defined(__x86_64__)
+#ifdef __x86_64__
 extern const Ops kAvx2Ops;
 extern const Ops kAvx512Ops;
 extern const Ops kAvx512Bf16Ops;

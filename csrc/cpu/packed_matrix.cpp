@@ -5,10 +5,10 @@
 namespace icm_fast::cpu {
 
 PackedMatrix::PackedMatrix(const Ops& ops, std::span<const float* const> rows,
-                           std::int64_t n_inputs, std::int64_t padded_inputs) {
+                           std::int64_t n_inputs, std::int64_t padded_inputs)
+    : n_words_((padded_inputs + ops.values_per_word - 1) / ops.values_per_word) {
     const auto n_rows = static_cast<std::int64_t>(rows.size());
     n_panels_ = (n_rows + kPanelColumns - 1) / kPanelColumns;
-    n_words_ = (padded_inputs + ops.values_per_word - 1) / ops.values_per_word;
     words_.resize(n_panels_ * panel_words());
     std::vector<float> padded(static_cast<std::size_t>(n_words_ * ops.values_per_word), 0.0F);
     std::vector<Word> row_words(static_cast<std::size_t>(n_words_));

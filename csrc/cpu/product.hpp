@@ -31,7 +31,7 @@ inline void add_product(typename Isa::Sums (&sums)[R][V], const Word* a, std::in
     const Word* rows[kPointers];
 #pragma GCC unroll 16
     for (int p = 0; p < kPointers; ++p) {
-        rows[p] = layout == Layout::kRows ? a + 3 * p * a_step : a;
+        rows[p] = layout == Layout::kRows ? a + std::int64_t{3} * p * a_step : a;
     }
     for (std::int64_t k = 0; k < n_words; ++k) {
         typename Isa::Words column[V];
@@ -60,8 +60,10 @@ inline void add_product(typename Isa::Sums (&sums)[R][V], const Word* a, std::in
 
 // Rows that fit the registers beside V vectors of columns.
 template <class Isa, int V>
-inline constexpr int kRegisterRows =
-    Isa::kRegisters >= 32 ? (V == 1 ? 12 : 24 / V) : (V == 1 ? 8 : 12 / V);
+inline constexpr int kRegisterRows = [] {
+    if (Isa::kRegisters >= 32) return V == 1 ? 12 : 24 / V;
+    return V == 1 ? 8 : 12 / V;
+}();
 
 // work<R>(first) for the n_rows = R rows from `first` on.
 template <int R, class Work>

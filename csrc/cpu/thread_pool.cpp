@@ -6,7 +6,7 @@ namespace {
 constexpr int kSpins = 20000;
 
 inline void pause() {
-#if defined(__x86_64__)
+#ifdef __x86_64__
     __builtin_ia32_pause();
 #endif
 }

@@ -31,6 +31,8 @@ class ThreadPool {
     ~ThreadPool();
     ThreadPool(const ThreadPool&) = delete;
     ThreadPool& operator=(const ThreadPool&) = delete;
+    ThreadPool(ThreadPool&&) = delete;
+    ThreadPool& operator=(ThreadPool&&) = delete;
 
     [[nodiscard]] std::int32_t size() const { return n_threads_; }
     // Calls work(thread) once per thread, 0 .. size - 1, and returns when all are done. `work` must

@@ -14,9 +14,9 @@ namespace icm_fast::cpu {
 // Rows [begin, end) of the packed batch; its tokens see all `ranges` up to their own position. The
 // last range is the segment's own.
 struct Segment {
-    std::int64_t begin;
-    std::int64_t end;
-    std::int64_t start;  // position of the first row
+    std::int64_t begin = 0;
+    std::int64_t end = 0;
+    std::int64_t start = 0;  // position of the first row
     std::vector<KeyRange> ranges;
 };
 
@@ -27,7 +27,7 @@ struct AttentionShape {
 };
 
 struct AttentionOptions {
-    float scaling;
+    float scaling = 1.0F;
     float softcap = 0.0F;          // 0: none
     std::int64_t window = 0;       // 0: none
     const float* sinks = nullptr;  // [n_heads], or null

@@ -1,6 +1,7 @@
 #include "cuda/attention_tiles.hpp"
 
 #include <algorithm>
+#include <functional>
 
 namespace icm_fast::cuda {
 namespace {
@@ -36,8 +37,7 @@ TilePlan plan_tiles(std::span<const Segment> segments, std::int32_t group, std::
             add_rows(plan, static_cast<std::int32_t>(s), row, n_keys, keys_per_split);
         }
     }
-    std::stable_sort(plan.tiles.begin(), plan.tiles.end(),
-                     [](const Tile& a, const Tile& b) { return keys_of(a) > keys_of(b); });
+    std::ranges::stable_sort(plan.tiles, std::ranges::greater{}, keys_of);
     return plan;
 }
 

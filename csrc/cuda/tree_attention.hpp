@@ -20,6 +20,7 @@ enum class Dtype : std::int32_t { kBfloat16 = 0, kFloat16 = 1 };
 enum class Products : std::int32_t { kMma = 0, kWgmma = 1 };
 
 // Codes of our own, apart from CUDA's, which are positive.
+// NOLINTNEXTLINE(cppcoreguidelines-use-enum-class): they share one integer with CUDA's codes.
 enum Status : std::int32_t {
     kOk = 0,
     kUnsupportedHeadDim = -1,

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <numeric>
+#include <stdexcept>
 #include <utility>
 
 #include "engine/objective.hpp"
@@ -10,15 +11,24 @@
 #include "engine/unlabelled_draws.hpp"
 
 namespace icm_fast::engine {
+namespace {
+
+State unlabelled_state(const Problem& problem) {
+    return {.labels = Labels(problem.n_examples(), kUnlabelled),
+            .scores = std::vector<float>(problem.n_examples() * problem.n_labels(), 0.0F)};
+}
+
+}  // namespace
 
 Annealer::Annealer(ConstraintGraph graph, SearchSettings settings)
-    : problem_(std::move(graph), std::move(settings)) {
-    const std::size_t n = problem_.n_examples();
-    enter(Labels(n, kUnlabelled), {.scores = std::vector<float>(n * problem_.n_labels(), 0.0F)});
-    best_ = state_;
+    : problem_(std::move(graph), std::move(settings)),
+      state_(unlabelled_state(problem_)),
+      best_(state_) {
+    proposals_.enter(state_);
     if (problem_.settings.needs_prior()) {
         phase_ = Phase::kPrior;
-        pending_ = Ask{.labels = state_.labels, .rows = std::vector<bool>(n, true)};
+        pending_ =
+            Ask{.labels = state_.labels, .rows = std::vector<bool>(problem_.n_examples(), true)};
         return;
     }
     begin_init(first_labels());
@@ -28,16 +38,16 @@ Annealer::Annealer(ConstraintGraph graph, SearchSettings settings)
 // ---- Answers ------------------------------------------------------------------------------------
 
 void Annealer::tell(std::span<const float> scores) {
-    require(pending_.has_value(), "tell() without an ask: the search is over");
+    if (!pending_) throw std::invalid_argument("tell() without an ask: the search is over");
     require(scores.size() == state_.scores.size(), "scores must be [n_examples, n_labels]");
     require(std::ranges::none_of(scores, [](float s) { return std::isinf(s); }),
             "scores must be finite, or NaN where they are not needed");
     if (phase_ == Phase::kPrior) {
-        tell_prior(scores);
+        tell_prior(*pending_, scores);
     } else if (pending_->is_lookup) {
-        tell_lookup(scores);
+        tell_lookup(*pending_, scores);
     } else {
-        tell_evaluation(scores);
+        tell_evaluation(*pending_, scores);
     }
     pending_.reset();
     advance();
@@ -45,8 +55,8 @@ void Annealer::tell(std::span<const float> scores) {
 
 // What the model says without any demonstration: where the search starts, or what its proposals
 // lean on.
-void Annealer::tell_prior(std::span<const float> scores) {
-    acceptance_.check_covered(*pending_, scores);
+void Annealer::tell_prior(const Ask& ask, std::span<const float> scores) {
+    acceptance_.check_covered(ask, scores);
     std::vector<double> prior =
         adjusted_scores(settings().objective, state_.labels, {scores, problem_.n_labels()},
                         settings().label_shares);
@@ -62,8 +72,8 @@ void Annealer::tell_prior(std::span<const float> scores) {
 }
 
 // Scores of more examples under labels whose utility is known.
-void Annealer::tell_lookup(std::span<const float> scores) {
-    acceptance_.check_covered(*pending_, scores);
+void Annealer::tell_lookup(const Ask& ask, std::span<const float> scores) {
+    acceptance_.check_covered(ask, scores);
     State& state = phase_ == Phase::kFinish && settings().return_best ? best_ : state_;
     for (std::size_t k = 0; k < scores.size(); ++k) {
         if (!std::isnan(state.scores[k]) || std::isnan(scores[k])) continue;
@@ -72,15 +82,15 @@ void Annealer::tell_lookup(std::span<const float> scores) {
     }
 }
 
-void Annealer::tell_evaluation(std::span<const float> scores) {
-    Evaluation evaluation = acceptance_.evaluate(*pending_, scores);
-    known_.emplace(std::move(pending_->labels), std::move(evaluation));
+void Annealer::tell_evaluation(Ask& ask, std::span<const float> scores) {
+    Evaluation evaluation = acceptance_.evaluate(ask, scores);
+    known_.emplace(std::move(ask.labels), std::move(evaluation));
     ++n_asks_;
     ++n_evaluations_;
 }
 
 bool Annealer::rejects(std::span<const float> scores) const {
-    if (!may_reject()) return false;
+    if (!pending_ || !may_reject()) return false;
     require(scores.size() == state_.scores.size(), "scores must be [n_examples, n_labels]");
     return acceptance_.rejects(*pending_, scores);
 }
@@ -282,16 +292,15 @@ void Annealer::look_up(const State& state, std::vector<bool> rows) {
 
 void Annealer::adopt(const Evaluation& evaluation) {
     if (proposal_.move != Move::kInit) ++n_accepted_;
-    enter(proposal_.labels, evaluation);
+    state_ = {.labels = proposal_.labels,
+              .scores = evaluation.scores,
+              .utility = evaluation.utility,
+              .n_labelled = count_labelled(proposal_.labels)};
+    proposals_.enter(state_);
     const bool is_best = state_.n_labelled != best_.n_labelled
                              ? state_.n_labelled > best_.n_labelled
                              : state_.utility > best_.utility;
     if (is_best) best_ = state_;
-}
-
-void Annealer::enter(const Labels& labels, const Evaluation& evaluation) {
-    state_ = {labels, evaluation.scores, evaluation.utility, count_labelled(labels)};
-    proposals_.enter(state_);
 }
 
 bool Annealer::is_spent() const {

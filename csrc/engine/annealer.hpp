@@ -97,9 +97,9 @@ class Annealer {
     [[nodiscard]] std::uint64_t step() const { return static_cast<std::uint64_t>(iteration_); }
 
     // Answers.
-    void tell_prior(std::span<const float> scores);
-    void tell_lookup(std::span<const float> scores);
-    void tell_evaluation(std::span<const float> scores);
+    void tell_prior(const Ask& ask, std::span<const float> scores);
+    void tell_lookup(const Ask& ask, std::span<const float> scores);
+    void tell_evaluation(Ask& ask, std::span<const float> scores);
 
     // Phases. Each moves on to another one, or sets `pending_` and is entered again once that is
     // answered.
@@ -118,7 +118,6 @@ class Annealer {
     void ask_for(Labels labels, double threshold);
     void look_up(const State& state, std::vector<bool> rows);
     void adopt(const Evaluation& evaluation);
-    void enter(const Labels& labels, const Evaluation& evaluation);
     void end(std::string reason);
     [[nodiscard]] Labels first_labels() const;
     [[nodiscard]] bool is_spent() const;

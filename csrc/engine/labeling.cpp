@@ -84,7 +84,7 @@ class JointAssignment {
                 // A pair inside the component is met from both its ends: count it at the first.
                 const bool met_before =
                     edge.other < i && std::ranges::binary_search(members, edge.other);
-                merit.violations += !met_before && graph_.is_violated(edge.pair, labels_);
+                if (!met_before && graph_.is_violated(edge.pair, labels_)) ++merit.violations;
             }
             merit.score +=
                 adjusted_[index(i) * index(graph_.n_labels()) + index(labels_[index(i)])];

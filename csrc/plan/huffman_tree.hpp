@@ -20,18 +20,22 @@ class HuffmanTree {
         order_leaves();
     }
 
-    std::int32_t root() const { return n_leaves_ + static_cast<std::int32_t>(left_.size()) - 1; }
-    bool is_leaf(std::int32_t node) const { return node < n_leaves_; }
-    std::int32_t left(std::int32_t node) const { return left_[at(node)]; }
-    std::int32_t right(std::int32_t node) const { return right_[at(node)]; }
+    [[nodiscard]] std::int32_t root() const {
+        return n_leaves_ + static_cast<std::int32_t>(left_.size()) - 1;
+    }
+    [[nodiscard]] bool is_leaf(std::int32_t node) const { return node < n_leaves_; }
+    [[nodiscard]] std::int32_t left(std::int32_t node) const { return left_[at(node)]; }
+    [[nodiscard]] std::int32_t right(std::int32_t node) const { return right_[at(node)]; }
     // The leaves under a node, from left to right.
-    std::span<const std::int32_t> leaves_under(std::int32_t node) const {
+    [[nodiscard]] std::span<const std::int32_t> leaves_under(std::int32_t node) const {
         const auto index = static_cast<std::size_t>(node);
         return std::span(leaf_order_).subspan(first_leaf_[index], leaf_count_[index]);
     }
 
   private:
-    std::size_t at(std::int32_t node) const { return static_cast<std::size_t>(node - n_leaves_); }
+    [[nodiscard]] std::size_t at(std::int32_t node) const {
+        return static_cast<std::size_t>(node - n_leaves_);
+    }
 
     void merge(std::span<const std::int64_t> weights) {
         // Equal weights leave the queue in the order they entered it: least depth among optima.

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <ranges>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -18,11 +19,9 @@ constexpr std::int64_t kMaxTokens = std::numeric_limits<std::int32_t>::max();
 constexpr std::size_t kMaxExamples = std::size_t{1} << 24;
 
 // Streams of random words, so that one order does not move when another grows.
-enum Stream : std::uint64_t {
-    kLeafOrder = 0,
-    kCommonOrder = 1,
-    kNodeOrder = 2,  // and one more for each node of the tree
-};
+constexpr std::uint64_t kLeafOrder = 0;
+constexpr std::uint64_t kCommonOrder = 1;
+constexpr std::uint64_t kNodeOrder = 2;  // and one more for each node of the tree
 
 [[noreturn]] void reject(const std::string& message) { throw std::invalid_argument(message); }
 
@@ -167,16 +166,17 @@ class SegmentWriter {
     LooTree take() && { return std::move(tree_); }
 
   private:
-    std::int64_t end(std::int32_t segment) const {
+    [[nodiscard]] std::int64_t end(std::int32_t segment) const {
         const auto index = static_cast<std::size_t>(segment);
         return segment == kNone ? 0 : tree_.start[index] + tree_.n_tokens[index];
     }
 
-    bool follows_demonstration(std::int32_t parent) const {
+    [[nodiscard]] bool follows_demonstration(std::int32_t parent) const {
         return parent != kNone && holds_demonstration_[static_cast<std::size_t>(parent)];
     }
 
-    std::int64_t demonstration_sum(std::int32_t parent, std::span<const std::int32_t> demos) const {
+    [[nodiscard]] std::int64_t demonstration_sum(std::int32_t parent,
+                                                 std::span<const std::int32_t> demos) const {
         if (demos.empty()) return 0;
         const auto first = static_cast<std::size_t>(demos.front());
         std::int64_t sum = follows_demonstration(parent) ? 0 : input_.first_extra[first];
@@ -198,7 +198,7 @@ class SegmentWriter {
         tree_.n_tokens.push_back(tokens);
         tree_.start.push_back(start);
         // With tokens of its own the root is the only segment without a parent.
-        tree_.has_root_token.push_back(parent == kNone && input_.root_tokens > 0);
+        tree_.has_root_token.push_back(parent == kNone && input_.root_tokens > 0 ? 1 : 0);
         holds_demonstration_.push_back(!demos.empty() || follows_demonstration(parent));
         tree_.total_tokens += tokens;
         tree_.longest_context = std::max(tree_.longest_context, start + tokens);
@@ -245,6 +245,7 @@ class TreeBuilder {
     // One weight per leaf and, for the queries that see every leaf, one of 0 at the end.
     static std::vector<std::int64_t> leaf_weights(const PlanInput& input, const Roles& roles) {
         std::vector<std::int64_t> weights;
+        weights.reserve(roles.leaves.size() + 1);
         for (const std::int32_t example : roles.leaves) {
             weights.push_back(input.demonstration_tokens[static_cast<std::size_t>(example)]);
         }
@@ -253,11 +254,11 @@ class TreeBuilder {
         return weights;
     }
 
-    bool is_virtual(std::int32_t leaf) const {
+    [[nodiscard]] bool is_virtual(std::int32_t leaf) const {
         return static_cast<std::size_t>(leaf) == roles_.leaves.size();
     }
 
-    std::vector<std::int32_t> sibling_demos(const Visit& visit) const {
+    [[nodiscard]] std::vector<std::int32_t> sibling_demos(const Visit& visit) const {
         std::vector<std::int32_t> demos;
         if (visit.sibling == kNone) return demos;
         for (const std::int32_t leaf : huffman_.leaves_under(visit.sibling)) {
@@ -350,8 +351,8 @@ std::vector<std::int32_t> LooTree::context(std::int64_t example) const {
         path.push_back(at);
     }
     std::vector<std::int32_t> order;
-    for (auto segment = path.rbegin(); segment != path.rend(); ++segment) {
-        const auto part = demos_of(*segment);
+    for (const std::int32_t segment : std::views::reverse(path)) {
+        const auto part = demos_of(segment);
         order.insert(order.end(), part.begin(), part.end());
     }
     return order;

@@ -52,16 +52,18 @@ struct LooTree {
     std::int64_t naive_tokens = 0;     // the same contexts, each forwarded from its first token
     std::int64_t longest_context = 0;  // tokens, the prompt and its tail included
 
-    std::int64_t n_segments() const { return static_cast<std::int64_t>(parent.size()); }
-    std::int64_t n_demonstration_encodings() const {
+    [[nodiscard]] std::int64_t n_segments() const {
+        return static_cast<std::int64_t>(parent.size());
+    }
+    [[nodiscard]] std::int64_t n_demonstration_encodings() const {
         return static_cast<std::int64_t>(demos.size());
     }
-    std::span<const std::int32_t> demos_of(std::int64_t segment) const;
+    [[nodiscard]] std::span<const std::int32_t> demos_of(std::int64_t segment) const;
     // Demonstrations before the query of `example`, in the order the model sees them.
     // Throws std::invalid_argument unless the example exists and is queried.
-    std::vector<std::int32_t> context(std::int64_t example) const;
+    [[nodiscard]] std::vector<std::int32_t> context(std::int64_t example) const;
     // The segment that ends with the prompt of `example`; throws as `context` does.
-    std::int32_t query_segment_of(std::int64_t example) const;
+    [[nodiscard]] std::int32_t query_segment_of(std::int64_t example) const;
 };
 
 // Builds the tree: Huffman over the demonstrations of labelled, queried examples, with all

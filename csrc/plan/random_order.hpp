@@ -11,9 +11,9 @@ namespace icm_fast::plan {
 
 // One step of splitmix64 (Steele, Lea, Flood 2014): a bijection of 64-bit words.
 constexpr std::uint64_t splitmix64(std::uint64_t word) {
-    word += 0x9E3779B97F4A7C15ull;
-    word = (word ^ (word >> 30)) * 0xBF58476D1CE4E5B9ull;
-    word = (word ^ (word >> 27)) * 0x94D049BB133111EBull;
+    word += 0x9E3779B97F4A7C15ULL;
+    word = (word ^ (word >> 30)) * 0xBF58476D1CE4E5B9ULL;
+    word = (word ^ (word >> 27)) * 0x94D049BB133111EBULL;
     return word ^ (word >> 31);
 }
 

@@ -8,6 +8,7 @@
 namespace icm_fast::plan {
 
 std::int64_t RangeAllocator::allocate(std::int64_t size) {
+    // NOLINTNEXTLINE(bugprone-unchecked-optional-access): no range exceeds this limit.
     return try_allocate(size, std::numeric_limits<std::int64_t>::max()).value();
 }
 
@@ -15,8 +16,8 @@ std::optional<std::int64_t> RangeAllocator::try_allocate(std::int64_t size, std:
     if (size < 1) {
         throw std::invalid_argument("a range needs 1 slot or more, got " + std::to_string(size));
     }
-    const auto hole = std::find_if(free_.begin(), free_.end(),
-                                   [size](const auto& range) { return range.second >= size; });
+    const auto hole =
+        std::ranges::find_if(free_, [size](const auto& range) { return range.second >= size; });
     const bool has_hole = hole != free_.end();
     const std::int64_t end = has_hole ? hole->first + size : extended_from() + size;
     if (end > limit) return std::nullopt;

@@ -24,22 +24,22 @@ class RangeAllocator {
     void release(std::int64_t offset);
 
     // Highest end ever used, in slots: the size of the pool to reserve.
-    std::int64_t capacity() const { return capacity_; }
+    [[nodiscard]] std::int64_t capacity() const { return capacity_; }
     // Slots in live ranges now, and the most there ever were.
-    std::int64_t live() const { return live_slots_; }
-    std::int64_t peak() const { return peak_slots_; }
+    [[nodiscard]] std::int64_t live() const { return live_slots_; }
+    [[nodiscard]] std::int64_t peak() const { return peak_slots_; }
     // Number of free holes below the capacity; neighbours are always joined.
-    std::int64_t holes() const { return static_cast<std::int64_t>(free_.size()); }
+    [[nodiscard]] std::int64_t holes() const { return static_cast<std::int64_t>(free_.size()); }
 
     // Empty when live ranges and holes tile [0, capacity) without overlap and no two holes touch;
     // otherwise what is broken, in one line.
-    std::string integrity_error() const;
+    [[nodiscard]] std::string integrity_error() const;
 
   private:
     using Ranges = std::map<std::int64_t, std::int64_t>;  // offset -> size, in slots
 
     std::int64_t take_hole(Ranges::iterator hole, std::int64_t size);
-    std::int64_t extended_from() const;
+    [[nodiscard]] std::int64_t extended_from() const;
     std::int64_t extend(std::int64_t size);
 
     Ranges live_;

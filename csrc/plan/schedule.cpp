@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <iterator>
+#include <ranges>
 #include <span>
 #include <stdexcept>
 #include <string>
@@ -98,13 +99,13 @@ class Batcher {
   private:
     // Siblings share all that is live above them, which is what their contexts start after: the
     // sub-trees served before them have been freed.
-    std::int64_t room_beside(std::int32_t segment) const {
+    [[nodiscard]] std::int64_t room_beside(std::int32_t segment) const {
         const std::int64_t room =
             limits_.kv_budget_tokens - tree_.start[static_cast<std::size_t>(segment)];
         return limits_.stage_tokens > 0 ? std::min(room, limits_.stage_tokens) : room;
     }
 
-    bool fits(std::span<const std::int32_t> siblings) const {
+    [[nodiscard]] bool fits(std::span<const std::int32_t> siblings) const {
         std::int64_t tokens = 0;
         for (const std::int32_t s : siblings)
             tokens += subtree_tokens_[static_cast<std::size_t>(s)];
@@ -125,7 +126,7 @@ class Batcher {
             groups.back().push_back(s);
             room -= tokens;
         }
-        std::move(groups.rbegin(), groups.rend(), std::back_inserter(pending));
+        std::ranges::move(std::views::reverse(groups), std::back_inserter(pending));
     }
 
     void run_levels(Segments level) {

@@ -29,7 +29,9 @@ struct Schedule {
     std::int64_t peak_kv_tokens = 0;                // most tokens live in any batch
     std::int64_t pool_tokens = 0;                   // slots that the pool must have
 
-    std::int64_t n_batches() const { return static_cast<std::int64_t>(batch_offsets.size()) - 1; }
+    [[nodiscard]] std::int64_t n_batches() const {
+        return static_cast<std::int64_t>(batch_offsets.size()) - 1;
+    }
 };
 
 // Slots that a segment of `n_tokens` takes. Every segment begins at an even slot: a word holds two

@@ -153,7 +153,8 @@ NATIVE_TEST(attention, weights_are_accurate_over_their_range) {
         const Floats one = {1.0F, 1.0F};
         const Words query = stored(ops, one);
         pool.write(0, 0, 0, zero.data(), zero.data());
-        for (float difference = -80.0F; difference <= 80.0F; difference += 0.3125F) {
+        for (int step = -256; step <= 256; ++step) {
+            const float difference = 0.3125F * static_cast<float>(step);
             const Input input("difference " + std::to_string(difference));
             const Floats key = {1.0F, 0.0F};
             pool.write(0, 0, 1, key.data(), one.data());

@@ -71,7 +71,7 @@ void copy_box(void* target, const BoxMap& map, int column, int slot, int head,
 
 void bring_boxes(PendingBoxes& pending) {
     if (pending.n_begun < pending.n_expected) emulation_fails("a box is expected and never begun");
-    std::for_each(pending.boxes.begin(), pending.boxes.end(), bring);
+    std::ranges::for_each(pending.boxes, bring);
     pending = {};
 }
 

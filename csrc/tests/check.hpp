@@ -35,6 +35,8 @@ struct Input {
     ~Input() { inputs().pop_back(); }
     Input(const Input&) = delete;
     Input& operator=(const Input&) = delete;
+    Input(Input&&) = delete;
+    Input& operator=(Input&&) = delete;
 };
 
 // Ends the case: its first failure is the one that tells most.

@@ -1,5 +1,6 @@
 #include "tests/cuda_block.hpp"
 
+#include <algorithm>
 #include <stdexcept>
 #include <utility>
 
@@ -66,10 +67,7 @@ void Block::run(const EmulatedLaunch& launch) {
 }
 
 bool Block::finished() const {
-    for (const Thread& thread : threads_) {
-        if (!thread.finished) return false;
-    }
-    return true;
+    return std::ranges::all_of(threads_, [](const Thread& thread) { return thread.finished; });
 }
 
 bool Block::run_warps() {

@@ -61,7 +61,7 @@ class Block {
     unsigned char* shared() { return reinterpret_cast<unsigned char*>(shared_.data()); }
     void check_shared(const void* pointer, const char* what) const;
     void begin_copy(const Copy& copy);
-    void finish_copies(Thread& thread);
+    static void finish_copies(Thread& thread);
     void finish_copies() { finish_copies(current()); }
     // Makes a group of this thread's copies; waits for all groups but the last `n_pending`.
     void group_copies();
@@ -121,12 +121,12 @@ Out Block::together(const In& input, void (*operation)(const std::array<In, kEmu
     const auto* name = reinterpret_cast<const void*>(operation);
     if (warp.gate.arrived == 0) warp.operation = name;
     if (warp.operation != name) emulation_fails("lanes of one warp do different things together");
-    std::memcpy(warp.inputs[lane].data(), &input, sizeof(In));
+    std::memcpy(warp.inputs[lane].data(), static_cast<const void*>(&input), sizeof(In));
     if (warp.gate.arrived + 1 == kEmulatedLanes) {
         std::array<In, kEmulatedLanes> inputs;
         std::array<Out, kEmulatedLanes> outputs;
         for (std::size_t k = 0; k < kEmulatedLanes; ++k) {
-            std::memcpy(&inputs[k], warp.inputs[k].data(), sizeof(In));
+            std::memcpy(static_cast<void*>(&inputs[k]), warp.inputs[k].data(), sizeof(In));
         }
         operation(inputs, outputs);
         for (std::size_t k = 0; k < kEmulatedLanes; ++k) {

@@ -152,7 +152,7 @@ float Float16::widen(std::uint16_t bits) {
 }
 
 std::uint16_t Float16::round(float value) {
-    const std::uint32_t bits = std::bit_cast<std::uint32_t>(value);
+    const auto bits = std::bit_cast<std::uint32_t>(value);
     const std::uint32_t sign = bits >> 16U & 0x8000U;
     const float size = std::abs(value);
     if (std::isnan(value)) return 0x7FFF;

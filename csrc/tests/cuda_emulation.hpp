@@ -16,12 +16,10 @@
 #include <functional>
 #include <string>
 
-// NOLINTBEGIN(bugprone-reserved-identifier): these are CUDA's names.
 #define __global__
 #define __device__
 #define __forceinline__ inline
 #define __launch_bounds__(...)
-// NOLINTEND(bugprone-reserved-identifier)
 #define ICM_FAST_UNROLL
 
 struct EmulatedIndex {

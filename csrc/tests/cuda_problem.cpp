@@ -65,14 +65,14 @@ void CudaProblem::add_segments() {
 
 CudaProblem::Halves CudaProblem::stored(const Floats& values) const {
     Halves halves(values.size());
-    std::transform(values.begin(), values.end(), halves.begin(),
-                   [&](float value) { return rounded(shape_.dtype, value); });
+    std::ranges::transform(values, halves.begin(),
+                           [&](float value) { return rounded(shape_.dtype, value); });
     return halves;
 }
 
 CudaProblem::Halves CudaProblem::guarded(const Halves& values) const {
     Halves all(values.size() + 2 * to_size(kGuardRows * shape_.head_dim), kNanHalf);
-    std::copy(values.begin(), values.end(), all.begin() + kGuardRows * shape_.head_dim);
+    std::ranges::copy(values, all.begin() + kGuardRows * shape_.head_dim);
     return all;
 }
 

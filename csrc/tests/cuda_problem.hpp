@@ -40,7 +40,7 @@ class CudaProblem {
     using Halves = std::vector<std::uint16_t>;
 
     void add_segments();
-    Halves stored(const Floats& values) const;
+    [[nodiscard]] Halves stored(const Floats& values) const;
     [[nodiscard]] Halves guarded(const Halves& values) const;
     [[nodiscard]] cuda::HeadRows rows(Halves& values, std::int64_t heads) const;
     cuda::AttentionCall make_call(const cpu::AttentionOptions& options,

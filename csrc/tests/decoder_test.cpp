@@ -237,10 +237,10 @@ NATIVE_TEST(decoder, positions_outside_the_rotary_tables_are_refused) {
 NATIVE_TEST(decoder, pools_of_another_model_are_refused) {
     Call call;
     const cpu::KvShape shape = call.pool.shape();
-    for (cpu::KvShape other : {shape, shape, shape}) {
-        static int k = 0;
-        (k == 0 ? other.n_layers : k == 1 ? other.n_heads : other.head_dim) += 2;
-        ++k;
+    for (const auto size :
+         {&cpu::KvShape::n_layers, &cpu::KvShape::n_heads, &cpu::KvShape::head_dim}) {
+        cpu::KvShape other = shape;
+        other.*size += 2;
         cpu::KvPool pool(call.decoder->ops(), other);
         check_refused("for another model",
                       [&] { call.decoder->forward(call.batch, call.embeddings, pool, call.out); });

@@ -18,6 +18,9 @@ class Fiber {
     explicit Fiber(std::function<void()> work);
     Fiber(const Fiber&) = delete;
     Fiber& operator=(const Fiber&) = delete;
+    Fiber(Fiber&&) = delete;
+    Fiber& operator=(Fiber&&) = delete;
+    ~Fiber() = default;
 
     // Leaves this fiber, which is the one that runs, for `other`, until somebody switches back.
     void switch_to(Fiber& other);

@@ -29,7 +29,7 @@ class PlainDecoder {
                                  std::size_t token) const;
     [[nodiscard]] Doubles feed_forward(const TinyLayer& layer, const Doubles& state) const;
     // Norms and turns the heads of one token.
-    void place(Doubles& heads, const Floats& norm, const TinyLayer& layer,
+    void place(Doubles& heads, const Floats& weight, const TinyLayer& layer,
                std::size_t position) const;
 
     cpu::DecoderShape shape_;

@@ -34,7 +34,8 @@ Floats stored_value(const cpu::Ops& ops, const cpu::Word* values, std::int64_t s
 Floats mark(std::int64_t layer, std::int64_t head, std::int64_t slot, float sign) {
     const auto base = static_cast<float>((layer * 3 + head) * 7 + slot + 1);
     Floats row;
-    for (std::int64_t d = 0; d < kDim; ++d) row.push_back(sign * (base + 64.0F * (d % 2)));
+    for (std::int64_t d = 0; d < kDim; ++d)
+        row.push_back(sign * (base + 64.0F * static_cast<float>(d % 2)));
     return row;
 }
 

@@ -73,17 +73,20 @@ NATIVE_TEST(proposals, large_moves_do_not_return_to_a_state_that_was_left) {
 }
 
 NATIVE_TEST(proposals, single_moves_take_the_largest_gain_and_give_up_after_some_tries) {
-    SearchSettings settings = with_moves({.single = true, .grow = true});
-    settings.single_tries = 2;
-    Search search = two_disagreements(settings);
-    for (const std::int32_t wanted : {2, 1}) {
-        const auto single = search.proposals.next(1);
-        CHECK(single && single->move == Move::kSingle);
-        CHECK(single->examples == engine::Examples{wanted});
-        CHECK_EQUAL(single->labels[engine::index(wanted)], 1);
-        search.proposals.reject(*single);
+    const std::vector<std::int32_t> by_gain = {2, 1};
+    for (const std::size_t tries : {std::size_t{1}, std::size_t{2}}) {
+        SearchSettings settings = with_moves({.single = true, .grow = true});
+        settings.single_tries = static_cast<std::int64_t>(tries);
+        Search search = two_disagreements(settings);
+        for (std::size_t k = 0; k < tries; ++k) {
+            const auto single = search.proposals.next(1);
+            CHECK(single && single->move == Move::kSingle);
+            CHECK(single->examples == engine::Examples{by_gain[k]});
+            CHECK_EQUAL(single->labels[engine::index(by_gain[k])], 1);
+            search.proposals.reject(*single);
+        }
+        CHECK(!search.proposals.next(1));
     }
-    CHECK(!search.proposals.next(1));
 }
 
 NATIVE_TEST(proposals, a_group_gets_its_best_consistent_labels) {

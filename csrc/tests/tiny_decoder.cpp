@@ -92,7 +92,8 @@ std::vector<cpu::RotaryTable> make_rotary(const cpu::DecoderShape& shape,
     for (const std::int64_t half : {shape.head_dim / 2, shape.head_dim / 2 - 1}) {
         cpu::RotaryTable table{.half = half, .n_positions = n_positions, .cosine = {}, .sine = {}};
         for (std::int64_t at = 0; at < n_positions * half; ++at) {
-            const auto angle = static_cast<float>(at / half) / static_cast<float>(1 + at % half);
+            const std::int64_t position = at / half;
+            const auto angle = static_cast<float>(position) / static_cast<float>(1 + at % half);
             table.cosine.push_back(std::cos(angle));
             table.sine.push_back(std::sin(angle));
         }

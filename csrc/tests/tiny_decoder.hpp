@@ -46,7 +46,7 @@ struct TinyLayer {
 // With all that a layer can have, or with as little as it can.
 enum class Parts { kFewest, kAll };
 
-TinyLayer make_layer(const cpu::DecoderShape& shape, Parts parts, std::int64_t layer);
+TinyLayer make_layer(const cpu::DecoderShape& shape, Parts parts, std::int64_t index);
 std::vector<cpu::RotaryTable> make_rotary(const cpu::DecoderShape& shape, std::int64_t n_positions);
 std::unique_ptr<cpu::Decoder> make_decoder(const cpu::Ops& ops, const cpu::DecoderShape& shape,
                                            Parts parts, std::int32_t n_threads,

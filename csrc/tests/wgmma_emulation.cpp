@@ -37,9 +37,11 @@ struct BusySums {
     std::size_t n_products = 0;
 };
 
+enum class Operation { kBegin, kFence, kCommit, kWait };
+
 struct Warpgroup {
     Gate gate;
-    int operation = 0;
+    Operation operation = Operation::kBegin;
     Threads threads;
     bool fenced = false;
     std::vector<Product> open;
@@ -54,7 +56,7 @@ std::vector<Warpgroup>& warpgroups() {
 
 // All threads of a warpgroup come, and the last one does the work.
 template <typename Work>
-void together(int operation, const WgmmaThread& thread, const Work& work) {
+void together(Operation operation, const WgmmaThread& thread, const Work& work) {
     const std::size_t index = block().thread_index();
     if (index / kThreads >= warpgroups().size()) emulation_fails("wgmma by less than 128 threads");
     Warpgroup& group = warpgroups()[index / kThreads];
@@ -176,7 +178,7 @@ void begin(Warpgroup& group) {
     }
     BusySums& sums = occupy(group);
     if (sums.columns != group.threads[0].n_blocks * 8) emulation_fails("wgmma of another shape");
-    if (!group.threads[0].accumulate) std::fill(sums.values.begin(), sums.values.end(), 0.0F);
+    if (!group.threads[0].accumulate) std::ranges::fill(sums.values, 0.0F);
     add(product, sums);
     ++sums.n_products;
     ++block().counts().warpgroup_products;
@@ -209,8 +211,6 @@ void end(Warpgroup& group, const Product& product) {
     give_back(sums);
     group.busy.erase(group.busy.begin() + (&sums - group.busy.data()));
 }
-
-enum Operation { kBegin, kFence, kCommit, kWait };
 
 }  // namespace
 
@@ -250,19 +250,19 @@ std::uint32_t shared_address(const void* pointer) {
 void fence_proxy_async() { block().fence_copies(); }
 
 void wgmma_fence() {
-    together(kFence, {}, [](Warpgroup& group) { group.fenced = true; });
+    together(Operation::kFence, {}, [](Warpgroup& group) { group.fenced = true; });
 }
 
-void begin_wgmma(const WgmmaThread& thread) { together(kBegin, thread, begin); }
+void begin_wgmma(const WgmmaThread& thread) { together(Operation::kBegin, thread, begin); }
 
 void wgmma_commit() {
-    together(kCommit, {},
+    together(Operation::kCommit, {},
              [](Warpgroup& group) { group.groups.push_back(std::exchange(group.open, {})); });
 }
 
 // Registers are the threads' again afterwards, hence the next product needs a new fence.
 void wgmma_wait_for(std::size_t n_pending) {
-    together(kWait, {}, [n_pending](Warpgroup& group) {
+    together(Operation::kWait, {}, [n_pending](Warpgroup& group) {
         while (group.groups.size() > n_pending) {
             for (const Product& product : group.groups.front()) end(group, product);
             group.groups.pop_front();

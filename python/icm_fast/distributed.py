@@ -1,7 +1,7 @@
-"""The processes of one training, as ``accelerate launch`` or ``torchrun`` start them.
+"""The processes of one training, as started by ``accelerate launch`` or ``torchrun``.
 
-In a single process nothing here does anything. torch is imported only by what talks to other
-processes, since a command line asks for its rank before all else.
+In a single process all of this does nothing. torch is imported only by what talks to other
+processes, because a command line needs its rank before anything else.
 """
 
 from __future__ import annotations
@@ -10,19 +10,38 @@ import os
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from icm_fast.errors import InputError, first_line
+
+if TYPE_CHECKING:
+    import torch
 
 T = TypeVar("T")
 
 _VARIABLES = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 _OTHER_WAYS = {"ACCELERATE_USE_FSDP": "FSDP", "ACCELERATE_USE_DEEPSPEED": "DeepSpeed"}
-_WAIT = timedelta(days=7)  # the main process may label a pool meanwhile
-_PATIENCE = timedelta(seconds=10)
-_BUCKET = 2**25
+_WAIT = timedelta(days=7)  # the main process may label a pool in the meantime
+_STORE_TIMEOUT = timedelta(seconds=10)
+_BUCKET_ELEMENTS = 2**25
+
+
+@dataclass(frozen=True, slots=True)
+class _Value(Generic[T]):
+    """What the main process computed."""
+
+    value: T
+
+
+@dataclass(frozen=True, slots=True)
+class _Fault:
+    """Why the main process computed nothing."""
+
+    message: str
+    bad_input: bool
 
 
 def world_size() -> int:
@@ -33,20 +52,20 @@ def world_size() -> int:
 
 
 def rank() -> int:
-    """Number of this process, from 0."""
+    """Rank of this process, from 0."""
     return int(os.environ["RANK"]) if world_size() > 1 else 0
 
 
 def is_main() -> bool:
-    """Whether this process is the one that locks, writes and speaks."""
+    """Whether this process is the one that locks, writes and prints."""
     return rank() == 0
 
 
 def start() -> None:
-    """Join the other processes, and take the device of this one; before a model is loaded.
+    """Join the other processes and select the device of this one; call before loading a model.
 
     Raises:
-        InputError: The launcher asks for what trainings here cannot do.
+        InputError: The launcher requests FSDP or DeepSpeed, or more processes than GPUs.
     """
     if world_size() == 1:
         return
@@ -62,8 +81,8 @@ def start() -> None:
     local = int(os.environ["LOCAL_RANK"])
     if devices and local >= torch.cuda.device_count():
         raise InputError(
-            f"process {local} of this machine has no GPU of its own, there are "
-            f"{torch.cuda.device_count()}; launch as many processes as there are GPUs"
+            f"process {local} of this machine has no separate GPU, there are "
+            f"{torch.cuda.device_count()}; launch at most one process per GPU"
         )
     if devices:
         torch.cuda.set_device(local)
@@ -73,7 +92,7 @@ def start() -> None:
 
 
 def stop() -> None:
-    """Leave the other processes after all went well."""
+    """Leave the other processes after success."""
     if world_size() > 1:
         import torch
 
@@ -82,8 +101,8 @@ def stop() -> None:
             torch.distributed.destroy_process_group()
 
 
-def check_model(model: Any) -> None:
-    """Raise InputError unless every weight is where this process trains."""
+def check_model(model: torch.nn.Module) -> None:
+    """Raise InputError unless every weight is on the device on which this process trains."""
     if world_size() == 1:
         return
     import torch
@@ -95,13 +114,13 @@ def check_model(model: Any) -> None:
     if where != {right}:
         raise InputError(
             f"the model is on {', '.join(sorted(map(str, where)))}, but process {rank()} trains on "
-            f"{right}; with several processes let device be auto, and hide the GPUs "
+            f"{right}; with several processes use device=auto, and hide the GPUs "
             "(CUDA_VISIBLE_DEVICES=) to train on CPUs"
         )
 
 
 def barrier() -> None:
-    """Wait until every process is here."""
+    """Wait until every process has arrived."""
     if world_size() > 1:
         import torch
 
@@ -110,39 +129,35 @@ def barrier() -> None:
 
 
 def on_main(function: Callable[[], T]) -> T:
-    """Call ``function`` in the main process alone; every process gets what it returned.
+    """Call ``function`` in the main process only; every process gets its return value.
 
     Args:
         function: Returns plain JSON types, which are sent to the other processes.
 
     Raises:
         InputError: In every process, where ``function`` raises it.
+        RuntimeError: In the other processes, where ``function`` raises anything else.
     """
     if world_size() == 1:
         return function()
     start()
     if not is_main():
-        answer = _sent({})
-        if "wrong" in answer:
-            raise InputError(answer["wrong"])
-        if "failed" in answer:
-            raise RuntimeError(f"the main process failed: {answer['failed']}")
-        received: T = answer["value"]
-        return received
+        outcome: _Value[T] | _Fault = _broadcast(None)
+        return _unpacked(outcome)
     try:
         value = function()
     except InputError as error:
-        _sent({"wrong": str(error)})
+        _broadcast(_Fault(str(error), bad_input=True))
         raise
-    except Exception as error:  # else the others would wait for a launcher to end them
-        _sent({"failed": first_line(error)})
+    except Exception as error:  # otherwise the others would wait until a launcher ends them
+        _broadcast(_Fault(first_line(error), bad_input=False))
         raise
-    _sent({"value": value})
+    _broadcast(_Value(value))
     return value
 
 
 def summed(values: Sequence[float]) -> list[float]:
-    """The sums over all processes of each of these numbers."""
+    """The sum over all processes of each of these numbers."""
     if world_size() == 1:
         return list(values)
     import torch
@@ -154,19 +169,19 @@ def summed(values: Sequence[float]) -> list[float]:
     return sums
 
 
-def sum_gradients(parameters: Iterable[Any], weight: float = 1.0) -> None:
-    """Replace the gradients of the trained ``parameters`` by their sums over all processes.
+def sum_gradients(parameters: Iterable[torch.nn.Parameter], weight: float = 1.0) -> None:
+    """Replace the gradients of the trained ``parameters`` with their sums over all processes.
 
     Args:
-        parameters: Of the model.
-        weight: Of each process's gradients.
+        parameters: All parameters of the model.
+        weight: Factor of each process's gradients in the sum.
     """
     if world_size() == 1:
         return
     import torch
 
     trained = [p for p in parameters if p.requires_grad]
-    # An expert may have seen no token of this process; one that saw none at all stays as it is.
+    # An expert may have received no token in this process; without one in any it stays as it is.
     used = summed([float(p.grad is not None) for p in trained])
     gradients = []
     for parameter, n_ranks in zip(trained, used, strict=True):
@@ -183,10 +198,10 @@ def sum_gradients(parameters: Iterable[Any], weight: float = 1.0) -> None:
 
 
 def say_once(message: str, show: Callable[[str], None]) -> None:
-    """Say what ends this process, unless the main one says the same.
+    """Print what ends this process, unless the main one prints the same.
 
-    As a rule all processes come upon the same fault. A launcher ends the others once the first has
-    ended; so they wait for the main one to speak, and it waits for them to hear it.
+    Usually all processes meet the same fault. A launcher ends the others once the first has ended,
+    so they wait for the main one's message, and it waits until they have read it.
     """
     if world_size() == 1:
         show(message)
@@ -212,41 +227,52 @@ def say_once(message: str, show: Callable[[str], None]) -> None:
 
 
 def _on_cpu() -> bool:
-    """Whether ``accelerate launch --cpu`` was asked for."""
+    """Whether ``accelerate launch --cpu`` was requested."""
     return os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true")
 
 
 @cache
-def _group() -> Any:
-    """For words between processes: on the CPU, and with the patience that a device lacks."""
+def _group() -> torch.distributed.ProcessGroup:
+    """For messages between processes: on the CPU, with a timeout longer than a device's."""
     import torch
 
     return torch.distributed.new_group(backend="gloo", timeout=_WAIT)
 
 
-def _sent(value: dict[str, Any]) -> dict[str, Any]:
-    """What the main process sends, in every process."""
+def _broadcast(outcome: _Value[T] | _Fault | None) -> _Value[T] | _Fault:
+    """What the main process sends, in every process; the others pass None."""
     import torch
 
-    box = [value]
+    box = [outcome]
     torch.distributed.broadcast_object_list(box, src=0, group=_group())
-    return box[0]
+    (received,) = box
+    assert received is not None
+    return received
 
 
-def _store() -> Any:
-    """The store by which the processes found each other."""
+def _unpacked(outcome: _Value[T] | _Fault) -> T:
+    """What the main process sent: its value, or its fault as an exception."""
+    if isinstance(outcome, _Value):
+        return outcome.value
+    if outcome.bad_input:
+        raise InputError(outcome.message)
+    raise RuntimeError(f"the main process failed: {outcome.message}")
+
+
+def _store() -> torch.distributed.TCPStore:
+    """The store through which the processes found each other."""
     import torch
 
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    return torch.distributed.TCPStore(host, port, is_master=False, timeout=_PATIENCE)
+    return torch.distributed.TCPStore(host, port, is_master=False, timeout=_STORE_TIMEOUT)
 
 
-def _buckets(gradients: Sequence[Any]) -> Iterator[list[Any]]:
-    """Runs of gradients of one dtype that are summed together: a message each would take longer."""
-    bucket: list[Any] = []
+def _buckets(gradients: Sequence[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
+    """Runs of gradients of one dtype, summed together: one message each would take longer."""
+    bucket: list[torch.Tensor] = []
     for gradient in gradients:
         size = sum(other.numel() for other in bucket) + gradient.numel()
-        if bucket and (size > _BUCKET or gradient.dtype != bucket[0].dtype):
+        if bucket and (size > _BUCKET_ELEMENTS or gradient.dtype != bucket[0].dtype):
             yield bucket
             bucket = []
         bucket.append(gradient)

@@ -14,13 +14,13 @@ class InputError(ValueError):
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of what an exception says, or its type's name if it is silent."""
+    """Return the first line of an exception's message, or the name of its type if it has none."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
 
 
 def suggest(word: str, known: Iterable[str]) -> str:
-    """Return `` (did you mean 'x'?)`` for the nearest known word, or the known words."""
+    """Return ``; did you mean 'x'? known: ...``, or the known words alone if none is near."""
     words = sorted(known)
     near = difflib.get_close_matches(word, words, n=1, cutoff=0.5)
     if near:

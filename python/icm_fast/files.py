@@ -1,4 +1,4 @@
-"""Files that are either whole or absent, and operating-system errors in one clear line."""
+"""Files that are either complete or absent, and operating-system errors in one clear line."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def writing(path: Path) -> Iterator[None]:
 
 @contextmanager
 def reading(path: Path, fix: str) -> Iterator[None]:
-    """Turn an ``OSError`` of the block into an :class:`InputError` with the fix."""
+    """Turn an ``OSError`` of the block into an :class:`InputError` that ends with ``fix``."""
     try:
         yield
     except OSError as error:
@@ -36,14 +36,14 @@ def reading(path: Path, fix: str) -> Iterator[None]:
 
 
 def write_all(descriptor: int, content: bytes) -> None:
-    """Write every byte; a short write (a disk about to be full) goes on or raises."""
+    """Write every byte; after a short write (a disk that fills up) continue or raise."""
     view = memoryview(content)
     while view:
         view = view[os.write(descriptor, view) :]
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in ``folder`` durable."""
+    """Make the names in ``folder`` durable: a rename is on disk only once its folder is."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -52,13 +52,12 @@ def sync_folder(folder: Path) -> None:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Replace ``path`` by ``content``: temporary file, fsync, rename, fsync of the folder.
+    """Replace ``path`` with ``content``: temporary file, fsync, rename, fsync of the folder.
 
-    The temporary name is fixed, so that a run killed here leaves nothing that its
-    successor does not overwrite.
+    The temporary name is fixed, so that the next run overwrites what an interrupted one leaves.
 
     Raises:
-        InputError: The file system refuses; nothing half-written stays behind.
+        InputError: The file system refuses; no half-written file remains.
     """
     temporary = path.with_name(f".{path.name}.tmp")
     with writing(path):
@@ -82,13 +81,13 @@ def _write_durably(path: Path, content: bytes) -> None:
 
 
 def lock_folder(folder: Path) -> int:
-    """Make the folder and take its lock, which ends with the process that holds it.
+    """Create the folder and take its lock, which ends with the process that holds it.
 
     Returns:
-        A descriptor; closing it gives the lock back.
+        A descriptor; closing it releases the lock.
 
     Raises:
-        InputError: Another process holds it, or the folder cannot be made.
+        InputError: Another process holds it, or the folder cannot be created.
     """
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,49 +1,70 @@
-"""What a folder's results were made of, against what is asked for now."""
+"""What produced the results in a folder, compared with what is requested now."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from icm_fast.errors import InputError
 
 
-def json_digest(content: Any) -> str:
-    """SHA-256 (hex) over plain JSON types."""
+def json_digest(content: object) -> str:
+    """SHA-256 (hex) of plain JSON types."""
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
-def as_stored(identity: Mapping[str, Any]) -> dict[str, Any]:
-    """An identity as JSON gives it back, so that a stored and a new one compare equal."""
-    content: dict[str, Any] = json.loads(json.dumps(identity))
+def as_stored(identity: Mapping[str, object]) -> dict[str, object]:
+    """An identity as JSON returns it, so that a stored and a new one compare equal."""
+    content: dict[str, object] = json.loads(json.dumps(identity))
     return content
 
 
 def check_same(
-    folder: Path, stored: Mapping[str, Any], wanted: Mapping[str, Any], what: str
+    folder: Path, stored: Mapping[str, object], wanted: Mapping[str, object], what: str
 ) -> None:
     """Raise InputError, with the first difference, unless two identities are the same."""
     old, new = _flat(stored), _flat(wanted)
-    different = [key for key in {**new, **old} if old.get(key) != new.get(key)]
-    if not different:
-        return
-    first, *others = different
-    more = f" (also different: {', '.join(others)})" if others else ""
-    raise InputError(
-        f"{folder} holds a different {what}: {first} is {_short(old.get(first))} there and "
-        f"{_short(new.get(first))} here{more}; choose another output folder or delete this one"
+    refuse_differences(
+        folder,
+        [
+            (key, old.get(key), new.get(key))
+            for key in {**new, **old}
+            if old.get(key) != new.get(key)
+        ],
+        what,
     )
 
 
-def _flat(identity: Mapping[str, Any]) -> dict[str, Any]:
+def refuse_differences(
+    folder: Path, differences: Sequence[tuple[str, object, object]], what: str
+) -> None:
+    """Raise InputError if there is a difference.
+
+    Args:
+        folder: Where the stored results are.
+        differences: Name, stored value and requested value of each.
+        what: Kind of the results, for the message.
+    """
+    if not differences:
+        return
+    name, old, new = differences[0]
+    others = ", ".join(key for key, _, _ in differences[1:])
+    more = f" (also different: {others})" if others else ""
+    raise InputError(
+        f"{folder} holds a different {what}: {name} is {_short(old)} there and {_short(new)} "
+        f"here{more}; choose another output folder or delete this one"
+    )
+
+
+def _flat(identity: Mapping[str, object]) -> dict[str, object]:
     """Settings beside the other keys, so that a difference is named by its setting."""
-    rest = {key: value for key, value in identity.items() if key != "config"}
-    return {**identity.get("config", {}), **rest}
+    config = identity.get("config")
+    settings = config if isinstance(config, Mapping) else {}
+    return {**settings, **{key: value for key, value in identity.items() if key != "config"}}
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 40 else text[:20] + "..."

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Protocol, Self, overload
+from typing import Protocol, Self, TypeAlias, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +30,11 @@ BoolArray = npt.NDArray[np.bool_]
 
 FloatArray = npt.NDArray[np.float64]
 """One number per example, ``[n_examples]`` float64."""
+
+JsonValue: TypeAlias = (
+    "bool | int | float | str | Sequence[JsonValue] | Mapping[str, JsonValue] | None"
+)
+"""What JSON and YAML files hold."""
 
 UNLABELLED = -1
 
@@ -81,7 +86,7 @@ class Example:
         id: Unique within its data set.
         prompt: Text that ends right before the label, without trailing blanks.
         group: Examples of one group are kept together when data are split, and
-            constraint rules work inside a group. ``None`` means "on its own".
+            constraint rules work inside a group. ``None`` means "in no group".
         answer: Key that the rules ``exclusive`` and ``equal`` compare (for
             GSM8K the final answer of the sampled solution).
     """
@@ -94,10 +99,10 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What an example claims that compares two texts: ``first`` answers ``question`` better.
+    """The claim of an example that compares two texts: ``first`` answers ``question`` better.
 
     Attributes:
-        claim: Prompt of that example.
+        claim: Prompt of the example.
         question: What both texts answer.
         first: The text that the claim prefers.
         second: The other text.
@@ -111,7 +116,7 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class LabelSpace(Sequence[str]):
-    """Ordered label strings, two or more; each carries its leading blank."""
+    """Ordered label strings, at least two; each includes its leading space."""
 
     labels: tuple[str, ...]
 
@@ -123,7 +128,7 @@ class LabelSpace(Sequence[str]):
             )
         if len(set(self.labels)) != len(self.labels):
             raise ValueError(
-                f"label space {list(self.labels)} holds a label twice; remove the repetition"
+                f"label space {list(self.labels)} contains a label twice; remove the duplicate"
             )
         for label in self.labels:
             if not label.strip():
@@ -147,14 +152,14 @@ class LabelSpace(Sequence[str]):
 
 @dataclass(frozen=True, slots=True)
 class Constraint:
-    """A pair of examples and the label pairs that may stand together.
+    """A pair of examples and the label pairs that it may carry.
 
     Attributes:
         first: Index of one example; smaller than ``second``.
         second: Index of the other.
         allowed: ``allowed[a][b]`` tells whether label ``a`` on ``first`` and
             label ``b`` on ``second`` are consistent, ``|Y| x |Y|`` booleans.
-        rule: Name of the rule that it was compiled from.
+        rule: Name of the rule from which it was compiled.
     """
 
     first: int
@@ -165,7 +170,8 @@ class Constraint:
     def __post_init__(self) -> None:
         if not 0 <= self.first < self.second:
             raise ValueError(
-                f"a constraint joins examples first < second, got {self.first} and {self.second}"
+                f"a constraint needs 0 <= first < second, got {self.first} and {self.second}; "
+                "swap the examples and transpose the table"
             )
 
 
@@ -184,42 +190,42 @@ class Dataset:
 
     def __post_init__(self) -> None:
         if not self.examples:
-            raise ValueError("the data set holds no example; check the path and the limit")
+            raise ValueError("the data set has no examples; check the path and the limit")
         seen: dict[str, int] = {}
         for row, example in enumerate(self.examples):
             if example.id in seen:
                 raise ValueError(
-                    f"example id {example.id!r} stands in rows {seen[example.id]} and {row}; "
-                    "ids must be unique"
+                    f"example id {example.id!r} occurs in rows {seen[example.id]} and {row}; "
+                    "make ids unique"
                 )
             seen[example.id] = row
             if not example.prompt.strip():
-                raise ValueError(f"example {example.id!r} (row {row}) has an empty prompt")
+                raise ValueError(f"example {example.id!r} (row {row}) has an empty prompt; fill it")
             if example.prompt != example.prompt.rstrip():
                 raise ValueError(
-                    f"the prompt of example {example.id!r} (row {row}) ends in white space, so the "
-                    "model would see other tokens than in a demonstration; strip it and let the "
-                    "label carry its leading space"
+                    f"the prompt of example {example.id!r} (row {row}) ends in whitespace, so its "
+                    "tokens would differ from those in a demonstration; strip it and begin the "
+                    "label with the space"
                 )
         n_labels = len(self.label_space)
         for constraint in self.constraints:
             if constraint.second >= len(self.examples):
                 raise ValueError(
                     f"constraint {constraint.rule!r} names example {constraint.second}, but the "
-                    f"data set has {len(self.examples)}"
+                    f"data set has only {len(self.examples)} examples; drop it"
                 )
             shape = {len(constraint.allowed), *(len(row) for row in constraint.allowed)}
             if shape != {n_labels}:
                 raise ValueError(
                     f"constraint {constraint.rule!r} has a table that is not "
-                    f"{n_labels} x {n_labels}"
+                    f"{n_labels} x {n_labels}; give one row and one column per label"
                 )
 
     def __len__(self) -> int:
         return len(self.examples)
 
     def subset(self, indices: Sequence[int]) -> Dataset:
-        """Return the examples at ``indices`` (in that order) with the constraints among them."""
+        """Return the examples at ``indices``, in that order, with the constraints between them."""
         position = {int(old): new for new, old in enumerate(indices)}
         if len(position) != len(indices):
             raise ValueError("subset indices must not repeat")
@@ -249,7 +255,7 @@ class Dataset:
         return pairs.reshape(-1, 2), tables.reshape(-1, n_labels, n_labels)
 
     def fingerprint(self) -> str:
-        """SHA-256 over all that a search can see (hex)."""
+        """SHA-256 (hex) of everything that a search sees."""
         content = {
             "examples": [[e.id, e.prompt, e.group, e.answer] for e in self.examples],
             "labels": list(self.label_space),
@@ -259,7 +265,7 @@ class Dataset:
         return hashlib.sha256(json.dumps(content, ensure_ascii=False).encode()).hexdigest()
 
 
-def check_labels(labels: Any, dataset: Dataset) -> IntArray:
+def check_labels(labels: npt.ArrayLike, dataset: Dataset) -> IntArray:
     """Return ``labels`` as int32 ``[n]``; InputError unless each is -1 or a label's index."""
     array = np.asarray(labels)
     if array.shape != (len(dataset),):
@@ -273,7 +279,7 @@ def check_labels(labels: Any, dataset: Dataset) -> IntArray:
     if wrong.size:
         row = int(wrong[0])
         raise InputError(
-            f"label {int(array[row])} of example {dataset.examples[row].id!r} (row {row}) lies "
-            f"outside -1 .. {len(dataset.label_space) - 1}"
+            f"label {int(array[row])} of example {dataset.examples[row].id!r} (row {row}) is "
+            f"outside -1 .. {len(dataset.label_space) - 1}; give a label's index, or -1"
         )
     return array.astype(np.int32)

@@ -158,9 +158,9 @@ def test_model_that_hardly_tells_contexts_apart_is_noted(tiny_case, launcher):
 def test_peer_that_uses_more_processors_is_noted(tiny_case, launcher):
     found = document(tiny_case, launcher, ["ours"])
     found["peers"][0]["processors_used"] = 1.05
-    assert "processors" not in benchmark_table(found)
+    assert "CPUs" not in benchmark_table(found)
     found["peers"][0]["processors_used"] = 1.96
-    assert "used 2.0 processors" in benchmark_table(found)
+    assert "used 2.0 CPUs" in benchmark_table(found)
 
 
 def test_every_row_has_all_columns(tiny_case):

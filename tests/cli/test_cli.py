@@ -25,6 +25,7 @@ from run_fakes import FakeScorer, install_fake_model, run_bytes, toy_dataset, wr
 def claims(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_claims(tmp_path / "data.jsonl")
+    (tmp_path / "l.yaml").write_text("task: truthfulqa\nmodel: fake\nlimit: x\n")
     return tmp_path
 
 
@@ -120,7 +121,7 @@ def test_gold_changes_no_byte_of_a_search(tmp_path, monkeypatch, model, change):
         ([*SEARCH, "--set", "alhpa=3"], ["unknown setting 'alhpa'", "'alpha'"]),
         ([*SEARCH, "--set", "alpha"], ["write key=value"]),
         ([*SEARCH, "--set", "alpha=[1"], ["is not YAML"]),
-        ([*SEARCH, "--set", "alpha=-1"], ["alpha = -1 lies outside"]),
+        ([*SEARCH, "--set", "alpha=-1"], ["alpha = -1 is outside"]),
         ([*SEARCH, "--set", "options=3"], ["options must be a mapping"]),
         ([*SEARCH, "--option", "rulez=3"], ["rulez"]),
         ([*SEARCH, "--limit", "many"], ["--limit"]),
@@ -130,7 +131,9 @@ def test_gold_changes_no_byte_of_a_search(tmp_path, monkeypatch, model, change):
         ([*SEARCH, "--output", "data.jsonl/run"], ["cannot write", "Not a directory"]),
         (["report", "absent"], ["cannot read", "config.yaml"]),
         (["export", "."], ["config.yaml"]),
-        (["evaluate", "."], ["holds no run"]),
+        (["evaluate", "run", "."], ["holds no run"]),
+        (["evaluate", "."], ["is a folder", "`icm-fast evaluate run .`"]),
+        (["search", "--config", "l.yaml"], ["limit must be an integer, got 'x'"]),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(claims, model, capsys, arguments, words):
@@ -228,13 +231,13 @@ def test_version_and_help(capsys, monkeypatch):
 def test_evaluate_a_run_is_kept_in_its_folder(claims, model, capsys):
     assert run([*SEARCH, *QUICK, "--output", "runs/a"]) == 0
     capsys.readouterr()
-    assert run(["evaluate", "runs/a", "--n-test", "10"]) == 0
+    assert run(["evaluate", "run", "runs/a", "--n-test", "10"]) == 0
     shown = capsys.readouterr().out
     for word in ("zero-shot", "ICM many-shot", "golden many-shot", "of 8 examples"):
         assert word in shown
     assert "Predictions are those of fake." in shown
     loads = model.loads
-    assert run(["evaluate", "runs/a", "--n-test", "10"]) == 0
+    assert run(["evaluate", "run", "runs/a", "--n-test", "10"]) == 0
     assert capsys.readouterr().out == shown
     assert model.loads == loads
     assert run(["report", "runs/a"]) == 0
@@ -242,7 +245,7 @@ def test_evaluate_a_run_is_kept_in_its_folder(claims, model, capsys):
 
 
 def test_evaluate_a_task_searches_first(claims, model, capsys):
-    arguments = ["evaluate", *SEARCH[1:], *QUICK, "--n-test", "10", "--output", "runs/e"]
+    arguments = ["evaluate", "run", *SEARCH[1:], *QUICK, "--n-test", "10", "--output", "runs/e"]
     assert run(arguments) == 0
     assert "golden many-shot" in capsys.readouterr().out
     assert (claims / "runs/e/evaluation.json").exists()
@@ -252,7 +255,7 @@ def test_evaluate_a_run_of_a_python_data_set(tmp_path, capsys):
     import icm_fast
 
     icm_fast.search(toy_dataset(6), model="fake", output_dir=tmp_path, scorer=FakeScorer(6))
-    fails(capsys, ["evaluate", str(tmp_path)], "does not say which task")
+    fails(capsys, ["evaluate", "run", str(tmp_path)], "does not say which task")
 
 
 def test_demo_prints_the_table_and_is_kept(tmp_path, monkeypatch, model, capsys):
@@ -379,13 +382,3 @@ def test_checks_of_the_data_model_are_input_errors(monkeypatch, capsys):
 
     monkeypatch.setattr("icm_fast.tasks.registry.load_task", refuse)
     fails(capsys, ["search", "larger-than", "--model", "fake"], "larger-than", "holds no example")
-
-
-@pytest.mark.parametrize("word", ["reward", "policy"])
-def test_evaluate_in_two_words(word, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    assert run(["evaluate", word, "--help"]) == 0
-    assert f"evaluate-{word}" in capsys.readouterr().out
-    (tmp_path / word).mkdir()  # a run of that name comes first
-    assert run(["evaluate", word]) == 2
-    assert f"{word} holds no run" in capsys.readouterr().err

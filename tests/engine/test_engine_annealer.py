@@ -1,5 +1,6 @@
 """The annealing machine: protocol, moves, acceptance, fix and stopping."""
 
+import dataclasses
 import json
 import math
 
@@ -136,6 +137,22 @@ def test_bad_arguments_are_refused(change, text):
     arguments["tables"] = tables
     with pytest.raises(ValueError, match=text):
         _core.Engine(**arguments)
+
+
+def test_the_engine_takes_settings_of_the_configuration_and_all_of_them():
+    names = _core.engine_setting_names()
+    assert len(set(names)) == len(names) > 20
+    assert set(names) < {field.name for field in dataclasses.fields(SearchConfig)}
+    none = np.zeros((0, 2), np.int32), np.zeros((0, 2, 2), np.uint8)
+    settings_given = engine_settings(SearchConfig())
+    for name in names:
+        rest = {key: value for key, value in settings_given.items() if key != name}
+        with pytest.raises(TypeError, match=f"missing keyword argument '{name}'"):
+            _core.Engine(4, 2, *none, **rest)
+        with pytest.raises(TypeError, match=f"'{name}' cannot be <object"):
+            _core.Engine(4, 2, *none, **rest, **{name: object()})
+    with pytest.raises(TypeError, match="unexpected keyword argument 'anchors'"):
+        _core.Engine(4, 2, *none, **settings_given, anchors=0)
 
 
 # ---- Every search ----

@@ -143,7 +143,7 @@ def test_bad_tasks_are_refused():
 
 
 def natural_prompts(k):
-    """The pieces of every prompt, ("demo", j) and ("query", i), behind a root token."""
+    """The pieces of every prompt, ("demo", j) and ("query", i), after a root token."""
     return [[("demo", j) for j in range(k) if j != i] + [("query", i)] for i in range(k)]
 
 
@@ -240,7 +240,7 @@ def test_known_shares_help_where_labels_are_unbalanced(n_labels, shares):
 def test_shares_are_checked():
     with pytest.raises(InputError, match="add up"):
         SearchConfig(label_shares=(0.5, 0.6))
-    with pytest.raises(InputError, match="above 0"):
+    with pytest.raises(InputError, match=r"label_shares\[1\] = 0\.0 is outside 1e-09"):
         SearchConfig(label_shares=(1.0, 0.0))
     with pytest.raises(InputError, match=r"3 numbers.*2 labels"):
         make_engine(SearchConfig(label_shares=(0.2, 0.3, 0.5)), toy_dataset(4))

@@ -7,9 +7,11 @@ import pytest
 
 from icm_fast import InputError
 from icm_fast.cli import run
+from icm_fast.experiments.assistant.config import AssistantConfig
 from icm_fast.experiments.assistant.materials import draw_materials
 from icm_fast.experiments.assistant.report import report_text
-from icm_fast.experiments.assistant.run import AssistantConfig, best_threshold, run_assistant
+from icm_fast.experiments.assistant.run import run_assistant
+from icm_fast.experiments.assistant.stages import best_threshold
 from icm_fast.experiments.demo import demo_source
 from icm_fast.training.reward import RewardConfig
 from icm_fast.training.rl import PolicyConfig
@@ -72,7 +74,7 @@ def test_report(whole):
         assert 0 <= report["positive"][name]["value"] <= 1
     text = report_text(report)
     assert "| found labels | " in text
-    assert "16 episodes for each" in text
+    assert "trained for 16 episodes" in text
     assert "found labels against start policy" in text
 
 
@@ -118,7 +120,9 @@ def test_no_review_serves_two_stages():
     assert len(set(everything)) == len(everything) == 20 + 100 + 40 + 80 + 60
     assert len(set(drawn.prompts)) == 90
     assert {len(prompt.split()) for prompt in drawn.prompts} == {2}
-    with pytest.raises(InputError, match=r"n_judge = \d+ only, not 5000; lower it"):
+    with pytest.raises(
+        InputError, match=r"n_judge is 5000, but only \d+ reviews are available; lower n"
+    ):
         draw_materials(searched, seed=3, **{**sizes, "n_judge": 5000})
 
 
@@ -138,7 +142,7 @@ def test_settings_by_name():
     assert config.policy.kind == "continuation"
     with pytest.raises(InputError, match="unknown setting 'pool'"):
         AssistantConfig.from_mappings({"pool": 3}, {})
-    with pytest.raises(InputError, match="n = 0 lies outside 1"):
+    with pytest.raises(InputError, match="n = 0 is outside 1"):
         AssistantConfig.from_mappings({"n": 0}, {})
 
 

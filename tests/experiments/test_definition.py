@@ -36,13 +36,16 @@ def test_every_experiment_of_the_package_can_be_read():
         ({"suites": small({**COLUMN, "batch_size": 0})}, "batch_size must be 1 or more, got 0"),
         (
             {"suites": small({**COLUMN, "batch_size": 2, "start": "golden"})},
-            "start is of one search, batch_size of several",
+            "start applies to one search, batch_size to several",
         ),
         ({"suites": small({**COLUMN, "settings": {"alhpa": 1}})}, "unknown setting 'alhpa'.*alpha"),
-        ({"suites": small(COLUMN, COLUMN)}, "two columns have one name"),
+        ({"suites": small(COLUMN, COLUMN)}, "two columns have the name 'a'"),
         ({"suites": small(COLUMN, seeds=[])}, "no seeds"),
-        ({"suites": small(COLUMN, seeds=3)}, "seeds must be a list of different whole numbers"),
-        ({"suites": small(COLUMN, seeds=[1, 1])}, r"different whole numbers, got \[1, 1\]"),
+        (
+            {"suites": small(COLUMN, seeds=3)},
+            "seeds must be a list of different integers, 0 or more",
+        ),
+        ({"suites": small(COLUMN, seeds=[1, 1])}, r"different integers, 0 or more, got \[1, 1\]"),
         ({"suites": small({**COLUMN, "x": "size"})}, "x must be a number or parameters"),
         ({"suites": small({**COLUMN, "tuning": {"epoch": 1}})}, "unknown setting 'epoch'.*epochs"),
         (

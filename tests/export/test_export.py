@@ -112,5 +112,5 @@ def test_unfinished_and_absent_runs_say_how_to_go_on(tmp_path, run):
         read_run(tmp_path)
     (tmp_path / "labels.jsonl").write_bytes((run.folder / "labels.jsonl").read_bytes())
     (tmp_path / "examples.jsonl").write_text("")
-    with pytest.raises(InputError, match="name other examples"):
+    with pytest.raises(InputError, match="name different examples"):
         read_run(tmp_path)

@@ -92,7 +92,7 @@ def test_gradients_are_those_of_one_process(found, alone):
     assert found["averaged"] == [[1.5, 1.5], [2.0, 2.0], None]
 
 
-def test_a_stopped_training_goes_on(folder, found):
+def test_a_stopped_training_resumes(folder, found):
     assert found["started"] == ["checkpoint-2", "checkpoint-4"]
     assert found["resumed"] == found["tuned"]
     assert (folder / "resumed/adapter/adapter_model.safetensors").read_bytes() == (
@@ -120,7 +120,7 @@ def test_what_two_processes_wrote_can_be_read(folder, found):
     assert (folder / "pool/pool.jsonl").read_text().count("\n") == len(distributed_cases.PAIRS)
 
 
-def test_what_is_wrong_is_told_to_every_process(found):
+def test_every_process_gets_the_errors(found):
     assert "holds a different fine-tuning: rank is 8 there and 2 here" in found["other"]
     assert "disagree on settings, data or model" in found["unlike"]
     assert "lower learning_rate (10.0)" in found["diverged"]
@@ -190,7 +190,7 @@ def test_one_process_does_nothing_here():
     assert done.stdout.strip() == "False"
 
 
-def test_what_a_launcher_asks_in_vain_is_refused(monkeypatch):
+def test_unsupported_launchers_are_refused(monkeypatch):
     for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.setenv(name, "2")
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")

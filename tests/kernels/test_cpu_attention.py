@@ -193,7 +193,7 @@ def test_pools_know_their_size(dtype):
 
 
 def bad_calls():
-    """What is wrong, a part of the message, and the arguments of ``attend`` that say so."""
+    """Bad calls by name: a part of the message, and the arguments of ``attend`` that cause it."""
     ranges = {"n_tokens": [3], "own": [4], "range_offsets": [0, 1], "range_begin": [0]}
     good = {**ranges, "range_end": [4]}
     query = np.zeros((3, 4, 8), np.float32)

@@ -167,5 +167,5 @@ def test_label_that_depends_on_its_prompt():
 
 
 def test_prompt_that_ends_in_white_space():
-    with pytest.raises(ValueError, match=r"'e1' \(row 1\) ends in white space.*strip it"):
+    with pytest.raises(ValueError, match=r"'e1' \(row 1\) ends in whitespace.*strip it"):
         dataset_of(["q:", "r: "])

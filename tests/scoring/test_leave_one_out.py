@@ -101,7 +101,7 @@ def test_example_that_is_not_queried_has_no_prompt(pair):
         (np.zeros((8, 1), int), r"labels has shape \[8, 1\]"),
         ([0.0] * 8, "labels has dtype float64; pass integers"),
         ([True] * 8, "labels has dtype bool"),
-        ([0] * 7 + [2], r"label 2 of example 'r7' \(row 7\) lies outside -1 .. 1"),
+        ([0] * 7 + [2], r"label 2 of example 'r7' \(row 7\) is outside -1 .. 1"),
         ([0, -2] + [0] * 6, r"label -2 of example 'r1' \(row 1\)"),
     ],
 )

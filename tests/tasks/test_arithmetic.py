@@ -66,7 +66,7 @@ def test_position_and_repetition_tell_nothing():
     ("path", "options", "message"),
     [
         ("x.jsonl", {}, "reads no file"),
-        (None, {"n_groups": 0}, "0 groups of 'larger-than' lie outside"),
+        (None, {"n_groups": 0}, "n_groups = 0 of task 'larger-than' is outside"),
         (None, {"n_groups": 40, "max_operand": 10}, "outside 1 .. 11"),
     ],
 )

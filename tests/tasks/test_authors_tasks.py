@@ -132,7 +132,7 @@ def test_alpaca_prompt_and_asymmetry(tmp_path):
 
 
 def test_comparisons_that_share_a_text_are_one_group(tmp_path):
-    """Else one could be held out and the other one be a demonstration."""
+    """Otherwise one could be held out while the other is a demonstration."""
 
     def both(group, question, first, second):
         row = {"question": question, "consistency_id": group, "label": None}

@@ -207,11 +207,11 @@ def test_a_csv_in_the_authors_schema_is_read_as_before(tmp_path):
     [
         ([], {}, "0 male and 0 female"),
         ([("1", "male", post("1", 0))], {}, r"1 male and 0 female .* lower min_chars"),
-        (ROWS, {"min_chars": 9999}, "0 male and 0 female authors have 9999 characters"),
+        (ROWS, {"min_chars": 9999}, "0 male and 0 female authors have a post of at least 9999"),
         ([*ROWS[:2], ("9", "m", "x")], {}, r"blogtext.csv, row 3: gender is 'm'; write male"),
         ([("1", "male", "x"), ("1", "female", "x")], {}, "author 1 is male in one place"),
-        (ROWS, {"min_chars": 0}, "min_chars must be a whole number of at least 1, got 0"),
-        (ROWS, {"max_chars": 2.5}, "max_chars must be a whole number"),
+        (ROWS, {"min_chars": 0}, "min_chars must be an integer of at least 1, got 0"),
+        (ROWS, {"max_chars": 2.5}, "max_chars must be an integer"),
         (ROWS, {"max_char": 9}, "did you mean 'max_chars'"),
         (ROWS, {"limit": 1}, "limit 1 is smaller than group"),
     ],
@@ -233,7 +233,7 @@ def test_rows_of_other_lengths_are_named(tmp_path, extra):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        (None, "holds no .xml file"),
+        (None, "contains no .xml file"),
         ("1.xml", "1.xml: not named <id>.<gender>.<age>"),
         ("1.man.24.Student.Leo.xml", "1.man.24.Student.Leo.xml: gender is 'man'"),
     ],

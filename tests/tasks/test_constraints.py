@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import product
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -60,7 +61,7 @@ def test_asymmetric_in_a_larger_group_matches_reversed_answers():
 
 
 def test_asymmetric_refuses_three_claims_without_answers():
-    with pytest.raises(InputError, match="group 'g' holds 3 examples"):
+    with pytest.raises(InputError, match="group 'g' has 3 examples"):
         compiled([example("a"), example("b"), example("c")], ["asymmetric"])
 
 
@@ -140,14 +141,21 @@ def test_multi_class_rules_need_a_positive_label():
         ({"rule": "implies"}, "needs either both"),
         ({"rule": "implies", "if": "dog"}, "needs either both"),
         ({"rule": "implies", "pairs": ["ab"]}, "must list pairs"),
-        ({"rule": "implies", "pairs": [["a", "nobody"]]}, "'nobody', which the data do not hold"),
-        ({"rule": "implies", "pairs": [["a", "a"]]}, "'a' with itself"),
+        (
+            {"rule": "implies", "pairs": [["a", "nobody"]]},
+            "'nobody', which the data do not contain",
+        ),
+        ({"rule": "implies", "pairs": [["a", "a"]]}, "'a' to itself; name two"),
         ({"rule": "custom"}, "exactly one of"),
+        ({"rule": "implies", "pairs": "ab"}, "must list pairs such as .* got 'ab'"),
+        ({"rule": "custom", "forbid": 3}, "must list pairs such as .* got 3"),
         ({"rule": "custom", "table": "no"}, "list of lists"),
+        ({"rule": "custom", "table": [[True, True], "no"]}, "list of lists"),
         ({"rule": "custom", "table": [[True]]}, "not 2 x 2"),
         ({"rule": "custom", "forbid": [["Tru", "False"]]}, "did you mean 'True'"),
         ({"rule": "custom", "predicate": "f"}, "must be a Python function"),
         (3, "must be a name or a mapping"),
+        (SimpleNamespace(pairs=lambda scope: []), "must be a name or a mapping"),
     ],
 )
 def test_malformed_rules_are_refused(rule, message):

@@ -128,7 +128,7 @@ def test_csv_data(tmp_path):
         ({"template": None}, "needs 'template'"),
         ({"labels": None}, "needs 'labels'"),
         ({"labels": [" good"]}, "at least 2 labels"),
-        ({"labels": [" good", " good"]}, "holds a label twice"),
+        ({"labels": [" good", " good"]}, "contains a label twice"),
         ({"labels": [True, False]}, "quote them in YAML"),
         ({"labels": " good"}, "must be a list"),
         ({"template": ""}, "template of a custom task must be text"),
@@ -143,10 +143,10 @@ def test_csv_data(tmp_path):
         ({"rules": ["exclusive"]}, "must name the one"),
         ({"rules": "exclusive"}, "must be a list"),
         ({"group": "pear"}, "group names column 'pear'"),
-        ({"id": "topic"}, "ids must be unique"),
-        ({"gold_map": ["a"]}, "gold_map must map"),
+        ({"id": "topic"}, "occurs in rows 0 and 1; make ids unique"),
+        ({"gold_map": ["a"]}, "gold_map must be a mapping from values to labels"),
         ({"gold_map": {"good": "good"}}, r"line 2: gold 'bad' is not in gold_map"),
-        ({"gold": "topic", "group": None}, r"line 1: gold 'weather' is no label"),
+        ({"gold": "topic", "group": None}, r"line 1: gold 'weather' is not a label"),
         ({"data": "no.jsonl"}, "no file at"),
         ({"data": ["x"]}, "data of a custom task must be text"),
     ],
@@ -167,7 +167,7 @@ def test_rows_with_gaps_and_broken_yaml(tmp_path):
     with pytest.raises(InputError, match=r"spec.yaml, line \d: not YAML"):
         load_task("custom", path)
     path.write_text("- a\n")
-    with pytest.raises(InputError, match="holds no keys"):
+    with pytest.raises(InputError, match="has no keys"):
         load_task("custom", path)
     with pytest.raises(InputError, match="needs a YAML description"):
         load_task("custom")

@@ -73,7 +73,7 @@ def test_crowd_labels_refuse_what_has_no_raters(tmp_path):
     with pytest.raises(InputError, match="has no crowd labels"):
         crowd_labels("truthfulqa", dataset, 0, folder)
     other, _ = load_task("larger-than", limit=2)
-    with pytest.raises(InputError, match="is no review"):
+    with pytest.raises(InputError, match="is not a review"):
         crowd_labels("movie-sentiment", other, 0, folder)
 
 
@@ -117,7 +117,7 @@ def test_max_chars_counts_the_cleaned_text(tmp_path):
     [
         ("", "is empty"),
         ("1\t2.0\n", r"line 1: 2 tab-separated fields, expected 3"),
-        ("1\t2.0\tGood\n2\tbad\tx\n", r"line 2: 'bad' is no score"),
+        ("1\t2.0\tGood\n2\tbad\tx\n", r"line 2: 'bad' is not a score"),
         ("1\t2.0\t  \n", r"line 1: the review is empty"),
     ],
 )

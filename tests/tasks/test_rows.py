@@ -48,9 +48,9 @@ def test_formats_agree(tmp_path):
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("a.jsonl", "", "holds no rows"),
-        ("a.json", "[]", "holds no rows"),
-        ("a.csv", "a,b\n", "holds no rows"),
+        ("a.jsonl", "", "contains no rows"),
+        ("a.json", "[]", "contains no rows"),
+        ("a.csv", "a,b\n", "contains no rows"),
         ("a.jsonl", '{"a": 1}\n\n{"a": \n', r"a.jsonl, line 3: not JSON"),
         ("a.json", '[{"a": 1},\n{"a" 1}]', r"a.json, line 2: not JSON"),
         ("a.jsonl", '{"a": 1}\n[2]\n', r"line 2: a list instead of an object"),

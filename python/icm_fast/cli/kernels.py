@@ -12,18 +12,28 @@ from icm_fast.model.lazy import LazyModel
 if TYPE_CHECKING:
     import torch
 
-    from icm_fast.model.forward.tile_search import Trial
+    from icm_fast.model.forward.tile_search import TimedTile
 
 
 def tune_kernels(
-    model: Annotated[str, typer.Option(help="Model whose heads the kernel shall serve.")],
-    dtype: Annotated[str, typer.Option(help="auto, bfloat16, float16 or float32.")] = "auto",
-    device: Annotated[str, typer.Option(help="auto, cuda or cuda:N.")] = "auto",
-    n: Annotated[int, typer.Option(help="Examples of the tree that tiles are timed on.")] = 64,
+    model: Annotated[
+        str,
+        typer.Option(
+            metavar="MODEL",
+            help="Model whose attention heads the tiles should suit.",
+            show_default=False,
+        ),
+    ],
+    dtype: Annotated[
+        str, typer.Option(metavar="DTYPE", help="auto, bfloat16, float16 or float32.")
+    ] = "auto",
+    device: Annotated[str, typer.Option(metavar="DEVICE", help="auto, cuda or cuda:N.")] = "auto",
+    n: Annotated[int, typer.Option(metavar="N", help="Number of examples in the timed tree.")] = 64,
 ) -> None:
-    """Find the fastest tiles of the Triton attention on this GPU; later runs take them.
+    """Find the fastest Triton attention tiles for this GPU.
 
-    Before a run, not between a run and its resumption: other tiles round otherwise.
+    Later runs use them. Do not tune between a run and its resumption: other tiles round
+    differently.
     """
     from icm_fast.kernels.tree_attention.tiles import HEAD_DIMS
     from icm_fast.kernels.tree_attention.tuned_tiles import HeadShape, store_tiles
@@ -58,17 +68,17 @@ def _require_kernels(device: torch.device) -> None:
 
     if not (has_triton_kernels(device) or is_interpreted(device)):
         raise InputError(
-            f"there are no Triton kernels for device {device}; they need triton 3.7 and an NVIDIA "
+            f"device {device} has no Triton kernels; they need triton 3.7 and an NVIDIA "
             "GPU of compute capability 8.0 or later"
         )
 
 
-def _report(kind: str, trial: Trial) -> None:
-    typer.echo(f"{kind} {_sizes(trial)}", err=True)
+def _report(kind: str, timed: TimedTile) -> None:
+    typer.echo(f"{kind} {_sizes(timed)}", err=True)
 
 
-def _sizes(trial: Trial) -> str:
-    tile = trial.tile
+def _sizes(timed: TimedTile) -> str:
+    tile = timed.tile
     sizes = f"{tile.block_m} x {tile.block_n}, {tile.num_warps} warps, {tile.num_stages} stages"
-    took = trial.reason if trial.seconds is None else f"{1e3 * trial.seconds:.2f} ms"
+    took = timed.reason if timed.seconds is None else f"{1e3 * timed.seconds:.2f} ms"
     return f"{sizes}: {took}"

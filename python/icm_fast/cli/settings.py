@@ -1,4 +1,4 @@
-"""What a command line and a YAML file together ask for; flags override the file."""
+"""The search that a command line and a YAML file describe; flags override the file."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import typer
 
@@ -23,13 +22,13 @@ SETTINGS = tuple(f.name for f in dataclasses.fields(SearchConfig))
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A search as asked for.
+    """A search as requested.
 
     Attributes:
         source: The task and its data.
         model: The model as the user named it.
         config: Settings of the search.
-        output: The run folder; None where none was named.
+        output: The run folder; None if none was named.
     """
 
     source: TaskSource
@@ -45,7 +44,7 @@ class Request:
 
 
 def say(text: str, *, err: bool = False) -> None:
-    """Print a line, of several processes in the main one."""
+    """Print a line; of several processes only the main one prints."""
     if is_main():
         typer.echo(text, err=err)
 
@@ -54,7 +53,7 @@ def read_request(
     file: Path | None,
     assignments: Sequence[str] = (),
     options: Sequence[str] = (),
-    **flags: Any,
+    **flags: object,
 ) -> Request:
     """Merge a YAML file, ``--set`` assignments and flags (None where not given).
 
@@ -74,11 +73,11 @@ def read_request(
     return _request(content)
 
 
-def read_settings_file(file: Path) -> dict[str, Any]:
+def read_settings_file(file: Path) -> dict[str, object]:
     """Read a YAML file of settings.
 
     Raises:
-        InputError: Not there, no YAML mapping, or an unknown key.
+        InputError: The file cannot be read, is not a YAML mapping, or has an unknown key.
     """
     import yaml
 
@@ -99,15 +98,15 @@ def read_settings_file(file: Path) -> dict[str, Any]:
 
 def parse_assignments(
     assignments: Sequence[str], known: Sequence[str] | None = (*REQUEST_KEYS, *SETTINGS)
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Parse ``key=value`` words, values as YAML; ``known`` None allows every key."""
     import yaml
 
-    content: dict[str, Any] = {}
+    content: dict[str, object] = {}
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
         if not equals or not key:
-            raise InputError(f"{assignment!r} is no assignment; write key=value")
+            raise InputError(f"{assignment!r} is not an assignment; write key=value")
         if known is not None:
             _check_key(key, "", known)
         try:
@@ -122,7 +121,7 @@ def _check_key(key: object, where: str, known: Sequence[str]) -> None:
         raise InputError(f"{where}unknown setting {key!r}{suggest(str(key), known)}")
 
 
-def _mapping(value: Any) -> Mapping[str, Any]:
+def _mapping(value: object) -> Mapping[str, object]:
     if value is None:
         return {}
     if not isinstance(value, dict):
@@ -132,23 +131,29 @@ def _mapping(value: Any) -> Mapping[str, Any]:
     return value
 
 
-def _request(content: Mapping[str, Any]) -> Request:
+def _request(content: Mapping[str, object]) -> Request:
     settings = (*SETTINGS, *REMOVED_SETTINGS)
     config = SearchConfig.from_mapping({k: v for k, v in content.items() if k in settings})
     if not content.get("task"):
         raise InputError("no task given; name one, as in `icm-fast search truthfulqa data.jsonl`")
     if not content.get("model"):
         raise InputError("no model given; add --model, for example --model smollm2")
-    output = content.get("output")
+    data, output = content.get("data"), content.get("output")
     return Request(
         source=TaskSource(
             task=str(content["task"]),
-            data=None if content.get("data") is None else str(content["data"]),
-            limit=content.get("limit"),
+            data=None if data is None else str(data),
+            limit=_limit(content.get("limit")),
             seed=config.seed,
-            options=content["options"],
+            options=_mapping(content["options"]),
         ),
         model=str(content["model"]),
         config=config,
-        output=None if output is None else Path(output),
+        output=None if output is None else Path(str(output)),
     )
+
+
+def _limit(value: object) -> int | None:
+    if value is None or (isinstance(value, int) and not isinstance(value, bool)):
+        return value
+    raise InputError(f"limit must be an integer, got {value!r}")

@@ -1,52 +1,58 @@
-"""The commands ``icm-fast train``."""
+"""The commands ``icm-fast train``: fine-tuning here, rewards and policies in their own files."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from icm_fast.cli.reward import reward
-from icm_fast.cli.rl import rl
+from icm_fast.cli.parameters import (
+    MODEL_HELP,
+    Assignments,
+    Data,
+    Limit,
+    Model,
+    Options,
+    RunFolder,
+    RunModel,
+    Seed,
+    TrainingAssignments,
+)
 from icm_fast.cli.settings import parse_assignments, read_request, say
+from icm_fast.cli.train_reward import reward
+from icm_fast.cli.train_rl import rl
 from icm_fast.distributed import start
 
 if TYPE_CHECKING:
     from icm_fast.training.sft import Tuned, TuningConfig
 
-train_app = typer.Typer(help="Train models on labels, texts and rewards (needs icm-fast[train]).")
-
-ModelName = Annotated[
-    str | None,
-    typer.Option(help="Hub id, folder, .gguf file, or smollm2 / gemma3-270m."),
-]
+train_app = typer.Typer(help="Train on labels, texts and rewards (needs icm-fast\\[train]).")
 
 
 @train_app.callback()
 def _group() -> None:
-    """Train models on labels, texts and rewards (needs icm-fast[train])."""
     start()  # so that all processes hear of it when one of them fails
-
-
-train_app.command()(reward)
-train_app.command()(rl)
 
 
 @train_app.command()
 def sft(
-    run_folder: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
-    model: ModelName = None,
-    assignments: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="Setting of the fine-tuning: key=value; may be repeated."),
-    ] = None,
+    run_folder: RunFolder,
+    model: RunModel = None,
+    assignments: TrainingAssignments = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="Folder; by default `tuning` in that of the run."),
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FOLDER",
+            help="Folder of the tuned model; RUN/tuning by default.",
+            show_default=False,
+        ),
     ] = None,
 ) -> None:
-    """Tune on the labels of a run; an interrupted training goes on when called again."""
+    """Fine-tune on the labels of a run; run it again to resume."""
     from icm_fast.engine.progress import make_progress
     from icm_fast.model import load_model
     from icm_fast.runs.finished import read_run
@@ -68,16 +74,27 @@ def sft(
 @train_app.command()
 def texts(
     file: Annotated[
-        str, typer.Argument(help="File with the column text, or .txt with one on each line.")
+        str,
+        typer.Argument(
+            metavar="FILE",
+            help="File with the column text, or a .txt file with one text per line.",
+            show_default=False,
+        ),
     ],
-    model: Annotated[str, typer.Option(help="Hub id, folder, .gguf file, smollm2 / gemma3-270m.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder.")],
-    assignments: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="Setting of the fine-tuning: key=value; may be repeated."),
-    ] = None,
+    model: Annotated[str, typer.Option(metavar="MODEL", help=MODEL_HELP, show_default=False)],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FOLDER",
+            help="Folder of the tuned model.",
+            show_default=False,
+        ),
+    ],
+    assignments: TrainingAssignments = None,
 ) -> None:
-    """Tune on plain texts, so that a policy begins with such ones; called again it goes on."""
+    """Fine-tune on plain texts, as a start for a policy."""
     from icm_fast.engine.progress import make_progress
     from icm_fast.model import load_model
     from icm_fast.tasks.rows import read_column
@@ -93,29 +110,48 @@ def texts(
     say(_summary(tuned, "texts"))
 
 
+_IterativeTask = Annotated[
+    str,
+    typer.Argument(metavar="TASK", help="Task, for example truthfulqa.", show_default=False),
+]
+_IterativeBatchSize = Annotated[
+    int, typer.Option(metavar="N", help="Maximum number of examples per search.")
+]
+_IterativeOutput = Annotated[
+    Path | None,
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="FOLDER",
+        help="Folder of the batches; runs/TASK-iterative-seedN by default.",
+        show_default=False,
+    ),
+]
+_IterativeTuning = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="KEY=VALUE",
+        help="Change a setting of the fine-tuning; may be repeated.",
+        show_default=False,
+        rich_help_panel="Settings",
+    ),
+]
+
+
 @train_app.command()
 def iterative(
-    task: Annotated[str, typer.Argument(help="Task, for example truthfulqa.")],
-    data: Annotated[str | None, typer.Argument(help="File of the data.")] = None,
-    model: ModelName = None,
-    batch_size: Annotated[int, typer.Option(help="Most examples in one search.")] = 64,
-    seed: Annotated[int | None, typer.Option(help="Seed of every draw.")] = None,
-    limit: Annotated[int | None, typer.Option(help="Most examples.")] = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder.")] = None,
-    assignments: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="Setting of the searches: key=value; may be repeated."),
-    ] = None,
-    tuning: Annotated[
-        list[str] | None,
-        typer.Option(help="Setting of the fine-tunings: key=value; may be repeated."),
-    ] = None,
-    options: Annotated[
-        list[str] | None,
-        typer.Option("--option", help="Option of the task: key=value; may be repeated."),
-    ] = None,
+    task: _IterativeTask,
+    data: Data = None,
+    model: Model = None,
+    batch_size: _IterativeBatchSize = 64,
+    seed: Seed = None,
+    limit: Limit = None,
+    output: _IterativeOutput = None,
+    assignments: Assignments = None,
+    tuning: _IterativeTuning = None,
+    options: Options = None,
 ) -> None:
-    """Label batch by batch, each with the model tuned on the batches before it."""
+    """Label in batches, each with the model tuned on earlier ones."""
     from icm_fast.engine.progress import make_progress
     from icm_fast.training.sft import iterate
 
@@ -148,6 +184,10 @@ def iterative(
     typer.echo(_summary(result.tuned))
 
 
+train_app.command()(reward)
+train_app.command()(rl)
+
+
 def _tuning_config(assignments: list[str] | None) -> TuningConfig:
     from icm_fast.training.sft import TuningConfig
 
@@ -165,5 +205,5 @@ def _summary(tuned: Tuned, what: str = "labels") -> str:
     )
 
 
-def _mean(values: Any) -> float:
-    return float(sum(values) / len(values))
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

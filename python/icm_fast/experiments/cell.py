@@ -1,9 +1,9 @@
 """One column and one seed of an experiment: a search, then every method's predictions.
 
-Each result is a file of its own, written whole or not at all; a cell that was interrupted goes on
-with the first one that is missing. A search gets the examples alone: gold labels are read beside
-it, for a digest that says what results came from, and never handed over but where a column's
-``start`` takes some on purpose.
+Each result is a separate file, written whole or not at all; an interrupted cell resumes with the
+first missing one. A search gets the examples alone. Gold labels are read next to it, for a digest
+that says what results came from, and are never passed to it, except for those that a column's
+``start`` takes on purpose.
 """
 
 from __future__ import annotations
@@ -12,19 +12,18 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 from icm_fast.config import without_removed
-from icm_fast.engine.native import labelling_utility
-from icm_fast.engine.result import SearchResult
-from icm_fast.engine.search import search
 from icm_fast.errors import InputError
 from icm_fast.evaluation.many_shot import predict
-from icm_fast.evaluation.metrics import accuracy, agreement, agreement_up_to_permutation
+from icm_fast.evaluation.metrics import accuracy
 from icm_fast.experiments.cell_data import CellData
-from icm_fast.experiments.definition import Column
+from icm_fast.experiments.cell_search import run_search
+from icm_fast.experiments.documents import HeldOutFacts, OrderFacts, Record, SearchFacts, Versions
+from icm_fast.experiments.experiment import Column
 from icm_fast.experiments.methods import METHODS
 from icm_fast.experiments.orders import order_sensitivity
 from icm_fast.experiments.predicting import Prediction, predict_test
@@ -32,17 +31,17 @@ from icm_fast.files import write_atomically, writing
 from icm_fast.identity import as_stored, check_same, json_digest
 from icm_fast.runs.labels import read_labels
 from icm_fast.runs.provenance import machine_facts, versions
-from icm_fast.scoring.leave_one_out import leave_one_out
-from icm_fast.types import UNLABELLED, IntArray, Reporter, ScoreArray
+from icm_fast.types import IntArray, Reporter
 
 if TYPE_CHECKING:
     from icm_fast.model.lazy import LazyModel
 
+Document = TypeVar("Document")
 
 IDENTITY_FILE = "identity.json"
 MACHINE = "machine"
 _RESULTS = 2
-"""Raised when methods or what is stored of them change, so that old results are not mixed in."""
+"""Increased when methods or their stored results change, so that old results are not mixed in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,26 +53,26 @@ class CellResult:
         search: Facts about the search.
         test: ``ids``, ``gold``, ``groups`` and constraint ``pairs`` of the held-out examples.
         predictions: By method.
-        orders: What :func:`order_sensitivity` returns; None where it is not asked for.
+        orders: What :func:`order_sensitivity` returns; None if the column has no ``n_orders``.
         identity: What its results came from.
         versions: Of packages, and the ``machine``: one entry for each set that computed something.
     """
 
     seed: int
-    search: dict[str, Any]
-    test: dict[str, Any]
+    search: SearchFacts
+    test: HeldOutFacts
     predictions: dict[str, Prediction]
-    orders: dict[str, Any] | None
-    identity: dict[str, Any]
-    versions: list[dict[str, str]]
+    orders: OrderFacts | None
+    identity: dict[str, object]
+    versions: list[Versions]
 
 
 class Cell:
-    """The work of one cell, done as far as it is not done yet.
+    """The work of one cell; finished parts are read from its files.
 
     Args:
         column: What is labelled.
-        seed: Of data, search and test examples.
+        seed: Seed of data, search and test examples.
         folder: Where its files are kept.
         model: The column's model, shared with other cells.
         data: Folder of the data files.
@@ -96,13 +95,16 @@ class Cell:
         """Search, then predict by each method.
 
         Raises:
-            InputError: Data, settings or model do not fit each other, or are others than those that
+            InputError: Data, settings or model do not fit each other, or differ from those that
                 earlier results in the folder came from.
         """
         with writing(self._folder):
             self._folder.mkdir(parents=True, exist_ok=True)
         self._check_identity()
-        facts = self._kept("search.json", lambda: self._search(reporter))
+        facts = self._kept(
+            "search.json",
+            lambda: run_search(self._data, self._folder / "search", reporter),
+        )
         reporter.say(
             f"search: agreement {facts['agreement']:.2f}, {facts['n_evaluations']} evaluations, "
             f"{facts['seconds']:.0f} s"
@@ -116,7 +118,7 @@ class Cell:
         orders = self._orders(found, reporter)
         return CellResult(self._data.seed, facts, test, predictions, orders, **self._record())
 
-    def _identity(self) -> dict[str, Any]:
+    def _identity(self) -> dict[str, object]:
         """All that the results depend on, as JSON gives it back."""
         data = self._data
         test, gold = data.test
@@ -137,11 +139,13 @@ class Cell:
         )
 
     def _check_identity(self) -> None:
-        """Refuse a folder with results of anything else; mark an empty one."""
+        """Refuse a folder with results of another cell; mark an empty one."""
         identity, path = self._identity(), self._folder / IDENTITY_FILE
         if path.is_file():
             stored = self._record()["identity"]
-            stored["config"] = without_removed(stored["config"])
+            config = stored["config"]
+            assert isinstance(config, dict)
+            stored["config"] = without_removed(config)
             check_same(self._folder, stored, identity, "cell of an experiment")
             return
         if any(self._folder.iterdir()):
@@ -151,10 +155,8 @@ class Cell:
             )
         self._write(IDENTITY_FILE, {"identity": identity, "versions": []})
 
-    def _record(self) -> dict[str, Any]:
-        content: dict[str, Any] = json.loads(
-            (self._folder / IDENTITY_FILE).read_text(encoding="utf-8")
-        )
+    def _record(self) -> Record:
+        content: Record = json.loads((self._folder / IDENTITY_FILE).read_text(encoding="utf-8"))
         return content
 
     def _note_versions(self) -> None:
@@ -163,10 +165,10 @@ class Cell:
         if now not in record["versions"]:
             self._write(IDENTITY_FILE, {**record, "versions": [*record["versions"], now]})
 
-    def _write(self, name: str, content: dict[str, Any]) -> None:
+    def _write(self, name: str, content: object) -> None:
         write_atomically(self._folder / name, (json.dumps(content) + "\n").encode())
 
-    def _orders(self, found: IntArray, reporter: Reporter) -> dict[str, Any] | None:
+    def _orders(self, found: IntArray, reporter: Reporter) -> OrderFacts | None:
         n_orders = self._data.column.n_orders
         if not n_orders:
             return None
@@ -185,96 +187,29 @@ class Cell:
         )
         return Prediction(**content)
 
-    def _kept(self, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """Content of a JSON file of the cell, made if it is not there."""
+    def _kept(self, name: str, make: Callable[[], Document]) -> Document:
+        """Content of a JSON file of the cell; ``make`` gives it if the file is missing."""
         path = self._folder / name
         if not path.exists():
             self._note_versions()
             self._write(name, make())
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        content: Document = json.loads(path.read_text(encoding="utf-8"))
         return content
 
-    def _search(self, reporter: Reporter) -> dict[str, Any]:
-        """Facts about the search; about all of them where batches are labelled one by one."""
-        data, folder = self._data, self._folder / "search"
-        searches: tuple[SearchResult, ...]
-        gold_utility: float | None
-        if data.column.batch_size is None:
-            found = search(
-                data.dataset,
-                model=data.model,
-                config=data.config,
-                output_dir=folder,
-                progress=reporter,
-                source=data.source,
-            )
-            labels, searches, gold_utility = found.labels, (found,), _gold_utility(data)
-        else:
-            from icm_fast.training.sft import iterate
-
-            by_batch = iterate(
-                data.dataset,
-                model=data.model.load(),
-                batch_size=data.column.batch_size,
-                search_config=data.config,
-                tuning_config=data.column.tuning_config(data.seed),
-                output_dir=folder,
-                progress=reporter,
-                source=data.source,
-            )
-            # Each batch has a model of its own, so there is no U of all gold labels.
-            labels, searches, gold_utility = by_batch.labels, by_batch.searches, None
-        return {
-            **_against_gold(labels, data),
-            "gold_utility": gold_utility,
-            "n": len(labels),
-            "n_labelled": int((labels != UNLABELLED).sum()),
-            "utility": sum(one.utility for one in searches),
-            "n_evaluations": sum(one.n_evaluations for one in searches),
-            "n_iterations": sum(one.n_iterations for one in searches),
-            "n_parameters": data.n_parameters,
-            "n_tokens": sum(one.n_tokens_forwarded for one in searches),
-            "seconds": sum(one.seconds for one in searches),
-            "reason": ", ".join(dict.fromkeys(one.reason for one in searches)),
-            "concerns": list(dict.fromkeys(c.kind for one in searches for c in one.concerns)),
-        }
-
-    def _describe_test(self) -> dict[str, Any]:
+    def _describe_test(self) -> HeldOutFacts:
         test, gold = self._data.test
         return {
             "ids": [example.id for example in test.examples],
             "gold": gold.tolist(),
             "groups": [example.group for example in test.examples],
             "labels": list(test.label_space),
-            "pairs": [[c.first, c.second, c.allowed] for c in test.constraints],
+            "pairs": [(c.first, c.second, c.allowed) for c in test.constraints],
         }
 
 
 def _machine() -> str:
     facts = machine_facts()
     return f"{facts['processor']}, {facts['instruction_sets']}, {facts['processors']} threads"
-
-
-def _against_gold(labels: IntArray, data: CellData) -> dict[str, Any]:
-    """Agreement of found labels with gold."""
-    gold, n_labels = data.gold, len(data.dataset.label_space)
-    return {
-        "agreement": agreement(labels, gold),
-        "permuted_agreement": agreement_up_to_permutation(labels, gold, n_labels),
-        "gold_counts": np.bincount(gold[gold >= 0], minlength=n_labels).tolist(),
-        "found_counts": np.bincount(labels[labels >= 0], minlength=n_labels).tolist(),
-    }
-
-
-def _gold_utility(data: CellData) -> float | None:
-    """U(D) of the gold labels; None where some are unknown, for then it compares with nothing."""
-    if (data.gold == UNLABELLED).any():
-        return None
-    config = data.scoring
-    scores: ScoreArray = leave_one_out(
-        data.dataset, data.gold, model=data.model.load(), config=config
-    )
-    return labelling_utility(data.dataset, data.gold, scores, config)
 
 
 def _outcome(prediction: Prediction, gold: IntArray) -> str:

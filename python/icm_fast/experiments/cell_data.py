@@ -14,7 +14,7 @@ from icm_fast.errors import InputError
 from icm_fast.evaluation.baselines import bootstrapped_labels, initial_labels, perturbed_labels
 from icm_fast.evaluation.gold import held_out, load_gold
 from icm_fast.evaluation.metrics import agreement
-from icm_fast.experiments.definition import Column
+from icm_fast.experiments.experiment import Column
 from icm_fast.tasks import crowd_labels
 from icm_fast.types import UNLABELLED, Dataset, IntArray
 
@@ -26,7 +26,7 @@ CROWD_TASKS = ("movie-sentiment",)
 
 
 class CellData:
-    """Data of one column and seed, read when asked for.
+    """Data of one column and seed, read when first used.
 
     Args:
         column: What is labelled.
@@ -99,7 +99,7 @@ class CellData:
         """Labels of the examples, ``[n]``.
 
         Args:
-            source: As of :class:`icm_fast.experiments.methods.Method`.
+            source: See ``labels`` of :class:`icm_fast.experiments.methods.Method`.
             found: Labels that the search found.
         """
         if source == "icm":
@@ -109,7 +109,7 @@ class CellData:
         if source == "crowd":
             return crowd_labels(self.column.task, self.dataset)
         if source == "perturbed":
-            # As many as ICM's, too, where a search left examples unlabelled.
+            # A search may leave examples unlabelled; compare with as many gold labels.
             gold = np.where(found == UNLABELLED, UNLABELLED, self.gold).astype(np.int32)
             if (gold == UNLABELLED).all():
                 return gold

@@ -42,10 +42,10 @@ def run_demo(
     n_test: int = 100,
     progress: Reporter | None = None,
 ) -> DemoResult:
-    """Search, then evaluate; a run that was interrupted goes on.
+    """Search, then evaluate; an interrupted run resumes.
 
     Raises:
-        InputError: Model or data are not in place, or the folder holds another run.
+        InputError: Model or data are missing, or the folder holds another run.
     """
     source, config = demo_source(n, seed), SearchConfig(seed=seed)
     loaded = LazyModel(model, dtype=config.dtype, device=config.device)

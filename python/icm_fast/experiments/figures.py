@@ -7,12 +7,18 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 from icm_fast.errors import InputError
+from icm_fast.experiments.documents import ColumnDocument, ExperimentDocument, MethodFigures, Point
 from icm_fast.experiments.methods import METHODS
 
-# Okabe and Ito's colours, which colour-blind people tell apart; one per source of labels.
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's colours, which colour-blind people can tell apart; one per source of labels.
 _COLOURS = {
     "": "#999999",
     "icm": "#009E73",
@@ -25,7 +31,7 @@ _MARKERS = "osD^vPX*"
 _PANELS_PER_ROW = 4
 
 
-def experiment_figure(document: dict[str, Any], kind: str) -> bytes:
+def experiment_figure(document: ExperimentDocument, kind: str) -> bytes:
     """The picture of a result document.
 
     Args:
@@ -44,18 +50,18 @@ def experiment_figure(document: dict[str, Any], kind: str) -> bytes:
     return buffer.getvalue()
 
 
-def _bars(document: dict[str, Any]) -> Any:
+def _bars(document: ExperimentDocument) -> Figure:
     """A panel per column: accuracy as a bar with its interval, calibrated accuracy as a diamond."""
     columns = document["columns"]
     shown = [
         name
         for name in dict.fromkeys(name for column in columns for name in column["methods"])
-        if any("plain" in column["methods"].get(name, {}) for column in columns)
+        if any(_figures_of(column, name) is not None for column in columns)
     ]
     per_row = min(_PANELS_PER_ROW, len(columns))
     n_rows = math.ceil(len(columns) / per_row)
     size = (max(7.5, 2.2 + 2.7 * per_row), 1.6 + n_rows * (0.9 + 0.27 * len(shown)))
-    figure = figure_module().Figure(figsize=size, layout="constrained")
+    figure: Figure = figure_module().Figure(figsize=size, layout="constrained")
     panels = figure.subplots(n_rows, per_row, sharex=True, sharey=True, squeeze=False)
     for place, axes in enumerate(panels.flat):
         if place >= len(columns):
@@ -71,10 +77,10 @@ def _bars(document: dict[str, Any]) -> Any:
     return figure
 
 
-def _bar_panel(axes: Any, column: dict[str, Any], shown: list[str]) -> None:
+def _bar_panel(axes: Axes, column: ColumnDocument, shown: list[str]) -> None:
     for row, name in enumerate(shown):
-        method = column["methods"].get(name, {})
-        if "plain" not in method:
+        method = _figures_of(column, name)
+        if method is None:
             why = "not applicable" if name in column["methods"] else "not run"
             axes.annotate(why, (0.02, row), va="center", fontsize=7, color="grey")
             continue
@@ -104,7 +110,7 @@ def _bar_panel(axes: Any, column: dict[str, Any], shown: list[str]) -> None:
     axes.set_axisbelow(True)
 
 
-def _bar_legend(figure: Any, n_columns: int, *, tuned: bool) -> None:
+def _bar_legend(figure: Figure, n_columns: int, *, tuned: bool) -> None:
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
@@ -118,18 +124,18 @@ def _bar_legend(figure: Any, n_columns: int, *, tuned: bool) -> None:
     figure.legend(handles=handles, loc="outside lower center", ncols=n_columns, fontsize=8)
 
 
-def _lines(document: dict[str, Any]) -> Any:
+def _lines(document: ExperimentDocument) -> Figure:
     """Calibrated accuracy of each method, and the labels' own agreement with gold, over ``x``."""
-    columns = sorted(document["columns"], key=lambda column: float(column["x"]))
-    figure = figure_module().Figure(figsize=(7, 4.5), layout="constrained")
+    columns = sorted(document["columns"], key=_x)
+    figure: Figure = figure_module().Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
     lines = _line_points(columns)
-    place = Places([column["x"] for column in columns], len(lines), log=document["log_x"])
+    place = Places([_x(column) for column in columns], len(lines), log=document["log_x"])
     for k, line in enumerate(lines):
         _line(axes, line, [(place.of(x, k), point) for x, point in line.points])
     if document["log_x"]:
         axes.set_xscale("log")
-    ticks = [column["x"] for column in columns]
+    ticks = [_x(column) for column in columns]
     axes.set_xticks(ticks, [f"{x:g}" for x in ticks])
     axes.minorticks_off()
     axes.set_xlabel(document["x_label"])
@@ -141,11 +147,11 @@ def _lines(document: dict[str, Any]) -> Any:
 
 
 class Places:
-    """Where the points of several lines stand: side by side, so that their intervals are seen.
+    """Places for the points of several lines: side by side, so that intervals do not overlap.
 
     Args:
-        xs: Their places on the axis.
-        n_lines: How many lines there are.
+        xs: Values on the axis.
+        n_lines: Number of lines.
         log: Whether the axis is logarithmic.
     """
 
@@ -156,7 +162,7 @@ class Places:
         self._middle = (n_lines - 1) / 2
 
     def of(self, x: float, line: int) -> float:
-        """Where the point of a line stands that belongs to ``x``."""
+        """Place of the point of a line at ``x``."""
         apart = (line - self._middle) * self._step
         return x * math.exp(apart) if self._log else x + apart
 
@@ -169,15 +175,16 @@ class _Line:
     colour: str
     marker: str
     style: str
-    points: list[tuple[float, dict[str, Any]]]
+    points: list[tuple[float, Point]]
 
 
-def _line_points(columns: list[dict[str, Any]]) -> list[_Line]:
-    """A line for each method, and one for the found labels; for each model where models share an x.
+def _line_points(columns: Sequence[ColumnDocument]) -> list[_Line]:
+    """A line for each method, and one for the found labels.
 
-    Where no two columns share one, as over sizes of models, lines go through all of them.
+    Where columns share an ``x``, each model has its own lines; otherwise, as over model sizes,
+    lines run through all models.
     """
-    shared = len({column["x"] for column in columns}) < len(columns)
+    shared = len({_x(column) for column in columns}) < len(columns)
     models = list(dict.fromkeys(column["model"] for column in columns)) if shared else [None]
     lines = []
     for model, style in zip(models, itertools.cycle(("-", ":", "-.")), strict=False):
@@ -186,22 +193,22 @@ def _line_points(columns: list[dict[str, Any]]) -> list[_Line]:
         names = dict.fromkeys(name for column in own for name in column["methods"])
         for k, name in enumerate(names):
             method = METHODS[name]
-            points = [
-                (column["x"], column["methods"][name]["calibrated"])
+            points: list[tuple[float, Point]] = [
+                (_x(column), figures["calibrated"])
                 for column in own
-                if "calibrated" in column["methods"].get(name, {})
+                if (figures := _figures_of(column, name)) is not None
             ]
             if points:
                 label = f"{method.title}, calibrated accuracy{ending}"
                 marker = _MARKERS[k % len(_MARKERS)]
                 lines.append(_Line(label, _COLOURS[method.labels], marker, style, points))
-        found = [(column["x"], _agreement(column)) for column in own]
+        found = [(_x(column), _agreement(column)) for column in own]
         label = f"found labels, agreement with gold{ending}"
         lines.append(_Line(label, "black", "x", "--" if style == "-" else style, found))
     return lines
 
 
-def _line(axes: Any, line: _Line, points: list[tuple[float, dict[str, Any]]]) -> None:
+def _line(axes: Axes, line: _Line, points: list[tuple[float, Point]]) -> None:
     xs = [x for x, _ in points]
     values = [p["accuracy"] for _, p in points]
     below = [max(0.0, v - p["interval"][0]) for v, (_, p) in zip(values, points, strict=True)]
@@ -218,13 +225,25 @@ def _line(axes: Any, line: _Line, points: list[tuple[float, dict[str, Any]]]) ->
     )
 
 
-def _agreement(column: dict[str, Any]) -> dict[str, Any]:
+def _figures_of(column: ColumnDocument, name: str) -> MethodFigures | None:
+    """The figures of a method; None if the column does not have it or left it out."""
+    method = column["methods"].get(name)
+    return None if method is None or "left_out" in method else method
+
+
+def _x(column: ColumnDocument) -> float:
+    x = column["x"]
+    assert x is not None  # the definition of a figure of lines needs it
+    return x
+
+
+def _agreement(column: ColumnDocument) -> Point:
     """Mean over the seeds, with the range of the seeds."""
     values = [seed["agreement"] for seed in column["search"]["seeds"]]
     return {"accuracy": sum(values) / len(values), "interval": [min(values), max(values)]}
 
 
-def figure_module() -> Any:
+def figure_module() -> ModuleType:
     """Matplotlib's figure module; no display is needed.
 
     Raises:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """One way.
+    """One way to predict.
 
     Attributes:
         title: As tables and figures call it.

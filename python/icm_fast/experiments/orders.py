@@ -1,9 +1,8 @@
-"""How much scores and predictions vary with the order of the contexts, labels unchanged."""
+"""How much scores and predictions vary with the order of the contexts for the same labels."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
@@ -11,14 +10,15 @@ from icm_fast.engine.native import labelling_utility
 from icm_fast.evaluation.many_shot import many_shot, predict
 from icm_fast.evaluation.metrics import accuracy, agreement
 from icm_fast.experiments.cell_data import CellData
+from icm_fast.experiments.documents import Order, OrderFacts
 from icm_fast.scoring.leave_one_out import leave_one_out
 from icm_fast.types import UNLABELLED, IntArray
 
 _FIRST_ORDER = 1000
-"""Seed of the first order: none of those that searches are run with."""
+"""Seed of the first order: no search runs with it."""
 
 
-def order_sensitivity(data: CellData, found: IntArray, n_orders: int) -> dict[str, Any]:
+def order_sensitivity(data: CellData, found: IntArray, n_orders: int) -> OrderFacts:
     """Found labels under ``n_orders`` random orders of all contexts.
 
     Returns:
@@ -28,7 +28,8 @@ def order_sensitivity(data: CellData, found: IntArray, n_orders: int) -> dict[st
     """
     test, test_gold = data.test
     labelled = np.flatnonzero(found != UNLABELLED)
-    orders, own = [], []
+    orders: list[Order] = []
+    own = []
     for k in range(n_orders):
         config = replace(data.scoring, seed=_FIRST_ORDER + k)
         model = data.model.load()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,17 +16,18 @@ from icm_fast.experiments.methods import Method
 from icm_fast.types import UNLABELLED, IntArray
 
 if TYPE_CHECKING:
+    from icm_fast.model.loaded import LoadedModel
     from icm_fast.plan.pieces import TokenizedDataset
     from icm_fast.training.sft import Tuned
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prediction:
-    """What one method makes of the held-out examples of one cell.
+    """The predictions of one method for the held-out examples of one cell.
 
     Attributes:
-        scores: ``[n_test, n_labels]`` log-probabilities; None where the method does not apply.
-        reason: Why it does not.
+        scores: ``[n_test, n_labels]`` log-probabilities; None if the method does not apply.
+        reason: Why it does not apply.
         n_shots: Labelled examples in context or in training.
         labels_accuracy: Their accuracy; None without labels.
         n_tokens: Tokens forwarded for the predictions.
@@ -42,7 +43,7 @@ class Prediction:
 
 
 def not_applicable(method: Method, data: CellData) -> str:
-    """Why a method has no sense for a cell; empty if it has."""
+    """Why a method does not apply to a cell; empty if it applies."""
     if method.labels == "crowd" and data.column.task not in CROWD_TASKS:
         return "the data hold no labels of single annotators"
     if method.use == "chat" and not getattr(
@@ -56,13 +57,13 @@ def predict_test(method: Method, data: CellData, found: IntArray, folder: Path) 
     """Predict the held-out examples of a cell.
 
     Args:
-        method: How.
+        method: The method.
         data: The cell's data.
         found: Labels that the search found, ``[n]``.
-        folder: Where fine-tuning keeps its state.
+        folder: Folder in which fine-tuning keeps its state.
 
     Raises:
-        InputError: The model does not take the data.
+        InputError: The model cannot take the data.
     """
     reason = not_applicable(method, data)
     if reason:
@@ -70,12 +71,13 @@ def predict_test(method: Method, data: CellData, found: IntArray, folder: Path) 
     started = time.monotonic()
     labels = data.labels(method.labels, found) if method.labels else None
     seconds = time.monotonic() - started
-    model: Any = data.model.load()
+    model = data.model.load()
     tuned = None
     if method.use == "tuned":
         assert labels is not None
         tuned = _fine_tuned(data, labels, model, folder)
-        model, seconds = tuned.model, seconds + tuned.seconds  # those before it was killed, too
+        # Seconds of a resumed fine-tuning include those before the interruption.
+        model, seconds = tuned.model, seconds + tuned.seconds
     started = time.monotonic()
     if method.use in ("assistant", "chat"):
         predicted = _zero_shot(method.use, data)
@@ -92,7 +94,7 @@ def predict_test(method: Method, data: CellData, found: IntArray, folder: Path) 
     )
 
 
-def _fine_tuned(data: CellData, labels: IntArray, model: Any, folder: Path) -> Tuned:
+def _fine_tuned(data: CellData, labels: IntArray, model: LoadedModel, folder: Path) -> Tuned:
     from icm_fast.training.sft import fine_tune
 
     config = data.column.tuning_config(data.seed)
@@ -100,7 +102,7 @@ def _fine_tuned(data: CellData, labels: IntArray, model: Any, folder: Path) -> T
 
 
 def _zero_shot(use: str, data: CellData) -> Predictions:
-    """Of prompts in another form."""
+    """Predictions from prompts in another format."""
     from icm_fast.evaluation.prompt_formats import assistant_pieces, chat_pieces
     from icm_fast.scoring.local import TreeScorer
 

@@ -6,12 +6,12 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from icm_fast.engine.progress import Headed, Quiet
 from icm_fast.errors import InputError
 from icm_fast.experiments.cell import MACHINE, Cell
-from icm_fast.experiments.definition import Column, Experiment
+from icm_fast.experiments.documents import ColumnDocument, ExperimentDocument, Heading, Versions
+from icm_fast.experiments.experiment import Column, Experiment
 from icm_fast.experiments.figures import experiment_figure, figure_module
 from icm_fast.experiments.methods import METHODS
 from icm_fast.experiments.summary import summarize_column
@@ -30,16 +30,16 @@ def run_experiment(
     command: Sequence[str],
     data: Path | None = None,
     progress: Reporter | None = None,
-) -> dict[str, Any]:
-    """Run every cell that is not done yet and write JSON, Markdown, PNG and SVG after each column.
+) -> ExperimentDocument:
+    """Run every unfinished cell; write JSON, Markdown, PNG and SVG after each column.
 
     Args:
         experiment: What to run.
-        output: Folder of the four files, named by ``experiment.file_name``, and of the cells' own
-            files, from which an interrupted experiment goes on.
+        output: Folder of the four files, named by ``experiment.file_name``, and of the cells'
+            files, from which an interrupted experiment resumes.
         command: The command line, for the record.
         data: Folder of the data files.
-        progress: Says each result, and shows searches and trainings.
+        progress: Receives a line about each result, and the progress of searches and trainings.
 
     Returns:
         The document that was written as JSON.
@@ -54,10 +54,9 @@ def run_experiment(
             check_model_name(name)
     _check_packages(experiment)
     models = _Models()
-    done: list[dict[str, Any]] = []
-    used: list[dict[str, str]] = []
+    done: list[ColumnDocument] = []
+    used: list[Versions] = []
     n_cells = len(experiment.columns) * len(experiment.seeds)
-    document: dict[str, Any] = {}
     for place, column in enumerate(experiment.columns):
         model, chat_model = models.of(column)
         results = []
@@ -66,24 +65,32 @@ def run_experiment(
             heading = f"[{number}/{n_cells}] {column.name}, {column.model}, seed {seed}"
             folder = _folder(output, column) / f"seed-{seed}"
             cell = Cell(column, seed, folder, model, data, chat_model)
-            with Headed(progress or Quiet(), heading) as shown:
-                results.append(cell.run(experiment.methods_of(column), shown))
+            with Headed(progress or Quiet(), heading) as reporter:
+                results.append(cell.run(experiment.methods_of(column), reporter))
         done.append(summarize_column(column, experiment.methods_of(column), results))
         used += [each for result in results for each in result.versions]
-        versions = _joined(used)
-        document = {
-            **_heading(experiment),
-            "command": " ".join(command),
-            "machine": versions.pop(MACHINE, "machine not recorded"),
-            "versions": versions,
-            "columns": list(done),
-        }
-        _write(document, output, experiment.file_name)
-    return document
+        _write(_document(experiment, command, done, used), output, experiment.file_name)
+    return _document(experiment, command, done, used)
+
+
+def _document(
+    experiment: Experiment,
+    command: Sequence[str],
+    columns: Sequence[ColumnDocument],
+    used: Sequence[Versions],
+) -> ExperimentDocument:
+    versions = _joined(used)
+    return {
+        **_heading(experiment),
+        "command": " ".join(command),
+        "machine": versions.pop(MACHINE, "machine not recorded"),
+        "versions": versions,
+        "columns": list(columns),
+    }
 
 
 class _Models:
-    """The models of the column at hand; those of the one before are kept where they serve again."""
+    """The models of the current column; those of the last column are reused where they fit."""
 
     def __init__(self) -> None:
         self._kept: dict[tuple[str, str, str], LazyModel] = {}
@@ -102,7 +109,7 @@ class _Models:
         return self._kept[keys[0]], self._kept[keys[1]]
 
 
-def _heading(experiment: Experiment) -> dict[str, Any]:
+def _heading(experiment: Experiment) -> Heading:
     return {
         "title": experiment.title,
         "experiment": experiment.name,
@@ -116,14 +123,14 @@ def _heading(experiment: Experiment) -> dict[str, Any]:
     }
 
 
-def _joined(used: Sequence[dict[str, str]]) -> dict[str, str]:
-    """The versions of each package that computed something; several where it was resumed."""
+def _joined(used: Sequence[Versions]) -> Versions:
+    """The versions of each package that computed something; several after a resumption."""
     names = dict.fromkeys(name for versions in used for name in versions)
     return {name: " and ".join(dict.fromkeys(v[name] for v in used if name in v)) for name in names}
 
 
 def _check_packages(experiment: Experiment) -> None:
-    """Raise InputError now if a package is missing that is needed hours later."""
+    """Raise InputError now if a package is missing that would be needed hours later."""
     methods = {name for column in experiment.columns for name in experiment.methods_of(column)}
     batches = any(column.batch_size is not None for column in experiment.columns)
     if batches or any(METHODS[name].use == "tuned" for name in methods):
@@ -147,12 +154,12 @@ def _check_data(column: Column, data: Path | None) -> None:
 
 
 def _folder(output: Path, column: Column) -> Path:
-    """Folder of a column; with other settings another one, so that results are never mixed up."""
+    """Folder of a column; other settings get another folder, so that results never mix."""
     slug = re.sub(r"[^a-z0-9]+", "-", column.name.lower()).strip("-")
     return output / "cells" / f"{slug}-{column.digest()}"
 
 
-def _write(document: dict[str, Any], output: Path, name: str) -> None:
+def _write(document: ExperimentDocument, output: Path, name: str) -> None:
     with writing(output):
         output.mkdir(parents=True, exist_ok=True)
     text = json.dumps(document, indent=1) + "\n"

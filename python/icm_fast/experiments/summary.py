@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from typing import Any
 
 import numpy as np
 
@@ -19,7 +18,16 @@ from icm_fast.evaluation.metrics import (
     seeds_interval,
 )
 from icm_fast.experiments.cell import CellResult
-from icm_fast.experiments.definition import Column
+from icm_fast.experiments.documents import (
+    Accuracies,
+    ColumnDocument,
+    Difference,
+    Kind,
+    MethodAccuracies,
+    MethodDifference,
+    MethodDocument,
+)
+from icm_fast.experiments.experiment import Column
 from icm_fast.experiments.predicting import Prediction
 from icm_fast.types import UNLABELLED, Constraint, FloatArray, IntArray
 
@@ -28,12 +36,12 @@ _COMPARED = (
     *(("icm-tuned", other) for other in ("golden-tuned", "crowd-tuned", "perturbed-tuned")),
     ("icm-tuned", "icm"),
 )
-"""Pairs of methods whose difference tells something."""
+"""Pairs of methods whose difference is of interest."""
 
 
 def summarize_column(
     column: Column, methods: Sequence[str], cells: Sequence[CellResult]
-) -> dict[str, Any]:
+) -> ColumnDocument:
     """Figures of one column over its seeds, as plain JSON types.
 
     ``search`` holds every seed's facts; ``methods`` one entry per method with means over seeds,
@@ -46,7 +54,7 @@ def summarize_column(
         "task": column.task,
         "model": column.model,
         "n": column.n,
-        "x": _millions(cells) if column.x == "parameters" else column.x,
+        "x": _millions(cells) if isinstance(column.x, str) else column.x,
         "definition": _definition(column),
         "identities": [{"seed": cell.seed, **cell.identity} for cell in cells],
         "n_test": len(cells[0].test["gold"]),
@@ -64,9 +72,9 @@ def summarize_column(
     }
 
 
-def _definition(column: Column) -> dict[str, Any]:
-    """What the experiment's file says of a column, without what stands beside it."""
-    content: dict[str, Any] = json.loads(json.dumps(asdict(column), default=dict))
+def _definition(column: Column) -> dict[str, object]:
+    """What the experiment's file says of a column, without what is stored next to it."""
+    content: dict[str, object] = json.loads(json.dumps(asdict(column), default=dict))
     return {key: content[key] for key in content if key not in ("name", "model_title", "x")}
 
 
@@ -74,21 +82,26 @@ def _millions(cells: Sequence[CellResult]) -> float:
     return round(float(cells[0].search["n_parameters"]) / 1e6, 1)
 
 
-def _compare(one: str, other: str, cells: Sequence[CellResult]) -> dict[str, Any] | None:
+def _compare(one: str, other: str, cells: Sequence[CellResult]) -> MethodDifference | None:
     """Difference of two methods' accuracies; None where one of them was left out."""
     if any(cell.predictions[name].scores is None for cell in cells for name in (one, other)):
         return None
     groups = [_groups(cell) for cell in cells]
-    found: dict[str, Any] = {"method": one, "against": other}
-    for kind in ("plain", "calibrated"):
+
+    def difference(kind: Kind) -> Difference:
         apart = [_right(cell, one, kind) - _right(cell, other, kind) for cell in cells]
-        low, high = seeds_interval(apart, groups)
         mean = float(np.mean([np.nanmean(values) for values in apart]))
-        found[kind] = {"difference": mean, "interval": [low, high]}
-    return found
+        return {"difference": mean, "interval": list(seeds_interval(apart, groups))}
+
+    return {
+        "method": one,
+        "against": other,
+        "plain": difference("plain"),
+        "calibrated": difference("calibrated"),
+    }
 
 
-def _right(cell: CellResult, name: str, kind: str) -> FloatArray:
+def _right(cell: CellResult, name: str, kind: Kind) -> FloatArray:
     """1 where a method is right, 0 where it is wrong, NaN without gold; ``[n]``."""
     scores = np.array(cell.predictions[name].scores, np.float32)
     gold = np.array(cell.test["gold"], np.int32)
@@ -110,37 +123,44 @@ def _majority(cell: CellResult) -> float:
     return float(np.bincount(gold).max() / len(gold))
 
 
-def _method(name: str, cells: Sequence[CellResult]) -> dict[str, Any]:
+def _method(name: str, cells: Sequence[CellResult]) -> MethodDocument:
     predictions = [cell.predictions[name] for cell in cells]
     reasons = [p.reason for p in predictions if p.scores is None]
     if reasons:
         return {"left_out": reasons[0]}
     scores = [np.array(p.scores, np.float32) for p in predictions]
     gold = [np.array(cell.test["gold"], np.int32) for cell in cells]
-    groups = [_groups(cell) for cell in cells]
-    found: dict[str, Any] = {
+    pairs = list(zip(scores, gold, strict=True))
+    two = scores[0].shape[1] == 2
+    return {
         "n_shots": _mean(predictions, lambda p: float(p.n_shots)),
         "labels_accuracy": _mean(predictions, lambda p: p.labels_accuracy),
         "n_tokens": _mean(predictions, lambda p: float(p.n_tokens)),
         "seconds": _mean(predictions, lambda p: p.seconds),
+        "plain": _method_accuracies(name, "plain", cells),
+        "calibrated": _method_accuracies(name, "calibrated", cells),
+        "calibration_error": _nan_mean([calibration_error(s, g) for s, g in pairs]),
+        "auc": _nan_mean([auc(s, g) for s, g in pairs]) if two else None,
     }
-    for kind in ("plain", "calibrated"):
-        labels = [predict(s, calibrated=kind == "calibrated") for s in scores]
-        found[kind] = {
-            **_figures(labels, gold),
-            "interval": list(seeds_interval([_right(c, name, kind) for c in cells], groups)),
-            "consistency": _nan_mean(
-                [consistency(y, _constraints(c)) for y, c in zip(labels, cells, strict=True)]
-            ),
-        }
-    pairs = list(zip(scores, gold, strict=True))
-    found["calibration_error"] = _nan_mean([calibration_error(s, g) for s, g in pairs])
-    two = scores[0].shape[1] == 2
-    found["auc"] = _nan_mean([auc(s, g) for s, g in pairs]) if two else None
-    return found
 
 
-def _figures(labels: Sequence[IntArray], gold: Sequence[IntArray]) -> dict[str, Any]:
+def _method_accuracies(name: str, kind: Kind, cells: Sequence[CellResult]) -> MethodAccuracies:
+    labels = [
+        predict(np.array(c.predictions[name].scores, np.float32), calibrated=kind == "calibrated")
+        for c in cells
+    ]
+    gold = [np.array(cell.test["gold"], np.int32) for cell in cells]
+    groups = [_groups(cell) for cell in cells]
+    return {
+        **_accuracies(labels, gold),
+        "interval": list(seeds_interval([_right(c, name, kind) for c in cells], groups)),
+        "consistency": _nan_mean(
+            [consistency(y, _constraints(c)) for y, c in zip(labels, cells, strict=True)]
+        ),
+    }
+
+
+def _accuracies(labels: Sequence[IntArray], gold: Sequence[IntArray]) -> Accuracies:
     pairs = list(zip(labels, gold, strict=True))
     values = [accuracy(y, g) for y, g in pairs]
     return {

@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Literal
 
 from icm_fast.evaluation.report import markdown_table
+from icm_fast.experiments.documents import (
+    KINDS,
+    ColumnDocument,
+    ExperimentDocument,
+    Kind,
+    MethodDocument,
+    Order,
+    SeedSearch,
+)
 from icm_fast.experiments.methods import METHODS
 
 NOTHING = "–"
+_CountKey = Literal["n_iterations", "n_tokens"]
+_OrderKey = Literal["utility", "agreement", "accuracy", "calibrated"]
 
 
-def experiment_text(document: dict[str, Any], figure: str) -> str:
+def experiment_text(document: ExperimentDocument, figure: str) -> str:
     """Markdown of a result document; ``figure`` is the name of its picture."""
     parts = [
         f"# {document['title']}",
@@ -29,7 +40,7 @@ def experiment_text(document: dict[str, Any], figure: str) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _preface(document: dict[str, Any]) -> str:
+def _preface(document: ExperimentDocument) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in document["versions"].items())
     seeds = ", ".join(str(seed) for seed in document["seeds"])
     lines = [
@@ -43,7 +54,7 @@ def _preface(document: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _accuracies(document: dict[str, Any], kind: str) -> str:
+def _accuracies(document: ExperimentDocument, kind: Kind) -> str:
     columns = document["columns"]
     names = list(dict.fromkeys(name for column in columns for name in column["methods"]))
     rows = [
@@ -54,15 +65,15 @@ def _accuracies(document: dict[str, Any], kind: str) -> str:
     return markdown_table(["method", *[column["name"] for column in columns]], rows)
 
 
-def _accuracy(method: dict[str, Any] | None, kind: str) -> str:
+def _accuracy(method: MethodDocument | None, kind: Kind) -> str:
     if method is None or "left_out" in method:
         return NOTHING
     low, high = method[kind]["interval"]
     return f"{_share(method[kind]['accuracy'])} [{_share(low)}, {_share(high)}]"
 
 
-def _differences(document: dict[str, Any]) -> list[str]:
-    """A section on pairs of methods, where there are any."""
+def _differences(document: ExperimentDocument) -> list[str]:
+    """A section on pairs of methods; nothing if there are none."""
     columns = document["columns"]
     pairs = list(
         dict.fromkeys((d["method"], d["against"]) for c in columns for d in c["differences"])
@@ -72,17 +83,17 @@ def _differences(document: dict[str, Any]) -> list[str]:
     rows = []
     for pair in pairs:
         title = " against ".join(METHODS[name].title for name in pair)
-        for kind in ("plain", "calibrated"):
+        for kind in KINDS:
             found = [_difference_of(column, pair, kind) for column in columns]
             rows.append([title if kind == "plain" else "… calibrated", *found])
     preface = (
-        "Points of accuracy on the same held-out examples, with intervals of the difference; one "
-        "that holds 0 does not tell the two apart."
+        "Differences of accuracy in percentage points on the same held-out examples, with their "
+        "intervals. An interval that contains 0 does not separate the two methods."
     )
     return ["## Differences", preface, markdown_table(["", *[c["name"] for c in columns]], rows)]
 
 
-def _difference_of(column: dict[str, Any], pair: tuple[str, str], kind: str) -> str:
+def _difference_of(column: ColumnDocument, pair: tuple[str, str], kind: Kind) -> str:
     for found in column["differences"]:
         if (found["method"], found["against"]) == pair:
             low, high = (100 * value for value in found[kind]["interval"])
@@ -90,7 +101,7 @@ def _difference_of(column: dict[str, Any], pair: tuple[str, str], kind: str) -> 
     return NOTHING
 
 
-def _searches(document: dict[str, Any]) -> str:
+def _searches(document: ExperimentDocument) -> str:
     names = (
         *("data", "n", "agreement with gold, by seed", "up to renaming", "U(found) - U(gold)"),
         *("evaluations", "steps per label", "tokens per label", "seconds"),
@@ -114,13 +125,13 @@ def _searches(document: dict[str, Any]) -> str:
     return markdown_table(names, rows)
 
 
-def _per_label(seeds: Sequence[dict[str, Any]], key: str, form: str) -> str:
+def _per_label(seeds: Sequence[SeedSearch], key: _CountKey, form: str) -> str:
     shares = [s[key] / s["n_labelled"] for s in seeds if s["n_labelled"]]
     return format(_mean(shares), form) if shares else NOTHING
 
 
-def _orders(document: dict[str, Any]) -> list[str]:
-    """A section on the orders of the contexts, where they were varied."""
+def _orders(document: ExperimentDocument) -> list[str]:
+    """A section on the orders of the contexts; nothing if they were not varied."""
     names = (
         *("data", "seed", "U(D)", "leave-one-out agreement with gold", "accuracy", "calibrated"),
         "spread of a log-probability",
@@ -144,12 +155,12 @@ def _orders(document: dict[str, Any]) -> list[str]:
     return ["## Order of the contexts", preface, markdown_table(names, rows)]
 
 
-def _range(orders: Sequence[dict[str, float]], key: str) -> str:
+def _range(orders: Sequence[Order], key: _OrderKey) -> str:
     values = [order[key] for order in orders]
     return f"{min(values):.2f}, {_mean(values):.2f}, {max(values):.2f}"
 
 
-def _details(column: dict[str, Any]) -> str:
+def _details(column: ColumnDocument) -> str:
     names = (
         *("method", "labels", "their accuracy", "accuracy", "calibrated", "balanced", "AUC"),
         *("calibration error", "consistent", "tokens", "seconds"),
@@ -165,7 +176,7 @@ def _details(column: dict[str, Any]) -> str:
     return "\n\n".join([*parts, markdown_table(names, [row for row in rows if row])])
 
 
-def _detail(name: str, method: dict[str, Any]) -> list[str]:
+def _detail(name: str, method: MethodDocument) -> list[str]:
     if "left_out" in method:
         return []
     plain, calibrated = method["plain"], method["calibrated"]

@@ -1,4 +1,4 @@
-"""What this processor does well."""
+"""Features and free memory of this machine."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 @cache
 def cpu_flags() -> frozenset[str]:
-    """Feature flags of the first processor, as Linux names them; empty where unknown."""
+    """Feature flags of the first processor, as Linux names them; empty if unknown."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -22,12 +22,12 @@ def cpu_flags() -> frozenset[str]:
 
 
 def fast_bfloat16() -> bool:
-    """Whether bfloat16 matrix products run on native instructions (else they are far slower)."""
+    """Whether bfloat16 matrix products have native instructions (otherwise they are far slower)."""
     return bool(cpu_flags() & {"avx512_bf16", "amx_bf16", "bf16"})
 
 
 def available_bytes() -> int:
-    """Memory that a new allocation may take; a very large number where unknown."""
+    """Memory available to new allocations; a very large number if unknown."""
     try:
         text = Path("/proc/meminfo").read_text(encoding="ascii", errors="replace")
     except OSError:
@@ -40,7 +40,7 @@ def available_bytes() -> int:
 
 
 def describe_cpu() -> str:
-    """One line for people: architecture and the instruction sets that matter here."""
+    """Architecture and relevant instruction sets, as one readable line."""
     wanted = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "asimd", "bf16", "sve")
     present = [flag for flag in wanted if flag in cpu_flags()]
     return f"{platform.machine()} ({', '.join(present) or 'no vector extensions found'})"

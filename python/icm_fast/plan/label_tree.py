@@ -1,4 +1,4 @@
-"""The labels' tokens as a tree, so that shared beginnings are forwarded once."""
+"""The labels' tokens as a tree, so that shared prefixes are forwarded once."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from icm_fast.plan.pieces import TokenizedDataset
 
 @dataclass(frozen=True, slots=True)
 class LabelTree:
-    """The labels' tokens as a tree: shared beginnings are forwarded once.
+    """The labels' tokens as a tree: shared prefixes are forwarded once.
 
     Attributes:
-        tail_tokens: Token of each inner node; inner nodes are forwarded behind every query.
-        tail_parents: Inner node before it, -1 for the query itself; parents come first.
+        tail_tokens: Token of each inner node; inner nodes are forwarded after every query.
+        tail_parents: Parent of each inner node, -1 for the query itself; parents come first.
         steps: For each label its ``(node, token)`` steps; node -1 is the query.
     """
 
@@ -22,7 +22,7 @@ class LabelTree:
     steps: tuple[tuple[tuple[int, int], ...], ...]
 
     def path(self, node: int) -> list[int]:
-        """Inner nodes from the query (left out) down to ``node``; empty for the query, -1."""
+        """Inner nodes from below the query down to ``node``; empty for the query, -1."""
         nodes: list[int] = []
         while node >= 0:
             nodes.append(node)
@@ -31,12 +31,12 @@ class LabelTree:
 
     @property
     def single_token(self) -> bool:
-        """Whether every label is decided right behind the query."""
+        """Whether every label is a single token, scored right after the query."""
         return not self.tail_tokens
 
 
 def label_tree(pieces: TokenizedDataset) -> LabelTree:
-    """Build the tree; labels that begin other labels are closed by the separator's first token."""
+    """Build the tree; if a label is a prefix of another, all end in the separator's first token."""
     sequences = list(pieces.labels)
     if any(a != b and b[: len(a)] == a for a in sequences for b in sequences):
         sequences = [(*ids, pieces.terminator) for ids in sequences]

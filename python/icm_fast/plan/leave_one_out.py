@@ -34,24 +34,24 @@ class LeaveOneOutPlan:
 
     @property
     def n_tokens(self) -> int:
-        """Tokens that are forwarded in all: those of the tree, less what a cache holds."""
+        """Tokens that are forwarded: those of the tree without what a cache holds."""
         return int(self.tree.forwarded_tokens)
 
     @property
     def naive_tokens(self) -> int:
-        """Tokens that one whole prompt per example would forward."""
+        """Tokens that one complete prompt per example would forward."""
         return int(self.tree.naive_tokens)
 
     @cached_property
     def contexts(self) -> list[IntArray]:
-        """For every example the order of the labelled others in its context."""
+        """The order of the other labelled examples in the context of each example."""
         empty = np.zeros(0, np.int32)
         return [self.tree.context(i) if self.queries[i] else empty for i in range(len(self.labels))]
 
     def prompt_ids(self, example: int) -> list[int]:
-        """Token ids that the model sees for ``example``, ending right before the label."""
+        """Token ids that the model sees for ``example``; they end right before the label."""
         if not self.queries[example]:
-            raise InputError(f"example {example} is not queried by this plan")
+            raise InputError(f"example {example} is not queried by this plan; query it")
         order = self.contexts[example]
         ids = self.pieces.context(order.tolist(), self.labels.tolist())
         return ids + list(self.pieces.prompt(example, first=len(order) == 0))
@@ -72,16 +72,16 @@ class LeaveOneOutPlan:
         return ids
 
     def _opens_text(self, segment: int) -> bool:
-        """Whether only the root token stands before the segment."""
+        """Whether only the root tokens come before the segment."""
         return int(self.tree.start[segment]) == len(self.pieces.root)
 
 
 @dataclass(frozen=True, slots=True)
 class Growing:
-    """Contexts that grow at their end, and what is held of earlier ones.
+    """Contexts that grow at their end, and what is cached of earlier ones.
 
     Attributes:
-        appended: Examples that end the context of all others, in order, int32.
+        appended: Examples at the end of every other example's context, in order, int32.
         cache: Segments of earlier plans.
     """
 
@@ -91,11 +91,11 @@ class Growing:
 
 @dataclass(frozen=True, slots=True)
 class Stages:
-    """A part of a plan, under the contexts of the whole, in stages.
+    """Part of a plan, with the contexts of the whole plan, forwarded in stages.
 
     Attributes:
-        rows: Examples to score, ``[n]`` bool; what only others need is not forwarded.
-        stage_tokens: Size of the sub-trees that are served one after the other; 0 for no stages.
+        rows: Examples to score, ``[n]`` bool; what only the others need is not forwarded.
+        stage_tokens: Size of the sub-trees that are forwarded one after another; 0 for no stages.
         priority: ``[n]`` float64; sub-trees with a smaller mean come first.
     """
 
@@ -121,8 +121,8 @@ def plan_pieces(
         tail: Tokens and parents of the label tree's inner nodes.
         config: Seed and budgets.
         queries: ``[n]`` bool, which examples to score; all by default.
-        stages: Which of these to forward, and in which order.
-        growing: Examples at the end of all contexts, and what needs no forwarding.
+        stages: Which of the queries to forward, and in which order.
+        growing: Examples at the end of all contexts, and what the cache already holds.
     """
     labels = np.ascontiguousarray(labels, dtype=np.int32)
     queries = np.ones(len(labels), np.bool_) if queries is None else np.asarray(queries, np.bool_)

@@ -1,4 +1,4 @@
-r"""Token pieces of a data set, cut so that any order of demonstrations reads like whole text.
+r"""Token pieces of a data set, cut so that demonstrations in any order read like whole text.
 
 A context is ``prompt label separator prompt label separator ... prompt``. How a
 tokenizer splits the separator depends on the text *after* it ("\n\nReview" is two
@@ -10,9 +10,9 @@ which :class:`TokenizedDataset` verifies example by example.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -24,8 +24,22 @@ from icm_fast.types import Dataset
 class Tokenizer(Protocol):
     """The part of a transformers tokenizer that icm_fast uses."""
 
-    def __call__(self, text: str | list[str], **kwargs: Any) -> Any:
-        """Return an encoding with ``input_ids``."""
+    @property
+    def eos_token_id(self) -> int | None:
+        """Id of the token that ends a text, if there is one."""
+
+    @overload
+    def __call__(self, text: str, *, add_special_tokens: bool) -> Mapping[str, list[int]]: ...
+
+    @overload
+    def __call__(
+        self, text: list[str], *, add_special_tokens: bool
+    ) -> Mapping[str, list[list[int]]]: ...
+
+    def __call__(
+        self, text: str | list[str], *, add_special_tokens: bool
+    ) -> Mapping[str, list[int]] | Mapping[str, list[list[int]]]:
+        """Return an encoding with ``input_ids``: one list of ids for each text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +48,11 @@ class TokenizedDataset:
 
     Attributes:
         root: Ids at the very start of every context: the BOS token, or nothing.
-        first_prompts: Ids of each prompt where it opens the text.
-        later_prompts: Ids of ``separator + prompt`` where another demonstration stands before.
-        labels: Ids of each label; no two are equal, none is empty.
-        terminator: First id of the separator after a label; scored as the end of a
-            label when one label's ids begin another's.
+        first_prompts: Ids of each prompt at the start of the text.
+        later_prompts: Ids of ``separator + prompt`` after another demonstration.
+        labels: Ids of each label; all different, none empty.
+        terminator: First id of the separator after a label; scored as the end of
+            every label if the ids of one are a prefix of another's.
     """
 
     root: tuple[int, ...]
@@ -59,7 +73,7 @@ class TokenizedDataset:
         return self.prompt(example, first=first) + self.labels[label]
 
     def context(self, order: Sequence[int], labels: Sequence[int]) -> list[int]:
-        """Ids of the demonstrations ``order`` (with ``labels[i]`` each) behind the root."""
+        """Ids of the demonstrations ``order`` (with ``labels[i]`` each) after the root."""
         ids = list(self.root)
         for rank, i in enumerate(order):
             ids += self.demonstration(int(i), int(labels[int(i)]), first=rank == 0)
@@ -68,7 +82,7 @@ class TokenizedDataset:
     def demonstration_lengths(
         self, labels: Sequence[int]
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Tokens of each demonstration, and the extra ones where it opens the text, ``[n]`` each.
+        """Tokens of each demonstration, and its extra ones at the start of the text, ``[n]`` each.
 
         An unlabelled example counts without a label.
         """
@@ -77,13 +91,13 @@ class TokenizedDataset:
         return later + label_tokens, extra
 
     def demonstration_bounds(self) -> npt.NDArray[np.int64]:
-        """Most tokens of each demonstration behind another one, with any label, ``[n]``."""
+        """Maximum tokens of each demonstration after another one, with any label, ``[n]``."""
         prompts, _ = self.query_lengths()
         bounds: npt.NDArray[np.int64] = prompts + max(len(ids) for ids in self.labels)
         return bounds
 
     def query_lengths(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Tokens of each query, and the extra ones where it opens the text, ``[n]`` each."""
+        """Tokens of each query, and its extra ones at the start of the text, ``[n]`` each."""
         later = np.array([len(p) for p in self.later_prompts], dtype=np.int64)
         first = np.array([len(p) for p in self.first_prompts], dtype=np.int64)
         return later, first - later
@@ -93,12 +107,12 @@ def tokenize_dataset(dataset: Dataset, tokenizer: Tokenizer) -> TokenizedDataset
     """Cut a data set into token pieces and verify them against whole-text tokenization.
 
     Raises:
-        InputError: A label has no tokens or the tokens of another one, or prompt, label
+        InputError: A label has no tokens or the same tokens as another one, or prompt, label
             and separator do not meet at token boundaries.
     """
     root = root_ids(tokenizer)
     n, n_labels = len(dataset), len(dataset.label_space)
-    # Every example is cut with one label; the labels rotate, and example 0 meets all of them.
+    # Every example is cut with one label, in rotation, and example 0 with all of them.
     cases = [(i, i % n_labels) for i in range(n)] + [(0, y) for y in range(1, n_labels)]
     cuts = _cut(dataset, tokenizer, cases)
     labels: dict[int, tuple[int, ...]] = {}
@@ -124,7 +138,7 @@ def _encode(tokenizer: Tokenizer, texts: list[str]) -> list[list[int]]:
 
 
 def root_ids(tokenizer: Tokenizer) -> tuple[int, ...]:
-    """The ids that the tokenizer puts before any text (BOS), by its own rules."""
+    """The ids that the tokenizer itself puts before any text (BOS)."""
     plain = list(tokenizer("a", add_special_tokens=False)["input_ids"])
     full = list(tokenizer("a", add_special_tokens=True)["input_ids"])
     for start in range(len(full) - len(plain) + 1):
@@ -133,8 +147,8 @@ def root_ids(tokenizer: Tokenizer) -> tuple[int, ...]:
     return ()
 
 
-def whole_text_ids(text: str, tokenizer: Any) -> tuple[int, ...]:
-    """Token ids of a text with BOS and EOS, as far as the tokenizer has them."""
+def whole_text_ids(text: str, tokenizer: Tokenizer) -> tuple[int, ...]:
+    """Token ids of a text with BOS and EOS, if the tokenizer has them."""
     ids = root_ids(tokenizer) + tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
     end = tokenizer.eos_token_id
     return ids if end is None else (*ids, int(end))
@@ -143,7 +157,7 @@ def whole_text_ids(text: str, tokenizer: Any) -> tuple[int, ...]:
 def _cut(
     dataset: Dataset, tokenizer: Tokenizer, cases: list[tuple[int, int]]
 ) -> list[tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]:
-    """Ids of (prompt opening the text, label, separator + prompt) for each (example, label)."""
+    """Ids of (prompt at the start, label, separator + prompt) for each (example, label)."""
     texts: list[str] = []
     for i, y in cases:
         prompt, label = dataset.examples[i].prompt, dataset.label_space[y]
@@ -163,7 +177,7 @@ def _cut(
                 raise InputError(
                     f"example {dataset.examples[i].id!r} (row {i}), label "
                     f"{dataset.label_space[y]!r}: the tokenizer merges {where} into one token; "
-                    "end the prompt without white space and begin the label with a space"
+                    "end the prompt without whitespace and begin the label with a space"
                 )
         pieces.append(
             (

@@ -1,4 +1,4 @@
-"""The leave-one-out tree of examples that are all of one size: for costs, probes and benchmarks."""
+"""The leave-one-out tree of equally long examples, for costs, probes and benchmarks."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ def uniform_plan(
     kv_budget_tokens: int = 1 << 16,
     batch_tokens: int = 1 << 12,
 ) -> TreePlan:
-    """Plan ``n`` queries.
+    """Plan ``n`` queries of equal length.
 
     Args:
-        n: Examples, all of them queried.
+        n: Number of examples, all of them queried.
         demonstration: Tokens of prompt, label and separator.
         query: Tokens of the prompt.
-        n_labelled: The first so many are labelled; all by default.
-        root: 1 with a BOS token, else 0.
-        kv_budget_tokens: Most tokens whose keys and values are held at a time.
-        batch_tokens: Most tokens in one forward pass.
+        n_labelled: Number of labelled examples, from the first; all by default.
+        root: 1 with a BOS token, otherwise 0.
+        kv_budget_tokens: Maximum number of tokens whose keys and values are held at a time.
+        batch_tokens: Maximum number of tokens in one forward pass.
     """
     none = np.zeros(n, np.int64)
     return plan_tree(

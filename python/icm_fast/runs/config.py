@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from icm_fast.config import without_removed
 from icm_fast.errors import InputError
 from icm_fast.files import reading
+from icm_fast.identity import refuse_differences
 from icm_fast.runs.provenance import versions
 
 if TYPE_CHECKING:
@@ -31,11 +32,11 @@ def config_content(
     model_name: str,
     identity: ModelIdentity,
     source: TaskSource | None,
-) -> tuple[dict[str, Any], str]:
-    """Content of config.yaml as plain types and as text."""
+) -> tuple[dict[str, object], str]:
+    """Content of config.yaml, as plain types and as text."""
     import yaml
 
-    content: dict[str, Any] = {**(source.to_dict() if source else {}), "model": model_name}
+    content: dict[str, object] = {**(source.to_dict() if source else {}), "model": model_name}
     content |= config.to_dict()
     content[IDENTITY] = {
         **_dataset_identity(dataset),
@@ -51,7 +52,7 @@ def read_config(path: Path) -> dict[str, Any]:
     """Read config.yaml of a run folder.
 
     Raises:
-        InputError: Not there, not readable, or not written by a run.
+        InputError: Missing, unreadable, or not written by a run.
     """
     import yaml
 
@@ -66,42 +67,48 @@ def read_config(path: Path) -> dict[str, Any]:
     return content
 
 
+def identity_of(content: Mapping[str, object]) -> Mapping[str, object]:
+    """What identifies data and model in the content of a config.yaml."""
+    identity = content[IDENTITY]
+    assert isinstance(identity, Mapping), "read_config checks it"
+    return identity
+
+
 def check_same_run(
-    folder: Path, stored: Mapping[str, Any], dataset: Dataset, config: SearchConfig
+    folder: Path, stored: Mapping[str, object], dataset: Dataset, config: SearchConfig
 ) -> None:
-    """Refuse other data or settings than those of the stored run.
+    """Refuse data or settings other than those of the stored run.
 
     Raises:
         InputError: Names the first difference and the fix.
     """
-    without_removed(stored)
-    settings, data = config.to_dict(), _dataset_identity(dataset)
+    without_removed(stored)  # refuses a run that used a removed setting
+    settings, data, former = config.to_dict(), _dataset_identity(dataset), identity_of(stored)
     differences = [
         (name, stored.get(name), value)
         for name, value in settings.items()
         if stored.get(name) != value
     ] + [
-        (name, stored[IDENTITY].get(name), value)
-        for name, value in data.items()
-        if stored[IDENTITY].get(name) != value
+        (name, former.get(name), value) for name, value in data.items() if former.get(name) != value
     ]
-    _refuse(folder, differences)
+    refuse_differences(folder, differences, "run")
 
 
-def check_same_model(folder: Path, stored: Mapping[str, Any], identity: ModelIdentity) -> None:
-    """Refuse another model than that of the stored run.
+def check_same_model(folder: Path, stored: Mapping[str, object], identity: ModelIdentity) -> None:
+    """Refuse a model other than that of the stored run.
 
     Raises:
         InputError: Names the difference and the fix.
     """
-    former = stored[IDENTITY]
+    former = identity_of(stored)
     pairs = (("model_fingerprint", identity.fingerprint), ("model_dtype", identity.dtype))
-    _refuse(folder, [(k, former.get(k), new) for k, new in pairs if former.get(k) != new])
+    differences = [(k, former.get(k), new) for k, new in pairs if former.get(k) != new]
+    refuse_differences(folder, differences, "run")
 
 
-def run_fingerprint(content: Mapping[str, Any]) -> str:
-    """SHA-256 (hex) over settings, data and model, without versions and names of sources."""
-    identity = {k: v for k, v in content[IDENTITY].items() if k != "versions"}
+def run_fingerprint(content: Mapping[str, object]) -> str:
+    """SHA-256 (hex) of settings, data and model, without versions and the source of the data."""
+    identity = {k: v for k, v in identity_of(content).items() if k != "versions"}
     settings = {
         k: v for k, v in content.items() if k not in (IDENTITY, "task", "data", "limit", "options")
     }
@@ -109,7 +116,7 @@ def run_fingerprint(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _dataset_identity(dataset: Dataset) -> dict[str, Any]:
+def _dataset_identity(dataset: Dataset) -> dict[str, object]:
     return {
         "dataset": dataset.name,
         "n_examples": len(dataset),
@@ -117,20 +124,3 @@ def _dataset_identity(dataset: Dataset) -> dict[str, Any]:
         "separator": dataset.separator,
         "dataset_fingerprint": dataset.fingerprint(),
     }
-
-
-def _refuse(folder: Path, differences: list[tuple[str, Any, Any]]) -> None:
-    if not differences:
-        return
-    name, old, new = differences[0]
-    others = ", ".join(key for key, _, _ in differences[1:])
-    more = f" (also different: {others})" if others else ""
-    raise InputError(
-        f"{folder} holds a different run: {name} is {_short(old)} there and {_short(new)} "
-        f"here{more}; choose another output folder or delete this one"
-    )
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 40 else text[:20] + "..."

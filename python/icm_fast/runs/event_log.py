@@ -1,8 +1,8 @@
 """The log of decisions, one JSON line per engine event, readable while a search runs.
 
 A resumed search replays its decisions from the start. The log therefore compares each
-line with what the file already holds and writes only from the first difference on (the
-line torn by a crash): the final bytes are those of an uninterrupted run.
+line with what the file already holds and writes only after the first difference (a line
+torn by a crash): the final bytes are those of an uninterrupted run.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from icm_fast.files import write_all, writing
 
@@ -31,8 +30,8 @@ class EventLog:
             self._former = _read(self._descriptor)
         self._end = 0
 
-    def append(self, event: Mapping[str, Any]) -> None:
-        """Write one event as a line, unless the file holds that very line already here."""
+    def append(self, event: Mapping[str, object]) -> None:
+        """Write one event as a line, unless the file already holds the same line here."""
         line = event_line(event)
         if self._former[self._end : self._end + len(line)] != line:
             with writing(self.path):
@@ -42,7 +41,7 @@ class EventLog:
         self._end += len(line)
 
     def finish(self) -> None:
-        """Cut whatever stands behind the last event and make the log durable."""
+        """Cut off everything after the last event and make the log durable."""
         with writing(self.path):
             self._cut()
             os.fsync(self._descriptor)
@@ -65,12 +64,12 @@ def _read(descriptor: int) -> bytes:
     return b"".join(parts)
 
 
-def event_line(event: Mapping[str, Any]) -> bytes:
+def event_line(event: Mapping[str, object]) -> bytes:
     """One event as a JSON line; infinite and undefined numbers become null."""
     return (json.dumps(_plain(event), allow_nan=False, ensure_ascii=False) + "\n").encode()
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):

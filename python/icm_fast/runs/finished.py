@@ -1,8 +1,9 @@
-"""Reading the folder of a finished run back."""
+"""Reading the folder of a finished run."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ class FinishedRun:
         folder: The run folder.
         model: The model as the user named it.
         config: Settings of the search.
-        source: Where the data came from; None for a data set given in Python.
+        source: Origin of the data; None for a data set passed in Python.
         dataset: The examples, without their constraints.
         labels: ``[n]`` int32, -1 where unlabelled.
         scores: ``[n, n_labels]`` float32.
@@ -51,7 +52,7 @@ def read_run(folder: Path) -> FinishedRun:
     """Read a run folder.
 
     Raises:
-        InputError: No run there, or one that is not finished.
+        InputError: No run there, or an unfinished one.
     """
     content = read_config(folder / CONFIG_FILE)
     summary = read_summary(folder)
@@ -62,7 +63,7 @@ def read_run(folder: Path) -> FinishedRun:
     examples = tuple(Example(**line) for line in read_lines(folder / EXAMPLES_FILE))
     if [r["id"] for r in results] != [e.id for e in examples]:
         raise InputError(
-            f"{folder}: labels.jsonl and examples.jsonl name other examples; {RUN_AGAIN}"
+            f"{folder}: labels.jsonl and examples.jsonl name different examples; {RUN_AGAIN}"
         )
     return FinishedRun(
         folder=folder,
@@ -83,13 +84,13 @@ def read_run(folder: Path) -> FinishedRun:
     )
 
 
-def stored_settings(content: dict[str, Any]) -> SearchConfig:
+def stored_settings(content: Mapping[str, Any]) -> SearchConfig:
     """The SearchConfig inside the content of config.yaml."""
     names = {f.name for f in dataclasses.fields(SearchConfig)} | REMOVED_SETTINGS.keys()
     return SearchConfig.from_mapping({k: v for k, v in content.items() if k in names})
 
 
-def stored_source(content: dict[str, Any]) -> TaskSource | None:
+def stored_source(content: Mapping[str, Any]) -> TaskSource | None:
     """The TaskSource inside the content of config.yaml, if it has one."""
     if not content.get("task"):
         return None

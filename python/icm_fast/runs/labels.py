@@ -21,7 +21,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     """The objects of a JSONL file of a run folder, one per line.
 
     Raises:
-        InputError: The file is not there, or corrupt.
+        InputError: The file is missing or corrupt.
     """
     with reading(path, RUN_AGAIN):
         lines = path.read_text(encoding="utf-8").split("\n")
@@ -32,10 +32,10 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def read_labels(folder: Path) -> IntArray:
-    """Labels of a finished run, ``[n]``, or of one by batches.
+    """Labels of a finished run, or of a run by batches, ``[n]`` int32.
 
     Raises:
-        InputError: They are not there, or corrupt.
+        InputError: The file is missing or corrupt.
     """
     lines = read_lines(folder / LABELS_FILE)
     return np.array([line["label_index"] for line in lines], dtype=np.int32)
@@ -55,7 +55,7 @@ def labels_lines(dataset: Dataset, labels: IntArray, scores: ScoreArray) -> byte
             "id": example.id,
             "label": dataset.label_space[int(label)] if label != UNLABELLED else None,
             "label_index": int(label),
-            # The shortest decimal that gives the same float32 back.
+            # The shortest decimal that reads back as the same float32.
             "logprobs": [float(str(value)) for value in row],
             "margin": margin(row, int(label)),
         }
@@ -64,7 +64,7 @@ def labels_lines(dataset: Dataset, labels: IntArray, scores: ScoreArray) -> byte
 
 
 def margin(row: ScoreArray, label: int) -> float | None:
-    """Log-probability of ``label`` above the best other one; None where unlabelled."""
+    """Log-probability of ``label`` minus that of the best other one; None where unlabelled."""
     if label == UNLABELLED:
         return None
     return float(str(np.float32(row[label] - np.delete(row, label).max())))

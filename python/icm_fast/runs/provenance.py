@@ -1,4 +1,4 @@
-"""Versions and the machine that results were made with."""
+"""The versions and the machine that produced results."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import platform
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 from icm_fast.model.hardware import cpu_flags, describe_cpu
+from icm_fast.types import JsonValue
 
 
 def versions(more: Sequence[str] = ()) -> dict[str, str]:
-    """Versions of what decides the numbers, and of ``more`` packages, without importing them."""
+    """Versions of the packages that determine results and of ``more``, without importing them."""
     found = {"python": platform.python_version()}
     for package in ("icm-fast", "numpy", "torch", "transformers", *more):
         try:
@@ -23,7 +23,7 @@ def versions(more: Sequence[str] = ()) -> dict[str, str]:
     return found
 
 
-def machine_facts() -> dict[str, Any]:
+def machine_facts() -> dict[str, JsonValue]:
     """Processor, memory in bytes, load, versions; ready for JSON."""
     pages, page_bytes = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
     return {

@@ -2,13 +2,13 @@
 
     config.yaml      resolved settings and the identity of data and model
     examples.jsonl   the examples as the model sees them, without gold
-    evaluations.bin  every scored labelling, durable the moment it is scored
+    evaluations.bin  every scored labelling, durable as soon as it is scored
     events.jsonl     one line per decision
     labels.jsonl     the result, one line per example
     summary.json     utility, counts, tokens, seconds; written last, marks a finished run
 
 A search is a pure function of data, configuration, seed and scores, so resuming is
-replaying: the engine starts anew and finds its former evaluations here.
+replaying: the engine starts again and finds the labellings scored before here.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from icm_fast.runs.config import (
     run_fingerprint,
 )
 from icm_fast.runs.event_log import EventLog
-from icm_fast.runs.score_log import Evaluation, EvaluationLog, labels_key
+from icm_fast.runs.score_log import ScoredLabelling, ScoreLog, labels_key
 
 if TYPE_CHECKING:
     from icm_fast.config import SearchConfig
@@ -55,30 +55,30 @@ def scored_rows(scores: ScoreArray) -> BoolArray:
 
 
 class RunModel(Protocol):
-    """What a run folder has to know of the model that scores."""
+    """What a run folder needs to know about the model that scores."""
 
     @property
     def model_name(self) -> str:
         """The model as the user named it."""
 
     def identity(self) -> ModelIdentity:
-        """What must stay the same; may load the model."""
+        """What must stay the same in a resumed run; may load the model."""
 
 
 class MemoryStore:
-    """Evaluations of one process, found by labelling; writes nothing."""
+    """Scored labellings of one process; writes nothing."""
 
     folder: Path | None = None
 
-    def __init__(self, evaluations: Iterable[Evaluation] = ()) -> None:
-        self._known: dict[bytes, Evaluation] = {}
-        # Records of an earlier process, by labelling; they are read again in their order, so that a
-        # search sees at every step what it saw then, and no more.
-        self._recorded: dict[bytes, deque[Evaluation]] = {}
-        for evaluation in evaluations:
-            key = labels_key(evaluation.labels)
-            self._recorded.setdefault(key, deque()).append(evaluation)
-        self._beside: dict[tuple[str, bytes], Evaluation] = {}
+    def __init__(self, recorded: Iterable[ScoredLabelling] = ()) -> None:
+        self._known: dict[bytes, ScoredLabelling] = {}
+        # Records of an earlier process, by labelling. They are read again in order, so that at
+        # every step a search sees exactly what it saw then.
+        self._recorded: dict[bytes, deque[ScoredLabelling]] = {}
+        for scored in recorded:
+            key = labels_key(scored.labels)
+            self._recorded.setdefault(key, deque()).append(scored)
+        self._beside: dict[tuple[str, bytes], ScoredLabelling] = {}
         self.n_resumed = len(self._recorded)
         self.n_scored_now = 0
 
@@ -95,23 +95,22 @@ class MemoryStore:
 
     @property
     def n_evaluations(self) -> int:
-        """Distinct labellings that this search asked for."""
+        """Distinct labellings that this search requested."""
         return len(self._known)
 
     @property
     def n_tokens(self) -> int:
-        """Tokens forwarded for them, in earlier parts of a resumed run too."""
-        evaluations = (*self._known.values(), *self._beside.values())
-        return sum(evaluation.n_tokens for evaluation in evaluations)
+        """Tokens forwarded for them, including earlier parts of a resumed run."""
+        return sum(scored.n_tokens for scored in (*self._known.values(), *self._beside.values()))
 
-    def asked(self) -> Iterable[Evaluation]:
-        """The distinct labellings that this search asked for, in the order of their scoring."""
+    def asked(self) -> Iterable[ScoredLabelling]:
+        """The distinct labellings that this search requested, in the order of their scoring."""
         return self._known.values()
 
     def lookup(
         self, labels: IntArray, suffices: Callable[[ScoreArray], bool] | None = None
-    ) -> Evaluation | None:
-        """What is known of ``labels``; None if nothing is, or if it does not suffice."""
+    ) -> ScoredLabelling | None:
+        """What is known about ``labels``; None if that is nothing or does not suffice."""
         key = labels_key(labels)
         while True:
             known = self._known.get(key)
@@ -128,50 +127,50 @@ class MemoryStore:
             return np.zeros(len(labels), np.bool_)
         return scored_rows(known.scores)
 
-    def record(self, evaluation: Evaluation) -> None:
-        """Keep a new evaluation, beside what is known of the same labelling."""
-        self._keep(evaluation)
-        self._learn(evaluation)
+    def record(self, scored: ScoredLabelling) -> None:
+        """Keep new scores, merged with what is known about the same labelling."""
+        self._keep(scored)
+        self._learn(scored)
         self.n_scored_now += 1
 
     def beside(
-        self, kind: str, labels: IntArray, score: Callable[[IntArray], Evaluation]
-    ) -> Evaluation:
+        self, kind: str, labels: IntArray, score: Callable[[IntArray], ScoredLabelling]
+    ) -> ScoredLabelling:
         """Scores of another kind for a labelling: from the store, or new.
 
-        They are kept like all others, but :meth:`lookup` does not find them. A search asks in the
-        same order every time, so the record that comes next for these labels is the one that an
+        They are kept like all others, but :meth:`lookup` does not find them. A search requests
+        scores in the same order every time, so the next record of these labels is the one that an
         earlier process made at this point.
         """
         key = labels_key(labels)
         if (kind, key) not in self._beside:
             if self._recorded.get(key):
-                evaluation = self._recorded[key].popleft()
+                scored = self._recorded[key].popleft()
             else:
-                evaluation = score(labels)
-                self._keep(evaluation)
+                scored = score(labels)
+                self._keep(scored)
                 self.n_scored_now += 1
-            self._beside[kind, key] = evaluation
+            self._beside[kind, key] = scored
         return self._beside[kind, key]
 
-    def _keep(self, evaluation: Evaluation) -> None:
-        """Make a record durable, where there is a place for it."""
+    def _keep(self, scored: ScoredLabelling) -> None:
+        """Make a record durable, if the store has a folder."""
 
-    def _learn(self, new: Evaluation) -> None:
+    def _learn(self, new: ScoredLabelling) -> None:
         key = labels_key(new.labels)
         known = self._known.get(key)
         if known is not None:
             scores = np.where(np.isfinite(known.scores), known.scores, new.scores)
-            new = Evaluation(known.labels, scores, known.n_tokens + new.n_tokens)
+            new = ScoredLabelling(known.labels, scores, known.n_tokens + new.n_tokens)
         self._known[key] = new
 
     def check_model(self, identity: ModelIdentity) -> None:
         """Accept any model: nothing was stored before."""
 
-    def log(self, events: Iterable[Mapping[str, Any]]) -> None:
-        """Drop the events."""
+    def log(self, events: Iterable[Mapping[str, object]]) -> None:
+        """Discard the events."""
 
-    def finish(self, labels: bytes, summary: Mapping[str, Any]) -> Mapping[str, Any]:
+    def finish(self, labels: bytes, summary: Mapping[str, object]) -> Mapping[str, Any]:
         """Return ``summary`` as it is."""
         return summary
 
@@ -180,17 +179,17 @@ class MemoryStore:
 
 
 class RunStore(MemoryStore):
-    """Evaluations, decisions and results of one run, in a folder that only it writes.
+    """Scored labellings, decisions and results of one run, in a folder locked for it.
 
     Args:
-        folder: Made when absent.
+        folder: Created if absent.
         dataset: What is labelled.
         config: Settings of the search.
-        model: Names the model, and loads it where the folder has to record or compare it.
-        source: Where the data came from, if known; recorded for evaluation.
+        model: Names the model, and loads it if the folder has to record or compare it.
+        source: Origin of the data, if known; recorded for evaluation.
 
     Raises:
-        InputError: A folder of another run, in use, corrupt or not writable.
+        InputError: The folder belongs to another run, is in use, corrupt or not writable.
     """
 
     def __init__(
@@ -205,7 +204,7 @@ class RunStore(MemoryStore):
         self._lock = lock_folder(folder)
         try:
             self._config = _open_config(folder, dataset, config, model, source)
-            self._log = EvaluationLog(
+            self._log = ScoreLog(
                 folder / EVALUATIONS_FILE,
                 len(dataset),
                 len(dataset.label_space),
@@ -215,23 +214,23 @@ class RunStore(MemoryStore):
         except BaseException:
             os.close(self._lock)
             raise
-        super().__init__(self._log.evaluations)
+        super().__init__(self._log.labellings)
 
-    def _keep(self, evaluation: Evaluation) -> None:
+    def _keep(self, scored: ScoredLabelling) -> None:
         """Append to the log; it is on disk when this returns."""
-        self._log.append(evaluation)
+        self._log.append(scored)
 
     def check_model(self, identity: ModelIdentity) -> None:
         """Refuse a model other than the one that scored so far."""
         check_same_model(self.folder, self._config, identity)
 
-    def log(self, events: Iterable[Mapping[str, Any]]) -> None:
+    def log(self, events: Iterable[Mapping[str, object]]) -> None:
         """Append one line per event."""
         for event in events:
             self._events.append(event)
 
-    def finish(self, labels: bytes, summary: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Write the results; the summary of a run that was already finished stays.
+    def finish(self, labels: bytes, summary: Mapping[str, object]) -> Mapping[str, Any]:
+        """Write the results; a run that was already finished keeps its summary.
 
         Returns:
             The summary that the folder holds now.
@@ -261,7 +260,7 @@ def open_store(
     model: RunModel,
     source: TaskSource | None = None,
 ) -> MemoryStore:
-    """The store of a run folder, or one in memory where there is no folder."""
+    """The store of a run folder, or one in memory without a folder."""
     if folder is None:
         return MemoryStore()
     return RunStore(Path(folder), dataset, config, model, source)
@@ -282,8 +281,8 @@ def _open_config(
     config: SearchConfig,
     model: RunModel,
     source: TaskSource | None,
-) -> dict[str, Any]:
-    """Read and compare the configuration of the folder, or write it into a new one."""
+) -> dict[str, object]:
+    """Read and compare the configuration of the folder, or write it to a new one."""
     path = folder / CONFIG_FILE
     if path.exists():
         stored = read_config(path)
@@ -294,7 +293,7 @@ def _open_config(
     for name in (EVALUATIONS_FILE, EVENTS_FILE, LABELS_FILE, SUMMARY_FILE):
         if (folder / name).exists():
             raise InputError(
-                f"{folder} holds {name} but no {CONFIG_FILE}, so it is not a run that can be "
+                f"{folder} contains {name} but no {CONFIG_FILE}, so it is not a run that can be "
                 "resumed; choose another folder or delete this one"
             )
     content, text = config_content(dataset, config, model.model_name, model.identity(), source)

@@ -1,4 +1,4 @@
-"""Tasks by name: each loads a data set and, apart from it, the gold labels."""
+"""Tasks by name: each loads a data set and, separately, the gold labels."""
 
 from icm_fast.tasks.movie_sentiment import crowd_labels
 from icm_fast.tasks.registry import TASKS, load_task

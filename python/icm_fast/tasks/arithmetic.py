@@ -1,6 +1,6 @@
 """Generated tasks: sums (arithmetic) and comparisons of numbers (larger-than).
 
-The data depend on the seed and the options alone; gold is computed.
+The data depend only on the seed and the options; gold is computed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from icm_fast.types import Example
 
 _SUM_CLAIMS = 4
 _OFFSETS = (-10, -3, -2, -1, 1, 2, 3, 10)
-_MOST_GROUPS = 100_000
+_MAX_GROUPS = 100_000
 
 
 def load_arithmetic(
@@ -28,13 +28,13 @@ def load_arithmetic(
 ) -> TaskData:
     """Generate claims ``a + b = c``: per group three different sums, one right, one repeated.
 
-    The repeated sum has its operands swapped; it is drawn at random, so it tells nothing.
+    The repeated sum has its operands swapped; it is drawn at random, so it reveals nothing.
 
     Args:
         path: Must be None.
-        limit: Most examples to keep.
+        limit: Maximum number of examples.
         seed: Seed of the numbers and of the draw of groups.
-        n_groups: Groups of 4 claims; None makes 64, or as many as ``limit`` holds.
+        n_groups: Groups of 4 claims; None makes 64, or as many as fit into ``limit``.
         max_operand: Largest operand; the smallest is 1.
     """
     n_groups = _check("arithmetic", path, limit, n_groups, _SUM_CLAIMS, max_operand)
@@ -62,9 +62,9 @@ def load_larger_than(
 
     Args:
         path: Must be None.
-        limit: Most examples to keep.
+        limit: Maximum number of examples.
         seed: Seed of the numbers and of the draw of groups.
-        n_groups: Pairs of claims; None makes 64, or as many as ``limit`` holds.
+        n_groups: Pairs of claims; None makes 64, or as many as fit into ``limit``.
         max_operand: Largest number; the smallest is 1.
     """
     n_groups = _check("larger-than", path, limit, n_groups, 2, max_operand)
@@ -90,14 +90,14 @@ def _check(
 ) -> int:
     """Check the options; return the number of groups to generate."""
     pairs = max_operand * (max_operand - 1) // 2
-    # At a quarter of the pairs, drawing again after a repetition stays cheap.
-    most = min(_MOST_GROUPS, pairs // 4)
+    # Up to a quarter of the pairs, drawing again after a repetition stays cheap.
+    maximum = min(_MAX_GROUPS, pairs // 4)
     remedy = f", or raise max_operand = {max_operand}"
-    return count_groups(task, path, limit, n_groups, size=size, most=most, remedy=remedy)
+    return count_groups(task, path, limit, n_groups, size=size, maximum=maximum, remedy=remedy)
 
 
 def _operands(task: str, seed: int, n_groups: int, max_operand: int) -> Iterator[tuple[int, int]]:
-    """Yield ``n_groups`` pairs of different numbers, no pair twice in any order."""
+    """Yield ``n_groups`` pairs of different numbers, no pair twice in either order."""
     seen: set[tuple[int, int]] = set()
     draw = 0
     while len(seen) < n_groups:

@@ -21,10 +21,10 @@ TaskData = tuple[Dataset, IntArray]
 
 
 def label_space(labels: Sequence[str]) -> LabelSpace:
-    """Return the label space of ``labels``, or say what is wrong with them.
+    """Return the label space of ``labels``.
 
     Raises:
-        InputError: Fewer than two labels, a blank one, or one that stands twice.
+        InputError: Fewer than two labels, a blank one, or a duplicate.
     """
     try:
         return LabelSpace(tuple(labels))
@@ -49,12 +49,12 @@ def assemble(
     Args:
         name: Name of the task.
         examples: All examples.
-        gold: ``[n_examples]`` label indices, -1 unknown; taken along, never looked at.
+        gold: ``[n_examples]`` label indices, -1 unknown; passed on, never used here.
         labels: The label space.
         rules: Consistency rules to compile.
-        constraints: Constraints compiled elsewhere, used instead of ``rules``.
+        constraints: Compiled constraints, used instead of ``rules``.
         separator: Text between demonstrations.
-        limit: Most examples to keep.
+        limit: Maximum number of examples.
         seed: Seed of the order in which groups are drawn.
 
     Raises:
@@ -67,6 +67,6 @@ def assemble(
     except ValueError as error:
         raise InputError(str(error)) from error
     picked = pick_groups(whole.examples, limit, seed)
-    # Data read for nothing else than their size need no copy.
+    # A whole data set needs no copy, which matters where it is read only for its size.
     dataset = whole if len(picked) == len(whole) else whole.subset(picked)
     return dataset, np.array(gold, dtype=np.int32)[picked]

@@ -1,7 +1,7 @@
-"""Posts of the Blog Authorship Corpus (Schler et al. 2006), paired: one of a man, one of a woman.
+"""Posts of the Blog Authorship Corpus (Schler et al. 2006), paired: one by a man, one by a woman.
 
-Reads the CSV form (blogtext.csv) and the original folder of XML files. Gender makes the pairs,
-and nothing else: with all genders swapped, the same pairs come out in the same order.
+Reads the CSV form (blogtext.csv) and the original folder of XML files. Gender
+only makes the pairs: with all genders swapped, the same pairs come out in the same order.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ def blog_pairs(path: Path, *, seed: int, min_chars: int, max_chars: int) -> list
     Args:
         path: CSV file or folder of XML files.
         seed: Seed of the draw of one post per author, and of the pairs.
-        min_chars: Shorter posts are passed over.
-        max_chars: Longer posts are cut, between two words where there are any.
+        min_chars: Shorter posts are skipped.
+        max_chars: Longer posts are cut, between two words if possible.
 
     Raises:
         InputError: Wrong option, unreadable file, unknown gender, an author of two genders, or
@@ -57,18 +57,18 @@ def blog_pairs(path: Path, *, seed: int, min_chars: int, max_chars: int) -> list
     """
     for name, value in (("min_chars", min_chars), ("max_chars", max_chars)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise InputError(f"{name} must be a whole number of at least 1, got {value!r}")
+            raise InputError(f"{name} must be an integer of at least 1, got {value!r}")
     posts = _folder_posts(path) if path.is_dir() else _csv_posts(path)
     drawn = _one_per_author(posts, seed, min_chars, max_chars)
     men, women = ([post for post in drawn if post.gender == gender] for gender in _GENDERS)
     if not men or not women:
         raise InputError(
-            f"{path.name}: posts of {len(men)} male and {len(women)} female authors have "
-            f"{min_chars} characters or more, and a pair needs one of each; lower min_chars, or "
-            "give a larger part of the corpus"
+            f"{path.name}: {len(men)} male and {len(women)} female authors have a post of at least "
+            f"{min_chars} characters, and a pair needs one of each; lower min_chars, or use a "
+            "larger part of the corpus"
         )
     rows: list[Row] = []
-    for man, woman in zip(men, women, strict=False):  # the rest of the larger side goes unused
+    for man, woman in zip(men, women, strict=False):  # the rest of the larger side is unused
         first, second = sorted((man, woman), key=lambda post: digest("side", seed, post.author))
         group = f"{first.author}-{second.author}"
         for one, other in ((first, second), (second, first)):
@@ -87,7 +87,7 @@ def _one_per_author(
 ) -> list[_Post]:
     """Draw one post per author; authors in seeded order, no text twice.
 
-    Only the best draws so far are held, so the corpus may be larger than memory.
+    Only the best draws so far are kept, so the corpus may be larger than memory.
     """
     genders: dict[str, str] = {}
     counts: Counter[str] = Counter()
@@ -106,7 +106,7 @@ def _one_per_author(
         text = " ".join(html.unescape(post.text).split())
         if len(text) >= min_chars:
             best[author] = (rank, _Post(author, post.gender, _cut(text, max_chars)))
-    # A quiz that many bloggers filled in would else be compared with itself.
+    # Otherwise a quiz that many bloggers filled in would be compared with itself.
     by_text: dict[str, _Post] = {}
     for author in sorted(best, key=lambda author: (digest("author", seed, author), author)):
         post = best[author][1]
@@ -129,7 +129,7 @@ def _csv_posts(path: Path) -> Iterator[_Post]:
                 if None in record or None in record.values():
                     raise InputError(
                         f"{where}: not {len(reader.fieldnames or ())} fields as in the header; "
-                        "quote fields that hold commas"
+                        "quote fields that contain commas"
                     )
                 gender = _gender(where, record["gender"])
                 yield _Post(record["id"].strip(), gender, record["text"])
@@ -141,7 +141,7 @@ def _csv_posts(path: Path) -> Iterator[_Post]:
 
 @contextmanager
 def _open_csv(path: Path) -> Iterator[csv.DictReader[str]]:
-    # Some posts exceed the csv module's limit, a setting of the process: put it back.
+    # Some posts exceed the csv module's limit, which is process-wide: restore it afterwards.
     before = csv.field_size_limit(sys.maxsize)
     try:
         with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
@@ -159,19 +159,21 @@ def _folder_posts(folder: Path) -> Iterator[_Post]:
         if file.suffix.lower() == ".xml" and not file.name.startswith(".")
     )
     if not files:
-        raise InputError(f"{folder} holds no .xml file; give the folder of the corpus itself")
+        raise InputError(f"{folder} contains no .xml file; pass the folder of the corpus itself")
     for file in files:
         name = _FILE_NAME.fullmatch(file.name)
         if name is None:
             raise InputError(
                 f"{file.name}: not named <id>.<gender>.<age>.<industry>.<sign>.xml; rename the "
-                "file or take it out of the folder"
+                "file or move it out of the folder"
             )
         gender = _gender(file.name, name[2])
         try:
             text = file.read_text(encoding="utf-8", errors="replace")
         except OSError as error:
-            raise InputError(f"cannot read {file}: {error.strerror}; check it") from error
+            raise InputError(
+                f"cannot read {file}: {error.strerror}; check its permissions"
+            ) from error
         for post in _POST.finditer(text):
             yield _Post(name[1], gender, post[1])
 

@@ -1,4 +1,4 @@
-"""The two texts that an example compares, read again from its task; gold is left alone."""
+"""The two texts that an example compares, read again from its task; gold is not used."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ COMPARING_TASKS: dict[str, Callable[..., dict[str, Comparison]]] = {
     "movie-sentiment": review_comparisons,
     "sun-poems": poem_comparisons,
 }
-"""By task name; all take what the task's loader takes."""
+"""By task name; each takes the arguments of the task's loader."""
 
 
 def load_comparisons(source: TaskSource) -> dict[str, Comparison]:
     """Read what each example of a task compares, by example id.
 
     Raises:
-        InputError: The task compares no two texts, or its data cannot be read.
+        InputError: The task does not compare two texts, or its data cannot be read.
     """
     if source.task not in COMPARING_TASKS:
         raise InputError(
-            f"task {source.task!r} does not compare two texts, so its labels are no preferences; "
+            f"task {source.task!r} does not compare two texts, so its labels are not preferences; "
             f"export another format, or search one of {', '.join(COMPARING_TASKS)} "
             "(movie-sentiment with --option form=paired)"
         )

@@ -1,18 +1,18 @@
 """Consistency rules and their compilation to pairwise constraints.
 
-A rule looks at examples and the label space, never at gold labels, and yields pairs
-of examples with a table of the label pairs that may stand together. Rules about truth
-("not both True") need to know which label affirms a claim: the *last* label of a
-binary label space, or the one that the rule names with ``positive``.
+A rule reads examples and the label space, never gold labels, and yields pairs of
+examples with a table of the label pairs that they may carry. Rules about truth ("not
+both True") need to know which label affirms a claim: the *last* label of a binary
+label space, or the one that the rule names with ``positive``.
 """
 
 from __future__ import annotations
 
-import dataclasses
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
-from typing import Any, Protocol
+from typing import Protocol, runtime_checkable
 
 from icm_fast.errors import InputError, suggest
 from icm_fast.types import Constraint, Example, LabelSpace
@@ -21,13 +21,13 @@ Table = tuple[tuple[bool, ...], ...]
 """``table[a][b]``: may the first example carry label ``a`` while the second carries ``b``?"""
 
 Predicate = Callable[[Example, str, Example, str], bool]
-"""``(example_a, label_a, example_b, label_b) -> allowed``; labels without outer blanks."""
+"""``(example_a, label_a, example_b, label_b) -> allowed``; labels without outer spaces."""
 
 PairTable = tuple[int, int, Table]
 
 
 def connected_rows(n: int, pairs: Iterable[tuple[int, int]]) -> list[int]:
-    """For each of ``n`` rows the least row that pairs join it with, directly or through others."""
+    """For each of ``n`` rows the first row that pairs join it to, directly or through others."""
     leader = list(range(n))
 
     def find(row: int) -> int:
@@ -44,7 +44,7 @@ def connected_rows(n: int, pairs: Iterable[tuple[int, int]]) -> list[int]:
 
 @dataclass(frozen=True)
 class Scope:
-    """What a rule may look at: the examples with their groups, and the label space."""
+    """What a rule may read: the examples with their groups, and the label space."""
 
     examples: Sequence[Example]
     label_space: LabelSpace
@@ -66,16 +66,16 @@ class Scope:
             yield from combinations(members, 2)
 
     def position(self, example_id: object) -> int:
-        """Return where the example of this id stands."""
+        """Return the position of the example with this id."""
         if str(example_id) not in self.positions:
             raise InputError(
-                f"a rule names example id {example_id!r}, which the data do not hold"
+                f"a rule names example id {example_id!r}, which the data do not contain"
                 f"{suggest(str(example_id), self.positions) if len(self.positions) < 20 else ''}"
             )
         return self.positions[str(example_id)]
 
     def label(self, name: str) -> int:
-        """Return the index of a label, written with or without its outer blanks."""
+        """Return the index of a label, written with or without its outer spaces."""
         labels = list(self.label_space)
         if name in labels:
             return labels.index(name)
@@ -96,20 +96,21 @@ class Scope:
         return 1
 
     def table(self, allowed: Callable[[int, int], bool]) -> Table:
-        """Evaluate ``allowed(a, b)`` for all label indices."""
+        """Tabulate ``allowed(a, b)`` over all label indices."""
         labels = range(len(self.label_space))
         return tuple(tuple(bool(allowed(a, b)) for b in labels) for a in labels)
 
 
+@runtime_checkable
 class Rule(Protocol):
-    """Anything that yields pairs of positions with their tables."""
+    """Anything with a name that yields pairs of positions with their tables."""
 
     @property
     def name(self) -> str:
         """Name shown in errors and in ``Constraint.rule``."""
 
     def pairs(self, scope: Scope) -> Iterator[PairTable]:
-        """Yield ``(first, second, table)``, in either order of positions."""
+        """Yield ``(first, second, table)``, the positions in either order."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +121,7 @@ class Exclusive:
     name: str = "exclusive"
 
     def pairs(self, scope: Scope) -> Iterator[PairTable]:
-        """Yield the pairs whose answers are known and differ."""
+        """Yield the pairs with known, different answers."""
         true = scope.positive(self.positive)
         table = scope.table(lambda a, b: not (a == true and b == true))
         for i, j in scope.group_pairs():
@@ -136,7 +137,7 @@ class Equal:
     name: str = "equal"
 
     def pairs(self, scope: Scope) -> Iterator[PairTable]:
-        """Yield the pairs whose answers are known and the same."""
+        """Yield the pairs with known, equal answers."""
         table = scope.table(lambda a, b: a == b)
         for i, j in scope.group_pairs():
             one, other = scope.examples[i].answer, scope.examples[j].answer
@@ -148,11 +149,11 @@ class Equal:
 class Asymmetric:
     """A claim and its reverse (A>B, B>A): exactly one is positive.
 
-    A group of two without answers is such a pair. In larger groups the answers tell:
-    ``"A>B"`` and ``"B>A"`` belong together.
+    Two examples without answers that form a group are such a pair. In larger groups the answers
+    decide: ``"A>B"`` and ``"B>A"`` belong together.
 
     Attributes:
-        paper_mode: Forbid only that both are positive, as the paper's text has it.
+        paper_mode: Forbid only that both are positive, as in the paper's text.
     """
 
     positive: str | None = None
@@ -176,9 +177,9 @@ class Asymmetric:
                         yield i, j, table
             elif len(members) > 1:
                 raise InputError(
-                    f"group {scope.examples[members[0]].group!r} holds {len(members)} examples, "
+                    f"group {scope.examples[members[0]].group!r} has {len(members)} examples, "
                     "some without an answer; the rule 'asymmetric' joins 2, so give each pair a "
-                    "group of its own or answers of the form 'A>B' and 'B>A'"
+                    "separate group or answers of the form 'A>B' and 'B>A'"
                 )
 
 
@@ -191,7 +192,7 @@ def _are_reversed(one: str | None, other: str | None) -> bool:
 class Implies:
     """If one claim is positive, so is the other.
 
-    Give either two answers (the rule then holds inside every group) or pairs of ids.
+    Takes either two answers (the rule then holds inside every group) or pairs of ids.
 
     Attributes:
         premise: Answer of the premise; ``if`` in YAML.
@@ -232,13 +233,13 @@ class Implies:
 class Custom:
     """An explicit table, a list of forbidden label pairs, or a predicate.
 
-    Without ``id_pairs`` the rule holds for every pair of a group, in both directions.
+    Without ``id_pairs`` the rule holds for every pair in a group, in both directions.
 
     Attributes:
         id_pairs: ``(first id, second id)`` pairs; ``pairs`` in YAML.
         table: Allowed label pairs, one row per label of the first example.
-        forbid: Label pairs (names) that may not stand together.
-        predicate: Evaluated once per pair of examples and labels, at build time.
+        forbid: Label pairs (names) that are not allowed together.
+        predicate: Called once per pair of examples and labels, when rules are compiled.
     """
 
     id_pairs: tuple[tuple[str, str], ...] = ()
@@ -280,7 +281,7 @@ class Custom:
         return scope.table(lambda a, b: allowed(one, bare[a], other, bare[b]))
 
 
-RULES: dict[str, type[Any]] = {
+RULES: dict[str, Callable[..., Rule]] = {
     "exclusive": Exclusive,
     "equal": Equal,
     "asymmetric": Asymmetric,
@@ -291,39 +292,41 @@ RULES: dict[str, type[Any]] = {
 
 _YAML_NAMES = {"premise": "if", "conclusion": "then", "id_pairs": "pairs"}
 
-RuleLike = Rule | str | Mapping[str, Any]
+RuleLike = Rule | str | Mapping[str, object]
 
 
 def make_rule(spec: RuleLike) -> Rule:
-    """Build a rule from its name, from a mapping such as a YAML file holds, or pass one on.
+    """Build a rule from its name or from a mapping (as in YAML); return a rule as it is.
 
     Raises:
         InputError: Unknown rule or key, or a value of the wrong shape.
     """
     if isinstance(spec, str):
         spec = {"rule": spec}
-    if not isinstance(spec, Mapping):
-        if not hasattr(spec, "pairs"):
-            raise InputError(f"a rule must be a name or a mapping, got {spec!r}")
+    if isinstance(spec, Rule):
         return spec
+    if not isinstance(spec, Mapping):
+        raise InputError(f"a rule must be a name or a mapping, got {spec!r}")
     name = str(spec.get("rule", ""))
     if name not in RULES:
         raise InputError(f"unknown rule {name!r}{suggest(name, RULES)}")
-    keys = {_YAML_NAMES.get(f.name, f.name): f.name for f in dataclasses.fields(RULES[name])}
+    fields = inspect.signature(RULES[name]).parameters
+    keys = {_YAML_NAMES.get(field, field): field for field in fields}
     for key in spec:
         if key != "rule" and key not in keys:
             raise InputError(f"unknown key {key!r} in rule {name!r}{suggest(str(key), keys)}")
     values = {keys[key]: _value(name, key, spec[key]) for key in spec if key != "rule"}
-    rule: Rule = RULES[name](**values)
-    return rule
+    return RULES[name](**values)
 
 
-def _value(rule: str, key: str, value: Any) -> Any:
+def _value(rule: str, key: str, value: object) -> object:
+    """What a key of a mapping gives to the rule's constructor."""
     if key in {"pairs", "forbid"}:
-        return tuple(_two_words(rule, key, item) for item in value or ())
+        items = _items(value) or ([value] if value else [])
+        return tuple(_two_words(rule, key, item) for item in items)
     if key == "table":
-        rows = value if isinstance(value, Sequence) and not isinstance(value, str) else ()
-        if not rows or any(isinstance(row, str) or not isinstance(row, Sequence) for row in rows):
+        rows = [_items(row) for row in _items(value)]
+        if not rows or not all(rows):
             raise InputError(f"`table` of rule {rule!r} must be a list of lists, got {value!r}")
         return tuple(tuple(bool(cell) for cell in row) for row in rows)
     if key == "paper_mode" and not isinstance(value, bool):
@@ -335,10 +338,16 @@ def _value(rule: str, key: str, value: Any) -> Any:
     return value if key == "paper_mode" or value is None else str(value)
 
 
-def _two_words(rule: str, key: str, item: Any) -> tuple[str, str]:
-    if isinstance(item, str) or not isinstance(item, Sequence) or len(item) != 2:
+def _two_words(rule: str, key: str, item: object) -> tuple[str, str]:
+    words = _items(item)
+    if len(words) != 2:
         raise InputError(f"`{key}` of rule {rule!r} must list pairs such as [a, b], got {item!r}")
-    return str(item[0]), str(item[1])
+    return str(words[0]), str(words[1])
+
+
+def _items(value: object) -> Sequence[object]:
+    """The items of a list; of anything else, text included, none."""
+    return value if isinstance(value, Sequence) and not isinstance(value, str) else ()
 
 
 def compile_rules(
@@ -346,8 +355,8 @@ def compile_rules(
 ) -> tuple[Constraint, ...]:
     """Compile rules to constraints, at most one per pair, sorted by (first, second).
 
-    Where several rules speak about a pair, only what all of them allow stays allowed, and
-    their names are joined by ``+``. Pairs that every label combination satisfies are dropped.
+    If several rules constrain a pair, only what all of them allow is allowed, and their names
+    are joined by ``+``. Pairs that every combination of labels satisfies are dropped.
 
     Raises:
         InputError: A malformed rule, or a pair that no labelling can satisfy.
@@ -357,7 +366,9 @@ def compile_rules(
     for rule in map(make_rule, rules):
         for i, j, table in rule.pairs(scope):
             if i == j:
-                raise InputError(f"rule {rule.name!r} joins example {examples[i].id!r} with itself")
+                raise InputError(
+                    f"rule {rule.name!r} joins example {examples[i].id!r} to itself; name two"
+                )
             if i > j:
                 i, j, table = j, i, tuple(zip(*table, strict=True))
             merged[i, j] = _merge(merged.get((i, j)), table, rule.name)

@@ -24,18 +24,18 @@ class CustomSpec:
 
     Attributes:
         data: JSON, JSONL, CSV or Parquet file, or ``hub:NAME[:split]``. A relative path in a
-            YAML file starts at the folder of that file.
-        template: Prompt with ``{column}`` placeholders; ends right before the label.
-        labels: Label texts, each with its leading blank; for claims the last one affirms.
-        group: Column of the group (rules work inside one; groups are never cut).
+            YAML file starts from the folder of that file.
+        template: Prompt with ``{column}`` placeholders; it ends right before the label.
+        labels: Label texts, each with its leading space; for claims the last one affirms.
+        group: Column of the group (rules work inside one; groups are never split).
         answer: Column of the answer that rules compare.
         id: Column of the example id; None numbers the rows.
-        gold: Column of the gold label; it can stand nowhere else in the description.
-        gold_map: From values of the gold column to labels.
+        gold: Column of the gold label; nothing else in the description may use it.
+        gold_map: Label of each value of the gold column.
         rules: Consistency rules; see ``icm_fast.tasks.constraints``. ``implies`` and ``custom``
             also take ``column``, whose value is the id (or the ids) of the other example.
         separator: Text between demonstrations.
-        limit: Most examples to keep.
+        limit: Maximum number of examples.
     """
 
     data: str
@@ -61,10 +61,12 @@ class CustomSpec:
                 raise InputError(f"{name} of a custom task must be a list, got {value!r}")
             object.__setattr__(self, name, tuple(value))
         if not all(isinstance(label, str) for label in self.labels):
-            raise InputError(f"labels must be texts; quote them in YAML: {list(self.labels)}")
+            raise InputError(f"labels must be text, got {list(self.labels)}; quote them in YAML")
         label_space(self.labels)
         if self.gold_map is not None and not isinstance(self.gold_map, Mapping):
-            raise InputError(f"gold_map must map values to labels, got {self.gold_map!r}")
+            raise InputError(
+                f"gold_map must be a mapping from values to labels, got {self.gold_map!r}"
+            )
         self._check_gold_apart()
 
     def _check_gold_apart(self) -> None:
@@ -76,14 +78,13 @@ class CustomSpec:
             if self.gold is not None and self.gold in columns:
                 raise InputError(
                     f"{name} uses the gold column {self.gold!r}; the search must not see gold, so "
-                    "take another column"
+                    "use another column"
                 )
 
     @classmethod
     def from_mapping(cls, content: Mapping[str, Any]) -> CustomSpec:
         """Build from YAML content or options; unknown and missing keys are errors."""
-        fields = dataclasses.fields(cls)
-        known = [field.name for field in fields]
+        known = [field.name for field in dataclasses.fields(cls)]
         for key in content:
             if key not in known:
                 raise InputError(f"unknown key {key!r} in a custom task{suggest(str(key), known)}")
@@ -108,12 +109,12 @@ def load_custom(
     rules: Sequence[RuleLike] | None = None,
     separator: str | None = None,
 ) -> TaskData:
-    """Load a task of one's own.
+    """Load a user-defined task.
 
     Args:
-        path: YAML description, or the data themselves (``template`` and ``labels`` then
-            have to be given).
-        limit: Most examples to keep; overrides the description.
+        path: YAML description, or the data themselves (``template`` and ``labels`` are then
+            required).
+        limit: Maximum number of examples; overrides the description.
         seed: Seed of the draw of groups.
         template: See ``CustomSpec``; this and all further options override the description.
         labels: See ``CustomSpec``.
@@ -148,7 +149,7 @@ def load_custom(
     return build_task(spec, read_rows(spec.data), seed)
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def _read_yaml(path: Path) -> dict[str, object]:
     import yaml
 
     try:
@@ -159,7 +160,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         problem = getattr(error, "problem", None) or "unreadable"
         raise InputError(f"{path.name}{line}: not YAML ({problem}); correct that line") from error
     if not isinstance(content, Mapping):
-        raise InputError(f"{path} holds no keys; see examples/custom_task.yaml")
+        raise InputError(f"{path} has no keys; see examples/custom_task.yaml")
     resolved = {str(key): value for key, value in content.items()}
     data = resolved.get("data")
     if isinstance(data, str) and not data.startswith(HUB_PREFIX):
@@ -206,10 +207,10 @@ def _pieces(template: str) -> list[tuple[str, str | None]]:
 
 
 def _check_columns(spec: CustomSpec, rows: Sequence[Row]) -> None:
-    """A column that no row has is a slip of the description, not of a row."""
+    """A column that no row has is a mistake in the description, not in a row."""
     columns = {column for row in rows for column in row.values}
     named = [("template", column) for column in placeholders(spec.template)]
-    # Gold may be absent altogether: it is for evaluation only.
+    # Gold may be absent altogether: it is only for evaluation.
     named += [(key, getattr(spec, key)) for key in ("group", "answer", "id")]
     for key, column in named:
         if column is not None and column not in columns:
@@ -232,7 +233,7 @@ def _example(spec: CustomSpec, row: Row) -> Example:
 
 
 def _with_pairs(rule: RuleLike, rows: Sequence[Row], examples: Sequence[Example]) -> RuleLike:
-    """Replace ``column`` of a rule by the pairs of ids that the column spells out."""
+    """Replace ``column`` of a rule with the pairs of ids that the column lists."""
     if not isinstance(rule, Mapping) or "column" not in rule:
         return rule
     column = str(rule["column"])
@@ -245,13 +246,14 @@ def _with_pairs(rule: RuleLike, rows: Sequence[Row], examples: Sequence[Example]
         pairs += [(example.id, str(other)) for other in others]
     if not pairs:
         raise InputError(
-            f"column {column!r} of rule {rule.get('rule')!r} names no example id in any row"
+            f"column {column!r} of rule {rule.get('rule')!r} names no example id in any row; "
+            "fill it or drop the rule"
         )
     return {key: value for key, value in rule.items() if key != "column"} | {"pairs": pairs}
 
 
 def _gold(spec: CustomSpec, row: Row) -> int:
-    """Return the label index that the gold column means; -1 where it is empty."""
+    """Return the label index that the gold column names; -1 if it is empty."""
     word = row.optional(spec.gold)
     if word is None:
         return -1
@@ -269,14 +271,14 @@ def _gold(spec: CustomSpec, row: Row) -> int:
 
 
 def _gold_number(spec: CustomSpec, row: Row, word: str) -> int:
-    """Read an index into the label space, or a truth value of a binary one."""
+    """Read an index into the label space, or a truth value for a binary one."""
     truth = {"false": 0, "true": 1} if len(spec.labels) == 2 else {}
     indices = {str(index): index for index in range(-1, len(spec.labels))}
     known = indices | truth
-    key = word.strip().lower().removesuffix(".0")  # tables with gaps hold whole numbers as floats
+    key = word.strip().lower().removesuffix(".0")  # tables with gaps store integers as floats
     if key not in known:
         raise InputError(
-            f"{row.where}: gold {word!r} is no label{suggest(word, [*spec.labels, *indices])}; "
-            "or give a gold_map"
+            f"{row.where}: gold {word!r} is not a label{suggest(word, [*spec.labels, *indices])}; "
+            "or add a gold_map"
         )
     return known[key]

@@ -24,15 +24,15 @@ def load_gsm8k_verification(
 ) -> TaskData:
     """Load solutions; columns question, cot (or choice), answer, consistency_id, label.
 
-    Solutions of one question with different final answers are not both correct; those with
-    the same final answer share their label.
+    Of one question's solutions, two with different final answers are not both correct, and
+    those with the same final answer share their label.
 
     Args:
         path: JSON or JSONL file (CSV and Parquet too).
-        limit: Most examples to keep.
+        limit: Maximum number of examples.
         seed: Seed of the draw of groups.
-        answers: What makes final answers the same: their ``spelling`` (the authors' gold
-            labels compare spellings: "$18" is wrong where "18" is right), or the ``number``.
+        answers: How final answers are compared: by ``spelling`` (as the authors' gold labels
+            do: "$18" is wrong if "18" is right) or by ``number``.
     """
     if answers not in _ANSWERS:
         raise InputError(f"unknown answers {answers!r} of gsm8k{suggest(str(answers), _ANSWERS)}")
@@ -62,7 +62,7 @@ def _example(row: Row, answers: str) -> Example:
 
 
 def canonical_answer(answer: str) -> str:
-    """Return one spelling per number (``$1,000.00`` is ``1000``); other text stays as it is."""
+    """Return one spelling per number (``1000`` for ``$1,000.00``), and other text stripped."""
     try:
         number = Decimal(_DECORATION.sub("", answer))
     except InvalidOperation:

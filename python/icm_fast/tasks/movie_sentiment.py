@@ -1,7 +1,7 @@
 """movie-sentiment: movie-review snippets with the scores of many human raters.
 
 Gold is the sign of the mean score; ``crowd_labels`` gives the sign of one rater's own
-score, the label that a single crowd worker would have provided.
+score, the label that a single crowd worker would have given.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 
@@ -25,6 +25,8 @@ SENTIMENT_LABELS = (" negative", " positive")
 _FORMS = ("plain", "paired")
 _CLAIMS = ("negative", "positive")
 
+T = TypeVar("T")
+
 
 def load_movie_sentiment(
     path: PathLike | None = None,
@@ -39,13 +41,13 @@ def load_movie_sentiment(
 
     Args:
         path: The ground-truth file or its folder; None takes the installed, verified copy.
-        limit: Most examples to keep (two per review in the paired form).
+        limit: Maximum number of examples (two per review in the paired form).
         seed: Seed of the draw of reviews.
         form: ``plain`` asks for the sentiment; ``paired`` makes two claims per review, that
             it is positive and that it is negative, exactly one of them true.
         split: ``search`` (four reviews in five), ``test`` (the others) or ``all``. Which side
             a review is on depends on its text alone, so the sides never share a text.
-        max_chars: Leave out reviews with more characters.
+        max_chars: Skip longer reviews.
     """
     for option, value, known in (("form", form, _FORMS), ("split", split, SPLITS)):
         if value not in known:
@@ -61,7 +63,7 @@ def load_movie_sentiment(
                 examples.append(example)
                 gold.append(label)
     if not examples:
-        raise InputError(f"no review has at most max_chars = {max_chars} characters; raise it")
+        raise InputError(f"no review is as short as max_chars = {max_chars}; raise it")
     return assemble(
         "movie-sentiment",
         examples,
@@ -81,11 +83,11 @@ def review_comparisons(
     Takes the arguments of the loader; scores are not read.
 
     Raises:
-        InputError: The plain form, which compares nothing.
+        InputError: The plain form, which compares no texts.
     """
     if form != "paired":
         raise InputError(
-            "movie-sentiment asks for a sentiment and compares no two texts; search it with "
+            "movie-sentiment asks for a sentiment and does not compare two texts; search it with "
             "--option form=paired, whose claims do"
         )
     return {
@@ -105,13 +107,13 @@ def crowd_labels(
     """Return the labels that one rater's own scores give.
 
     Args:
-        task: ``"movie-sentiment"``, the one task with individual raters.
+        task: ``"movie-sentiment"``, the only task with individual raters.
         dataset: A data set of that task, or a subset of one; either form.
-        rater: Which score of each review, from 0; every review has at least 15.
+        rater: Index of the rater, from 0; every review has at least 15.
         path: The ratings file or its folder; None takes the installed, verified copy.
 
     Returns:
-        ``[n_examples]`` int32; -1 where the rater was neutral.
+        ``[n_examples]`` int32; -1 if the rater was neutral.
 
     Raises:
         InputError: Another task, or a review without such a rater.
@@ -128,7 +130,7 @@ def _crowd_label(example: Example, ratings: dict[str, list[float]], rater: int) 
     row_id, _, claim = rest.partition("-")
     if prefix != "movie" or row_id not in ratings:
         raise InputError(
-            f"example {example.id!r} is no review of the ratings file; take a data set of "
+            f"example {example.id!r} is not a review in the ratings file; use a data set of "
             "movie-sentiment"
         )
     scores = ratings[row_id]
@@ -141,7 +143,7 @@ def _crowd_label(example: Example, ratings: dict[str, list[float]], rater: int) 
 
 
 def clean_text(text: str) -> str:
-    """Return a snippet with double quotes for ``''`` and single blanks."""
+    """Return a snippet with ``''`` as double quotes and single spaces."""
     return " ".join(text.replace("''", '"').split())
 
 
@@ -185,17 +187,17 @@ def _ratings(path: Path) -> Iterator[tuple[str, list[float]]]:
         yield fields[0], _parse(where, fields[3], json.loads)
 
 
-def _parse(where: str, text: str, read: Callable[[str], Any]) -> Any:
+def _parse(where: str, text: str, read: Callable[[str], T]) -> T:
     try:
         return read(text)
     except ValueError as error:
-        raise InputError(f"{where}: {text!r} is no score; correct that line") from error
+        raise InputError(f"{where}: {text!r} is not a score; correct that line") from error
 
 
 def _fields(path: Path, count: int) -> Iterator[tuple[str, list[str]]]:
     lines = read_text(path).split("\n")
     if not any(line.strip() for line in lines):
-        raise InputError(f"{path} is empty; give the published file {path.name}")
+        raise InputError(f"{path} is empty; use the published file {path.name}")
     for number, line in enumerate(lines, start=1):
         if line.strip():
             fields = line.split("\t")

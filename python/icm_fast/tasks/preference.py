@@ -1,6 +1,6 @@
 """Tasks that compare two texts: alpaca-preference and author-gender.
 
-Every pair stands in the data in both orders, and exactly one of the two claims is true.
+The data contain every pair in both orders; exactly one of the two claims is true.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def load_alpaca_preference(
 
     Args:
         path: JSON or JSONL file (CSV and Parquet too).
-        limit: Most examples to keep.
+        limit: Maximum number of examples.
         seed: Seed of the draw of groups.
         paper_mode: Forbid only that both orders are True, not that both are False.
     """
@@ -35,7 +35,7 @@ def load_alpaca_preference(
 
 
 def alpaca_comparisons(path: PathLike | None = None, **_: object) -> dict[str, Comparison]:
-    """The question and the two responses, as they stand in the file, by example id.
+    """The question and the two responses, as written in the file, by example id.
 
     Takes the arguments of the loader; gold is not read.
     """
@@ -63,11 +63,11 @@ def load_author_gender(
         path: JSON or JSONL file (CSV and Parquet too) with the columns choice, choice_2,
             consistency_id, label; or the corpus: a CSV file with the columns id, gender and
             text, or the folder of its XML files.
-        limit: Most examples to keep.
-        seed: Seed of the draw of groups and, of the corpus, of one post per author and of pairs.
+        limit: Maximum number of examples.
+        seed: Seed of the draw of groups and, from the corpus, of one post per author and of pairs.
         paper_mode: Forbid only that both orders are True, not that both are False.
-        max_chars: Of the corpus: longer posts are cut, between two words.
-        min_chars: Of the corpus: shorter posts are passed over.
+        max_chars: For the corpus: longer posts are cut, between two words.
+        min_chars: For the corpus: shorter posts are skipped.
 
     Raises:
         InputError: A file that cannot be read or used, or a wrong option.
@@ -84,7 +84,7 @@ def gender_comparisons(
     min_chars: int = 100,
     **_: object,
 ) -> dict[str, Comparison]:
-    """The two posts, the one that is said to be a man's first, by example id.
+    """The two posts, by example id; first the one that the claim ascribes to a man.
 
     Takes the arguments of the loader; gold is not read.
     """
@@ -134,10 +134,10 @@ def _compare(
 
 
 def _groups(rows: list[Row]) -> list[str | None]:
-    """Groups of the rows: what shares a ``consistency_id``, or a text under the same question.
+    """Groups of the rows: those that share a ``consistency_id``, or a text and its question.
 
-    Else one pair could be held out and another one with a text of it be a demonstration; of the
-    authors' 300 comparisons 29 share a response. A row without an id stands alone.
+    Otherwise a pair could be held out while another pair with one of its texts is a demonstration;
+    29 of the authors' 300 comparisons share a response. A row without an id is in no group.
     """
     ids = [row.optional("consistency_id") for row in rows]
     first: dict[object, int] = {}
@@ -153,7 +153,7 @@ def _groups(rows: list[Row]) -> list[str | None]:
 
 
 def _order(row: Row) -> str:
-    """Name the claim by digests of its texts, so that a group may hold several pairs."""
+    """Name the claim by digests of its texts, so that a group may contain several pairs."""
     first, second = (digest(_one_line(row, column)) for column in ("choice", "choice_2"))
     return f"{first:016x}>{second:016x}"
 

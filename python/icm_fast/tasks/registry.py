@@ -1,10 +1,9 @@
-"""Tasks by name: each loads a data set and, apart from it, the gold labels."""
+"""Tasks by name: each loads a data set and, separately, the gold labels."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any
 
 from icm_fast.errors import InputError, suggest
 from icm_fast.tasks.arithmetic import load_arithmetic, load_larger_than
@@ -37,14 +36,14 @@ def load_task(
     *,
     limit: int | None = None,
     seed: int = 0,
-    **options: Any,
+    **options: object,
 ) -> TaskData:
     """Load a task.
 
     Args:
         name: A key of ``TASKS``.
-        path: File (or folder) of the data; generated and installed tasks need none.
-        limit: Most examples to keep; groups stay whole and are drawn in a seeded order.
+        path: File or folder of the data; generated and installed tasks need none.
+        limit: Maximum number of examples; groups stay whole and are drawn in a seeded order.
         seed: Seed of that draw (and of generated data).
         **options: Options of the task; see its loader.
 

@@ -1,4 +1,4 @@
-"""Rows of JSON, JSONL, CSV, Parquet and Hugging Face data, each with the place it came from."""
+"""Rows of JSON, JSONL, CSV, Parquet and Hugging Face data, each with its origin."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from icm_fast.errors import InputError, first_line, suggest
 
@@ -24,17 +23,17 @@ class Row:
     """One record.
 
     Attributes:
-        number: Position among the records of the file, from 0.
+        number: Position in the file, from 0.
         where: File and line, for error messages.
         values: Column name to value.
     """
 
     number: int
     where: str
-    values: Mapping[str, Any]
+    values: Mapping[str, object]
 
     def text(self, column: str) -> str:
-        """Return a column as text; an absent or blank one is an InputError."""
+        """Return a column as text; InputError if it is absent or blank."""
         value = self.values.get(column)
         if value is None or not str(value).strip():
             state = "is empty" if column in self.values else "is missing"
@@ -42,14 +41,14 @@ class Row:
         return str(value)
 
     def check_text(self, column: str, more: str = "") -> None:
-        """Raise InputError if a column holds anything but text; ``more`` ends the advice."""
+        """Raise InputError if a column is not text; the message ends with ``more``."""
         value = self.values.get(column, "")
         if not isinstance(value, str | None):
             kind = type(value).__name__
             raise InputError(f"{self.where}: column {column!r} is a {kind}; write plain text{more}")
 
     def optional(self, column: str | None) -> str | None:
-        """Return a column as text, or None where it is absent or blank."""
+        """Return a column as text, or None if it is absent or blank."""
         value = None if column is None else self.values.get(column)
         if value is None or value != value or not str(value).strip():  # NaN: a gap in a table
             return None
@@ -64,8 +63,8 @@ def binary_gold(row: Row, column: str = "label") -> int:
     known |= dict.fromkeys(("", "-1", "none", "null", "nan"), -1)
     if word not in known:
         raise InputError(
-            f"{row.where}: gold {column!r} is {value!r}; write 1 or 0 (true or false), or leave it "
-            "out where it is unknown"
+            f"{row.where}: gold {column!r} is {value!r}; write 1 or 0 (true or false), or omit it "
+            "if it is unknown"
         )
     return known[word]
 
@@ -88,7 +87,7 @@ def read_rows(source: PathLike) -> list[Row]:
     else:
         rows = _read_file(Path(source).expanduser())
     if not rows:
-        raise InputError(f"{source} holds no rows; give a file with one record per example")
+        raise InputError(f"{source} contains no rows; pass a file with one record per example")
     return rows
 
 
@@ -96,13 +95,13 @@ def read_column(source: PathLike, column: str) -> list[str]:
     """Read one text per record.
 
     Args:
-        source: Text file (.txt) with one on each line, blank lines being left out; or what
+        source: Text file (.txt) with one text per line, blank lines skipped; or what
             :func:`read_rows` reads, with the column.
         column: Name of the column.
 
     Raises:
-        InputError: As of :func:`read_rows`; or a row (with its line) where the text is missing or
-            no text; or there is none at all.
+        InputError: Same as :func:`read_rows`; a row (with its line) in which the column is missing
+            or not text; or no text at all.
     """
     if str(source).lower().endswith(".txt"):
         lines = read_text(Path(source).expanduser()).split("\n")
@@ -113,18 +112,18 @@ def read_column(source: PathLike, column: str) -> list[str]:
             row.check_text(column)
         texts = [row.text(column) for row in rows]
     if not texts:
-        raise InputError(f"{source} holds no {column}s; write one on each line")
+        raise InputError(f"{source} contains no {column}s; write one per line")
     return texts
 
 
 def read_text(path: Path) -> str:
-    """Return the text of a UTF-8 file, its line ends made line feeds.
+    """Return the text of a UTF-8 file, with line feeds as line ends.
 
     Raises:
         InputError: The file is missing, cannot be read, or is not UTF-8.
     """
     if path.is_dir():
-        raise InputError(f"{path} is a folder; give the path of a file in it")
+        raise InputError(f"{path} is a folder; pass the path of a file in it")
     if not path.exists():
         raise InputError(f"no file at {path.absolute()}; check the path")
     try:
@@ -150,7 +149,7 @@ def _read_file(path: Path) -> list[Row]:
     return list(_json_lines(path.name, text))
 
 
-def _number(name: str, records: Iterable[Any], unit: str, start: int) -> list[Row]:
+def _number(name: str, records: Iterable[object], unit: str, start: int) -> list[Row]:
     rows = []
     for number, record in enumerate(records):
         where = f"{name}, {unit} {number + start}"
@@ -158,7 +157,7 @@ def _number(name: str, records: Iterable[Any], unit: str, start: int) -> list[Ro
     return rows
 
 
-def _object(where: str, record: Any) -> Mapping[str, Any]:
+def _object(where: str, record: object) -> Mapping[str, object]:
     if not isinstance(record, Mapping):
         raise InputError(
             f"{where}: a {type(record).__name__} instead of an object; write one JSON object with "
@@ -167,7 +166,7 @@ def _object(where: str, record: Any) -> Mapping[str, Any]:
     return record
 
 
-def _json_list(name: str, text: str) -> list[Any]:
+def _json_list(name: str, text: str) -> list[object]:
     try:
         content = json.loads(text)
     except json.JSONDecodeError as error:
@@ -201,27 +200,27 @@ def _csv_rows(name: str, text: str) -> Iterator[Row]:
             if None in record or None in record.values():
                 raise InputError(
                     f"{where}: not {len(reader.fieldnames or ())} fields as in the header; quote "
-                    "fields that hold commas"
+                    "fields that contain commas"
                 )
             yield Row(number, where, record)
     except csv.Error as error:
         raise InputError(f"{name}, line {reader.line_num}: {error}; correct that line") from error
 
 
-def _parquet_records(path: Path) -> list[dict[str, Any]]:
+def _parquet_records(path: Path) -> list[dict[str, object]]:
     if not path.is_file():
         raise InputError(f"no file at {path.absolute()}; check the path")
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        records: list[dict[str, Any]] = pq.read_table(path).to_pylist()
+        records: list[dict[str, object]] = pq.read_table(path).to_pylist()
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{path} is not a readable Parquet file: {first_line(error)}") from error
     return records
 
 
-def _hub_records(name: str) -> list[dict[str, Any]]:
+def _hub_records(name: str) -> list[dict[str, object]]:
     dataset, _, split = name.partition(":")
     try:
         import datasets
@@ -231,7 +230,7 @@ def _hub_records(name: str) -> list[dict[str, Any]]:
         ) from error
     try:
         records = datasets.load_dataset(dataset, split=split or "train")
-    except Exception as error:  # whatever the hub client raises, the user gets one line
+    except Exception as error:  # the hub client raises many types; the user gets one line
         raise InputError(
             f"cannot load {HUB_PREFIX}{name}: {first_line(error)}; check the name and the network, "
             "or pass a local file"

@@ -1,6 +1,6 @@
-"""Which examples take part: seeded draws that look at ids and groups, never at gold labels.
+"""Which examples take part: seeded draws that depend on ids and groups, never on gold labels.
 
-All draws are SHA-256 of their seed and key, so they are the same on every machine and in
+All draws are SHA-256 of their seed and key, so they are the same on every machine and with
 every version of every library.
 """
 
@@ -19,7 +19,7 @@ _TEST_SHARE = 5  # one in five
 
 
 def digest(*key: object) -> int:
-    """Return a 64-bit number that depends on the key alone."""
+    """Return a 64-bit number that depends only on the key."""
     text = "\x1f".join(str(part) for part in key)
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
 
@@ -30,10 +30,10 @@ def pick_groups(
     """Return the positions of whole groups, drawn until the next one would exceed ``limit``.
 
     Args:
-        examples: All examples; one without a group stands on its own.
-        limit: Most examples to return; None for all.
+        examples: All examples; one without a group forms its own.
+        limit: Maximum number of examples to return; None for all.
         seed: Seed of the order in which groups are drawn.
-        name: What ``limit`` is, for the message.
+        name: Name of ``limit`` in messages.
 
     Returns:
         Positions in the order of ``examples``.
@@ -44,7 +44,7 @@ def pick_groups(
     if limit is None:
         return list(range(len(examples)))
     if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
-        raise InputError(f"{name} must be a whole number of at least 1, got {limit!r}")
+        raise InputError(f"{name} must be an integer of at least 1, got {limit!r}")
     groups: dict[tuple[str, str], list[int]] = {}
     for position, example in enumerate(examples):
         key = ("id", example.id) if example.group is None else ("group", example.group)
@@ -53,9 +53,10 @@ def pick_groups(
     for key in sorted(groups, key=lambda key: (digest("groups", seed, *key), key)):
         if len(picked) + len(groups[key]) > limit:
             if not picked:
+                size = len(groups[key])
                 raise InputError(
-                    f"{name} {limit} is smaller than group {key[1]!r} with its {len(groups[key])} "
-                    f"examples; groups stay whole, so set {name} to {len(groups[key])} or more"
+                    f"{name} {limit} is smaller than group {key[1]!r} with its {size} examples; "
+                    f"groups stay whole, so set {name} to {size} or more"
                 )
             break
         picked += groups[key]
@@ -69,7 +70,7 @@ def count_groups(
     n_groups: int | None,
     *,
     size: int,
-    most: int,
+    maximum: int,
     remedy: str = "",
 ) -> int:
     """Return how many groups a generated task makes.
@@ -77,24 +78,24 @@ def count_groups(
     Args:
         task: Name of the task.
         path: Must be None.
-        limit: Most examples to keep.
-        n_groups: The user's choice; None makes 64, or as many as ``limit`` holds.
+        limit: Maximum number of examples.
+        n_groups: The user's choice; None makes 64, or as many as fit into ``limit``.
         size: Examples per group.
-        most: Most groups the task can make.
-        remedy: What else helps when there are too many, for the message.
+        maximum: Maximum number of groups that the task can make.
+        remedy: Another fix for too many groups, for the message.
 
     Raises:
-        InputError: A path was given, or the number lies outside 1 .. ``most``.
+        InputError: A path was given, or the number is outside 1 .. ``maximum``.
     """
     if path is not None:
         raise InputError(f"task {task!r} is generated and reads no file; leave the path out")
     if n_groups is None:
         wanted = limit if isinstance(limit, int) else 0
         n_groups = max(_DEFAULT_GROUPS, wanted // size)
-    if not 1 <= n_groups <= most:
+    if not 1 <= n_groups <= maximum:
         raise InputError(
-            f"{n_groups} groups of {task!r} lie outside 1 .. {most}; lower n_groups (or limit)"
-            f"{remedy}"
+            f"n_groups = {n_groups} of task {task!r} is outside 1 .. {maximum}; "
+            f"{'raise n_groups' if n_groups < 1 else f'lower n_groups (or limit){remedy}'}"
         )
     return n_groups
 

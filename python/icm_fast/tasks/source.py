@@ -1,10 +1,9 @@
-"""Where a data set came from, so that it can be read again: for gold, only after the search."""
+"""Where a data set came from, so that it can be read again; its gold only after the search."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from icm_fast.errors import InputError
 from icm_fast.types import Dataset, IntArray
@@ -16,8 +15,8 @@ class TaskSource:
 
     Attributes:
         task: Name of the task.
-        data: Path of its data; None for the installed or generated ones.
-        limit: Most examples; None for all.
+        data: Path of its data; None for installed or generated data.
+        limit: Maximum number of examples; None for all.
         seed: Seed of the choice of examples.
         options: Further options of the task.
     """
@@ -26,13 +25,13 @@ class TaskSource:
     data: str | None = None
     limit: int | None = None
     seed: int = 0
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, object] = field(default_factory=dict)
 
     def load(self) -> tuple[Dataset, IntArray]:
         """The data set and its gold labels, ``[n]`` int32, -1 where unknown.
 
         Raises:
-            InputError: Unknown task or option, or data that cannot be read or used.
+            InputError: Unknown task or option, or data that cannot be used.
         """
         from icm_fast.tasks.registry import load_task
 
@@ -49,7 +48,7 @@ class TaskSource:
         """The data set alone; the gold labels are dropped here and never reach a search."""
         return self.load()[0]
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Plain YAML types."""
         return {
             "task": self.task,

@@ -1,8 +1,8 @@
 """Generated task sun-poems: which of two poems is better, where "better" means that it has the sun.
 
 A model cannot know that preference (the paper's non-salient concept), so a search is expected
-to fail. Both poems of a pair are drawn from the same lines; only the kind of their word of the
-sky tells them apart.
+to fail. Both poems of a pair are drawn from the same lines; only the kind of their sky word
+distinguishes them.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from icm_fast.tasks.rows import PathLike
 from icm_fast.tasks.sampling import count_groups, digest
 from icm_fast.types import Comparison, Example
 
-_MOST_GROUPS = 2_000  # of some 100,000 poems; the rarest lines run out soon after
+_MAX_GROUPS = 2_000  # of about 100,000 poems; beyond it the rarest lines run out
 
 
 @dataclass(frozen=True, slots=True)
 class _Sky:
-    """Two rhyming lines with a word of the sky, and what that word may be."""
+    """Two rhyming lines with a sky word, and the choices for that word."""
 
     lines: str
     sun: str
@@ -115,7 +115,7 @@ _COUPLETS = (
     "Come home, the {soup} is growing cold / and half the {news} still untold.",
 )
 
-# Words of one slot have one metre, so that every line keeps its four beats.
+# All words of a slot have the same metre, so that every line keeps its four beats.
 _WORDS = {
     slot: tuple(word.replace("-", " ") for word in words.split())
     for slot, words in {
@@ -168,20 +168,20 @@ def load_sun_poems(
     seed: int = 0,
     n_groups: int | None = None,
 ) -> TaskData:
-    """Generate pairs of poems and the claim, in both orders, that the first is the better one.
+    """Generate pairs of poems and the claim, in both orders, that the first one is better.
 
-    Gold holds that the poem that mentions the sun is better. No poem stands twice.
+    By gold the poem that mentions the sun is better. No poem occurs twice.
 
     Args:
         path: Must be None.
-        limit: Most examples to keep.
+        limit: Maximum number of examples.
         seed: Seed of the poems and of the draw of groups.
-        n_groups: Pairs of poems; None makes 64, or as many as ``limit`` holds.
+        n_groups: Pairs of poems; None makes 64, or as many as fit into ``limit``.
 
     Raises:
         InputError: A path was given, or ``n_groups`` or ``limit`` is out of range.
     """
-    n_groups = count_groups("sun-poems", path, limit, n_groups, size=2, most=_MOST_GROUPS)
+    n_groups = count_groups("sun-poems", path, limit, n_groups, size=2, maximum=_MAX_GROUPS)
     examples: list[Example] = []
     gold: list[int] = []
     for example, _, is_better in _claims(seed, n_groups):
@@ -198,7 +198,7 @@ def poem_comparisons(
     n_groups: int | None = None,
 ) -> dict[str, Comparison]:
     """The two poems of each claim, by example id; takes the arguments of the loader."""
-    n_groups = count_groups("sun-poems", path, limit, n_groups, size=2, most=_MOST_GROUPS)
+    n_groups = count_groups("sun-poems", path, limit, n_groups, size=2, maximum=_MAX_GROUPS)
     return {
         example.id: Comparison(example.prompt, "Write a good poem.", *poems)
         for example, poems, _ in _claims(seed, n_groups)
@@ -206,7 +206,7 @@ def poem_comparisons(
 
 
 def _claims(seed: int, n_groups: int) -> Iterator[tuple[Example, tuple[str, str], bool]]:
-    """Yield each claim, its poems, the preferred one first, and whether that one has the sun."""
+    """Yield each claim, its poems (preferred one first), and whether that one has the sun."""
     for group, (sun, other) in enumerate(_pairs(seed, n_groups)):
         name = f"poems-{group}"
         sun_first = digest("first", seed, sun, other) % 2 == 0
@@ -234,7 +234,7 @@ def _pairs(seed: int, n_groups: int) -> Iterator[tuple[str, str]]:
 
 
 def _pair(seed: int, draw: int) -> tuple[str, str]:
-    """Compose two poems of one form: different lines, the sky in the same half."""
+    """Compose two poems of the same form: different lines, the sky in the same half."""
     key = ("poem", seed, draw)
     skies = _two(len(_SKIES), *key, "sky")
     couplets = _two(len(_COUPLETS), *key, "couplet")
@@ -251,7 +251,7 @@ def _pair(seed: int, draw: int) -> tuple[str, str]:
 
 
 def _two(count: int, *key: object) -> tuple[int, int]:
-    """Draw two different numbers below ``count``; neither place favours any."""
+    """Draw two different numbers below ``count``, each uniform."""
     first = digest(*key, 0) % count
     return first, (first + 1 + digest(*key, 1) % (count - 1)) % count
 

@@ -22,10 +22,10 @@ def load_truthfulqa(
 
     Args:
         path: JSON or JSONL file (CSV and Parquet too).
-        limit: Most examples to keep.
+        limit: Maximum number of examples.
         seed: Seed of the draw of groups.
         rules: ``none``, or ``authors-code`` for the rule of the authors' repository, which
-            uses the gold label as answer key and so leaks supervision into the search.
+            uses the gold label as answer key and thus leaks supervision into the search.
     """
     if rules not in _RULES:
         raise InputError(f"unknown rules {rules!r} of truthfulqa{suggest(str(rules), _RULES)}")

@@ -108,7 +108,7 @@ def test_texts_are_those_of_the_file_and_not_of_the_claim(tmp_path):
     assert texts(found) == [("Q0", tricky, "c\n d")]
     assert found.left_out == {SAME_TEXT: 1}
     write_lines(path, [row | {"choice": "new"} for row in rows])
-    with pytest.raises(InputError, match="put back the data that were searched"):
+    with pytest.raises(InputError, match="restore the data that were searched"):
         pairs_of_labels(dataset, np.array([1, 0, 1, 0]), source=source)
 
 
@@ -186,7 +186,7 @@ def test_other_tasks_and_other_prompts_are_refused(tmp_path):
     with pytest.raises(InputError, match="task 'larger-than' gives no pairs; take a run of alpaca"):
         pairs_of_labels(dataset, gold)
     poems, gold = load_task("sun-poems", limit=4)
-    with pytest.raises(InputError, match="examples of sun-poems do not say which task"):
+    with pytest.raises(InputError, match="data set sun-poems does not say which task"):
         pairs_of_labels(poems, gold)
     labels = LabelSpace((" negative", " positive"))
     strange = Dataset((Example("a", "What?"),), labels, name="movie-sentiment")

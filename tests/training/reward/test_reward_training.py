@@ -277,7 +277,7 @@ def test_pairs_that_are_too_long_are_left_out_and_counted():
 
 
 def test_bad_settings_and_models_are_refused(monkeypatch):
-    with pytest.raises(InputError, match="margin_scale = -1 lies outside"):
+    with pytest.raises(InputError, match="margin_scale = -1 is outside"):
         RewardConfig(margin_scale=-1)
     with pytest.raises(InputError, match="unknown setting 'margin'; did you mean 'margin_scale'"):
         RewardConfig.from_mapping({"margin": 1})

@@ -305,7 +305,7 @@ def test_command_line_from_a_file_to_a_score(base, tmp_path, capsys):
     assert run(arguments) == 0
     assert capsys.readouterr().out == told.out
     data = bench_file(tmp_path / "bench.jsonl")
-    assert run(["evaluate-reward", str(folder), str(data)]) == 0
+    assert run(["evaluate", "reward", str(folder), str(data)]) == 0
     shown = capsys.readouterr().out
     result = json.loads((folder / "evaluation-bench.json").read_text())
     assert result["overall"]["n"] == 48
@@ -344,9 +344,9 @@ def test_command_line_from_a_run(tmp_path, capsys):
         (["train", "reward", "PAIRS", "--pool-labels", "softly"], "did you mean 'soft'"),
         (["train", "reward", "PAIRS", "--set", "margin=1"], "did you mean 'margin_scale'"),
         (["train", "reward", "FOLDER"], "name the folder of a run"),
-        (["evaluate-reward", "FOLDER", "PAIRS"], "holds no reward model"),
-        (["evaluate-reward", "JUDGE", "nowhere.jsonl"], "no file at"),
-        (["evaluate-reward", "JUDGE", "PAIRS", "-o", "x.txt"], "must end in .json"),
+        (["evaluate", "reward", "FOLDER", "PAIRS"], "holds no reward model"),
+        (["evaluate", "reward", "JUDGE", "nowhere.jsonl"], "no file at"),
+        (["evaluate", "reward", "JUDGE", "PAIRS", "-o", "x.txt"], "must end in .json"),
     ],
 )
 def test_bad_input_ends_with_2_and_one_line(arguments, text, base, judge, tmp_path, capsys):

@@ -170,7 +170,7 @@ def test_what_cannot_be_generated_is_refused():
     with pytest.raises(InputError, match="no tokens"):
         generate(loaded, [""], max_new_tokens=1)
     for settings, words in (
-        ({"max_new_tokens": 0}, "max_new_tokens = 0 lies outside 1"),
+        ({"max_new_tokens": 0}, "max_new_tokens = 0 is outside 1"),
         ({"max_new_tokens": 2, "temperature": -1}, "temperature = -1"),
         ({"max_new_tokens": 2, "min_new_tokens": 3}, "min_new_tokens = 3"),
         ({"max_new_tokens": 2, "top_p": 0}, "top_p = 0"),

@@ -266,7 +266,7 @@ def folders(tmp_path_factory):
 def test_command_line(folders, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     a, b, judge, prompts = (str(folders / n) for n in ("base", "tuned", "judge", "prompts.txt"))
-    arguments = ["evaluate-policy", a, b, "--prompts", prompts, "--tokens", "5"]
+    arguments = ["evaluate", "policy", a, b, "--prompts", prompts, "--tokens", "5"]
     out = tmp_path / "new" / "out.json"
     assert run([*arguments, "--judge", judge, "--samples", "2", "--seed", "1", "-o", str(out)]) == 0
     told = capsys.readouterr()
@@ -295,7 +295,7 @@ def test_bad_input_ends_with_2_and_one_line(folders, changes, text, capsys, monk
     monkeypatch.chdir(folders)
     given = {"prompts": "prompts.txt", "output": "out.json", **changes}
     flags = [word for name, value in given.items() for word in (f"--{name}", value)]
-    assert run(["evaluate-policy", "./base", "./tuned", *flags]) == 2
+    assert run(["evaluate", "policy", "./base", "./tuned", *flags]) == 2
     error = capsys.readouterr().err
     assert text in error
     assert error.count("\n") == 1

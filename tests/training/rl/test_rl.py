@@ -250,7 +250,7 @@ def test_repetition_and_distinct_by_hand():
     ("changes", "message"),
     [
         ({"method": "full"}, "second copy of the policy"),
-        ({"group_size": 1}, r"group_size = 1 lies outside 2"),
+        ({"group_size": 1}, r"group_size = 1 is outside 2"),
         ({"kind": "chat"}, r"unknown kind 'chat'"),
         ({"algorithm": "ppo"}, r"unknown algorithm 'ppo'"),
         ({"lora_dropout": 0.1}, "set it to 0"),

@@ -61,7 +61,7 @@ def test_a_tuned_folder_is_a_model_on_the_command_line(finished, tmp_path, capsy
     [
         (["nowhere"], "name the folder of a run"),
         (["RUN", "--set", "epoch=2"], "unknown setting 'epoch'; did you mean 'epochs'?"),
-        (["RUN", "--set", "epochs=0"], "epochs = 0 lies outside 1"),
+        (["RUN", "--set", "epochs=0"], "epochs = 0 is outside 1"),
         (["RUN", "--model", "./nothing"], "does not exist"),
     ],
 )

@@ -272,13 +272,13 @@ def test_memory_of_the_base_is_shared_and_not_written(tmp_path):
     ("settings", "text"),
     [
         ({"method": "lorra"}, "did you mean 'lora'"),
-        ({"epochs": 0}, "epochs = 0 lies outside 1"),
-        ({"epochs": 1.5}, "epochs must be a whole number"),
-        ({"learning_rate": float("nan")}, "learning_rate = nan lies outside"),
+        ({"epochs": 0}, "epochs = 0 is outside 1"),
+        ({"epochs": 1.5}, "epochs must be an integer"),
+        ({"learning_rate": float("nan")}, "learning_rate = nan is outside"),
         ({"batch_size": "8"}, "batch_size must be a number"),
         ({"gradient_checkpointing": 1}, "gradient_checkpointing must be true or false"),
         ({"method": "full", "dtype": "bfloat16"}, "loses small updates to rounding"),
-        ({"seed": -1}, "seed = -1 lies outside"),
+        ({"seed": -1}, "seed = -1 is outside"),
     ],
 )
 def test_bad_settings_are_refused(settings, text):
@@ -298,7 +298,7 @@ def test_bad_input_is_refused():
     dataset, loaded = reviews(), tiny_loaded("llama")
     with pytest.raises(InputError, match="none of the 8 examples is labelled"):
         fine_tune(dataset, np.full(8, -1), model=loaded)
-    with pytest.raises(InputError, match=r"label 2 of example 'r0' \(row 0\) lies outside"):
+    with pytest.raises(InputError, match=r"label 2 of example 'r0' \(row 0\) is outside"):
         fine_tune(dataset, np.full(8, 2), model=loaded)
     short = tiny_loaded("llama", max_position_embeddings=8)
     with pytest.raises(InputError, match=r"the longest training text has .* the model takes 8"):

@@ -173,7 +173,7 @@ def test_damaged_folders_are_refused(tmp_path):
     with pytest.raises(InputError, match="cannot merge the adapter"):
         tune(damaged, epochs=1)
     (damaged / "adapter" / "adapter_model.safetensors").unlink()
-    with pytest.raises(InputError, match=r"holds no adapter_model\.safetensors"):
+    with pytest.raises(InputError, match=r"has no adapter_model\.safetensors"):
         tune(damaged, epochs=1)
     (damaged / "tuning.json").write_text("[]")
     with pytest.raises(InputError, match="is not the record of a fine-tuning"):
@@ -204,7 +204,7 @@ def test_an_adapter_without_its_base_names_it(tmp_path):
     ):
         load_model(str(folder))
     (folder / "adapter" / "adapter_config.json").write_text("{}")
-    with pytest.raises(InputError, match="names no base model"):
+    with pytest.raises(InputError, match="does not name the base model"):
         load_model(str(folder / "adapter"))
 
 

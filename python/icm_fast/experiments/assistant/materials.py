@@ -1,12 +1,13 @@
-"""The reviews of every stage of the assistant; no review serves two of them."""
+"""The reviews of every stage of the assistant; no review is used in two of them."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from icm_fast.errors import InputError
 from icm_fast.experiments.demo import MAX_CHARS
@@ -23,15 +24,15 @@ _TEXT = re.compile(r"Review: ([^\n]*)\n")
 
 @dataclass(frozen=True, slots=True)
 class Materials:
-    """What the stages work with besides the reviews that were searched.
+    """The data of the stages, besides the reviews that were searched.
 
     Attributes:
         start: Reviews that the start policy learns to write, longer than those of other stages.
         pool: Rows with ``response_1`` and ``response_2``, without labels.
         prompts: Beginnings of reviews, all different.
-        judge: Reviews of the judge.
+        judge: Reviews that train the judge.
         judge_gold: ``[n_judge]`` gold labels.
-        test: Held-out reviews, of the split ``test``.
+        test: Held-out reviews, from the split ``test``.
         test_gold: ``[n_test]`` gold labels.
         test_pairs: Rows with ``prompt``, ``chosen`` and ``rejected``, from gold of ``test``.
     """
@@ -43,7 +44,7 @@ class Materials:
     judge_gold: IntArray
     test: Dataset
     test_gold: IntArray
-    test_pairs: tuple[dict[str, Any], ...]
+    test_pairs: tuple[dict[str, str], ...]
 
     @property
     def judge_texts(self) -> list[str]:
@@ -74,16 +75,16 @@ def draw_materials(
         seed: Seed of the draw.
         n_start: Reviews of the start policy.
         n_pool: Pairs of the pool.
-        n_judge: Reviews of the judge.
+        n_judge: Reviews that train the judge.
         n_test: Held-out reviews.
         n_prompts: Beginnings.
-        n_words: Words of a beginning; shorter reviews give none.
+        n_words: Words of a beginning; shorter reviews are skipped.
 
     Raises:
         InputError: Too few reviews.
     """
     data, gold = _reviews("search")
-    # By text, since some reviews stand in the data twice.
+    # By text, since some reviews are in the data twice.
     row_of = {text: row for row, text in enumerate(_texts(data))}
     texts = sorted(set(row_of) - set(_texts(searched)), key=lambda t: digest("assistant", seed, t))
     judge, others = texts[:n_judge], texts[n_judge:]
@@ -95,24 +96,17 @@ def draw_materials(
     rows = [row_of[text] for text in judge]
     test, test_gold = _reviews("test")
     test_rows = sorted(range(len(test)), key=lambda i: digest("test", seed, test.examples[i].id))
-    for name, drawn, wanted in (
-        ("n_start", len(start), n_start),
-        ("n_judge", len(judge), n_judge),
-        ("n_pool", len(pool) // 2, n_pool),
-        ("n_prompts", len(prompts), n_prompts),
-        ("n_test", len(test_rows), n_test),
-    ):
-        if drawn < wanted:
-            raise InputError(f"there are reviews for {name} = {drawn} only, not {wanted}; lower it")
+    _check_enough("n_start", len(start), n_start, "longer reviews")
+    _check_enough("n_judge", len(judge), n_judge, "reviews")
+    _check_enough("n_pool", len(pool) // 2, n_pool, "pairs of reviews")
+    _check_enough("n_prompts", len(prompts), n_prompts, "prompts")
+    _check_enough("n_test", len(test_rows), n_test, "held-out reviews")
     kept = np.array(sorted(test_rows[:n_test]))
     held_out = _part(test, kept)
     pairs = pairs_of_labels(held_out, test_gold[kept], seed=seed)
     return Materials(
         start=tuple(start),
-        pool=tuple(
-            {"response_1": one, "response_2": other}
-            for one, other in zip(pool[::2], pool[1::2], strict=True)
-        ),
+        pool=_pool_rows(pool),
         prompts=prompts,
         judge=_part(data, np.array(rows)),
         judge_gold=gold[rows],
@@ -124,11 +118,24 @@ def draw_materials(
     )
 
 
+def _pool_rows(texts: Sequence[str]) -> tuple[dict[str, str], ...]:
+    """Neighbouring texts as pairs."""
+    pairs = zip(texts[::2], texts[1::2], strict=True)
+    return tuple({"response_1": one, "response_2": other} for one, other in pairs)
+
+
+def _check_enough(name: str, available: int, wanted: int, things: str) -> None:
+    if available < wanted:
+        raise InputError(
+            f"{name} is {wanted}, but only {available} {things} are available; lower {name}"
+        )
+
+
 def _reviews(split: str, max_chars: int = MAX_CHARS) -> tuple[Dataset, IntArray]:
     return TaskSource("movie-sentiment", options={"split": split, "max_chars": max_chars}).load()
 
 
-def _part(dataset: Dataset, rows: Any) -> Dataset:
+def _part(dataset: Dataset, rows: npt.NDArray[np.int64]) -> Dataset:
     examples = tuple(dataset.examples[int(row)] for row in rows)
     return Dataset(examples, dataset.label_space, name=dataset.name, separator=dataset.separator)
 

@@ -1,24 +1,27 @@
-"""What the stages of the assistant gave, for people."""
+"""The report of the assistant as Markdown."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from icm_fast.experiments.assistant.documents import AssistantReport, Share
 
 _MEASURES = (
     ("reward", "reward", "{:+.2f}"),
     ("kl", "divergence, nats per token", "{:.3f}"),
     ("perplexity", "perplexity under the start policy", "{:.1f}"),
     ("length", "tokens", "{:.1f}"),
-    ("finished", "share that ends by itself", "{:.2f}"),
-    ("repetition", "repeated runs of three tokens", "{:.3f}"),
-    ("distinct", "different pairs of tokens", "{:.2f}"),
+    ("finished", "share that ends on its own", "{:.2f}"),
+    ("repetition", "share of repeated three-token sequences", "{:.3f}"),
+    ("distinct", "share of different token pairs", "{:.2f}"),
 )
+_POLICIES: tuple[Literal["start"], Literal["icm"], Literal["gold"]] = ("start", "icm", "gold")
 _NAMES = {"icm": "found labels", "gold": "gold labels", "start": "start policy"}
 
 
-def report_text(report: Mapping[str, Any]) -> str:
-    """Tables of a report of ``run_assistant``."""
+def report_text(report: AssistantReport) -> str:
+    """Markdown tables of what ``run_assistant`` returns."""
     search, positive = report["search"], report["positive"]
     judge = positive["judge_accuracy"]
     episodes = _episodes(report["config"]["policy"])
@@ -34,14 +37,14 @@ def report_text(report: Mapping[str, Any]) -> str:
                 for name, stages in report["reward_models"].items()
             ],
         ),
-        "The judge is trained on gold labels of other reviews. It tells positive from negative "
+        "The judge is trained on gold labels of other reviews. It separates positive from negative "
         f"held-out reviews in {_figure(judge)} of cases.",
-        "## What the policies write on held-out beginnings",
-        f"The start policy is the model after it has read {report['config']['n_start']} other "
-        f"reviews, without labels. {episodes} episodes for each of the others.",
+        "## What the policies write for held-out prompts",
+        f"The start policy is the model fine-tuned on {report['config']['n_start']} other reviews, "
+        f"without labels. Each of the other policies is trained for {episodes} episodes.",
         _table(
             ("policy", "positive by the judge"),
-            [(_NAMES[name], _figure(positive[name])) for name in ("start", "icm", "gold")],
+            [(_NAMES[name], _figure(positive[name])) for name in _POLICIES],
         ),
         _table(
             ("judged by the third model", "win rate", "ties"),
@@ -56,18 +59,18 @@ def report_text(report: Mapping[str, Any]) -> str:
         ),
         "## Is the reward hacked?",
         _table(
-            ("on held-out beginnings", *_headings(report["policies"])),
+            ("on held-out prompts", *_headings(report["policies"])),
             [
                 (title, *(form.format(m[key]) for m in _ends(report["policies"])))
                 for key, title, form in _MEASURES
             ],
         ),
-        "Rewards of two reward models have different scales.",
+        "Rewards of different reward models are on different scales.",
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def _headings(policies: Mapping[str, Any]) -> list[str]:
+def _headings(policies: Mapping[str, Sequence[Mapping[str, object]]]) -> list[str]:
     return [
         f"{_NAMES[name]}, {when}"
         for name, measured in policies.items()
@@ -75,15 +78,15 @@ def _headings(policies: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _ends(policies: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _ends(policies: Mapping[str, Sequence[Mapping[str, object]]]) -> list[Mapping[str, object]]:
     return [measured[end] for measured in policies.values() for end in (0, -1)]
 
 
-def _episodes(policy: Mapping[str, Any]) -> int:
-    return int(policy["steps"] * policy["batch_size"] * policy["group_size"])
+def _episodes(policy: Mapping[str, int]) -> int:
+    return policy["steps"] * policy["batch_size"] * policy["group_size"]
 
 
-def _figure(figure: Mapping[str, Any] | None) -> str:
+def _figure(figure: Share | None) -> str:
     if figure is None:
         return "–"
     return f"{figure['value']:.2f} [{figure['low']:.2f}, {figure['high']:.2f}]"

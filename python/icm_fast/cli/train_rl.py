@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from icm_fast.cli.parameters import MODEL_HELP, TrainingAssignments
 from icm_fast.cli.settings import parse_assignments, say
 
 if TYPE_CHECKING:
@@ -15,29 +16,43 @@ if TYPE_CHECKING:
 
 def rl(
     prompts: Annotated[
-        str, typer.Argument(help="File with the column prompt, or .txt with one on each line.")
+        str,
+        typer.Argument(
+            metavar="FILE",
+            help="File with the column prompt, or a .txt file with one prompt per line.",
+            show_default=False,
+        ),
     ],
     model: Annotated[
-        str, typer.Option(help="Start policy: hub id, folder, .gguf file, smollm2 / gemma3-270m.")
+        str,
+        typer.Option(metavar="MODEL", help=f"Start policy. {MODEL_HELP}", show_default=False),
     ],
-    reward: Annotated[Path, typer.Option(help="Folder that `train reward` wrote.")],
-    assignments: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="Setting of the training: key=value; may be repeated."),
-    ] = None,
+    reward: Annotated[
+        Path,
+        typer.Option(
+            metavar="RM", help="Folder written by `icm-fast train reward`.", show_default=False
+        ),
+    ],
+    assignments: TrainingAssignments = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="Folder; by default `policy` in that of the reward."),
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FOLDER",
+            help="Folder of the policy; RM/policy by default.",
+            show_default=False,
+        ),
     ] = None,
 ) -> None:
-    """Optimise a policy against a reward model; called again it goes on."""
+    """Optimise a policy against a reward model; run it again to resume."""
     from icm_fast.engine.progress import make_progress
     from icm_fast.training.rl import PolicyConfig, read_prompts, train_policy
 
     config = PolicyConfig.from_mapping(parse_assignments(assignments or (), None))
     given = read_prompts(prompts)
     if given.n_repeated:
-        say(f"{given.n_repeated} repeated prompts are left out", err=True)
+        say(f"{given.n_repeated} repeated prompts left out", err=True)
     trained = train_policy(
         given.prompts,
         model=model,
@@ -61,9 +76,9 @@ def _summary(trained: TrainedPolicy, n_episodes: int) -> str:
             ("kl", " nats per token from the start policy"),
             ("perplexity", " under the start policy"),
             ("length", " tokens"),
-            ("finished", " of the texts end by themselves"),
-            ("repetition", " of the runs of three tokens are repeated"),
-            ("distinct", " of the pairs of tokens differ"),
+            ("finished", " of the texts end on their own"),
+            ("repetition", " of three-token sequences are repeated"),
+            ("distinct", " of token pairs are different"),
         ):
             lines.append(f"  {name:<11} {first[name]:>8.3f} {last[name]:>8.3f}{unit}")
     lines.append(f"Policy: {trained.folder} (a folder that --model takes; samples.jsonl there)")

@@ -1,0 +1,103 @@
+"""Arguments and options that several commands share, with their help texts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+MODEL_HELP = "Hub id, folder, .gguf file, or smollm2 / gemma3-270m."
+_SETTINGS = "Settings"
+
+Task = Annotated[
+    str | None,
+    typer.Argument(metavar="TASK", help="Task, for example truthfulqa.", show_default=False),
+]
+Data = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="DATA", help="Data file; some tasks bring their own.", show_default=False
+    ),
+]
+RunFolder = Annotated[
+    Path,
+    typer.Argument(metavar="RUN", help="Folder of a finished run.", show_default=False),
+]
+Model = Annotated[str | None, typer.Option(metavar="MODEL", help=MODEL_HELP, show_default=False)]
+RunModel = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MODEL", help=f"{MODEL_HELP} By default the model of the run.", show_default=False
+    ),
+]
+Seed = Annotated[
+    int | None,
+    typer.Option(metavar="N", help="Seed of every random draw; 0 by default.", show_default=False),
+]
+Limit = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        help="Maximum number of examples to load; all by default.",
+        show_default=False,
+    ),
+]
+Output = Annotated[
+    Path | None,
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="FOLDER",
+        help="Run folder; runs/TASK-PRESET-seedN by default.",
+        show_default=False,
+    ),
+]
+Preset = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Set of defaults: default, paper or authors-code.",
+        show_default=False,
+        rich_help_panel=_SETTINGS,
+    ),
+]
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        metavar="FILE",
+        help="YAML file with settings; options override it.",
+        show_default=False,
+        rich_help_panel=_SETTINGS,
+    ),
+]
+Assignments = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change a setting of the search; may be repeated.",
+        show_default=False,
+        rich_help_panel=_SETTINGS,
+    ),
+]
+Options = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--option",
+        metavar="KEY=VALUE",
+        help="Change an option of the task; may be repeated.",
+        show_default=False,
+        rich_help_panel=_SETTINGS,
+    ),
+]
+TrainingAssignments = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change a setting of the training; may be repeated.",
+        show_default=False,
+    ),
+]

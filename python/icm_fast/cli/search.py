@@ -1,0 +1,125 @@
+"""The commands ``icm-fast search`` and ``icm-fast doctor``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import typer
+
+from icm_fast.cli.parameters import (
+    Assignments,
+    ConfigFile,
+    Data,
+    Limit,
+    Model,
+    Options,
+    Output,
+    Preset,
+    Seed,
+    Task,
+)
+from icm_fast.cli.settings import Request, read_request
+from icm_fast.errors import InputError
+from icm_fast.model.lazy import LazyModel
+
+
+def search_command(
+    task: Task = None,
+    data: Data = None,
+    model: Model = None,
+    seed: Seed = None,
+    limit: Limit = None,
+    output: Output = None,
+    preset: Preset = None,
+    config: ConfigFile = None,
+    assignments: Assignments = None,
+    options: Options = None,
+) -> None:
+    """Label the data of a task; run it again to resume."""
+    request = read_request(
+        config,
+        assignments or (),
+        options or (),
+        task=task,
+        data=data,
+        model=model,
+        preset=preset,
+        seed=seed,
+        limit=limit,
+        output=output,
+    )
+    typer.echo(run_search(request, request_model(request)))
+
+
+def run_search(request: Request, model: LazyModel) -> str:
+    """Search into the folder of ``request``; return the summary to print."""
+    from icm_fast.engine.progress import make_progress
+    from icm_fast.engine.search import search
+    from icm_fast.evaluation.report import run_report
+    from icm_fast.runs.finished import read_run
+
+    dataset = request.source.load_dataset()
+    with resumable(request.folder):
+        search(
+            dataset,
+            model=model,
+            config=request.config,
+            output_dir=request.folder,
+            progress=make_progress(),
+            source=request.source,
+        )
+    return run_report(read_run(request.folder)).rstrip()
+
+
+@contextmanager
+def resumable(folder: Path) -> Iterator[None]:
+    """Say how to resume when the user interrupts."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        typer.echo(
+            f"icm-fast: interrupted; everything scored so far is in {folder}, run the same command "
+            "again to resume",
+            err=True,
+        )
+        raise typer.Exit(130) from None
+
+
+def request_model(request: Request) -> LazyModel:
+    """The model of ``request``, not loaded yet."""
+    return LazyModel(request.model, dtype=request.config.dtype, device=request.config.device)
+
+
+def doctor(
+    task: Task = None,
+    data: Data = None,
+    model: Model = None,
+    seed: Seed = None,
+    limit: Limit = None,
+    preset: Preset = None,
+    config: ConfigFile = None,
+    assignments: Assignments = None,
+    options: Options = None,
+) -> None:
+    """Check model and data; predict the tokens and time of a search."""
+    from icm_fast.engine.doctor import diagnose
+
+    request = read_request(
+        config,
+        assignments or (),
+        options or (),
+        task=task,
+        data=data,
+        model=model,
+        preset=preset,
+        seed=seed,
+        limit=limit,
+    )
+    failed = ""
+    for finding in diagnose(request.source.load_dataset, request_model(request), request.config):
+        typer.echo(f"{'ok  ' if finding.passed else 'FAIL'}  {finding.check}: {finding.detail}")
+        failed = failed or ("" if finding.passed else finding.detail)
+    if failed:
+        raise InputError(failed)
