@@ -89,6 +89,10 @@ void check(const PlanInput& input) {
     if (input.root_tokens < 0) {
         reject("root_tokens is " + std::to_string(input.root_tokens) + "; it must be 0 or more");
     }
+    if (input.root_tokens > kMaxTokens) {
+        reject("root_tokens is " + std::to_string(input.root_tokens) + "; it must be at most " +
+               std::to_string(kMaxTokens));
+    }
     check_appended(input);
     for (std::size_t i = 0; i < input.labelled.size(); ++i) {
         if (input.labelled[i]) {

@@ -1,12 +1,18 @@
 // The decoder on a tiny tree: the same numbers whatever the threads and batches; bad input is
 // refused.
+#include <sys/wait.h>
+#include <unistd.h>
+
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstdint>
 #include <functional>
 #include <limits>
+#include <memory>
 #include <stdexcept>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "tests/check.hpp"
@@ -47,18 +53,6 @@ double difference(const Floats& got, const Values& wanted) {
     return most / scale;
 }
 
-void check_refused(const std::string& message, const std::function<void()>& action) {
-    const Input input("expecting: " + message);
-    try {
-        action();
-    } catch (const std::invalid_argument& error) {
-        const std::string said = error.what();
-        if (said.find(message) == std::string::npos) FAIL("refused with: ", said);
-        return;
-    }
-    FAIL("not refused");
-}
-
 // A decoder with one valid call, parts of which tests spoil.
 struct Call {
     Call()
@@ -68,7 +62,7 @@ struct Call {
           embeddings(TinyTree::embeddings(batch, kAwkward.hidden)),
           out(to_size(3 * kAwkward.hidden), kNan) {}
 
-    void run() { decoder->forward(batch, embeddings, pool, out); }
+    void run() { decoder->forward(batch, embeddings, rotary, pool, out); }
 
     TinyTree tree;
     std::unique_ptr<cpu::Decoder> decoder;
@@ -76,7 +70,20 @@ struct Call {
     cpu::Batch batch;
     Floats embeddings;
     Floats out;
+    std::vector<cpu::RotaryTable> rotary = make_rotary(kAwkward, TinyTree::kPositions);
 };
+
+// The exit code of a forked child that runs `work`: 0 for true.
+int exit_code_of_child(const std::function<bool()>& work) {
+    const pid_t child = fork();
+    if (child == 0) {
+        alarm(60);  // a child that hangs dies
+        _exit(work() ? 0 : 1);
+    }
+    int status = 0;
+    CHECK_EQUAL(waitpid(child, &status, 0), child);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
 
 // The call spoilt in one way is refused, and afterwards the valid one still runs.
 void check_spoilt(const std::string& message, const std::function<void(Call&)>& spoil) {
@@ -149,7 +156,6 @@ NATIVE_TEST(decoder, every_part_of_a_layer_counts) {
             if (k == 0) change(layer);
             decoder.add_layer(layer.source());
         }
-        decoder.set_rotary(make_rotary(kAwkward, TinyTree::kPositions));
         return run_tree(decoder, tree, kByLevel);
     };
     const Floats whole = run([](TinyLayer&) {});
@@ -226,11 +232,13 @@ NATIVE_TEST(decoder, batches_that_do_not_fit_are_refused) {
 
 NATIVE_TEST(decoder, positions_outside_the_rotary_tables_are_refused) {
     Call call;
-    call.decoder->set_rotary(make_rotary(kAwkward, 26));
+    call.rotary = make_rotary(kAwkward, 26);
     check_refused("outside the rotary tables", [&] { call.run(); });
-    call.decoder->set_rotary(make_rotary(kAwkward, 27));
+    call.rotary = make_rotary(kAwkward, 27);
     call.run();
-    call.decoder->set_rotary({});
+    call.rotary[0].half = kAwkward.head_dim;
+    check_refused("rotary tables must be", [&] { call.run(); });
+    call.rotary.clear();
     check_refused("rotary table that is not there", [&] { call.run(); });
 }
 
@@ -242,13 +250,15 @@ NATIVE_TEST(decoder, pools_of_another_model_are_refused) {
         cpu::KvShape other = shape;
         other.*size += 2;
         cpu::KvPool pool(call.decoder->ops(), other);
-        check_refused("for another model",
-                      [&] { call.decoder->forward(call.batch, call.embeddings, pool, call.out); });
+        check_refused("for another model", [&] {
+            call.decoder->forward(call.batch, call.embeddings, call.rotary, pool, call.out);
+        });
     }
     if (const cpu::Ops* ops = cpu::pick_ops(cpu::Format::kBfloat16)) {
         cpu::KvPool pool(*ops, shape);
-        check_refused("for another model",
-                      [&] { call.decoder->forward(call.batch, call.embeddings, pool, call.out); });
+        check_refused("for another model", [&] {
+            call.decoder->forward(call.batch, call.embeddings, call.rotary, pool, call.out);
+        });
     }
     call.run();
 }
@@ -257,8 +267,9 @@ NATIVE_TEST(decoder, layers_must_be_there) {
     Call call;
     cpu::Decoder decoder(call.decoder->ops(), nullptr, kAwkward, 1);
     decoder.add_layer(make_layer(kAwkward, Parts::kFewest, 0).source());
-    decoder.set_rotary(make_rotary(kAwkward, TinyTree::kPositions));
-    const auto run = [&] { decoder.forward(call.batch, call.embeddings, call.pool, call.out); };
+    const auto run = [&] {
+        decoder.forward(call.batch, call.embeddings, call.rotary, call.pool, call.out);
+    };
     check_refused("1 of 2 layers", run);
     TinyLayer lost = make_layer(kAwkward, Parts::kFewest, 1);
     lost.rotary = 2;
@@ -310,6 +321,72 @@ NATIVE_TEST(decoder, shapes_that_make_no_sense_are_refused) {
     refused("multiple of n_kv_heads", &cpu::DecoderShape::n_kv_heads, 0);
     refused("multiple of n_kv_heads", &cpu::DecoderShape::n_kv_heads, 4);
     refused("multiple of n_kv_heads", &cpu::DecoderShape::n_heads, 0);
+    const std::int64_t huge = std::int64_t{1} << 62;
+    refused("hidden is 4611686018427387904, more than", &cpu::DecoderShape::hidden, huge);
+    refused("intermediate is", &cpu::DecoderShape::intermediate, huge);
+    refused("n_layers is", &cpu::DecoderShape::n_layers, huge);
+    refused("n_heads is", &cpu::DecoderShape::n_heads, huge);
+    refused("head_dim is", &cpu::DecoderShape::head_dim, huge);
+    refused("n_heads x head_dim is 6 x 16777216", &cpu::DecoderShape::head_dim, 1 << 24);
+}
+
+// Batches of two callers, each with its own pool and tables, one after the other and at once.
+NATIVE_TEST(decoder, callers_take_turns) {
+    const TinyTree tree;
+    const cpu::Ops& ops = *cpu::pick_ops(cpu::Format::kFloat32);
+    const auto decoder = make_decoder(ops, kAwkward, Parts::kAll, 2);
+    const Floats wanted = run_tree(*decoder, tree, kByLevel);
+    std::vector<Floats> found(3);
+    std::vector<std::thread> callers;
+    for (Floats& states : found) {
+        callers.emplace_back([&] {
+            for (int round = 0; round < 5; ++round) states = run_tree(*decoder, tree, kByLevel);
+        });
+    }
+    for (std::thread& caller : callers) caller.join();
+    for (const Floats& states : found) CHECK(states == wanted);
+}
+
+NATIVE_TEST(decoder, a_forked_child_starts_threads_of_its_own) {
+    const TinyTree tree;
+    const cpu::Ops& ops = *cpu::pick_ops(cpu::Format::kFloat32);
+    auto decoder = make_decoder(ops, kAwkward, Parts::kAll, 3);
+    const Floats wanted = run_tree(*decoder, tree, kByLevel);
+    CHECK_EQUAL(exit_code_of_child([&] {
+                    const bool equal = run_tree(*decoder, tree, kByLevel) == wanted;
+                    decoder.reset();
+                    return equal;
+                }),
+                0);
+    CHECK_EQUAL(exit_code_of_child([&] {
+                    decoder.reset();
+                    return true;
+                }),
+                0);
+    CHECK(run_tree(*decoder, tree, kByLevel) == wanted);
+}
+
+// A fork at any point of a call: what it left half done does not matter to the child.
+NATIVE_TEST(decoder, a_child_forked_while_another_thread_is_inside_goes_on) {
+    const TinyTree tree;
+    const cpu::Ops& ops = *cpu::pick_ops(cpu::Format::kFloat32);
+    auto decoder = make_decoder(ops, kAwkward, Parts::kAll, 2);
+    const Floats wanted = run_tree(*decoder, tree, kByLevel);
+    std::atomic<bool> stopping = false;
+    std::thread caller([&] {
+        while (!stopping) run_tree(*decoder, tree, kByLevel);
+    });
+    std::vector<int> codes;
+    for (int k = 0; k < 10; ++k) {
+        codes.push_back(exit_code_of_child([&] {
+            const bool equal = run_tree(*decoder, tree, kByLevel) == wanted;
+            decoder.reset();
+            return equal;
+        }));
+    }
+    stopping = true;
+    caller.join();
+    for (const int code : codes) CHECK_EQUAL(code, 0);
 }
 
 }  // namespace icm_fast::tests

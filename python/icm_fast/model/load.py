@@ -29,6 +29,7 @@ from icm_fast.model.loaded import (
     fingerprint_model,
     max_context_of,
 )
+from icm_fast.model.sharing import use_after_fork, use_available_processors
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -55,6 +56,7 @@ def load_model(
     """
     from icm_fast.model.adapters import find_tuned, load_tuned
 
+    use_after_fork()
     if isinstance(model, LoadedModel):
         return model
     if isinstance(model, tuple):
@@ -65,6 +67,7 @@ def load_model(
             f"{spec} is a server address, but models are scored with local weights only; "
             "pass a hub id, a folder or a .gguf file"
         )
+    use_available_processors()
     target = pick_device(device)
     tuned = find_tuned(spec)
     if tuned is not None:
