@@ -28,9 +28,7 @@ def make_scorer(loaded: LoadedModel, dataset: Dataset, config: SearchConfig) -> 
         return _make_scorer(loaded, dataset, config)
 
 
-def _make_scorer(
-    loaded: LoadedModel, dataset: Dataset, config: SearchConfig
-) -> PlannedScorer | BoundedScorer:
+def _make_scorer(loaded: LoadedModel, dataset: Dataset, config: SearchConfig) -> Scorer:
     pieces = tokenize_dataset(dataset, loaded.tokenizer)
     limit = config.context_limit or loaded.max_context
     require_known_head(loaded)

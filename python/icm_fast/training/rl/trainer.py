@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import torch
@@ -244,11 +245,7 @@ def train_against(
     """
     checkpoint, record, kl_weight = _start(folder, config)
     trl, datasets = training_packages()
-    trainer_class, kind = (
-        (trl.GRPOTrainer, trl.GRPOConfig)
-        if config.algorithm == "grpo"
-        else (trl.RLOOTrainer, trl.RLOOConfig)
-    )
+    trainer_class, kind = _algorithm(trl, config)
     with tempfile.TemporaryDirectory() as scratch, foreign_code():
 
         class PolicyTrainer(Recorded, trainer_class):  # type: ignore[misc, valid-type]
@@ -274,6 +271,13 @@ def train_against(
         check.require_change(trainer.model, config)
         record.seconds = trainer.seconds()
         return trainer.model, PolicyLog(**distributed.on_main(lambda: asdict(record)))
+
+
+def _algorithm(trl: ModuleType, config: PolicyConfig) -> tuple[type, type]:
+    """The trainer of trl and the class of its arguments."""
+    if config.algorithm == "grpo":
+        return trl.GRPOTrainer, trl.GRPOConfig
+    return trl.RLOOTrainer, trl.RLOOConfig
 
 
 def _reward_function(
