@@ -1,4 +1,4 @@
-"""The attention of one batch in the middle of a tree, and ways to compute it."""
+"""The attention of one batch in the middle of a tree, and implementations of it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
@@ -18,7 +19,7 @@ from icm_fast.plan.uniform import uniform_plan
 THREADS = int(os.environ.get("ICM_FAST_BENCH_THREADS", "2"))
 EXAMPLES = int(os.environ.get("ICM_FAST_BENCH_EXAMPLES", "64"))
 TOKENS = 40
-"""Tokens of one demonstration, about what TruthfulQA takes."""
+"""Tokens of one demonstration, about as in TruthfulQA."""
 
 HEADS = {"smollm2": (9, 3, 64), "gemma3-270m": (4, 1, 256), "qwen2.5-1.5b": (12, 2, 128)}
 """Query heads, key-value heads and width of a head."""
@@ -53,7 +54,7 @@ class Batch:
             for s in self.work.segments
             for position in range(s.start, s.start + s.end - s.begin)
         )
-        return 4 * heads * dim * keys
+        return int(4 * heads * dim * keys)
 
 
 def mid_tree_batch(model: str, dtype: str, n: int = EXAMPLES) -> Batch:
@@ -63,24 +64,24 @@ def mid_tree_batch(model: str, dtype: str, n: int = EXAMPLES) -> Batch:
     work = batch_work(tree, tree.n_batches // 2)
     generator = torch.Generator().manual_seed(0)
     shapes = [(heads, work.n_tokens), (kv_heads, tree.pool_tokens), (kv_heads, tree.pool_tokens)]
-    tensors = [
+    query, keys, values = (
         torch.randn(*shape, dim, generator=generator).to(getattr(torch, dtype)) for shape in shapes
-    ]
-    return Batch(*tensors, work)
+    )
+    return Batch(query, keys, values, work)
 
 
 def by_definition(batch: Batch) -> torch.Tensor:
-    """The naive version in float32, ``[heads, tokens, dim]``."""
-    inputs = (t.float() for t in (batch.query, batch.keys, batch.values))
-    return naive.tree_attention(*inputs, batch.work, scaling=batch.scaling)
+    """The naive implementation in float32, ``[heads, tokens, dim]``."""
+    query, keys, values = (t.float() for t in (batch.query, batch.keys, batch.values))
+    return naive.tree_attention(query, keys, values, batch.work, scaling=batch.scaling)
 
 
 Attend = Callable[[], torch.Tensor]
-"""Computes ``[heads, tokens, dim]``; what is made once is left out of the time."""
+"""Computes ``[heads, tokens, dim]``; one-time preparation is not timed."""
 
 
 def with_native(batch: Batch) -> Attend:
-    """Our kernel; it takes and returns float32, and its conversions count."""
+    """Our kernel; it takes and returns float32, so its conversions are timed too."""
     dtype = str(batch.query.dtype).removeprefix("torch.")
     attention = _core.TreeAttention(dtype, THREADS)
     heads, slots, dim = batch.keys.shape
@@ -97,11 +98,12 @@ def with_native(batch: Batch) -> Attend:
     return attend
 
 
-def _rows(tensor: torch.Tensor) -> np.ndarray:
-    return tensor.float().transpose(0, 1).contiguous().numpy()
+def _rows(tensor: torch.Tensor) -> npt.NDArray[np.float32]:
+    rows: npt.NDArray[np.float32] = tensor.float().transpose(0, 1).contiguous().numpy()
+    return rows
 
 
-def _segment_arrays(work: AttentionWork) -> dict[str, np.ndarray]:
+def _segment_arrays(work: AttentionWork) -> dict[str, npt.NDArray[np.int64]]:
     ranges = [r for s in work.segments for r in s.ranges]
     return {
         "n_tokens": np.array([s.end - s.begin for s in work.segments], np.int64),
@@ -120,7 +122,7 @@ def with_sdpa(batch: Batch) -> Attend:
 
 def with_flex(batch: Batch) -> Attend:
     """torch's FlexAttention over the whole pool, compiled; its block mask is made once."""
-    torch.compiler.reset()  # else the versions of earlier batches count against its limit
+    torch.compiler.reset()  # otherwise graphs of earlier batches count against its limit
     visible = visible_slots(batch)
     mask = create_block_mask(
         lambda b, h, row, slot: visible[row, slot], None, None, *visible.shape, device="cpu"
@@ -144,4 +146,4 @@ def visible_slots(batch: Batch) -> torch.Tensor:
     return visible
 
 
-VERSIONS = {"native": with_native, "sdpa": with_sdpa, "flex": with_flex}
+IMPLEMENTATIONS = {"native": with_native, "sdpa": with_sdpa, "flex": with_flex}

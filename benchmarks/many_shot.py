@@ -1,9 +1,9 @@
-"""How fast many-shot predictions are: one shared prefix against transformers, answers compared.
+"""The speed of many-shot predictions: one shared prefix against transformers, answers compared.
 
     python benchmarks/many_shot.py --n 64 --n-test 100 -o benchmarks/results/many_shot.json
 
 Whole prompts are timed on `--sample` of the held-out examples and extrapolated; transformers with
-its own cache encodes the demonstrations once and every query behind them, all of them.
+its own cache encodes the demonstrations once and then every query.
 """
 
 from __future__ import annotations
@@ -11,20 +11,28 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from icm_fast.config import SearchConfig
 from icm_fast.evaluation.gold import held_out
 from icm_fast.evaluation.many_shot import many_shot
 from icm_fast.files import write_atomically
-from icm_fast.model import load_model
+from icm_fast.model import LoadedModel, load_model
 from icm_fast.runs.provenance import machine_facts
 from icm_fast.scoring.factory import make_scorer
 from icm_fast.tasks.source import TaskSource
-from icm_fast.types import UNLABELLED, Dataset
+from icm_fast.types import UNLABELLED, Dataset, IntArray
+
+T = TypeVar("T")
+Row = npt.NDArray[np.float32]
+"""Log-probabilities of the labels, ``[n_labels]``."""
 
 
 def main() -> None:
@@ -45,7 +53,8 @@ def main() -> None:
     with torch.inference_mode():
         naive_seconds, naive = timed(lambda: [plain(loaded, prompts[i], label_ids) for i in sample])
         cache_seconds, cached = timed(lambda: with_cache(loaded, prompts, label_ids, shared))
-    document = {
+    whole_seconds = naive_seconds * len(prompts) / len(sample)
+    document: dict[str, object] = {
         "command": "python benchmarks/many_shot.py " + " ".join(arguments.given),
         "machine": machine_facts(),
         "dtype": loaded.dtype_name,
@@ -54,13 +63,13 @@ def main() -> None:
         "prompt_tokens": sum(map(len, prompts)),
         "tokens": ours.n_tokens,
         "seconds": seconds,
-        "whole_prompts_seconds": naive_seconds * len(prompts) / len(sample),
+        "whole_prompts_seconds": whole_seconds,
         "whole_prompts_timed": len(sample),
         "cache_seconds": cache_seconds,
         "max_difference_whole": difference(ours.scores[sample], naive),
         "max_difference_cache": difference(ours.scores, cached),
     }
-    document["x_whole_prompts"] = document["whole_prompts_seconds"] / seconds
+    document["x_whole_prompts"] = whole_seconds / seconds
     document["x_cache"] = cache_seconds / seconds
     text = json.dumps(document, indent=1) + "\n"
     print(text)
@@ -90,37 +99,40 @@ def parse() -> argparse.Namespace:
     return arguments
 
 
-def timed(work):
+def timed(work: Callable[[], T]) -> tuple[float, T]:
     """Seconds, and what the work returned."""
     started = time.perf_counter()
     result = work()
     return time.perf_counter() - started, result
 
 
-def whole_prompts(dataset, gold, test, loaded, config):
-    """Token ids of every test prompt behind all demonstrations, of labels, and what all share."""
-    from dataclasses import replace
-
+def whole_prompts(
+    dataset: Dataset, gold: IntArray, test: Dataset, loaded: LoadedModel, config: SearchConfig
+) -> tuple[list[list[int]], list[int], int]:
+    """Test prompts after all demonstrations, label tokens, and length of the common prefix."""
     examples = dataset.examples + tuple(replace(e, id=f"test:{e.id}") for e in test.examples)
     joined = Dataset(examples, dataset.label_space, (), dataset.name, dataset.separator)
     state = np.concatenate([gold, np.full(len(test), UNLABELLED, np.int32)])
-    # As in many_shot: the demonstrations are not queried, so all of them open every prompt.
+    # As in many_shot: the demonstrations are not queried, so every prompt begins with all of them.
     plan = make_scorer(loaded, joined, config).plan(state, state == UNLABELLED)
     prompts = [plan.prompt_ids(i) for i in range(len(dataset), len(joined))]
     if any(len(ids) != 1 for ids in plan.pieces.labels):
-        raise SystemExit("this benchmark takes labels of one token")
+        raise SystemExit("labels must be single tokens; use another --task or --model")
     shared = next(k for k in range(len(prompts[0])) if len({p[k] for p in prompts}) > 1)
     return prompts, [ids[0] for ids in plan.pieces.labels], shared
 
 
-def plain(loaded, ids, label_ids):
+def plain(loaded: LoadedModel, ids: list[int], label_ids: list[int]) -> Row:
     """Scores of one whole prompt by transformers."""
     output = loaded.model(input_ids=torch.tensor([ids]), use_cache=False, logits_to_keep=1)
-    return output.logits[0, -1, label_ids].float().log_softmax(-1).numpy()
+    row: Row = output.logits[0, -1, label_ids].float().log_softmax(-1).numpy()
+    return row
 
 
-def with_cache(loaded, prompts, label_ids, shared):
-    """Scores of all prompts by transformers, what they share encoded once."""
+def with_cache(
+    loaded: LoadedModel, prompts: list[list[int]], label_ids: list[int], shared: int
+) -> list[Row]:
+    """Scores of all prompts by transformers, with the shared part encoded once."""
     cache = loaded.model(torch.tensor([prompts[0][:shared]]), logits_to_keep=1).past_key_values
     scores = []
     for ids in prompts:
@@ -131,7 +143,7 @@ def with_cache(loaded, prompts, label_ids, shared):
     return scores
 
 
-def difference(a, b) -> float:
+def difference(a: npt.NDArray[np.float32], b: Sequence[Row]) -> float:
     """Largest difference of log-probabilities."""
     return float(np.abs(np.asarray(a) - np.stack(b)).max())
 

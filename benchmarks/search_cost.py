@@ -1,12 +1,12 @@
-"""What a whole search costs, against the procedure that scores every step in the natural order.
+"""The cost of a whole search, against the procedure that scores every step in the natural order.
 
     python -m benchmarks.search_cost simulate --sizes 64,256
     python -m benchmarks.search_cost run --data truthfulqa.jsonl --limit 64 --context-order append
 
-``simulate`` counts tokens on synthetic scores (icm_fast.simulate). ``run`` searches with a real
-model, then counts the tokens that the other procedure would forward at the same decisions, with a
-prefix cache, and measures the seconds of some of its steps, spread over the search, with
-transformers' DynamicCache; the rest is extrapolated by tokens.
+``simulate`` counts tokens on synthetic scores (icm_fast.engine.simulate). ``run`` searches with a
+real model, then counts the tokens that the other procedure would forward for the same decisions
+with a prefix cache. It times some of its steps, spread over the search, with transformers'
+DynamicCache; the rest is extrapolated by tokens.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def whole_set(examples: int, n: int, row: dict[str, float]) -> dict[str, float]:
-    """Tokens for a data set that is labelled in batches of ``n``, each searched for itself."""
+    """Tokens for a data set that is labelled in separate batches of ``n``."""
     batches = -(-examples // n)
     kinds = ("ours", "ours_appending", "natural_cached")
     totals = {f"whole_set_{kind}": batches * row[kind] for kind in kinds}
@@ -93,7 +93,7 @@ Steps = list[tuple[np.ndarray, int]]
 
 
 def search(dataset: Any, loaded: Any, config: SearchConfig) -> tuple[Steps, dict[str, Any]]:
-    """The search of ``icm_fast.search``, with a note of every labelling that it decides on."""
+    """The search of ``icm_fast.search``, recording every labelling that it decides on."""
     engine, store = make_search_engine(config, dataset), MemoryStore()
     scorer = LazyScorer(dataset, config, LazyModel(loaded))
     steps: Steps = []
@@ -106,7 +106,7 @@ def search(dataset: Any, loaded: Any, config: SearchConfig) -> tuple[Steps, dict
         if not ask.is_lookup:
             steps.append((ask.labels, 1))
         for event in engine.take_events():
-            # An event counts the null draws before it, in the state that its decision may leave.
+            # An event counts the null draws before it, made in the state before its decision.
             steps.append((state, event["null_draws"]))
             counts["moves"] += event["move"] not in {"init", "done"}
             counts["rejected"] += event["move"] not in {"init", "done"} and not event["accepted"]
@@ -138,13 +138,9 @@ def natural_prompts(pieces: Any, labels: np.ndarray) -> list[list[int]]:
     return prompts
 
 
-def run(arguments: argparse.Namespace) -> dict[str, Any]:
-    """A real search and the other procedure at the same decisions."""
-    torch.set_num_threads(arguments.threads)
-    dataset, _ = icm_fast.load_task(
-        arguments.task, arguments.data, limit=arguments.limit, seed=arguments.seed
-    )
-    config = SearchConfig(
+def config_of(arguments: argparse.Namespace) -> SearchConfig:
+    """The settings of our search."""
+    return SearchConfig(
         preset=arguments.preset,
         seed=arguments.seed,
         max_iterations=arguments.max_iterations,
@@ -152,18 +148,33 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         early_rejection=not arguments.no_early_rejection,
         lazy_queries=not arguments.no_lazy_queries,
     )
+
+
+def run(arguments: argparse.Namespace) -> dict[str, Any]:
+    """A real search, and the other procedure for the same decisions."""
+    torch.set_num_threads(arguments.threads)
+    dataset, _ = icm_fast.load_task(
+        arguments.task, arguments.data, limit=arguments.limit, seed=arguments.seed
+    )
+    config = config_of(arguments)
     loaded = load_model(arguments.model, dtype=config.dtype)
     scorer = make_scorer(loaded, dataset, SearchConfig())
     pieces = scorer._pieces
     scorer.score(np.where(np.arange(len(dataset)) < 2, 0, -1).astype(np.int32))  # warm up
     steps, ours = search(dataset, loaded, config)
     print(f"ours: {ours}", flush=True)
-    theirs = {"steps": 0, "tokens": 0, "measured_steps": 0, "measured_tokens": 0, "seconds": 0.0}
+    theirs: dict[str, Any] = {
+        "steps": 0,
+        "tokens": 0,
+        "measured_steps": 0,
+        "measured_tokens": 0,
+        "seconds": 0.0,
+    }
     label_ids = [ids[0] for ids in pieces.labels]
     session = CacheSession(Job([], label_ids, "", "", arguments.threads, []), loaded.model)
     scored = [(labels, times) for labels, times in steps if times and (labels >= 0).any()]
     costs_of: list[tuple[int, int, Any]] = []
-    # A part of their steps, spread over the whole search, is timed.
+    # Some of their steps, spread over the whole search, are timed.
     chosen = set(np.linspace(0, len(scored) - 1, arguments.their_steps).astype(int).tolist())
     for number, (labels, times) in enumerate(scored):
         prompts = natural_prompts(pieces, labels)
@@ -194,21 +205,30 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     return {
         "kind": "run",
         "settings": {k: v for k, v in vars(arguments).items() if k not in {"command", "output"}},
+        **_document(ours, theirs, whole, rest * last),
+    }
+
+
+def _document(
+    ours: dict[str, Any], theirs: dict[str, Any], seconds: float, rest_tokens: int
+) -> dict[str, Any]:
+    """Both procedures and their ratios; the other one's seconds are extrapolated."""
+    return {
         "ours": ours,
-        "natural_cached": theirs | {"extrapolated_seconds": whole},
+        "natural_cached": theirs | {"extrapolated_seconds": seconds},
         "token_ratio": theirs["tokens"] / ours["tokens"],
-        "second_ratio": whole / ours["seconds"],
-        "token_ratio_with_rest": (theirs["tokens"] + rest * last) / ours["tokens"],
+        "second_ratio": seconds / ours["seconds"],
+        "token_ratio_with_rest": (theirs["tokens"] + rest_tokens) / ours["tokens"],
     }
 
 
 def vllm_seconds(
     arguments: argparse.Namespace, model: Any, label_ids: list[int], steps: Any
 ) -> dict[str, Any]:
-    """The other procedure with vLLM's CPU build: some steps measured, the rest by their tokens.
+    """The other procedure with vLLM's CPU build: some steps measured, the rest from their tokens.
 
-    Seconds of a step grow with its tokens, faster where contexts are long; steps between two
-    measured ones take the straight line between them.
+    The time of a step grows with its tokens, faster for long contexts; steps between two measured
+    ones are interpolated linearly.
     """
     measured = [(tokens, prompts) for tokens, _, prompts in steps if prompts is not None]
     n = len(measured)
@@ -246,7 +266,10 @@ def parse() -> argparse.Namespace:
     simulated.add_argument("--seeds", type=int, default=20)
     simulated.add_argument("--group-size", type=int, default=1)
     simulated.add_argument(
-        "--examples", type=int, default=1_000_000, help="of a data set labelled in batches"
+        "--examples",
+        type=int,
+        default=1_000_000,
+        help="of a data set labelled in batches",
     )
     real = commands.add_parser("run")
     real.add_argument("--task", default="truthfulqa")
@@ -259,14 +282,14 @@ def parse() -> argparse.Namespace:
     real.add_argument("--context-order", default="tree")
     real.add_argument("--no-early-rejection", action="store_true")
     real.add_argument("--no-lazy-queries", action="store_true")
-    real.add_argument("--their-steps", type=int, default=12, help="steps that are timed")
+    real.add_argument("--their-steps", type=int, default=12, help="number of steps to time")
     real.add_argument(
         "--their-iterations",
         type=int,
         default=3000,
         help="iterations without a test of convergence",
     )
-    real.add_argument("--vllm", action="store_true", help="their steps with vLLM too")
+    real.add_argument("--vllm", action="store_true", help="also time their steps with vLLM")
     real.add_argument("--peers-dir", type=Path, default=Path(".peers"))
     real.add_argument("--threads", type=int, default=2)
     for command in (simulated, real):

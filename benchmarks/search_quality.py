@@ -2,10 +2,10 @@
 
     python benchmarks/search_quality.py --data-dir ../shared/data --seeds 10
 
-For each task and seed the preset `default` searches first; `paper` then gets as many tokens. Gold
-labels are read after each search only. The utilities compared are those of the calibrated
-objective, the one that `default` maximises, for complete and incomplete labellings alike; U of the
-gold labels is scored with the same orders.
+For each task and seed, the preset `default` searches first; `paper` then gets the same number of
+tokens. Gold labels are only read after each search. The utilities compared are those of the
+calibrated objective, which `default` maximises, for complete and incomplete labellings alike; the
+gold labels are scored with the same context orders.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ FILES = {
 
 @dataclass(frozen=True)
 class Task:
-    """A task with the smallest model at hand and sizes that fit an evening."""
+    """A task with a small model and sizes that run in an evening."""
 
     name: str
     model: str
@@ -57,13 +57,12 @@ TASKS = {
 
 def utility(dataset: Any, labels: np.ndarray, scores: np.ndarray, objective: str) -> float:
     """U(D) at the default alpha."""
-    return _core.utility(
-        labels, scores, *dataset.constraint_arrays(), objective=objective, alpha=50.0
-    )
+    pairs, tables = dataset.constraint_arrays()
+    return _core.utility(labels, scores, pairs, tables, objective=objective, alpha=50.0)
 
 
 def accuracy(scores: np.ndarray, gold: np.ndarray, *, calibrated: bool) -> float:
-    """Share of gold labels that the scores prefer, with or without the mean prediction removed."""
+    """Share of gold labels that the scores prefer, with or without removing the mean prediction."""
     chances = np.exp(scores - scores.max(1, keepdims=True))
     shift = np.log((chances / chances.sum(1, keepdims=True)).mean(0)) if calibrated else 0.0
     return float(((scores - shift).argmax(1) == gold)[gold >= 0].mean())
@@ -146,7 +145,7 @@ HEAD = (
 
 
 def main() -> None:
-    """Run the tasks asked for; results are written after each seed."""
+    """Run the requested tasks; results are written after each seed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data-dir", type=Path, required=True)
     parser.add_argument("--tasks", default="movie,movie-paired,larger-than,truthfulqa,alpaca")

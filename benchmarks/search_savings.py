@@ -1,12 +1,12 @@
-"""Tokens that each saving keeps from being forwarded, on the decisions of one real search.
+"""Tokens that each saving avoids, on the decisions of one real search.
 
     python -m benchmarks.search_savings --data truthfulqa.jsonl --limit 64 --output savings.json
 
-A search of the preset ``paper`` runs several times, with savings switched on and off. A stand-in
-for the model scores each labelling whole and once, answers from that, and counts the tokens of the
-plans, batch by batch; whether the decisions are the same is checked. ``context_order=append`` has
-other contexts, so it is a search of its own (`python -m benchmarks.search_cost run`). Last, the
-scores of ``context_demonstrations`` are held against the exact ones of the same search.
+A search with the preset ``paper`` runs several times, with savings switched on and off. A stand-in
+for the model scores each labelling once and completely, answers from these scores, and counts the
+tokens of the plans, batch by batch; the decisions are compared. ``context_order=append`` has other
+contexts, so it is a separate search (`python -m benchmarks.search_cost run`). Finally, the scores
+of ``context_demonstrations`` are compared with the exact ones of the same search.
 """
 
 from __future__ import annotations
@@ -44,8 +44,9 @@ class Counting:
     """Answers from a table of scores and counts the tokens of the plans.
 
     Args:
-        scorer: Plans; scores too where a labelling is new.
+        scorer: Plans, and scores new labellings.
         stage_tokens: Size of the stages after which scoring may stop.
+        known: Scores by labelling, shared between searches.
     """
 
     def __init__(self, scorer: Any, stage_tokens: int, known: dict[bytes, np.ndarray]) -> None:
@@ -86,7 +87,7 @@ class Counting:
 
 
 def decisions(folder: Path) -> list[Any]:
-    """What was proposed and what became of it."""
+    """The proposals of a search and whether they were accepted."""
     kept = []
     for line in (folder / "events.jsonl").read_text().splitlines():
         event = json.loads(line)
@@ -95,7 +96,7 @@ def decisions(folder: Path) -> list[Any]:
 
 
 def every_step(dataset: Any, scorer: Any, folder: Path) -> dict[str, int]:
-    """Tokens if nothing were remembered and every null draw scored, by the tree and naturally."""
+    """Tokens without memory and with every null draw scored, by the tree and in natural order."""
     labels = np.full(len(dataset), -1, np.int32)
     prompts, _ = scorer._pieces.query_lengths()
     query = float(prompts.mean())
@@ -141,7 +142,7 @@ def trace(dataset: Any, config: SearchConfig, counting: Counting) -> list[dict[s
 def bounded(
     dataset: Any, loaded: Any, decisions_made: list[dict[str, Any]], demonstrations: int, seed: int
 ) -> Any:
-    """Scores with fewer demonstrations against those with all, on a few complete labellings."""
+    """Compare scores with fewer demonstrations and with all, on a few complete labellings."""
     config = SearchConfig(preset="paper", seed=seed, context_demonstrations=demonstrations)
     scorer = make_scorer(loaded, dataset, config)
     complete = [made for made in decisions_made if (made["labels"] >= 0).all()] or decisions_made
@@ -161,8 +162,8 @@ def bounded(
     }
 
 
-def main() -> None:
-    """Run all variants; with --output the results are written as JSON."""
+def parse() -> argparse.Namespace:
+    """The arguments of the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", required=True)
     parser.add_argument("--task", default="truthfulqa")
@@ -171,7 +172,12 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--output", type=Path, default=None)
-    arguments = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Run all variants; with --output, write the results as JSON."""
+    arguments = parse()
     torch.set_num_threads(arguments.threads)
     dataset, _ = icm_fast.load_task(
         arguments.task, arguments.data, limit=arguments.limit, seed=arguments.seed
@@ -221,7 +227,7 @@ def main() -> None:
     }
     print(json.dumps(approximations, indent=1))
     if arguments.output is not None:
-        content = {"command": " ".join(["python", *sys.argv]), "rows": rows}
+        content: dict[str, Any] = {"command": " ".join(["python", *sys.argv]), "rows": rows}
         content |= {"every_step": steps, "approximations": approximations}
         arguments.output.write_text(json.dumps(content, indent=2) + "\n")
 

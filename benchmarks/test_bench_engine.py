@@ -1,9 +1,10 @@
-"""A whole search on scores that cost nothing: what the engine alone takes."""
+"""A whole search on free scores: the time of the engine alone."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
+from pytest_benchmark.fixture import BenchmarkFixture
 
 from icm_fast.config import PRESETS, SearchConfig
 from icm_fast.engine.native import make_engine
@@ -32,7 +33,7 @@ def search(dataset: Dataset, config: SearchConfig) -> int:
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_search(benchmark, preset):
+def test_search(benchmark: BenchmarkFixture, preset: str) -> None:
     config = SearchConfig(preset=preset, max_evaluations=200)
     n_asks = benchmark(search, claims(64), config)
     assert n_asks > 1

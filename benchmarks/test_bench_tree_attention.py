@@ -10,15 +10,22 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from pytest_benchmark.fixture import BenchmarkFixture
 
-from benchmarks.attention_cases import HEADS, THREADS, VERSIONS, by_definition, mid_tree_batch
+from benchmarks.attention_cases import (
+    HEADS,
+    IMPLEMENTATIONS,
+    THREADS,
+    by_definition,
+    mid_tree_batch,
+)
 from benchmarks.engines.peers.gemm_peak import gemm_peak
 from benchmarks.engines.peers.protocol import Job
 from icm_fast import _core
 from icm_fast.model.hardware import fast_bfloat16
 
 TOLERANCE = {"float32": 1e-4, "bfloat16": 2e-2}
-"""Largest difference, as a share of the largest value."""
+"""Largest difference, relative to the largest value."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -30,27 +37,29 @@ def pinned_threads() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module", params=["float32", "bfloat16"])
-def dtype(request) -> str:
+def dtype(request: pytest.FixtureRequest) -> str:
     if request.param == "bfloat16" and (not fast_bfloat16() or _core.cpu_isa("bfloat16") is None):
         pytest.skip("this processor has no bfloat16 dot products")
-    return request.param
+    return str(request.param)
 
 
 @pytest.fixture(scope="module")
-def peak(dtype) -> float:
+def peak(dtype: str) -> float:
     """Operations per second of torch's matrix products."""
     rates = gemm_peak(Job([], [], "", dtype, THREADS, []))
     return float(rates["flops_per_second"])
 
 
 @pytest.mark.parametrize("model", HEADS)
-@pytest.mark.parametrize("version", VERSIONS)
-# torch.compile warns of its own deprecated calls.
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+# torch.compile warns about its own deprecated calls.
 @pytest.mark.filterwarnings("default:::torch")
-def test_tree_attention(benchmark, version, model, dtype, peak):
+def test_tree_attention(
+    benchmark: BenchmarkFixture, implementation: str, model: str, dtype: str, peak: float
+) -> None:
     batch = mid_tree_batch(model, dtype)
     expected = by_definition(batch)
-    attend = VERSIONS[version](batch)
+    attend = IMPLEMENTATIONS[implementation](batch)
     with torch.inference_mode():
         error = float((attend().float() - expected).abs().max() / expected.abs().max())
         assert error <= TOLERANCE[dtype]

@@ -1,9 +1,9 @@
-"""What a whole search costs in tokens, with us and by the procedure that others follow.
+"""The cost of a whole search in tokens, by our procedure and by the usual one.
 
-Both are counted on one sequence of decisions. Ours scores each distinct labelling once, by the
-leave-one-out tree. Theirs keeps the examples in their natural order and scores every step, also one
-that draws the label that is there; between prompts it may keep the longest common prefix, as every
-engine with a prefix cache does.
+Both are counted on the same sequence of decisions. Ours scores each distinct labelling once, by the
+leave-one-out tree. The usual one keeps the examples in their natural order and scores every step,
+even if it draws the current label; between prompts it may keep the longest common prefix, like any
+engine with a prefix cache.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ Counts = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class PieceSizes:
-    """Tokens of one example's pieces, the same for all.
+    """Tokens of an example's pieces, the same for all examples.
 
     Attributes:
         demonstration: Prompt, label and separator.
         query: Prompt.
-        root: Tokens before everything (BOS).
+        root: Tokens before everything else (BOS).
     """
 
     demonstration: int
@@ -46,19 +46,19 @@ class StepCounts(Protocol):
 
     @property
     def asks(self) -> Counts:
-        """Labellings that the search needed, repeats included."""
+        """Labellings that the search needed, including repeats."""
 
     @property
     def null_draws(self) -> Counts:
-        """Draws that proposed what was there."""
+        """Draws that proposed the current label."""
 
     @property
     def lookups(self) -> Counts:
-        """Asks for unlabelled examples alone."""
+        """Asks for unlabelled examples only."""
 
     @property
     def extra_rows(self) -> Counts:
-        """Unlabelled examples scored, in evaluations and in asks for them alone."""
+        """Unlabelled examples scored, in evaluations and in lookups."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +67,10 @@ class SearchCost:
 
     Attributes:
         ours: By the tree, each distinct labelling once, unlabelled examples when they are drawn.
-        ours_appending: The same with contexts that grow at their end: exact where every evaluation
-            adds to one before, else too low (a change of an early label needs a new tree).
-        ours_all_rows: By the tree, each distinct labelling once, all unlabelled examples with it.
-        ours_every_step: By the tree, every step scored, all unlabelled examples with it.
+        ours_appending: The same with contexts that grow at their end: exact if every evaluation
+            extends an earlier one, otherwise too low (changing an early label needs a new tree).
+        ours_all_rows: By the tree, each distinct labelling once, with all unlabelled examples.
+        ours_every_step: By the tree, every step scored, with all unlabelled examples.
         natural_cached: In the natural order, every step scored, common prefixes kept.
         natural_whole: In the natural order, every step scored, every prompt from its first token.
         n_evaluations: Labellings that we score.
@@ -88,7 +88,7 @@ class SearchCost:
 
 
 def tree_tokens(n_labelled: int, n_queried: int, sizes: PieceSizes) -> int:
-    """Tokens of our evaluation: the labelled examples' queries and some unlabelled ones."""
+    """Tokens of one evaluation by the tree: labelled queries and some unlabelled ones."""
     plan = uniform_plan(
         max(n_queried, 1),
         demonstration=sizes.demonstration,
@@ -100,7 +100,7 @@ def tree_tokens(n_labelled: int, n_queried: int, sizes: PieceSizes) -> int:
 
 
 def natural_tokens(n_labelled: int, sizes: PieceSizes, *, cached: bool) -> int:
-    """Tokens of one U(D) in the natural order: only the labelled examples' queries.
+    """Tokens of one U(D) in the natural order: labelled queries only.
 
     The prompt of example i holds the demonstrations 1 .. i - 1 and i + 1 .. k. With a prefix cache
     it shares the first i - 2 of them with the prompt before it, and forwards k - i + 1.
@@ -115,7 +115,7 @@ def natural_tokens(n_labelled: int, sizes: PieceSizes, *, cached: bool) -> int:
 
 
 def proposal_tokens(n_labelled: int, sizes: PieceSizes, *, cached: bool) -> int:
-    """Tokens of the one prompt that proposes a label; a cache keeps half of it on average."""
+    """Tokens of the prompt that proposes a label; a cache holds half of it on average."""
     demonstrations = n_labelled * sizes.demonstration
     if cached:
         return demonstrations // 2 + sizes.query
@@ -126,7 +126,7 @@ def search_cost(counts: StepCounts, sizes: PieceSizes) -> SearchCost:
     """Count the tokens of a search.
 
     Args:
-        counts: What it did.
+        counts: Counts of the search.
         sizes: Tokens of the pieces.
     """
     n = len(counts.asks) - 1
@@ -136,10 +136,10 @@ def search_cost(counts: StepCounts, sizes: PieceSizes) -> SearchCost:
         n_steps = n_asks + int(counts.null_draws[k])
         if not n_steps:
             continue
-        # A later look at unlabelled examples encodes all demonstrations again.
+        # A later lookup of unlabelled examples encodes all demonstrations again.
         extra = int(counts.extra_rows[k]) * sizes.query
         looks = int(counts.lookups[k]) * (sizes.root + k * sizes.demonstration)
-        # With the path to unlabelled examples: their queries are in `extra`.
+        # Includes the path to unlabelled examples, whose queries are in `extra`.
         path = tree_tokens(k, k + 1, sizes) - sizes.query if k < n else tree_tokens(k, k, sizes)
         ours += n_evaluations * path + looks + extra
         each = k * (sizes.demonstration + sizes.query) + sizes.demonstration

@@ -1,1 +1,1 @@
-"""Compute kernels: one folder per operation, ``naive.py`` beside its fast versions."""
+"""Compute kernels: one folder per operation, ``naive.py`` beside its fast implementations."""

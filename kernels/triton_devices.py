@@ -1,4 +1,4 @@
-"""Which devices and which numbers the Triton kernels are for."""
+"""Which devices and dtypes the Triton kernels support."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 import torch
 
 OLDEST_TRITON = (3, 7)
-"""Earlier ones may do, but no kernel was ever compiled with them."""
+"""Earlier versions may work, but the kernels were never compiled with them."""
 
 OLDEST_CAPABILITY = (8, 0)
 
@@ -23,7 +23,7 @@ DTYPES = frozenset({torch.float32, torch.bfloat16, torch.float16})
 
 @cache
 def has_triton_kernels(device: torch.device) -> bool:
-    """Whether the kernels are for such a device; AMD's call themselves cuda too."""
+    """Whether the kernels support a device; AMD devices are called cuda too and are not."""
     if device.type != "cuda" or not torch.cuda.is_available() or torch.version.cuda is None:
         return False
     if torch.cuda.get_device_capability(device) < OLDEST_CAPABILITY:
@@ -31,9 +31,8 @@ def has_triton_kernels(device: torch.device) -> bool:
     if (found := _triton_version()) < OLDEST_TRITON:
         wanted, there = (".".join(map(str, v)) or "none" for v in (OLDEST_TRITON, found))
         warnings.warn(
-            f"Triton kernels are not taken on {device}: they need triton {wanted} and there is "
-            f"{there}; torch's own operators serve, which is slower. Update torch, which brings "
-            "triton",
+            f"Triton kernels are not used on {device}: they need triton {wanted}, found {there}; "
+            "torch's own operators are used, which are slower. Update torch, which installs triton",
             RuntimeWarning,
             stacklevel=2,
         )
@@ -42,12 +41,12 @@ def has_triton_kernels(device: torch.device) -> bool:
 
 
 def is_interpreted(device: torch.device) -> bool:
-    """Whether Triton's interpreter serves it: right results, times without a meaning."""
+    """Whether Triton's interpreter runs there: correct results, meaningless times."""
     return INTERPRETED and device.type == "cpu" and _triton_version() >= OLDEST_TRITON
 
 
 def _triton_version() -> tuple[int, ...]:
-    """Major and minor number, nothing where it is not installed."""
+    """Major and minor number; empty if it is not installed."""
     try:
         return tuple(int(number) for number in re.findall(r"\d+", version("triton"))[:2])
     except PackageNotFoundError:

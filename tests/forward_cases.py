@@ -1,4 +1,4 @@
-"""Plans, states and mistakes that every way of forwarding is tested with."""
+"""Plans, states and errors for the tests of every forward implementation."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TIGHT = {"kv_budget_tokens": 120, "batch_tokens": 40}
 
 
 def pair(model: Any) -> LoadedModel:
-    """A model that is loaded already, with a tokenizer of bytes."""
+    """A loaded model with a byte-level tokenizer."""
     return load_model((model, byte_tokenizer()))
 
 
@@ -57,7 +57,7 @@ def check_whole_texts(loaded: LoadedModel, plan: Any, found: torch.Tensor) -> No
 
 
 def check_too_little_memory(loaded: LoadedModel) -> None:
-    """One clear error from a model that has no room for a single segment."""
+    """A clear error if a single segment does not fit in memory."""
     scorer = make_scorer(loaded, reviews(SINGLE), SearchConfig())
     with (
         pytest.warns(RuntimeWarning),

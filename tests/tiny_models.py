@@ -93,7 +93,7 @@ UNLISTED: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
-    """Tiny products on many threads wait for one another; a module asks for this by import."""
+    """Tiny products are slow on many threads; a test module enables this by importing it."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -101,7 +101,7 @@ def one_thread() -> Iterator[None]:
 
 
 def tiny_model(family: str, **changes: Any) -> Any:
-    """A random float32 model of two layers, the same one every time."""
+    """A random float32 model of two layers, always the same."""
     settings = _SIZES | FAMILIES.get(family, {}) | UNLISTED.get(family, {}) | changes
     torch.manual_seed(20)
     config = AutoConfig.for_model(family, **settings)
@@ -120,7 +120,7 @@ def byte_tokenizer(bos: bool = False) -> PreTrainedTokenizerFast:
 
 @cache
 def metaspace_tokenizer(bos: bool = True) -> PreTrainedTokenizerFast:
-    """Like SentencePiece: the first word of a text has a blank before it, even where none is."""
+    """Like SentencePiece: the first word of a text gets a blank before it even without one."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -160,7 +160,7 @@ WAYS = {
     **{family: (family, False) for family in FAMILIES},
     **{f"{family}, generic": (family, True) for family in NATIVE},
 }
-"""Every family in every way that it can be forwarded: arguments of :func:`tiny_loaded`."""
+"""Every family with every forward implementation: arguments of :func:`tiny_loaded`."""
 
 
 def tiny_loaded(

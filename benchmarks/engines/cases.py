@@ -23,8 +23,8 @@ class Case:
         name: Name of the result files.
         model: Hub id, folder, ``.gguf`` file, embedded name, or ``qwen-shape`` (random weights).
         task: Name of the task.
-        data: Path of its data; None for installed or generated ones.
-        n: Most examples, all of them labelled.
+        data: Path of its data; None for installed or generated data.
+        n: Maximum number of examples, all of them labelled.
         dtype: ``auto`` (bfloat16 where it is fast), ``bfloat16`` or ``float32``.
         seed: Seed of the choice of examples, of the labels and of the context orders.
     """
@@ -51,13 +51,13 @@ CASES = {
         Case("qwen-shape-32", QWEN_SHAPE, "truthfulqa", None, 32),
     )
 }
-"""Named cases; their data are passed by path."""
+"""Named cases; the path of their data is an argument."""
 
 DTYPES = ("auto", "bfloat16", "float32")
 
 
 def choose_case(name: str | None, **changes: Any) -> Case:
-    """A named case with changed fields, or one of its own where no name is given.
+    """A named case with changed fields, or a new one if no name is given.
 
     Args:
         name: A key of ``CASES``, or None with ``model``, ``task`` and ``n`` in ``changes``.
@@ -73,7 +73,7 @@ def choose_case(name: str | None, **changes: Any) -> Case:
     if case.dtype not in DTYPES:
         raise InputError(f"unknown dtype {case.dtype!r}{suggest(case.dtype, DTYPES)}")
     if case.n < 2:
-        raise InputError(f"limit = {case.n} is too small; a leave-one-out pass takes 2 or more")
+        raise InputError(f"limit = {case.n} is too small; a leave-one-out pass needs 2 or more")
     if case.task == "truthfulqa" and case.data is None:
         raise InputError(f"case {case.name!r} needs its data; add --data FILE")
     return dataclasses.replace(case, name=_name(case, CASES.get(name or "")))
@@ -88,7 +88,7 @@ def _own_case(given: dict[str, Any]) -> Case:
 
 
 def _name(case: Case, original: Case | None) -> str:
-    """A name for the result files that tells changed settings."""
+    """A name for the result files that shows which settings differ."""
     if original and all(
         getattr(case, field) == getattr(original, field)
         for field in ("model", "task", "n", "dtype", "seed")

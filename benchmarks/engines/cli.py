@@ -7,17 +7,32 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, TypedDict
 
 import typer
 
 from icm_fast.cli import run_app
+from icm_fast.engine.progress import make_progress
 from icm_fast.errors import InputError
+
+if TYPE_CHECKING:
+    from benchmarks.engines.cases import Case
+    from benchmarks.engines.launch import Launcher
+    from benchmarks.engines.run import Progress, Settings
 
 NAME = "python -m benchmarks.engines"
 
-
 app = typer.Typer(add_completion=False)
+
+
+class _Shared(TypedDict):
+    """Arguments of every benchmark."""
+
+    launcher: Launcher
+    settings: Settings
+    folder: Path
+    command: str
+    progress: Progress
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -35,28 +50,28 @@ def bench(
         list[str] | None,
         typer.Option(help="Peer or one of its variants; may be repeated. Default: all."),
     ] = None,
-    model: Annotated[str | None, typer.Option(help="Another model than the case's.")] = None,
-    task: Annotated[str | None, typer.Option(help="Another task than the case's.")] = None,
-    data: Annotated[str | None, typer.Option(help="File of the data.")] = None,
-    limit: Annotated[int | None, typer.Option(help="Examples.")] = None,
+    model: Annotated[str | None, typer.Option(help="Model, instead of the case's.")] = None,
+    task: Annotated[str | None, typer.Option(help="Task, instead of the case's.")] = None,
+    data: Annotated[str | None, typer.Option(help="Data file of the task.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Number of examples.")] = None,
     dtype: Annotated[str | None, typer.Option(help="auto, bfloat16 or float32.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of examples, labels, orders.")] = None,
     repeats: Annotated[int, typer.Option(help="Timed repeats, each with a cold cache.")] = 5,
-    threads: Annotated[int, typer.Option(help="Threads, each pinned to a processor.")] = 2,
+    threads: Annotated[int, typer.Option(help="Threads, each pinned to a CPU.")] = 2,
     max_seconds: Annotated[
         float,
-        typer.Option(help="Time for one repeat; a slower peer measures a part. 0: no limit."),
+        typer.Option(help="Time limit of one repeat; slower peers measure a part. 0: no limit."),
     ] = 0.0,
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="Folder of the result files.")
+        Path, typer.Option("--output", "-o", help="Folder for the result files.")
     ] = Path("benchmarks/results"),
     peers_dir: Annotated[
-        Path, typer.Option(help="Folder of the environments that `make peers` makes.")
+        Path, typer.Option(help="Folder of the environments built by `make peers`.")
     ] = Path(".peers"),
-    curve: Annotated[bool, typer.Option("--curve", help="Cost over n, our scorer only.")] = False,
+    curve: Annotated[bool, typer.Option("--curve", help="Time our scorer alone, over n.")] = False,
     sizes: Annotated[str, typer.Option(help="Sizes of the curve.")] = "8,16,32,64,128,256",
 ) -> None:
-    """Time one exact U(D) against other engines, answers verified first."""
+    """Time one exact U(D) against other engines; answers are verified first."""
     from benchmarks.engines.cases import choose_case
     from benchmarks.engines.launch import Launcher
     from benchmarks.engines.run import Settings
@@ -73,31 +88,31 @@ def bench(
     )
     if curve:
         chosen = dataclasses.replace(chosen, name=_curve_name(chosen))
-    shared: dict[str, Any] = {
+    shared: _Shared = {
         "launcher": Launcher(peers_dir, threads),
         "settings": Settings(repeats, max_seconds),
         "folder": output,
         "command": f"{NAME} {shlex.join(sys.argv[1:])}",
-        "progress": lambda text: typer.echo(text, err=True),
+        "progress": make_progress(),
     }
     text = _curve(chosen, counts, shared) if curve else _peers(chosen, peer or [], shared)
     typer.echo(f"{text}\n\nFiles: {output / chosen.name}.json, .md, .png")
 
 
-def _curve(case: Any, sizes: list[int], shared: dict[str, Any]) -> str:
+def _curve(case: Case, sizes: list[int], shared: _Shared) -> str:
     from benchmarks.engines.results import curve_to_files
 
     return curve_to_files(case, sizes, **shared)
 
 
-def _peers(case: Any, names: list[str], shared: dict[str, Any]) -> str:
+def _peers(case: Case, names: list[str], shared: _Shared) -> str:
     from benchmarks.engines.results import benchmark_to_files
     from benchmarks.engines.variants import choose_variants
 
     return benchmark_to_files(case, choose_variants(names), **shared)
 
 
-def _curve_name(case: Any) -> str:
+def _curve_name(case: Case) -> str:
     dtype = "" if case.dtype == "auto" else f"-{case.dtype}"
     return f"{Path(case.model).stem}-{case.task}-curve{dtype}"
 
@@ -106,7 +121,7 @@ def _read_sizes(text: str) -> list[int]:
     try:
         sizes = sorted({int(word) for word in text.split(",")})
     except ValueError:
-        raise InputError(f"--sizes {text!r} is no list of numbers; write 8,16,32") from None
+        raise InputError(f"--sizes {text!r} is not a list of numbers; try 8,16,32") from None
     if sizes[0] < 2:
-        raise InputError(f"--sizes {text!r} begins with {sizes[0]}; a size is 2 or more")
+        raise InputError(f"--sizes {text!r} contains {sizes[0]}; sizes must be 2 or more")
     return sizes

@@ -15,12 +15,14 @@ from benchmarks.engines.document import SCHEMA, case_document, flops_document
 from benchmarks.engines.flops import Flops, plan_flops
 from benchmarks.engines.launch import Launcher
 from benchmarks.engines.references import whole_prompts
-from benchmarks.engines.run import Progress, Settings, measure_peaks
+from benchmarks.engines.run import Settings, measure_peaks
 from benchmarks.engines.variants import OURS
 from benchmarks.engines.verify import Verdict
 from benchmarks.engines.workload import Workload, make_workload
+from icm_fast.engine.progress import Quiet
 from icm_fast.errors import InputError
 from icm_fast.runs.provenance import machine_facts
+from icm_fast.types import Reporter
 
 SIZES = (8, 16, 32, 64, 128, 256)
 FITTED = ("seconds", "tokens", "flops", "kv_pool_bytes")
@@ -33,7 +35,7 @@ class Point:
     Attributes:
         workload: What was measured.
         flops: Operations of its plan.
-        result: Answer of the scorer (see ``peers.protocol.measure``).
+        result: What the scorer returned (see ``peers.protocol.measure``).
         verdict: Its answers against whole prompts in float32.
     """
 
@@ -58,23 +60,23 @@ def run_curve(
     sizes: Sequence[int],
     launcher: Launcher,
     settings: Settings,
-    progress: Progress,
+    progress: Reporter | None,
     command: str,
 ) -> dict[str, Any]:
     """Measure our scorer at several sizes and return the document.
 
-    Sizes that the model or the data do not reach are left out, with the reason.
+    Sizes that exceed the model or the data are left out, with the reason.
 
     Raises:
         InputError: No size could be measured.
-        RuntimeError: An answer was wrong: there is no curve of wrong answers.
+        RuntimeError: An answer was wrong.
     """
     launcher.check(OURS)
     machine = machine_facts()
     points: list[Point] = []
     left_out: dict[str, str] = {}
     for n in sizes:
-        progress(f"n = {n}")
+        (progress or Quiet()).say(f"n = {n}")
         try:
             points.append(measure_point(dataclasses.replace(case, n=n), launcher, settings))
         except InputError as error:
@@ -97,7 +99,7 @@ def run_curve(
 
 
 def measure_point(case: Case, launcher: Launcher, settings: Settings) -> Point:
-    """Measure one size in a process of its own, so that its peak memory is its own."""
+    """Measure one size in a separate process, so that its peak memory is its own."""
     workload = make_workload(case)
     ordered = workload.ordered(OURS)
     job = workload.job(
@@ -115,7 +117,7 @@ def measure_point(case: Case, launcher: Launcher, settings: Settings) -> Point:
 
 
 def exponents(points: Sequence[tuple[int, dict[str, float]]]) -> dict[str, float | None]:
-    """Least-squares slopes of log quantity over log n; None below two sizes."""
+    """Least-squares slopes of log quantity over log n; None with fewer than two sizes."""
     n = np.log([size for size, _ in points])
     if len(set(n.tolist())) < 2:
         return dict.fromkeys(FITTED)

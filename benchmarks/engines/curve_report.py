@@ -1,13 +1,16 @@
-"""The cost curve as Markdown and as a picture."""
+"""The cost curve as Markdown and as a figure."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.engines.plot import png
 from benchmarks.engines.table import markdown
 from icm_fast.experiments.figures import figure_module
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 _COLUMNS = ("n", "seconds", "spread", "tokens", "GFLOP", "limit", "KV pool", "peak memory")
 _MIB = 2**20
@@ -76,12 +79,12 @@ _BYTES: dict[str, Value] = {
     "keys and values": lambda p: p["kv_pool_bytes"],
     "peak memory of the process": lambda p: p["peak_rss_bytes"],
 }
-# Okabe and Ito's colours, with a marker each for prints without colour.
+# Okabe and Ito's colours, each with a marker for prints without colour.
 _STYLES = (("#0072B2", "o"), ("#E69F00", "s"))
 
 
 def _panel(
-    axes: Any, document: dict[str, Any], label: str, slope: float | None, lines: dict[str, Value]
+    axes: Axes, document: dict[str, Any], label: str, slope: float | None, lines: dict[str, Value]
 ) -> None:
     points = document["points"]
     sizes = [point["n"] for point in points]

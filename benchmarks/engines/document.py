@@ -10,7 +10,7 @@ from benchmarks.engines.flops import Flops
 from benchmarks.engines.run import Benchmark, Measurement
 
 SCHEMA = 1
-"""Raise when a key changes its meaning."""
+"""Increased when a key changes its meaning."""
 
 
 def benchmark_document(benchmark: Benchmark, command: str) -> dict[str, Any]:
@@ -18,7 +18,7 @@ def benchmark_document(benchmark: Benchmark, command: str) -> dict[str, Any]:
 
     Args:
         benchmark: The results.
-        command: The command line that made them.
+        command: The command line that produced them.
     """
     workload = benchmark.workload
     return {
@@ -43,7 +43,7 @@ def benchmark_document(benchmark: Benchmark, command: str) -> dict[str, Any]:
 
 
 def case_document(case: Case, n: int, dtype: str) -> dict[str, Any]:
-    """A case with the number of examples and the dtype that it came to."""
+    """A case with the actual number of examples and dtype."""
     return {**dataclasses.asdict(case), "n": n, "dtype": dtype}
 
 

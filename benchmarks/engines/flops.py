@@ -1,16 +1,19 @@
-"""Floating-point operations of a leave-one-out plan: what no implementation of it can avoid."""
+"""Floating-point operations of a leave-one-out plan, which no implementation can avoid."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from icm_fast.model.kv_size import head_dim
 from icm_fast.plan.leave_one_out import LeaveOneOutPlan
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 Integers = npt.NDArray[np.int64]
 
@@ -33,7 +36,7 @@ class Flops:
         return self.linear + self.attention
 
 
-def plan_flops(plan: LeaveOneOutPlan, config: Any) -> Flops:
+def plan_flops(plan: LeaveOneOutPlan, config: PretrainedConfig) -> Flops:
     """Operations of a plan on a model of this configuration."""
     tree = plan.tree
     heads = config.num_attention_heads * head_dim(config)
@@ -45,12 +48,12 @@ def plan_flops(plan: LeaveOneOutPlan, config: Any) -> Flops:
 
 
 def keys_seen(start: Integers, n_tokens: Integers, window: int | None) -> int:
-    """Keys that the tokens of all segments see in one layer, each token its own key too.
+    """Keys that the tokens of all segments see in one layer, including their own.
 
     Args:
         start: ``[n_segments]`` tokens before each segment in its context.
         n_tokens: ``[n_segments]`` tokens of each segment.
-        window: Most keys that a token sees; None for all.
+        window: Maximum number of keys that a token sees; None for all.
     """
     ends = start + n_tokens
     return int((_seen_before(ends, window) - _seen_before(start, window)).sum())
@@ -63,8 +66,8 @@ def _seen_before(position: Integers, window: int | None) -> Integers:
     return rising if window is None else rising + (position - free) * window
 
 
-def layer_windows(config: Any) -> list[int | None]:
-    """Sliding window of each layer, None where a token sees everything before it."""
+def layer_windows(config: PretrainedConfig) -> list[int | None]:
+    """Sliding window of each layer, None if a token sees everything before it."""
     window = getattr(config, "sliding_window", None) or None
     kinds: Sequence[str] | None = getattr(config, "layer_types", None)
     if kinds is None:
@@ -72,7 +75,7 @@ def layer_windows(config: Any) -> list[int | None]:
     return [window if kind == "sliding_attention" else None for kind in kinds]
 
 
-def layer_weights(config: Any) -> int:
+def layer_weights(config: PretrainedConfig) -> int:
     """Weights of all matrices in the layers, without embeddings and head; nothing is allocated."""
     import torch
     from transformers import AutoModelForCausalLM

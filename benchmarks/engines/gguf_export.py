@@ -1,4 +1,4 @@
-"""Write a transformers model as GGUF, so that llama.cpp runs the very same weights."""
+"""Write a transformers model as GGUF, so that llama.cpp runs the same weights."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,11 @@ from icm_fast.errors import InputError, suggest
 from icm_fast.files import writing
 from icm_fast.model.kv_size import head_dim
 
-_FORMAT = 1  # raise when the conversion changes, so that old files are not reused
+if TYPE_CHECKING:
+    from gguf import GGUFWriter
+    from transformers import PretrainedConfig, PreTrainedModel
+
+_FORMAT = 1  # increased when the conversion changes, so that old files are not reused
 _ARCHITECTURES = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "gemma3_text": "gemma3"}
 
 FloatArray = npt.NDArray[np.float32]
@@ -25,10 +29,10 @@ FloatArray = npt.NDArray[np.float32]
 def gguf_file(folder: str, dtype: str) -> Path:
     """The GGUF file of a model, written once; matrices in ``dtype``, the rest in float32.
 
-    Token ids are all that a peer passes, so the file has no vocabulary.
+    Peers pass token ids only, so the file has no vocabulary.
 
     Raises:
-        InputError: An architecture that is not known here, or the cache can't be written.
+        InputError: The architecture is not supported, or the cache can't be written.
     """
     from icm_fast.model import load_model
 
@@ -53,7 +57,7 @@ def _is_newer(file: Path, folder: Path) -> bool:
     return file.stat().st_mtime > max(sources, default=0.0)
 
 
-def write_gguf(model: Any, dtype: str, path: Path) -> None:
+def write_gguf(model: PreTrainedModel, dtype: str, path: Path) -> None:
     """Write the weights of a float32 model.
 
     Args:
@@ -62,7 +66,7 @@ def write_gguf(model: Any, dtype: str, path: Path) -> None:
         path: The new file.
 
     Raises:
-        InputError: An architecture that is not known here.
+        InputError: The architecture is not supported.
     """
     import gguf
 
@@ -86,7 +90,7 @@ def write_gguf(model: Any, dtype: str, path: Path) -> None:
     writer.close()
 
 
-def _write_settings(writer: Any, config: Any) -> None:
+def _write_settings(writer: GGUFWriter, config: PretrainedConfig) -> None:
     rope = config.rope_parameters
     kinds = {kind: values for kind, values in rope.items() if isinstance(values, dict)}
     full = kinds.get("full_attention", rope)
@@ -110,8 +114,8 @@ def _write_settings(writer: Any, config: Any) -> None:
         writer.add_sliding_window(config.sliding_window)
 
 
-def _arrays(model: Any) -> Iterator[tuple[str, FloatArray]]:
-    """Names of llama.cpp and float32 values of all weights."""
+def _arrays(model: PreTrainedModel) -> Iterator[tuple[str, FloatArray]]:
+    """llama.cpp's names and float32 values of all weights."""
     import gguf
 
     config = model.config
@@ -125,7 +129,7 @@ def _arrays(model: Any) -> Iterator[tuple[str, FloatArray]]:
         yield short, _converted(config, name, array)
 
 
-def _converted(config: Any, name: str, array: FloatArray) -> FloatArray:
+def _converted(config: PretrainedConfig, name: str, array: FloatArray) -> FloatArray:
     """Weights as llama.cpp stores them."""
     if config.model_type == "gemma3_text" and name.endswith("norm.weight"):
         # transformers multiplies by one plus the weight, llama.cpp by the weight.
@@ -139,7 +143,7 @@ def _converted(config: Any, name: str, array: FloatArray) -> FloatArray:
 
 
 def _interleaved(array: FloatArray, n_heads: int) -> FloatArray:
-    """Rows for rotary positions on neighbouring pairs instead of halves of a head."""
+    """Reorder rows for rotary positions on adjacent pairs instead of halves of a head."""
     halves = array.reshape(n_heads, 2, -1, *array.shape[1:])
     swapped: FloatArray = np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(array.shape)
     return swapped

@@ -1,4 +1,4 @@
-"""Run a job in a process of its own, pinned, with the interpreter of its peer."""
+"""Run a job in a separate, pinned process, with the interpreter of its peer."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _SYSTEM_LIBRARIES = Path("/usr/lib")
 
 
 class PeerError(RuntimeError):
-    """A peer that ended without a result; the others go on."""
+    """A peer ended without a result; the others still run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Launcher:
 
     Attributes:
         peers_dir: Folder of the peers' own environments.
-        threads: Threads and processors of each peer.
+        threads: Threads and CPUs of each peer.
     """
 
     peers_dir: Path
@@ -40,28 +40,28 @@ class Launcher:
 
     @property
     def cpus(self) -> list[int]:
-        """The first ``threads`` processors that this process may use."""
+        """The first ``threads`` CPUs that this process may use."""
         return sorted(os.sched_getaffinity(0))[: self.threads]
 
     def check(self, peer_name: str) -> None:
-        """Raise InputError unless the peer's environment is there and has the processors."""
+        """Raise InputError if the peer's environment is missing or there are too few CPUs."""
         if self.threads < 1 or len(self.cpus) < self.threads:
             raise InputError(
                 f"threads = {self.threads}, but this process may use "
-                f"{len(os.sched_getaffinity(0))} processors; pass a number up to that"
+                f"{len(os.sched_getaffinity(0))} CPUs; pass at most that number"
             )
         peer = PEERS[peer_name]
         if not self._python(peer).is_file():
             raise InputError(
                 f"peer {peer_name!r} has no environment {self.peers_dir / str(peer.environment)}; "
-                f"run `{peer.install_command}` in a clone, or choose others with --peer"
+                f"run `{peer.install_command}` in a clone, or select other peers with --peer"
             )
 
     def run(self, peer_name: str, job: Job) -> dict[str, Any]:
         """Run a job with a peer and return its result.
 
         Raises:
-            PeerError: The peer failed; the message has its last words.
+            PeerError: The peer failed; the message has its last lines of output.
         """
         peer = PEERS[peer_name]
         alone = peer.environment is not None
@@ -82,7 +82,7 @@ class Launcher:
         with tempfile.TemporaryDirectory() as scratch:
             path = Path(scratch) / "job.json"
             job.write(path)
-            # An environment of a peer's own sees the package `peers` and nothing else of ours.
+            # A peer with a separate environment sees the package `peers` and nothing else of ours.
             (Path(scratch) / "peers").symlink_to(Path(__file__).resolve().parent / "peers")
             ours = (str(_REPOSITORY),) if python == Path(sys.executable) else ()
             import_path = _import_path(scratch, *ours)
@@ -95,7 +95,7 @@ class Launcher:
                 check=False,
             )
         if done.returncode != 0:
-            raise PeerError(_last_words(done))
+            raise PeerError(_reason(done))
         result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
         return result
 
@@ -105,10 +105,10 @@ class Launcher:
         return self.peers_dir / peer.environment / "bin" / "python"
 
     def _variables(self, peer: Peer) -> dict[str, str]:
-        """Environment variables that fix the threads, and what vLLM's documentation advises."""
+        """Variables that fix the number of threads, and those that vLLM's documentation advises."""
         found = dict.fromkeys(_THREAD_VARIABLES, str(self.threads))
         found["TOKENIZERS_PARALLELISM"] = "false"
-        found["CUDA_VISIBLE_DEVICES"] = ""  # all of them on the processor, or none is comparable
+        found["CUDA_VISIBLE_DEVICES"] = ""  # all on the CPU, otherwise not comparable
         if peer.environment == "vllm":
             found |= {
                 "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
@@ -121,7 +121,7 @@ class Launcher:
 
     @staticmethod
     def _preloaded(environment: Path) -> list[Path]:
-        """Intel's OpenMP of the environment and the system's tcmalloc, where they are."""
+        """Intel's OpenMP of the environment and the system's tcmalloc, if present."""
         return [
             *sorted(_SYSTEM_LIBRARIES.glob("*/libtcmalloc_minimal.so.4"))[:1],
             *sorted((environment / "lib").glob("libiomp5.so"))[:1],
@@ -129,14 +129,14 @@ class Launcher:
 
 
 def _import_path(*folders: str) -> str:
-    """``folders`` before what PYTHONPATH names already."""
+    """``folders``, followed by the current PYTHONPATH."""
     return os.pathsep.join(filter(None, [*folders, os.environ.get("PYTHONPATH", "")]))
 
 
-def _last_words(done: subprocess.CompletedProcess[str]) -> str:
+def _reason(done: subprocess.CompletedProcess[str]) -> str:
     """Why a process ended, in a few lines."""
     if done.returncode < 0:
         why = f"ended by signal {-done.returncode}"
         return why + (" (out of memory?)" if done.returncode == -9 else "")
     lines = [line for line in done.stderr.splitlines() if line.strip()]
-    return "\n".join(lines[-_SHOWN_LINES:]) or f"exit code {done.returncode} without a word"
+    return "\n".join(lines[-_SHOWN_LINES:]) or f"exit code {done.returncode} without any output"

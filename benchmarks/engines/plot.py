@@ -1,28 +1,32 @@
-"""The results of a benchmark as a picture; needs matplotlib."""
+"""The results of a benchmark as a figure; needs matplotlib."""
 
 from __future__ import annotations
 
 import io
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from icm_fast.experiments.figures import figure_module
 
-# Okabe and Ito's colours, which colour-blind people tell apart.
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's colours, which colour-blind readers can distinguish.
 _COLOURS = {"ours": "#0072B2", "natural": "#E69F00"}
 _OUR_COLOUR = "#009E73"
 _LABELLED_RANGE = 20
-"""Axes that span more have labels at powers of ten only; others would overlap."""
+"""Axes with a larger ratio are labelled at powers of ten only, so that labels do not overlap."""
 
 
-def png(figure: Any) -> bytes:
-    """The bytes of a figure."""
+def png(figure: Figure) -> bytes:
+    """A figure as PNG."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=150, metadata={"Software": None})
     return buffer.getvalue()
 
 
 def benchmark_plot(document: dict[str, Any]) -> bytes:
-    """Seconds on a logarithmic axis, PNG; peers without a right answer are left out."""
+    """Seconds on a logarithmic axis, PNG; peers without correct answers are left out."""
     peers = [peer for peer in document["peers"] if peer["status"] == "ok"]
     peers.sort(key=lambda peer: peer["seconds"]["median"], reverse=True)
     figure = figure_module().Figure(figsize=(8, 1.8 + 0.4 * len(peers)), layout="constrained")
@@ -36,8 +40,8 @@ def benchmark_plot(document: dict[str, Any]) -> bytes:
     return png(figure)
 
 
-def _mark(axes: Any, row: int, peer: dict[str, Any]) -> None:
-    """One peer: median and spread; a hollow mark where the seconds are extrapolated."""
+def _mark(axes: Axes, row: int, peer: dict[str, Any]) -> None:
+    """One peer: median and spread; a hollow mark if the time is extrapolated."""
     seconds = peer["seconds"]
     middle = seconds["median"]
     colour = _OUR_COLOUR if peer["name"] == "ours" else _COLOURS[peer["order"]]
@@ -60,7 +64,7 @@ def _mark(axes: Any, row: int, peer: dict[str, Any]) -> None:
     )
 
 
-def _axes(axes: Any, names: list[str]) -> None:
+def _axes(axes: Axes, names: list[str]) -> None:
     from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
     axes.set_yticks(range(len(names)), names)
@@ -75,7 +79,7 @@ def _axes(axes: Any, names: list[str]) -> None:
     axes.set_xlabel("seconds for one exact U(D), cold cache (logarithmic axis)")
 
 
-def _legend(axes: Any) -> None:
+def _legend(axes: Axes) -> None:
     from matplotlib.lines import Line2D
 
     kinds = [

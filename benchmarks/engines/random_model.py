@@ -1,4 +1,4 @@
-"""A model of a common shape with random weights: speed depends on the shape alone."""
+"""A model of a common shape with random weights: the speed depends only on the shape."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from icm_fast.assets.locate import EMBEDDED_MODELS, cache_dir, embedded_model
 from icm_fast.files import writing
 
 QWEN_SHAPE = "qwen-shape"
-"""Model name that stands for random weights in the shape of Qwen2.5-1.5B."""
+"""Model name for random weights in the shape of Qwen2.5-1.5B."""
 
 _SEED = 0
 _QWEN_SIZES: dict[str, Any] = {
@@ -31,7 +31,7 @@ _QWEN_SIZES: dict[str, Any] = {
 
 
 def model_folder(model: str) -> str:
-    """The folder of a model, converted or made if need be; hub ids stay as they are.
+    """The folder of a model, converted or created if needed; hub ids are returned unchanged.
 
     Raises:
         InputError: An embedded model is not installed, or a file can't be read or written.
@@ -48,12 +48,12 @@ def model_folder(model: str) -> str:
 
 
 def random_qwen(tokenizer_folder: Path, **changes: Any) -> Path:
-    """Folder of a random bfloat16 Qwen2 model with the tokenizer of another one; made once.
+    """Folder of a random bfloat16 Qwen2 model with another model's tokenizer; created once.
 
     Args:
-        tokenizer_folder: Where the tokenizer lies; its size, rounded up to 64,
-            is the vocabulary's.
-        **changes: Settings of the configuration, for smaller models.
+        tokenizer_folder: Folder of the tokenizer; its size, rounded up to a multiple of 64, is
+            the size of the vocabulary.
+        **changes: Changed settings of the configuration, for smaller models.
 
     Raises:
         InputError: The cache folder can't be written.

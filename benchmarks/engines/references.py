@@ -1,4 +1,4 @@
-"""Float32 scores that every peer's answers are held against."""
+"""Float32 scores that every peer's answers are compared with."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ class References:
 def make_references(
     workload: Workload, prompts: dict[str, OrderedPrompts], launcher: Launcher
 ) -> References:
-    """Score in float32: whole prompts at sampled positions, and our tree at all of its own.
+    """Score in float32: whole prompts at sampled positions, and all prompts by our tree.
 
-    The tree is held against the whole prompts first.
+    The tree is compared with the whole prompts first.
 
     Raises:
         RuntimeError: Tree and whole prompts differ, or either failed.
@@ -53,8 +53,8 @@ def make_references(
         verdict = references.judge(OURS, tree, "float32")
         if not verdict.correct:
             raise RuntimeError(
-                f"our float32 scores differ from whole prompts by up to {verdict.maximum:.2g}; "
-                "no comparison with them means anything"
+                f"our float32 scores differ from whole prompts by up to {verdict.maximum:.2g}, so "
+                "no peer can be compared with them; report this"
             )
         references.rows[OURS] = dict(enumerate(tree))
     return references
@@ -80,8 +80,8 @@ def whole_prompts(
 def sampled_positions(n: int, order: str) -> list[int]:
     """Positions of the prompts that are scored whole.
 
-    In our order they check the tree, which then has all the others; in the natural order they are
-    all that a peer is compared with, so the first few are among them.
+    In our order they check the tree, which then provides all the others. In the natural order they
+    are all that a peer is compared with, so they include the first few.
     """
     if order == OURS:
         return sorted({int(k) for k in np.linspace(0, n - 1, 4)})

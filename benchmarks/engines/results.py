@@ -12,11 +12,12 @@ from benchmarks.engines.curve_report import curve_plot, curve_table
 from benchmarks.engines.document import benchmark_document
 from benchmarks.engines.launch import Launcher
 from benchmarks.engines.plot import benchmark_plot
-from benchmarks.engines.run import Progress, Settings, run_benchmark
+from benchmarks.engines.run import Settings, run_benchmark
 from benchmarks.engines.table import benchmark_table
 from benchmarks.engines.variants import Variant
 from icm_fast.experiments.figures import figure_module
 from icm_fast.files import write_atomically, writing
+from icm_fast.types import Reporter
 
 
 def benchmark_to_files(
@@ -27,12 +28,12 @@ def benchmark_to_files(
     *,
     folder: Path,
     command: str,
-    progress: Progress,
+    progress: Reporter | None,
 ) -> str:
     """Measure the variants of a case, write the files and return the Markdown.
 
     Raises:
-        InputError: Something is not in place, or a file can't be written.
+        InputError: Something is missing, or a file can't be written.
     """
     prepare(folder)
     benchmark = run_benchmark(case, variants, launcher, settings, progress)
@@ -50,12 +51,12 @@ def curve_to_files(
     *,
     folder: Path,
     command: str,
-    progress: Progress,
+    progress: Reporter | None,
 ) -> str:
     """Measure our scorer at several sizes, write the files and return the Markdown.
 
     Raises:
-        InputError: Something is not in place, or a file can't be written.
+        InputError: Something is missing, or a file can't be written.
     """
     prepare(folder)
     document = run_curve(case, sizes, launcher, settings, progress, command)
@@ -63,10 +64,10 @@ def curve_to_files(
 
 
 def prepare(folder: Path) -> None:
-    """Fail before the measurements and not behind them: matplotlib and the folder.
+    """Check matplotlib and the folder before the measurements, not after them.
 
     Raises:
-        InputError: matplotlib is missing, or the folder can't be made.
+        InputError: matplotlib is missing, or the folder can't be created.
     """
     figure_module()
     with writing(folder):

@@ -1,9 +1,8 @@
-"""Seconds for one exact U(D), cold: all peers on the same token ids, answers verified first."""
+"""Time one exact U(D), cold: all peers on the same token ids, with answers verified first."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,12 +14,11 @@ from benchmarks.engines.references import References, make_references
 from benchmarks.engines.variants import OURS, Variant
 from benchmarks.engines.verify import Verdict
 from benchmarks.engines.workload import OrderedPrompts, Workload, make_workload
+from icm_fast.engine.progress import Quiet
 from icm_fast.errors import InputError
 from icm_fast.model.hardware import fast_bfloat16
 from icm_fast.runs.provenance import machine_facts
-
-Progress = Callable[[str], None]
-"""Is told what runs next, never how fast something was."""
+from icm_fast.types import Reporter
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +27,7 @@ class Settings:
 
     Attributes:
         repeats: Timed repeats, each with a cold cache.
-        max_seconds: Time for one repeat of a slow peer, which then measures a part; 0: no limit.
+        max_seconds: Time limit of one repeat; slower peers measure a part. 0: no limit.
     """
 
     repeats: int = 5
@@ -44,13 +42,13 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """What one variant did.
+    """The result of one variant.
 
     Attributes:
         variant: The variant.
-        result: Answer of the peer (see ``peers.protocol.measure``); empty where it failed.
-        verdict: Its answers against the references; None where it failed.
-        failure: Why it failed, else empty.
+        result: What the peer returned (see ``peers.protocol.measure``); empty if it failed.
+        verdict: Its answers against the references; None if it failed.
+        failure: Why it failed; empty if it did not.
     """
 
     variant: Variant
@@ -60,12 +58,12 @@ class Measurement:
 
     @property
     def correct(self) -> bool:
-        """Whether the speed may be told."""
+        """Whether the answers are right, so that the speed counts."""
         return self.verdict is not None and self.verdict.correct
 
     @property
     def seconds(self) -> list[float]:
-        """Seconds of each repeat for all prompts, extrapolated where only a part was measured."""
+        """Seconds of each repeat for all prompts, extrapolated if only a part was measured."""
         return [s / self.result["measured_share"] for s in self.result["seconds"]]
 
     @property
@@ -81,11 +79,11 @@ class Measurement:
 
 @dataclass(frozen=True, slots=True)
 class Benchmark:
-    """One run of the protocol; ratios are taken within it only.
+    """One run of the protocol; ratios are only meaningful within it.
 
     Attributes:
         workload: What was measured.
-        settings: How.
+        settings: How it was timed.
         threads: Threads of every peer.
         machine: Facts about the machine.
         flops: Operations of the plan.
@@ -104,18 +102,18 @@ class Benchmark:
 
     @property
     def peak(self) -> float:
-        """The machine's rate in the dtype of the case, the better of the two."""
+        """The machine's rate in the dtype of the case, the better of the two measured."""
         return max(self.peaks[self.workload.dtype])
 
     def ratio(self, measurement: Measurement) -> float | None:
-        """Times slower than ours; None unless both have right answers."""
+        """Median over our median; None unless both have right answers."""
         ours = next((m for m in self.measurements if m.variant.name == OURS), None)
         if ours is None or not (ours.correct and measurement.correct):
             return None
         return measurement.median / ours.median
 
     def fraction(self, measurement: Measurement) -> float | None:
-        """Operations of the plan over what the machine could do meanwhile; None if wrong."""
+        """Operations of the plan over the machine's peak in the same time; None if wrong."""
         if not measurement.correct:
             return None
         return self.flops.total / (measurement.median * self.peak)
@@ -126,27 +124,28 @@ def run_benchmark(
     variants: list[Variant],
     launcher: Launcher,
     settings: Settings,
-    progress: Progress,
+    progress: Reporter | None,
 ) -> Benchmark:
     """Measure the variants of a case.
 
     Raises:
-        InputError: Data, model or a peer's environment are not in place.
+        InputError: Data, the model or a peer's environment is missing.
         RuntimeError: The references contradict one another.
     """
     for variant in variants:
         launcher.check(variant.peer)
     machine = machine_facts()
-    progress(f"{case.name}: tokens and plan")
+    shown = progress or Quiet()
+    shown.say(f"{case.name}: tokens and plan")
     workload = make_workload(case)
     prompts = {order: workload.ordered(order) for order in sorted({v.order for v in variants})}
-    progress("rate of matrix products")
+    shown.say("rate of matrix products")
     before = measure_peaks(launcher, workload.dtype)
-    progress("reference scores in float32")
+    shown.say("reference scores in float32")
     references = make_references(workload, prompts, launcher)
     measurements = []
     for variant in variants:
-        progress(f"{variant.name}: {settings.repeats} repeats")
+        shown.say(f"{variant.name}: {settings.repeats} repeats")
         measured = measure_variant(workload, variant, prompts, references, launcher, settings)
         measurements.append(measured)
     after = measure_peaks(launcher, workload.dtype)
@@ -156,7 +155,7 @@ def run_benchmark(
 
 
 def measure_peaks(launcher: Launcher, dtype: str) -> dict[str, float]:
-    """Rates of matrix products in float32 and, where it is fast or asked for, in bfloat16."""
+    """Rates of matrix products in float32 and, if it is fast or requested, in bfloat16."""
     fast = {"bfloat16"} if fast_bfloat16() else set()
     return {name: launcher.gemm_peak(name) for name in sorted({"float32", dtype} | fast)}
 

@@ -9,8 +9,8 @@ from benchmarks.engines.verify import LIMITS
 
 _COLUMNS = ("peer", "order", "seconds", "spread", "x ours", "tokens", "limit", "error", "note")
 
-_MOST_PROCESSORS = 1.1
-"""Processors per thread that a peer may use without a note; pinned ones can't use more than 1."""
+_MAX_CPUS = 1.1
+"""CPUs per thread that a peer may use without a note; a pinned one can't use more than 1."""
 
 
 def benchmark_table(document: dict[str, Any]) -> str:
@@ -77,8 +77,8 @@ def _note(peer: dict[str, Any], threads: int) -> str:
     if peer["seconds"]["extrapolated"]:
         notes.append(f"extrapolated from {peer['n_measured']} of {peer['n_prompts']} prompts")
     used = peer["processors_used"]
-    if used > _MOST_PROCESSORS * threads:
-        notes.append(f"used {used:.1f} processors")
+    if used > _MAX_CPUS * threads:
+        notes.append(f"used {used:.1f} CPUs")
     answers = peer["answers"]
     if answers["signal"] <= answers["limits"][0]:
         notes.append("weak check: the model hardly tells the contexts apart")
@@ -92,10 +92,10 @@ def _legend() -> str:
     )
     return "\n".join(
         [
-            "- seconds: median of the repeats, each with a cold cache; load and compilation are "
-            "left out. Spread: least and most.",
+            "- seconds: median of the repeats, each with a cold cache, without loading and "
+            "compilation. Spread: minimum and maximum.",
             "- x ours: seconds over ours, within this run. tokens: forwarded in the measured part, "
-            "padding included.",
+            "including padding.",
             "- limit: operations of our plan (linear and attention, without the head) over seconds "
             "times the rate of matrix products.",
             "- error: |d log p|, median and maximum against float32 scores of the same prompts "

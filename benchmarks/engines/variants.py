@@ -1,4 +1,4 @@
-"""The peers and the variants in which each is measured."""
+"""The peers, and the variants of each that are measured."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Peer:
 
     Attributes:
         module: Module of ``benchmarks.engines.peers`` that runs it.
-        environment: Folder of its own virtual environment; None runs it in this one.
+        environment: Folder of its virtual environment; None for this one.
     """
 
     module: str
@@ -26,7 +26,7 @@ class Peer:
 
     @property
     def install_command(self) -> str:
-        """What makes the environment, from the root of a clone."""
+        """The command that builds the environment, from the root of a clone."""
         return f"{_INSTALL} {self.environment}"
 
 
@@ -81,10 +81,10 @@ VARIANTS = {
 
 
 def choose_variants(names: Sequence[str]) -> list[Variant]:
-    """The variants of some peers or variants by name, all if none is named; ours comes first.
+    """Variants by their own or their peer's name, all if none is given; ours comes first.
 
     Raises:
-        InputError: Unknown name; the message has the nearest known one.
+        InputError: Unknown name; the message suggests the nearest known one.
     """
     known = {*PEERS, *VARIANTS}
     for name in names:

@@ -1,4 +1,4 @@
-"""Whether a peer's answers are right; a wrong answer gets no speed-up."""
+"""Whether a peer's answers are right; no speed-up is reported for wrong ones."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy.typing as npt
 LIMITS = {"bfloat16": (5e-2, 3e-1), "float32": (1e-3, 1e-3), "int8": (1e-1, 1.0)}
 """Largest median and maximum of |d log p| from float32 scores, by the peer's precision.
 
-``int8`` is an approximation: it has to be near enough to be one of the same scores.
+``int8`` is an approximation, which only has to be close to the same scores.
 """
 
 Scores = npt.NDArray[np.float64]
@@ -24,9 +24,9 @@ class Verdict:
         correct: Whether both limits hold and every value is a number.
         median: Median of |d log p|.
         maximum: Largest |d log p|.
-        limits: The limits of the two.
-        signal: Median distance of the reference from its mean over the compared examples: what
-            a peer that answers the same everywhere would be off by.
+        limits: Limits of the median and the maximum.
+        signal: Median distance of the reference from its mean over the compared examples: the error
+            of a peer that gives the same answer everywhere.
         n_compared: Prompts compared.
     """
 
@@ -50,7 +50,7 @@ def compare(scores: Scores, reference: Scores, precision: str) -> Verdict:
     difference = np.abs(scores - reference)
     median, maximum = float(np.median(difference)), float(difference.max())
     limits = LIMITS[precision]
-    # A comparison with NaN is false, so NaN is never right.
+    # Comparisons with NaN are false, so NaN is never correct.
     correct = bool(median <= limits[0] and maximum <= limits[1])
     signal = float(np.median(np.abs(reference - reference.mean(axis=0))))
     return Verdict(correct, median, maximum, limits, signal, len(scores))

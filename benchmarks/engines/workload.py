@@ -1,10 +1,10 @@
-"""The token ids of a case, the same ones for every peer, in two orders."""
+"""The token ids of a case, the same for every peer, in two orders."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,6 +15,9 @@ from icm_fast.config import SearchConfig
 from icm_fast.errors import InputError, first_line
 from icm_fast.plan.leave_one_out import LeaveOneOutPlan, plan_pieces
 from icm_fast.types import Dataset, IntArray
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 ORDERS = ("ours", "natural")
 
@@ -34,13 +37,13 @@ class OrderedPrompts:
     prompts: list[list[int]]
 
     def rows(self, chosen: Sequence[int]) -> list[list[int]]:
-        """Prompts at some positions."""
+        """The prompts at some positions."""
         return [self.prompts[k] for k in chosen]
 
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """A case made ready to be measured.
+    """A case that is ready to be measured.
 
     Attributes:
         case: The case.
@@ -49,13 +52,13 @@ class Workload:
         config: Configuration of the model.
         plan: The leave-one-out plan.
         label_ids: The token of each label.
-        context_limit: Longest context; 0 takes the model's own.
+        context_limit: Longest context; 0 for the model's own.
     """
 
     case: Case
     folder: str
     dtype: str
-    config: Any
+    config: PretrainedConfig
     plan: LeaveOneOutPlan
     label_ids: list[int]
     context_limit: int = 0
@@ -118,7 +121,7 @@ def make_workload(case: Case) -> Workload:
     return Workload(case, folder, _dtype(case), config, plan, _label_ids(dataset, plan))
 
 
-def _read_model(name: str, folder: str) -> tuple[Any, Any]:
+def _read_model(name: str, folder: str) -> tuple[PretrainedConfig, PreTrainedTokenizerBase]:
     from transformers import AutoConfig, AutoTokenizer
 
     try:
@@ -139,7 +142,9 @@ def _dtype(case: Case) -> str:
     return "bfloat16" if fast_bfloat16() else "float32"
 
 
-def _plan(case: Case, dataset: Dataset, tokenizer: Any, labels: IntArray) -> LeaveOneOutPlan:
+def _plan(
+    case: Case, dataset: Dataset, tokenizer: PreTrainedTokenizerBase, labels: IntArray
+) -> LeaveOneOutPlan:
     from icm_fast.plan.pieces import tokenize_dataset
 
     pieces = tokenize_dataset(dataset, tokenizer)
@@ -151,13 +156,13 @@ def _label_ids(dataset: Dataset, plan: LeaveOneOutPlan) -> list[int]:
         if len(ids) != 1:
             raise InputError(
                 f"label {text!r} has {len(ids)} tokens, but the peers score the next token only; "
-                "choose a task whose labels are single tokens of this model"
+                "use a task whose labels are single tokens of this model"
             )
     return [ids[0] for ids in plan.pieces.labels]
 
 
 def depth_first_queries(plan: LeaveOneOutPlan) -> list[int]:
-    """Examples in the order in which a walk of the tree meets their prompts."""
+    """Examples in the order in which a depth-first walk of the tree meets their prompts."""
     tree = plan.tree
     children: dict[int, list[int]] = {}
     for segment, parent in enumerate(tree.parent.tolist()):

@@ -2,8 +2,8 @@
 
     python -m benchmarks.gpu.attention_speed [--dtype bfloat16]
 
-Batches are those of a leave-one-out tree in its middle. Answers are compared before anything is
-timed. Tiles are those of `icm-fast tune-kernels`, where that was run, else the default ones.
+Batches are from the middle of a leave-one-out tree. Answers are compared before anything is timed.
+Tiles are those of `icm-fast tune-kernels` if that was run, otherwise the defaults.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from icm_fast.kernels.tree_attention import sdpa, triton
 from icm_fast.model.forward.tile_search import LIMITS
 
 LIMIT = {str(dtype).removeprefix("torch."): limit for dtype, limit in LIMITS.items()}
-"""Largest difference, as a share of the largest value."""
+"""Largest difference, relative to the largest value."""
 
 SIZES = (16, 64, 256)
-"""Examples of the plan."""
+"""Numbers of examples of the plans."""
 
 
 def main() -> None:
@@ -76,10 +76,10 @@ def error(batch: Batch, out: torch.Tensor) -> float:
 
 
 def milliseconds(call: Attend, repeats: int = 20) -> float:
-    """Median time on the device, the plan of the batch made before."""
+    """Median time on the device; the plan of the batch is made before."""
     for _ in range(3):
         call()
-    times = []
+    times: list[float] = []
     for _ in range(repeats):
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         start.record()

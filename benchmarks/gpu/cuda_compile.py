@@ -16,18 +16,19 @@ import sys
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).resolve().parent
 CSRC = HERE.parent.parent / "csrc"
 TABLE = HERE / "cuda_compile.json"
 ARCHITECTURES = ("sm_80", "sm_90", "sm_90a", "sm_100")
 SOURCE = "tree_attention.cu"
-# Instructions that one architecture alone has.
+# Sources with instructions of one architecture only.
 SOURCES_OF = {"sm_90a": (SOURCE, "warpgroup_attention.cu")}
 THREADS = {"attend_tile": 128, "attend_warpgroups": 384, "merge_partials": 128}
 REGISTERS_PER_SM = 65536
-# Bytes of shared memory: what a block may have, and what a multiprocessor has. Devices of 8.6 and
-# 8.9 run the code of sm_80 and have less, hence its 99 KB.
+# Bytes of shared memory per block and per multiprocessor. Devices of 8.6 and 8.9 run the code of
+# sm_80 and have less than an A100, hence its 99 KB.
 SHARED_PER_BLOCK = dict.fromkeys(ARCHITECTURES, 227 * 1024) | {"sm_80": 99 * 1024}
 SHARED_PER_SM = dict.fromkeys(ARCHITECTURES, 228 * 1024) | {"sm_80": 164 * 1024}
 RESERVED_PER_BLOCK = 1024
@@ -59,9 +60,12 @@ KERNEL = re.compile(
 )
 SPILLS = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
 REGISTERS = re.compile(r"Used (\d+) registers")
-# What ptxas says of warpgroup products that it makes wait for each other, and of registers that do
-# not change hands.
+# ptxas' warning about warpgroup products that it serialises, and about registers that cannot be
+# reassigned.
 LOSS = "Potential Performance Loss"
+
+Table = dict[str, Any]
+"""Content of the recorded file: ``nvcc``, its version, and ``kernels``, fields of Kernel."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,7 @@ class Kernel:
     spill_loads: int
 
     def blocks_per_sm(self) -> int:
-        """How many blocks of threads fit a multiprocessor at a time, at the most."""
+        """Maximum number of blocks per multiprocessor at the same time."""
         threads = THREADS[self.name]
         registers = threads * (-(-self.registers // 8) * 8)
         shared = SHARED_PER_SM[self.architecture] // (self.shared + RESERVED_PER_BLOCK)
@@ -93,7 +97,7 @@ def nvcc() -> str | None:
 
 
 def run(*command: str | Path) -> str:
-    """Standard output and errors of a command that has to succeed."""
+    """Output and errors of a command; exits if it fails."""
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if done.returncode != 0:
         raise SystemExit(f"{command[0]} failed:\n{done.stdout}")
@@ -108,7 +112,7 @@ def nvcc_release() -> str:
 
 
 def shared_bytes() -> dict[tuple[str, int], int]:
-    """Dynamic shared memory by kernel and head_dim, which ptxas does not know."""
+    """Dynamic shared memory by kernel and head_dim, which ptxas does not report."""
     with tempfile.TemporaryDirectory() as folder:
         source, program = Path(folder) / "shared.cu", Path(folder) / "shared"
         source.write_text(SHARED_BYTES)
@@ -118,15 +122,15 @@ def shared_bytes() -> dict[tuple[str, int], int]:
 
 
 def parse(output: str, architecture: str, shared: dict[tuple[str, int], int]) -> list[Kernel]:
-    """The kernels that the messages of ptxas tell of."""
+    """The kernels in the messages of ptxas."""
     if LOSS in output:
-        raise SystemExit(f"ptxas gives something up:\n{output}")
+        raise SystemExit(f"ptxas reports a performance loss:\n{output}")
     kernels = []
     for part in output.split("ptxas info    : Compiling entry function")[1:]:
         kernel = KERNEL.search(part)
         spills, registers = SPILLS.search(part), REGISTERS.search(part)
         if not (kernel and spills and registers):
-            raise SystemExit(f"unknown message of ptxas:\n{part}")
+            raise SystemExit(f"unknown ptxas message:\n{part}")
         stack, stores, loads = map(int, spills.groups())
         head_dim = int(kernel["head_dim"])
         kernels.append(
@@ -158,11 +162,11 @@ def compile_kernels(architecture: str, shared: dict[tuple[str, int], int]) -> li
     return sorted(kernels, key=lambda k: (k.name, k.head_dim, k.dtype, k.softcap))
 
 
-def render(table: dict) -> str:
-    """The table as Markdown: a row for each kernel, a column for each architecture."""
+def render(table: Table) -> str:
+    """The table as Markdown: one row per kernel, one column per architecture."""
     kernels = [Kernel(**row) for row in table["kernels"]]
     architectures = list(dict.fromkeys(kernel.architecture for kernel in kernels))
-    rows: dict[tuple, dict[str, Kernel]] = {}
+    rows: dict[tuple[str, int, str, bool, int], dict[str, Kernel]] = {}
     for kernel in sorted(kernels, key=lambda k: (k.name, k.head_dim)):
         key = (kernel.name, kernel.head_dim, kernel.dtype, kernel.softcap, kernel.shared)
         rows.setdefault(key, {})[kernel.architecture] = kernel
@@ -192,19 +196,19 @@ def render(table: dict) -> str:
     return "\n".join(lines) + "\n"
 
 
-def write(table: dict) -> None:
+def write(table: Table) -> None:
     """Replace the recorded table."""
     TABLE.write_text(json.dumps(table, indent=1) + "\n")
     TABLE.with_suffix(".md").write_text(render(table))
 
 
 def main() -> None:
-    """Compile for the architectures that were asked for and record the table."""
+    """Compile for the requested architectures and record the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("architectures", nargs="*", default=ARCHITECTURES)
     chosen = parser.parse_args().architectures
     if nvcc() is None:
-        raise SystemExit("error: there is no nvcc on the PATH")
+        raise SystemExit("error: nvcc is not on the PATH; install the CUDA toolkit")
     shared = shared_bytes()
     kernels = []
     for architecture in chosen:

@@ -1,8 +1,8 @@
-"""One exact U(D) on a device, layer by layer, beside what :mod:`benchmarks.gpu.model` predicts.
+"""Time one exact U(D) on a device layer by layer, next to the prediction of the model.
 
-A layer of the model's shape with random numbers stands for all: its matrix products and its
+One layer of the model's shape with random weights represents all: its matrix products and its
 attention are timed for every batch of a plan and multiplied by the number of layers. So a model of
-any size is measured in the memory of one layer.
+any size can be measured in the memory of one layer.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from benchmarks.gpu.model import Gpu, KernelRate, Shape, Tile, predict
 from icm_fast import _core
 from icm_fast.kernels.tree_attention import AttentionWork, sdpa
-from icm_fast.kernels.tree_attention.select import fastest
+from icm_fast.kernels.tree_attention.select import select_tree_attention
 from icm_fast.kernels.tree_attention.work import TreeAttention
 from icm_fast.model.forward.tile_search import batch_work, seconds
 
@@ -29,9 +29,9 @@ class Measured:
         n_segments: Its segments.
         linear_seconds: Matrix products.
         attention_seconds: Attention.
-        predicted_linear: The same by the model.
-        predicted_attention: The same by the model.
-        error: Largest difference of the attention from torch's, as a share of the largest value.
+        predicted_linear: Prediction for the matrix products.
+        predicted_attention: Prediction for the attention.
+        error: Largest difference of the attention from torch's, relative to the largest value.
     """
 
     n_tokens: int
@@ -58,18 +58,19 @@ def measure(
     Args:
         plan: Segments and batches.
         shape: The model's layers.
-        gpu: What the device is, for the prediction.
-        rate: What full launches reach there, for the prediction.
+        gpu: Data of the device, for the prediction.
+        rate: Rates of full launches there, for the prediction.
         device: Where to run.
-        dtype: Of weights and activations.
-        tile: Of the attention kernel, for the prediction; the default kernel's when absent.
+        dtype: Dtype of weights and activations.
+        tile: Tile of the attention kernel, for the prediction; by default that of the default
+            kernel.
     """
     layer = _Layer(shape, int(plan.pool_tokens), device, dtype)
     for batch, launch in enumerate(predict(plan, shape, gpu, rate, tile)):
         work = batch_work(plan, batch)
         hidden = layer.random(work.n_tokens, shape.hidden)
         query = layer.random(shape.heads, work.n_tokens, shape.head_dim)
-        ours = layer.attention(fastest(query, layer.values), query, work)
+        ours = layer.attention(select_tree_attention(query, layer.values), query, work)
         expected = layer.attention(sdpa.tree_attention, query, work)().float()
         error = (ours().float() - expected).abs().max() / expected.abs().max()
         yield Measured(
@@ -106,7 +107,7 @@ class _Layer:
         self._queries = queries
 
     def random(self, *shape: int) -> torch.Tensor:
-        """Normal numbers."""
+        """Normally distributed numbers."""
         return torch.randn(
             *shape, generator=self._generator, device=self._device, dtype=self._dtype
         )
@@ -123,8 +124,8 @@ class _Layer:
         return run
 
     def attention(
-        self, version: TreeAttention, query: torch.Tensor, work: AttentionWork
+        self, attend: TreeAttention, query: torch.Tensor, work: AttentionWork
     ) -> Callable[[], torch.Tensor]:
         """Attention of ``query``, ``[heads, tokens, head_dim]``, over the pools."""
         scaling = float(query.shape[-1] ** -0.5)
-        return lambda: version(query, self.keys, self.values, work, scaling=scaling)
+        return lambda: attend(query, self.keys, self.values, work, scaling=scaling)

@@ -1,10 +1,10 @@
-"""Time of one exact U(D) on this GPU, measured layer by layer, beside the prediction.
+"""Time of one exact U(D) on this GPU, measured layer by layer, next to the prediction.
 
     python -m benchmarks.gpu.measure --sizes 64,256 -o benchmarks/results/gpu.json
 
-With ICM_FAST_CUDA_PRODUCTS=wgmma, on an H100 or H200, by the CUDA kernel with wgmma. Takes a few
-minutes. Answers of the attention are compared with torch's first. `--device cpu` runs
-the same on a small shape, to see that it works.
+With ICM_FAST_CUDA_PRODUCTS=wgmma on an H100 or H200, the CUDA kernel with wgmma is used. It takes
+minutes. The attention's answers are compared with torch's first. `--device cpu` runs the same on a
+small shape, as a check.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import time
 from dataclasses import asdict
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -28,15 +29,18 @@ from icm_fast.runs.provenance import versions as package_versions
 
 SMALL = {"small": Shape("small", 64, 2, 4, 2, 16, 96)}
 LIMIT = 2e-2
-"""Largest difference of the attention, as a share of the largest value (bfloat16)."""
+"""Largest difference of the attention, relative to the largest value (bfloat16)."""
 MINUTES = 8
+"""Later shapes are skipped."""
+
+Row = dict[str, Any]
 
 
 def main() -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sizes", default="64,256")
-    parser.add_argument("--gpu", choices=GPUS, help="what it is; by its name otherwise")
+    parser.add_argument("--gpu", choices=GPUS, help="by default from the device's name")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--batch-tokens", type=int, default=16384)
     parser.add_argument("-o", "--output", type=Path)
@@ -46,13 +50,14 @@ def main() -> None:
         sys.exit("torch sees no CUDA device")
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     gpu = arguments.gpu or next((known for known in GPUS if known in name), nearest(device))
+    rows: list[Row] = []
     document = {
         "command": " ".join(["python -m benchmarks.gpu.measure", *sys.argv[1:]]),
         "device": name,
         "predicted_as": gpu,
         "attention": select.available(device)[0],
         "versions": package_versions(),
-        "rows": [],
+        "rows": rows,
     }
     print(f"{name}, predicted as {GPUS[gpu].name}, attention by {document['attention']}\n")
     print("| model | n | tokens | linear s | predicted | attention s | predicted | worst error |")
@@ -61,10 +66,10 @@ def main() -> None:
     shapes = SHAPES if device.type == "cuda" else SMALL
     for n, shape in product(map(int, arguments.sizes.split(",")), shapes.values()):
         if time.monotonic() - started > 60 * MINUTES:
-            print(f"\nnot begun after {MINUTES} minutes: {shape.name}, n = {n}")
+            print(f"\nskipped after {MINUTES} minutes: {shape.name}, n = {n}")
             continue
         row = measured_row(n, shape, gpu, device, arguments.batch_tokens)
-        document["rows"].append(row)
+        rows.append(row)
         print(
             f"| {shape.name} | {n} | {row['tokens']:,} | {row['linear_seconds']:.3f} "
             f"| {row['predicted_linear']:.3f} | {row['attention_seconds']:.3f} "
@@ -78,12 +83,12 @@ def main() -> None:
 
 
 def nearest(device: torch.device) -> str:
-    """The known GPU of the same generation, for one whose name is not known."""
+    """The known GPU of the same generation, for a device with an unknown name."""
     hopper = device.type == "cuda" and torch.cuda.get_device_capability(device)[0] == 9
     return "H100" if hopper else "A100"
 
 
-def measured_row(n: int, shape: Shape, gpu: str, device: torch.device, batch_tokens: int) -> dict:
+def measured_row(n: int, shape: Shape, gpu: str, device: torch.device, batch_tokens: int) -> Row:
     """Sums over the batches of one plan, and the batches themselves."""
     plan = uniform_plan(
         n,

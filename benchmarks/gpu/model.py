@@ -1,12 +1,12 @@
-"""How long one exact U(D) should take on a GPU: bytes and operations of each launch, and tiles.
+"""Predicted time of one exact U(D) on a GPU, from the bytes, operations and tiles of each launch.
 
 A launch takes the longest of three times: its operations at the rate that the tiles can reach, its
-bytes at the memory's rate, and the keys and values that all tiles gather at the second-level
-cache's. What the tiles can reach is the asymptotic rate of the kind of kernel (published
-measurements of others' kernels, see ``KERNELS``) times what is lost to rows that a tile has and a
-segment does not, to keys that a block has and a row does not see, and to the last wave. What lies
-between the products (norms, sums, rotation, pool, activation) takes its bytes' time. Nothing
-here was measured on a device; ``benchmarks/gpu`` is where a prediction meets one.
+bytes at the rate of the memory, and the keys and values that all tiles gather at the rate of the
+L2 cache. The tiles' rate is the asymptotic rate of the kind of kernel (published measurements of
+similar kernels, see ``KERNELS``), reduced by the empty rows of tiles, by the keys of a block that a
+row does not see, and by the last wave. Everything between the products (norms, sums, rotation,
+pool, activation) takes the time of its bytes. Nothing here was measured on a device;
+:mod:`benchmarks.gpu.measure` compares the prediction with one.
 """
 
 from __future__ import annotations
@@ -26,23 +26,22 @@ BYTES = 2
 """Bytes of a bfloat16 number."""
 
 BLOCK_KEYS = 64
-"""Keys of a block, which a tile computes with as a whole; of both CUDA kernels at width 128."""
+"""Keys of a block, the unit of a tile's computation; in both CUDA kernels at width 128."""
 
 IntArray = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """A device, by its maker's data sheet.
+    """A device, by its vendor's data sheet.
 
     Attributes:
-        name: As people call it.
+        name: Its usual name.
         flops: Dense bfloat16 tensor-core operations per second.
         bandwidth: Bytes per second of its memory.
         n_sms: Streaming multiprocessors.
-        launch_seconds: What a kernel costs before it does anything.
-        l2_bandwidth: Bytes per second that its second-level cache gives; where we know of no
-            measurement, it never limits.
+        launch_seconds: Overhead of a launch.
+        l2_bandwidth: Bytes per second of its L2 cache; infinite if no measurement is known.
     """
 
     name: str
@@ -65,7 +64,7 @@ GPUS = {
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """The layers of a decoder, by its configuration file."""
+    """The layers of a decoder, from its configuration file."""
 
     name: str
     hidden: int
@@ -82,7 +81,7 @@ class Shape:
         return attention + 3 * self.hidden * self.intermediate
 
     def element_work(self, *, own: bool) -> tuple[int, int]:
-        """Bytes per token, and launches, of all in a layer that is neither product nor attention.
+        """Bytes per token, and launches, of everything in a layer except products and attention.
 
         Norms, residual sums, rotary positions, the write to the pool, the activation: by our
         kernels, or by the operators that transformers' layers call one by one. (The latter was
@@ -112,9 +111,9 @@ class KernelRate:
     Attributes:
         linear: Matrix products of a vendor library.
         attention: Fused attention with head width 128.
-        source: Where the shares are from.
-        gathering: Share of ``attention`` that is left for blocks of keys that are gathered row by
-            row, for they do not lie in one piece.
+        source: Source of the shares.
+        gathering: Share of ``attention`` that remains for blocks of keys that are gathered row by
+            row because they are not contiguous.
     """
 
     linear: float
@@ -129,7 +128,7 @@ class Tile:
 
     Attributes:
         rows: Query rows, (token, head of a group) pairs.
-        blocks_per_sm: Blocks that one multiprocessor holds, by the compiler's report.
+        blocks_per_sm: Blocks per multiprocessor, by the compiler's report.
     """
 
     rows: int
@@ -141,8 +140,8 @@ class Kernel:
     """One of our CUDA kernels of attention, at head width 128.
 
     Attributes:
-        tile: Its tile, by benchmarks/gpu/cuda_compile.md.
-        rates: What kernels of its kind reach, by name of the GPU.
+        tile: Its tile; see benchmarks/gpu/cuda_compile.md.
+        rates: What kernels of its kind reach, by GPU.
     """
 
     tile: Tile
@@ -153,20 +152,20 @@ class Kernel:
 _HOPPER_MMA = KernelRate(
     0.70, 0.40, "FlashAttention-3 (arXiv 2407.08608): 35-40 % for FlashAttention-2 on H100"
 )
-# Our kernel with wgmma is built like FlashAttention-3 where that reached 661 TFLOP/s on H100 (Table
-# 2: width 128, no mask): warps for copies alone, two warpgroups that take turns, and scores that
-# become weights while the values' sum goes on; the device's copying unit brings blocks of keys that
-# lie in one piece. Two things are unlike it. Blocks with the end of a range or of a tile's keys are
-# gathered row by row, and for these we take off a tenth: FlashInfer has gathers in warps of their
-# own, too, and its authors put the distance to contiguous keys at "around 10+%"
-# (sgl-project/sglang, issue 2172). And a step has 64 keys instead of 128 or 176, so what each step
-# costs besides comes more often; nothing is taken off for that. Besides, it rests on machine code
-# that was read: ptxas serialises no product, and a step has fewer instructions (some 290 a warp,
-# two warps to a scheduler) than its products take cycles (1,024 at the peak rate).
+# Our wgmma kernel is built like FlashAttention-3 where that reached 661 TFLOP/s on H100 (Table 2:
+# width 128, no mask): dedicated copy warps, two alternating warpgroups, a softmax that overlaps
+# with the products of the values, and the tensor memory accelerator for contiguous blocks of keys.
+# Two things differ. Blocks with the end of a range or of a tile's keys are gathered row by row, for
+# which we subtract a tenth: FlashInfer gathers in dedicated warps too, and its authors put the
+# distance to contiguous keys at "around 10+%" (sgl-project/sglang, issue 2172). And a step has 64
+# keys instead of 128 or 176, so the fixed cost of a step occurs more often; nothing is subtracted
+# for that. The machine code was also read: ptxas serialises no product, and a step has fewer
+# instructions (about 290 per warp, two warps per scheduler) than its products take cycles (1,024 at
+# the peak rate).
 _HOPPER_WGMMA = KernelRate(
     0.70,
     661 / 989,
-    "FlashAttention-3 (arXiv 2407.08608, Table 2), 661 TFLOP/s, less a tenth for gathers",
+    "FlashAttention-3 (arXiv 2407.08608, Table 2), 661 TFLOP/s, minus a tenth for gathers",
     gathering=0.9,
 )
 
@@ -184,12 +183,12 @@ KERNELS = {
         Tile(rows=128, blocks_per_sm=1), {"H100": _HOPPER_WGMMA, "H200": _HOPPER_WGMMA}
     ),
 }
-"""By their instruction; the first one is the default."""
+"""Kernels by their instruction; the first is the default."""
 
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """Prediction for one batch of segments, all layers together.
+    """Prediction for one batch of segments, over all layers.
 
     Attributes:
         n_tokens: Tokens of the batch.
@@ -197,13 +196,13 @@ class Launch:
         keys_per_token: Keys that a token sees, on average.
         linear_seconds: Matrix products.
         attention_seconds: Attention.
-        elementwise_seconds: What our kernels do between the products.
+        elementwise_seconds: Everything between the products, by our kernels.
         eager_seconds: The same by transformers' layers.
         attention_share: Attention's operations over its seconds and the chip's peak.
-        tile_share: Share of the tiles' rows and keys and of the last wave that does work.
-        in_one_piece: Share of the blocks of keys that lie in the pool as one piece.
-        gathered: Bytes that all tiles of one layer gather from the second-level cache.
-        bound: ``memory``, ``cache`` or ``tensor cores``, for the attention.
+        tile_share: Share of the tiles' rows and keys and of the last wave that does useful work.
+        in_one_piece: Share of the blocks of keys that are contiguous in the pool.
+        gathered: Bytes that all tiles of one layer gather from the L2 cache.
+        bound: ``memory``, ``cache`` or ``tensor cores``: what limits the attention.
     """
 
     n_tokens: int
@@ -221,7 +220,7 @@ class Launch:
 
     @property
     def seconds(self) -> float:
-        """All of ours."""
+        """Total with our kernels."""
         return self.linear_seconds + self.attention_seconds + self.elementwise_seconds
 
 
@@ -234,8 +233,8 @@ def predict(
         plan: Segments and batches.
         shape: The model's layers.
         gpu: The device.
-        rate: What full launches reach.
-        tile: Tile of the attention kernel; the default kernel's when absent.
+        rate: Rates of full launches.
+        tile: Tile of the attention kernel; by default, that of the default kernel.
     """
     tile = tile or KERNELS["mma"].tile
     paths = RangePaths(plan)
@@ -250,10 +249,10 @@ class _Tiles:
     """Tiles of one key-value head.
 
     Attributes:
-        n: How many.
-        keys: That they see, all together.
-        blocks: Of keys, that they compute with.
-        pieces: Those of the blocks that lie in the pool as one piece.
+        n: Number of tiles.
+        keys: Keys that they see, in total.
+        blocks: Blocks of keys that they compute with.
+        pieces: Blocks that are contiguous in the pool.
     """
 
     n: int
@@ -263,7 +262,7 @@ class _Tiles:
 
 
 def _torn_blocks(paths: RangePaths, segment: int) -> IntArray:
-    """Numbers, growing, of the context's blocks that hold an end of a range and keys behind it."""
+    """Ascending numbers of the context's blocks that contain an end of a range and later keys."""
     lengths = [end - begin for begin, end in paths.through(segment)]
     ends = np.cumsum(lengths, dtype=np.int64)[:-1]
     return np.unique(ends[ends % BLOCK_KEYS > 0] // BLOCK_KEYS)
@@ -276,7 +275,7 @@ def _tiles(
     tile: Tile,
     paths: RangePaths,
 ) -> _Tiles:
-    """The tiles of a batch, uncut."""
+    """The tiles of a batch, without splits."""
     n = keys = blocks = pieces = 0
     for segment in map(int, segments):
         n_rows = int(plan.n_tokens[segment]) * group
@@ -309,7 +308,7 @@ def _launch(
     waves = math.ceil(n_tiles / at_once)
     computed = tiles.blocks * BLOCK_KEYS * tile.rows * shape.kv_heads
     full = keys * shape.heads / computed
-    # With a split over key ranges a launch of few tiles fills the chip all the same.
+    # With a split over key ranges, a launch of few tiles still fills the chip.
     last_wave = n_tiles / (waves * at_once) if waves > 1 else 1.0
     share = full * last_wave
     in_one_piece = tiles.pieces / tiles.blocks

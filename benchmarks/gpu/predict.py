@@ -2,10 +2,10 @@
 
     python -m benchmarks.gpu.predict --sizes 64,256
 
-A row for each CUDA kernel of attention that a GPU can run. The top level is the first one below the
-root, two segments; the longest launch is the one with the most seconds of attention, that of the
-queries. "Gathers" is what its tiles ask of the second-level cache meanwhile. "Between" is what lies
-between the products, by our kernels and by transformers' layers.
+One row per CUDA attention kernel that a GPU can run. The top level is the first one below the root,
+with two segments; the longest launch is the one with the most attention time, that of the queries.
+"Gathers" is the rate at which its tiles read the L2 cache. "Between" is everything between the
+products, by our kernels and by transformers' layers.
 """
 
 from __future__ import annotations

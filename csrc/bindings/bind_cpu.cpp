@@ -255,7 +255,7 @@ class TreeAttention {
         for (const cpu::Segment& segment : segments) {
             for (const cpu::KeyRange& range : segment.ranges) {
                 if (range.slot < 0 || range.count < 1 || range.count > kv.n_slots - range.slot) {
-                    throw std::invalid_argument("a range lies outside the pool");
+                    throw std::invalid_argument("a range is outside the pool");
                 }
             }
         }
@@ -303,7 +303,7 @@ void write_pool(cpu::KvPool& pool, std::int64_t layer, const Floats& keys, const
     const PythonTurn turn(pool.calls());
     std::int64_t token = 0;
     for (const std::int64_t slot : view(slots)) {
-        if (slot < 0 || slot >= kv.n_slots) throw std::invalid_argument("a slot lies outside");
+        if (slot < 0 || slot >= kv.n_slots) throw std::invalid_argument("a slot is outside");
         for (std::int64_t head = 0; head < kv.n_heads; ++head) {
             const std::int64_t at = token * row + head * kv.head_dim;
             pool.write(layer, head, slot, keys.data() + at, values.data() + at);

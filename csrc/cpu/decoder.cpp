@@ -235,7 +235,7 @@ void Decoder::check_segments(const Batch& batch, std::span<const RotaryTable> ro
         std::int64_t position = 0;
         for (const KeyRange& range : segment.ranges) {
             require(range.slot >= 0 && range.count > 0 && range.count <= kv.n_slots - range.slot,
-                    "a range lies outside the pool");
+                    "a range is outside the pool");
             require(range.position == position, "ranges must follow each other");
             position += range.count;
         }
@@ -243,7 +243,7 @@ void Decoder::check_segments(const Batch& batch, std::span<const RotaryTable> ro
                     segment.ranges.back().count == segment.end - segment.begin,
                 "the last range must be the segment's own");
         for (const RotaryTable& table : rotary) {
-            require(position <= table.n_positions, "a position lies outside the rotary tables");
+            require(position <= table.n_positions, "a position is outside the rotary tables");
         }
     }
     require(row == batch.n_tokens, "segments must cover all rows");

@@ -10,7 +10,7 @@ namespace icm_fast::plan {
 std::int64_t RangeAllocator::allocate(std::int64_t size) {
     const auto offset = try_allocate(size, std::numeric_limits<std::int64_t>::max());
     if (offset) return *offset;
-    throw std::invalid_argument("a range of " + std::to_string(size) + " slots behind slot " +
+    throw std::invalid_argument("a range of " + std::to_string(size) + " slots after slot " +
                                 std::to_string(extended_from()) + " ends beyond 64 bits");
 }
 
@@ -38,7 +38,7 @@ std::int64_t RangeAllocator::take_hole(Ranges::iterator hole, std::int64_t size)
 }
 
 // Where a range that no hole holds begins: a hole at the very end is too small by itself, but the
-// pool can grow behind it.
+// pool can grow after it.
 std::int64_t RangeAllocator::extended_from() const {
     if (free_.empty()) return capacity_;
     const auto last = std::prev(free_.end());

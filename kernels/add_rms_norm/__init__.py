@@ -1,4 +1,4 @@
-"""A residual sum and the root-mean-square norm of it, in one pass."""
+"""A residual sum and its root-mean-square norm, in one pass."""
 
 from typing import Protocol
 
@@ -7,11 +7,11 @@ import torch
 from icm_fast.kernels.add_rms_norm import naive
 from icm_fast.kernels.triton_devices import DTYPES, has_triton_kernels
 
-__all__ = ["AddRmsNorm", "add_rms_norm_on"]
+__all__ = ["AddRmsNorm", "select_add_rms_norm"]
 
 
 class AddRmsNorm(Protocol):
-    """Signature of every version; see ``naive.add_rms_norm``."""
+    """Signature of every implementation; see ``naive.add_rms_norm``."""
 
     def __call__(
         self,
@@ -25,8 +25,8 @@ class AddRmsNorm(Protocol):
         """Add, then norm each row."""
 
 
-def add_rms_norm_on(device: torch.device, dtype: torch.dtype) -> AddRmsNorm:
-    """The Triton kernel on devices that have it, else torch's operators."""
+def select_add_rms_norm(device: torch.device, dtype: torch.dtype) -> AddRmsNorm:
+    """The Triton kernel on devices that support it, otherwise torch's operators."""
     if dtype not in DTYPES or not has_triton_kernels(device):
         return naive.add_rms_norm
     from icm_fast.kernels.add_rms_norm import triton

@@ -23,11 +23,11 @@ def add_rms_norm(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Same contract as :func:`icm_fast.kernels.add_rms_norm.naive.add_rms_norm`.
 
-    Rows may have any stride but must be contiguous themselves. What is returned is contiguous,
-    except ``x`` where it is returned itself.
+    Rows may have any stride but must be contiguous themselves. The results are contiguous,
+    except if ``x`` itself is returned.
 
     Raises:
-        ValueError: If shapes or dtypes do not belong together, or a row is not contiguous.
+        ValueError: If shapes or dtypes do not match, or a row is not contiguous.
     """
     _check(x, residual, weight)
     normed = x.new_empty(x.shape)

@@ -15,8 +15,8 @@ def gated_activation(gate: torch.Tensor, up: torch.Tensor, activation: str) -> t
         activation: ``silu``, or ``gelu_tanh`` (the approximation of GELU by a hyperbolic tangent).
 
     Returns:
-        ``[n_rows, width]`` in the dtype of ``gate``; the activation in float32, rounded before it
-        is multiplied and after it.
+        ``[n_rows, width]`` in the dtype of ``gate``; the activation in float32, rounded before and
+        after the product.
 
     Raises:
         ValueError: For any other activation.
@@ -25,4 +25,4 @@ def gated_activation(gate: torch.Tensor, up: torch.Tensor, activation: str) -> t
         return F.silu(gate) * up
     if activation == "gelu_tanh":
         return F.gelu(gate, approximate="tanh") * up
-    raise ValueError(f"no activation {activation!r}")
+    raise ValueError(f"unknown activation {activation!r}; use silu or gelu_tanh")

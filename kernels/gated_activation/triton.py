@@ -22,14 +22,14 @@ _CUBE = tl.constexpr(0.044715)
 def gated_activation(gate: torch.Tensor, up: torch.Tensor, activation: str) -> torch.Tensor:
     """Same contract as :func:`icm_fast.kernels.gated_activation.naive.gated_activation`.
 
-    Rows may have any stride but must be contiguous themselves; what is returned is contiguous.
+    Rows may have any stride but must be contiguous themselves; the result is contiguous.
 
     Raises:
-        ValueError: If shapes or dtypes differ, a row is not contiguous, or there is no such
-            activation.
+        ValueError: If shapes or dtypes differ, a row is not contiguous, or the activation is
+            unknown.
     """
     if activation not in ACTIVATIONS:
-        raise ValueError(f"no activation {activation!r}")
+        raise ValueError(f"unknown activation {activation!r}; use silu or gelu_tanh")
     if gate.dim() != 2 or gate.shape != up.shape or gate.dtype != up.dtype:
         raise ValueError(f"gate {tuple(gate.shape)} {gate.dtype}, up {tuple(up.shape)} {up.dtype}")
     n_rows, width = gate.shape

@@ -7,11 +7,11 @@ import torch
 from icm_fast.kernels.label_logprob.head import Head
 from icm_fast.kernels.triton_devices import DTYPES, has_triton_kernels
 
-__all__ = ["Head", "LabelLogprob", "kernel_for"]
+__all__ = ["Head", "LabelLogprob", "select_label_logprob"]
 
 
 class LabelLogprob(Protocol):
-    """Signature of every version; see ``naive.label_logprob``."""
+    """Signature of every implementation; see ``naive.label_logprob``."""
 
     def __call__(
         self, hidden: torch.Tensor, head: Head, tokens: torch.Tensor, *, normalize: bool
@@ -19,8 +19,8 @@ class LabelLogprob(Protocol):
         """Logits or log-probabilities of a few tokens."""
 
 
-def kernel_for(hidden: torch.Tensor, head: Head) -> LabelLogprob | None:
-    """The Triton kernel if it takes these tensors, None if torch has to do it."""
+def select_label_logprob(hidden: torch.Tensor, head: Head) -> LabelLogprob | None:
+    """The Triton kernel if it accepts these tensors, None if torch has to do the work."""
     weight = head.weight
     if weight.device != hidden.device or not {weight.dtype, hidden.dtype} <= DTYPES:
         return None

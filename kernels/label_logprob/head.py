@@ -1,4 +1,4 @@
-"""What turns a hidden state into logits: the same for every row of a model."""
+"""What turns a hidden state into logits."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import torch
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """A language-model head, and the last norm where the hidden states come from before it.
+    """A language-model head, and the last norm if the hidden states are from before it.
 
     Attributes:
         weight: ``[vocabulary, hidden_size]``.
         bias: ``[vocabulary]``, or None.
         scale: Factor on the logits (Cohere multiplies them, Granite divides).
         softcap: Logits become ``softcap * tanh(logit / softcap)`` after the factor (Gemma 2).
-        norm_weight: ``[hidden_size]`` factors of the root-mean-square norm, or None for states that
-            are normed already. Gemma's ``1 + weight`` is for the caller to add.
+        norm_weight: ``[hidden_size]`` factors of the root-mean-square norm, or None if the states
+            are already normed. Gemma's ``1 + weight`` is up to the caller.
         norm_eps: Added to the mean square.
     """
 

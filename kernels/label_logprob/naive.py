@@ -10,7 +10,7 @@ from icm_fast.kernels.label_logprob.head import Head
 def label_logprob(
     hidden: torch.Tensor, head: Head, tokens: torch.Tensor, *, normalize: bool
 ) -> torch.Tensor:
-    """Logits or log-probabilities of a few tokens; float32 from the hidden state on.
+    """Logits or log-probabilities of a few tokens; float32 throughout.
 
     Args:
         hidden: ``[rows, hidden_size]`` last hidden states.
@@ -31,5 +31,5 @@ def label_logprob(
     logits = logits * head.scale
     if head.softcap:
         logits = head.softcap * torch.tanh(logits / head.softcap)
-    chosen = logits[:, tokens]
-    return chosen - logits.logsumexp(-1, keepdim=True) if normalize else chosen
+    selected = logits[:, tokens]
+    return selected - logits.logsumexp(-1, keepdim=True) if normalize else selected

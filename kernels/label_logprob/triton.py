@@ -2,7 +2,7 @@
 
 One kernel norms a row and multiplies it with the labels' rows of the head. A second one walks the
 vocabulary in blocks and keeps a running log-sum-exp per row, so that logits exist only in
-registers. Both treat a row the same whatever is beside it: its bits do not depend on the batch.
+registers. Both treat each row independently: its bits do not depend on the batch.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ class Tile:
 
 
 SLOW = Tile(32, 32, 32, 4, 3)
-"""For products in float32, which tensor cores do not do: registers hold the factors."""
+"""For float32 products, which tensor cores do not support: registers hold the factors."""
 
 # By the number of pieces (see `pieces`) and the bytes of a weight: one tile for all widths, since
 # the walk over features is a loop. See the tables in benchmarks/gpu; not tuned on a device.
 TILES = {(1, 2): Tile(64, 64, 64, 4, 3), (3, 2): Tile(64, 64, 32, 4, 3)}
 
 PARTS = 128
-"""Programs that share the vocabulary, for each tile of rows; a number of its own, not the device's,
+"""Programs that share the vocabulary, per tile of rows; fixed instead of depending on the device,
 so that sums are the same everywhere."""
 
 ROW_WARPS = 4
@@ -66,11 +66,11 @@ def label_logprob(
 
     Args:
         hidden: ``[rows, hidden_size]``, any of float32, bfloat16 and float16.
-        head: The head; its weight in any of these types.
+        head: The head; its weight in any of these dtypes.
         tokens: ``[n_tokens]`` int64 ids, each below the vocabulary's size.
         normalize: Subtract the log-sum-exp over the vocabulary.
         tile: Sizes of the walk over the vocabulary.
-        parts: How many programs share the vocabulary.
+        parts: Number of programs that share the vocabulary.
 
     Returns:
         ``[rows, n_tokens]`` float32, natural log.

@@ -7,11 +7,11 @@ import torch
 from icm_fast.kernels.rope_kv_write import naive
 from icm_fast.kernels.triton_devices import DTYPES, has_triton_kernels
 
-__all__ = ["RopeKvWrite", "rope_kv_write_on"]
+__all__ = ["RopeKvWrite", "select_rope_kv_write"]
 
 
 class RopeKvWrite(Protocol):
-    """Signature of every version; see ``naive.rope_kv_write``."""
+    """Signature of every implementation; see ``naive.rope_kv_write``."""
 
     def __call__(
         self,
@@ -27,8 +27,8 @@ class RopeKvWrite(Protocol):
         """Rotate queries and keys, write keys and values into the pools."""
 
 
-def rope_kv_write_on(device: torch.device, dtype: torch.dtype) -> RopeKvWrite:
-    """The Triton kernel on devices that have it, else torch's operators."""
+def select_rope_kv_write(device: torch.device, dtype: torch.dtype) -> RopeKvWrite:
+    """The Triton kernel on devices that support it, otherwise torch's operators."""
     if dtype not in DTYPES or not has_triton_kernels(device):
         return naive.rope_kv_write
     from icm_fast.kernels.rope_kv_write import triton

@@ -25,11 +25,11 @@ def rope_kv_write(
     """Same contract as :func:`icm_fast.kernels.rope_kv_write.naive.rope_kv_write`.
 
     Rows may have any strides but must be contiguous themselves, in the pools too. The result is
-    laid out token by token. That slots lie inside the pools is for the plan to guarantee; the
-    device does not look.
+    laid out token by token. The plan guarantees that slots are inside the pools; the device
+    does not check.
 
     Raises:
-        ValueError: If widths or dtypes do not belong together, or a row is not contiguous.
+        ValueError: If widths or dtypes do not match, or a row is not contiguous.
     """
     _check(query, key, value, cos, sin, key_pool, value_pool)
     n_heads, n_tokens, head_dim = query.shape

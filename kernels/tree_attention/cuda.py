@@ -1,4 +1,4 @@
-"""Tree attention by the library ``icm_fast_cuda``, which csrc/cuda builds where nvcc is."""
+"""Tree attention by the library ``icm_fast_cuda``, built from csrc/cuda where nvcc is installed."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ INT32_MAX = 2**31 - 1
 
 
 def library_path() -> Path:
-    """Where an installation has the library, if it has one."""
+    """Path of the library in an installation, whether or not it was built."""
     return Path(icm_fast._core.__file__).parent / "libicm_fast_cuda.so"
 
 
@@ -48,11 +48,11 @@ class DeviceWork:
     tiles: torch.Tensor  # [n, 5] int32
     merges: torch.Tensor  # [n, 4] int32
     n_partials: int
-    n_slots: int  # the pool has to have so many
+    n_slots: int  # minimum size of the pool
 
 
 def serves(query: torch.Tensor, value_pool: torch.Tensor) -> bool:
-    """Whether :func:`tree_attention` takes these tensors here."""
+    """Whether :func:`tree_attention` accepts these tensors on this machine."""
     return (
         query.device.type == "cuda"
         and query.dtype in DTYPES
@@ -79,22 +79,22 @@ def tree_attention(
     """Same contract as :func:`icm_fast.kernels.tree_attention.naive.tree_attention`.
 
     All tensors are bfloat16 or float16 on one device, with a head_dim of 64, 128 or 256 for keys
-    and values alike. The result is a view of ``[n_tokens, n_heads, head_dim]``. It is ready when
-    the current stream has come so far.
+    and values alike. The result is a view of ``[n_tokens, n_heads, head_dim]``, computed in order
+    on the current stream.
 
     Args:
-        query: See there.
-        key_pool: See there.
-        value_pool: See there.
-        work: See there.
-        scaling: See there.
-        sliding_window: See there.
-        softcap: See there.
-        sinks: See there.
-        keys_per_split: Contexts longer than this are attended to in parts that run side by side, 0
-            for never. Results differ in rounding, not with the rest of the batch.
-        products: Instructions of the tensor cores: ``mma``, on every device, or ``wgmma``, on
-            compute capability 9.0 alone (H100, H200). A head_dim of 256 takes ``mma`` in any case.
+        query: ``[n_heads, n_tokens, head_dim]``.
+        key_pool: ``[n_kv_heads, pool_tokens, head_dim]``.
+        value_pool: ``[n_kv_heads, pool_tokens, head_dim]``.
+        work: The segments.
+        scaling: Factor on the dot products.
+        sliding_window: A query at position p sees keys at positions > p - sliding_window.
+        softcap: Scores become ``softcap * tanh(score / softcap)``.
+        sinks: ``[n_heads]`` logits that enter the softmax without a value.
+        keys_per_split: Contexts longer than this are attended to in parts that run in parallel; 0
+            for never. Splitting changes the rounding, but not by what else is in the batch.
+        products: Instructions of the tensor cores: ``mma`` on every device, or ``wgmma`` on compute
+            capability 9.0 only (H100, H200). A head_dim of 256 always uses ``mma``.
         library: The installed one if None.
     """
     library = installed_library() if library is None else library
@@ -107,7 +107,9 @@ def tree_attention(
     split = _Split(group, tile_rows, keys_per_split)
     device_work = _prepared(_Identity(work), split, query.device, stream, library)
     if device_work.n_slots > key_pool.shape[1]:
-        raise ValueError(f"a range ends at {device_work.n_slots}, outside the pool")
+        raise ValueError(
+            f"a range ends at slot {device_work.n_slots}, but the pool has {key_pool.shape[1]}"
+        )
     out = query.new_empty(work.n_tokens, n_heads, head_dim).transpose(0, 1)
     rows = (device_work.n_partials, key_pool.shape[0], tile_rows)
     partial_out = query.new_empty(*rows, head_dim, dtype=torch.float32)
@@ -145,7 +147,7 @@ def tree_attention(
     return out
 
 
-#: The same with ``wgmma``.
+#: :func:`tree_attention` with ``wgmma``.
 wgmma_tree_attention = partial(tree_attention, products="wgmma")
 
 
@@ -157,19 +159,23 @@ def _check_tensors(
     query: torch.Tensor, key_pool: torch.Tensor, value_pool: torch.Tensor, library: CudaLibrary
 ) -> None:
     if query.device.type != library.device_type:
-        raise ValueError(f"tensors are on {query.device}, the kernels for {library.device_type}")
+        raise ValueError(
+            f"tensors are on {query.device}, but the kernels are for {library.device_type}"
+        )
     if query.dtype not in DTYPES:
         raise ValueError(f"dtype {query.dtype} has no CUDA kernels; use bfloat16 or float16")
     head_dim = query.shape[-1]
     if head_dim not in HEAD_DIMS:
-        raise ValueError(f"head_dim {head_dim} has no CUDA kernels; they are for {HEAD_DIMS}")
+        raise ValueError(f"head_dim {head_dim} has no CUDA kernels; use one of {HEAD_DIMS}")
     if key_pool.shape != value_pool.shape or key_pool.shape[-1] != head_dim:
-        raise ValueError("keys and values must be as wide as queries")
+        raise ValueError("keys, values and queries must have the same width")
     if query.shape[0] % key_pool.shape[0] != 0:
-        raise ValueError(f"{query.shape[0]} heads do not share {key_pool.shape[0]} evenly")
+        raise ValueError(
+            f"{query.shape[0]} heads are not a multiple of {key_pool.shape[0]} key-value heads"
+        )
     for pool in (key_pool, value_pool):
         if pool.device != query.device or pool.dtype != query.dtype:
-            raise ValueError("query, keys and values must have one device and one dtype")
+            raise ValueError("query, keys and values must share one device and one dtype")
 
 
 def _check_products(products: str, device: torch.device) -> None:
@@ -183,12 +189,12 @@ def _check_products(products: str, device: torch.device) -> None:
 
 def _head_rows(tensor: torch.Tensor) -> HeadRows:
     if tensor.stride(2) != 1:
-        raise ValueError("the numbers of a row must lie side by side; use .contiguous()")
+        raise ValueError("rows must be contiguous; use .contiguous()")
     return HeadRows(tensor.data_ptr(), tensor.stride(0), tensor.stride(1))
 
 
 class _Split(NamedTuple):
-    """What cuts a work into tiles."""
+    """How work is cut into tiles."""
 
     group: int
     tile_rows: int
@@ -196,7 +202,7 @@ class _Split(NamedTuple):
 
 
 class _Identity:
-    """A key that equals its own work alone: to compare works costs more than to prepare one."""
+    """A cache key by identity: comparing two works costs more than preparing one."""
 
     __slots__ = ("work",)
 
@@ -210,8 +216,8 @@ class _Identity:
         return id(self.work)
 
 
-# All layers of a forward pass have the same work. The entry keeps it, so no other has its id. Its
-# tensors are copied on one stream, and only there they are sure to have arrived.
+# All layers of a forward pass share one work. The cache entry keeps it alive, so that its id stays
+# unique. Its tensors are copied on one stream, and only that stream is sure to see them complete.
 @lru_cache(maxsize=2)
 def _prepared(
     key: _Identity,
@@ -249,10 +255,12 @@ def _segments_and_ranges(
         length, first, position = segment.end - segment.begin, len(ranges), 0
         for begin, end in (*segment.ranges, (segment.own, segment.own + length)):
             if begin < 0 or end < begin:
-                raise ValueError(f"range ({begin}, {end}) is none")
+                raise ValueError(f"({begin}, {end}) is not a range of slots")
             ranges.append((position, begin))
             position += end - begin
         if position != segment.start + length:
-            raise ValueError(f"ranges hold {position - length} tokens, not {segment.start}")
+            raise ValueError(
+                f"ranges hold {position - length} tokens, but the segment starts at {segment.start}"
+            )
         segments.append((segment.begin, length, segment.start, first, len(ranges)))
     return segments, ranges

@@ -1,19 +1,22 @@
-"""The shared library ``icm_fast_cuda`` by ctypes: the structs and functions of its header."""
+"""The shared library ``icm_fast_cuda`` through ctypes: the structs and functions of its header."""
 
 from __future__ import annotations
 
 import ctypes
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from icm_fast.errors import InputError
 
 ABI_VERSION = 3
 PRODUCTS = {"mma": 0, "wgmma": 1}
-# int32 numbers in the structs of csrc/cuda/tree_attention.hpp.
+# Number of int32 fields in the structs of csrc/cuda/tree_attention.hpp.
 SEGMENT, RANGE, TILE, MERGE = 5, 2, 5, 4
+
+IntTable = npt.NDArray[np.int32]
+"""Rows of one of these structs, ``[n, fields]``."""
 
 
 class HeadRows(ctypes.Structure):
@@ -55,7 +58,7 @@ class CudaLibrary:
         """Load the library.
 
         Raises:
-            InputError: It is absent, cannot be loaded, or belongs to another version of icm_fast.
+            InputError: It is missing, cannot be loaded, or was built for another icm_fast.
         """
         if not path.is_file():
             raise InputError(
@@ -71,13 +74,13 @@ class CudaLibrary:
         found = self._library.icm_fast_cuda_abi_version()
         if found != ABI_VERSION:
             raise InputError(
-                f"{path} has interface {found}, not {ABI_VERSION}; build the CUDA kernels again"
+                f"{path} has interface {found}, not {ABI_VERSION}; rebuild the CUDA kernels"
             )
-        #: The kind of torch device whose memory it takes; ``cpu`` for the emulation in tests.
+        #: The type of torch device whose memory it reads; ``cpu`` for the emulation in tests.
         self.device_type = self._library.icm_fast_cuda_device_type().decode()
 
     def tile_rows(self, products: str, head_dim: int) -> int:
-        """Query rows of a tile: of the width's kernel with these products, or with ``mma``."""
+        """Query rows of a tile: of this width's kernel with ``products``, or with ``mma``."""
         return int(
             self._library.icm_fast_cuda_tile_rows(
                 ctypes.c_int32(PRODUCTS[products]), ctypes.c_int32(head_dim)
@@ -85,9 +88,9 @@ class CudaLibrary:
         )
 
     def plan_tiles(
-        self, segments: np.ndarray[Any, Any], group: int, tile_rows: int, keys_per_split: int
-    ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], int]:
-        """Tiles, merges and the number of partial results of ``segments`` [n, 5] int32."""
+        self, segments: IntTable, group: int, tile_rows: int, keys_per_split: int
+    ) -> tuple[IntTable, IntTable, int]:
+        """Tiles, merges and the number of partial results of ``segments`` [n, 5]."""
         counts = TileCounts()
 
         def call(tiles: int | None, merges: int | None) -> None:

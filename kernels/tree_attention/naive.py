@@ -1,4 +1,4 @@
-"""Tree attention, slow and obvious: the definition that every fast version is tested against."""
+"""Tree attention, slow and obvious: the definition that every faster one is tested against."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def tree_attention(
         scaling: Factor on the dot products.
         sliding_window: A query at position p sees keys at positions > p - sliding_window.
         softcap: Scores become ``softcap * tanh(score / softcap)`` (Gemma 2).
-        sinks: ``[n_heads]`` logits that take part in the softmax without a value.
+        sinks: ``[n_heads]`` logits that enter the softmax without a value.
 
     Returns:
         ``[n_heads, n_tokens, value_dim]`` in the dtype of ``query``; sums in float32.

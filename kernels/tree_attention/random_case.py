@@ -1,4 +1,4 @@
-"""Segments with random numbers over one pool, to hold versions of tree attention together."""
+"""Segments with random numbers over one pool, to compare implementations of tree attention."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from icm_fast.kernels.tree_attention.work import AttentionWork, SegmentWork
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """Heads of a case and the widths of their rows."""
+    """Numbers of heads and widths of their rows."""
 
     heads: int = 4
     kv_heads: int = 2
@@ -23,14 +23,14 @@ class Sizes:
 
 
 class RandomCase(NamedTuple):
-    """Arguments of an attention, on the processor.
+    """Arguments of an attention, on the CPU.
 
     Attributes:
         query: ``[heads, n_tokens, dim]``.
-        keys: ``[kv_heads, n_slots, dim]``; NaN in slots of no segment.
+        keys: ``[kv_heads, n_slots, dim]``; NaN in slots that no segment uses.
         values: ``[kv_heads, n_slots, value_dim]``; likewise.
         work: The segments.
-        used: ``[n_slots]`` bool, slots of some segment.
+        used: ``[n_slots]`` bool, slots that some segment uses.
     """
 
     query: torch.Tensor
@@ -45,7 +45,7 @@ def random_case(
 ) -> RandomCase:
     """A case for ``segments`` = [(lengths of the ancestors' ranges, own length)].
 
-    There are holes in the pool, and a context's ranges do not lie in their order.
+    The pool has holes, and a context's ranges are not in pool order.
     """
     works, row, slot = [], 0, 0
     for ancestors, length in segments:

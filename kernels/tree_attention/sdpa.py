@@ -1,4 +1,4 @@
-"""Tree attention on torch's scaled_dot_product_attention, one call per segment."""
+"""Tree attention with torch's scaled_dot_product_attention, one call per segment."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def tree_attention(
 ) -> torch.Tensor:
     """Same contract as :func:`icm_fast.kernels.tree_attention.naive.tree_attention`.
 
-    Soft-capped scores and sinks, which torch's operator does not know, take the naive version.
+    torch's operator has neither soft-capped scores nor sinks; with them, the naive one is used.
     """
     if softcap or sinks is not None:
         return naive.tree_attention(

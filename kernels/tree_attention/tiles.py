@@ -1,4 +1,4 @@
-"""Tiles of the Triton kernel: plain data, chosen by head width, dtype and compute capability."""
+"""Tiles of the Triton kernel: plain data, by head width, dtype and compute capability."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import NamedTuple
 import torch
 
 HEAD_DIMS = (32, 64, 80, 96, 128, 256)
-"""Head widths that are compiled ahead of time; tiles go by the next power of two."""
+"""Head widths that are compiled ahead of time; tiles are listed by the next power of two."""
 
 TARGETS = (80, 90)
 """Compute capabilities that the tiles are compiled for ahead of time."""
 
 SHARED_BYTES = {80: 99 * 1024, 90: 227 * 1024}
-"""Shared memory that a block may take: the least of all devices that use a target's tiles."""
+"""Shared memory that a block may use: the minimum over all devices with a target's tiles."""
 
 SHORT_ROWS = 16
-"""Segments of at most so many rows (tokens x heads of a group) take the short tile."""
+"""Segments of at most this many rows (tokens x heads of a group) take the short tile."""
 
 EVERY_LENGTH = range(1, 1 << 62)
-"""In rows of a segment."""
+"""Lengths of segments, in rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class Tile:
         block_m: Rows, i.e. (token, head of the group) pairs, of a program.
         block_n: Keys of a step.
         num_warps: Warps of a program.
-        num_stages: Steps whose keys and values are in flight at once.
+        num_stages: Steps whose keys and values are loaded at the same time.
     """
 
     block_m: int
@@ -55,11 +55,12 @@ class TilePair(NamedTuple):
 
 
 # (target, bytes of an element, padded head width): (tile of long segments, tile of short ones).
-# None spills, shared memory stays within SHARED_BYTES (tables in benchmarks/gpu), and where
-# registers allow, two programs fit a multiprocessor. They follow from the compiler's tables, not
-# from the clock: `icm-fast tune-kernels` times others on a device, and tuned_tiles.py keeps them.
-# Five stages make two buffers of keys and values: the slot of a block is loaded first, and Triton
-# divides the stages between the two loads. Three or four leave one buffer, which hides nothing.
+# None spills registers, shared memory stays within SHARED_BYTES (tables in benchmarks/gpu), and
+# where registers allow, two programs fit on a multiprocessor. The sizes follow from the compiler's
+# tables, not from measurements: `icm-fast tune-kernels` times others on a device, and
+# tuned_tiles.py keeps them. Five stages make two buffers of keys and values: the slot of a block is
+# loaded first, and Triton divides the stages between the two loads. Three or four leave one buffer,
+# which hides no latency.
 TILES: dict[tuple[int, int, int], tuple[Tile, Tile]] = {
     (80, 2, 32): (Tile(64, 64, 4, 5), Tile(16, 64, 4, 5)),
     (80, 2, 64): (Tile(64, 64, 4, 5), Tile(16, 64, 4, 5)),
@@ -81,21 +82,21 @@ TILES: dict[tuple[int, int, int], tuple[Tile, Tile]] = {
 
 
 def target_of(capability: tuple[int, int]) -> int:
-    """Whose tiles a device takes.
+    """The target whose tiles a device takes.
 
     Hopper and data-center Blackwell have 227 KB of shared memory; consumer devices of every
-    generation since Ampere have 99 KB, so they take the tiles of sm_80.
+    generation since Ampere have 99 KB, and take the tiles of sm_80.
     """
     return 90 if capability[0] in (9, 10, 11) else 80
 
 
 def padded(width: int) -> int:
-    """Power of two that holds a head, at least what the tensor cores take."""
+    """Smallest power of two that holds a head, and at least the minimum of the tensor cores."""
     return max(16, 1 << (width - 1).bit_length())
 
 
 def shares_of(pair: TilePair) -> tuple[TileShare, ...]:
-    """Which tile a segment takes; its own length decides, so that the batch does not."""
+    """Which tile a segment takes: by its own length alone, whatever else is in the batch."""
     if pair.long == pair.short:
         return (TileShare(pair.long, EVERY_LENGTH),)
     end = SHORT_ROWS + 1
@@ -118,5 +119,5 @@ def default_tiles(head_dim: int, dtype: torch.dtype, target: int) -> TilePair:
     """
     width = max(HEAD_DIMS[0], padded(head_dim))
     if width > HEAD_DIMS[-1]:
-        raise ValueError(f"head width {head_dim} > {HEAD_DIMS[-1]}; use the sdpa version")
+        raise ValueError(f"head width {head_dim} > {HEAD_DIMS[-1]}; use sdpa")
     return TilePair(*TILES[target, dtype.itemsize, width])

@@ -1,8 +1,8 @@
-"""Whether a CUDA kernel may be taken: it is tried once on each kind of device, apart from the run.
+"""Whether a CUDA kernel may be used: it is tried once on each kind of device, outside the run.
 
-Kernels that are proven without a device alone may still hang or fail on one. So a process of its
-own computes small problems by the kernel and by the definition. Whatever becomes of that process,
-the run goes on: with this kernel if the results agree, else with the next one and a warning.
+A kernel that was only tested without a device may still hang or crash on one. So a separate process
+computes small problems with the kernel and with the definition. Whatever happens to that process,
+the run continues: with this kernel if the results agree, otherwise with the next one and a warning.
 
     python -m icm_fast.kernels.tree_attention.trial wgmma cuda:0
 """
@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import product
-from typing import Any
+from typing import Protocol, Required, TypedDict
 
 import torch
 
@@ -28,18 +28,18 @@ from icm_fast.files import write_atomically
 from icm_fast.kernels.tree_attention import cuda, naive
 from icm_fast.kernels.tree_attention.cuda_library import PRODUCTS
 from icm_fast.kernels.tree_attention.random_case import Sizes, random_case
-from icm_fast.kernels.tree_attention.work import AttentionWork, TreeAttention
+from icm_fast.kernels.tree_attention.work import AttentionWork
 
 SECONDS = 300.0
-"""Most that a trial may take, the start of Python and of the device included."""
+"""Time limit of a trial, including the start of Python and of the device."""
 
 LIMITS = {torch.bfloat16: 2e-2, torch.float16: 4e-3}
-"""Largest difference to the definition in float32, relative to the largest result."""
+"""Largest difference from the definition in float32, relative to the largest result."""
 
 _REPEATS = 3
 _HEADS, _KV_HEADS = 8, 2
-# (lengths of the ancestors' ranges, own tokens): more blocks of keys than stages, in one piece and
-# in many, tiles with rows to spare, and segments without a context.
+# (lengths of the ancestors' ranges, own tokens): more blocks of keys than stages, in one range and
+# in many, tiles that are not full, and segments without a context.
 _SEGMENTS = (
     ((700, 3, 41, 64, 300), 150),
     ((1000,), 33),
@@ -50,17 +50,46 @@ _SEGMENTS = (
 )
 
 
+class AttentionOptions(TypedDict, total=False):
+    """Keyword arguments of every implementation; see ``naive.tree_attention``."""
+
+    scaling: Required[float]
+    sliding_window: int
+    softcap: float
+    sinks: torch.Tensor
+
+
+class SplittingAttention(Protocol):
+    """Tree attention that can split long contexts; see ``cuda.tree_attention``."""
+
+    def __call__(
+        self,
+        query: torch.Tensor,
+        key_pool: torch.Tensor,
+        value_pool: torch.Tensor,
+        work: AttentionWork,
+        *,
+        scaling: float,
+        sliding_window: int | None = None,
+        softcap: float | None = None,
+        sinks: torch.Tensor | None = None,
+        keys_per_split: int = 0,
+    ) -> torch.Tensor:
+        """Attend every segment's queries over its context and itself."""
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
     """One attention.
 
     Attributes:
-        name: Says what it is about.
+        name: What it covers, for error messages.
         query: ``[heads, n_tokens, head_dim]``.
-        keys: ``[kv_heads, n_slots, head_dim]``; NaN where no segment has a slot.
-        values: ``[kv_heads, n_slots, head_dim]``, like ``keys``.
+        keys: ``[kv_heads, n_slots, head_dim]``; NaN in slots that no segment uses.
+        values: ``[kv_heads, n_slots, head_dim]``, likewise.
         work: The segments.
-        options: Arguments by name.
+        options: Keyword arguments of the attention.
+        keys_per_split: Longer contexts are split; 0 for never.
     """
 
     name: str
@@ -68,27 +97,28 @@ class Problem:
     keys: torch.Tensor
     values: torch.Tensor
     work: AttentionWork
-    options: dict[str, Any]
+    options: AttentionOptions
+    keys_per_split: int = 0
 
 
-def chosen(device: torch.device) -> str | None:
+def select_products(device: torch.device) -> str | None:
     """Instructions of the fastest CUDA kernel that passes its trial on a device; None if none does.
 
-    Warns once for each one that does not.
+    Warns once about each kernel that fails.
     """
     index = device.index if device.index is not None else torch.cuda.current_device()
-    return _chosen(index)
+    return _select_products(index)
 
 
 @cache
-def _chosen(index: int) -> str | None:
+def _select_products(index: int) -> str | None:
     for products in _candidates(torch.cuda.get_device_capability(index)):
         reason = failure(products, torch.device("cuda", index))
         if not reason:
             return products
         warnings.warn(
-            f"the CUDA kernel with {products} is not taken on {torch.cuda.get_device_name(index)}: "
-            f"{reason}. The next fastest one is; please report this",
+            f"the CUDA kernel with {products} is not used on {torch.cuda.get_device_name(index)}: "
+            f"{reason}. The next fastest kernel is used instead; please report this",
             RuntimeWarning,
             stacklevel=2,
         )
@@ -96,15 +126,15 @@ def _chosen(index: int) -> str | None:
 
 
 def _candidates(capability: tuple[int, int]) -> tuple[str, ...]:
-    """The fastest first."""
+    """Instructions that a device has, the fastest first."""
     return ("wgmma", "mma") if capability == cuda.WGMMA_CAPABILITY else ("mma",)
 
 
 def failure(products: str, device: torch.device) -> str:
-    """Why the kernel failed on a device, empty if it did not.
+    """Why the kernel failed on a device; empty if it passed.
 
-    A trial that was passed is remembered for this library, this kind of device and this version of
-    torch, in the folder of derived files.
+    A passed trial is remembered in the cache folder, for this library, this kind of device and this
+    version of torch.
     """
     tried = {
         "library": sha256_of(cuda.library_path()),
@@ -123,69 +153,80 @@ def failure(products: str, device: torch.device) -> str:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, content + b"\n")
         except (OSError, InputError):
-            pass  # a home that cannot be written: the next process tries again
+            pass  # the cache is not writable: the next process runs the trial again
     return reason
 
 
 def run(command: Sequence[str], seconds: float = SECONDS) -> str:
-    """Why a trial's process failed, empty if it did not."""
+    """Why a trial's process failed; empty if it passed."""
     try:
         done = subprocess.run(  # noqa: S603 - this module, no shell
             command, capture_output=True, text=True, timeout=seconds, stdin=subprocess.DEVNULL
         )
     except subprocess.TimeoutExpired:
-        return f"its trial did not end within {seconds:.0f} seconds"
+        return f"its trial did not finish within {seconds:.0f} seconds"
     except OSError as error:
         return f"its trial could not be started ({error})"
     if done.returncode == 0:
         return ""
-    said = (done.stderr.strip() or done.stdout.strip()).splitlines()
-    return said[-1] if said else f"its trial ended with exit code {done.returncode}"
+    lines = (done.stderr.strip() or done.stdout.strip()).splitlines()
+    return lines[-1] if lines else f"its trial ended with exit code {done.returncode}"
 
 
 def problems(head_dims: Sequence[int], device: torch.device) -> Iterator[Problem]:
-    """Attentions of every kind that models ask for, in both dtypes."""
+    """Attentions of every kind that models use, in both dtypes."""
     sinks = torch.linspace(-3.0, 5.0, _HEADS)
-    kinds: dict[str, dict[str, Any]] = {
-        "plain": {},
-        "split": {"keys_per_split": 400},
-        "window": {"sliding_window": 200, "softcap": 20.0},
-        "sinks": {"sinks": sinks.to(device), "sliding_window": 1},
-    }
     for dtype, head_dim in product(LIMITS, head_dims):
+        scaling = 2.0 * head_dim**-0.5
+        plain: AttentionOptions = {"scaling": scaling}
+        window: AttentionOptions = {"scaling": scaling, "sliding_window": 200, "softcap": 20.0}
+        sunk: AttentionOptions = {
+            "scaling": scaling,
+            "sinks": sinks.to(device),
+            "sliding_window": 1,
+        }
+        kinds = (
+            ("plain", plain, 0),
+            ("split", plain, 400),
+            ("window", window, 0),
+            ("sinks", sunk, 0),
+        )
         sizes = Sizes(_HEADS, _KV_HEADS, head_dim, head_dim)
         query, keys, values, work, _ = random_case(_SEGMENTS, sizes, dtype)
-        for kind, options in kinds.items():
+        for kind, options, keys_per_split in kinds:
             yield Problem(
                 f"{kind}, {head_dim} wide, {dtype}",
                 query.to(device),
                 keys.to(device),
                 values.to(device),
                 work,
-                {"scaling": 2.0 * head_dim**-0.5, **options},
+                options,
+                keys_per_split,
             )
 
 
-def check(attend: TreeAttention, problem: Problem) -> None:
-    """Hold a version of tree attention against the definition.
+def check(attend: SplittingAttention, problem: Problem) -> None:
+    """Compare an implementation with the definition.
 
     Raises:
-        ArithmeticError: Results are wrong, or not the same each time.
+        ArithmeticError: Results are wrong, or differ between repetitions.
     """
     query, keys, values, work = problem.query, problem.keys, problem.values, problem.work
-    options = {k: v for k, v in problem.options.items() if k != "keys_per_split"}
+    options, split = problem.options, problem.keys_per_split
     wanted = naive.tree_attention(query.float(), keys.float(), values.float(), work, **options)
-    found = [attend(query, keys, values, work, **problem.options) for _ in range(_REPEATS)]
+    found = [
+        attend(query, keys, values, work, keys_per_split=split, **options) for _ in range(_REPEATS)
+    ]
     difference = float((found[0].float() - wanted).abs().max() / wanted.abs().max())
     limit = LIMITS[problem.query.dtype]
-    if not difference <= limit:  # not a number, too
+    if not difference <= limit:  # also true for NaN
         raise ArithmeticError(f"{problem.name}: differs by {difference:.2g}, limit {limit:.2g}")
     if not all(torch.equal(found[0], again) for again in found[1:]):
-        raise ArithmeticError(f"{problem.name}: results differ from one time to the next")
+        raise ArithmeticError(f"{problem.name}: results differ between repetitions")
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Try a kernel on a device; exits with 1 and a reason if it fails."""
+    """Try a kernel on a device; exit with status 1 and a reason if it fails."""
     products, device = arguments
     if products not in PRODUCTS:
         sys.exit(f"products must be one of {', '.join(PRODUCTS)}, not {products!r}")

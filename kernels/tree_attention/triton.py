@@ -1,6 +1,6 @@
 """Tree attention in Triton: checks, the plan of each launch, and the launches.
 
-:mod:`.triton_kernels` says what a program does, :mod:`.work_list` which programs there are.
+:mod:`.triton_kernels` defines what a program does, :mod:`.work_list` which programs there are.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from icm_fast.kernels.tree_attention.work_list import LaunchPlan, PlanSettings, 
 from icm_fast.kernels.triton_devices import INTERPRETED
 
 MERGE_ROWS = 16
-"""Rows of a split tile that one program of the merge takes."""
+"""Rows of a split tile per program of the merge."""
 
 MERGE_WARPS = 4
 
@@ -45,32 +45,32 @@ def tree_attention(
     """Same contract as :func:`icm_fast.kernels.tree_attention.naive.tree_attention`.
 
     Args:
-        query: ``[n_heads, n_tokens, head_dim]``, any strides with contiguous rows.
+        query: ``[n_heads, n_tokens, head_dim]`` with contiguous rows and any other strides.
         key_pool: ``[n_kv_heads, pool_tokens, head_dim]``, same dtype.
         value_pool: ``[n_kv_heads, pool_tokens, value_dim]``, same dtype.
         work: The segments.
         scaling: Factor on the dot products.
         sliding_window: A query at position p sees keys at positions > p - sliding_window.
         softcap: Scores become ``softcap * tanh(score / softcap)``.
-        sinks: ``[n_heads]`` logits that take part in the softmax without a value.
-        tile: Tile sizes for all segments; by default those of :func:`device_tiles`, which go by
-            the length of each segment.
-        n_sms: Multiprocessors to fill by splitting long tiles, 0 for no splits. What is split
-            depends on the whole batch, so a row's bits then do too; by default they do not.
+        sinks: ``[n_heads]`` logits that enter the softmax without a value.
+        tile: Tile for all segments; by default those of :func:`device_tiles`, by the length of
+            each segment.
+        n_sms: Multiprocessors to fill by splitting long tiles; 0 for no splits. Splits depend on
+            the whole batch, and so do a row's last bits then; by default they do not.
 
     Returns:
         ``[n_heads, n_tokens, value_dim]`` in the dtype of ``query``, laid out token by token.
 
     Raises:
-        ValueError: If shapes or dtypes do not belong together, a head is too wide, or the work
-            reaches beyond the pool.
+        ValueError: If shapes or dtypes do not match, a head is too wide, or the work exceeds the
+            pool.
         InputError: If stored tiles are damaged.
     """
     _check(query, key_pool, value_pool, sinks)
     n_heads, n_tokens, head_dim = query.shape
     kv_heads, pool_tokens, value_dim = value_pool.shape
     group = n_heads // kv_heads
-    # Token by token is how the output projection reads it.
+    # The output projection reads it token by token.
     out = query.new_empty(n_tokens, n_heads, value_dim).transpose(0, 1)
     if not n_tokens:
         return out
@@ -103,7 +103,7 @@ def tree_attention(
         )
     tensors = (_rows(query), _rows(key_pool), _rows(value_pool), out)
     options = (scaling, sliding_window or 0, softcap or 0.0, sinks)
-    with torch.cuda.device_of(query):  # Triton launches on the current device, not on the tensors'
+    with torch.cuda.device_of(query):  # Triton launches on the current device
         for plan, share in zip(plans, shares, strict=True):
             if len(plan.items):
                 _launch(*tensors, plan, share.tile, *options)
@@ -111,7 +111,7 @@ def tree_attention(
 
 
 def device_tiles(shape: HeadShape, device: torch.device) -> TilePair:
-    """Tiles of a shape on a device: those found by timing it there, else those of tiles.py."""
+    """Tiles of a shape on a device: those found by timing, otherwise the defaults of tiles.py."""
     stored = stored_tiles(shape, device)
     if stored is not None:
         return stored
@@ -128,10 +128,12 @@ def _check(
     if keys.shape[:2] != values.shape[:2] or query.shape[2] != keys.shape[2]:
         raise ValueError(
             f"query {tuple(query.shape)}, keys {tuple(keys.shape)} and values "
-            f"{tuple(values.shape)} do not belong together"
+            f"{tuple(values.shape)} do not match"
         )
     if query.shape[0] % keys.shape[0]:
-        raise ValueError(f"{query.shape[0]} heads are no multiple of {keys.shape[0]} kv heads")
+        raise ValueError(
+            f"{query.shape[0]} heads are not a multiple of {keys.shape[0]} key-value heads"
+        )
     if not query.dtype == keys.dtype == values.dtype:
         raise ValueError(f"dtypes differ: {query.dtype}, {keys.dtype}, {values.dtype}")
     if sinks is not None and sinks.shape != query.shape[:1]:
@@ -139,7 +141,7 @@ def _check(
 
 
 def _rows(tensor: torch.Tensor) -> torch.Tensor:
-    """Rows whose numbers lie side by side; transformers' projections give them so."""
+    """Contiguous rows; those of transformers' projections already are."""
     return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
 
 
@@ -161,7 +163,7 @@ def _launch(
         plan.n_partials, kv_heads, tile.block_m, value_dim, dtype=torch.float32
     )
     partial_lse = partial_out.new_empty(plan.n_partials, kv_heads, tile.block_m)
-    # A kernel takes a pointer in any case; without sinks it is never read.
+    # The kernel needs some pointer; without sinks it is never read.
     sink_logits = partial_lse if sinks is None else sinks.float().contiguous()
     tree_attention_kernel[(len(plan.items) * kv_heads,)](
         query,

@@ -1,6 +1,6 @@
-"""Tiles that were found fastest by the clock, kept per kind of device in the cache folder.
+"""Tiles measured to be fastest, kept per kind of device in the cache folder.
 
-:mod:`icm_fast.model.forward.tile_search` finds them. Without a stored pair those of tiles.py serve.
+:mod:`icm_fast.model.forward.tile_search` finds them. Without a stored pair, tiles.py has defaults.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -42,12 +41,12 @@ class HeadShape:
 
 @cache
 def stored_tiles(shape: HeadShape, device: torch.device) -> TilePair | None:
-    """The tiles stored for such a device and this version of Triton; None where there are none.
+    """The tiles stored for this kind of device and this version of Triton; None if there are none.
 
-    Read once in a process: tiles decide the order of sums, and so the last bits of every score.
+    Read once per process: tiles set the order of sums, and so the last bits of every score.
 
     Raises:
-        InputError: The file was written by something else.
+        InputError: The file does not hold tiles of this shape and device.
     """
     path = tiles_file(shape, device)
     if not path.is_file():
@@ -67,9 +66,9 @@ def stored_tiles(shape: HeadShape, device: torch.device) -> TilePair | None:
 
 
 def store_tiles(pair: TilePair, shape: HeadShape, device: torch.device) -> Path:
-    """Keep a pair for such devices; later processes take it."""
+    """Store a pair for this kind of device; later processes use it."""
     path = tiles_file(shape, device)
-    content: dict[str, Any] = {"key": _key(shape, device)}
+    content: dict[str, object] = {"key": _key(shape, device)}
     content |= {name: list(asdict(tile).values()) for name, tile in pair._asdict().items()}
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -79,12 +78,12 @@ def store_tiles(pair: TilePair, shape: HeadShape, device: torch.device) -> Path:
 
 
 def tiles_file(shape: HeadShape, device: torch.device) -> Path:
-    """Where the tiles of a shape lie, stored or not."""
+    """File of the tiles of a shape, whether or not it exists."""
     return cache_dir() / "kernel-tiles" / f"{json_digest(_key(shape, device))[:32]}.json"
 
 
-def _key(shape: HeadShape, device: torch.device) -> dict[str, Any]:
-    """What a best tile depends on."""
+def _key(shape: HeadShape, device: torch.device) -> dict[str, str | int]:
+    """What the fastest tile depends on."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "interpreter"
     return {
         "device": name,

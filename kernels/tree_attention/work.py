@@ -1,4 +1,4 @@
-"""What one attention launch has to do, the same for every layer of a forward pass."""
+"""The work of one attention launch, the same for every layer of a forward pass."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class SegmentWork:
         ranges: Ancestors' key-value ranges ``(begin, end)`` in the pool, in context order. Their
             lengths sum to ``start``.
         own: First pool slot of the segment's own keys and values.
-        start: Position of its first token, i.e. tokens before it in its context.
+        start: Position of its first token, i.e. the number of tokens before it in its context.
     """
 
     begin: int
@@ -34,10 +34,10 @@ class AttentionWork:
     """All segments of one packed batch, in row order.
 
     Attributes:
-        segments: The segments; rows of consecutive ones touch.
+        segments: The segments; rows of consecutive segments are adjacent.
         n_tokens: Rows of the packed batch.
-        plans: What kernels made of the segments before: all layers of a forward pass share it, and
-            it goes when the batch goes. No part of the work's value.
+        plans: What kernels have derived from the segments: shared by all layers of a forward pass
+            and freed with the batch. Not compared.
     """
 
     segments: tuple[SegmentWork, ...]
@@ -48,7 +48,7 @@ class AttentionWork:
 
 
 class TreeAttention(Protocol):
-    """Signature of every version; see ``naive.tree_attention``."""
+    """Signature of every implementation; see ``naive.tree_attention``."""
 
     def __call__(
         self,

@@ -1,14 +1,14 @@
-"""The launch plan of the Triton kernel: who reads which keys, as flat tables of int32.
+"""The launch plan of the Triton kernel: which rows read which keys, as flat int32 tables.
 
 Two tables. *Blocks* cut every segment's keys (ancestors' ranges, then its own) into pieces of at
-most ``block_n`` slots that lie side by side in the pool. *Items* are the programs' jobs: a tile of
-query rows and the blocks that it reads. One loop over blocks serves any number of ranges, so short
-ranges cost no start of a pipeline each.
+most ``block_n`` adjacent pool slots. *Items* are the programs' jobs: a tile of query rows and the
+blocks that it reads. One loop over blocks covers any number of ranges, so that a short range does
+not start a separate pipeline.
 
-On request a tile that would read more than its share of all blocks is split, else a level of few
-long segments would leave most of the device idle; *merges* say how the parts go together.
+Optionally, a tile that would read more than its share of all blocks is split; otherwise a level of
+a few long segments would leave most of the device idle. *Merges* say how the parts are combined.
 
-The tables are made natively, by csrc/plan/launch_plan.cpp.
+The tables are built natively, by csrc/plan/launch_plan.cpp.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ BLOCK_FIELDS = 4
 
 ITEM_FIELDS = 8
 """Row of the segment in the batch, first row of the tile in the segment, rows of the segment (both
-count heads of the group), position of the segment, first block, first block that needs a mask, end
-of blocks, number of the partial result or -1."""
+times the heads of the group), position of the segment, first block, first block that needs a mask,
+end of blocks, number of the partial result or -1."""
 
 MERGE_FIELDS = 6
-"""The first four of an item, then the first partial result and the number of them."""
+"""The first four fields of an item, then the first partial result and their number."""
 
 
 @dataclass(frozen=True, slots=True)
 class LaunchPlan:
-    """What a launch reads beside queries, keys and values.
+    """What a launch reads besides queries, keys and values.
 
     Attributes:
-        items: ``[n_items, ITEM_FIELDS]`` int32, those with most blocks first.
+        items: ``[n_items, ITEM_FIELDS]`` int32, those with the most blocks first.
         blocks: ``[n_blocks, BLOCK_FIELDS]`` int32.
         merges: ``[n_merges, MERGE_FIELDS]`` int32, one row per split tile.
         n_partials: Partial results of all split tiles, per key-value head.
@@ -53,18 +53,18 @@ class LaunchPlan:
 
 @dataclass(frozen=True, slots=True)
 class PlanSettings:
-    """What a plan depends on beside the work.
+    """What a plan depends on besides the work.
 
     Attributes:
         group: Query heads per key-value head.
         kv_heads: Key-value heads.
         block_m: Rows of a tile.
         block_n: Keys of a block.
-        lengths: Rows (tokens x heads of a group) of the segments that this launch serves.
+        lengths: Rows (tokens x heads of a group) of the segments that this launch covers.
         sliding_window: As in ``naive.tree_attention``.
         n_sms: Multiprocessors to fill; 0 splits nothing, so that a row's sums do not depend on
             what else is in the batch.
-        device: Where the tables go.
+        device: Device of the tables.
     """
 
     group: int
@@ -78,11 +78,11 @@ class PlanSettings:
 
 
 def launch_plan(work: AttentionWork, settings: PlanSettings) -> LaunchPlan:
-    """The plan of a batch, made once and kept with its work.
+    """The plan of a batch, built once and kept with its work.
 
     Raises:
-        ValueError: If the segments' rows do not cover the batch, a range is backwards or outside
-            the pool's beginning, the ranges before a segment do not add up to its position, or a
+        ValueError: If the segments' rows do not cover the batch, a range is reversed or begins
+            before the pool, the ranges before a segment do not add up to its position, or a
             slot or a query row is 2^31 or more.
     """
     plan = work.plans.get(settings)

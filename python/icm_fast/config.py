@@ -152,6 +152,19 @@ class Text(Limit):
 
 
 @dataclass(frozen=True, slots=True)
+class LabelIndex(Limit):
+    """Index of a label, or -1 for none; how many labels there are is known only with the data."""
+
+    def read(self, name: str, value: object) -> object:
+        """Return an index."""
+        if isinstance(value, bool) or not isinstance(value, int) or value < -1:
+            raise InputError(
+                f"{name} = {value!r} is not a label; give the index of a label, or -1 for none"
+            )
+        return value
+
+
+@dataclass(frozen=True, slots=True)
 class ListOf(Limit):
     """A list, kept as a tuple, each item of which has the same limit.
 
@@ -270,7 +283,7 @@ class SearchConfig:
     cooling_clock: Annotated[str | None, OneOf(COOLING_CLOCKS)] = None
     start: Annotated[str | None, OneOf(STARTS)] = None
     n_initial: Annotated[int, Between(1, 1_000_000)] = 8
-    initial_labels: Annotated[tuple[int, ...], ListOf(Between(-1, 2**31 - 1))] = ()
+    initial_labels: Annotated[tuple[int, ...], ListOf(LabelIndex())] = ()
     label_shares: Annotated[tuple[float, ...], ListOf(Between(1e-9, 1.0))] = ()
     prior_weight: Annotated[float | None, Between(0.0, 1e6)] = None
     fix_rounds: Annotated[int, Between(0, 1_000_000)] = 10

@@ -197,21 +197,21 @@ def sum_gradients(parameters: Iterable[torch.nn.Parameter], weight: float = 1.0)
             gradient.copy_(part.view_as(gradient))
 
 
-def say_once(message: str, say: Callable[[str], None]) -> None:
+def say_once(message: str, show: Callable[[str], None]) -> None:
     """Print what ends this process, unless the main one prints the same.
 
     Usually all processes meet the same fault. A launcher ends the others once the first has ended,
     so they wait for the main one's message, and it waits until they have read it.
     """
     if world_size() == 1:
-        say(message)
+        show(message)
         return
     with suppress(ValueError):  # not in the main thread
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # this process ends anyway, with its own code
     # The store may be gone with the process that held it: RuntimeError.
     attempt = f"icm_fast/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}"
     if is_main():
-        say(message)
+        show(message)
         with suppress(RuntimeError):
             store = _store()
             store.set(f"{attempt}/said", message)
@@ -221,7 +221,7 @@ def say_once(message: str, say: Callable[[str], None]) -> None:
     with suppress(RuntimeError):
         heard = _store().get(f"{attempt}/said").decode()
     if heard != message:
-        say(message)
+        show(message)
     with suppress(RuntimeError):
         _store().set(f"{attempt}/heard/{rank()}", "")
 

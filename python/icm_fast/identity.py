@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from icm_fast.errors import InputError
-from icm_fast.types import JsonValue
 
 
 def json_digest(content: object) -> str:
@@ -16,9 +15,9 @@ def json_digest(content: object) -> str:
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
-def as_stored(identity: Mapping[str, object]) -> dict[str, JsonValue]:
+def as_stored(identity: Mapping[str, object]) -> dict[str, object]:
     """An identity as JSON returns it, so that a stored and a new one compare equal."""
-    content: dict[str, JsonValue] = json.loads(json.dumps(identity))
+    content: dict[str, object] = json.loads(json.dumps(identity))
     return content
 
 

@@ -11,7 +11,8 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias, overload
+from types import TracebackType
+from typing import Protocol, Self, TypeAlias, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +37,45 @@ JsonValue: TypeAlias = (
 """What JSON and YAML files hold."""
 
 UNLABELLED = -1
+
+
+class Progress(Protocol):
+    """How far something is that takes a while: a search, a training, a labelling."""
+
+    @property
+    def done(self) -> int:
+        """What is done, in its own units: examples, steps, rows."""
+
+    @property
+    def total(self) -> int | None:
+        """What is to do, in the same units; None where nobody knows."""
+
+    def describe(self) -> str:
+        """One line of figures."""
+
+
+class Reporter(Protocol):
+    """Shows a user what is going on; entered by everything that takes a while, also nested."""
+
+    def __enter__(self) -> Self:
+        """Begin to show."""
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Stop showing."""
+
+    def say(self, text: str) -> None:
+        """Show a line about what is done next, or what came out."""
+
+    def warn(self, text: str) -> None:
+        """Show a warning that stays."""
+
+    def update(self, progress: Progress) -> None:
+        """Show how far the work is."""
 
 
 @dataclass(frozen=True, slots=True)

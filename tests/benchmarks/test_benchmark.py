@@ -13,6 +13,7 @@ from benchmarks.engines.table import benchmark_table
 from benchmarks.engines.variants import choose_variants
 from icm_fast import _core
 from icm_fast.errors import InputError
+from listeners import Listener
 from tiny_models import one_thread  # noqa: F401
 
 LOCAL = ["transformers-naive", "transformers-cache"]
@@ -20,9 +21,9 @@ LOCAL = ["transformers-naive", "transformers-cache"]
 
 def document(case, launcher, names=LOCAL, **settings):
     settings = Settings(**({"repeats": 2} | settings))
-    said = []
-    benchmark = run_benchmark(case, choose_variants(names), launcher, settings, said.append)
-    assert said
+    said = Listener()
+    benchmark = run_benchmark(case, choose_variants(names), launcher, settings, said)
+    assert said.lines
     return json.loads(json.dumps(benchmark_document(benchmark, "python -m benchmarks.engines")))
 
 
@@ -157,9 +158,9 @@ def test_model_that_hardly_tells_contexts_apart_is_noted(tiny_case, launcher):
 def test_peer_that_uses_more_processors_is_noted(tiny_case, launcher):
     found = document(tiny_case, launcher, ["ours"])
     found["peers"][0]["processors_used"] = 1.05
-    assert "processors" not in benchmark_table(found)
+    assert "CPUs" not in benchmark_table(found)
     found["peers"][0]["processors_used"] = 1.96
-    assert "used 2.0 processors" in benchmark_table(found)
+    assert "used 2.0 CPUs" in benchmark_table(found)
 
 
 def test_every_row_has_all_columns(tiny_case):
@@ -179,7 +180,7 @@ def test_files(tiny_case, launcher, tmp_path):
         Settings(repeats=1),
         folder=folder,
         command="python -m benchmarks.engines --case x",
-        progress=lambda text: None,
+        progress=None,
     )
     files = {path.suffix: path.read_bytes() for path in folder.iterdir()}
     assert set(files) == {".json", ".md", ".png"}
@@ -198,7 +199,7 @@ def test_folder_is_checked_before_anything_runs(tiny_case, launcher, tmp_path):
             Settings(),
             folder=tmp_path / "file",
             command="",
-            progress=lambda text: None,
+            progress=None,
         )
     assert not launcher.runs
 

@@ -10,13 +10,14 @@ from icm_fast.cli import main, run
 from icm_fast.config import SearchConfig
 from icm_fast.engine.doctor import growth_sizes
 from icm_fast.engine.progress import (
-    Quiet,
+    PlainLines,
     SearchState,
     TerminalProgress,
     clock,
     make_progress,
     seconds_left,
 )
+from icm_fast.training.steps import TrainingStep
 from run_fakes import FakeScorer, install_fake_model, run_bytes, toy_dataset, write_claims
 
 
@@ -324,15 +325,21 @@ def test_seconds_left():
     assert seconds_left(state(), 8.0, 4) == pytest.approx(16.0)
     assert seconds_left(state(n_labelled=10), 8.0, 4) is None
     assert seconds_left(state(n_labelled=4), 8.0, 4) is None
-    assert seconds_left(state(max_evaluations=10), 8.0, 4) == pytest.approx(12.0)
+    assert seconds_left(state(max_evaluations=10), 8.0, 0) == pytest.approx(12.0)
 
 
 def test_clock():
     assert [clock(s) for s in (5.4, 65, 3725)] == ["5 s", "1 min 05 s", "1 h 02 min"]
 
 
-def test_quiet_unless_a_terminal(monkeypatch, capsys):
-    assert isinstance(make_progress(), Quiet)
+def test_plain_lines_unless_a_terminal(monkeypatch, capsys):
+    assert isinstance(make_progress(), PlainLines)
+    shown = make_progress(timed=True)
+    with shown:
+        shown.say("next")
+        shown.warn("a concern")
+        shown.update(state())
+    assert capsys.readouterr().err == "  0:00  next\n"
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     assert isinstance(make_progress(), TerminalProgress)
 
@@ -350,6 +357,23 @@ def test_terminal_bar_shows_the_figures():
         shown.update(state(n_labelled=10))
     for word in ("U -1.500", "T 0.500", "labelled 6/10", "accepted 2", "scored 4", "settling"):
         assert word in text.getvalue()
+
+
+def test_the_bar_shows_trainings_inside_other_work_and_what_is_said():
+    import io
+
+    from rich.console import Console
+
+    text = io.StringIO()
+    console = Console(file=text, force_terminal=True, width=160)
+    with TerminalProgress(console) as shown:
+        shown.say("initial: [12] pairs")
+        with shown:
+            shown.update(TrainingStep(1, 3, "loss", 0.693))
+        with shown:
+            shown.update(TrainingStep(2, 3, "reward", 0.5))
+    for words in ("initial: [12] pairs", "step 1 of 3, loss 0.693", "step 2 of 3, reward +0.500"):
+        assert words in text.getvalue()
 
 
 def test_checks_of_the_data_model_are_input_errors(monkeypatch, capsys):

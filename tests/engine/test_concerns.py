@@ -12,7 +12,7 @@ from icm_fast.engine.concerns import Rival, find_rival, one_sided, search_concer
 from icm_fast.engine.progress import Quiet
 from icm_fast.evaluation.report import run_report
 from icm_fast.runs.finished import read_run
-from icm_fast.runs.score_log import Evaluation
+from icm_fast.runs.score_log import ScoredLabelling
 from icm_fast.types import Constraint
 from run_fakes import FakeScored, FakeScorer, toy_dataset
 
@@ -80,22 +80,22 @@ def test_the_rival_is_the_best_other_answer():
     incomplete[0] = -1
     scores = np.log(np.full((8, 2), 0.5, np.float32))
 
-    def evaluation(y, gain):
+    def scored(y, gain):
         better = scores.copy()
         better[np.arange(8), np.maximum(y, 0)] += np.float32(gain)
-        return Evaluation(y.astype(np.int32), better, 1)
+        return ScoredLabelling(y.astype(np.int32), better, 1)
 
-    evaluations = [
-        evaluation(near, 0.5),
-        evaluation(incomplete, 0.5),
-        evaluation(flipped, 0.2),
-        evaluation(half, 0.3),
+    candidates = [
+        scored(near, 0.5),
+        scored(incomplete, 0.5),
+        scored(flipped, 0.2),
+        scored(half, 0.3),
     ]
     config = SearchConfig(objective="mean_logprob")
-    rival = find_rival(labels, toy_dataset(8), config, evaluations)
+    rival = find_rival(labels, toy_dataset(8), config, candidates)
     assert rival.differs == 0.5
     assert rival.utility == pytest.approx(50 * (np.log(0.5) + 0.3))
-    assert find_rival(labels, toy_dataset(8), config, evaluations[:2]) is None
+    assert find_rival(labels, toy_dataset(8), config, candidates[:2]) is None
 
 
 class OneSided(FakeScorer):

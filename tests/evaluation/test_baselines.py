@@ -50,7 +50,7 @@ def test_initial_labels_of_each_kind():
     assert (initial_labels("golden", GOLD, 3, k=99, seed=0) == GOLD).all()
     with pytest.raises(InputError, match="golden, worst or random"):
         initial_labels("gold", GOLD, 3, k=5, seed=1)
-    with pytest.raises(InputError, match="no gold"):
+    with pytest.raises(InputError, match="no example has a gold label"):
         initial_labels("golden", np.array([-1, -1]), 3, k=5, seed=1)
 
 
@@ -81,7 +81,7 @@ def test_bootstrapping_uses_its_own_few_labels():
 
 @pytest.mark.parametrize("labels", [SINGLE, MULTI])
 @pytest.mark.parametrize("tokenizer", [byte_tokenizer(), metaspace_tokenizer()])
-def test_prompts_behind_the_assistant_dialogue_are_those_of_the_whole_text(labels, tokenizer):
+def test_prompts_after_the_assistant_dialogue_are_those_of_the_whole_text(labels, tokenizer):
     dataset = reviews(labels)
     pieces = assistant_pieces(dataset, tokenizer)
     for i, example in enumerate(dataset.examples):
@@ -105,7 +105,7 @@ def chat_tokenizer():
     return tokenizer
 
 
-def test_chat_prompts_score_the_answer_behind_the_template():
+def test_chat_prompts_score_the_answer_after_the_template():
     dataset, tokenizer = reviews(SINGLE), chat_tokenizer()
     pieces = chat_pieces(dataset, tokenizer)
     prompt = [*pieces.root, *pieces.prompt(1, first=True)]

@@ -73,7 +73,7 @@ def test_auc_equals_pair_counting_with_ties():
 
 def test_auc_needs_two_labels_and_both_kinds():
     assert np.isnan(evaluate.auc(np.zeros((2, 2), np.float32), ints(1, 1)))
-    with pytest.raises(InputError, match="AUC takes scores of 2 labels"):
+    with pytest.raises(InputError, match="AUC needs scores of 2 labels"):
         evaluate.auc(np.zeros((2, 3), np.float32), ints(0, 1))
 
 
@@ -235,7 +235,7 @@ def test_gold_of_a_file_whose_rows_were_moved_is_refused(claims):
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join([lines[-1], *lines[:-1]]))
     whole = dataclasses.replace(claims, limit=None)
-    with pytest.raises(InputError, match=r"in all\) has another text now in task 'truthfulqa'"):
+    with pytest.raises(InputError, match=r"in all\) has a different text now in task 'truthfulqa'"):
         evaluate.load_gold(whole, dataset)
 
 
@@ -308,7 +308,7 @@ def test_compare_without_gold_or_without_held_out_data(tmp_path):
         evaluate.compare(
             source, dataset, np.zeros(24, np.int32), model=FakeLoaded(), config=SearchConfig()
         )
-    with pytest.raises(InputError, match="no example with gold outside"):
+    with pytest.raises(InputError, match="no example with gold besides"):
         evaluate.held_out(source, dataset, 5)
 
 

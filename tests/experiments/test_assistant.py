@@ -16,6 +16,7 @@ from icm_fast.experiments.demo import demo_source
 from icm_fast.training.reward import RewardConfig
 from icm_fast.training.rl import PolicyConfig
 from icm_fast.training.sft import TuningConfig
+from listeners import Listener
 from policy_cases import stable_files
 from tiny_models import one_thread, tiny_loaded  # noqa: F401 - in force by its import
 
@@ -44,6 +45,10 @@ CONFIG = AssistantConfig(
 )
 
 
+WITHIN = ("initial: ", "pool: ", "final: ")
+"""Beginnings of lines about a part of a stage."""
+
+
 class StoppedError(Exception):
     """Stands for a kill between two stages."""
 
@@ -51,9 +56,9 @@ class StoppedError(Exception):
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp("assistant") / "whole"
-    stages: list[str] = []
-    report = run_assistant(tiny_loaded("llama"), output=folder, config=CONFIG, say=stages.append)
-    return folder, report, stages
+    shown = Listener()
+    report = run_assistant(tiny_loaded("llama"), output=folder, config=CONFIG, progress=shown)
+    return folder, report, [line for line in shown.lines if not line.startswith(WITHIN)]
 
 
 def test_report(whole):
@@ -84,7 +89,12 @@ def test_stopped_in_every_stage_it_ends_the_same_and_repeats_nothing(whole, tmp_
                 raise StoppedError
 
         with pytest.raises(StoppedError):
-            run_assistant(tiny_loaded("llama"), output=tmp_path / "a", config=CONFIG, say=stop)
+            run_assistant(
+                tiny_loaded("llama"),
+                output=tmp_path / "a",
+                config=CONFIG,
+                progress=Listener(on_say=stop),
+            )
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "a").rglob("adapter_model.*")}
     assert len(before) == 4 + 1 + 1 + 2  # reward models, judge, start, policies
     again = run_assistant(tiny_loaded("llama"), output=tmp_path / "a", config=CONFIG)

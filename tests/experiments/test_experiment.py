@@ -19,6 +19,7 @@ from icm_fast.model.lazy import LazyModel
 from icm_fast.runs.finished import read_run
 from icm_fast.tasks.source import TaskSource
 from icm_fast.training.sft import TuningConfig, iterate
+from listeners import Listener
 from tiny_models import byte_tokenizer, one_thread, tiny_model  # noqa: F401
 
 ALL = ["zero-shot", "zero-shot-assistant", "zero-shot-chat", "bootstrapped", "icm", "golden"]
@@ -299,7 +300,10 @@ def test_a_column_is_written_when_it_is_done(definition, tmp_path, tiny_folder):
 
     with pytest.raises(KeyboardInterrupt):
         run_experiment(
-            read_experiment(str(path), "small"), output=tmp_path / "o", command=[], say=say
+            read_experiment(str(path), "small"),
+            output=tmp_path / "o",
+            command=[],
+            progress=Listener(on_say=say),
         )
     assert [[c["name"] for c in columns] for columns in seen] == [["a"]]
 

@@ -21,7 +21,7 @@ PAIR_LABELS = (1, 0, 0, 1, 1, 1, 1, -1, 0, 1)
 
 
 def write_claims(path: Path) -> None:
-    """A truthfulqa file with two claims per question and held-out ones behind them."""
+    """A truthfulqa file with two claims per question and held-out ones after them."""
     rows = [
         {
             "question": f"Q{row // 2}?",

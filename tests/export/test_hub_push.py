@@ -161,7 +161,7 @@ def test_private_labels_never_go_to_a_public_repository(run, hub, capsys):
 
 def test_a_readme_of_other_origin_stays(run, tmp_path):
     (tmp_path / "README.md").write_text("# Mine\n")
-    with pytest.raises(InputError, match="is no card of an export; choose another folder"):
+    with pytest.raises(InputError, match="was not written by an export; choose another folder"):
         write_hub_folder(run, tmp_path)
     assert (tmp_path / "README.md").read_text() == "# Mine\n"
     assert not (tmp_path / "train.jsonl").exists()

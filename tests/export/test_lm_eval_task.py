@@ -13,7 +13,7 @@ from icm_fast.errors import InputError
 from icm_fast.evaluation.gold import held_out
 from icm_fast.evaluation.many_shot import shown_demonstrations
 from icm_fast.export.lm_eval import task_name, write_lm_eval_task
-from run_fakes import FakeScored
+from run_fakes import FakeLoaded, FakeScored
 
 
 @pytest.fixture
@@ -138,7 +138,7 @@ def test_names_are_plain_and_prefixed(run, tmp_path, name, expected):
 @pytest.mark.parametrize("seed", [0, 7, 987654321])
 @pytest.mark.parametrize("most", [0, 3])
 def test_shown_order_is_that_of_the_native_plan(run, seed, most):
-    """``many_shot`` plans with token counts of its own; the order may not depend on them."""
+    """``many_shot`` plans with other token counts; the order must not depend on them."""
     from icm_fast.plan.leave_one_out import plan_pieces
     from icm_fast.plan.pieces import TokenizedDataset
 
@@ -160,7 +160,9 @@ def test_shown_order_is_that_of_the_native_plan(run, seed, most):
 
     test, _ = held_out(run.source, run.dataset, 4)
     config = SearchConfig(seed=seed, context_demonstrations=most)
-    evaluate.many_shot(run.dataset, labels, test, model=None, config=config, make_scorer=Planning)
+    evaluate.many_shot(
+        run.dataset, labels, test, model=FakeLoaded(), config=config, make_scorer=Planning
+    )
     order = shown_demonstrations(labels, seed=seed, most=most)
     assert len(order) == (most or 7)
     expected = [f"demonstration:{run.dataset.examples[i].id}" for i in order]
@@ -172,15 +174,17 @@ def test_shown_order_is_that_of_the_native_plan(run, seed, most):
 
 def test_unusable_runs_and_folders_are_refused_and_write_nothing(run, tmp_path):
     out = tmp_path / "out"
-    with pytest.raises(InputError, match=r"shots = 9 lies outside 1 \.\. 8"):
+    with pytest.raises(
+        InputError, match=r"shots is 9, but .* has 8 labelled examples; pass 1 to 8"
+    ):
         write_lm_eval_task(run, out, shots=9)
     with pytest.raises(InputError, match="labelled no example"):
         write_lm_eval_task(replace(run, labels=np.full(8, -1, np.int32)), out)
     with pytest.raises(InputError, match="does not say which task"):
         write_lm_eval_task(replace(run, source=None), out)
-    with pytest.raises(InputError, match=r"'\[' has a meaning of its own"):
+    with pytest.raises(InputError, match=r"'\[' has a special meaning"):
         write_lm_eval_task(run, tmp_path / "a[1]")
-    with pytest.raises(InputError, match=r"already holds config\.yaml"):
+    with pytest.raises(InputError, match=r"already contains config\.yaml"):
         write_lm_eval_task(run, run.folder)
     with pytest.raises(InputError, match="cannot write"):
         write_lm_eval_task(run, tmp_path / "data.jsonl" / "out")
@@ -204,9 +208,9 @@ def test_command_line(run, tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--format", "lm-eval", "--shots", "9"], ["shots = 9", "1 .. 8"]),
-        (["--format", "lm-eval", "--shots", "0"], ["shots = 0", "1 .. 8"]),
-        (["--format", "lm-eval", "--test", "0"], ["test = 0"]),
+        (["--format", "lm-eval", "--shots", "9"], ["shots is 9", "pass 1 to 8"]),
+        (["--format", "lm-eval", "--shots", "0"], ["shots is 0", "pass 1 to 8"]),
+        (["--format", "lm-eval", "--test", "0"], ["number of held-out examples is 0"]),
         (["--format", "csv", "--shots", "2"], ["--format lm-eval"]),
         (["--test", "2"], ["--format lm-eval"]),
         (["--format", "lmeval"], ["'lm-eval'"]),

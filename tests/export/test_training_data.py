@@ -145,7 +145,7 @@ def test_changed_data_are_noticed(tmp_path):
     (tmp_path / "pairs.jsonl").write_text(
         (tmp_path / "pairs.jsonl").read_text().replace("answer 3b", "answer 4b")
     )
-    with pytest.raises(InputError, match=r"'alpaca-preference-6' .* put back the data"):
+    with pytest.raises(InputError, match=r"'alpaca-preference-6' .* restore the data"):
         encode_run(run, "dpo")
     write_pairs(tmp_path / "pairs.jsonl")
     assert encode_run(run, "dpo").n_rows == 3
@@ -154,7 +154,9 @@ def test_changed_data_are_noticed(tmp_path):
 def test_nothing_decided_is_an_error(tmp_path):
     run = pairs_run(tmp_path)
     set_labels(run.folder, [-1] * 8 + [1, 1])
-    with pytest.raises(InputError, match="1 contradict themselves and 4 are not fully labelled"):
+    with pytest.raises(
+        InputError, match="those of 1 contradict each other, 4 are not fully labelled"
+    ):
         encode_run(read_run(run.folder), "dpo")
     set_labels(run.folder, [-1] * 10)
     with pytest.raises(InputError, match="labelled no example"):
@@ -166,7 +168,7 @@ def test_command_line_names_file_and_what_was_left_out(pairs, claims, capsys):
     out = capsys.readouterr().out
     assert f"3 rows written to {pairs.folder / 'trl-preference.jsonl'}; pairs left out: 1" in out
     assert icm_fast_command(["export", str(claims.folder), "--format", "axolotl"]) == 0
-    assert "in axolotl's YAML it has type: input_output" in capsys.readouterr().out
+    assert "in axolotl's YAML, set type: input_output" in capsys.readouterr().out
     assert icm_fast_command(["export", str(claims.folder), "--format", "dpo"]) == 2
     err = capsys.readouterr().err
     assert err.count("\n") == 1

@@ -10,6 +10,7 @@ import yaml
 from icm_fast.config import (
     PRESETS,
     Between,
+    LabelIndex,
     Limit,
     ListOf,
     OneOf,
@@ -34,6 +35,8 @@ def outside(limit: Limit) -> list[object]:
             return ["", "no-such-word"]
         case Text():
             return ["", "  "]
+        case LabelIndex():
+            return [-2]
         case ListOf(item):
             empty: list[object] = [[]] if limit.required else []
             return empty + [[value] for value in outside(item)]
@@ -47,6 +50,8 @@ def wrong_types(limit: Limit) -> list[object]:
         case Between(low, _):
             more = [1.5, 2.0] if isinstance(low, int) else []
             return ["1", True, [1], {}, object(), *more]
+        case LabelIndex():
+            return ["1", True, [1], 1.0, object()]
         case OneOf():
             return [1, True, [], object()]
         case Text():
@@ -70,7 +75,9 @@ def test_a_value_outside_the_limit_is_refused(name):
         message = str(caught.value)
         assert name in message or name == "moves", message
         assert "\n" not in message
-        assert any(word in message for word in (" is outside ", "unknown ", "empty")), message
+        assert any(
+            word in message for word in (" is outside ", "unknown ", "empty", "is not a label")
+        ), message
 
 
 @pytest.mark.parametrize("name", DECLARED)
@@ -80,7 +87,9 @@ def test_a_value_of_a_wrong_type_is_refused(name):
             SearchConfig(**{name: value})
         message = str(caught.value)
         assert name in message or name == "moves", message
-        assert any(word in message for word in ("must be a", "must be true", "unknown ")), message
+        assert any(
+            word in message for word in ("must be a", "must be true", "unknown ", "is not a label")
+        ), message
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -112,8 +121,14 @@ def test_both_ends_of_a_range_are_allowed(name):
         ({"moves": []}, "moves is empty; name at least one of single, group, sweep, grow"),
         ({"label_shares": [0.5, 1.5]}, r"label_shares\[1\] = 1\.5 is outside 1e-09 \.\. 1\.0"),
         ({"label_shares": [0.5, 0.6]}, "label_shares add up to 1.1, not to 1; correct them"),
-        ({"start": "given", "initial_labels": [0, -2]}, r"initial_labels\[1\] = -2 is outside -1"),
-        ({"start": "given", "initial_labels": [True]}, r"initial_labels\[0\] must be a number"),
+        (
+            {"start": "given", "initial_labels": [0, -2]},
+            r"initial_labels\[1\] = -2 is not a label; give",
+        ),
+        (
+            {"start": "given", "initial_labels": [True]},
+            r"initial_labels\[0\] = True is not a label; give",
+        ),
         ({"start": "given"}, "start=given with 0 initial_labels; give initial_labels and"),
         ({"initial_labels": [0]}, "start=zero-shot with 1 initial_labels; give initial_labels"),
         ({"device": " "}, "device must be a non-empty text, got ' '"),

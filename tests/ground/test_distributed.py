@@ -75,7 +75,7 @@ def test_two_processes_train_as_one_does(name, folder, found, alone):
     """Also with batches that do not divide, and one that leaves a process without a row."""
     trained = alone[0][name]
     assert found[name] == pytest.approx(trained.losses, abs=1e-5)
-    model = trained.model.network if name == "reward" else trained.loaded.model
+    model = trained.model.network if name == "reward" else trained.model.model
     expected = distributed_cases.weights(model)
     for rank in (0, 1):
         made = load_file(folder / f"{name}-{rank}.safetensors")
@@ -122,7 +122,7 @@ def test_what_two_processes_wrote_can_be_read(folder, found):
 
 def test_every_process_gets_the_errors(found):
     assert "holds a different fine-tuning: rank is 8 there and 2 here" in found["other"]
-    assert "do not agree on settings, data or model" in found["unlike"]
+    assert "disagree on settings, data or model" in found["unlike"]
     assert "lower learning_rate (10.0)" in found["diverged"]
     assert (
         "21 episodes of a step do not divide among 2 processes; set batch_size to 8"

@@ -1,4 +1,4 @@
-"""Segments over one pool, and ways to attend, for every version of tree attention."""
+"""Segments over one pool, and attention options, for every implementation of tree attention."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def make_case(
     dtype: torch.dtype = torch.float32,
     sizes: Sizes = USUAL_SIZES,
 ) -> Case:
-    """A pool for ``segments`` = [(ancestor lengths, own length)]; what no segment owns is NaN."""
+    """A pool for ``segments`` = [(ancestor lengths, own length)]; unused slots are NaN."""
     return Case(*random_case(segments, sizes, dtype, seed))
 
 

@@ -1,4 +1,4 @@
-"""What tests of kernels share."""
+"""Fixtures of the kernel tests."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BUILT = REPOSITORY / "build" / "native-tests" / "libicm_fast_cuda_emulated.so"
 
 @pytest.fixture(scope="session")
 def interpreter() -> Iterator[Interpreter]:
-    """Runs Triton kernels without a device; skipped where there is no triton."""
+    """Runs Triton kernels without a device; skipped without triton."""
     pytest.importorskip("triton", reason="triton is not installed")
     worker = Interpreter()
     yield worker
@@ -43,7 +43,7 @@ def ampere(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
-    monkeypatch.setattr(trial, "chosen", lambda device: "mma")
+    monkeypatch.setattr(trial, "select_products", lambda device: "mma")
     triton_devices.has_triton_kernels.cache_clear()
     yield monkeypatch
     triton_devices.has_triton_kernels.cache_clear()

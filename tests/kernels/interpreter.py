@@ -1,4 +1,4 @@
-"""Triton's interpreter in a process of its own: it has to be chosen before triton is imported.
+"""Triton's interpreter in a separate process: it must be enabled before triton is imported.
 
 Run as a script it is that process: it reads calls from its input and writes results. Whatever a
 kernel's caller allocates there holds NaN first (integers: the greatest), so that a number that no

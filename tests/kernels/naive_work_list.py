@@ -1,4 +1,4 @@
-"""The launch plan in numpy, as it was before the native one: what that is compared with."""
+"""The launch plan in numpy, with which the native one is compared."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def _table(values: IntArray, device: torch.device) -> torch.Tensor:
 
 @dataclass(frozen=True, slots=True)
 class _Segments:
-    """Arrays per segment, and per piece: a run of slots side by side, in context order."""
+    """Arrays per segment, and per piece: a run of adjacent slots, in context order."""
 
     begin: IntArray
     length: IntArray
@@ -73,7 +73,7 @@ class _Segments:
         return cls(begin, length, start, *_pieces(owner, first, piece_length, position, is_own))
 
     def served(self, settings: PlanSettings) -> _Segments:
-        """Those of the lengths that the launch serves."""
+        """Segments of the lengths that the launch covers."""
         rows = self.length * settings.group
         kept = (rows >= settings.lengths.start) & (rows < settings.lengths.stop)
         pieces = kept[self.piece_segment]
@@ -91,7 +91,7 @@ class _Segments:
 def _pieces(
     owner: IntArray, first: IntArray, length: IntArray, position: IntArray, is_own: IntArray
 ) -> tuple[IntArray, IntArray, IntArray, IntArray]:
-    """Drop empty ranges and join ancestors that lie side by side: fewer blocks end early."""
+    """Drop empty ranges and merge adjacent ancestors, so that fewer blocks end early."""
     own = np.zeros(len(owner), bool)
     own[is_own] = True
     kept = length > 0
@@ -193,7 +193,7 @@ def _tiles(segments: _Segments, blocks: _Blocks, settings: PlanSettings) -> IntA
 
 
 def _blocks_until(blocks: _Blocks, owner: IntArray, position: IntArray) -> IntArray:
-    """First block of segments ``owner`` that ends behind ``position``; blocks in context order."""
+    """First block of segments ``owner`` that ends after ``position``; blocks in context order."""
     ends = blocks.table[:, 2] + blocks.table[:, 1]
     beyond = int(ends.max(initial=0)) + 1
     return np.searchsorted(
@@ -220,7 +220,7 @@ def _split(tiles: IntArray, settings: PlanSettings) -> IntArray:
 
 
 def _merges(items: IntArray) -> IntArray:
-    """One row per split tile; its parts are neighbours in ``items``."""
+    """One row per split tile; its parts are adjacent in ``items``."""
     parts = items[items[:, 7] >= 0]
     _, first, count = np.unique(parts[:, :2], axis=0, return_index=True, return_counts=True)
     return np.concatenate([parts[first, :4], parts[first, 7:8], count[:, None]], axis=1)

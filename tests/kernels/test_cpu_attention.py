@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from attention_cases import ONE_TOKEN, OPTIONS, SHAPES, Sizes, make_case
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from attention_cases import ONE_TOKEN, OPTIONS, SHAPES, Sizes, make_case
 from icm_fast import _core
 from icm_fast.kernels.tree_attention import naive
 
@@ -193,7 +193,7 @@ def test_pools_know_their_size(dtype):
 
 
 def bad_calls():
-    """What is wrong, a part of the message, and the arguments of ``attend`` that say so."""
+    """Bad calls by name: a part of the message, and the arguments of ``attend`` that cause it."""
     ranges = {"n_tokens": [3], "own": [4], "range_offsets": [0, 1], "range_begin": [0]}
     good = {**ranges, "range_end": [4]}
     query = np.zeros((3, 4, 8), np.float32)
@@ -249,7 +249,7 @@ def test_writes_outside_the_pool_are_refused():
     pool = _core.TreeAttention("float32", 1).make_pool(n_layers=1, n_heads=2, head_dim=4, n_slots=3)
     row = np.zeros((1, 2, 4), np.float32)
     for slot in (-1, 3):
-        with pytest.raises(ValueError, match="a slot lies outside"):
+        with pytest.raises(ValueError, match="a slot is outside"):
             pool.write(0, row, row, np.array([slot]))
     for layer, keys, values in (
         (1, row, row),

@@ -1,4 +1,4 @@
-"""The CUDA kernels compile into what benchmarks/gpu/cuda_compile.md says."""
+"""The CUDA kernels compile to the resources recorded in benchmarks/gpu/cuda_compile.md."""
 
 import importlib.util
 import json
@@ -61,8 +61,8 @@ def test_the_recorded_kernels_keep_the_limits(script, recorded):
     ],
 )
 def test_what_the_assembler_gives_up_is_no_kernel(script, what):
-    """Products that wait for each other, registers that do not change hands."""
-    with pytest.raises(SystemExit, match="ptxas gives something up"):
+    """Serialised products, and registers that cannot be reassigned."""
+    with pytest.raises(SystemExit, match="ptxas reports a performance loss"):
         script.parse(f"ptxas info : {what} is ignored", "sm_90a", {})
 
 

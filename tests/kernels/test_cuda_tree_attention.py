@@ -1,4 +1,4 @@
-"""The CUDA version: on the emulated device that `make native-tests` builds, and on a real one."""
+"""The CUDA kernels: on the emulated device that `make native-tests` builds, and on a real one."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from attention_cases import DEEP, ONE_TOKEN, OPTIONS, SHAPES, Sizes, make_case
 
+from attention_cases import DEEP, ONE_TOKEN, OPTIONS, SHAPES, Sizes, make_case
 from icm_fast.errors import InputError
 from icm_fast.kernels.tree_attention import (
     AttentionWork,
@@ -18,6 +18,7 @@ from icm_fast.kernels.tree_attention import (
     select,
     trial,
 )
+from icm_fast.kernels.tree_attention.select import select_tree_attention
 
 LIMITS = {torch.bfloat16: 1e-2, torch.float16: 1.5e-3}
 LONG = [((63, 1, 64), 3), ((3,), 70), DEEP, ONE_TOKEN]
@@ -28,7 +29,7 @@ def equal_widths(dim=64, heads=4, kv_heads=2):
 
 
 def check(case, library=None, keys_per_split=0, products="mma", **options):
-    """The result against the definition in float32, relative to the largest number."""
+    """The result against the definition in float32, relative to the largest value."""
     options.setdefault("scaling", case.query.shape[-1] ** -0.5)
     tensors = (case.query, case.keys, case.values)
     ours = {"library": library, "keys_per_split": keys_per_split, "products": products}
@@ -62,7 +63,7 @@ def test_emulated_splits_and_widths(emulated, dim, products):
 
 
 def test_other_strides(emulated):
-    """Queries as transformers hands them over, and every second head of a pool."""
+    """Queries with the strides of transformers, and every second head of a pool."""
     case = make_case(SHAPES["odd batch"], dtype=torch.bfloat16, sizes=equal_widths(kv_heads=4))
     case.query = case.query.transpose(0, 1).contiguous().transpose(0, 1)
     case.keys, case.values = case.keys[::2], case.values[::2]
@@ -88,13 +89,16 @@ def bad_segment(**changes):
 BAD = {
     "dtype": ("use bfloat16 or float16", lambda c: setattr(c, "query", c.query.float())),
     "head_dim": ("head_dim 8 has no", lambda c: setattr(c, "query", c.query[..., :8])),
-    "values": ("as wide as queries", lambda c: setattr(c, "values", c.values[..., :8])),
+    "values": (
+        "must have the same width",
+        lambda c: setattr(c, "values", c.values[..., :8]),
+    ),
     "mixed": ("one dtype", lambda c: setattr(c, "keys", c.keys.half())),
-    "heads": ("do not share 2 evenly", lambda c: setattr(c, "query", c.query[:3])),
-    "strides": ("side by side", lambda c: setattr(c, "keys", c.keys.mT.contiguous().mT)),
-    "outside": ("outside the pool", bad_segment(own=10**6)),
-    "negative": (r"range \(-1, 4\) is none", bad_segment(ranges=((-1, 4), (5, 8)))),
-    "position": ("ranges hold 8 tokens, not 9", bad_segment(start=9)),
+    "heads": ("not a multiple of 2 key-value heads", lambda c: setattr(c, "query", c.query[:3])),
+    "strides": ("rows must be contiguous", lambda c: setattr(c, "keys", c.keys.mT.contiguous().mT)),
+    "outside": ("but the pool has", bad_segment(own=10**6)),
+    "negative": (r"\(-1, 4\) is not a range of slots", bad_segment(ranges=((-1, 4), (5, 8)))),
+    "position": ("ranges hold 8 tokens, but the segment starts at 9", bad_segment(start=9)),
     "far": ("below 2\\^31", bad_segment(own=2**31)),
 }
 
@@ -118,7 +122,7 @@ def test_misaligned_rows_are_refused(emulated):
 
 def test_other_devices_are_refused(emulated):
     case = on_device(make_case([ONE_TOKEN], dtype=torch.bfloat16, sizes=equal_widths()), "meta")
-    with pytest.raises(ValueError, match="tensors are on meta, the kernels for cpu"):
+    with pytest.raises(ValueError, match="tensors are on meta, but the kernels are for cpu"):
         cuda.tree_attention(
             case.query, case.keys, case.values, case.work, scaling=1, library=emulated
         )
@@ -148,7 +152,7 @@ def test_an_absent_library_is_told(tmp_path):
 
 
 def test_the_library_that_was_built_is_of_this_interface():
-    """Loaded where there is no device, too, as on the login node of a cluster."""
+    """It also loads without a device, as on the login node of a cluster."""
     if not cuda.library_path().is_file():
         pytest.skip("the CUDA kernels are not built; install with nvcc on the PATH")
     library = cuda.CudaLibrary(cuda.library_path())
@@ -171,25 +175,25 @@ def test_a_library_of_another_interface_is_refused(emulated, monkeypatch):
 def test_the_processor_takes_sdpa():
     case = make_case([ONE_TOKEN], dtype=torch.bfloat16, sizes=equal_widths())
     assert select.available("cpu") == ("sdpa", "naive")
-    assert select.fastest(case.query, case.values) is sdpa.tree_attention
+    assert select_tree_attention(case.query, case.values) is sdpa.tree_attention
 
 
 def test_a_device_takes_the_library_where_it_is_built(tmp_path, monkeypatch):
     path = tmp_path / "libicm_fast_cuda.so"
     monkeypatch.setattr(cuda, "library_path", lambda: path)
     monkeypatch.setattr(select, "has_triton_kernels", lambda device: False)
-    monkeypatch.setattr(trial, "chosen", lambda device: "mma")
+    monkeypatch.setattr(trial, "select_products", lambda device: "mma")
     assert select.available("cuda") == ("sdpa", "naive")
     path.touch()
     assert select.available("cuda:0") == ("cuda", "sdpa", "naive")
-    monkeypatch.setattr(trial, "chosen", lambda device: "wgmma")
+    monkeypatch.setattr(trial, "select_products", lambda device: "wgmma")
     assert select.available("cuda:0") == ("cuda_wgmma", "cuda", "sdpa", "naive")
     query = SimpleNamespace(device=torch.device("cuda"), dtype=torch.bfloat16, shape=(4, 7, 64))
-    assert select.fastest(query, query) is cuda.wgmma_tree_attention
+    assert select_tree_attention(query, query) is cuda.wgmma_tree_attention
     # A library that failed its trials is as good as none.
-    monkeypatch.setattr(trial, "chosen", lambda device: None)
+    monkeypatch.setattr(trial, "select_products", lambda device: None)
     assert select.available("cuda:0") == ("sdpa", "naive")
-    assert select.fastest(query, query) is sdpa.tree_attention
+    assert select_tree_attention(query, query) is sdpa.tree_attention
 
 
 def test_a_setting_takes_a_kernel_as_it_is(tmp_path, monkeypatch):
@@ -197,17 +201,17 @@ def test_a_setting_takes_a_kernel_as_it_is(tmp_path, monkeypatch):
     path.touch()
     monkeypatch.setattr(cuda, "library_path", lambda: path)
     monkeypatch.setattr(select, "has_triton_kernels", lambda device: False)
-    monkeypatch.setattr(trial, "chosen", lambda device: pytest.fail("it was tried"))
+    monkeypatch.setattr(trial, "select_products", lambda device: pytest.fail("it was tried"))
     monkeypatch.setenv(select.PRODUCTS_SETTING, "wgmma")
     assert select.available("cuda") == ("cuda_wgmma", "cuda", "sdpa", "naive")
     query = SimpleNamespace(device=torch.device("cuda"), dtype=torch.bfloat16, shape=(4, 7, 64))
-    assert select.fastest(query, query) is cuda.wgmma_tree_attention
+    assert select_tree_attention(query, query) is cuda.wgmma_tree_attention
     assert select.available("cpu") == ("sdpa", "naive")
     monkeypatch.setenv(select.PRODUCTS_SETTING, "mma")
-    assert select.fastest(query, query) is cuda.tree_attention
+    assert select_tree_attention(query, query) is cuda.tree_attention
     monkeypatch.setenv(select.PRODUCTS_SETTING, "tcgen05")
     with pytest.raises(InputError, match="must be one of auto, mma, wgmma, not 'tcgen05'"):
-        select.fastest(query, query)
+        select_tree_attention(query, query)
 
 
 @pytest.mark.gpu
@@ -230,7 +234,7 @@ def test_a_device_equals_the_definition(dtype, dim, keys_per_split, options, pro
         }
         check(case, keys_per_split=keys_per_split, products=products, **arguments)
         best = "wgmma" if torch.cuda.get_device_capability() == cuda.WGMMA_CAPABILITY else "mma"
-        assert trial.chosen(case.query.device) == best
+        assert trial.select_products(case.query.device) == best
 
 
 @pytest.mark.gpu

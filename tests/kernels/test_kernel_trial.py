@@ -1,4 +1,4 @@
-"""The trial that a CUDA kernel has to pass on a device before it is taken there."""
+"""The trial that a CUDA kernel must pass on a device before it is used there."""
 
 import sys
 from dataclasses import replace
@@ -23,15 +23,15 @@ def definition(*tensors, keys_per_split=0, **options):
 
 @pytest.fixture
 def device(tmp_path, monkeypatch):
-    """A device and a library, as far as names go, and a folder for derived files."""
+    """The names of a device and a library, and an empty cache folder."""
     path = tmp_path / "libicm_fast_cuda.so"
     path.write_bytes(b"code")
     monkeypatch.setattr(cuda, "library_path", lambda: path)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H100")
     monkeypatch.setenv("ICM_FAST_CACHE", str(tmp_path / "cache"))
-    trial._chosen.cache_clear()
+    trial._select_products.cache_clear()
     yield torch.device("cuda", 0)
-    trial._chosen.cache_clear()
+    trial._select_products.cache_clear()
 
 
 def test_the_definition_passes_every_problem():
@@ -53,7 +53,7 @@ def test_wrong_results_fail():
     wanted = problem()
 
     def wrong(*tensors, **options):
-        out = naive.tree_attention(*tensors, **options)
+        out = definition(*tensors, **options)
         out[3, 7, 5] += 0.1
         return out
 
@@ -68,14 +68,14 @@ def test_other_results_each_time_fail():
 
     def unsteady(*tensors, **options):
         times.append(1)
-        return naive.tree_attention(*tensors, **options) + 1e-3 * (len(times) == 2)
+        return definition(*tensors, **options) + 1e-3 * (len(times) == 2)
 
-    with pytest.raises(ArithmeticError, match="differ from one time to the next"):
+    with pytest.raises(ArithmeticError, match="differ between repetitions"):
         trial.check(unsteady, problem())
 
 
 def test_a_key_too_many_fails():
-    """One that a window hides: what masks get wrong shows."""
+    """A key that the window hides: errors in masks are found."""
     hidden = problem("window")
     wider = replace(hidden, options={**hidden.options, "sliding_window": 201})
     wrong = naive.tree_attention(
@@ -91,20 +91,20 @@ def test_a_key_too_many_fails():
         ("", ""),
         ("import sys; sys.exit('wrong')", "wrong"),
         ("import os; os._exit(7)", "its trial ended with exit code 7"),
-        ("import time; time.sleep(60)", "its trial did not end within 2 seconds"),
+        ("import time; time.sleep(60)", "its trial did not finish within 2 seconds"),
     ],
 )
-def test_whatever_becomes_of_a_process_is_told(code, reason):
+def test_every_end_of_a_process_is_reported(code, reason):
     assert trial.run([sys.executable, "-c", code], 2.0) == reason
 
 
-def test_a_process_that_cannot_start_is_told():
+def test_a_process_that_cannot_start_is_reported():
     assert "could not be started" in trial.run(["/nowhere/python"])
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_device_the_real_process_fails(device, tmp_path):
-    """And nothing is remembered of it."""
+    """And nothing is stored."""
     assert "CUDA" in trial.failure("wgmma", device)
     assert not (tmp_path / "cache").exists()
 
@@ -138,7 +138,7 @@ def test_a_home_that_cannot_be_written_is_no_failure(device, tmp_path, monkeypat
     assert trial.failure("mma", device) == ""
 
 
-def test_the_fastest_kernel_that_passes_is_chosen(device, monkeypatch):
+def test_the_fastest_kernel_that_passes_is_selected(device, monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (9, 0))
     tried = []
 
@@ -147,20 +147,20 @@ def test_the_fastest_kernel_that_passes_is_chosen(device, monkeypatch):
         return "differs by 3" if command[-2] == "wgmma" else ""
 
     monkeypatch.setattr(trial, "run", run)
-    with pytest.warns(RuntimeWarning, match="with wgmma is not taken on NVIDIA H100: differs by 3"):
-        assert trial.chosen(device) == "mma"
-    assert trial.chosen(device) == "mma"
+    with pytest.warns(RuntimeWarning, match="with wgmma is not used on NVIDIA H100: differs by 3"):
+        assert trial.select_products(device) == "mma"
+    assert trial.select_products(device) == "mma"
     assert tried == ["wgmma", "mma"]
-    trial._chosen.cache_clear()
+    trial._select_products.cache_clear()
     monkeypatch.setattr(trial, "run", lambda command: "")
-    assert trial.chosen(device) == "wgmma"
+    assert trial.select_products(device) == "wgmma"
 
 
-def test_where_none_passes_none_is_chosen(device, monkeypatch):
+def test_where_none_passes_none_is_selected(device, monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (8, 0))
     monkeypatch.setattr(trial, "run", lambda command: "no kernel image")
-    with pytest.warns(RuntimeWarning, match="with mma is not taken") as warned:
-        assert trial.chosen(device) is None
+    with pytest.warns(RuntimeWarning, match="with mma is not used") as warned:
+        assert trial.select_products(device) is None
     assert len(warned) == 1
 
 
@@ -170,7 +170,7 @@ def test_its_command_refuses_what_it_does_not_know():
 
 
 def test_its_command_ends_with_a_reason(monkeypatch):
-    """Tensors on the processor are nothing for a device's library."""
+    """A device's library refuses tensors on the CPU."""
 
     def refuse(*arguments, **options):
         raise ValueError("tensors are on cpu")

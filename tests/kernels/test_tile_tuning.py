@@ -1,4 +1,4 @@
-"""Tiles chosen by the clock: the choice, what is kept of it, and who takes it."""
+"""Tiles selected by timing: the selection, what is stored of it, and who uses it."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from icm_fast.kernels.tree_attention.tiles import SHORT_ROWS, Tile, TilePair
 from icm_fast.kernels.tree_attention.tuned_tiles import HeadShape, store_tiles, stored_tiles
 from icm_fast.model import load_model
 from icm_fast.model.forward import tile_search
-from icm_fast.model.forward.tile_search import LONG_TILES, SHORT_TILES, TreeSize, Trial, tune
+from icm_fast.model.forward.tile_search import LONG_TILES, SHORT_TILES, TimedTile, TreeSize, tune
 from icm_fast.model.lazy import LazyModel
 from tiny_models import byte_tokenizer, tiny_model
 
@@ -39,7 +39,7 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def clock(monkeypatch):
-    """Times by tile, and a kernel that is the definition except where it shall not be."""
+    """Fixed times by tile, and a kernel that equals the definition except for one wrong tile."""
     triton = pytest.importorskip("icm_fast.kernels.tree_attention.triton")
     errors = pytest.importorskip("triton.runtime.errors")
     running = []
@@ -69,15 +69,15 @@ def tuned(**options):
 
 def test_the_fastest_right_tile_is_taken(clock):
     told = []
-    found = tuned(report=lambda kind, trial: told.append((kind, trial)))
+    found = tuned(report=lambda kind, timed: told.append((kind, timed)))
     assert found.pair == TilePair(FAST, FORMER)
-    assert [trial.tile for trial in found.long] == [FAST, FORMER]
-    assert [trial.tile for trial in found.short] == [FORMER, FORMER]
+    assert [timed.tile for timed in found.long] == [FAST, FORMER]
+    assert [timed.tile for timed in found.short] == [FORMER, FORMER]
     assert [(kind, t.tile) for kind, t in told] == [
         *(("long", tile) for tile in (FORMER, SLOW, FAST, WRONG, TOO_LARGE)),
         *(("short", tile) for tile in (FORMER, SLOW)),
     ]
-    reasons = {trial.tile: trial.reason for kind, trial in told if kind == "long"}
+    reasons = {timed.tile: timed.reason for kind, timed in told if kind == "long"}
     assert reasons[WRONG].startswith("differs by 1.0e-02")
     assert "shared memory" in reasons[TOO_LARGE]
     assert {reasons[tile] for tile in (FORMER, SLOW, FAST)} == {""}
@@ -93,13 +93,13 @@ def test_times_are_sums_over_the_batches_of_a_tree(clock):
 
 def test_short_segments_are_short(clock):
     works = []
-    trial = tile_search._Tree.trial
+    time = tile_search._Tree.time
 
     def spy(self, tile, batches):
         works.append([batch.work for batch in batches])
-        return trial(self, tile, batches)
+        return time(self, tile, batches)
 
-    clock.setattr(tile_search._Tree, "trial", spy)
+    clock.setattr(tile_search._Tree, "time", spy)
     tuned()
     rows = [
         {SHAPE.group * (s.end - s.begin) for work in batches for s in work.segments}
@@ -109,9 +109,11 @@ def test_short_segments_are_short(clock):
     assert max(rows[-1]) <= SHORT_ROWS
 
 
-def test_no_tile_that_serves_is_an_error(clock):
+def test_without_a_usable_tile_there_is_an_error(clock):
     pair = TilePair(WRONG, WRONG)
-    with pytest.raises(InputError, match="no tile serves long segments; the first: differs by"):
+    with pytest.raises(
+        InputError, match=r"no tile can be used for long segments \(first tile: differs by"
+    ):
         tune(SHAPE, 1, CPU, former=pair, long_tiles=(), short_tiles=(), size=SMALL)
 
 
@@ -124,9 +126,9 @@ def test_what_a_compiler_cannot_do_is_passed_over(clock):
     clock.setattr("icm_fast.kernels.tree_attention.triton.tree_attention", attend)
     clock.setattr(tile_search, "seconds", lambda run, device: 1.0 if run() is not None else 0.0)
     told = []
-    found = tuned(report=lambda kind, trial: told.append(trial))
+    found = tuned(report=lambda kind, timed: told.append(timed))
     assert found.pair.long == FORMER
-    assert [trial.reason for trial in told if trial.tile == FAST] == ["PassManager::run failed"]
+    assert [timed.reason for timed in told if timed.tile == FAST] == ["PassManager::run failed"]
 
 
 @pytest.mark.parametrize("name", ["OutOfMemoryError", "AcceleratorError"])
@@ -143,7 +145,7 @@ def test_products_of_float32_that_take_minutes_to_compile_are_left_out():
     large, small = Tile(128, 128, 4, 3), Tile(32, 32, 4, 3)
     for dtype, expected in ((torch.float32, [False, True]), (torch.bfloat16, [True, True])):
         shape = HeadShape(4, 128, 128, dtype)
-        assert [tile_search._compiles_soon(t, shape) for t in (large, small)] == expected
+        assert [tile_search._compiles_fast(t, shape) for t in (large, small)] == expected
 
 
 def test_candidates():
@@ -205,7 +207,7 @@ def test_a_launch_takes_stored_tiles_of_its_device():
 
 
 def test_from_the_command_to_a_launch(cache, tmp_path):
-    """In the interpreter: tiles are found and kept, and the next process launches with them."""
+    """In the interpreter: tiles are found and stored, and the next process launches with them."""
     pytest.importorskip("triton", reason="triton is not installed")
     script = tmp_path / "tune.py"
     script.write_text(
@@ -256,9 +258,9 @@ else:
     assert said[0].startswith("TilePair(long=Tile(")
 
 
-def test_a_trial_without_a_time_is_never_the_best():
+def test_a_tile_without_a_time_is_never_the_best():
     with pytest.raises(InputError):
-        tile_search._fastest([Trial(SLOW, None, "differs")], "long")
+        tile_search._fastest([TimedTile(SLOW, None, "differs")], "long")
 
 
 @pytest.fixture
@@ -272,7 +274,7 @@ def tiny(monkeypatch):
 def test_the_command_needs_a_gpu(tiny, capsys):
     assert run(["tune-kernels", "--model", "tiny"]) == 2
     said = capsys.readouterr().err
-    assert "no Triton kernels for device cpu" in said
+    assert "device cpu has no Triton kernels" in said
     assert "compute capability 8.0" in said
 
 
@@ -296,10 +298,10 @@ def test_the_command_tells_and_keeps_what_it_found(tiny, monkeypatch, capsys):
 
     def found(asked, kv_heads, device, *, former, size, report):
         assert (asked, kv_heads, device, size.n) == (shape, 2, CPU, 16)
-        report("long", Trial(FAST, None, "out of shared memory"))
+        report("long", TimedTile(FAST, None, "out of shared memory"))
         assert former == triton.device_tiles(shape, CPU)
-        long = (Trial(PAIR.long, 0.001), Trial(former.long, 0.002))
-        return tile_search.Tuning(PAIR, long, (Trial(PAIR.short, 0.003),) * 2)
+        long = (TimedTile(PAIR.long, 0.001), TimedTile(former.long, 0.002))
+        return tile_search.Tuning(PAIR, long, (TimedTile(PAIR.short, 0.003),) * 2)
 
     monkeypatch.setattr(tile_search, "tune", found)
     assert run(["tune-kernels", "--model", "tiny", "--n", "16"]) == 0

@@ -1,21 +1,21 @@
-"""Every version of tree attention against plain dense attention over whole contexts."""
+"""Every implementation of tree attention against plain dense attention over whole contexts."""
 
 import pytest
 import torch
-from attention_cases import ONE_TOKEN, OPTIONS, SHAPES, Sizes, make_case
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from attention_cases import ONE_TOKEN, OPTIONS, SHAPES, Sizes, make_case
 from icm_fast.kernels.tree_attention import AttentionWork, SegmentWork, naive, sdpa
 
-VERSIONS = {"naive": naive.tree_attention, "sdpa": sdpa.tree_attention}
+IMPLEMENTATIONS = {"naive": naive.tree_attention, "sdpa": sdpa.tree_attention}
 HEADS, KV_HEADS, DIM, VALUE_DIM = 4, 2, 8, 6
 assert Sizes(HEADS, KV_HEADS, DIM, VALUE_DIM) == Sizes()
 
 
-def run(case, version, **options):
+def run(case, implementation, **options):
     options.setdefault("scaling", DIM**-0.5)
-    return VERSIONS[version](case.query, case.keys, case.values, case.work, **options)
+    return IMPLEMENTATIONS[implementation](case.query, case.keys, case.values, case.work, **options)
 
 
 def dense(case, scaling=DIM**-0.5, sliding_window=None, softcap=None, sinks=None):
@@ -37,12 +37,12 @@ def dense(case, scaling=DIM**-0.5, sliding_window=None, softcap=None, sinks=None
     return out
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 @pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_equals_dense_attention(version, options, shape):
+def test_equals_dense_attention(implementation, options, shape):
     case = make_case(SHAPES[shape])
-    out = run(case, version, **OPTIONS[options])
+    out = run(case, implementation, **OPTIONS[options])
     assert out.shape == (HEADS, case.work.n_tokens, VALUE_DIM)
     assert out.dtype == torch.float32
     torch.testing.assert_close(out.double(), dense(case, **OPTIONS[options]), atol=1e-5, rtol=1e-5)
@@ -58,7 +58,7 @@ def test_equals_dense_attention(version, options, shape):
     window=st.one_of(st.none(), st.integers(1, 40)),
     seed=st.integers(0, 1000),
 )
-def test_versions_agree_on_random_segments(segments, window, seed):
+def test_implementations_agree_on_random_segments(segments, window, seed):
     case = make_case(segments, seed)
     fast = run(case, "sdpa", sliding_window=window)
     torch.testing.assert_close(
@@ -66,22 +66,22 @@ def test_versions_agree_on_random_segments(segments, window, seed):
     )
 
 
-@pytest.mark.parametrize("version", VERSIONS)
-def test_window_zero_length_pool_parts_do_not_matter(version):
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_window_zero_length_pool_parts_do_not_matter(implementation):
     """Slots outside the window may be overwritten without any effect."""
     case = make_case([((6, 6), 3)])
-    before = run(case, version, sliding_window=4)
+    before = run(case, implementation, sliding_window=4)
     (first, _) = case.work.segments[0].ranges
     case.keys[:, first[0] : first[1]] = 50.0
     case.values[:, first[0] : first[1]] = 50.0
-    assert torch.equal(run(case, version, sliding_window=4), before)
+    assert torch.equal(run(case, implementation, sliding_window=4), before)
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision(version, dtype):
+def test_half_precision(implementation, dtype):
     case = make_case(SHAPES["odd batch"], dtype=dtype)
-    out = run(case, version)
+    out = run(case, implementation)
     assert out.dtype == dtype
     torch.testing.assert_close(out.double(), dense(case), atol=3e-2, rtol=3e-2)
 

@@ -79,7 +79,7 @@ def test_every_dtype(interpreter, dtype, residual, plus_one):
 
 @pytest.mark.parametrize("plus_one", [False, True])
 def test_rounds_where_the_definition_does(interpreter, plus_one):
-    """In float16, which the interpreter rounds as a device does."""
+    """In float16, which the interpreter rounds like a device."""
     x, residual, weight, eps = make_call(rows=40, dtype=torch.float16)
     (normed, _), _ = interpreter.call(TRITON, x, residual, weight, eps, plus_one=plus_one)
     expected, total = naive.add_rms_norm(x, residual, weight, eps, plus_one=plus_one)

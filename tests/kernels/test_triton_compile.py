@@ -1,4 +1,4 @@
-"""Triton kernels compiled for devices that are not there, against the committed table."""
+"""Triton kernels compiled for absent devices, against the committed table."""
 
 import re
 from dataclasses import replace
@@ -16,10 +16,10 @@ from icm_fast.kernels.tree_attention.tiles import SHARED_BYTES, TARGETS  # noqa:
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks" / "gpu"
 PATHS = sorted(FOLDER.glob("compile_table_*.json"))
 TABLES = dict(read_table(path) for path in PATHS)
-"""By version of triton: its compiler decides the numbers."""
+"""By version of triton, whose compiler determines the numbers."""
 
 REGISTERS = 8
-"""Another build of the same assembler may allocate a step more or less."""
+"""Another build of the same assembler may allocate one step more or less."""
 
 QUICK = re.compile(
     r"-bf16-(64|128)-(long|short)$|^(merge|rope_kv_write)-bf16-80$|^vocabulary-.*bf16$"
@@ -91,7 +91,7 @@ def test_every_other_kernel_compiles_as_in_the_table(target, name):
     ],
 )
 def test_ones_compile(name, ones):
-    """Triton makes a constant of an argument that is 1, and constants have other methods."""
+    """Triton turns an argument of 1 into a constant, and constants have other methods."""
     target = TARGETS[0]  # what Triton's language allows is the same for all
     needs_assembler(target)
     build = BUILDS[target, name]
@@ -101,7 +101,7 @@ def test_ones_compile(name, ones):
 
 
 def test_a_spill_would_show():
-    """A tile far beyond the registers: the log of the assembler says so."""
+    """A tile that needs far too many registers: the assembler's log reports spills."""
     from benchmarks.gpu.compile.default_builds import attention_build
     from icm_fast.kernels.tree_attention.tiles import Tile
 

@@ -7,7 +7,6 @@ import torch
 
 from forward_cases import states
 from icm_fast.config import SearchConfig
-from icm_fast.kernels.tree_attention import select
 from icm_fast.model import ModelRunner, load_model
 from icm_fast.model.forward import device as device_forward
 from icm_fast.model.forward.device import DeviceForward
@@ -29,7 +28,7 @@ def nan_pool(store, like):
 
 @pytest.fixture
 def calls(interpreter, monkeypatch):
-    """The kernels' choices as on a device, each call sent to the interpreter; their names."""
+    """Select kernels as on a device, but send each call to the interpreter; the names called."""
     names = []
 
     def through(name):
@@ -44,8 +43,12 @@ def calls(interpreter, monkeypatch):
         return call
 
     for name in ("add_rms_norm", "gated_activation", "rope_kv_write"):
-        monkeypatch.setattr(device_forward, f"{name}_on", lambda device, dtype, n=name: through(n))
-    monkeypatch.setattr(select, "fastest", lambda query, values: through("tree_attention"))
+        monkeypatch.setattr(
+            device_forward, f"select_{name}", lambda device, dtype, n=name: through(n)
+        )
+    monkeypatch.setattr(
+        device_forward, "select_tree_attention", lambda query, values: through("tree_attention")
+    )
     monkeypatch.setattr(KVStore, "_pool", nan_pool)
     return names
 
@@ -78,7 +81,7 @@ def test_kernels_give_the_states_of_the_models_own_layers(family, calls, monkeyp
 
 
 def test_half_precision(calls, monkeypatch):
-    """In float16, which the interpreter rounds as a device does."""
+    """In float16, which the interpreter rounds like a device."""
     loaded = load_model((tiny_model("llama").half(), byte_tokenizer()))
     ours, _ = states_of(loaded, generic=False)
     monkeypatch.undo()

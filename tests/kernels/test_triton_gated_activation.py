@@ -18,7 +18,7 @@ LIMITS = {
 
 
 def make_call(rows=7, width=72, dtype=torch.float32):
-    """Gate and up as they leave one stacked projection: halves of the same rows, NaN around."""
+    """Gate and up as from one stacked projection: halves of the same rows, surrounded by NaN."""
     generator = torch.Generator().manual_seed(rows + width)
     numbers = 3.0 * torch.randn(rows, 2 * width, generator=generator)
     buffer = torch.full((rows + 2, 2 * width + 32), math.nan, dtype=dtype)
@@ -72,7 +72,7 @@ def test_the_definition_is_that_of_transformers(dtype):
 def test_bad_calls(interpreter):
     gate, up = make_call()
     bad = {
-        "no activation 'relu'": (gate, up, "relu"),
+        "unknown activation 'relu'": (gate, up, "relu"),
         r"up \(7, 71\)": (gate, up[:, 1:], "silu"),
         "float16": (gate, up.half(), "silu"),
         "must be contiguous": (gate, up.T.contiguous().T, "silu"),
@@ -80,5 +80,5 @@ def test_bad_calls(interpreter):
     for message, arguments in bad.items():
         with pytest.raises(ValueError, match=message):
             interpreter.call(TRITON, *arguments)
-    with pytest.raises(ValueError, match="no activation 'relu'"):
+    with pytest.raises(ValueError, match="unknown activation 'relu'"):
         naive.gated_activation(gate, up, "relu")

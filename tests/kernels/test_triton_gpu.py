@@ -1,10 +1,10 @@
-"""Triton kernels on a device: all that the interpreter cannot show. Skipped where there is none."""
+"""Triton kernels on a device: what the interpreter cannot show. Skipped without a device."""
 
 import numpy as np
 import pytest
 import torch
-from attention_cases import OPTIONS, SHAPES, Sizes, make_case
 
+from attention_cases import OPTIONS, SHAPES, Sizes, make_case
 from icm_fast.config import SearchConfig
 from icm_fast.kernels.add_rms_norm import naive as naive_norm
 from icm_fast.kernels.gated_activation import naive as naive_gate
@@ -12,7 +12,7 @@ from icm_fast.kernels.label_logprob import Head
 from icm_fast.kernels.label_logprob import naive as naive_labels
 from icm_fast.kernels.rope_kv_write import naive as naive_rope
 from icm_fast.kernels.tree_attention import AttentionWork, naive, sdpa
-from icm_fast.kernels.tree_attention.select import tree_attention_on
+from icm_fast.kernels.tree_attention.select import select_for_device
 from icm_fast.kernels.tree_attention.tiles import HEAD_DIMS
 from icm_fast.model import ModelRunner, load_model
 from icm_fast.model.forward.device import DeviceForward
@@ -22,7 +22,7 @@ from tiny_models import MULTI, NATIVE, byte_tokenizer, mixed_labels, reviews, ti
 
 pytestmark = pytest.mark.gpu
 LIMITS = {torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 2e-2}
-"""Largest difference as a share of the largest value."""
+"""Largest difference, relative to the largest value."""
 
 LONG = [((700, 129, 64, 1), 45), ((2000,), 1), ((), 300), ((3, 5), 2)]
 
@@ -109,8 +109,8 @@ def test_the_model_takes_the_triton_kernel():
     if torch.cuda.get_device_capability() < (8, 0):
         pytest.skip("older than Ampere")
     device = torch.device("cuda", torch.cuda.current_device())
-    assert tree_attention_on(device, 64) is triton.tree_attention
-    assert tree_attention_on(device, 512) is sdpa.tree_attention
+    assert select_for_device(device, 64) is triton.tree_attention
+    assert select_for_device(device, 512) is sdpa.tree_attention
 
 
 @pytest.mark.parametrize("normalize", [False, True])
@@ -156,7 +156,7 @@ def test_rope_kv_write_equals_the_definition(dtype, dim, rotary):
 
 
 ROUNDINGS = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
-"""Relative: two units in the last place, and in float32 what an approximate root leaves."""
+"""Relative: two units in the last place; in float32, the error of an approximate root."""
 
 
 @pytest.mark.parametrize("dtype", ROUNDINGS)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from icm_fast.kernels import triton_devices
-from icm_fast.kernels.label_logprob import Head, kernel_for, naive
+from icm_fast.kernels.label_logprob import Head, naive, select_label_logprob
 from icm_fast.model import label_head as label_scores
 from icm_fast.model.label_head import LabelHead, label_logprobs
 from icm_fast.plan.label_tree import label_tree
@@ -134,7 +134,7 @@ def tree_of(*labels):
 
 @pytest.mark.parametrize("normalize", ["labels", "vocabulary"])
 def test_the_definition_is_that_of_the_label_head(normalize):
-    """One definition for kernels and for the scores that a search reads."""
+    """Kernels and the scores of a search share one definition."""
     hidden, head = case(softcap=2.0, scale=0.5)
     tree = tree_of((7,), (0,), (202,))
     scores = label_logprobs(label_head(head), tree, hidden[:, None], normalize=normalize)
@@ -158,30 +158,30 @@ def test_scores_are_the_same_through_the_kernel(interpreter, monkeypatch, dtype,
         normalized.append(normalize)
         return interpreter.call(TRITON, *args, normalize=normalize)[0]
 
-    monkeypatch.setattr(label_scores, "kernel_for", lambda hidden, head: kernel)
+    monkeypatch.setattr(label_scores, "select_label_logprob", lambda hidden, head: kernel)
     scores = label_logprobs(label_head(head), tree, states, normalize=normalize)
     torch.testing.assert_close(scores, expected, atol=2e-5, rtol=0)
     assert normalized == [normalize == "vocabulary", True]
 
 
 def test_a_device_takes_the_kernel(ampere):
-    """Tensors without numbers, since there is no device to have any."""
+    """Stand-ins for tensors, since there is no device."""
     from icm_fast.kernels.label_logprob import triton
 
     def tensor(device, dtype):
         return SimpleNamespace(device=torch.device(device), dtype=dtype)
 
     half, double = tensor("cuda:0", torch.bfloat16), tensor("cuda:0", torch.float64)
-    assert kernel_for(half, Head(half)) is triton.label_logprob
-    assert kernel_for(tensor("cuda:0", torch.float32), Head(half)) is triton.label_logprob
-    assert kernel_for(half, Head(double)) is None
-    assert kernel_for(double, Head(half)) is None
-    assert kernel_for(half, Head(tensor("cuda:1", torch.bfloat16))) is None
+    assert select_label_logprob(half, Head(half)) is triton.label_logprob
+    assert select_label_logprob(tensor("cuda:0", torch.float32), Head(half)) is triton.label_logprob
+    assert select_label_logprob(half, Head(double)) is None
+    assert select_label_logprob(double, Head(half)) is None
+    assert select_label_logprob(half, Head(tensor("cuda:1", torch.bfloat16))) is None
     ampere.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
     triton_devices.has_triton_kernels.cache_clear()
-    assert kernel_for(half, Head(half)) is None
+    assert select_label_logprob(half, Head(half)) is None
 
 
 def test_the_processor_has_no_kernel():
     hidden, head = case()
-    assert kernel_for(hidden, head) is None
+    assert select_label_logprob(hidden, head) is None

@@ -19,7 +19,7 @@ def angles(n_tokens, width, dtype):
 
 
 def make_call(tokens=19, heads=3, kv_heads=1, dim=24, rotary=24, value_dim=20, dtype=torch.float32):
-    """Rows token by token, as projections leave them, and pools of NaN."""
+    """Rows with the strides of projections, and pools of NaN."""
     generator = torch.Generator().manual_seed(tokens + dim)
 
     def rows(n_heads, width):

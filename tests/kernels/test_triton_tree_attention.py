@@ -4,10 +4,10 @@ import math
 
 import pytest
 import torch
-from attention_cases import DEEP, ONE_TOKEN, OPTIONS, ROOT, SHAPES, Sizes, make_case
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from attention_cases import DEEP, ONE_TOKEN, OPTIONS, ROOT, SHAPES, Sizes, make_case
 from icm_fast.kernels.tree_attention import AttentionWork, SegmentWork, naive
 from icm_fast.kernels.tree_attention.tiles import (
     HEAD_DIMS,
@@ -28,7 +28,7 @@ HEADS = {"1 of 1": (1, 1), "2 of 2": (2, 2), "3 of 1": (3, 1), "8 of 2": (8, 2)}
 
 
 def guarded(tensor):
-    """The same numbers inside a buffer that is NaN all around, head by head."""
+    """The same numbers in a buffer with NaN around each head."""
     heads, rows, width = tensor.shape
     buffer = torch.full((heads + 2, rows + 2 * GUARD, width), math.nan, dtype=tensor.dtype)
     view = buffer[1:-1, GUARD:-GUARD]
@@ -113,7 +113,7 @@ def test_a_sink_of_no_weight(interpreter):
 
 @pytest.mark.parametrize("n_sms", [0, MANY_SMS])
 def test_empty_ranges_and_neighbours(interpreter, n_sms):
-    """Ranges of no slots, and ranges that touch: they are read as one."""
+    """Empty ranges, and adjacent ranges, which are read as one."""
     case = make_case([((12, 20), 4)])
     segment = case.work.segments[0]
     (a, b), (c, d) = segment.ranges
@@ -124,7 +124,7 @@ def test_empty_ranges_and_neighbours(interpreter, n_sms):
 
 
 def test_queries_of_any_strides(interpreter):
-    """Queries come token by token from a projection, or with features apart."""
+    """Queries with the strides of a projection, or with strided features."""
     case = make_case(SHAPES["odd batch"])
     expected = triton(interpreter, case)
     options = {"scaling": case.query.shape[-1] ** -0.5, "tile": SMALL}
@@ -138,7 +138,7 @@ def test_queries_of_any_strides(interpreter):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_row_does_not_depend_on_the_batch(interpreter, dtype):
-    """With all defaults: neither the tile of a segment nor a split may come from its neighbours."""
+    """With all defaults: neither the tile of a segment nor a split may depend on its neighbours."""
     case = make_case(SHAPES["long"] + SHAPES["odd batch"], dtype=dtype)
     together = triton(interpreter, case, tile=None)
     for segment in case.work.segments:
@@ -203,8 +203,8 @@ def test_bad_calls(interpreter):
     short = AttentionWork(work.segments, 8)
     beyond = AttentionWork((SegmentWork(0, 7, (), keys.shape[1] - 6, 0),), 7)
     bad = {
-        "do not belong together": (query[..., :4], keys, values, work),
-        "no multiple": (query[:3], keys, values, work),
+        "do not match": (query[..., :4], keys, values, work),
+        "not a multiple": (query[:3], keys, values, work),
         "dtypes differ": (query.half(), keys, values, work),
         "must follow each other": (query, keys, values, short),
         "does not fit": (query, keys, values, beyond),

@@ -4,10 +4,10 @@ import naive_work_list
 import numpy as np
 import pytest
 import torch
-from attention_cases import DEEP, ONE_TOKEN, ROOT, SHAPES, make_case
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from attention_cases import DEEP, ONE_TOKEN, ROOT, SHAPES, make_case
 from icm_fast.kernels.tree_attention import AttentionWork, SegmentWork, naive
 from icm_fast.kernels.tree_attention.tiles import EVERY_LENGTH
 from icm_fast.kernels.tree_attention.work_list import PlanSettings, launch_plan, make_plan
@@ -23,7 +23,7 @@ def plan_settings(
 
 
 def read_slots(plan, low, high):
-    """``{slot: position}`` of the keys in some blocks; no slot may be there twice."""
+    """``{slot: position}`` of the keys in some blocks; no slot may occur twice."""
     slots = {}
     for slot, count, position, _ in plan.blocks[low:high].tolist():
         for k in range(count):
@@ -33,7 +33,7 @@ def read_slots(plan, low, high):
 
 
 def check(work, settings):
-    """Against ``naive.visibility``: each row of each tile sees its keys in the blocks it reads."""
+    """By ``naive.visibility``, each row of each tile finds its keys in the blocks that it reads."""
     plan = make_plan(work, settings)
     segments = {s.begin: s for s in work.segments}
     visible = {s.begin: visible_slots(s, settings) for s in work.segments}
@@ -162,7 +162,7 @@ def test_a_plan_is_made_once_and_is_no_part_of_the_work():
 
 
 def check_same(work, settings):
-    """Table for table what the plain version makes."""
+    """All tables equal those of the plain implementation."""
     plan, expected = make_plan(work, settings), naive_work_list.make_plan(work, settings)
     for name in ("items", "blocks", "merges"):
         table, wanted = getattr(plan, name), getattr(expected, name)
@@ -204,7 +204,7 @@ def works(draw):
     n_sms=st.sampled_from([0, 1, 2, 5, 132]),
     lengths=st.sampled_from([EVERY_LENGTH, range(1, 17), range(17, 1000), range(0, 2), range(0)]),
 )
-def test_plans_are_those_of_the_plain_version(
+def test_plans_are_those_of_the_plain_one(
     work, window, group, kv_heads, block_m, block_n, n_sms, lengths
 ):
     check_same(work, plan_settings(group, block_m, block_n, window, n_sms, kv_heads, lengths))
@@ -212,7 +212,7 @@ def test_plans_are_those_of_the_plain_version(
 
 @pytest.mark.parametrize("n_sms", [0, 8, 132])
 @pytest.mark.parametrize("window", [None, 100])
-def test_plans_of_a_tree_are_those_of_the_plain_version(window, n_sms):
+def test_plans_of_a_tree_are_those_of_the_plain_one(window, n_sms):
     tree = uniform_plan(33, demonstration=43, query=40, root=1, batch_tokens=700)
     for batch in range(tree.n_batches):
         for block_m, lengths in ((16, range(1, 17)), (64, range(17, 1 << 62))):

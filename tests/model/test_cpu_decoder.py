@@ -1,4 +1,4 @@
-"""What the native decoder takes from Python, and what it refuses."""
+"""What the native decoder accepts from Python, and what it refuses."""
 
 import numpy as np
 import pytest
@@ -208,7 +208,7 @@ def test_pools_of_another_decoder_are_refused(decoder):
 @pytest.mark.skipif(_core.cpu_isa("bfloat16") is None, reason="this processor has no bfloat16")
 @pytest.mark.parametrize(("ours", "theirs"), [("float32", "bfloat16"), ("bfloat16", "float32")])
 def test_pools_of_another_dtype_are_refused(ours, theirs):
-    """Half as large, the one would be written past its end."""
+    """At half the size, it would be written past its end."""
     decoder = bare_decoder(dtype=ours)
     add_layer(decoder, weights())
     with pytest.raises(ValueError, match="for another model"):

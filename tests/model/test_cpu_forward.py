@@ -1,4 +1,4 @@
-"""Which models the native decoder takes, and that it computes what their own layers do."""
+"""Which models the native decoder supports, and that it equals their own layers."""
 
 import json
 import os
@@ -64,7 +64,7 @@ def test_dtypes():
 
 
 class Adapter(torch.nn.Module):
-    """A linear layer with something added, as libraries for adapters wrap it."""
+    """A linear layer with an addition, as adapter libraries wrap it."""
 
     def __init__(self, base_layer):
         super().__init__()
@@ -94,7 +94,7 @@ def test_wrapped_layers_run_as_they_are(part):
 
 
 @pytest.mark.parametrize("changes", [{"attention_bias": True}, {"mlp_bias": True}])
-def test_biases_behind_the_attention_run_generically(changes):
+def test_biases_after_the_attention_run_generically(changes):
     loaded = tiny_loaded("llama", **changes)
     assert not is_native(loaded)
 
@@ -111,7 +111,7 @@ def test_too_little_memory_for_a_second_copy_runs_generically(monkeypatch):
     monkeypatch.setattr(cpu, "available_bytes", lambda: copied)
     assert not is_native(loaded)
     monkeypatch.setattr(cpu, "available_bytes", lambda: copied + 1)
-    assert not is_native(loaded), "the choice is made once for a model"
+    assert not is_native(loaded), "the decoder is selected once per model"
     assert is_native(tiny_loaded("llama"))
 
 
@@ -204,7 +204,7 @@ def test_threads_change_no_bit(family):
 
 
 def one_by_one(tree):
-    """The same plan with every batch taken apart, parents first; slots stay where they are."""
+    """The same plan with every batch split into segments, parents first, and unchanged slots."""
     bounds = zip(tree.batch_offsets[:-1], tree.batch_offsets[1:], strict=True)
     order = np.concatenate([np.sort(tree.batch_segments[a:b]) for a, b in bounds])
     return SimpleNamespace(
@@ -307,7 +307,7 @@ def test_int8_without_its_instructions_is_refused(monkeypatch):
 
 @needs_int8
 def test_int8_of_a_model_without_a_native_decoder_is_refused():
-    with pytest.raises(InputError, match=r"does not run this model \(gpt2, float32, cpu\)"):
+    with pytest.raises(InputError, match=r"does not support this model \(gpt2, float32, cpu\)"):
         ModelRunner(tiny_loaded("gpt2"), int8=True)
 
 

@@ -1,4 +1,4 @@
-"""Our own forward for devices, shown on the processor with the definitions of its kernels."""
+"""Our forward pass for devices, run on the CPU with the definitions of its kernels."""
 
 import math
 import sys
@@ -52,7 +52,7 @@ def nan_pool(n_slots, like):
 
 @pytest.fixture
 def on_device(monkeypatch):
-    """Every model is taken for one that lies on a device, unless its family is unknown."""
+    """Treat every model as one on a device, unless its family is unknown."""
     monkeypatch.setattr(device_forward, "has_triton_kernels", lambda device: True)
 
 
@@ -187,7 +187,7 @@ def test_settings_of_a_configuration_count(family, changes, on_device):
 
 @pytest.mark.parametrize("generic", [False, True])
 def test_gemma_3_leaves_the_cap_on_scores_alone(generic, on_device):
-    """Its configuration has the setting, which its attention does not read; nor do other ways."""
+    """Its configuration has the setting, but neither its own attention nor ours reads it."""
     plain, capped = (
         tiny_loaded("gemma3_text", generic=generic, **changes)
         for changes in ({}, {"attn_logit_softcapping": 1.0})
@@ -200,7 +200,7 @@ def test_gemma_3_leaves_the_cap_on_scores_alone(generic, on_device):
 
 @pytest.mark.parametrize("family", NATIVE)
 def test_bfloat16_is_near_float32(family, on_device):
-    """And about as near as the model's own layers in bfloat16."""
+    """And about as close as the model's own layers in bfloat16."""
     half = pair(tiny_model(family).bfloat16())
     half.cache["cpu_decoder"] = None
     whole = pair(tiny_model(family).bfloat16().float())
@@ -218,7 +218,7 @@ def test_bfloat16_is_near_float32(family, on_device):
 
 
 def batch(start, wanted=(False, True, True)):
-    """Three segments, the last two behind the first one, which ran in an earlier batch."""
+    """Three segments, the last two after the first, which ran in an earlier batch."""
     before = (0, 9)
     return PackedBatch(
         token_ids=np.arange(5, 5 + 12),
@@ -260,7 +260,7 @@ def test_rows_know_their_places():
     ]
 
 
-def test_behind_the_last_attention_only_wanted_rows_go_on():
+def test_after_the_last_attention_only_wanted_rows_remain():
     forward = DeviceForward(off_processor("llama"))
     add_norm, sizes = forward._add_norm, []
 
@@ -322,7 +322,7 @@ def test_every_scorer_gives_the_scores_of_the_native_way(family, kind, on_device
 
 
 class SmallDevice:
-    """Refuses a layer of more tokens than it has room for, in the middle of a forward pass."""
+    """Runs out of memory at a layer of too many tokens, in the middle of a forward pass."""
 
     def __init__(self, model, room):
         part = model.base_model.layers[0].mlp.down_proj
@@ -337,14 +337,14 @@ class SmallDevice:
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma3_text"])
-def test_batches_beyond_the_memory_go_in_parts(family, on_device):
+def test_batches_that_do_not_fit_are_split(family, on_device):
     loaded = off_processor(family)
     plan = plan_of(loaded)
     expected = states(ModelRunner(loaded), plan)
     room = int(plan.tree.n_tokens.max())
     device = SmallDevice(loaded.model, room)
     runner = ModelRunner(loaded)
-    with pytest.warns(RuntimeWarning, match=r"no memory for a batch of \d+ tokens; going on with"):
+    with pytest.warns(RuntimeWarning, match=r"no memory for a batch of \d+ tokens; continuing"):
         assert (states(runner, plan) - expected).abs().max() <= 1e-5
     assert max(device.sizes) > room
     device.sizes.clear()
@@ -359,7 +359,7 @@ def test_a_segment_beyond_the_memory_is_one_clear_error(on_device):
 
 
 def test_a_failed_pass_is_gone_before_the_cache_is_freed(monkeypatch):
-    """The error's traceback holds its tensors, so the cache is freed behind the handler."""
+    """The error's traceback holds its tensors, so the cache is freed after the handler."""
     seen = []
 
     def empty_cache():

@@ -1,4 +1,4 @@
-"""What a device's memory changes: smaller batches, a smaller pool; nothing in the scores."""
+"""A device's memory changes batches and the pool, but not the scores."""
 
 from types import SimpleNamespace
 
@@ -26,7 +26,7 @@ from tiny_models import (
 
 
 class SmallDevice:
-    """Refuses a forward pass of more tokens than it has room for."""
+    """Runs out of memory on a forward pass of too many tokens."""
 
     def __init__(self, model, room):
         self.sizes, self._real, self._room = [], model.base_model.forward, room
@@ -40,7 +40,7 @@ class SmallDevice:
 
 
 @pytest.mark.parametrize("family", ["llama", "mistral", "gpt_neox"])
-def test_batches_beyond_the_memory_go_in_parts_with_the_same_scores(family):
+def test_batches_that_do_not_fit_are_split_with_the_same_scores(family):
     dataset = reviews(SINGLE)
     labels = mixed_labels(dataset)
     expected = make_scorer(tiny_loaded(family, generic=True), dataset, SearchConfig()).score(labels)
@@ -49,7 +49,7 @@ def test_batches_beyond_the_memory_go_in_parts_with_the_same_scores(family):
     plan = scorer.plan(labels)
     room = int(plan.tree.n_tokens.max())
     device = SmallDevice(loaded.model, room)
-    with pytest.warns(RuntimeWarning, match=r"no memory for a batch of \d+ tokens; going on with"):
+    with pytest.warns(RuntimeWarning, match=r"no memory for a batch of \d+ tokens; continuing"):
         scored = scorer.score(labels)
     assert np.abs(scored.scores - expected.scores).max() < 1e-5
     assert scored.n_tokens == expected.n_tokens == plan.n_tokens

@@ -84,7 +84,7 @@ def _add_tokenizer(writer, tokenizer):
 
 
 def _permuted(stem, tensor, config):
-    """GGUF keeps rotary pairs side by side, transformers half a head apart."""
+    """GGUF stores rotary pairs adjacently, transformers half a head apart."""
     heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}
     n_heads = heads.get(stem.rpartition(".")[2])
     if n_heads is None:

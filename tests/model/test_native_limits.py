@@ -128,7 +128,7 @@ def test_segments_at_the_ends_of_64_bits_are_refused(changes):
 def test_slots_beyond_64_bits_are_refused():
     allocator = _core.RangeAllocator()
     assert allocator.allocate(HUGE - 1) == 0
-    with pytest.raises(ValueError, match=r"a range of 2 slots behind slot \d+ ends beyond 64 bits"):
+    with pytest.raises(ValueError, match=r"a range of 2 slots after slot \d+ ends beyond 64 bits"):
         allocator.allocate(2)
     assert allocator.allocate(1) == HUGE - 1
     allocator.check_integrity()

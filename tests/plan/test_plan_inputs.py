@@ -85,5 +85,5 @@ def test_sizes_that_do_not_apply_are_ignored() -> None:
 def test_examples_outside_the_plan_are_refused(example: int) -> None:
     plan = LooCase(demonstrations=(5, 5)).plan()
     for method in (plan.context, plan.query_segment):
-        with pytest.raises(ValueError, match=f"example {example} lies outside the plan's 2"):
+        with pytest.raises(ValueError, match=f"example {example} is outside the plan's 2"):
             method(example)

@@ -15,7 +15,7 @@ from icm_fast.config import SearchConfig
 from icm_fast.errors import InputError
 from icm_fast.files import write_atomically
 from icm_fast.runs.event_log import EventLog, event_line
-from icm_fast.runs.score_log import Evaluation, EvaluationLog
+from icm_fast.runs.score_log import ScoredLabelling, ScoreLog
 from run_fakes import REPOSITORY, FakeScorer, run_bytes, toy_dataset
 
 CONFIG = SearchConfig(preset="paper", max_evaluations=8, n_initial=2)
@@ -258,11 +258,11 @@ def record_bytes(n=6, n_labels=2):
 def evaluation(k, n=6, n_labels=2):
     labels = np.full(n, -1, np.int32)
     labels[: k % n] = k % n_labels
-    return Evaluation(labels, np.full((n, n_labels), -k, np.float32), 100 + k)
+    return ScoredLabelling(labels, np.full((n, n_labels), -k, np.float32), 100 + k)
 
 
 def filled(path, count=3, n_labels=2):
-    log = EvaluationLog(path, 6, n_labels, FINGERPRINT)
+    log = ScoreLog(path, 6, n_labels, FINGERPRINT)
     for k in range(count):
         log.append(evaluation(k, n_labels=n_labels))
     log.close()
@@ -272,14 +272,14 @@ def filled(path, count=3, n_labels=2):
 @pytest.mark.parametrize("n_labels", [2, 200, 40_000])
 def test_log_gives_back_what_was_written(tmp_path, n_labels):
     filled(tmp_path / "e.bin", 3, n_labels)
-    log = EvaluationLog(tmp_path / "e.bin", 6, n_labels, FINGERPRINT)
+    log = ScoreLog(tmp_path / "e.bin", 6, n_labels, FINGERPRINT)
     log.close()
-    for k, found in enumerate(log.evaluations):
+    for k, found in enumerate(log.labellings):
         expected = evaluation(k, n_labels=n_labels)
         assert np.array_equal(found.labels, expected.labels)
         assert np.array_equal(found.scores, expected.scores)
         assert found.n_tokens == expected.n_tokens
-    assert len(log.evaluations) == 3
+    assert len(log.labellings) == 3
 
 
 def test_every_torn_tail_is_cut(tmp_path):
@@ -287,10 +287,10 @@ def test_every_torn_tail_is_cut(tmp_path):
     content = filled(path)
     for size in range(HEADER, len(content)):
         path.write_bytes(content[:size])
-        log = EvaluationLog(path, 6, 2, FINGERPRINT)
+        log = ScoreLog(path, 6, 2, FINGERPRINT)
         log.close()
         n_whole = (size - HEADER) // record_bytes()
-        assert len(log.evaluations) == n_whole
+        assert len(log.labellings) == n_whole
         assert path.read_bytes() == content[: HEADER + n_whole * record_bytes()]
 
 
@@ -299,9 +299,9 @@ def test_corrupt_last_record_counts_as_torn(tmp_path):
     content = bytearray(filled(path))
     content[-10] ^= 1
     path.write_bytes(content)
-    log = EvaluationLog(path, 6, 2, FINGERPRINT)
+    log = ScoreLog(path, 6, 2, FINGERPRINT)
     log.close()
-    assert len(log.evaluations) == 2
+    assert len(log.labellings) == 2
 
 
 def test_corrupt_middle_record_is_an_error(tmp_path):
@@ -312,14 +312,14 @@ def test_corrupt_middle_record_is_an_error(tmp_path):
     with pytest.raises(
         InputError, match=rf"record 2 of 3 is corrupt .* byte {HEADER + record_bytes()}"
     ):
-        EvaluationLog(path, 6, 2, FINGERPRINT)
+        ScoreLog(path, 6, 2, FINGERPRINT)
     assert path.read_bytes() == content
 
 
 def test_log_of_another_run_is_refused(tmp_path):
     filled(tmp_path / "e.bin")
     with pytest.raises(InputError, match="belongs to another run or is corrupt"):
-        EvaluationLog(tmp_path / "e.bin", 6, 2, "cd" * 32)
+        ScoreLog(tmp_path / "e.bin", 6, 2, "cd" * 32)
 
 
 def test_layout_on_disk(tmp_path):

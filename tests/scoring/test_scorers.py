@@ -173,7 +173,7 @@ def test_context_too_long_names_the_largest_n_that_fits():
     dataset = reviews()
     loaded = tiny_loaded("llama")
     config = SearchConfig(context_limit=90)
-    with pytest.raises(InputError, match=r"8 examples need contexts of \d+ tokens.*takes 90"):
+    with pytest.raises(InputError, match=r"8 examples need contexts of \d+ tokens.*limit is 90"):
         make_scorer(loaded, dataset, config)
     message = _refusal_of(loaded, dataset, config)
     fitting = int(message.split("largest n that fits is ")[1].split(":")[0])
@@ -209,4 +209,4 @@ def test_not_even_one_example_fits():
 
 def test_model_length_is_the_default_limit():
     loaded = tiny_loaded("llama", max_position_embeddings=64)
-    assert "the model takes 64" in _refusal_of(loaded, reviews(), SearchConfig())
+    assert "the limit is 64" in _refusal_of(loaded, reviews(), SearchConfig())

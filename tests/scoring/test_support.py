@@ -122,7 +122,7 @@ def test_window_that_never_reaches_the_attention_is_refused(monkeypatch):
         return hidden
 
     monkeypatch.setattr(GenericForward, "run", forgetting_windows)
-    assert "do not hand their sliding window" in refusal(loaded)
+    assert "do not pass their sliding window" in refusal(loaded)
 
 
 def test_layers_of_another_kind_are_refused(monkeypatch):

@@ -1,4 +1,4 @@
-"""Not a peer but the limit of all: the fastest matrix product of torch on the same threads."""
+"""Not a peer but the limit of all: torch's fastest matrix product on the same threads."""
 
 from __future__ import annotations
 

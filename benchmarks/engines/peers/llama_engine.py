@@ -17,7 +17,7 @@ PROBE_TOKENS = 1024
 class LlamaSession:
     """A context over a GGUF file (``job.options["gguf"]``).
 
-    Options ``flash_attention`` (measured if not given) and ``batch_tokens``.
+    Options: ``flash_attention`` (by default the faster one is used) and ``batch_tokens``.
     """
 
     reuses_prefix = True
@@ -53,7 +53,7 @@ class LlamaSession:
         self.tokens_forwarded = 0
 
     def label_logits(self, prompts: Prompts) -> Logits:
-        """Logits of the labels behind each prompt, ``[n_prompts, n_labels]``."""
+        """Logits of the labels after each prompt, ``[n_prompts, n_labels]``."""
         return [self._forward(prompt) for prompt in prompts]
 
     def _forward(self, prompt: Sequence[int]) -> list[float]:
@@ -83,7 +83,7 @@ class LlamaSession:
             raise RuntimeError(f"llama.cpp failed to forward a batch (status {status})")
 
     def _open(self, flash_attention: bool) -> None:
-        """Make a context with room for the longest prompt."""
+        """Open a context with room for the longest prompt."""
         api = self._api
         if self._context:
             api.llama_free(self._context)
@@ -95,16 +95,16 @@ class LlamaSession:
         settings.flash_attn_type = int(flash_attention)
         if self._job.dtype == "float32":  # keys and values are float16 by default
             settings.type_k = settings.type_v = api.GGML_TYPE_F32
-        # Keys behind the sliding window stay: a cache cut back needs them again.
+        # Keep keys outside the sliding window: a cache that is cut back needs them again.
         settings.swa_full = True
         self._context = api.llama_init_from_model(self._model, settings)
         if not self._context:
-            raise RuntimeError("llama.cpp cannot make a context; is memory short?")
+            raise RuntimeError("llama.cpp cannot open a context; out of memory?")
         self._memory: Any = api.llama_get_memory(self._context)
         self.details["flash_attention"] = flash_attention
 
     def _best_flash_attention(self) -> bool:
-        """The chosen setting, else the faster one on the beginning of a prompt."""
+        """The setting of the job, otherwise the faster one on the beginning of a prompt."""
         chosen = self._job.options.get("flash_attention")
         if chosen is not None:
             return bool(chosen)
@@ -121,7 +121,7 @@ class LlamaSession:
 
 
 def _silence(api: Any) -> Any:
-    """Drop llama.cpp's log; the callback has to stay alive as long as the library."""
+    """Drop llama.cpp's log; the callback must live as long as the library."""
     callback = api.llama_log_callback(lambda level, text, data: None)
     api.llama_log_set(callback, ctypes.c_void_p(0))
     return callback

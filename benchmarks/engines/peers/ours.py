@@ -10,7 +10,7 @@ from .protocol import Job, Logits, Prompts, main
 
 
 class OurSession:
-    """The scorer of one data set; it serves the queries in the order of the job's prompts."""
+    """The scorer of one data set, with queries in the order of the job's prompts."""
 
     reuses_prefix = True
     divisible = False
@@ -40,7 +40,7 @@ class OurSession:
         self._planned = self._check_plan(job.prompts)
 
     def _check_plan(self, prompts: Prompts) -> int:
-        """Tokens planned; fails unless the plan's prompts are the job's, token by token."""
+        """Tokens planned; fails unless the plan's prompts equal the job's, token by token."""
         plan = self._scorer.plan(self._labels)
         for prompt, i in zip(prompts, self._examples, strict=True):
             if plan.prompt_ids(i) != list(prompt):
@@ -48,11 +48,11 @@ class OurSession:
         return int(plan.n_tokens)
 
     def reset(self) -> None:
-        """Nothing to forget: every score plans and forwards its whole tree."""
+        """Nothing is cached: every score plans and forwards its whole tree."""
         self.tokens_forwarded = 0
 
     def label_logits(self, prompts: Prompts) -> Logits:
-        """Scores of the queries behind the job's first prompts; all of them when timed."""
+        """Scores of the queries of the job's first prompts; all of them when timed."""
         wanted = self._examples[: len(prompts)]
         queries = np.zeros(len(self._labels), np.bool_)
         queries[wanted] = True

@@ -1,4 +1,4 @@
-"""What a cache of the previous prompt saves."""
+"""Tokens that a cache of the previous prompt saves."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a peer is given, how it is timed and what it answers; standard library only."""
+"""A peer's input, timing and output; standard library only."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TextIO
 
 from .prefix import costs
 
@@ -34,9 +34,9 @@ class Job:
         model: Folder (or hub id) of the model.
         dtype: ``bfloat16`` or ``float32``.
         threads: Threads to compute with.
-        cpus: Processors that the peer is pinned to.
+        cpus: CPUs that the peer is pinned to.
         repeats: Timed repeats, each with a cold cache.
-        max_seconds: Time for one repeat, kept by measuring a first part of the prompts; 0: all.
+        max_seconds: Time limit of one repeat, kept by measuring only the first prompts; 0: all.
         options: Settings of the peer.
         source: How to load the data set again; only ``ours`` reads it.
     """
@@ -66,11 +66,11 @@ class Session(Protocol):
     """A loaded peer.
 
     Attributes:
-        reuses_prefix: Whether it keeps keys and values of the prompts before.
-        divisible: Whether a first part of the prompts costs its part of the time.
-        tokens_forwarded: Tokens forwarded since the last reset, None where it does not know.
-        details: Settings that it chose, for the results.
-        packages: Distributions whose versions decide the numbers.
+        reuses_prefix: Whether it keeps keys and values of earlier prompts.
+        divisible: Whether a part of the prompts takes a proportional part of the time.
+        tokens_forwarded: Tokens forwarded since the last reset, None if unknown.
+        details: Settings that it selected, for the results.
+        packages: Distributions whose versions are recorded.
     """
 
     reuses_prefix: bool
@@ -83,7 +83,7 @@ class Session(Protocol):
         """Forget all keys and values."""
 
     def label_logits(self, prompts: Prompts) -> Logits:
-        """Logits of the labels behind each prompt, ``[n_prompts, n_labels]``."""
+        """Logits of the labels after each prompt, ``[n_prompts, n_labels]``."""
 
 
 def log_softmax(logits: Sequence[float]) -> list[float]:
@@ -100,7 +100,7 @@ def measure(session: Session, job: Job) -> dict[str, Any]:
         ``seconds`` of each repeat for the first ``n_measured`` of ``n_prompts`` prompts, which are
         ``measured_share`` of the tokens to forward; their ``scores``, ``[n_measured, n_labels]``
         log-probabilities of the last repeat, and ``repeat_difference``, their largest change
-        between repeats; ``processors_used``, processor seconds per second; tokens, versions,
+        between repeats; ``processors_used``, CPU seconds per second; tokens, versions,
         memory in bytes.
     """
     session.label_logits([prompt[:WARM_UP_TOKENS] for prompt in job.prompts[:1]])
@@ -136,7 +136,7 @@ def _timed(session: Session, prompts: Prompts) -> tuple[float, Logits]:
 
 
 def _affordable(session: Session, job: Job, tokens: Sequence[int]) -> int:
-    """How many of the first prompts a repeat may take, judged by a probe of a few."""
+    """Number of first prompts that fit in the time of a repeat, estimated from a few."""
     n = len(job.prompts)
     if not job.max_seconds or not session.divisible or n <= PROBED_PROMPTS:
         return n
@@ -174,9 +174,9 @@ def main(open_session: Callable[[Job], Session]) -> None:
 
 
 def answer(compute: Callable[[Job], dict[str, Any]]) -> None:
-    """Run the job named on the command line and print what comes out as one line of JSON."""
+    """Run the job named on the command line and print the result as one line of JSON."""
     job = Job.read(Path(sys.argv[1]))
-    # Threads inherit the pinning, so it comes before any library starts some.
+    # Threads inherit the pinning, so it comes before any library starts threads.
     os.sched_setaffinity(0, job.cpus)
     stdout = _private_stdout()
     json.dump(compute(job), stdout)
@@ -184,8 +184,8 @@ def answer(compute: Callable[[Job], dict[str, Any]]) -> None:
     stdout.close()
 
 
-def _private_stdout() -> Any:
-    """The standard output for the result alone; what libraries print goes to standard error."""
+def _private_stdout() -> TextIO:
+    """Standard output for the result alone; output of libraries goes to standard error."""
     stdout = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     return stdout

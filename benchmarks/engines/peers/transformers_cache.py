@@ -1,4 +1,4 @@
-"""Peer ``transformers-cache``: one cache, cut back to what a prompt shares with the one before."""
+"""Peer ``transformers-cache``: one cache, cut back to the prefix shared with the last prompt."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .transformers_model import PACKAGES, label_logits, load
 
 
 class CacheSession:
-    """Prompts one after the other through one ``DynamicCache``."""
+    """Prompts through one ``DynamicCache``, one after the other."""
 
     reuses_prefix = True
     divisible = True
@@ -28,14 +28,14 @@ class CacheSession:
         """Start with an empty cache."""
         from transformers import DynamicCache
 
-        # Not made from the model's configuration: a cache that drops what lies behind the sliding
-        # window can't be cut back. The attention masks keep the window all the same.
+        # Without the model's configuration: a cache that drops keys outside the sliding window
+        # can't be cut back. The attention masks still apply the window.
         self._cache: Any = DynamicCache()
         self._cached: Sequence[int] = ()
         self.tokens_forwarded: int | None = 0
 
     def label_logits(self, prompts: Prompts) -> Logits:
-        """Logits of the labels behind each prompt, ``[n_prompts, n_labels]``."""
+        """Logits of the labels after each prompt, ``[n_prompts, n_labels]``."""
         return [self._forward(prompt) for prompt in prompts]
 
     def _forward(self, prompt: Sequence[int]) -> list[float]:

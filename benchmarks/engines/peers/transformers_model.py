@@ -23,10 +23,10 @@ def load(job: Job) -> Any:
 
 
 def label_logits(model: Any, label_ids: Sequence[int], **inputs: Any) -> Logits:
-    """Logits of the labels behind the last column of a batch, ``[rows, n_labels]``.
+    """Logits of the labels after the last column of a batch, ``[rows, n_labels]``.
 
-    Only the labels' rows of the head are multiplied, in float32. The model's own way, with
-    ``logits_to_keep=1``, copies the whole head in bfloat16: 1.5 s per prompt for Gemma's.
+    Only the labels' rows of the head are multiplied, in float32. The model's own
+    ``logits_to_keep=1`` copies the whole head in bfloat16, which takes 1.5 s per prompt for Gemma.
     """
     hidden = model.base_model(**inputs).last_hidden_state[:, -1].float()
     head = model.get_output_embeddings()

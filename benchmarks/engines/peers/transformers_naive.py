@@ -1,4 +1,4 @@
-"""Peer ``transformers-naive``: whole prompts in batches, at the best of several batch sizes."""
+"""Peer ``transformers-naive``: whole prompts in batches of the fastest of several sizes."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ class NaiveSession:
         self.details["batch_size"] = self._batch_size
 
     def reset(self) -> None:
-        """Nothing is kept."""
+        """Nothing is cached."""
         self.tokens_forwarded = 0
 
     def label_logits(self, prompts: Prompts) -> Logits:
-        """Logits of the labels behind each prompt, ``[n_prompts, n_labels]``."""
+        """Logits of the labels after each prompt, ``[n_prompts, n_labels]``."""
         # Prompts of similar length share a batch, so that little padding is forwarded.
         order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
         logits: Logits = [[] for _ in prompts]
@@ -53,7 +53,7 @@ class NaiveSession:
             ids[row, longest - len(prompt) :] = torch.tensor(prompt)
             mask[row, longest - len(prompt) :] = 1
         inputs = {"input_ids": ids}
-        # Without padding no mask is passed: causal attention alone is faster.
+        # No mask without padding: plain causal attention is faster.
         if not bool(mask.all()):
             inputs |= {"attention_mask": mask, "position_ids": (mask.cumsum(1) - 1).clamp(min=0)}
         self.tokens_forwarded = (self.tokens_forwarded or 0) + ids.numel()

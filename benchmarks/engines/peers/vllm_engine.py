@@ -37,7 +37,7 @@ class VllmSession:
         self._sampling: Any = SamplingParams(
             max_tokens=1,
             temperature=0.0,
-            # This version wants the two to agree, and returns exactly these tokens.
+            # This version needs both to agree, and returns exactly these tokens.
             logprobs=len(job.label_ids),
             logprob_token_ids=list(job.label_ids),
             detokenize=False,
@@ -52,7 +52,7 @@ class VllmSession:
         self.tokens_forwarded = 0
 
     def label_logits(self, prompts: Prompts) -> Logits:
-        """Log-probabilities of the labels behind each prompt, ``[n_prompts, n_labels]``."""
+        """Log-probabilities of the labels after each prompt, ``[n_prompts, n_labels]``."""
         requests = [{"prompt_token_ids": list(prompt)} for prompt in prompts]
         outputs = self._engine.generate(requests, self._sampling, use_tqdm=False)
         for prompt, output in zip(prompts, outputs, strict=True):
@@ -61,7 +61,7 @@ class VllmSession:
         return [self._label_row(output) for output in outputs]
 
     def _label_row(self, output: Any) -> list[float]:
-        """Log-probabilities of the labels; vLLM drops fields that it does not know silently."""
+        """Log-probabilities of the labels; vLLM silently drops unknown arguments, so check."""
         found = output.outputs[0].logprobs[0]
         missing = [token for token in self._label_ids if token not in found]
         if missing:

@@ -1,1 +1,1 @@
-"""The Triton kernels compiled ahead of time, and what each build takes of a device."""
+"""The Triton kernels compiled ahead of time, and the resources of each build."""

@@ -1,9 +1,9 @@
 """Compile every Triton kernel in every default configuration for sm_80 and sm_90; no device needed.
 
 python -m benchmarks.gpu.compile                                    # ten minutes
-python -m benchmarks.gpu.compile --target 80 --only attention-bf16  # the rest stays
+python -m benchmarks.gpu.compile --target 80 --only attention-bf16  # keeps the rest
 
-Writes compile_table_VERSION.json and .md in benchmarks/gpu, for the version of triton that runs.
+Writes compile_table_VERSION.json and .md in benchmarks/gpu, for the installed version of triton.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ PATH = Path(__file__).resolve().parents[1] / f"compile_table_{triton.__version__
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--target", type=int, choices=TARGETS, action="append")
-    parser.add_argument("--only", default="", help="regular expression on the builds' names")
+    parser.add_argument("--only", default="", help="regular expression for names of builds")
     options = parser.parse_args()
     table = kept_rows()
     for target in options.target or TARGETS:
@@ -38,7 +38,7 @@ def main() -> None:
 
 
 def kept_rows() -> Table:
-    """Rows of the table that is there, as far as they are of today's defaults."""
+    """Rows of the existing table whose builds are still defaults."""
     if not PATH.exists():
         return {}
     _, table = read_table(PATH)

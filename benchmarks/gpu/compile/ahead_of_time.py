@@ -1,4 +1,4 @@
-"""Compiling Triton kernels for a device that is not there, and what they take of it."""
+"""Compile Triton kernels for absent devices, and read the resources that they use."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ THREADS_PER_WARP = 32
 
 @dataclass(frozen=True, slots=True)
 class Build:
-    """One kernel with everything that is fixed when it is compiled.
+    """One kernel with everything that is fixed at compile time.
 
     Attributes:
         name: Unique among the builds of a target.
         kernel: A function under ``triton.jit``.
         arguments: Type of each argument that is passed at run time, as Triton writes it (``*bf16``,
-            ``i32``). All are taken to be multiples of 16, as addresses and strides are in practice.
+            ``i32``). All are assumed multiples of 16, as addresses and strides are in practice.
         constants: The ``tl.constexpr`` arguments.
         num_warps: Warps of a program.
         num_stages: Depth of the pipeline over loads.
@@ -42,14 +42,14 @@ class Build:
 
     @property
     def sizes(self) -> str:
-        """Block sizes, warps and stages, for people and to notice a row of former sizes."""
+        """Block sizes, warps and stages: to read, and to detect rows of former sizes."""
         blocks = [f"{k}={v}" for k, v in self.constants.items() if k.startswith(("BLOCK", "ROWS"))]
         return " ".join([*blocks, f"warps={self.num_warps}", f"stages={self.num_stages}"])
 
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """What a program takes.
+    """Resources of one program.
 
     Attributes:
         registers: Per thread.
@@ -69,7 +69,7 @@ def compile_for(build: Build, target: int) -> Resources:
         RuntimeError: Triton's PTXASError, if the assembler refuses the program.
     """
     log = io.StringIO()
-    # What Triton prints is its own run of the assembler, which is how a device's would be.
+    # Triton runs the assembler just as for a present device, and prints its log.
     with _empty_cache(), triton.knobs.nvidia.scope(), contextlib.redirect_stdout(log):
         triton.knobs.nvidia.dump_ptxas_log = True
         compiled = triton.compile(
@@ -87,7 +87,7 @@ def compile_for(build: Build, target: int) -> Resources:
 
 @contextlib.contextmanager
 def _empty_cache() -> Iterator[None]:
-    """A cache of its own: what comes from a cache has no log."""
+    """A separate, empty cache: a cached build prints no log."""
     with triton.knobs.cache.scope(), tempfile.TemporaryDirectory() as folder:
         triton.knobs.cache.dir = folder
         yield
@@ -107,7 +107,7 @@ def _source(build: Build) -> ASTSource:
 
 
 def assembler(target: int) -> Path:
-    """The ptxas that triton runs for ``target``; it brings its own."""
+    """The ptxas that triton runs for ``target``, which it ships."""
     return Path(get_ptxas(target).path)
 
 

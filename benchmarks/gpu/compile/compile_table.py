@@ -1,4 +1,4 @@
-"""The committed table of what every default configuration takes of a device."""
+"""The committed table of the resources that every default configuration uses."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from benchmarks.gpu.compile.ahead_of_time import THREADS_PER_WARP, Build, Resour
 SM_REGISTERS = 65536
 SM_THREADS = 2048
 SM_SHARED_BYTES = {80: 164 * 1024, 90: 228 * 1024}
-"""A100, H100. Each program takes 1 KB for the system beside its own."""
+"""A100, H100. Each program takes another 1 KB for the system."""
 
 REGISTER_STEP = 8
-"""Registers of a thread are given out in steps."""
+"""Registers of a thread are allocated in steps of this size."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class Entry:
     """One row of the table.
 
     Attributes:
-        resources: What the program takes.
+        resources: Resources of the program.
         num_warps: Its warps.
         sizes: Of the build that was compiled, see ``Build.sizes``.
     """
@@ -35,7 +35,7 @@ class Entry:
     sizes: str
 
     def programs_per_sm(self, target: int) -> int:
-        """How many programs fit one multiprocessor at the same time."""
+        """Maximum number of programs per multiprocessor at the same time."""
         threads = self.num_warps * THREADS_PER_WARP
         registers = -(-self.resources.registers // REGISTER_STEP) * REGISTER_STEP
         shared = self.resources.shared_bytes + 1024
@@ -52,7 +52,7 @@ Table = dict[int, dict[str, Entry]]
 
 
 def read_table(path: Path) -> tuple[str, Table]:
-    """The version of triton that made it, and the table."""
+    """The version of triton that produced the table, and the table."""
     content = json.loads(path.read_text(encoding="utf-8"))
     table = {
         int(target): {name: _entry(row) for name, row in rows.items()}
@@ -72,7 +72,7 @@ def _entry(row: dict[str, Any]) -> Entry:
 
 
 def write_table(path: Path, triton_version: str, table: Table) -> None:
-    """Write ``path`` (JSON) and the same as Markdown beside it."""
+    """Write ``path`` (JSON), and the same as Markdown next to it."""
     targets = {
         str(target): {
             name: asdict(entry.resources) | {"num_warps": entry.num_warps, "sizes": entry.sizes}

@@ -16,10 +16,10 @@ from icm_fast.kernels.tree_attention.tiles import HEAD_DIMS, Tile, default_tiles
 from icm_fast.kernels.tree_attention.triton_kernels import merge_kernel, tree_attention_kernel
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-"""Triton's names of the types that kernels take."""
+"""Triton's names of the dtypes that kernels support."""
 
 GROUP = 3
-"""Query heads per key-value head; the kernels divide by it, a power of two would flatter them."""
+"""Query heads per key-value head; not a power of two, by which kernels divide too cheaply."""
 
 HIDDEN_SIZE = 2048
 LARGEST_HIDDEN_SIZE = 8192
@@ -30,13 +30,13 @@ _STRIDES = ("head_stride", "token_stride", "slot_stride", "row_stride")
 
 
 def default_builds(target: int) -> list[Build]:
-    """What the defaults compile on a device of capability ``target``."""
+    """All builds of the defaults on a device of capability ``target``."""
     decoder = (*_rotations(), *_norms(), *_gates())
     return [*_attention(target), *_merges(target), *_labels(), *decoder]
 
 
 def _attention(target: int) -> Iterator[Build]:
-    """Both tiles of every width and type, with no option of the model and with all of them."""
+    """Both tiles of every width and dtype, with no model options and with all of them."""
     for dtype, torch_dtype in DTYPES.items():
         for dim in HEAD_DIMS:
             for size, tile in default_tiles(dim, torch_dtype, target)._asdict().items():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Annotated
 
@@ -54,6 +53,7 @@ def assistant(
 
     Run the same command again to resume an interrupted run.
     """
+    from icm_fast.engine.progress import make_progress
     from icm_fast.experiments.assistant.config import AssistantConfig
     from icm_fast.experiments.assistant.report import report_text
     from icm_fast.experiments.assistant.run import run_assistant
@@ -64,13 +64,8 @@ def assistant(
         parse_assignments(rl or (), None),
     )
     folder = output or Path("runs") / f"assistant-{Path(model).name}-seed{seed}"
-    began = time.monotonic()
-
-    def say(text: str) -> None:
-        minutes, seconds = divmod(int(time.monotonic() - began), 60)
-        typer.echo(f"{minutes:3d}:{seconds:02d}  {text}", err=True)
-
-    text = report_text(run_assistant(model, output=folder, config=config, say=say))
+    report = run_assistant(model, output=folder, config=config, progress=make_progress(timed=True))
+    text = report_text(report)
     write_atomically(folder / "report.md", text.encode())
     typer.echo(text)
     typer.echo(

@@ -286,6 +286,7 @@ def evaluate_policy_command(
     output: _Output = None,
 ) -> None:
     """Measure how often a judge prefers policy A to policy B."""
+    from icm_fast.engine.progress import make_progress
     from icm_fast.model import load_model
     from icm_fast.training.rl import evaluate_policies, write_head_to_head
     from icm_fast.training.rl.outcome import check_output
@@ -306,7 +307,7 @@ def evaluate_policy_command(
         top_p=top_p,
         seed=seed,
         tie_margin=tie_margin,
-        say=lambda text: typer.echo(text, err=True),
+        progress=make_progress(),
     )
     markdown, rows = write_head_to_head(result, path)
     typer.echo(result.to_markdown().rstrip())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 import sys
-import time
 from pathlib import Path
 from typing import Annotated
 
@@ -73,19 +72,12 @@ def experiment(
         typer.echo("\n".join(experiment_names()))
         return
     chosen = read_experiment(name, suite, models=model or (), seeds=seed or (), only=only or ())
-    started = time.monotonic()
-
-    def say(text: str) -> None:
-        minutes, seconds = divmod(int(time.monotonic() - started), 60)
-        typer.echo(f"{minutes:3d}:{seconds:02d}  {text}", err=True)
-
     run_experiment(
         chosen,
         output=output,
         command=("icm-fast", *map(shlex.quote, sys.argv[1:])),
         data=data,
-        say=say,
-        progress=make_progress(),
+        progress=make_progress(timed=True),
     )
     result = output / chosen.file_name
     typer.echo(f"{result}.md, .json, .png and .svg written")

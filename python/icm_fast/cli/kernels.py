@@ -12,7 +12,7 @@ from icm_fast.model.lazy import LazyModel
 if TYPE_CHECKING:
     import torch
 
-    from icm_fast.model.forward.tile_search import Trial
+    from icm_fast.model.forward.tile_search import TimedTile
 
 
 def tune_kernels(
@@ -73,12 +73,12 @@ def _require_kernels(device: torch.device) -> None:
         )
 
 
-def _report(kind: str, trial: Trial) -> None:
-    typer.echo(f"{kind} {_sizes(trial)}", err=True)
+def _report(kind: str, timed: TimedTile) -> None:
+    typer.echo(f"{kind} {_sizes(timed)}", err=True)
 
 
-def _sizes(trial: Trial) -> str:
-    tile = trial.tile
+def _sizes(timed: TimedTile) -> str:
+    tile = timed.tile
     sizes = f"{tile.block_m} x {tile.block_n}, {tile.num_warps} warps, {tile.num_stages} stages"
-    took = trial.reason if trial.seconds is None else f"{1e3 * trial.seconds:.2f} ms"
+    took = timed.reason if timed.seconds is None else f"{1e3 * timed.seconds:.2f} ms"
     return f"{sizes}: {took}"

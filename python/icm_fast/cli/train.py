@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -54,6 +53,7 @@ def sft(
     ] = None,
 ) -> None:
     """Fine-tune on the labels of a run; run it again to resume."""
+    from icm_fast.engine.progress import make_progress
     from icm_fast.model import load_model
     from icm_fast.runs.finished import read_run
     from icm_fast.training.sft import fine_tune
@@ -66,7 +66,7 @@ def sft(
         model=load_model(model or run.model, dtype=run.config.dtype, device=run.config.device),
         config=config,
         output_dir=output or run_folder / "tuning",
-        progress=_step if sys.stderr.isatty() else None,
+        progress=make_progress(),
     )
     say(_summary(tuned))
 
@@ -95,6 +95,7 @@ def texts(
     assignments: TrainingAssignments = None,
 ) -> None:
     """Fine-tune on plain texts, as a start for a policy."""
+    from icm_fast.engine.progress import make_progress
     from icm_fast.model import load_model
     from icm_fast.tasks.rows import read_column
     from icm_fast.training.sft import fine_tune_texts
@@ -104,7 +105,7 @@ def texts(
         model=load_model(model),
         config=_tuning_config(assignments),
         output_dir=output,
-        progress=_step if sys.stderr.isatty() else None,
+        progress=make_progress(),
     )
     say(_summary(tuned, "texts"))
 
@@ -151,6 +152,7 @@ def iterative(
     options: Options = None,
 ) -> None:
     """Label in batches, each with the model tuned on earlier ones."""
+    from icm_fast.engine.progress import make_progress
     from icm_fast.training.sft import iterate
 
     request = read_request(
@@ -171,7 +173,7 @@ def iterative(
         search_config=request.config,
         tuning_config=_tuning_config(tuning),
         output_dir=folder,
-        progress=lambda text: typer.echo(text, err=True),
+        progress=make_progress(),
         source=request.source,
     )
     for number, found in enumerate(result.searches):
@@ -190,10 +192,6 @@ def _tuning_config(assignments: list[str] | None) -> TuningConfig:
     from icm_fast.training.sft import TuningConfig
 
     return TuningConfig.from_mapping(parse_assignments(assignments or (), None))
-
-
-def _step(step: int, steps: int, loss: float) -> None:
-    typer.echo(f"\rstep {step} of {steps}, loss {loss:.3f}", err=True, nl=step == steps)
 
 
 def _summary(tuned: Tuned, what: str = "labels") -> str:

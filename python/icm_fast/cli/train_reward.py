@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -73,6 +72,7 @@ def reward(
     output: _Output = None,
 ) -> None:
     """Train a reward model on labels or pairs; run it again to resume."""
+    from icm_fast.engine.progress import make_progress
     from icm_fast.model import load_model
     from icm_fast.training.reward import RewardConfig, read_pairs, two_stage
 
@@ -108,8 +108,7 @@ def reward(
         pool=pool,
         config=config,
         soft=pool_labels == "soft",
-        say=lambda text: say(text, err=True),
-        progress=_step if sys.stderr.isatty() else None,
+        progress=make_progress(),
     )
     say(_summary(pairs, done, folder))
 
@@ -119,13 +118,9 @@ def _pairs_of(run: FinishedRun, labels: str) -> PairSet:
 
     if labels == FOUND:
         return pairs_of_run(run)
-    from icm_fast.training.reward.twin import twin_pairs
+    from icm_fast.training.reward.human_pairs import human_pairs
 
-    return twin_pairs(run, labels)
-
-
-def _step(step: int, steps: int, loss: float) -> None:
-    typer.echo(f"\rstep {step} of {steps}, loss {loss:.3f}", err=True, nl=step == steps)
+    return human_pairs(run, labels)
 
 
 def _summary(pairs: PairSet, done: TwoStage, folder: Path) -> str:

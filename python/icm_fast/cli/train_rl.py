@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -47,6 +46,7 @@ def rl(
     ] = None,
 ) -> None:
     """Optimise a policy against a reward model; run it again to resume."""
+    from icm_fast.engine.progress import make_progress
     from icm_fast.training.rl import PolicyConfig, read_prompts, train_policy
 
     config = PolicyConfig.from_mapping(parse_assignments(assignments or (), None))
@@ -59,13 +59,9 @@ def rl(
         reward=reward,
         config=config,
         output_dir=output or reward / "policy",
-        progress=_step if sys.stderr.isatty() else None,
+        progress=make_progress(),
     )
     say(_summary(trained, config.n_episodes_per_step))
-
-
-def _step(step: int, steps: int, reward: float) -> None:
-    typer.echo(f"\rstep {step} of {steps}, reward {reward:+.3f}", err=True, nl=step == steps)
 
 
 def _summary(trained: TrainedPolicy, n_episodes: int) -> str:

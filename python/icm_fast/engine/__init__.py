@@ -1,1 +1,1 @@
-"""The search: what is asked, scored, told and decided."""
+"""The search: the engine asks for scores, is told them, and decides."""

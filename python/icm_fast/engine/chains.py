@@ -1,20 +1,24 @@
-"""Several searches side by side, behind the protocol of one engine."""
+"""Several searches side by side that act as one engine."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING
 
 from icm_fast.config import SearchConfig
 from icm_fast.engine.native import make_engine
+from icm_fast.engine.protocol import SearchEngine
 from icm_fast.types import Dataset, IntArray, ScoreArray
 
+if TYPE_CHECKING:
+    from icm_fast._core import Ask
+
 _SEED_STEP = 0x9E3779B97F4A7C15
-"""Distance of the chains' seeds, so that searches with neighbouring seeds share no chain."""
+"""Distance between the chains' seeds, so that searches with neighbouring seeds share no chain."""
 
 
-def make_search_engine(config: SearchConfig, dataset: Dataset) -> Any:
-    """The engine of a search: a native one, or several behind one face with ``chains`` > 1.
+def make_search_engine(config: SearchConfig, dataset: Dataset) -> SearchEngine:
+    """The engine of a search: a native one, or several that act as one with ``chains`` > 1.
 
     Raises:
         ValueError: If the constraints do not fit the data set.
@@ -25,7 +29,7 @@ def make_search_engine(config: SearchConfig, dataset: Dataset) -> Any:
 
 
 def chain_config(config: SearchConfig, chain: int) -> SearchConfig:
-    """Settings of one chain: the first has the search's own, the others seeds of their own."""
+    """Settings of one chain: the first keeps those of the search, the others get other seeds."""
     if chain == 0:
         return config
     seed = (config.seed + chain * _SEED_STEP) % 2**63
@@ -33,10 +37,10 @@ def chain_config(config: SearchConfig, chain: int) -> SearchConfig:
 
 
 class Chains:
-    """Engines that take turns; what one has asked for, the others find in the store.
+    """Engines that take turns; scores that one has requested, the others find in the store.
 
-    The contexts follow the seed of the whole search, so that all chains mean the same utility by
-    the same labels.
+    Contexts depend on the seed of the whole search, not of a chain, so that the same labels have
+    the same utility in every chain.
     """
 
     def __init__(self, config: SearchConfig, dataset: Dataset) -> None:
@@ -45,8 +49,8 @@ class Chains:
         ]
         self._turn = 0
 
-    def ask(self) -> Any:
-        """What the chain whose turn it is needs; None when all are over."""
+    def ask(self) -> Ask | None:
+        """Return what the next chain needs that is not over; None when all are."""
         for step in range(len(self._engines)):
             chain = (self._turn + step) % len(self._engines)
             if (ask := self._engines[chain].ask()) is not None:
@@ -55,11 +59,11 @@ class Chains:
         return None
 
     def tell(self, scores: ScoreArray) -> None:
-        """Answer that chain; the next one is on."""
+        """Answer that chain; then it is the next one's turn."""
         self._current.tell(scores)
         self._turn += 1
 
-    def take_events(self) -> list[dict[str, Any]]:
+    def take_events(self) -> list[dict[str, object]]:
         """Events of all chains since the last call, each with the number of its chain."""
         return [
             {"chain": chain, **event}
@@ -68,13 +72,13 @@ class Chains:
         ]
 
     def rejects(self, scores: ScoreArray) -> bool:
-        """As of the chain whose turn it is."""
-        return bool(self._current.rejects(scores))
+        """Same as for the chain whose turn it is."""
+        return self._current.rejects(scores)
 
     @property
     def may_reject(self) -> bool:
-        """As of the chain whose turn it is."""
-        return bool(self._current.may_reject)
+        """Same as for the chain whose turn it is."""
+        return self._current.may_reject
 
     def stop(self, reason: str) -> None:
         """End all chains."""
@@ -82,12 +86,12 @@ class Chains:
             engine.stop(reason)
 
     @property
-    def _current(self) -> Any:
+    def _current(self) -> SearchEngine:
         return self._engines[self._turn % len(self._engines)]
 
     @property
-    def _best(self) -> Any:
-        """The chain with the most labelled, then the best result; the first of equals."""
+    def _best(self) -> SearchEngine:
+        """The chain with the most labels, then the highest utility; the first on a tie."""
         return max(
             self._engines, key=lambda e: (int((e.result_labels >= 0).sum()), e.result_utility)
         )
@@ -95,58 +99,54 @@ class Chains:
     @property
     def labels(self) -> IntArray:
         """Labels ``[n]`` of the chain whose turn it is."""
-        labels: IntArray = self._current.labels
-        return labels
+        return self._current.labels
 
     @property
     def scores(self) -> ScoreArray:
         """Scores ``[n, n_labels]`` of the same chain."""
-        scores: ScoreArray = self._current.scores
-        return scores
+        return self._current.scores
 
     @property
     def utility(self) -> float:
         """Utility of the same chain."""
-        return float(self._current.utility)
+        return self._current.utility
 
     @property
     def temperature(self) -> float:
         """Temperature of the same chain."""
-        return float(self._current.temperature)
+        return self._current.temperature
 
     @property
     def n_labelled(self) -> int:
-        """Labelled examples of the chain that has the fewest."""
-        return min(int(engine.n_labelled) for engine in self._engines)
+        """Number of labelled examples in the chain that has the fewest."""
+        return min(engine.n_labelled for engine in self._engines)
 
     @property
     def iteration(self) -> int:
         """Steps of all chains."""
-        return sum(int(engine.iteration) for engine in self._engines)
+        return sum(engine.iteration for engine in self._engines)
 
     @property
     def n_accepted(self) -> int:
         """Accepted proposals of all chains."""
-        return sum(int(engine.n_accepted) for engine in self._engines)
+        return sum(engine.n_accepted for engine in self._engines)
 
     @property
     def reason(self) -> str:
         """Why the best chain ended."""
-        return str(self._best.reason)
+        return self._best.reason
 
     @property
     def result_labels(self) -> IntArray:
         """Labels ``[n]`` of the best chain."""
-        labels: IntArray = self._best.result_labels
-        return labels
+        return self._best.result_labels
 
     @property
     def result_scores(self) -> ScoreArray:
         """Scores ``[n, n_labels]`` of the best chain."""
-        scores: ScoreArray = self._best.result_scores
-        return scores
+        return self._best.result_scores
 
     @property
     def result_utility(self) -> float:
         """Utility of the best chain."""
-        return float(self._best.result_utility)
+        return self._best.result_utility

@@ -1,8 +1,8 @@
-"""What speaks against the labels of a search, found without gold, and what to do about it.
+"""Reasons to doubt the labels of a search, found without gold, and what to do about them.
 
 The objective alone cannot tell right labels from a coherent mistake. But some mistakes show: one
-label everywhere, labels that predict each other no better than a constant would, a quite different
-labelling of nearly the same utility, broken constraints.
+label everywhere, labels that predict each other no better than a constant label would, a very
+different labelling of nearly the same utility, violated constraints.
 """
 
 from __future__ import annotations
@@ -15,21 +15,20 @@ import numpy as np
 
 from icm_fast._core import count_violations
 from icm_fast._core import utility as native_utility
-from icm_fast.engine.progress import ProgressReporter
-from icm_fast.types import UNLABELLED, Dataset, IntArray
+from icm_fast.types import UNLABELLED, Dataset, IntArray, Reporter
 
 if TYPE_CHECKING:
     from icm_fast.config import SearchConfig
-    from icm_fast.runs.score_log import Evaluation
+    from icm_fast.runs.score_log import ScoredLabelling
 
 ONE_SIDED_SHARE = 0.95
-"""A label with a greater share than this is suspicious."""
+"""A label on more than this share of the examples is suspicious."""
 FEWEST_LABELS = 10
-"""Fewer labelled examples than this say nothing about shares."""
+"""With fewer labelled examples than this, shares mean nothing."""
 RIVAL_SHARE = 0.25
-"""Labellings that differ in at least this share of examples are other answers."""
+"""Labellings that differ in at least this share of the examples are different answers."""
 RIVAL_GAP = 0.05
-"""A rival nearer than this, in mean log-probability per example, is as good an answer."""
+"""A rival within this gap, in mean log-probability per example, is as good an answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +37,7 @@ class Concern:
 
     Attributes:
         kind: ``one-sided``, ``no-signal``, ``rival``, ``violations`` or ``unlabelled``.
-        text: What was found and what to do.
+        text: What was found and how to fix it.
     """
 
     kind: str
@@ -47,11 +46,11 @@ class Concern:
 
 @dataclass(frozen=True, slots=True)
 class Rival:
-    """The best complete labelling, of those scored, that is another answer.
+    """The best complete labelling among those scored that is a different answer.
 
     Attributes:
         utility: Its U(D).
-        differs: Share of examples with another label than the found one.
+        differs: Share of examples whose label differs from the found one.
     """
 
     utility: float
@@ -69,27 +68,28 @@ def one_sided(labels: IntArray, dataset: Dataset) -> Concern | None:
         return None
     return Concern(
         "one-sided",
-        f"{int(counts[top])} of {len(given)} labels are {dataset.label_space[top]!r}: if the data "
-        "are not like that, the search has collapsed; use objective=calibrated, add constraints "
-        "(a claim and its negation, exactly one true), another seed, or a larger model",
+        f"{int(counts[top])} of {len(given)} labels are {dataset.label_space[top]!r}; unless the "
+        "data really are this one-sided, the search has collapsed: use objective=calibrated, add "
+        "constraints (such as a claim and its negation, of which exactly one is true), or try "
+        "another seed or a larger model",
     )
 
 
 def find_rival(
-    labels: IntArray, dataset: Dataset, config: SearchConfig, evaluations: Iterable[Evaluation]
+    labels: IntArray, dataset: Dataset, config: SearchConfig, scored: Iterable[ScoredLabelling]
 ) -> Rival | None:
-    """The runner-up: the best scored labelling that is complete and another answer."""
+    """The runner-up: the best scored labelling that is complete and a different answer."""
     pairs, tables = dataset.constraint_arrays()
     best: Rival | None = None
-    for evaluation in evaluations:
-        differs = float((evaluation.labels != labels).mean())
-        if differs < RIVAL_SHARE or (evaluation.labels == UNLABELLED).any():
+    for candidate in scored:
+        differs = float((candidate.labels != labels).mean())
+        if differs < RIVAL_SHARE or (candidate.labels == UNLABELLED).any():
             continue
-        if not np.isfinite(evaluation.scores).all():  # scoring was stopped early
+        if not np.isfinite(candidate.scores).all():  # scoring was stopped early
             continue
         utility = native_utility(
-            evaluation.labels,
-            evaluation.scores,
+            candidate.labels,
+            candidate.scores,
             pairs,
             tables,
             str(config.objective),
@@ -107,7 +107,7 @@ def search_concerns(
     config: SearchConfig,
     rival: Rival | None,
 ) -> tuple[Concern, ...]:
-    """All concerns about a result, the gravest first."""
+    """All concerns about a result, gravest first."""
     pairs, tables = dataset.constraint_arrays()
     n_unlabelled = int((labels == UNLABELLED).sum())
     n_violations = count_violations(labels, pairs, tables)
@@ -121,7 +121,7 @@ def search_concerns(
             Concern(
                 "violations",
                 f"{n_violations} of {len(pairs)} constraints are violated: raise max_iterations or "
-                "fix_rounds, or lower alpha so that constraints weigh more",
+                "fix_rounds, or lower alpha to give constraints more weight",
             )
         )
     if n_unlabelled:
@@ -145,9 +145,9 @@ def _no_signal(
         return None
     return Concern(
         "no-signal",
-        f"U = {utility:.3f}: these labels predict each other no better than one label everywhere "
-        "would (0); the model sees no relation between texts and labels: use a larger model, or "
-        "label words and prompts that it understands",
+        f"U = {utility:.3f}: these labels predict each other no better than the same label "
+        "everywhere would (U = 0), so the model sees no relation between texts and labels: use a "
+        "larger model, or prompts and label words that it understands",
     )
 
 
@@ -159,22 +159,23 @@ def _close_rival(utility: float, config: SearchConfig, rival: Rival | None) -> C
         return None
     return Concern(
         "rival",
-        f"a labelling that differs in {rival.differs:.0%} of the examples has nearly the same "
-        f"utility ({rival.utility:.3f} against {utility:.3f}): the found one may be a coherent "
-        "mistake; compare runs with other seeds and look at the examples on which they differ",
+        f"another labelling, which differs in {rival.differs:.0%} of the examples, has nearly the "
+        f"same utility ({rival.utility:.3f}; these labels have {utility:.3f}), so these labels may "
+        "be a coherent mistake: compare runs with other seeds and read the examples on which they "
+        "differ",
     )
 
 
 class CollapseWatch:
     """Warns once when a complete labelling has become one-sided."""
 
-    def __init__(self, dataset: Dataset, shown: ProgressReporter) -> None:
+    def __init__(self, dataset: Dataset, shown: Reporter) -> None:
         self._dataset = dataset
         self._shown = shown
         self._warned = False
 
     def look(self, labels: IntArray) -> None:
-        """Look at the labels of the current state."""
+        """Check the labels of the current state."""
         if self._warned or (labels == UNLABELLED).any():
             return
         concern = one_sided(labels, self._dataset)

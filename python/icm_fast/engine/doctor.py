@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,14 +14,16 @@ from icm_fast.config import SearchConfig
 from icm_fast.engine.progress import clock
 from icm_fast.errors import InputError
 from icm_fast.model.lazy import LazyModel
-from icm_fast.scoring.lazy import check_scores
+from icm_fast.scoring.checks import check_scores
 from icm_fast.types import UNLABELLED, Dataset, IntArray
 
 if TYPE_CHECKING:
+    from icm_fast.model.loaded import LoadedModel
     from icm_fast.plan.pieces import TokenizedDataset
+    from icm_fast.scoring.protocol import MakeScorer, Scorer
 
 TYPICAL_FINAL_EVALUATIONS = 30
-"""Evaluations of a complete labelling in a usual search; only the estimate of time uses it."""
+"""Evaluations of complete labellings in a typical search; only the time estimate uses it."""
 
 _TIMED_EXAMPLES = 8
 
@@ -38,11 +40,11 @@ class Finding:
 def diagnose(
     load: Callable[[], Dataset], model: LazyModel, config: SearchConfig
 ) -> Iterator[Finding]:
-    """Run the checks in order; the first one that fails ends them, for the rest rely on it.
+    """Run the checks in order and stop at the first failure, since later checks rely on it.
 
     Args:
         load: Loads the data set.
-        model: The model, loaded by the second check.
+        model: The model; the second check loads it.
         config: Settings of the planned search.
     """
     from icm_fast.model.hardware import describe_cpu
@@ -88,17 +90,18 @@ def _describe_data(dataset: Dataset) -> str:
     )
 
 
-def _describe_model(loaded: Any) -> str:
+def _describe_model(loaded: LoadedModel) -> str:
     return (
         f"{loaded.name}: {loaded.n_parameters / 1e6:,.0f} M parameters, {loaded.dtype_name}, "
         f"context {loaded.max_context}"
     )
 
 
-def _describe_context(scorer: Any, pieces: TokenizedDataset, limit: int) -> str:
+def _describe_context(scorer: Scorer, pieces: TokenizedDataset, limit: int) -> str:
+    from icm_fast.scoring.bounded import BoundedScorer
     from icm_fast.scoring.factory import longest_context
 
-    if hasattr(scorer, "blocks"):
+    if isinstance(scorer, BoundedScorer):
         n_blocks = len(scorer.blocks)
         return f"up to {scorer.longest_context} of {limit} tokens, in {n_blocks} blocks of examples"
     needed = longest_context(pieces, len(pieces))
@@ -112,9 +115,9 @@ def _describe_labels(dataset: Dataset, labels: tuple[tuple[int, ...], ...]) -> s
 
 
 def _tokens_per_second(
-    loaded: Any, dataset: Dataset, config: SearchConfig, make_scorer: Callable[..., Any]
+    loaded: LoadedModel, dataset: Dataset, config: SearchConfig, make_scorer: MakeScorer
 ) -> float:
-    """Rate of one small evaluation, after one that warms up."""
+    """Speed of one small evaluation, after another one as a warm-up."""
     n = min(len(dataset), _TIMED_EXAMPLES)
     scorer = make_scorer(loaded, dataset.subset(range(n)), config)
     labels = balanced_labels(n, len(dataset.label_space))
@@ -124,7 +127,7 @@ def _tokens_per_second(
     return float(n_tokens / max(time.monotonic() - started, 1e-9))
 
 
-def _describe_cost(scorer: Any, dataset: Dataset, config: SearchConfig, rate: float) -> str:
+def _describe_cost(scorer: Scorer, dataset: Dataset, config: SearchConfig, rate: float) -> str:
     n, n_labels = len(dataset), len(dataset.label_space)
     full = scorer.predict_tokens(balanced_labels(n, n_labels))
     sizes = growth_sizes(n, config)
@@ -132,14 +135,14 @@ def _describe_cost(scorer: Any, dataset: Dataset, config: SearchConfig, rate: fl
     n_final = config.max_evaluations or TYPICAL_FINAL_EVALUATIONS
     total = growing + n_final * full
     return (
-        f"{full:,} tokens and {clock(full / rate)} per evaluation with all labelled; about "
+        f"{full:,} tokens and {clock(full / rate)} per evaluation once all are labelled; about "
         f"{total:,} tokens and {clock(total / rate)} for a search of {len(sizes) + n_final} "
         "evaluations"
     )
 
 
 def growth_sizes(n: int, config: SearchConfig) -> list[int]:
-    """Labelled examples at each evaluation until all are labelled, when every move is accepted."""
+    """How many examples are labelled at each evaluation of a search that accepts every move."""
     sizes, labelled = [], min(config.n_initial, n)
     grows = "grow" in (config.moves or ())
     while labelled < n:

@@ -1,4 +1,4 @@
-"""What a running search shows: a bar on a terminal, nothing elsewhere."""
+"""Reporters: a bar on a terminal, plain lines elsewhere, or nothing; and the state of a search."""
 
 from __future__ import annotations
 
@@ -6,10 +6,15 @@ import sys
 import time
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Self
+
+from icm_fast.distributed import is_main
+from icm_fast.types import Progress, Reporter
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.progress import Progress as RichProgress
+    from rich.progress import TaskID
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,26 +43,22 @@ class SearchState:
     n_scored_now: int
     max_evaluations: int = 0
 
+    @property
+    def done(self) -> int:
+        """Evaluations where they are bounded, otherwise labelled examples."""
+        return self.n_evaluations if self.max_evaluations else self.n_labelled
 
-class ProgressReporter(Protocol):
-    """Receives the state of a search after every evaluation."""
+    @property
+    def total(self) -> int:
+        """The bound of evaluations, otherwise the number of examples."""
+        return self.max_evaluations or self.n_examples
 
-    def __enter__(self) -> Self:
-        """Begin to show."""
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Stop showing."""
-
-    def update(self, state: SearchState) -> None:
-        """Show ``state``."""
-
-    def warn(self, text: str) -> None:
-        """Show a warning that stays."""
+    def describe(self) -> str:
+        """One line of figures."""
+        return (
+            f"U {self.utility:.3f}  T {self.temperature:.3f}  labelled {self.n_labelled}/"
+            f"{self.n_examples}  accepted {self.n_accepted}  scored {self.n_evaluations}"
+        )
 
 
 class Quiet:
@@ -69,75 +70,168 @@ class Quiet:
     def __exit__(self, *exception: object) -> None:
         pass
 
-    def update(self, state: SearchState) -> None:
+    def say(self, text: str) -> None:
         """Do nothing."""
 
     def warn(self, text: str) -> None:
         """Do nothing: the result names the same concern."""
 
+    def update(self, progress: Progress) -> None:
+        """Do nothing."""
+
+
+class PlainLines(Quiet):
+    """Prints what is said on stderr, a line each; for logs and pipes.
+
+    Args:
+        timed: Begin each line with the minutes and seconds that have passed.
+    """
+
+    def __init__(self, *, timed: bool = False) -> None:
+        self._stamp = _Stamp(timed)
+
+    def say(self, text: str) -> None:
+        """Print ``text``."""
+        print(self._stamp(text), file=sys.stderr, flush=True)
+
+
+@dataclass(slots=True)
+class _Job:
+    """What one ``with`` block shows."""
+
+    task: TaskID
+    began: float
+    first_done: int | None = None
+
 
 class TerminalProgress:
-    """A rich progress bar on stderr: labelled, utility, temperature, accepted, time left."""
+    """A rich progress bar on stderr: figures, time passed, time left.
 
-    def __init__(self, console: Any = None) -> None:
+    A ``with`` block inside another one shows a separate bar below that of the outer one.
+
+    Args:
+        console: Where to draw; stderr when absent.
+        timed: As of :class:`PlainLines`.
+    """
+
+    def __init__(self, console: Console | None = None, *, timed: bool = False) -> None:
         self._bar = _make_bar(console)
-        self._task = self._bar.add_task("search", total=None, detail="loading the model", left="")
-        self._started = time.monotonic()
-        self._first_labelled: int | None = None
+        self._jobs: list[_Job] = []
+        self._stamp = _Stamp(timed)
 
     def __enter__(self) -> Self:
-        self._bar.start()
+        for outer in self._jobs:
+            self._bar.update(outer.task, visible=outer.first_done is not None)
+        task = self._bar.add_task("", total=None, detail="getting ready", left="")
+        self._jobs.append(_Job(task, time.monotonic()))
+        if len(self._jobs) == 1:
+            self._bar.start()
         return self
 
-    def __exit__(self, *exception: object) -> None:
-        self._bar.stop()
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        job = self._jobs.pop()
+        if not self._jobs:
+            self._bar.stop()
+        self._bar.remove_task(job.task)
 
-    def update(self, state: SearchState) -> None:
-        """Draw ``state``."""
-        if self._first_labelled is None:
-            self._first_labelled = state.n_labelled
-        elapsed = time.monotonic() - self._started
-        left = seconds_left(state, elapsed, self._first_labelled)
+    def say(self, text: str) -> None:
+        """Print ``text`` above the bar."""
+        self._bar.console.print(self._stamp(text), markup=False, highlight=False)
+
+    def warn(self, text: str) -> None:
+        """Print ``text`` above the bar as a warning."""
+        self._bar.console.print(f"warning: {text}", markup=False, highlight=False)
+
+    def update(self, progress: Progress) -> None:
+        """Draw ``progress`` on the bar of the innermost ``with`` block."""
+        job = self._jobs[-1]
+        if job.first_done is None:
+            job.first_done = progress.done
+        left = seconds_left(progress, time.monotonic() - job.began, job.first_done)
         self._bar.update(
-            self._task,
-            total=state.n_examples,
-            completed=state.n_labelled,
-            detail=describe(state),
-            left="settling" if left is None else f"~{clock(left)} left",
+            job.task,
+            visible=True,
+            total=progress.total,
+            completed=progress.done,
+            detail=progress.describe(),
+            left=_left_text(progress, left),
             refresh=True,
         )
 
-    def warn(self, text: str) -> None:
-        """Print ``text`` above the bar."""
-        self._bar.console.print(f"warning: {text}", markup=False, highlight=False)
 
+class Headed:
+    """Another reporter, each of whose lines begins with a heading.
 
-def make_progress() -> ProgressReporter:
-    """The terminal bar when stderr is a terminal, else the quiet one."""
-    return TerminalProgress() if sys.stderr.isatty() else Quiet()
-
-
-def describe(state: SearchState) -> str:
-    """One line of figures of ``state``."""
-    return (
-        f"U {state.utility:.3f}  T {state.temperature:.3f}  labelled {state.n_labelled}/"
-        f"{state.n_examples}  accepted {state.n_accepted}  scored {state.n_evaluations}"
-    )
-
-
-def seconds_left(state: SearchState, elapsed: float, first_labelled: int) -> float | None:
-    """Estimate of the seconds that a search still takes; None where nothing bounds it.
-
-    With a bound of evaluations their pace decides; while examples are unlabelled, the
-    pace at which labels were added; afterwards the search ends when no move helps.
+    Args:
+        reporter: What shows the lines.
+        heading: Stands before a colon.
     """
-    if state.max_evaluations and state.n_scored_now:
-        pace = elapsed / state.n_scored_now
-        return max(0, state.max_evaluations - state.n_evaluations) * pace
-    added = state.n_labelled - first_labelled
-    if added > 0 and state.n_labelled < state.n_examples:
-        return elapsed * (state.n_examples - state.n_labelled) / added
-    return None
+
+    def __init__(self, reporter: Reporter, heading: str) -> None:
+        self._reporter = reporter
+        self._heading = heading
+
+    def __enter__(self) -> Self:
+        self._reporter.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._reporter.__exit__(kind, error, trace)
+
+    def say(self, text: str) -> None:
+        """Show ``text`` after the heading."""
+        self._reporter.say(f"{self._heading}: {text}")
+
+    def warn(self, text: str) -> None:
+        """Pass a warning on."""
+        self._reporter.warn(text)
+
+    def update(self, progress: Progress) -> None:
+        """Pass ``progress`` on."""
+        self._reporter.update(progress)
+
+
+def make_progress(*, timed: bool = False) -> Reporter:
+    """The bar when stderr is a terminal, otherwise plain lines; nothing beside the main process.
+
+    Args:
+        timed: As of :class:`PlainLines`.
+    """
+    if not is_main():
+        return Quiet()
+    return TerminalProgress(timed=timed) if sys.stderr.isatty() else PlainLines(timed=timed)
+
+
+def seconds_left(progress: Progress, elapsed: float, first_done: int) -> float | None:
+    """Estimate of the seconds that are left, at the pace so far; None where nothing tells it.
+
+    A search whose examples are all labelled ends when no move helps, which nobody can foresee.
+
+    Args:
+        progress: The present state.
+        elapsed: Seconds since the state ``first_done``.
+        first_done: What was done by then.
+    """
+    added = progress.done - first_done
+    if progress.total is None or added <= 0 or progress.done >= progress.total:
+        return None
+    return elapsed * (progress.total - progress.done) / added
+
+
+def _left_text(progress: Progress, left: float | None) -> str:
+    if left is not None:
+        return f"~{clock(left)} left"
+    return "settling" if progress.done == progress.total else ""
 
 
 def clock(seconds: float) -> str:
@@ -150,7 +244,20 @@ def clock(seconds: float) -> str:
     return f"{whole} s"
 
 
-def _make_bar(console: Any) -> RichProgress:
+class _Stamp:
+    """Puts the time that has passed since it was made before a line, or nothing."""
+
+    def __init__(self, timed: bool) -> None:
+        self._began = time.monotonic() if timed else None
+
+    def __call__(self, text: str) -> str:
+        if self._began is None:
+            return text
+        minutes, seconds = divmod(int(time.monotonic() - self._began), 60)
+        return f"{minutes:3d}:{seconds:02d}  {text}"
+
+
+def _make_bar(console: Console | None) -> RichProgress:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 

@@ -1,9 +1,8 @@
-"""What a search returns, and how it is made from the engine's last state."""
+"""What a search returns, made from the engine's last state."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
-from typing import Any
 
 import numpy as np
 
@@ -11,6 +10,7 @@ from icm_fast.config import SearchConfig
 from icm_fast.engine.answers import checked
 from icm_fast.engine.concerns import Concern, Rival, find_rival, search_concerns
 from icm_fast.engine.native import labelling_utility
+from icm_fast.engine.protocol import SearchEngine
 from icm_fast.runs.provenance import versions
 from icm_fast.runs.store import MemoryStore
 from icm_fast.scoring.lazy import LazyScorer
@@ -26,14 +26,14 @@ class SearchResult:
         scores: ``[n, n_labels]`` float32 LOO log-probabilities in the final state.
         utility: U(D) of these labels.
         n_evaluations: Distinct labellings scored.
-        n_tokens_forwarded: Tokens that the model forwarded, in earlier parts of a
-            resumed run too.
+        n_tokens_forwarded: Tokens that the model forwarded, earlier parts of a resumed
+            run included.
         reason: Why the search ended: ``converged``, ``settled``, ``max_iterations``,
             ``max_evaluations`` or ``max_tokens``.
         n_iterations: Search steps, null draws included.
         seconds: Wall-clock seconds of the process that finished the search.
-        concerns: What speaks against the labels (:mod:`icm_fast.engine.concerns`), gravest first.
-        runner_up: The best scored labelling that differs in a quarter of the examples or more.
+        concerns: Reasons to doubt the labels (:mod:`icm_fast.engine.concerns`), gravest first.
+        runner_up: The best scored labelling that differs in at least a quarter of the examples.
     """
 
     labels: IntArray
@@ -55,7 +55,7 @@ def rescored(
     dataset: Dataset,
     config: SearchConfig,
 ) -> SearchResult:
-    """The result with the scores of contexts that are a function of its labels alone."""
+    """The result with scores under contexts that depend on its labels alone."""
     score = checked(store, scorer, scorer.score_canonical)
     scores = store.beside("canonical", result.labels, score).scores
     utility = labelling_utility(dataset, result.labels, scores, config)
@@ -70,11 +70,11 @@ def rescored(
 
 
 def result_of(
-    engine: Any, store: MemoryStore, dataset: Dataset, config: SearchConfig
+    engine: SearchEngine, store: MemoryStore, dataset: Dataset, config: SearchConfig
 ) -> SearchResult:
     """The result of a search that has ended, without its seconds."""
     labels = np.array(engine.result_labels, dtype=np.int32)
-    utility = float(engine.result_utility)
+    utility = engine.result_utility
     rival = find_rival(labels, dataset, config, store.asked())
     return SearchResult(
         labels=labels,
@@ -84,22 +84,22 @@ def result_of(
         runner_up=rival,
         n_evaluations=store.n_evaluations,
         n_tokens_forwarded=store.n_tokens,
-        reason=str(engine.reason),
-        n_iterations=int(engine.iteration),
+        reason=engine.reason,
+        n_iterations=engine.iteration,
         seconds=0.0,
     )
 
 
-def summary_of(engine: Any, store: MemoryStore, result: SearchResult) -> dict[str, Any]:
+def summary_of(engine: SearchEngine, store: MemoryStore, result: SearchResult) -> dict[str, object]:
     """Content of summary.json."""
     return {
         "utility": result.utility,
-        "utility_in_search": float(engine.result_utility),
+        "utility_in_search": engine.result_utility,
         "reason": result.reason,
         "n_examples": len(result.labels),
         "n_labelled": int((result.labels != UNLABELLED).sum()),
         "n_iterations": result.n_iterations,
-        "n_accepted": int(engine.n_accepted),
+        "n_accepted": engine.n_accepted,
         "n_evaluations": result.n_evaluations,
         "n_tokens_forwarded": result.n_tokens_forwarded,
         "n_evaluations_resumed": store.n_resumed,

@@ -1,36 +1,39 @@
-"""The search: ask the engine, score durably, tell it, log its decisions."""
+"""The search: ask the engine, score durably, tell the engine, log its decisions."""
 
 from __future__ import annotations
 
 import os
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from icm_fast.config import SearchConfig
 from icm_fast.engine.answers import answer
 from icm_fast.engine.chains import make_search_engine
 from icm_fast.engine.concerns import CollapseWatch
-from icm_fast.engine.progress import ProgressReporter, Quiet, SearchState
+from icm_fast.engine.progress import Quiet, SearchState
+from icm_fast.engine.protocol import SearchEngine
 from icm_fast.engine.result import SearchResult, rescored, result_of, summary_of
 from icm_fast.runs.labels import labels_lines
 from icm_fast.runs.store import MemoryStore, open_store
 from icm_fast.scoring.lazy import LazyScorer
-from icm_fast.types import Dataset
+from icm_fast.types import Dataset, Reporter
 
 if TYPE_CHECKING:
-    from icm_fast.scoring.protocol import Scorer
+    from icm_fast.model.lazy import LazyModel
+    from icm_fast.model.loaded import ModelSpec
+    from icm_fast.scoring.protocol import SimpleScorer
     from icm_fast.tasks.source import TaskSource
 
 
 def search(
     dataset: Dataset,
     *,
-    model: Any,
+    model: ModelSpec | LazyModel,
     config: SearchConfig | None = None,
     output_dir: str | os.PathLike[str] | None = None,
-    scorer: Scorer | None = None,
-    progress: ProgressReporter | None = None,
+    scorer: SimpleScorer | None = None,
+    progress: Reporter | None = None,
     source: TaskSource | None = None,
 ) -> SearchResult:
     """Label a data set by maximising U(D) = alpha P(D) - I(D), without any supervision.
@@ -39,14 +42,14 @@ def search(
         dataset: Examples, label space and constraints; never gold labels.
         model: Hub id, folder, .gguf file, (model, tokenizer) pair or loaded model.
         config: Settings; the preset ``default`` when absent.
-        output_dir: Run folder. A search that was interrupted there goes on, a finished one
-            returns its result at once. Without it nothing is written.
-        scorer: Scores the labellings instead of the model, which then is only a name.
-        progress: Shown while the search runs; nothing when absent.
+        output_dir: Run folder. An interrupted search resumes from it, a finished one returns its
+            result at once. Without a folder nothing is written.
+        scorer: Scores labellings in place of the model, whose name is then only recorded.
+        progress: Receives the state of the search; nothing is shown when absent.
         source: Where the data came from; recorded in the run folder for evaluation.
 
     Raises:
-        InputError: Bad input, a run folder of another search, or a file system that refuses.
+        InputError: Bad input, a run folder of another search, or a file that cannot be written.
     """
     config = config or SearchConfig()
     lazy_scorer = LazyScorer(dataset, config, model, scorer)
@@ -78,7 +81,7 @@ def search(
     return replace(result, seconds=float(summary["seconds"]))
 
 
-def _state(engine: Any, store: MemoryStore, config: SearchConfig) -> SearchState:
+def _state(engine: SearchEngine, store: MemoryStore, config: SearchConfig) -> SearchState:
     return SearchState(
         utility=engine.utility,
         temperature=engine.temperature,

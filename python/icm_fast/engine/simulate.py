@@ -1,9 +1,9 @@
-"""Whole searches without a model, thousands a second: for tuning, properties and costs.
+"""Whole searches without a model, thousands per second: for tuning, properties and costs.
 
 The engine is the real one; only the scores come from a formula (csrc/engine/simulator.hpp) in
 which labels that agree with one another predict each other, whether they are right or all wrong,
-and a context of one label pulls towards it. A simulation says what a search *does* (moves,
-evaluations, where it stops), never how well a language model knows a task.
+and a context of one label pulls towards that label. A simulation shows what a search *does*
+(moves, evaluations, where it stops), never how well a language model knows a task.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ Counts = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SyntheticTask:
-    """What a model knows of a task, as numbers.
+    """What a model knows about a task, as numbers.
 
     Attributes:
         truth: True labels, ``[n]`` int32.
-        evidence: What each text says for each label, ``[n, n_labels]`` float32.
+        evidence: How much each text speaks for each label, ``[n, n_labels]`` float32.
         pairs: Constrained examples, ``[m, 2]`` int32.
         tables: Allowed label pairs, ``[m, n_labels, n_labels]`` uint8.
-        prior_strength: How far the model follows the evidence without demonstrations, -1 .. 1.
-        prior_count: Demonstrations that weigh as much as that.
-        trust: How much the evidence counts where all demonstrations agree.
-        lean: How much the labels in the context pull towards themselves.
+        prior_strength: How far the model follows the evidence without demonstrations, -1 to 1.
+        prior_count: Number of demonstrations that weigh as much as that prior.
+        trust: How much the evidence counts when all demonstrations agree.
+        lean: How strongly the labels in the context pull towards themselves.
     """
 
     truth: IntArray
@@ -60,17 +60,17 @@ def synthetic_task(
     """Draw a task.
 
     Args:
-        n: Examples.
-        n_labels: Labels.
+        n: Number of examples.
+        n_labels: Number of labels.
         signal: Mean advantage of the true label, in standard deviations of the evidence: with two
-            labels the share of examples whose evidence is right is Phi(signal / sqrt 2).
-        group_size: Consecutive examples of which exactly one has the last label (no two may have
-            it); 1 for no constraints.
-        shares: Probability of each true label, equal ones by default; not with ``group_size``.
+            labels, the evidence is right for a share Phi(signal / sqrt 2) of the examples.
+        group_size: Size of groups of consecutive examples; exactly one example of a group has the
+            last label, and no two may have it. 1 for no constraints.
+        shares: Probability of each true label, equal by default; not with ``group_size``.
         seed: Seed of truth and evidence.
 
     Raises:
-        InputError: A size below its least value, or shares that are no probabilities.
+        InputError: A size below its minimum, or shares that are not probabilities.
     """
     if shares is not None:
         fits = len(shares) == n_labels and min(shares) > 0 and abs(sum(shares) - 1) < 1e-9
@@ -119,9 +119,9 @@ class SimulatedSearch:
         reason: Why the search ended.
         n_iterations: Search steps, null draws included.
         evaluations: Distinct labellings scored, by the number of labelled examples, ``[n + 1]``.
-        asks: The same with every repeat counted.
-        null_draws: Draws that proposed what was there, by the number of labelled examples.
-        lookups: Asks for unlabelled examples alone, by the number of labelled ones.
+        asks: The same, with repeats counted.
+        null_draws: Draws that proposed no change, by the number of labelled examples.
+        lookups: Asks for unlabelled examples only, by the number of labelled ones.
         extra_rows: Unlabelled examples scored in all of these, by the number of labelled ones.
     """
 

@@ -1,7 +1,7 @@
 """Comparison with gold labels, after a search.
 
-Gold is an int array, -1 where unknown; such examples are left out of every figure. Also reached as
-``icm_fast.evaluate``.
+Gold is an integer array, -1 where unknown; such examples are left out of every figure. Also
+available as ``icm_fast.evaluate``.
 """
 
 from icm_fast.evaluation.compare import GoldComparison, MethodResult, compare

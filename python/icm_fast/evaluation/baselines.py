@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,8 +11,11 @@ from icm_fast.errors import InputError
 from icm_fast.evaluation.many_shot import many_shot, predict
 from icm_fast.types import UNLABELLED, Dataset, IntArray
 
+if TYPE_CHECKING:
+    from icm_fast.model.loaded import LoadedModel
+
 N_FEW_SHOT = 8
-"""Demonstrations with zero-shot labels that few-shot bootstrapping begins with."""
+"""How many demonstrations with zero-shot labels few-shot bootstrapping starts from."""
 
 
 def perturbed_labels(gold: IntArray, accuracy: float, n_labels: int, seed: int) -> IntArray:
@@ -20,15 +23,15 @@ def perturbed_labels(gold: IntArray, accuracy: float, n_labels: int, seed: int) 
 
     Args:
         gold: ``[n]``, -1 where unknown (and then left so).
-        accuracy: Share that stays right, rounded to whole examples.
+        accuracy: Share that stays right, rounded to a number of examples.
         n_labels: Size of the label space.
         seed: Seed of the draw.
 
     Raises:
-        InputError: ``accuracy`` is no share.
+        InputError: ``accuracy`` is not between 0 and 1.
     """
     if not 0 <= accuracy <= 1:
-        raise InputError(f"accuracy = {accuracy} of perturbed labels lies outside 0 .. 1")
+        raise InputError(f"accuracy of perturbed labels is {accuracy}; pass a share from 0 to 1")
     rng = np.random.default_rng([seed, len(gold)])
     known = np.flatnonzero(gold != UNLABELLED)
     wrong = rng.choice(known, round((1 - accuracy) * len(known)), replace=False)
@@ -38,14 +41,14 @@ def perturbed_labels(gold: IntArray, accuracy: float, n_labels: int, seed: int) 
     return labels
 
 
-def bootstrapped_labels(dataset: Dataset, model: Any, config: SearchConfig) -> IntArray:
+def bootstrapped_labels(dataset: Dataset, model: LoadedModel, config: SearchConfig) -> IntArray:
     """Labels by few-shot bootstrapping, ``[n]`` int32: no search, no gold.
 
     The model labels ``N_FEW_SHOT`` random examples without demonstrations, then all others with
     these as demonstrations.
 
     Raises:
-        InputError: The model does not take the data.
+        InputError: The data do not fit the model.
     """
     rng = np.random.default_rng([config.seed, len(dataset)])
     order = rng.permutation(len(dataset))
@@ -53,7 +56,7 @@ def bootstrapped_labels(dataset: Dataset, model: Any, config: SearchConfig) -> I
     shots = dataset.subset(few.tolist())
     first = many_shot(None, None, dataset, model=model, config=config)
     labels = np.full(len(dataset), UNLABELLED, np.int32)
-    # The preference for one label is judged on all examples, of which the few are some.
+    # The preference for one label is estimated on all examples, not on the few alone.
     labels[few] = predict(first.scores, calibrated=True)[few]
     if len(rest):
         others = dataset.subset(rest.tolist())
@@ -69,7 +72,7 @@ def initial_labels(kind: str, gold: IntArray, n_labels: int, k: int, seed: int) 
         kind: ``golden`` (all right), ``worst`` (all wrong) or ``random``.
         gold: ``[n]``, -1 where unknown.
         n_labels: Size of the label space.
-        k: Labelled examples; fewer where less gold is known.
+        k: Number of labelled examples; fewer where less gold is known.
         seed: Seed of the draw.
 
     Raises:
@@ -77,7 +80,7 @@ def initial_labels(kind: str, gold: IntArray, n_labels: int, k: int, seed: int) 
     """
     known = np.flatnonzero(gold != UNLABELLED)
     if not len(known):
-        raise InputError("there is no gold label to start from")
+        raise InputError("no example has a gold label to start from; add gold labels to the data")
     rng = np.random.default_rng([seed, len(gold), k])
     chosen = rng.choice(known, min(k, len(known)), replace=False)
     labels = np.full(len(gold), UNLABELLED, np.int32)
@@ -89,5 +92,5 @@ def initial_labels(kind: str, gold: IntArray, n_labels: int, k: int, seed: int) 
     elif kind == "random":
         labels[chosen] = rng.integers(n_labels, size=len(chosen))
     else:
-        raise InputError(f"unknown initial labels {kind!r}; give golden, worst or random")
+        raise InputError(f"unknown initial labels {kind!r}; pass golden, worst or random")
     return labels

@@ -1,11 +1,10 @@
 """Found labels against gold: their agreement, and what each set of labels is worth in context.
 
-Gold is an int array, -1 where unknown; such examples are left out of every figure.
+Gold is an integer array, -1 where unknown; such examples are left out of every figure.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,14 +22,11 @@ from icm_fast.evaluation.metrics import (
     calibration_error,
     consistency,
 )
-from icm_fast.types import (
-    UNLABELLED,
-    Dataset,
-    IntArray,
-)
+from icm_fast.types import UNLABELLED, Dataset, IntArray
 
 if TYPE_CHECKING:
-    from icm_fast.scoring.protocol import Scorer
+    from icm_fast.model.loaded import LoadedModel
+    from icm_fast.scoring.protocol import MakeScorer
     from icm_fast.tasks.source import TaskSource
 
 
@@ -41,14 +37,14 @@ class MethodResult:
     Attributes:
         method: ``zero-shot``, ``ICM many-shot`` or ``golden many-shot``.
         n_shots: Demonstrations in context.
-        accuracy: Share of right predictions.
-        interval: 95 % bootstrap interval of the accuracy over groups.
-        calibrated_accuracy: Accuracy of the calibrated predictions.
+        accuracy: Share of correct plain predictions.
+        interval: 95 % bootstrap interval of that accuracy, over groups.
+        calibrated_accuracy: Share of correct calibrated predictions.
         balanced_accuracy: Mean recall over the gold labels.
         auc: Area under the ROC curve; None unless there are two labels.
         calibration_error: Expected calibration error of the predicted labels.
         consistency: Share of the groups of test examples whose constraints all hold; None
-            without any.
+            without constraints.
         n_tokens: Tokens forwarded.
     """
 
@@ -92,15 +88,24 @@ def compare(
     dataset: Dataset,
     labels: IntArray,
     *,
-    model: Any,
+    model: LoadedModel,
     config: SearchConfig,
     n_test: int = 100,
-    make_scorer: Callable[[Any, Dataset, SearchConfig], Scorer] | None = None,
+    make_scorer: MakeScorer | None = None,
 ) -> GoldComparison:
     """Compare zero-shot, found labels and gold labels; call it only after the search.
 
+    Args:
+        source: Where the searched data came from, gold included.
+        dataset: The searched data.
+        labels: The labels that were found, ``[n]``.
+        model: The model that predicts.
+        config: Settings of the search.
+        n_test: Maximum number of held-out examples.
+        make_scorer: Replaces ``icm_fast.scoring.factory.make_scorer``.
+
     Raises:
-        InputError: The source has no gold, or the model does not take the data.
+        InputError: The source has no gold, or the data do not fit the model.
     """
     gold = load_gold(source, dataset)
     if (gold == UNLABELLED).all():

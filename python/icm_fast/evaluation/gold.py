@@ -1,4 +1,4 @@
-"""Gold labels, read from where a data set came from: the only module that does so."""
+"""Gold labels, read from the source of a data set; no other module reads them."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ if TYPE_CHECKING:
     from icm_fast.tasks.source import TaskSource
 
 _EVERYTHING = 10**12
-"""More examples than any data set has."""
+"""A limit that no data set reaches."""
 
 
 def load_gold(source: TaskSource, dataset: Dataset) -> IntArray:
-    """Gold labels of ``dataset``, read again from where it came from; ``[n]`` int32.
+    """Gold labels of ``dataset``, read from its source; ``[n]`` int32.
 
     Raises:
-        InputError: The source no longer holds an example of the data set, or holds another one
-            under its id.
+        InputError: The source no longer has an example of the data set, or has another one under
+            its id.
     """
     again, gold = source.load()
     known = {example.id: int(y) for example, y in zip(again.examples, gold, strict=True)}
@@ -32,27 +32,27 @@ def load_gold(source: TaskSource, dataset: Dataset) -> IntArray:
             f"example {missing[0]!r} of the run ({len(missing)} in all) is no longer in task "
             f"{source.task!r}, data {source.data!r}; restore the data file of the run"
         )
-    # Ids may be numbers of rows: rows that were sorted or put in between would pass for others.
+    # Ids may be row numbers: after sorting or inserting rows, they would name other examples.
     prompts = {example.id: example.prompt for example in again.examples}
     changed = [e.id for e in dataset.examples if prompts[e.id] != e.prompt]
     if changed:
         raise InputError(
-            f"example {changed[0]!r} of the run ({len(changed)} in all) has another text now in "
-            f"task {source.task!r}, data {source.data!r}; restore the data file of the run"
+            f"example {changed[0]!r} of the run ({len(changed)} in all) has a different text now "
+            f"in task {source.task!r}, data {source.data!r}; restore the data file of the run"
         )
     return np.array([known[example.id] for example in dataset.examples], dtype=np.int32)
 
 
 def held_out(source: TaskSource, dataset: Dataset, n: int) -> tuple[Dataset, IntArray]:
-    """Test examples of the task of a run, none from a group that was searched.
+    """Test examples from the source of a run, none of them from a group that was searched.
 
-    What ``source`` draws counts as searched, too: ``dataset`` may be one batch of it, scored by a
+    All that ``source`` draws counts as searched: ``dataset`` may be one batch of it, scored by a
     model that was tuned on the others.
 
     Args:
         source: Where the searched data came from.
         dataset: The searched data.
-        n: Most test examples.
+        n: Maximum number of test examples.
 
     Returns:
         The test data and their gold labels; examples without gold are left out.
@@ -68,7 +68,7 @@ def held_out(source: TaskSource, dataset: Dataset, n: int) -> tuple[Dataset, Int
     options = dict(source.options)
     if options.get("split") == "search":
         options["split"] = "test"
-    # A description of a custom task may have a limit of its own, which only another one replaces.
+    # The description of a custom task may set a limit, which only another limit replaces.
     no_limit = _EVERYTHING if source.task == "custom" else None
     everything, gold = replace(source, limit=no_limit, options=options).load()
     seen = (*dataset.examples, *source.load_dataset().examples)
@@ -81,9 +81,9 @@ def held_out(source: TaskSource, dataset: Dataset, n: int) -> tuple[Dataset, Int
     ]
     if not free:
         raise InputError(
-            f"task {source.task!r} has no example with gold outside the {len(searched)} searched "
-            "ones; search fewer (--limit) so that some are held out, or raise n_groups where the "
-            "task makes its data"
+            f"task {source.task!r} has no example with gold besides the {len(searched)} searched "
+            "ones; search fewer (--limit) so that some are held out, or raise n_groups if the task "
+            "generates its data"
         )
     picked = pick_groups(
         [everything.examples[i] for i in free], n, source.seed, name="the number of test examples"

@@ -1,10 +1,10 @@
-"""In-context predictions of test examples, with labelled demonstrations."""
+"""In-context predictions of test examples from labelled demonstrations."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -22,7 +22,9 @@ from icm_fast.types import (
 )
 
 if TYPE_CHECKING:
-    from icm_fast.scoring.protocol import Scorer
+    from icm_fast.model.loaded import LoadedModel
+    from icm_fast.plan.pieces import Tokenizer
+    from icm_fast.scoring.protocol import MakeScorer, Scorer
 
 _UNBOUNDED = 10**12
 """A context limit in tokens that no context reaches."""
@@ -50,10 +52,10 @@ def many_shot(
     labels: IntArray | None,
     test: Dataset,
     *,
-    model: Any,
+    model: LoadedModel,
     config: SearchConfig | None = None,
     calibrated: bool = False,
-    make_scorer: Callable[[Any, Dataset, SearchConfig], Scorer] | None = None,
+    make_scorer: MakeScorer | None = None,
 ) -> Predictions:
     """Predict ``test`` with labelled demonstrations in context, one prefix for all queries.
 
@@ -61,11 +63,11 @@ def many_shot(
         demonstrations: Data set of the demonstrations; None for zero-shot.
         labels: Their labels, ``[n]``; unlabelled ones are left out.
         test: Data set to predict.
-        model: Loaded model.
-        config: Settings of the scorer; of more demonstrations than ``context_demonstrations`` a
-            random part is shown.
-        calibrated: Take the argmax of log p - log q with q the mean prediction of the test
-            examples, which removes a preference of the model for one label.
+        model: A loaded model.
+        config: Settings of the scorer; if there are more demonstrations than
+            ``context_demonstrations``, a random subset is shown.
+        calibrated: Take the argmax of log p - log q, with q the mean prediction of the test
+            examples; that removes a preference of the model for one label.
         make_scorer: Replaces ``icm_fast.scoring.factory.make_scorer``.
 
     Raises:
@@ -81,7 +83,7 @@ def many_shot(
     n_shots = len(joined) - len(test)
     queries = np.arange(len(joined)) >= n_shots
     # No context holds two test examples, so the limit is checked on the longest one alone.
-    longest = n_shots + _longest([e.prompt for e in test.examples], model)
+    longest = n_shots + _longest([e.prompt for e in test.examples], model.tokenizer)
     make(model, joined.subset([*range(n_shots), longest]), config)
     unbounded = replace(config, context_limit=_UNBOUNDED)
     scored = make(model, joined, unbounded).score(state, queries)
@@ -93,9 +95,9 @@ def many_shot(
 
 
 def shown_demonstrations(labels: IntArray, *, seed: int, most: int = 0) -> IntArray:
-    """Which examples the contexts of :func:`many_shot` show, in their order.
+    """Which examples the contexts of :func:`many_shot` show, in order.
 
-    The order is the same for every test example and depends on no model.
+    The order is the same for every test example and does not depend on the model.
 
     Args:
         labels: Labels of the demonstrations, ``[n]``, -1 where unlabelled.
@@ -107,7 +109,8 @@ def shown_demonstrations(labels: IntArray, *, seed: int, most: int = 0) -> IntAr
     """
     kept = np.flatnonzero(_some(labels, most, seed) != UNLABELLED).astype(np.int32)
     is_test = np.arange(len(kept) + 1) == len(kept)
-    size = np.ones(len(is_test), np.int64)  # sizes do not move what stands in every context
+    # The demonstrations are in every context, so their order does not depend on token counts.
+    size = np.ones(len(is_test), np.int64)
     tree = plan_tree(
         demonstration_tokens=size,
         first_extra=size * 0,
@@ -130,38 +133,34 @@ def _some(labels: IntArray, most: int, seed: int) -> IntArray:
     labelled = np.flatnonzero(labels != UNLABELLED)
     if not 0 < most < len(labelled):
         return labels
-    # A stream of its own: the baselines draw from [seed, n], and must not decide what is shown.
+    # A separate random stream: the baselines draw from [seed, n].
     kept = np.random.default_rng([seed, len(labels), 1]).choice(labelled, most, replace=False)
     some = np.full(len(labels), UNLABELLED, np.int32)
     some[kept] = labels[kept]
     return some
 
 
-def _longest(prompts: Sequence[str], model: Any) -> int:
-    """Position of the prompt with the most tokens; of characters where the tokenizer is unknown."""
-    tokenizer = getattr(model, "tokenizer", None)
-    sizes = [
-        len(tokenizer(prompt, add_special_tokens=False)["input_ids"] if tokenizer else prompt)
-        for prompt in prompts
-    ]
+def _longest(prompts: Sequence[str], tokenizer: Tokenizer) -> int:
+    """Position of the prompt with the most tokens."""
+    sizes = [len(tokenizer(prompt, add_special_tokens=False)["input_ids"]) for prompt in prompts]
     return int(np.argmax(sizes))
 
 
-def _local_scorer(model: Any, dataset: Dataset, config: SearchConfig) -> Scorer:
+def _local_scorer(model: LoadedModel, dataset: Dataset, config: SearchConfig) -> Scorer:
     from icm_fast.scoring.factory import make_scorer
 
     return make_scorer(model, dataset, config)
 
 
 def predict(scores: ScoreArray, *, calibrated: bool = False) -> IntArray:
-    """Argmax per row, ``[n]`` int32; ``calibrated`` as :func:`calibrate` has it."""
+    """Argmax per row, ``[n]`` int32; with ``calibrated``, of :func:`calibrate`'s result."""
     values = calibrate(scores) if calibrated else scores
     labels: IntArray = values.argmax(axis=1).astype(np.int32)
     return labels
 
 
 def calibrate(scores: ScoreArray) -> FloatArray:
-    """Log-probabilities less the log of the mean prediction, ``[n, n_labels]`` float64."""
+    """Log-probabilities minus the log of the mean prediction, ``[n, n_labels]`` float64."""
     values = scores.astype(np.float64)
     values = values - np.logaddexp.reduce(values, axis=1, keepdims=True)
     calibrated: FloatArray = values - np.log(np.exp(values).mean(axis=0))
@@ -177,8 +176,8 @@ def _join(
         return _with_ids("test", test, ()), unlabelled
     if demonstrations.label_space != test.label_space:
         raise InputError(
-            f"demonstrations have the labels {list(demonstrations.label_space)}, the test data "
-            f"{list(test.label_space)}; use one label space"
+            f"the demonstrations have the labels {list(demonstrations.label_space)}, but the test "
+            f"data have {list(test.label_space)}; use one label space"
         )
     kept = np.flatnonzero(labels != UNLABELLED)
     shots = tuple(demonstrations.examples[int(i)] for i in kept)

@@ -1,4 +1,4 @@
-"""Figures of agreement between labels and gold, -1 where unknown; pure functions."""
+"""Measures of agreement between labels and gold, -1 where unknown; pure functions."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def agreement(labels: IntArray, gold: IntArray) -> float:
 
 
 def agreement_up_to_permutation(labels: IntArray, gold: IntArray, n_labels: int) -> float:
-    """Agreement under the renaming of the labels that agrees best; NaN where none are known."""
+    """Agreement under the best renaming of the labels; NaN where none are known."""
     both = (labels != UNLABELLED) & (gold != UNLABELLED)
     if not both.any():
         return float("nan")
@@ -33,13 +33,13 @@ def agreement_up_to_permutation(labels: IntArray, gold: IntArray, n_labels: int)
 def _best_assignment(counts: npt.NDArray[np.int64]) -> int:
     """Largest sum of one entry per row, no column twice (Kuhn and Munkres, in O(n^3)).
 
-    Rows come in one after the other. Each looks for the cheapest way to a free column, on which
-    rows before it change theirs, by costs that potentials keep at zero or above (Dijkstra).
+    Rows are added one by one. Each takes the cheapest path to a free column (Dijkstra), along which
+    earlier rows change their columns; potentials keep the costs along it at zero or above.
     """
     n = len(counts)
     cost = -counts
     of_row, of_column = np.zeros(n, np.int64), np.zeros(n + 1, np.int64)  # potentials
-    taken = np.full(n + 1, -1)  # row of each column; the last stands for the row that comes in
+    taken = np.full(n + 1, -1)  # row of each column; the last entry is the row being added
     for row in range(n):
         taken[n] = row
         column = n
@@ -64,13 +64,13 @@ def _best_assignment(counts: npt.NDArray[np.int64]) -> int:
 
 
 def accuracy(predictions: IntArray, gold: IntArray) -> float:
-    """Share of right predictions among examples with gold; a missing prediction is wrong."""
+    """Share of correct predictions among examples with gold; a missing prediction is wrong."""
     known = gold != UNLABELLED
     return float((predictions == gold)[known].mean()) if known.any() else float("nan")
 
 
 def balanced_accuracy(predictions: IntArray, gold: IntArray) -> float:
-    """Mean over the gold labels that occur of the share of them predicted right."""
+    """Mean recall over the gold labels that occur."""
     present = np.unique(gold[gold != UNLABELLED])
     if not len(present):
         return float("nan")
@@ -85,10 +85,10 @@ def auc(scores: ScoreArray, gold: IntArray) -> float:
         gold: ``[n]``.
 
     Raises:
-        InputError: Not two columns.
+        InputError: ``scores`` does not have two columns.
     """
     if scores.ndim != 2 or scores.shape[1] != 2:
-        raise InputError(f"AUC takes scores of 2 labels, got shape {scores.shape}; use accuracy")
+        raise InputError(f"AUC needs scores of 2 labels, got shape {scores.shape}; use accuracy")
     known = gold != UNLABELLED
     value = (scores[:, 1].astype(np.float64) - scores[:, 0])[known]
     positive = gold[known] == 1
@@ -100,7 +100,7 @@ def auc(scores: ScoreArray, gold: IntArray) -> float:
 
 
 def _average_ranks(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Ranks from 1; equal values share the mean of theirs."""
+    """Ranks from 1; equal values share their mean rank."""
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     last = np.cumsum(counts)
     ranks: npt.NDArray[np.float64] = (last - (counts - 1) / 2)[inverse]
@@ -122,8 +122,8 @@ def bootstrap_interval(
     Args:
         predictions: ``[n]``.
         gold: ``[n]``.
-        groups: Group of each example; None stands alone.
-        metric: Function of (predictions, gold).
+        groups: Group of each example; None for an example on its own.
+        metric: Function of predictions and gold.
         seed: Seed of the draws.
         n_resamples: Number of draws.
         level: Coverage of the interval.
@@ -142,7 +142,7 @@ def mean_interval(
     n_resamples: int = 1000,
     level: float = 0.95,
 ) -> tuple[float, float]:
-    """Percentile interval of the mean of ``values`` ``[n]`` when whole groups are drawn.
+    """Percentile interval of the mean of ``values``, ``[n]``, when whole groups are drawn.
 
     The other arguments are those of :func:`bootstrap_interval`.
     """
@@ -155,14 +155,13 @@ def mean_interval(
 def calibration_error(scores: ScoreArray, gold: IntArray, n_bins: int = 10) -> float:
     """Expected calibration error of the predicted labels (Naeini et al., AAAI 2015), in 0 .. 1.
 
-    Predictions are sorted into ``n_bins`` bins of equal numbers by the probability of the
-    predicted label; the error is the mean over bins, weighted by size, of |accuracy - mean
-    probability|.
+    Predictions are sorted by the probability of the predicted label into ``n_bins`` bins of equal
+    size; the error is the mean over bins, weighted by size, of |accuracy - mean probability|.
 
     Args:
         scores: ``[n, n_labels]`` log-probabilities; renormalised over the labels.
         gold: ``[n]``; examples without gold are left out.
-        n_bins: Most bins.
+        n_bins: Maximum number of bins.
     """
     known = gold != UNLABELLED
     if not known.any():
@@ -178,9 +177,9 @@ def calibration_error(scores: ScoreArray, gold: IntArray, n_bins: int = 10) -> f
 
 
 def consistency(labels: IntArray, constraints: Sequence[Constraint]) -> float:
-    """Share of the groups in which every constraint holds; NaN without any.
+    """Share of the groups in which every constraint holds; NaN without constraints.
 
-    A group is what constraints between labelled examples join, directly or through others.
+    A group is a set of labelled examples that constraints join, directly or through others.
 
     Args:
         labels: ``[n]``, -1 where unlabelled.
@@ -208,14 +207,14 @@ def seeds_interval(
     """Percentile interval of the mean over seeds of a mean over test examples.
 
     Seeds and groups of test examples are both drawn with replacement. A group that is tested under
-    several seeds is drawn for all of them at once, since what is hard about it is the same for all.
-    So the interval covers other seeds and other test examples, as far as the seeds at hand can tell
-    (three of them tell little). Give accuracies as 0 and 1, and the difference of two methods on
-    the same examples as the difference of theirs.
+    several seeds is drawn for all of them at once, since it is equally hard for all. So the
+    interval covers other seeds and other test examples, as far as the given seeds can tell (three
+    tell little). Pass accuracies as 0 and 1; to compare two methods on the same examples, pass the
+    differences of their values.
 
     Args:
-        values: Per seed ``[n]``; NaN where an example does not count.
-        groups: Per seed a key for the group of each example.
+        values: Per seed, ``[n]``; NaN where an example does not count.
+        groups: Per seed, a key for the group of each example.
         seed: Seed of the draws.
         n_resamples: Number of draws.
         level: Coverage of the interval.
@@ -246,7 +245,7 @@ def _group_interval(
     n_resamples: int,
     level: float,
 ) -> tuple[float, float]:
-    """Percentile interval of a statistic of the drawn rows, ``rows`` being those of each group."""
+    """Percentile interval of a statistic of drawn rows; ``rows`` has the rows of each group."""
     rng = np.random.Generator(np.random.Philox(seed))
     values = [statistic(_draw_groups(rows, rng)) for _ in range(n_resamples)]
     tail = (1 - level) / 2

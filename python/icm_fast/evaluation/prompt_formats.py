@@ -1,16 +1,16 @@
-"""Zero-shot prompts of other forms: behind a long assistant dialogue, and in a chat template.
+"""Zero-shot prompts in other formats: after a long assistant dialogue, and in a chat template.
 
-Both are baselines of the paper (section 3.2): a pretrained model may need a dialogue to see that it
-is to answer well, and a chat model its own template.
+Both are baselines of the paper (section 3.2): a pretrained model may need a dialogue to see that
+good answers are wanted, and a chat model needs its template.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Protocol
 
 from icm_fast.errors import InputError
-from icm_fast.plan.pieces import TokenizedDataset, tokenize_dataset
+from icm_fast.plan.pieces import TokenizedDataset, Tokenizer, tokenize_dataset
 from icm_fast.types import Dataset
 
 ASSISTANT_DIALOGUE = """\
@@ -36,8 +36,21 @@ Person: Thank you. I have a few more things for you to judge, one at a time.
 Assistant: Of course. I will judge each of them as carefully as I can."""
 
 
-def assistant_pieces(dataset: Dataset, tokenizer: Any) -> TokenizedDataset:
-    """Token pieces of zero-shot prompts that stand behind ``ASSISTANT_DIALOGUE``.
+class ChatTokenizer(Tokenizer, Protocol):
+    """A tokenizer that may know the template of a chat model."""
+
+    @property
+    def chat_template(self) -> object:
+        """The template; None or empty where there is none."""
+
+    def apply_chat_template(
+        self, conversation: list[dict[str, str]], *, tokenize: bool, add_generation_prompt: bool
+    ) -> str:
+        """The text of a conversation."""
+
+
+def assistant_pieces(dataset: Dataset, tokenizer: Tokenizer) -> TokenizedDataset:
+    """Token pieces of zero-shot prompts after ``ASSISTANT_DIALOGUE``.
 
     Raises:
         InputError: Prompts and labels do not meet at token boundaries.
@@ -47,16 +60,16 @@ def assistant_pieces(dataset: Dataset, tokenizer: Any) -> TokenizedDataset:
     return _pieces(texts, list(dataset.label_space), tokenizer, plain)
 
 
-def chat_pieces(dataset: Dataset, tokenizer: Any) -> TokenizedDataset:
+def chat_pieces(dataset: Dataset, tokenizer: ChatTokenizer) -> TokenizedDataset:
     """Token pieces of zero-shot prompts in the tokenizer's chat template.
 
-    The user's message is the prompt and the question which label fits; the answer is scored.
+    The user's message is the prompt followed by the possible answers; the answer is scored.
 
     Raises:
         InputError: The tokenizer has no chat template, or one that merges with the answers.
     """
-    if not getattr(tokenizer, "chat_template", None):
-        raise InputError("the tokenizer has no chat template; name a chat model")
+    if not tokenizer.chat_template:
+        raise InputError("the tokenizer has no chat template; use a chat model")
     answers = [label.strip() for label in dataset.label_space]
     question = f"Answer with one of: {', '.join(answers)}."
     texts = [
@@ -67,18 +80,18 @@ def chat_pieces(dataset: Dataset, tokenizer: Any) -> TokenizedDataset:
         )
         for example in dataset.examples
     ]
-    # A template writes its own beginning of the text.
+    # The template already writes the token that begins a text.
     return _pieces(texts, answers, tokenizer, tokenize_dataset(dataset, tokenizer), root=())
 
 
 def _pieces(
     texts: Sequence[str],
     labels: Sequence[str],
-    tokenizer: Any,
+    tokenizer: Tokenizer,
     plain: TokenizedDataset,
     root: tuple[int, ...] | None = None,
 ) -> TokenizedDataset:
-    """Pieces of whole texts; what all begin with becomes the root, which is forwarded once."""
+    """Pieces of whole texts; their common beginning becomes the root, which is forwarded once."""
     root = plain.root if root is None else root
     ids = [root + _encode(tokenizer, text) for text in texts]
     answers = [_answer_ids(texts[0], label, tokenizer) for label in labels]
@@ -87,17 +100,17 @@ def _pieces(
     return TokenizedDataset(
         root=ids[0][:shared],
         first_prompts=prompts,
-        later_prompts=prompts,  # never used: there are no demonstrations
+        later_prompts=prompts,  # unused: there are no demonstrations
         labels=tuple(answers),
         terminator=plain.terminator,
     )
 
 
-def _encode(tokenizer: Any, text: str) -> tuple[int, ...]:
+def _encode(tokenizer: Tokenizer, text: str) -> tuple[int, ...]:
     return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-def _answer_ids(text: str, label: str, tokenizer: Any) -> tuple[int, ...]:
+def _answer_ids(text: str, label: str, tokenizer: Tokenizer) -> tuple[int, ...]:
     before, whole = _encode(tokenizer, text), _encode(tokenizer, text + label)
     if whole[: len(before)] != before or len(whole) == len(before):
         raise InputError(
@@ -108,7 +121,7 @@ def _answer_ids(text: str, label: str, tokenizer: Any) -> tuple[int, ...]:
 
 
 def _shared_length(sequences: Sequence[tuple[int, ...]]) -> int:
-    """Length of the longest common beginning that leaves every sequence one token."""
+    """Length of the longest common beginning that leaves at least one token of every sequence."""
     shared = min(len(sequence) for sequence in sequences) - 1
     for sequence in sequences[1:]:
         same = zip(sequences[0][:shared], sequence, strict=False)

@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 from icm_fast.engine.progress import clock
 from icm_fast.runs.finished import FinishedRun
@@ -17,8 +17,21 @@ DEMO_FILE = "demo.json"
 _DOUBTFUL_ROWS = 5
 
 
+class StoredMethod(TypedDict):
+    """The part of a stored :class:`icm_fast.evaluation.compare.MethodResult` that is shown."""
+
+    method: str
+    n_shots: int
+    accuracy: float
+    interval: Sequence[float]
+    calibrated_accuracy: float
+    auc: float | None
+    calibration_error: NotRequired[float]
+    consistency: NotRequired[float | None]
+
+
 def run_report(run: FinishedRun) -> str:
-    """Markdown summary: what was labelled and found, how the search went, doubtful labels."""
+    """Markdown summary of a run: labels, the course of the search, its least certain labels."""
     parts = [
         f"# {run.dataset.name}: {len(run.dataset)} examples labelled by {run.model}",
         _facts(run),
@@ -34,7 +47,7 @@ def run_report(run: FinishedRun) -> str:
 
 
 def concern_parts(summary: Mapping[str, Any]) -> list[str]:
-    """A section with the concerns about a search; nothing where there are none."""
+    """A section with the concerns about a search; empty without concerns."""
     concerns = summary.get("concerns") or []
     if not concerns:
         return []
@@ -42,7 +55,7 @@ def concern_parts(summary: Mapping[str, Any]) -> list[str]:
 
 
 def read_comparison(folder: Path) -> dict[str, Any] | None:
-    """The stored comparison with gold of a run, if it was evaluated."""
+    """The stored comparison of a run with gold; None if it was not evaluated."""
     for name in (EVALUATION_FILE, DEMO_FILE):
         path = folder / name
         if path.exists():
@@ -52,20 +65,11 @@ def read_comparison(folder: Path) -> dict[str, Any] | None:
 
 
 def comparison_text(comparison: Mapping[str, Any]) -> str:
-    """Agreement with gold and the table of methods; see ``evaluate_run``."""
-    rows = [
-        (
-            row["method"],
-            row["n_shots"],
-            _share(row["accuracy"]),
-            f"{_share(row['interval'][0])}-{_share(row['interval'][1])}",
-            _share(row["calibrated_accuracy"]),
-            _share(row["auc"]),
-            _share(row.get("calibration_error")),
-            _share(row.get("consistency")),
-        )
-        for row in comparison["methods"]
-    ]
+    """Agreement with gold, what the found labels are worth, and the table of methods.
+
+    Args:
+        comparison: See :func:`icm_fast.evaluation.run.evaluate_run`.
+    """
     headline = (
         f"Found labels agree with gold on {_share(comparison['agreement'])} of "
         f"{comparison['n_gold']} examples (up to renaming of the labels: "
@@ -73,11 +77,52 @@ def comparison_text(comparison: Mapping[str, Any]) -> str:
     )
     if comparison.get("model"):
         headline += f" Predictions are those of {comparison['model']}."
+    methods: Sequence[StoredMethod] = comparison["methods"]
+    parts = (headline, _verdict(methods), _method_table(methods))
+    return "\n\n".join(part for part in parts if part)
+
+
+def _verdict(methods: Sequence[StoredMethod]) -> str:
+    """One sentence on what the table shows; empty without a table."""
+    if not methods:
+        return ""
+    rows = {row["method"]: row for row in methods}
+    zero_shot, found, gold = (
+        rows[name]["calibrated_accuracy"]
+        for name in ("zero-shot", "ICM many-shot", "golden many-shot")
+    )
+    # The interval of the accuracy with gold, moved to the calibrated one, is what noise explains.
+    low, high = rows["golden many-shot"]["interval"]
+    margin = (high - low) / 2
+    worth = "as well as"
+    if abs(found - gold) > margin:
+        worth = "better than" if found > gold else "less well than"
+    return (
+        f"Labels found without supervision serve as demonstrations {worth} gold ones: "
+        f"{_share(found)} against {_share(gold)} (calibrated); zero-shot {_share(zero_shot)}."
+    )
+
+
+def _method_table(methods: Iterable[StoredMethod]) -> str:
+    """Calibrated accuracy first: the plain one also measures a preference for one label."""
     names = (
-        *("method", "shots", "accuracy", "95 %", "calibrated", "AUC", "calibration error"),
+        *("method", "shots", "accuracy", "plain", "95 % of plain", "AUC", "calibration error"),
         "consistent",
     )
-    return f"{headline}\n\n{markdown_table(names, rows)}"
+    rows = [
+        (
+            row["method"],
+            row["n_shots"],
+            _share(row["calibrated_accuracy"]),
+            _share(row["accuracy"]),
+            f"{_share(row['interval'][0])}-{_share(row['interval'][1])}",
+            _share(row["auc"]),
+            _share(row.get("calibration_error")),
+            _share(row.get("consistency")),
+        )
+        for row in methods
+    ]
+    return markdown_table(names, rows)
 
 
 def markdown_table(names: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -92,7 +137,7 @@ def markdown_table(names: Sequence[str], rows: Iterable[Sequence[object]]) -> st
 
 
 def label_table(run: FinishedRun) -> str:
-    """How many examples carry each label, as a Markdown table."""
+    """Number of examples with each label, as a Markdown table."""
     counts = Counter(int(y) for y in run.labels)
     rows = [(name.strip(), counts[y]) for y, name in enumerate(run.dataset.label_space)]
     if counts[UNLABELLED]:
@@ -101,7 +146,7 @@ def label_table(run: FinishedRun) -> str:
 
 
 def cost_text(summary: Mapping[str, Any]) -> str:
-    """Evaluations, tokens and seconds of a search in one line."""
+    """Evaluations, tokens and duration of a search in one line."""
     return (
         f"{summary['n_evaluations']} evaluations of U(D), {summary['n_tokens_forwarded']:,} tokens "
         f"forwarded, {clock(summary['seconds'])}"
@@ -122,7 +167,7 @@ def _facts(run: FinishedRun) -> str:
     )
 
 
-def _move_table(events: Iterable[Mapping[str, Any]]) -> str:
+def _move_table(events: Iterable[Mapping[str, object]]) -> str:
     tried: Counter[str] = Counter()
     accepted: Counter[str] = Counter()
     for event in events:

@@ -1,4 +1,4 @@
-"""Comparison of a finished run with gold, kept in its folder."""
+"""Comparison of a finished run with gold, stored in its folder."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from icm_fast.types import UNLABELLED, Dataset
 def evaluate_run(
     run: FinishedRun, model: LazyModel, *, n_test: int = 100, file_name: str = EVALUATION_FILE
 ) -> dict[str, Any]:
-    """Compare the labels of ``run`` with gold, or return the comparison stored before.
+    """Compare the labels of ``run`` with gold, or return a stored comparison.
 
     Args:
         run: The finished run.
-        model: The model that predicts, loaded only if no comparison by it is stored. Of a local
-            one the files are looked at: after another training it counts as another model.
-        n_test: Most held-out examples.
-        file_name: Where the comparison is kept in the run folder.
+        model: The model that predicts, loaded only if no comparison by it is stored. A local model
+            whose files have changed counts as another one.
+        n_test: Maximum number of held-out examples.
+        file_name: Name of the file in the run folder that stores the comparison.
 
     Returns:
-        ``Comparison.to_dict()``, and the name of the ``model``.
+        :meth:`GoldComparison.to_dict`, with the name of the ``model``.
 
     Raises:
-        InputError: The run does not say where its data came from, or there is no gold.
+        InputError: The run does not record where its data came from, or there is no gold.
     """
     if run.source is None:
         raise InputError(
@@ -67,7 +67,7 @@ def _labels_digest(run: FinishedRun) -> str:
 
 
 def _files_digest(name: str) -> str:
-    """Hash of the sizes and times of a local model's files; empty for other names."""
+    """Hash of the sizes and times of a local model's files; empty for a hub id."""
     path = Path(name).expanduser()
     if not path.exists():
         return ""
@@ -80,7 +80,7 @@ def _files_digest(name: str) -> str:
 def _gold_digest(source: TaskSource, dataset: Dataset, n_test: int) -> str:
     """Hash of the held-out examples and of all gold that the comparison uses."""
     gold = load_gold(source, dataset)
-    content: list[Any] = [gold.tolist()]
+    content: list[object] = [gold.tolist()]
     if (gold != UNLABELLED).any():
         test, test_gold = held_out(source, dataset, n_test)
         content += [test.fingerprint(), test_gold.tolist()]

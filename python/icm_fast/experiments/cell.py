@@ -31,13 +31,11 @@ from icm_fast.files import write_atomically, writing
 from icm_fast.identity import as_stored, check_same, json_digest
 from icm_fast.runs.labels import read_labels
 from icm_fast.runs.provenance import machine_facts, versions
-from icm_fast.types import IntArray
+from icm_fast.types import IntArray, Reporter
 
 if TYPE_CHECKING:
-    from icm_fast.engine.progress import ProgressReporter
     from icm_fast.model.lazy import LazyModel
 
-Say = Callable[[str], None]
 Document = TypeVar("Document")
 
 IDENTITY_FILE = "identity.json"
@@ -93,9 +91,7 @@ class Cell:
         self._folder = folder
         self._data = CellData(column, seed, model, data, chat_model)
 
-    def run(
-        self, methods: Sequence[str], say: Say, progress: ProgressReporter | None = None
-    ) -> CellResult:
+    def run(self, methods: Sequence[str], reporter: Reporter) -> CellResult:
         """Search, then predict by each method.
 
         Raises:
@@ -107,9 +103,9 @@ class Cell:
         self._check_identity()
         facts = self._kept(
             "search.json",
-            lambda: run_search(self._data, self._folder / "search", say, progress),
+            lambda: run_search(self._data, self._folder / "search", reporter),
         )
-        say(
+        reporter.say(
             f"search: agreement {facts['agreement']:.2f}, {facts['n_evaluations']} evaluations, "
             f"{facts['seconds']:.0f} s"
         )
@@ -118,8 +114,8 @@ class Cell:
         predictions = {}
         for name in methods:
             predictions[name] = self._prediction(name, found)
-            say(f"{name}: {_outcome(predictions[name], np.array(test['gold'], np.int32))}")
-        orders = self._orders(found, say)
+            reporter.say(f"{name}: {_outcome(predictions[name], np.array(test['gold'], np.int32))}")
+        orders = self._orders(found, reporter)
         return CellResult(self._data.seed, facts, test, predictions, orders, **self._record())
 
     def _identity(self) -> dict[str, object]:
@@ -172,7 +168,7 @@ class Cell:
     def _write(self, name: str, content: object) -> None:
         write_atomically(self._folder / name, (json.dumps(content) + "\n").encode())
 
-    def _orders(self, found: IntArray, say: Say) -> OrderFacts | None:
+    def _orders(self, found: IntArray, reporter: Reporter) -> OrderFacts | None:
         n_orders = self._data.column.n_orders
         if not n_orders:
             return None
@@ -180,7 +176,7 @@ class Cell:
             f"orders-{n_orders}.json", lambda: order_sensitivity(self._data, found, n_orders)
         )
         values = [order["accuracy"] for order in orders["orders"]]
-        say(f"{n_orders} orders: accuracy {min(values):.2f} to {max(values):.2f}")
+        reporter.say(f"{n_orders} orders: accuracy {min(values):.2f} to {max(values):.2f}")
         return orders
 
     def _prediction(self, name: str, found: IntArray) -> Prediction:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,41 +14,36 @@ from icm_fast.evaluation.metrics import agreement, agreement_up_to_permutation
 from icm_fast.experiments.cell_data import CellData
 from icm_fast.experiments.documents import AgreementFacts, SearchFacts
 from icm_fast.scoring.leave_one_out import leave_one_out
-from icm_fast.types import UNLABELLED, IntArray
-
-if TYPE_CHECKING:
-    from icm_fast.engine.progress import ProgressReporter
-    from icm_fast.experiments.cell import Say
+from icm_fast.types import UNLABELLED, IntArray, Reporter
 
 
-def run_search(
-    data: CellData, folder: Path, say: Say, progress: ProgressReporter | None
-) -> SearchFacts:
+def run_search(data: CellData, folder: Path, reporter: Reporter) -> SearchFacts:
     """Search into ``folder``, or resume there; return the facts about the search.
 
     Args:
         data: The cell's data.
         folder: Run folder; with batches it holds a run folder for each.
-        say: Called with a line about each batch.
-        progress: Shown during a search of all examples.
+        reporter: Receives a line about each batch, and the progress of searches and trainings.
 
     Raises:
         InputError: Data, settings or model do not fit each other.
     """
     if data.column.batch_size is not None:
-        return _search_by_batch(data, folder, data.column.batch_size, say)
+        return _search_by_batch(data, folder, data.column.batch_size, reporter)
     found = search(
         data.dataset,
         model=data.model,
         config=data.config,
         output_dir=folder,
-        progress=progress,
+        progress=reporter,
         source=data.source,
     )
     return _facts(data, found.labels, (found,), _gold_utility(data))
 
 
-def _search_by_batch(data: CellData, folder: Path, batch_size: int, say: Say) -> SearchFacts:
+def _search_by_batch(
+    data: CellData, folder: Path, batch_size: int, reporter: Reporter
+) -> SearchFacts:
     from icm_fast.training.sft import iterate
 
     found = iterate(
@@ -59,7 +53,7 @@ def _search_by_batch(data: CellData, folder: Path, batch_size: int, say: Say) ->
         search_config=data.config,
         tuning_config=data.column.tuning_config(data.seed),
         output_dir=folder,
-        progress=say,
+        progress=reporter,
         source=data.source,
     )
     # Each batch has a different model, so there is no U of all gold labels.

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from icm_fast.config import SearchConfig
-from icm_fast.engine.progress import ProgressReporter
 from icm_fast.engine.search import search
 from icm_fast.evaluation.report import DEMO_FILE, comparison_text, concern_parts, cost_text
 from icm_fast.evaluation.run import evaluate_run
 from icm_fast.model.lazy import LazyModel
 from icm_fast.runs.finished import FinishedRun, read_run
 from icm_fast.tasks.source import TaskSource
+from icm_fast.types import Reporter
 
 MAX_CHARS = 60
 """Reviews of the demonstration are short, so that it takes minutes on two cores."""
@@ -40,7 +40,7 @@ def run_demo(
     seed: int,
     output: Path,
     n_test: int = 100,
-    progress: ProgressReporter | None = None,
+    progress: Reporter | None = None,
 ) -> DemoResult:
     """Search, then evaluate; an interrupted run resumes.
 

@@ -77,7 +77,7 @@ def predict_test(method: Method, data: CellData, found: IntArray, folder: Path) 
         assert labels is not None
         tuned = _fine_tuned(data, labels, model, folder)
         # Seconds of a resumed fine-tuning include those before the interruption.
-        model, seconds = tuned.loaded, seconds + tuned.seconds
+        model, seconds = tuned.model, seconds + tuned.seconds
     started = time.monotonic()
     if method.use in ("assistant", "chat"):
         predicted = _zero_shot(method.use, data)

@@ -6,10 +6,10 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from icm_fast.engine.progress import Headed, Quiet
 from icm_fast.errors import InputError
-from icm_fast.experiments.cell import MACHINE, Cell, Say
+from icm_fast.experiments.cell import MACHINE, Cell
 from icm_fast.experiments.documents import ColumnDocument, ExperimentDocument, Heading, Versions
 from icm_fast.experiments.experiment import Column, Experiment
 from icm_fast.experiments.figures import experiment_figure, figure_module
@@ -20,9 +20,7 @@ from icm_fast.files import write_atomically, writing
 from icm_fast.model.lazy import LazyModel
 from icm_fast.model.load import check_model_name
 from icm_fast.training.sft.trainer import training_packages
-
-if TYPE_CHECKING:
-    from icm_fast.engine.progress import ProgressReporter
+from icm_fast.types import Reporter
 
 
 def run_experiment(
@@ -31,8 +29,7 @@ def run_experiment(
     output: Path,
     command: Sequence[str],
     data: Path | None = None,
-    say: Say = lambda text: None,
-    progress: ProgressReporter | None = None,
+    progress: Reporter | None = None,
 ) -> ExperimentDocument:
     """Run every unfinished cell; write JSON, Markdown, PNG and SVG after each column.
 
@@ -42,8 +39,7 @@ def run_experiment(
             files, from which an interrupted experiment resumes.
         command: The command line, for the record.
         data: Folder of the data files.
-        say: Called with a line about each result.
-        progress: Shown during searches.
+        progress: Receives a line about each result, and the progress of searches and trainings.
 
     Returns:
         The document that was written as JSON.
@@ -69,7 +65,8 @@ def run_experiment(
             heading = f"[{number}/{n_cells}] {column.name}, {column.model}, seed {seed}"
             folder = _folder(output, column) / f"seed-{seed}"
             cell = Cell(column, seed, folder, model, data, chat_model)
-            results.append(cell.run(experiment.methods_of(column), _with(heading, say), progress))
+            with Headed(progress or Quiet(), heading) as reporter:
+                results.append(cell.run(experiment.methods_of(column), reporter))
         done.append(summarize_column(column, experiment.methods_of(column), results))
         used += [each for result in results for each in result.versions]
         _write(_document(experiment, command, done, used), output, experiment.file_name)
@@ -139,10 +136,6 @@ def _check_packages(experiment: Experiment) -> None:
     if batches or any(METHODS[name].use == "tuned" for name in methods):
         training_packages()
     figure_module()
-
-
-def _with(heading: str, say: Say) -> Say:
-    return lambda text: say(f"{heading}: {text}")
 
 
 def _check_data(column: Column, data: Path | None) -> None:

@@ -1,10 +1,10 @@
-"""README.md of a data set on the Hub: where the labels came from and what speaks against them."""
+"""README.md of a data set on the Hub: where the labels came from and what to doubt about them."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import PurePath
-from typing import Any
 
 import numpy as np
 import yaml
@@ -21,7 +21,7 @@ from icm_fast.runs.finished import FinishedRun
 from icm_fast.runs.store import CONFIG_FILE
 
 _PUBLIC_NAME = re.compile(r"(hub:)?\w[\w.-]*(/\w[\w.-]*)?(:[\w.-]+)?")
-"""Hub ids, data sets on the Hub and plain names; all else is a path on somebody's machine."""
+"""Hub ids, data sets on the Hub and plain names; anything else is a path on someone's machine."""
 
 
 def dataset_card(
@@ -29,15 +29,15 @@ def dataset_card(
 ) -> str:
     """The card of a data set made from ``run``, as Markdown with YAML front matter.
 
-    Folders are cut from the names of models and data: the card is for others.
+    Folders are removed from the names of models and data, since others will read the card.
 
     Args:
         run: The finished run.
-        file: Name of the data file beside the card.
+        file: Name of the data file next to the card.
         format: Format of that file.
-        n_rows: Its rows.
+        n_rows: Number of its rows.
         note: What was left out of it and how to use it; may be empty.
-        license: Identifier of a license, if the user named one.
+        license: Identifier of a license, if the user gave one.
 
     Raises:
         InputError: config.yaml of the run cannot be read.
@@ -64,7 +64,7 @@ def dataset_card(
 
 def _front_matter(run: FinishedRun, file: str, license: str | None) -> str:
     tags = ["synthetic", "icm"] + ([run.source.task] if run.source else [])
-    content: dict[str, Any] = {
+    content: dict[str, object] = {
         "configs": [
             {"config_name": "default", "data_files": [{"split": "train", "path": file}]},
         ],
@@ -87,7 +87,7 @@ def _provenance(run: FinishedRun) -> str:
     return f"{text} No human label took part."
 
 
-def _facts(run: FinishedRun, identity: dict[str, Any]) -> str:
+def _facts(run: FinishedRun, identity: Mapping[str, object]) -> str:
     config, summary = run.config, run.summary
     rows = [
         ("model", _public(run.model)),
@@ -114,8 +114,8 @@ def _margins(run: FinishedRun) -> str:
     )
 
 
-def _configuration(content: dict[str, Any]) -> dict[str, Any]:
-    """Settings and source as the run resolved them; identities and versions stand elsewhere."""
+def _configuration(content: Mapping[str, object]) -> dict[str, object]:
+    """Settings and source as the run resolved them; the card has identities elsewhere."""
     public = {
         key: _public(value) if key in ("model", "data") and isinstance(value, str) else value
         for key, value in content.items()
@@ -128,10 +128,10 @@ def _public(name: str) -> str:
     return name if _PUBLIC_NAME.fullmatch(name) else PurePath(name).name
 
 
-def _fenced(content: dict[str, Any]) -> str:
+def _fenced(content: Mapping[str, object]) -> str:
     return f"```yaml\n{_yaml(content)}```"
 
 
-def _yaml(content: dict[str, Any]) -> str:
+def _yaml(content: Mapping[str, object]) -> str:
     text: str = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
     return text

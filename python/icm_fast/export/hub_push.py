@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from icm_fast.errors import InputError, first_line
 from icm_fast.export.hub_card import dataset_card
@@ -13,6 +13,9 @@ from icm_fast.export.lm_eval import LM_EVAL
 from icm_fast.export.tables import encode_run, file_suffix
 from icm_fast.files import reading, write_atomically, writing
 from icm_fast.runs.finished import FinishedRun
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
 
 CARD_FILE = "README.md"
 _WRITTEN_BY_US = "written by `icm-fast export --format"
@@ -24,9 +27,9 @@ class HubFolder:
     """What is pushed.
 
     Attributes:
-        folder: Where it lies.
-        files: Names of its files; others in the folder are not pushed.
-        n_rows: Rows of the data.
+        folder: The local folder.
+        files: Names of the files to push; others in the folder stay.
+        n_rows: Number of rows of the data.
         note: What was left out of the data and how to use it; may be empty.
     """
 
@@ -42,12 +45,12 @@ def write_hub_folder(
     """Write the data and their card.
 
     Raises:
-        InputError: A format that cannot be pushed, a run that does not have what it needs, a
-            README.md of other origin in the folder, or a file system that refuses.
+        InputError: A format that cannot be pushed, a run that lacks what the format needs, a
+            README.md in the folder that is not ours, or a file that cannot be written.
     """
     if format == LM_EVAL:
         raise InputError(
-            f"--format {LM_EVAL} holds paths of this machine and cannot be pushed; "
+            f"--format {LM_EVAL} contains paths of this machine and cannot be pushed; "
             "choose another format"
         )
     encoded = encode_run(run, format)
@@ -64,19 +67,19 @@ def write_hub_folder(
 
 
 def _check_card(path: Path) -> None:
-    """Refuse to replace somebody's README.md."""
+    """Refuse to replace a README.md that is not ours."""
     if not path.exists():
         return
     with reading(path, "choose another folder"):
         text = path.read_text(encoding="utf-8", errors="replace")
     if _WRITTEN_BY_US not in text:
-        raise InputError(f"{path} is no card of an export; choose another folder (--output)")
+        raise InputError(f"{path} was not written by an export; choose another folder (--output)")
 
 
 def check_repository(name: str) -> None:
     """Raise InputError unless ``name`` has the form OWNER/NAME."""
     if not _REPOSITORY.fullmatch(name):
-        raise InputError(f"{name!r} names no data set on the Hub; write OWNER/NAME")
+        raise InputError(f"{name!r} is not the name of a data set on the Hub; write OWNER/NAME")
 
 
 def push(pushed: HubFolder, repository: str, *, private: bool = False) -> str:
@@ -84,15 +87,15 @@ def push(pushed: HubFolder, repository: str, *, private: bool = False) -> str:
 
     Args:
         pushed: What :func:`write_hub_folder` wrote.
-        repository: OWNER/NAME; made if absent.
-        private: Make it private; one that is public already is refused.
+        repository: OWNER/NAME; created if absent.
+        private: Create it private; an existing public one is refused.
 
     Returns:
-        The address of the data set.
+        The URL of the data set.
 
     Raises:
-        InputError: No token, a public repository where a private one was asked for, or whatever
-            the Hub or the network refuses.
+        InputError: No token, a public repository where a private one was requested, or an error
+            of the Hub or the network.
     """
     check_repository(repository)
     import huggingface_hub
@@ -106,18 +109,18 @@ def push(pushed: HubFolder, repository: str, *, private: bool = False) -> str:
     except InputError:
         raise
     except Exception as error:  # whatever the hub client raises, the user gets one line
-        # A client may quote the header that it could not send; the cause would show it again.
+        # The client may quote a header with the token, hence no chained cause either.
         reason = first_line(error).replace(token, "(token)")
         raise InputError(
             f"cannot push to {repository}: {reason}; check the name, the network and that the "
-            f"token may write (what would be pushed is in {pushed.folder})"
+            f"token can write (the files to push are in {pushed.folder})"
         ) from None
     return address
 
 
-def _upload(api: Any, pushed: HubFolder, repository: str, private: bool) -> str:
+def _upload(api: HfApi, pushed: HubFolder, repository: str, private: bool) -> str:
     kind = "dataset"
-    # None leaves the choice for a new repository to its owner's settings.
+    # None: the owner's settings decide about a new repository.
     address = api.create_repo(
         repository, repo_type=kind, private=True if private else None, exist_ok=True
     )

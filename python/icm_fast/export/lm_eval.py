@@ -1,8 +1,8 @@
-"""A finished run as a task of lm-evaluation-harness 0.4, its labels as the few-shot examples.
+"""A finished run as a task of lm-evaluation-harness 0.4, with its labels as few-shot examples.
 
-lm-eval then builds, character by character, the contexts of ``evaluate.many_shot``: the same
-demonstrations in the same order, and labels that carry their own leading space. The task names
-columns of the data and no templates, so that braces in a prompt stay what they are.
+lm-eval then builds exactly the contexts of ``evaluate.many_shot``: the same demonstrations in the
+same order, and labels with their leading space. The task refers to columns of the data instead of
+templates, so that braces in a prompt are left alone.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -29,10 +28,10 @@ TRAIN_FILE = "train.jsonl"
 TEST_FILE = "test.jsonl"
 
 _PREFIX = "icm_"
-"""No task, group or tag of lm-eval begins so."""
+"""No task, group or tag of lm-eval starts with it."""
 
 _PATTERN = re.compile(r"[*?\[\]\n]|::")
-"""What the data loader of lm-eval does not read literally in a path."""
+"""What lm-eval's data loader does not read literally in a path."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,22 +64,23 @@ def write_lm_eval_task(
 ) -> LmEvalTask:
     """Write train.jsonl (found labels), test.jsonl (held-out gold) and the task's YAML.
 
-    Call it only after the search, since it reads gold. The YAML names the data by absolute paths:
-    lm-eval would take relative ones from wherever it is started. Export again to move the folder.
+    Call it only after the search, since it reads gold. The YAML has absolute paths, because lm-eval
+    resolves relative ones from its working directory; to move the folder, export again.
 
     Args:
-        run: The finished run; it has to name the task that its data came from.
+        run: The finished run; it must record the task that its data came from.
         folder: Where to write; created if absent.
-        shots: Demonstrations to show; by default those that ``evaluate`` shows.
-        n_test: Most held-out examples.
+        shots: Number of demonstrations to show; by default as many as ``evaluate`` shows.
+        n_test: Maximum number of held-out examples.
 
     Raises:
-        InputError: The run has too few labels or no held-out gold, or the folder does not do.
+        InputError: The run has too few labels or no held-out gold, or lm-eval cannot read from the
+            folder.
     """
     folder = _checked_folder(folder, task_name(run))
     order = _shown(run, shots)
     if n_test < 1:
-        raise InputError(f"test = {n_test} held-out examples; ask for 1 or more")
+        raise InputError(f"the number of held-out examples is {n_test}; pass 1 or more")
     if run.source is None:
         raise InputError(
             f"{run.folder} does not say which task its data came from, so there are no held-out "
@@ -94,7 +94,7 @@ def write_lm_eval_task(
     write_atomically(folder / TRAIN_FILE, _rows(shown, run.labels[order], labels))
     write_atomically(folder / TEST_FILE, _rows(test.examples, gold, labels))
     task = LmEvalTask(task_name(run), folder, len(order), len(test))
-    # The task comes last: where lm-eval finds it, its data are whole.
+    # The task is written last: once lm-eval finds it, its data are complete.
     write_atomically(folder / f"{task.name}.yaml", _definition(task, run, run.labels[order]))
     return task
 
@@ -109,27 +109,27 @@ def _checked_folder(folder: Path, name: str) -> Path:
     folder = folder.expanduser().resolve()
     if found := _PATTERN.search(str(folder)):
         raise InputError(
-            f"lm-eval cannot read data from {folder}: {found[0]!r} has a meaning of its own there; "
+            f"lm-eval cannot read data from {folder}: {found[0]!r} has a special meaning there; "
             "choose another folder"
         )
     others = sorted(path.name for path in folder.glob("*.yaml") if path.stem != name)
     if others:
         raise InputError(
-            f"{folder} already holds {others[0]}, whose data would be replaced; choose a folder "
-            "of its own for every run"
+            f"{folder} already contains {others[0]}, whose data would be replaced; choose a "
+            "separate folder for every run"
         )
     return folder
 
 
 def _shown(run: FinishedRun, shots: int | None) -> IntArray:
-    """Positions of the demonstrations, in their order."""
+    """Positions of the demonstrations, in the order of the context."""
     n_labelled = int((run.labels != UNLABELLED).sum())
     if n_labelled == 0:
-        raise InputError(f"the run in {run.folder} labelled no example; nothing can be shown")
+        raise InputError(f"the run in {run.folder} labelled no example; let it search longer")
     if shots is not None and not 1 <= shots <= n_labelled:
         raise InputError(
-            f"shots = {shots} lies outside 1 .. {n_labelled}, the labelled examples of "
-            f"{run.folder}; choose fewer, or --num_fewshot 0 in lm-eval for none"
+            f"shots is {shots}, but the run in {run.folder} has {n_labelled} labelled examples; "
+            f"pass 1 to {n_labelled}, or use --num_fewshot 0 in lm-eval for none"
         )
     most = run.config.context_demonstrations if shots is None else shots
     return shown_demonstrations(run.labels, seed=run.config.seed, most=most)
@@ -145,7 +145,7 @@ def _rows(examples: Iterable[Example], labels: IntArray, names: LabelSpace) -> b
 
 def _definition(task: LmEvalTask, run: FinishedRun, shown_labels: IntArray) -> bytes:
     names = run.dataset.label_space
-    content: dict[str, Any] = {
+    content: dict[str, object] = {
         "task": task.name,
         "dataset_path": "json",
         "dataset_kwargs": {

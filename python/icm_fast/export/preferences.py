@@ -1,4 +1,4 @@
-"""Which of two texts labels prefer, whoever gave them, for the tasks whose examples compare two."""
+"""Which of two texts the labels prefer, for tasks whose examples compare two texts."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ _AFFIRMED = 1
 
 @dataclass(frozen=True, slots=True)
 class Preference:
-    """Two texts in the order of the labels.
+    """Two texts, ranked by the labels.
 
     Attributes:
-        question: What both answer.
-        chosen: The better one.
-        rejected: The other one.
-        margin: Mean margin of the labels that say so, in nats; may be negative.
+        question: What both texts answer.
+        chosen: The better text.
+        rejected: The other text.
+        margin: Mean margin of its labels, in nats; may be negative.
         group: Group of their examples.
     """
 
@@ -43,11 +43,11 @@ class Preference:
 
 @dataclass(frozen=True, slots=True)
 class Preferences:
-    """The preferences that labels decide.
+    """The preferences that follow from labels.
 
     Attributes:
         pairs: Each pair of texts once, in the order of the data.
-        left_out: Why pairs were left out, and how many.
+        left_out: Number of pairs left out, by reason.
     """
 
     pairs: tuple[Preference, ...]
@@ -55,26 +55,27 @@ class Preferences:
 
     @property
     def n_contradicting(self) -> int:
-        """Pairs left out because no labels could be right about them."""
+        """Pairs left out because their labels contradict each other or their texts are the same."""
         return self.left_out[CONTRADICTING] + self.left_out[SAME_TEXT]
 
     @property
     def n_unlabelled(self) -> int:
-        """Pairs left out because they are not labelled, or not fully."""
+        """Pairs left out because they are not (fully) labelled."""
         return self.left_out[NOT_LABELLED]
 
 
 def found_preferences(run: FinishedRun) -> Preferences:
-    """Turn the labels of a run into preferences; gold is not read.
+    """Turn the labels of a run into preferences, without reading gold.
 
     Raises:
-        InputError: The task compares no texts, its data changed, or no pair is decided.
+        InputError: The task does not compare texts, its data changed, or no pair is decided.
     """
     found = preferences(run.dataset, read_comparisons(run.dataset, run.source), run.labels)
     if not found.pairs:
         raise InputError(
-            f"the labels of {run.folder} decide no pair: {found.n_contradicting} contradict "
-            f"themselves and {found.n_unlabelled} are not fully labelled; let the search run longer"
+            f"no pair of texts in {run.folder} has usable labels: those of {found.n_contradicting} "
+            f"contradict each other, {found.n_unlabelled} are not fully labelled; let the search "
+            "run longer"
         )
     return found
 
@@ -87,14 +88,14 @@ def preferences(
     *,
     partly: bool = False,
 ) -> Preferences:
-    """What labels say of texts, each pair of texts once, whatever number of claims it has.
+    """Preferences that follow from labels; each pair of texts once, however many claims it has.
 
     Args:
         dataset: The examples.
-        compared: ``[n]``, what each of them compares.
+        compared: ``[n]``, what each example compares.
         labels: ``[n]`` label indices, -1 where unlabelled.
-        margins: ``[n]`` margin of each label in nats; None for none.
-        partly: Let the labelled claims of a pair decide where others are unlabelled.
+        margins: ``[n]``, margin of each label in nats; zeros by default.
+        partly: Let the labelled claims of a pair decide even if others are unlabelled.
     """
     margins = [0.0] * len(dataset) if margins is None else margins
     groups: dict[tuple[str, str, str], str | None] = {}
@@ -123,21 +124,21 @@ def preferences(
 
 
 def read_comparisons(dataset: Dataset, source: TaskSource | None) -> list[Comparison]:
-    """What each example compares, in their order, read again from where they came from.
+    """What each example compares, read again from the source of the data.
 
     Raises:
-        InputError: No source, a task that compares no two texts, or data that changed.
+        InputError: No source, a task that does not compare texts, or data that changed.
     """
     if source is None:
         raise InputError(
-            f"the examples of {dataset.name} do not say which task their data came from, so the "
-            "texts that they compare are unknown; search a task by name"
+            f"data set {dataset.name} does not say which task it came from, so the texts that its "
+            "examples compare are unknown; search a task by name"
         )
     known = load_comparisons(source)
     for example in dataset.examples:
         if example.id not in known or known[example.id].claim != example.prompt:
             raise InputError(
-                f"example {example.id!r} is not what the data of task {source.task!r} hold now; "
-                "put back the data that were searched"
+                f"example {example.id!r} differs from the present data of task {source.task!r}; "
+                "restore the data that were searched"
             )
     return [known[example.id] for example in dataset.examples]

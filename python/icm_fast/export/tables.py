@@ -1,6 +1,6 @@
-"""Labels of a run in one file: as a table (JSONL, CSV, Parquet) or as training data.
+"""Labels of a run in one file: a table (JSONL, CSV, Parquet) or training data.
 
-A table has id, prompt, label, margin and log-probabilities of every example.
+A table has the id, prompt, label, margin and log-probabilities of every example.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import csv
 import io
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from icm_fast.errors import InputError, suggest
 from icm_fast.export.lm_eval import LM_EVAL
@@ -30,8 +30,8 @@ def export_run(run: FinishedRun, format: str, path: Path) -> Encoded:
         What was written.
 
     Raises:
-        InputError: Unknown format, a run that does not have what it needs, or a file system that
-            refuses.
+        InputError: Unknown format, a run that lacks what the format needs, or a file that cannot
+            be written.
     """
     encoded = encode_run(run, format)
     write_atomically(path, encoded.content)
@@ -42,7 +42,7 @@ def encode_run(run: FinishedRun, format: str) -> Encoded:
     """The file that :func:`export_run` writes, in memory.
 
     Raises:
-        InputError: Unknown format, or a run that does not have what it needs.
+        InputError: Unknown format, or a run that lacks what the format needs.
     """
     if format not in FORMATS:
         raise InputError(f"unknown format {format!r}{suggest(format, [*FORMATS, LM_EVAL])}")
@@ -50,19 +50,29 @@ def encode_run(run: FinishedRun, format: str) -> Encoded:
 
 
 def file_suffix(format: str) -> str:
-    """The suffix of a file of ``format``, with its dot."""
+    """The suffix of files in ``format``, with its dot."""
     return f".{format}" if format in ("csv", "parquet") else ".jsonl"
 
 
 def format_of(path: Path | None, format: str | None) -> str:
-    """The format asked for, else the one that the file's suffix says, else JSONL."""
+    """The requested format, otherwise that of the file's suffix, otherwise JSONL."""
     if format is not None:
         return format
     suffix = path.suffix.removeprefix(".") if path else ""
     return suffix or "jsonl"
 
 
-def export_rows(run: FinishedRun) -> list[dict[str, Any]]:
+class Row(TypedDict):
+    """One example in a table; label and margin are None where it is unlabelled."""
+
+    id: str
+    prompt: str
+    label: str | None
+    margin: float | None
+    logprobs: list[float]
+
+
+def export_rows(run: FinishedRun) -> list[Row]:
     """One row per example, in the order of the data."""
     labels = run.dataset.label_space
     return [

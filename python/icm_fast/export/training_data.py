@@ -1,6 +1,6 @@
 """Labels of a run as training data: prompts with completions, and pairs of texts.
 
-Texts are exactly those that were scored: a prompt ends without a blank and a label begins with one,
+Texts are exactly those that were scored: a prompt ends without a space and a label starts with one,
 so that prompt + completion is a demonstration. Unlabelled examples are left out and counted.
 """
 
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from icm_fast.errors import InputError
 from icm_fast.export.preferences import Preference, found_preferences
@@ -17,7 +16,7 @@ from icm_fast.runs.finished import FinishedRun
 from icm_fast.types import UNLABELLED
 
 AXOLOTL_TYPE = "input_output"
-"""The ``type:`` of axolotl's template-free data sets."""
+"""The ``type:`` of axolotl's data sets without a template."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +25,7 @@ class Encoded:
 
     Attributes:
         content: Its bytes.
-        n_rows: How many rows it holds.
+        n_rows: Number of its rows.
         note: What was left out and how to use it, for the user; may be empty.
     """
 
@@ -36,7 +35,7 @@ class Encoded:
 
 
 def trl_sft(run: FinishedRun) -> Encoded:
-    """Prompt and completion, the plain form that trl's SFTTrainer reads.
+    """Prompt and completion, the plain format that trl's SFTTrainer reads.
 
     Raises:
         InputError: The run labelled nothing.
@@ -47,17 +46,18 @@ def trl_sft(run: FinishedRun) -> Encoded:
 def axolotl(run: FinishedRun) -> Encoded:
     """Segments with and without loss, axolotl's ``type: input_output``.
 
-    That type tokenizes the segments apart and adds no template, which keeps the label's tokens.
+    That type tokenizes the segments separately and adds no template, which keeps the tokens of the
+    label.
 
     Raises:
         InputError: The run labelled nothing.
     """
 
-    def row(prompt: str, label: str) -> dict[str, Any]:
+    def row(prompt: str, label: str) -> dict[str, object]:
         segments = [{"label": False, "text": prompt}, {"label": True, "text": label}]
         return {"segments": segments}
 
-    return _demonstrations(run, row, f"in axolotl's YAML it has type: {AXOLOTL_TYPE}")
+    return _demonstrations(run, row, f"in axolotl's YAML, set type: {AXOLOTL_TYPE}")
 
 
 def trl_preference(run: FinishedRun) -> Encoded:
@@ -67,8 +67,8 @@ def trl_preference(run: FinishedRun) -> Encoded:
         InputError: See :func:`~icm_fast.export.preferences.found_preferences`.
     """
 
-    def row(pair: Preference) -> dict[str, Any]:
-        # trl joins prompt and response as they are, so the response carries the blank.
+    def row(pair: Preference) -> dict[str, object]:
+        # trl joins prompt and response as they are, so the response starts with the space.
         return {
             "prompt": f"Human: {pair.question.strip()}\n\nAssistant:",
             "chosen": f" {pair.chosen.strip()}",
@@ -85,7 +85,7 @@ def dpo(run: FinishedRun) -> Encoded:
         InputError: See :func:`~icm_fast.export.preferences.found_preferences`.
     """
 
-    def row(pair: Preference) -> dict[str, Any]:
+    def row(pair: Preference) -> dict[str, object]:
         return {
             "prompt": [{"role": "user", "content": pair.question}],
             "chosen": [{"role": "assistant", "content": pair.chosen}],
@@ -96,7 +96,7 @@ def dpo(run: FinishedRun) -> Encoded:
 
 
 def _demonstrations(
-    run: FinishedRun, row: Callable[[str, str], dict[str, Any]], advice: str = ""
+    run: FinishedRun, row: Callable[[str, str], dict[str, object]], advice: str = ""
 ) -> Encoded:
     names = run.dataset.label_space
     rows = [
@@ -111,7 +111,7 @@ def _demonstrations(
     return Encoded(json_lines(rows), len(rows), "; ".join(filter(None, (left_out, advice))))
 
 
-def _preferences(run: FinishedRun, row: Callable[[Preference], dict[str, Any]]) -> Encoded:
+def _preferences(run: FinishedRun, row: Callable[[Preference], dict[str, object]]) -> Encoded:
     found = found_preferences(run)
     note = (
         f"pairs left out: {found.n_contradicting} whose labels contradict each other, "

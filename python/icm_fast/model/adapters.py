@@ -1,8 +1,7 @@
-"""Models with a fine-tuned adapter: merging it into a copy of the base, loading it by folder."""
+"""Fine-tuned adapters: merged into a copy of their base model, and loaded by folder."""
 
 from __future__ import annotations
 
-import copy
 import json
 import os
 import random
@@ -11,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from transformers import PreTrainedModel
 from icm_fast import distributed
 from icm_fast.errors import InputError, first_line
 from icm_fast.files import reading
+from icm_fast.model.copies import copy_model
 from icm_fast.model.loaded import LoadedModel, fingerprint_model
 
 ADAPTER_FOLDER = "adapter"
@@ -30,50 +31,31 @@ INSTALL_TRAIN = "pip install 'icm-fast[train]'"
 
 _ADAPTER_CONFIG = "adapter_config.json"
 _ADAPTER_WEIGHTS = "adapter_model.safetensors"
-_FIX = "name the folder of a finished fine-tuning, or of a peft adapter"
-
-
-def copy_model(model: PreTrainedModel, dtype: torch.dtype, *, share: bool) -> PreTrainedModel:
-    """A second model whose parameters are its own.
-
-    Args:
-        model: Left as it is.
-        dtype: Of the copy's parameters; buffers, such as rotary tables, keep theirs.
-        share: Let unchanged weights lie in the same memory. Only for a copy whose weights are
-            replaced and never written into.
-    """
-    # deepcopy takes what the memo holds; tied parameters are one object and stay tied.
-    memo: dict[int, Any] = {
-        id(p): torch.nn.Parameter(p.detach().to(dtype, copy=not share), requires_grad=False)
-        for p in model.parameters()
-    }
-    twin = copy.deepcopy(model, memo)
-    twin.config.dtype = dtype
-    return twin
+_FIX = "pass the folder of a finished fine-tuning or of a peft adapter"
 
 
 def merge_adapter(base: LoadedModel, adapter: Path, name: str) -> LoadedModel:
-    """The base with an adapter's weights added, in the dtype of the base, which stays as it is.
+    """A copy of the base with an adapter's weights added, in the dtype of the base.
 
     Raises:
         InputError: peft is missing, or the adapter cannot be read or is not for this model.
     """
-    twin = copy_model(base.model, base.model.dtype, share=True)
-    return as_loaded(merge_into(twin, adapter, base.name), base, name)
+    copied = copy_model(base.model, base.model.dtype, share=True)
+    return as_loaded(merge_into(copied, adapter, base.name), base, name)
 
 
-def merge_into(twin: PreTrainedModel, adapter: Path, base_name: str) -> PreTrainedModel:
-    """``twin`` with an adapter's weights added; memory that it shares is not written into.
+def merge_into(model: PreTrainedModel, adapter: Path, base_name: str) -> PreTrainedModel:
+    """Add an adapter's weights to a model, without writing to memory that it shares.
 
     Raises:
-        InputError: As of :func:`merge_adapter`.
+        InputError: Same as :func:`merge_adapter`.
     """
     if not (adapter / _ADAPTER_WEIGHTS).is_file():
-        raise InputError(f"{adapter} holds no {_ADAPTER_WEIGHTS}; {_FIX}")
+        raise InputError(f"{adapter} has no {_ADAPTER_WEIGHTS}; {_FIX}")
     try:
         with foreign_code():
-            live = import_peft().PeftModel.from_pretrained(twin, str(adapter))
-            # A safe merge adds to a clone: weights that are shared with the base are not touched.
+            live = import_peft().PeftModel.from_pretrained(model, str(adapter))
+            # A safe merge adds to a clone, so weights that are shared with the base stay unchanged.
             merged: PreTrainedModel = live.merge_and_unload(safe_merge=True)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
         raise InputError(
@@ -83,18 +65,19 @@ def merge_into(twin: PreTrainedModel, adapter: Path, base_name: str) -> PreTrain
 
 
 def as_loaded(model: PreTrainedModel, base: LoadedModel, name: str) -> LoadedModel:
-    """A changed copy of ``base``, with a fingerprint of its own."""
+    """A changed copy of ``base`` with its own fingerprint."""
     model = model.eval().requires_grad_(False)
     return LoadedModel(name, model, base.tokenizer, fingerprint_model(model), base.max_context)
 
 
 def find_tuned(spec: str) -> Path | None:
-    """The folder of the adapter, or of the whole tuned model, that ``spec`` stands for.
+    """The folder of the adapter, or of the whole fine-tuned model, that ``spec`` refers to.
 
-    None where ``spec`` is no folder of a fine-tuning.
+    Returns:
+        None if ``spec`` is not the folder of a fine-tuning or adapter.
 
     Raises:
-        InputError: A fine-tuning that is not finished.
+        InputError: The fine-tuning is not finished.
     """
     folder = Path(spec).expanduser()
     if (folder / _ADAPTER_CONFIG).is_file():
@@ -104,7 +87,7 @@ def find_tuned(spec: str) -> Path | None:
     if "losses" not in read_tuning(folder / TUNING_FILE):
         raise InputError(
             f"the fine-tuning in {folder} is not finished; run it again with the same settings and "
-            "folder, it goes on where it stopped"
+            "folder, and it resumes where it stopped"
         )
     adapter = folder / ADAPTER_FOLDER
     return adapter if adapter.is_dir() else folder / MODEL_FOLDER
@@ -114,12 +97,12 @@ def load_tuned(spec: str, folder: Path, load: Callable[[str], LoadedModel]) -> L
     """Load a folder that :func:`find_tuned` found.
 
     Args:
-        spec: What the user called it.
+        spec: Name given by the user.
         folder: The adapter or the whole model.
-        load: Loads a base by its name.
+        load: Loads a base model by name.
 
     Raises:
-        InputError: The base is missing or is another one than the adapter was trained on.
+        InputError: The base is missing or is not the one that the adapter was trained on.
     """
     if not (folder / _ADAPTER_CONFIG).is_file():
         return replace(load(str(folder)), name=spec)
@@ -138,7 +121,7 @@ def read_tuning(path: Path) -> dict[str, Any]:
     """Read the record of a fine-tuning.
 
     Raises:
-        InputError: Not there, or not written by a fine-tuning.
+        InputError: It does not exist or was not written by a fine-tuning.
     """
     with reading(path, _FIX):
         text = path.read_text(encoding="utf-8")
@@ -151,7 +134,7 @@ def read_tuning(path: Path) -> dict[str, Any]:
     return content
 
 
-def import_peft() -> Any:
+def import_peft() -> ModuleType:
     """The package peft.
 
     Raises:
@@ -161,18 +144,19 @@ def import_peft() -> Any:
         import peft
     except ImportError as error:
         raise InputError(f"adapters need peft ({error}); run {INSTALL_TRAIN}") from error
-    return peft
+    module: ModuleType = peft
+    return module
 
 
 @contextmanager
 def foreign_code() -> Iterator[None]:
-    """Around calls of peft and trl: random states are put back, warnings without a remedy silenced.
+    """Around calls of peft and trl: restore random states, silence warnings users cannot act on.
 
-    They draw from the process's generators and seed them, use names that transformers has
-    renamed, and tell of settings that they mend themselves.
+    These packages seed and draw from the process's generators, use names that transformers has
+    renamed, and warn about settings that they correct themselves.
     """
     python, numpy = random.getstate(), np.random.get_state()
-    # Every device that is asked for its state gets a context: with a process for each, too many.
+    # Reading a device's state creates a context on it: with a process per GPU, on every one.
     sharing = torch.cuda.is_available() and distributed.world_size() > 1
     devices = [torch.cuda.current_device()] if sharing else None
     with torch.random.fork_rng(devices), warnings.catch_warnings():
@@ -186,13 +170,14 @@ def foreign_code() -> Iterator[None]:
 
 
 def base_name_for(adapter: Path, base_name: str) -> str:
-    """How an adapter names its base: a fine-tuning as seen from the adapter, so that both can move.
+    """The name under which an adapter stores its base.
 
-    Other names stay as the user gave them, for other programs read them, too.
+    A fine-tuned base is stored relative to the adapter, so that both can be moved together. Other
+    names stay as the user gave them, because other programs read them too.
 
     Args:
-        adapter: Where the adapter will lie.
-        base_name: What the user called the base.
+        adapter: Where the adapter will be written.
+        base_name: Name given by the user.
     """
     if find_tuned(base_name) is None:
         return base_name
@@ -201,10 +186,10 @@ def base_name_for(adapter: Path, base_name: str) -> str:
 
 
 def base_name_of(adapter: Path) -> str:
-    """Name of the base that an adapter was trained on, as :func:`base_name_for` wrote it.
+    """Name of the base that an adapter was trained on; see :func:`base_name_for`.
 
     Raises:
-        InputError: The adapter names none, or cannot be read.
+        InputError: The adapter does not name its base, or cannot be read.
     """
     path = adapter / _ADAPTER_CONFIG
     with reading(path, _FIX):
@@ -215,14 +200,14 @@ def base_name_of(adapter: Path) -> str:
         raise InputError(f"{path} is corrupt; {_FIX}") from None
     if not name:
         raise InputError(
-            f"{path} names no base model (base_model_name_or_path); write its name there, or load "
-            "the base yourself and use icm_fast.model.adapters.merge_adapter"
+            f"{path} does not name the base model; set base_model_name_or_path there, or load the "
+            "base yourself and call icm_fast.model.adapters.merge_adapter"
         )
     seen = adapter.resolve() / str(name)
     return str(seen.resolve()) if str(name).startswith("..") and seen.is_dir() else str(name)
 
 
-def check_base(adapter: Path, identity: Mapping[str, Any], base: LoadedModel) -> None:
+def check_base(adapter: Path, identity: Mapping[str, object], base: LoadedModel) -> None:
     """Raise InputError unless ``base`` has the weights that ``identity`` recorded."""
     same_dtype = identity.get("model_dtype") == base.dtype_name
     if same_dtype and identity.get("model_fingerprint") != base.fingerprint:

@@ -1,4 +1,4 @@
-"""GGUF files, dequantised once into a folder of safetensors that later runs load in seconds."""
+"""GGUF files, dequantised once into a folder of safetensors that later runs load quickly."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from safetensors import SafetensorError
 from icm_fast.assets.locate import cache_dir
 from icm_fast.errors import InputError, first_line
 
-_FORMAT = "2"  # raise when the conversion changes, so that old folders are not reused
+_FORMAT = "2"  # increased when the conversion changes, so that old folders are not reused
 
-# What the readers of transformers and gguf raise on damaged files.
+# Errors that transformers and gguf raise on damaged files.
 _UNREADABLE = (
     OSError,
     ValueError,
@@ -32,8 +32,8 @@ _UNREADABLE = (
 def converted_folder(gguf: Path) -> Path:
     """Return a folder with the model of ``gguf`` in float32 safetensors, converting it if needed.
 
-    The folder is named by the file's SHA-256 and appears in one rename, so an interrupted
-    conversion leaves nothing that looks finished.
+    The folder is named after the file's SHA-256 and appears in one rename, so that an interrupted
+    conversion never looks finished.
 
     Raises:
         InputError: The file can't be read as GGUF, or the cache folder can't be written.
@@ -63,7 +63,7 @@ def _publish(scratch: Path, target: Path) -> None:
     try:
         os.rename(scratch, target)
     except OSError:
-        # Another process was faster; its folder has the same content.
+        # Another process finished first; its folder has the same content.
         if not (target / "config.json").is_file():
             raise
 

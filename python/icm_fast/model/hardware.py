@@ -1,4 +1,4 @@
-"""What this processor does well, and how much of the machine this process may use."""
+"""Features of this processor, and how much of the machine this process may use."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ UNKNOWN_BYTES = 2**62
 
 @cache
 def cpu_flags() -> frozenset[str]:
-    """Feature flags of the first processor, as Linux names them; empty where unknown."""
+    """Feature flags of the first processor, as Linux names them; empty if unknown."""
     text = _read(ROOT / "proc/cpuinfo")
     for line in text.splitlines():
         key, _, value = line.partition(":")
@@ -24,7 +24,7 @@ def cpu_flags() -> frozenset[str]:
 
 
 def fast_bfloat16() -> bool:
-    """Whether bfloat16 matrix products run on native instructions (else they are far slower)."""
+    """Whether bfloat16 matrix products have native instructions (otherwise they are far slower)."""
     return bool(cpu_flags() & {"avx512_bf16", "amx_bf16", "bf16"})
 
 
@@ -56,7 +56,7 @@ def available_bytes(root: Path = ROOT) -> int:
 
 
 def describe_cpu() -> str:
-    """One line for people: architecture and the instruction sets that matter here."""
+    """Architecture and relevant instruction sets, as one readable line."""
     wanted = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "asimd", "bf16", "sve")
     present = [flag for flag in wanted if flag in cpu_flags()]
     return f"{platform.machine()} ({', '.join(present) or 'no vector extensions found'})"

@@ -1,37 +1,39 @@
-"""Widths of heads and of what is held per token, from a model's configuration."""
+"""Widths of heads, and memory of keys and values, from a model's configuration."""
 
 from __future__ import annotations
 
-from typing import Any
+from icm_fast.model.decoder_config import DecoderConfig
 
 
-def head_dim(config: Any) -> int:
+def head_dim(config: DecoderConfig) -> int:
     """Width of one head."""
     given = getattr(config, "head_dim", None)
     return int(given or config.hidden_size // config.num_attention_heads)
 
 
-def kv_heads(config: Any) -> int:
-    """Key-value heads of a layer; as many as query heads where they are not named."""
+def kv_heads(config: DecoderConfig) -> int:
+    """Key-value heads of a layer; by default as many as query heads."""
     return int(getattr(config, "num_key_value_heads", None) or config.num_attention_heads)
 
 
-def kv_numbers_per_token(config: Any) -> int:
-    """Numbers of all keys and values that one token leaves in all layers."""
+def kv_numbers_per_token(config: DecoderConfig) -> int:
+    """Number of elements of all keys and values of one token, over all layers."""
     return 2 * int(config.num_hidden_layers) * kv_heads(config) * head_dim(config)
 
 
-def fitting_kv_tokens(config: Any, itemsize: int, device_bytes: int, weight_bytes: int) -> int:
-    """Tokens whose keys and values leave as much of a device's memory for everything else.
+def fitting_kv_tokens(
+    config: DecoderConfig, itemsize: int, device_bytes: int, weight_bytes: int
+) -> int:
+    """Tokens whose keys and values take half of the memory that the weights leave.
 
-    From the device's whole memory, not from what is free at the moment: how a plan is cut into
-    batches must not change between a search and its resumption, for bits can depend on it there.
+    Computed from the device's total memory, not from what is free at the moment: a resumed search
+    must cut its plans into the same batches, because the last bits of scores can depend on them.
 
     Args:
         config: The decoder's configuration.
-        itemsize: Bytes of a number.
-        device_bytes: Memory of all devices that hold the model.
-        weight_bytes: What its weights take.
+        itemsize: Bytes of an element.
+        device_bytes: Total memory of the devices that hold the model.
+        weight_bytes: Memory of the model's weights.
 
     Returns:
         At least 1.

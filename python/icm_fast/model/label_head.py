@@ -6,7 +6,7 @@ import torch
 from transformers import PreTrainedModel
 
 from icm_fast.errors import InputError
-from icm_fast.kernels.label_logprob import Head, kernel_for
+from icm_fast.kernels.label_logprob import Head, select_label_logprob
 from icm_fast.plan.label_tree import LabelTree
 
 _VOCABULARY_CHUNK = 16384
@@ -14,11 +14,12 @@ _ROW_CHUNK = 32
 
 
 class LabelHead:
-    """The language-model head, restricted to what label scores need; float32 throughout."""
+    """The part of the language-model head that label scores need; float32 throughout."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         head = model.get_output_embeddings()
-        if head is None or not hasattr(head, "weight"):
+        weight = getattr(head, "weight", None)
+        if weight is None:
             raise InputError(
                 f"{type(model).__name__} has no language-model head; pass a causal language model"
             )
@@ -28,7 +29,7 @@ class LabelHead:
             getattr(config, "logits_scaling", None) or 1.0
         )
         softcap: float | None = getattr(config, "final_logit_softcapping", None)
-        self._head = Head(head.weight, getattr(head, "bias", None), scale, softcap)
+        self._head = Head(weight, getattr(head, "bias", None), scale, softcap)
 
     @property
     def device(self) -> torch.device:
@@ -36,12 +37,12 @@ class LabelHead:
         return self._head.weight.device
 
     def logprobs(self, hidden: torch.Tensor, tokens: list[int], *, normalize: bool) -> torch.Tensor:
-        """Logits of ``tokens``, less the log-sum-exp over the vocabulary if ``normalize``.
+        """Logits of ``tokens``, minus the log-sum-exp over the vocabulary if ``normalize``.
 
-        One kernel on devices that have it. ``[rows, hidden_size]`` -> ``[rows, len(tokens)]``
-        float32; a row's numbers do not depend on the other rows.
+        Uses the Triton kernel where there is one. ``[rows, hidden_size]`` to
+        ``[rows, len(tokens)]`` float32; a row's result does not depend on the other rows.
         """
-        kernel = kernel_for(hidden, self._head)
+        kernel = select_label_logprob(hidden, self._head)
         if kernel is not None:
             index = torch.tensor(tokens, device=hidden.device)
             return kernel(hidden, self._head, index, normalize=normalize)
@@ -52,7 +53,7 @@ class LabelHead:
         """Logits of ``tokens``: ``[rows, hidden_size]`` -> ``[rows, len(tokens)]`` float32."""
         index = torch.tensor(tokens, device=self._head.weight.device)
         bias = None if self._head.bias is None else self._head.bias[index]
-        # Row by row: how a matrix product rounds may depend on the number of its rows, and an
+        # Row by row: the rounding of a matrix product may depend on its number of rows, and an
         # example's scores must not depend on which others are scored with it.
         weight = self._head.weight[index].float()
         products = torch.stack([(hidden.float() * row).sum(-1) for row in weight], dim=-1)
@@ -61,7 +62,8 @@ class LabelHead:
     def log_normalizer(self, hidden: torch.Tensor) -> torch.Tensor:
         """Log-sum-exp over the vocabulary, ``[rows]`` float32.
 
-        In chunks of the vocabulary, and of a fixed number of rows, for the reason given above.
+        In chunks of the vocabulary and of a fixed number of rows, so that a row's rounding does not
+        depend on the number of rows.
         """
         chunks = [self._log_normalizer(part) for part in hidden.float().split(_ROW_CHUNK)]
         return torch.cat(chunks) if chunks else hidden.new_zeros(0, dtype=torch.float32)
@@ -95,13 +97,13 @@ def label_logprobs(
         head: The model's head.
         tree: The labels' tokens.
         hidden: ``[rows, 1 + n_tails, hidden_size]``: last hidden state of each query, then of
-            each inner node of the tree behind it.
+            each inner node of the label tree after it.
         normalize: ``labels`` (log-softmax over the label space) or ``vocabulary``.
 
     Returns:
         ``[rows, n_labels]`` float32, natural log.
     """
-    hidden = hidden.to(head.device)  # the last layer may lie on another one
+    hidden = hidden.to(head.device)  # the last layer may be on another device
     # Not torch's default dtype: another thread that loads a model changes it for a while.
     shape = (hidden.shape[0], len(tree.steps))
     scores = torch.zeros(shape, dtype=torch.float32, device=hidden.device)
@@ -110,7 +112,7 @@ def label_logprobs(
             (y, token) for y, path in enumerate(tree.steps) for at, token in path if at == node
         ]
         states = hidden[:, node + 1]
-        # Every label passes the query, so its normaliser cancels in a softmax over labels.
+        # All labels continue the query, so its normaliser cancels in a softmax over labels.
         over_vocabulary = node >= 0 or normalize == "vocabulary"
         logits = head.logprobs(states, [token for _, token in steps], normalize=over_vocabulary)
         for column, (y, _) in enumerate(steps):

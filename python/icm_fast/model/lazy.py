@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from icm_fast.model.loaded import LoadedModel, ModelSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,33 +19,32 @@ class ModelIdentity:
 
 
 class LazyModel:
-    """A model argument and, once asked for, the model that it stands for.
+    """A model as the user passed it, loaded on first use.
 
     Args:
-        model: Hub id, folder, .gguf file, (model, tokenizer) pair, or an
-            already loaded model.
-        dtype: Weights' dtype or ``auto``.
+        model: See :func:`icm_fast.model.load_model`.
+        dtype: Dtype of the weights, or ``auto``.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
     """
 
-    def __init__(self, model: Any, *, dtype: str = "auto", device: str = "auto") -> None:
+    def __init__(self, model: ModelSpec, *, dtype: str = "auto", device: str = "auto") -> None:
         self._model = model
         self._dtype = dtype
         self._device = device
-        self._loaded: Any = model if hasattr(model, "fingerprint") else None
+        self._loaded: LoadedModel | None = None
 
     @property
     def name(self) -> str:
-        """The model as the user named it; loads it only where it was not named by text."""
+        """The model as the user named it; loads the model only if it was not given as text."""
         if isinstance(self._model, (str, os.PathLike)):
             return os.fspath(self._model)
-        return str(self.load().name)
+        return self.load().name
 
-    def load(self) -> Any:
+    def load(self) -> LoadedModel:
         """The loaded model.
 
         Raises:
-            InputError: The model cannot be found, read or served.
+            InputError: The model cannot be found or read.
         """
         if self._loaded is None:
             from icm_fast.model import load_model
@@ -53,4 +55,4 @@ class LazyModel:
     def identity(self) -> ModelIdentity:
         """Fingerprint and dtype of the loaded model."""
         loaded = self.load()
-        return ModelIdentity(str(loaded.fingerprint), str(loaded.dtype_name))
+        return ModelIdentity(loaded.fingerprint, loaded.dtype_name)

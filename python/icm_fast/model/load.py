@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -12,6 +11,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -19,6 +19,7 @@ from transformers.utils import logging as transformers_logging
 
 from icm_fast.assets.locate import EMBEDDED_MODELS, embedded_model
 from icm_fast.errors import InputError, first_line
+from icm_fast.model.copies import without_replaced_methods
 from icm_fast.model.gguf import converted_folder
 from icm_fast.model.hardware import fast_bfloat16
 from icm_fast.model.loaded import (
@@ -43,12 +44,12 @@ def load_model(
     """Load a model for scoring.
 
     Args:
-        model: Hub id, folder (of a model, of a fine-tuning, of a peft adapter), ``.gguf`` file, an
-            embedded model's name (``smollm2``, ``gemma3-270m``), a loaded ``(model, tokenizer)``
+        model: Hub id, folder (of a model, a fine-tuning or a peft adapter), ``.gguf`` file, name of
+            an embedded model (``smollm2``, ``gemma3-270m``), a loaded ``(model, tokenizer)``
             pair, or a loaded model, which is returned as it is.
-        dtype: ``auto`` takes bfloat16 on a GPU or a CPU that multiplies it fast, else float32.
+        dtype: ``auto`` is bfloat16 on a GPU or a CPU with fast bfloat16, otherwise float32.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N``, or ``balanced``: layers over all GPUs.
-        trust_remote_code: Run code that comes with a hub model; off unless asked for.
+        trust_remote_code: Run code that a hub model brings along.
 
     Raises:
         InputError: The model can't be found or read, or has no causal decoder.
@@ -66,7 +67,7 @@ def _load(spec: str, dtype: str, device: str, trust_remote_code: bool) -> Loaded
 
     if spec.startswith(("http://", "https://")):
         raise InputError(
-            f"{spec} is a server address; this version scores with local weights only: "
+            f"{spec} is a server address, but models are scored with local weights only; "
             "pass a hub id, a folder or a .gguf file"
         )
     use_available_processors()
@@ -86,7 +87,7 @@ def _load(spec: str, dtype: str, device: str, trust_remote_code: bool) -> Loaded
     loaded = _read_weights(
         spec, folder, config, pick_dtype(dtype, target), trust_remote_code, spread=spread
     )
-    # A model over several devices has been placed layer by layer.
+    # With device=balanced, transformers has placed the layers already.
     loaded = (loaded if spread else _placed(spec, loaded, target)).eval().requires_grad_(False)
     return _loaded_model(spec, loaded, tokenizer)
 
@@ -97,14 +98,18 @@ def _placed(spec: str, model: PreTrainedModel, device: torch.device) -> PreTrain
     except torch.OutOfMemoryError:
         size = sum(p.nbytes for p in model.parameters())
         raise InputError(
-            f"the {size:,} bytes of model {spec} do not fit the memory of {device}; use "
+            f"model {spec} needs {size:,} bytes and does not fit in the memory of {device}; use "
             f"device={BALANCED} with several GPUs, a smaller model, or device=cpu"
         ) from None
     return placed
 
 
 def pick_device(device: str) -> torch.device:
-    """Resolve ``auto`` and check that the device is there."""
+    """Resolve ``auto`` and check that the device exists.
+
+    Raises:
+        InputError: The name is unknown, or torch does not see the device.
+    """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -114,30 +119,31 @@ def pick_device(device: str) -> torch.device:
             f"unknown device {device!r}; use auto, cpu, cuda, cuda:N or {BALANCED}"
         ) from None
     if target.type == "cuda" and not torch.cuda.is_available():
-        raise InputError(f"device {device!r} was asked for, but torch sees no GPU; use device=cpu")
+        raise InputError(f"device is {device!r}, but torch sees no GPU; use device=cpu")
     on_gpu = target.type == "cuda" and target.index is not None
     if on_gpu and target.index >= (n := torch.cuda.device_count()):
         raise InputError(
-            f"device {device!r} was asked for, but torch sees {n} GPUs; the last is cuda:{n - 1}"
+            f"device is {device!r}, but torch sees only {n} GPUs; use cuda:{n - 1} or lower"
         )
     return target
 
 
 def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    """Resolve ``auto``: bfloat16 where its products are fast, float32 elsewhere."""
+    """Resolve ``auto``: bfloat16 where its products are fast, otherwise float32."""
     if dtype != "auto":
         return _DTYPES[dtype]
     fast = device.type != "cpu" or fast_bfloat16()
     return torch.bfloat16 if fast else torch.float32
 
 
-def _wrap_pair(pair: tuple[Any, Any]) -> LoadedModel:
+def _wrap_pair(pair: tuple[PreTrainedModel, PreTrainedTokenizerBase]) -> LoadedModel:
     if len(pair) != 2 or not isinstance(pair[0], PreTrainedModel):
         raise InputError(
             "a model pair must be (transformers model, tokenizer), got "
             f"({', '.join(type(part).__name__ for part in pair)})"
         )
-    model, tokenizer = pair
+    given, tokenizer = pair
+    model = without_replaced_methods(given)
     if model.training:
         model.eval()
     name = str(model.config.name_or_path or type(model).__name__)
@@ -150,7 +156,7 @@ def _loaded_model(
 ) -> LoadedModel:
     if any(p.is_meta for p in model.parameters()):
         raise InputError(
-            f"weights of model {name} were left outside the devices' memory; take a smaller model "
+            f"the weights of model {name} do not fit in the devices' memory; use a smaller model "
             "or dtype, more GPUs, or device=cpu"
         )
     return LoadedModel(
@@ -159,7 +165,7 @@ def _loaded_model(
 
 
 def check_model_name(spec: str) -> None:
-    """Raise InputError if a name is that of no model on this machine; hub ids are not looked up."""
+    """Raise InputError if a local model does not exist; hub ids are not looked up."""
     path = Path(spec).expanduser()
     if spec in EMBEDDED_MODELS:
         embedded_model(spec)
@@ -190,7 +196,7 @@ def _resolve(spec: str) -> str:
 
 def _read_config(
     spec: str, folder: str, trust_remote_code: bool
-) -> tuple[Any, PreTrainedTokenizerBase]:
+) -> tuple[PretrainedConfig, PreTrainedTokenizerBase]:
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
@@ -200,7 +206,7 @@ def _read_config(
     return config, tokenizer
 
 
-def _require_decoder(name: str, config: Any) -> None:
+def _require_decoder(name: str, config: PretrainedConfig) -> None:
     if getattr(config, "is_encoder_decoder", False):
         raise InputError(
             f"model {name} is an encoder-decoder ({config.model_type}); ICM needs a causal "
@@ -211,7 +217,7 @@ def _require_decoder(name: str, config: Any) -> None:
 def _read_weights(
     spec: str,
     folder: str,
-    config: Any,
+    config: PretrainedConfig,
     dtype: torch.dtype,
     trust_remote_code: bool,
     *,

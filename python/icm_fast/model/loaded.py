@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from icm_fast.model.decoder_config import DecoderConfig
 
 _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -25,7 +26,7 @@ class LoadedModel:
         tokenizer: Its tokenizer.
         fingerprint: Hex digest of architecture and sampled weights; ties a run folder to a model.
         max_context: Longest context in tokens that the model was built for.
-        cache: What is derived from the weights and made once, such as packed copies of them.
+        cache: Values derived from the weights once, such as packed copies.
     """
 
     name: str
@@ -33,7 +34,7 @@ class LoadedModel:
     tokenizer: PreTrainedTokenizerBase
     fingerprint: str
     max_context: int
-    cache: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
+    cache: dict[str, object] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def dtype_name(self) -> str:
@@ -42,7 +43,7 @@ class LoadedModel:
 
     @property
     def device(self) -> torch.device:
-        """Device of the embedding, where token ids go."""
+        """Device of the embedding, where token ids belong."""
         device: torch.device = self.model.get_input_embeddings().weight.device
         return device
 
@@ -53,10 +54,10 @@ class LoadedModel:
 
 
 BALANCED = "balanced"
-"""Device that stands for all GPUs: transformers spreads the layers over them."""
+"""Device name that means all GPUs: transformers spreads the layers over them."""
 
-
-ModelSpec = str | os.PathLike[str] | tuple[Any, Any] | LoadedModel
+ModelSpec = str | os.PathLike[str] | tuple[PreTrainedModel, PreTrainedTokenizerBase] | LoadedModel
+"""What users may pass as a model; see :func:`icm_fast.model.load_model`."""
 
 
 def fingerprint_model(model: PreTrainedModel) -> str:
@@ -75,7 +76,7 @@ def fingerprint_model(model: PreTrainedModel) -> str:
 def _block_sums(flat: torch.Tensor) -> npt.NDArray[np.int64]:
     """Sums of 64 consecutive blocks, ``[64]``: every weight counts.
 
-    The bits are added as integers, so neither threads nor the device change the result.
+    The bits are added as integers, so the result depends neither on threads nor on the device.
     """
     bits = flat.view(_INTEGERS[flat.element_size()])
     sums = [block.sum(dtype=torch.int64) for block in bits.tensor_split(64)]
@@ -83,7 +84,7 @@ def _block_sums(flat: torch.Tensor) -> npt.NDArray[np.int64]:
     return array
 
 
-def max_context_of(config: Any) -> int:
+def max_context_of(config: DecoderConfig) -> int:
     """Longest context in tokens that a configuration allows."""
     text = config.get_text_config(decoder=True)
     return int(getattr(text, "max_position_embeddings", None) or 2**31 - 1)

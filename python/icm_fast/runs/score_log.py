@@ -28,8 +28,8 @@ _CHECKSUM = struct.Struct("<I")
 
 
 @dataclass(frozen=True, slots=True)
-class Evaluation:
-    """One scored labelling.
+class ScoredLabelling:
+    """A labelling and its scores.
 
     Attributes:
         labels: ``[n]`` int32, -1 where unlabelled.
@@ -47,7 +47,7 @@ def labels_key(labels: IntArray) -> bytes:
     return np.ascontiguousarray(labels, dtype="<i4").tobytes()
 
 
-class EvaluationLog:
+class ScoreLog:
     """An open log, positioned after its last complete record.
 
     Args:
@@ -70,7 +70,7 @@ class EvaluationLog:
         with reading(path, "delete it to score again"):
             content = path.read_bytes()
         self._check_header(content)
-        self.evaluations, self._end = self._read_records(content)
+        self.labellings, self._end = self._read_records(content)
         with writing(path):
             self._descriptor = os.open(path, os.O_WRONLY)
             os.ftruncate(self._descriptor, self._end)
@@ -82,13 +82,13 @@ class EvaluationLog:
         labels = n * self._label_type.itemsize
         return labels + _TOKENS.size + 4 * n * n_labels + _CHECKSUM.size
 
-    def append(self, evaluation: Evaluation) -> None:
+    def append(self, scored: ScoredLabelling) -> None:
         """Write one record and sync it; on failure the file keeps only its former records.
 
         Raises:
             InputError: The file system refuses, for example because the disk is full.
         """
-        record = self._encode(evaluation)
+        record = self._encode(scored)
         with writing(self.path):
             try:
                 os.lseek(self._descriptor, self._end, os.SEEK_SET)
@@ -99,7 +99,7 @@ class EvaluationLog:
                     os.ftruncate(self._descriptor, self._end)
                 raise
         self._end += len(record)
-        self.evaluations.append(evaluation)
+        self.labellings.append(scored)
 
     def close(self) -> None:
         """Close the file."""
@@ -112,32 +112,32 @@ class EvaluationLog:
                 "data, configuration and model); choose another output folder or delete the file"
             )
 
-    def _read_records(self, content: bytes) -> tuple[list[Evaluation], int]:
+    def _read_records(self, content: bytes) -> tuple[list[ScoredLabelling], int]:
         start, size = len(self._header), self.record_bytes
         n_whole = (len(content) - start) // size
-        evaluations: list[Evaluation] = []
+        labellings: list[ScoredLabelling] = []
         for k in range(n_whole):
             at = start + k * size
-            evaluation = self._decode(content[at : at + size])
-            if evaluation is None:
+            scored = self._decode(content[at : at + size])
+            if scored is None:
                 if at + 2 * size > len(content):  # the last one: torn by a crash
-                    return evaluations, at
+                    return labellings, at
                 raise InputError(
                     f"{self.path}: record {k + 1} of {n_whole} is corrupt (checksum differs at "
                     f"byte {at}); delete the file to score again, or restore it from a copy"
                 )
-            evaluations.append(evaluation)
-        return evaluations, start + n_whole * size
+            labellings.append(scored)
+        return labellings, start + n_whole * size
 
-    def _encode(self, evaluation: Evaluation) -> bytes:
-        labels = np.ascontiguousarray(evaluation.labels, dtype=self._label_type)
-        scores = np.ascontiguousarray(evaluation.scores, dtype="<f4")
+    def _encode(self, scored: ScoredLabelling) -> bytes:
+        labels = np.ascontiguousarray(scored.labels, dtype=self._label_type)
+        scores = np.ascontiguousarray(scored.scores, dtype="<f4")
         assert labels.shape == self._shape[:1]
         assert scores.shape == self._shape
-        body = labels.tobytes() + _TOKENS.pack(evaluation.n_tokens) + scores.tobytes()
+        body = labels.tobytes() + _TOKENS.pack(scored.n_tokens) + scores.tobytes()
         return body + _CHECKSUM.pack(zlib.crc32(body))
 
-    def _decode(self, record: bytes) -> Evaluation | None:
+    def _decode(self, record: bytes) -> ScoredLabelling | None:
         body, checksum = record[: -_CHECKSUM.size], record[-_CHECKSUM.size :]
         if _CHECKSUM.pack(zlib.crc32(body)) != checksum:
             return None
@@ -145,7 +145,7 @@ class EvaluationLog:
         cut = n * self._label_type.itemsize
         (n_tokens,) = _TOKENS.unpack_from(body, cut)
         scores = np.frombuffer(body, dtype="<f4", offset=cut + _TOKENS.size)
-        return Evaluation(
+        return ScoredLabelling(
             labels=np.frombuffer(body[:cut], dtype=self._label_type).astype(np.int32),
             scores=scores.astype(np.float32).reshape(n, n_labels),
             n_tokens=n_tokens,

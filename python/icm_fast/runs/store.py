@@ -8,7 +8,7 @@
     summary.json     utility, counts, tokens, seconds; written last, marks a finished run
 
 A search is a pure function of data, configuration, seed and scores, so resuming is
-replaying: the engine starts again and finds its earlier evaluations here.
+replaying: the engine starts again and finds the labellings scored before here.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from icm_fast.runs.config import (
     run_fingerprint,
 )
 from icm_fast.runs.event_log import EventLog
-from icm_fast.runs.score_log import Evaluation, EvaluationLog, labels_key
+from icm_fast.runs.score_log import ScoredLabelling, ScoreLog, labels_key
 
 if TYPE_CHECKING:
     from icm_fast.config import SearchConfig
@@ -66,19 +66,19 @@ class RunModel(Protocol):
 
 
 class MemoryStore:
-    """Evaluations of one process, found by labelling; writes nothing."""
+    """Scored labellings of one process; writes nothing."""
 
     folder: Path | None = None
 
-    def __init__(self, evaluations: Iterable[Evaluation] = ()) -> None:
-        self._known: dict[bytes, Evaluation] = {}
+    def __init__(self, recorded: Iterable[ScoredLabelling] = ()) -> None:
+        self._known: dict[bytes, ScoredLabelling] = {}
         # Records of an earlier process, by labelling. They are read again in order, so that at
         # every step a search sees exactly what it saw then.
-        self._recorded: dict[bytes, deque[Evaluation]] = {}
-        for evaluation in evaluations:
-            key = labels_key(evaluation.labels)
-            self._recorded.setdefault(key, deque()).append(evaluation)
-        self._beside: dict[tuple[str, bytes], Evaluation] = {}
+        self._recorded: dict[bytes, deque[ScoredLabelling]] = {}
+        for scored in recorded:
+            key = labels_key(scored.labels)
+            self._recorded.setdefault(key, deque()).append(scored)
+        self._beside: dict[tuple[str, bytes], ScoredLabelling] = {}
         self.n_resumed = len(self._recorded)
         self.n_scored_now = 0
 
@@ -101,16 +101,15 @@ class MemoryStore:
     @property
     def n_tokens(self) -> int:
         """Tokens forwarded for them, including earlier parts of a resumed run."""
-        evaluations = (*self._known.values(), *self._beside.values())
-        return sum(evaluation.n_tokens for evaluation in evaluations)
+        return sum(scored.n_tokens for scored in (*self._known.values(), *self._beside.values()))
 
-    def asked(self) -> Iterable[Evaluation]:
+    def asked(self) -> Iterable[ScoredLabelling]:
         """The distinct labellings that this search requested, in the order of their scoring."""
         return self._known.values()
 
     def lookup(
         self, labels: IntArray, suffices: Callable[[ScoreArray], bool] | None = None
-    ) -> Evaluation | None:
+    ) -> ScoredLabelling | None:
         """What is known about ``labels``; None if that is nothing or does not suffice."""
         key = labels_key(labels)
         while True:
@@ -128,15 +127,15 @@ class MemoryStore:
             return np.zeros(len(labels), np.bool_)
         return scored_rows(known.scores)
 
-    def record(self, evaluation: Evaluation) -> None:
-        """Keep a new evaluation, merged with what is known about the same labelling."""
-        self._keep(evaluation)
-        self._learn(evaluation)
+    def record(self, scored: ScoredLabelling) -> None:
+        """Keep new scores, merged with what is known about the same labelling."""
+        self._keep(scored)
+        self._learn(scored)
         self.n_scored_now += 1
 
     def beside(
-        self, kind: str, labels: IntArray, score: Callable[[IntArray], Evaluation]
-    ) -> Evaluation:
+        self, kind: str, labels: IntArray, score: Callable[[IntArray], ScoredLabelling]
+    ) -> ScoredLabelling:
         """Scores of another kind for a labelling: from the store, or new.
 
         They are kept like all others, but :meth:`lookup` does not find them. A search requests
@@ -146,23 +145,23 @@ class MemoryStore:
         key = labels_key(labels)
         if (kind, key) not in self._beside:
             if self._recorded.get(key):
-                evaluation = self._recorded[key].popleft()
+                scored = self._recorded[key].popleft()
             else:
-                evaluation = score(labels)
-                self._keep(evaluation)
+                scored = score(labels)
+                self._keep(scored)
                 self.n_scored_now += 1
-            self._beside[kind, key] = evaluation
+            self._beside[kind, key] = scored
         return self._beside[kind, key]
 
-    def _keep(self, evaluation: Evaluation) -> None:
+    def _keep(self, scored: ScoredLabelling) -> None:
         """Make a record durable, if the store has a folder."""
 
-    def _learn(self, new: Evaluation) -> None:
+    def _learn(self, new: ScoredLabelling) -> None:
         key = labels_key(new.labels)
         known = self._known.get(key)
         if known is not None:
             scores = np.where(np.isfinite(known.scores), known.scores, new.scores)
-            new = Evaluation(known.labels, scores, known.n_tokens + new.n_tokens)
+            new = ScoredLabelling(known.labels, scores, known.n_tokens + new.n_tokens)
         self._known[key] = new
 
     def check_model(self, identity: ModelIdentity) -> None:
@@ -180,7 +179,7 @@ class MemoryStore:
 
 
 class RunStore(MemoryStore):
-    """Evaluations, decisions and results of one run, in a folder locked for it.
+    """Scored labellings, decisions and results of one run, in a folder locked for it.
 
     Args:
         folder: Created if absent.
@@ -205,7 +204,7 @@ class RunStore(MemoryStore):
         self._lock = lock_folder(folder)
         try:
             self._config = _open_config(folder, dataset, config, model, source)
-            self._log = EvaluationLog(
+            self._log = ScoreLog(
                 folder / EVALUATIONS_FILE,
                 len(dataset),
                 len(dataset.label_space),
@@ -215,11 +214,11 @@ class RunStore(MemoryStore):
         except BaseException:
             os.close(self._lock)
             raise
-        super().__init__(self._log.evaluations)
+        super().__init__(self._log.labellings)
 
-    def _keep(self, evaluation: Evaluation) -> None:
+    def _keep(self, scored: ScoredLabelling) -> None:
         """Append to the log; it is on disk when this returns."""
-        self._log.append(evaluation)
+        self._log.append(scored)
 
     def check_model(self, identity: ModelIdentity) -> None:
         """Refuse a model other than the one that scored so far."""

@@ -1,10 +1,10 @@
 """Contexts of a bounded number of demonstrations, for data sets beyond a context window.
 
-An approximation of the leave-one-out scores: example i sees some of the other labelled examples,
-not all. The examples form a ring of blocks in a random order that the seed fixes. The context of an
-example holds the labelled examples of the next block, which all of its block share, and then the
-others of its own block, in a leave-one-out tree. Neighbouring blocks thus see each other's labels,
-and the whole set stays one problem, which it would not if each block only saw itself.
+An approximation of the leave-one-out scores: an example sees some of the other labelled examples,
+not all. The examples form a ring of blocks in a random order that depends on the seed. The context
+of an example holds the labelled examples of the next block, which its whole block shares, and then
+the others of its own block, in a leave-one-out tree. Neighbouring blocks thus see each other's
+labels, so the data set stays one problem instead of falling apart into independent blocks.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from icm_fast.config import SearchConfig
+from icm_fast.errors import InputError
 from icm_fast.model.loaded import LoadedModel
+from icm_fast.plan.leave_one_out import LeaveOneOutPlan
 from icm_fast.plan.pieces import TokenizedDataset
 from icm_fast.scoring.local import TreeScorer
 from icm_fast.scoring.protocol import Enough, Scored
@@ -25,7 +27,7 @@ Block = npt.NDArray[np.intp]
 class BoundedScorer:
     """Scores under at most ``context_demonstrations`` demonstrations per context.
 
-    Cost: n (1 + log2 b) demonstrations of about b = context_demonstrations / 2 a block.
+    Cost: n (1 + log2 b) demonstrations, with blocks of about b = context_demonstrations / 2.
     """
 
     def __init__(self, loaded: LoadedModel, pieces: TokenizedDataset, config: SearchConfig) -> None:
@@ -35,7 +37,7 @@ class BoundedScorer:
 
     @property
     def longest_context(self) -> int:
-        """Most tokens that any context puts before a label."""
+        """Maximum number of tokens before a label, over all contexts."""
         bounds = self._pieces.demonstration_bounds()
         sums = [int(bounds[block].sum()) for block in self.blocks]
         if len(sums) > 1:
@@ -55,7 +57,7 @@ class BoundedScorer:
         enough: Enough | None = None,
         priority: FloatArray | None = None,
     ) -> Scored:
-        """Score some examples as if all were; see :class:`icm_fast.scoring.protocol.RowScorer`."""
+        """Score some examples as if all were; see :meth:`SearchScorer.score_rows`."""
         blocks = list(enumerate(self.blocks))
         if priority is not None:
             blocks.sort(key=lambda block: float(priority[block[1]].mean()))
@@ -66,13 +68,28 @@ class BoundedScorer:
             wanted[block] = rows[block]
             if not wanted.any():
                 continue
-            # Only whole blocks: which examples of it are asked for must not change its contexts.
+            # Always the whole block: its contexts must not depend on which examples are requested.
             part = self._tree.score(*self._shown(labels, k))
             scores[wanted] = part.scores[wanted]
             n_tokens += part.n_tokens
             if enough is not None and enough(scores):
                 break
         return Scored(scores, n_tokens)
+
+    def score_canonical(self, labels: IntArray) -> Scored:
+        """Score all examples; contexts depend on nothing but ``labels`` here."""
+        return self.score(labels)
+
+    def visit(self, labels: IntArray) -> None:
+        """Do nothing: contexts do not depend on other labellings."""
+
+    def plan(self, labels: IntArray, queries: BoolArray | None = None) -> LeaveOneOutPlan:
+        """Refuse: every block has a separate plan.
+
+        Raises:
+            InputError: Always.
+        """
+        raise InputError("there is no single plan with context_demonstrations; set it to 0")
 
     def predict_tokens(self, labels: IntArray, queries: BoolArray | None = None) -> int:
         """Tokens that :meth:`score` would forward."""
@@ -84,7 +101,7 @@ class BoundedScorer:
         )
 
     def _shown(self, labels: IntArray, k: int) -> tuple[IntArray, BoolArray]:
-        """Labels that a block sees, ``[n]``, and its examples."""
+        """The labels that block ``k`` sees, ``[n]``, and its examples as queries, ``[n]``."""
         block = self.blocks[k]
         shown = np.full(len(labels), UNLABELLED, np.int32)
         for seen in (block, self.blocks[(k + 1) % len(self.blocks)]):

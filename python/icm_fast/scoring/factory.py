@@ -1,4 +1,4 @@
-"""The scorer that a model, a data set and settings ask for, once all three fit together."""
+"""Picks the scorer for a model, a data set and settings, and checks that they fit together."""
 
 from __future__ import annotations
 
@@ -12,27 +12,23 @@ from icm_fast.plan.pieces import TokenizedDataset, tokenize_dataset
 from icm_fast.scoring.bounded import BoundedScorer
 from icm_fast.scoring.growing import AppendingScorer
 from icm_fast.scoring.local import NaiveScorer, TreeScorer
-from icm_fast.scoring.protocol import PlannedScorer
+from icm_fast.scoring.protocol import Scorer
 from icm_fast.scoring.support import require_exact_sharing, require_known_head, require_tree_support
 from icm_fast.types import Dataset
 
 
-def make_scorer(
-    loaded: LoadedModel, dataset: Dataset, config: SearchConfig
-) -> PlannedScorer | BoundedScorer:
+def make_scorer(loaded: LoadedModel, dataset: Dataset, config: SearchConfig) -> Scorer:
     """Tokenize the data set, check that it fits the model, and return the scorer.
 
     Raises:
         InputError: Labels or boundaries do not tokenize, the contexts exceed the model's
-            length, or the model can't run with shared prefixes (at this length).
+            limit, or the model can't share prefixes (at this length).
     """
     with turn_of(loaded.model):  # tokenizers and probes change the state of the model, too
         return _make_scorer(loaded, dataset, config)
 
 
-def _make_scorer(
-    loaded: LoadedModel, dataset: Dataset, config: SearchConfig
-) -> PlannedScorer | BoundedScorer:
+def _make_scorer(loaded: LoadedModel, dataset: Dataset, config: SearchConfig) -> Scorer:
     pieces = tokenize_dataset(dataset, loaded.tokenizer)
     limit = config.context_limit or loaded.max_context
     require_known_head(loaded)
@@ -56,14 +52,14 @@ def check_bounded_context(needed: int, limit: int) -> None:
     """Raise InputError if bounded contexts exceed ``limit`` tokens."""
     if needed > limit:
         raise InputError(
-            f"these demonstrations need contexts of up to {needed} tokens, but the model takes "
+            f"these demonstrations need contexts of up to {needed} tokens, but the limit is "
             f"{limit}; pass a smaller context_demonstrations"
         )
 
 
 def longest_context(pieces: TokenizedDataset, n: int) -> int:
-    """Most tokens that a fully labelled set of the first ``n`` examples puts before a label."""
-    # The left-out example brings its prompt only, the last label is scored token by token.
+    """Maximum number of tokens before a label when the first ``n`` examples are all labelled."""
+    # An upper bound: of the left-out example only the prompt is in its context.
     return int(pieces.demonstration_bounds()[:n].sum()) + len(pieces.root)
 
 
@@ -77,11 +73,11 @@ def check_context(pieces: TokenizedDataset, limit: int) -> None:
     fitting = int(np.searchsorted(np.array(lengths), limit, side="right"))
     if fitting == 0:
         raise InputError(
-            f"the first example alone needs {lengths[0]} tokens, but the model "
-            f"takes {limit}; shorten the prompts or pass a model with a longer context"
+            f"the first example alone needs {lengths[0]} tokens, but the limit "
+            f"is {limit}; shorten the prompts or pass a model with a longer context"
         )
     raise InputError(
-        f"{n} examples need contexts of {needed} tokens, but the model takes {limit}; the largest "
+        f"{n} examples need contexts of {needed} tokens, but the limit is {limit}; the largest "
         f"n that fits is {fitting}: pass limit={fitting} (--limit {fitting}), shorter prompts, or "
         f"context_demonstrations={max(1, fitting // 2)} (an approximation)"
     )

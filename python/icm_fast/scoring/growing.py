@@ -1,4 +1,4 @@
-"""Contexts that grow at their end: an addition costs one encoding and one query per example."""
+"""Contexts that grow at their end: a new label costs one encoding and one query per example."""
 
 from __future__ import annotations
 
@@ -23,52 +23,57 @@ from icm_fast.types import UNLABELLED, BoolArray, IntArray
 
 
 def _check_memory(loaded: LoadedModel, budget: int) -> None:
-    """Raise InputError if the pool does not fit the memory that is free."""
+    """Raise InputError if the pool does not fit into free memory."""
     config = loaded.model.config.get_text_config(decoder=True)
     each = kv_numbers_per_token(config) * loaded.model.dtype.itemsize
     free = available_bytes()
     if loaded.device.type == "cpu" and budget * each > free:
         fitting = max(1, free // (2 * each))
         raise InputError(
-            f"context_order=append holds keys and values of {budget} tokens, {budget * each:,} "
-            f"bytes, but {free:,} are free; pass kv_budget_tokens={fitting} or less"
+            f"context_order=append needs {budget * each:,} bytes for the keys and values of "
+            f"{budget} tokens, but only {free:,} are free; pass kv_budget_tokens={fitting} or less"
         )
 
 
 class AppendingScorer(TreeScorer):
-    """Exact scores under contexts of :class:`icm_fast.scoring.growing.ContextOrders`.
+    """Exact scores under contexts in the order of :class:`ContextOrders`.
 
-    Keys and values of all contexts stay in the pool, ``kv_budget_tokens`` of it.
+    Keys and values of all contexts stay in a pool of ``kv_budget_tokens``.
     """
 
     def __init__(self, loaded: LoadedModel, pieces: TokenizedDataset, config: SearchConfig) -> None:
-        config = within_device(config, loaded, n_pools=2)  # that of `canonical`, too
+        config = within_device(config, loaded, n_pools=2)  # the other pool is that of `canonical`
         super().__init__(loaded, pieces, config)
         tokens = pieces.demonstration_bounds() + 1  # a slot may stay empty
-        # All demonstrations in all contexts, twice: what a search looks at again is still there.
+        # Room for all demonstrations in all contexts, twice, so that labellings which the search
+        # revisits are still in the pool.
         most = 2 * (len(pieces) + 2) * int(tokens.sum())
         budget = min(config.kv_budget_tokens, most)
         _check_memory(loaded, budget)
         self._orders = ContextOrders(tokens, budget)
         self._cache = PrefixCache(budget)
-        # The same contexts whatever was scored before: what the final labels are scored under.
+        # Its contexts do not depend on what was scored before; the final labels are scored by it.
         self.canonical = TreeScorer(loaded, pieces, replace(config, context_order="tree"))
 
     def visit(self, labels: IntArray) -> None:
-        """Note a labelling that was looked up: the contexts of later ones depend on it."""
+        """Note a labelling: the contexts of later ones depend on it."""
         with turn_of(self._loaded.model):
             self._orders.order_of(labels)
 
     def plan_rows(self, labels: IntArray, stages: Stages) -> LeaveOneOutPlan:
-        """The plan under the present orders; one that the cache has placed must be finished."""
+        """The plan under the present orders; a plan placed in the cache must be finished."""
         order = np.array(self._orders.order_of(labels), np.int32)
         return self.plan(labels, stages=stages, growing=Growing(order, self._cache))
 
     def score(self, labels: IntArray, queries: BoolArray | None = None) -> Scored:
-        """Score all examples; ``queries`` other than all means a plan of its own."""
+        """Score all examples; anything less is scored outside the pool."""
         if queries is not None and not queries.all():
             return self.canonical.score(labels, queries)
         return self.score_rows(labels, np.ones(len(labels), np.bool_))
+
+    def score_canonical(self, labels: IntArray) -> Scored:
+        """Score all examples under the contexts of ``context_order=tree``."""
+        return self.canonical.score(labels)
 
     def _ended(self, plan: LeaveOneOutPlan, forwarded: BoolArray) -> None:
         if plan.tree.is_kept:
@@ -79,11 +84,11 @@ Appended = tuple[int, ...]
 
 
 class ContextOrders:
-    """Decides, for one labelling after the other, between appending and a new tree.
+    """Decides for each labelling whether to append to known contexts or to build a new tree.
 
     Args:
         demonstration_tokens: ``[n]``, tokens of each example's demonstration.
-        budget: Tokens whose keys and values may be held.
+        budget: Maximum number of tokens whose keys and values may be held.
     """
 
     def __init__(self, demonstration_tokens: npt.NDArray[np.int64], budget: int) -> None:
@@ -94,7 +99,7 @@ class ContextOrders:
         self._orders: list[Appended] = []
 
     def order_of(self, labels: IntArray) -> Appended:
-        """Examples that end all contexts of ``labels``, in order; decided at the first call."""
+        """Examples at the end of all contexts of ``labels``, in order; fixed at the first call."""
         key = np.ascontiguousarray(labels, np.int32).tobytes()
         if key not in self._known:
             self._known[key] = order = self._decide(labels)
@@ -107,7 +112,7 @@ class ContextOrders:
         extends = (~differs | (self._labels == UNLABELLED)).all(axis=1)
         sizes = (self._labels != UNLABELLED).sum(axis=1)
         if (extends & (sizes > 0)).any():
-            # The latest of the largest.
+            # The latest among the largest: it shares the most with what is still in the pool.
             parent = int(np.flatnonzero(extends & (sizes == sizes[extends].max()))[-1])
             order = self._orders[parent] + tuple(np.flatnonzero(differs[parent]).tolist())
             return order if self._fits(labels, order) else ()
@@ -120,9 +125,9 @@ class ContextOrders:
     def _after_change(
         self, labels: IntArray, order: Appended, changed: npt.NDArray[np.bool_]
     ) -> Appended:
-        """Keep the order of the same examples under other labels if little has to be redone.
+        """Keep the order of the same examples under other labels if a new tree would cost more.
 
-        Everything behind the first changed example is encoded again in every context; a new tree
+        Everything after the first changed example is encoded again in every context; a new tree
         encodes each demonstration about log2 n times.
         """
         if not set(np.flatnonzero(changed).tolist()) <= set(order):
@@ -134,7 +139,7 @@ class ContextOrders:
         return order if again <= anew else ()
 
     def _fits(self, labels: IntArray, order: Appended) -> bool:
-        """Whether all contexts can be held: the tree below, and the order behind every leaf."""
+        """Whether all contexts fit the budget: the tree, and the order appended to every leaf."""
         labelled = np.flatnonzero(labels != UNLABELLED)
         base = np.setdiff1d(labelled, order)
         tree = int(self._tokens[base].sum()) * math.ceil(math.log2(len(base) + 1))

@@ -1,35 +1,68 @@
-"""The model of a search, loaded when the first labelling has to be scored."""
+"""The scorer of a search, made when the first labelling has to be scored."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from icm_fast.errors import InputError
 from icm_fast.model.lazy import LazyModel, ModelIdentity
-from icm_fast.scoring.protocol import Scored
+from icm_fast.scoring.adapter import fingerprint_of, lift
+from icm_fast.scoring.checks import as_float32, checked
 
 if TYPE_CHECKING:
     from icm_fast.config import SearchConfig
-    from icm_fast.scoring.protocol import Enough, Scorer
+    from icm_fast.model.loaded import ModelSpec
+    from icm_fast.scoring.protocol import Enough, Scored, SearchScorer, SimpleScorer
     from icm_fast.types import BoolArray, Dataset, FloatArray, IntArray, ScoreArray
 
 
-class GivenScorer:
-    """Stands in for a model where the caller brings a scorer."""
+class _Source(Protocol):
+    """Where a scorer comes from."""
 
-    def __init__(self, scorer: Scorer, model: Any) -> None:
-        self._scorer = scorer
-        self.name = str(model)
-
-    def load(self) -> Any:
-        """The scorer itself."""
-        return self._scorer
+    @property
+    def name(self) -> str:
+        """The model as the user named it."""
 
     def identity(self) -> ModelIdentity:
-        """The scorer's own fingerprint where it has one, else the model's name."""
-        return ModelIdentity(str(getattr(self._scorer, "fingerprint", self.name)), "scorer")
+        """What must stay the same for scores to be comparable."""
+
+    def scorer(self) -> SearchScorer:
+        """Make the scorer."""
+
+
+class _FromModel:
+    def __init__(self, model: LazyModel, dataset: Dataset, config: SearchConfig) -> None:
+        self._model = model
+        self._dataset = dataset
+        self._config = config
+
+    @property
+    def name(self) -> str:
+        return self._model.name
+
+    def identity(self) -> ModelIdentity:
+        return self._model.identity()
+
+    def scorer(self) -> SearchScorer:
+        from icm_fast.scoring.factory import make_scorer
+
+        return lift(make_scorer(self._model.load(), self._dataset, self._config), self._dataset)
+
+
+class _FromCaller:
+    """A scorer that the caller brought; the model is only a name."""
+
+    def __init__(self, scorer: SimpleScorer, dataset: Dataset, name: str) -> None:
+        self._scorer = scorer
+        self._dataset = dataset
+        self.name = name
+
+    def identity(self) -> ModelIdentity:
+        return ModelIdentity(fingerprint_of(self._scorer, self.name), "scorer")
+
+    def scorer(self) -> SearchScorer:
+        return lift(self._scorer, self._dataset)
 
 
 class LazyScorer:
@@ -43,52 +76,48 @@ class LazyScorer:
     """
 
     def __init__(
-        self, dataset: Dataset, config: SearchConfig, model: Any, scorer: Scorer | None = None
+        self,
+        dataset: Dataset,
+        config: SearchConfig,
+        model: ModelSpec | LazyModel,
+        scorer: SimpleScorer | None = None,
     ) -> None:
         self._dataset = dataset
-        self._config = config
-        self._scorer = scorer
+        self._visits_matter = config.context_order == "append"
         self._visited: list[IntArray] = []
-        self._model: LazyModel | GivenScorer
+        self._scorer: SearchScorer | None = None
+        self._source: _Source
         if scorer is not None:
-            self._model = GivenScorer(scorer, model)
-        elif isinstance(model, LazyModel):
-            self._model = model
+            self._source = _FromCaller(scorer, dataset, str(model))
         else:
-            self._model = LazyModel(model, dtype=config.dtype, device=config.device)
+            if not isinstance(model, LazyModel):
+                model = LazyModel(model, dtype=config.dtype, device=config.device)
+            self._source = _FromModel(model, dataset, config)
 
     @property
     def model_name(self) -> str:
         """The model as the user named it."""
-        return self._model.name
+        return self._source.name
 
     def identity(self) -> ModelIdentity:
         """Identity of the model, which is loaded for it."""
-        return self._model.identity()
+        return self._source.identity()
 
     def visit(self, labels: IntArray) -> None:
         """Note a labelling that the search looks at; some scorers' contexts depend on them.
 
         The model is not loaded for it.
         """
-        if self._config.context_order == "append":
+        if self._visits_matter:
             self._visited.append(labels.copy())
 
     def score_canonical(self, labels: IntArray) -> Scored:
         """Score one labelling under the contexts of ``context_order=tree``.
 
         Raises:
-            InputError: As of :meth:`score`.
+            InputError: Same as :meth:`score`.
         """
-        scorer = self._open()
-        return self._checked(getattr(scorer, "canonical", scorer).score(labels))
-
-    def _open(self) -> Any:
-        if self._scorer is None:
-            from icm_fast.scoring.factory import make_scorer
-
-            self._scorer = make_scorer(self._model.load(), self._dataset, self._config)
-        return self._scorer
+        return checked(self._dataset, self._open().score_canonical(labels))
 
     def score(
         self,
@@ -110,56 +139,25 @@ class LazyScorer:
 
         Raises:
             InputError: The model cannot be loaded or served, the data do not fit it, or it
-                returned numbers that are no log-probabilities.
+                returned numbers that are not log-probabilities.
         """
         scorer = self._open()
-        if hasattr(scorer, "visit"):
-            for visited in self._visited:
-                scorer.visit(visited)
+        for visited in self._visited:
+            scorer.visit(visited)
         self._visited = []
-        in_part = enough is not None or (rows is not None and not rows.all())
-        if not in_part or not hasattr(scorer, "score_rows"):
-            return self._checked(scorer.score(labels))
+        if enough is None and (rows is None or rows.all()):
+            return checked(self._dataset, scorer.score(labels))
         wanted = np.ones(len(labels), np.bool_) if rows is None else rows
-        scored = scorer.score_rows(labels, wanted, enough=enough, priority=priority)
-        scores = _float32(scored.scores)
-        settled = enough is not None and enough(scores)
-        return self._checked(scored, _begun(scores) if settled else rows)
+        scored = as_float32(scorer.score_rows(labels, wanted, enough=enough, priority=priority))
+        settled = enough is not None and enough(scored.scores)
+        return checked(self._dataset, scored, _begun(scored.scores) if settled else rows)
 
-    def _checked(self, scored: Scored, rows: BoolArray | None = None) -> Scored:
-        scores = _float32(scored.scores)
-        check_scores(self._dataset, scores, rows)
-        return Scored(scores, int(scored.n_tokens))
-
-
-def _float32(scores: ScoreArray) -> ScoreArray:
-    return np.ascontiguousarray(scores, dtype=np.float32)
+    def _open(self) -> SearchScorer:
+        if self._scorer is None:
+            self._scorer = self._source.scorer()
+        return self._scorer
 
 
 def _begun(scores: ScoreArray) -> BoolArray:
     """Rows that are not all NaN."""
     return ~np.asarray(np.isnan(scores).all(axis=1), np.bool_)
-
-
-def check_scores(dataset: Dataset, scores: ScoreArray, rows: BoolArray | None = None) -> None:
-    """Refuse scores that are not finite, in the rows given (all by default).
-
-    Raises:
-        InputError: Names the first example with a NaN or an infinity.
-    """
-    expected = (len(dataset), len(dataset.label_space))
-    if scores.shape != expected:
-        raise InputError(
-            f"the scorer returned scores of shape {scores.shape}, expected {expected}; "
-            "return one row per example and one column per label"
-        )
-    finite = np.isfinite(scores).all(axis=1)
-    bad = np.flatnonzero(~finite if rows is None else ~finite & rows)
-    if len(bad):
-        row = int(bad[0])
-        kind = "NaN" if np.isnan(scores[row]).any() else "infinite"
-        raise InputError(
-            f"the model returned {kind} log-probabilities for example "
-            f"{dataset.examples[row].id!r} (row {row}; {len(bad)} of {len(dataset)} rows); use "
-            "dtype float32 (--set dtype=float32) or other weights"
-        )

@@ -1,40 +1,40 @@
-"""Leave-one-out plans and scores: what ``search`` asks for, as functions of their own."""
+"""Leave-one-out plans and scores as functions, without a search."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+import numpy.typing as npt
 
 from icm_fast.config import SearchConfig
-from icm_fast.errors import InputError
 from icm_fast.plan.leave_one_out import LeaveOneOutPlan
 from icm_fast.types import Dataset, ScoreArray, check_labels
 
 if TYPE_CHECKING:
     from icm_fast.model import ModelSpec
-    from icm_fast.scoring.bounded import BoundedScorer
-    from icm_fast.scoring.protocol import PlannedScorer
+    from icm_fast.scoring.protocol import Scorer
 
 
 def plan_leave_one_out(
     dataset: Dataset,
-    labels: Any,
+    labels: npt.ArrayLike,
     *,
     model: ModelSpec,
     seed: int = 0,
     config: SearchConfig | None = None,
 ) -> LeaveOneOutPlan:
-    """Return the plan that :func:`leave_one_out` would run (see its arguments)."""
+    """Return the plan that :func:`leave_one_out` would run with the same arguments.
+
+    Raises:
+        InputError: Same as :func:`leave_one_out`, or ``context_demonstrations`` is set.
+    """
     config = SearchConfig(seed=seed) if config is None else config
-    scorer = _open_scorer(dataset, model, config)
-    if not hasattr(scorer, "plan"):
-        raise InputError("there is no single plan with context_demonstrations; set it to 0")
-    plan: LeaveOneOutPlan = scorer.plan(check_labels(labels, dataset))
-    return plan
+    return _open_scorer(dataset, model, config).plan(check_labels(labels, dataset))
 
 
 def leave_one_out(
     dataset: Dataset,
-    labels: Any,
+    labels: npt.ArrayLike,
     *,
     model: ModelSpec,
     scorer: str = "tree",
@@ -50,8 +50,8 @@ def leave_one_out(
         model: Hub id, folder, ``.gguf`` file, embedded name, or ``(model, tokenizer)``.
         scorer: ``tree`` (shared prefixes) or ``naive`` (one prompt per example, same orders).
         seed: Seed of the context orders.
-        config: Other settings (dtype, device, normalisation, budgets); its own ``seed`` and
-            ``scorer`` then count.
+        config: Other settings (dtype, device, normalisation, budgets); its ``seed`` and
+            ``scorer`` replace the arguments above.
 
     Returns:
         ``[n, n_labels]`` float32 log-probabilities (natural log).
@@ -63,9 +63,7 @@ def leave_one_out(
     return _open_scorer(dataset, model, config).score(check_labels(labels, dataset)).scores
 
 
-def _open_scorer(
-    dataset: Dataset, model: ModelSpec, config: SearchConfig
-) -> PlannedScorer | BoundedScorer:
+def _open_scorer(dataset: Dataset, model: ModelSpec, config: SearchConfig) -> Scorer:
     from icm_fast.model import load_model
     from icm_fast.scoring.factory import make_scorer
 

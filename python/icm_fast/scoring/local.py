@@ -22,12 +22,12 @@ from icm_fast.scoring.support import require_exact_sharing
 from icm_fast.types import BoolArray, FloatArray, IntArray, ScoreArray
 
 STAGE_TOKENS = 2048
-"""Size of the sub-trees after which a scorer asks whether it has scored enough: small enough to
+"""Size of the sub-trees after which a scorer checks whether it has scored enough: small enough to
 stop early, large enough for full batches."""
 
 
 class _LocalScorer:
-    """Plans, label tokens and the head, which both local scorers share."""
+    """What both local scorers share: plans, label tokens and the head."""
 
     def __init__(self, loaded: LoadedModel, pieces: TokenizedDataset, config: SearchConfig) -> None:
         self._loaded = loaded
@@ -47,9 +47,12 @@ class _LocalScorer:
         tail = (self._tree.tail_tokens, self._tree.tail_parents)
         return plan_pieces(self._pieces, labels, tail, self._config, queries, stages, growing)
 
+    def visit(self, labels: IntArray) -> None:
+        """Do nothing: contexts do not depend on other labellings."""
+
     @property
     def n_labels(self) -> int:
-        """Labels in the label space."""
+        """Size of the label space."""
         return len(self._tree.steps)
 
     def _no_scores(self) -> ScoreArray:
@@ -63,12 +66,12 @@ class _LocalScorer:
 
 
 def within_device(config: SearchConfig, loaded: LoadedModel, n_pools: int = 1) -> SearchConfig:
-    """The same settings with pools that fit the devices; the host's memory needs no bound.
+    """The same settings with pools that fit the memory of the devices; on a CPU, unchanged.
 
     Args:
         config: Settings.
         loaded: The model.
-        n_pools: Pools of ``kv_budget_tokens`` that are held at once.
+        n_pools: How many pools of ``kv_budget_tokens`` are held at once.
     """
     fitting = device_tokens(loaded)
     if fitting is None:
@@ -78,7 +81,7 @@ def within_device(config: SearchConfig, loaded: LoadedModel, n_pools: int = 1) -
 
 
 def device_tokens(loaded: LoadedModel) -> int | None:
-    """Tokens whose keys and values the model's devices have room for; None where it is the host."""
+    """Tokens whose keys and values fit on the model's GPUs; None for a model on the CPU."""
     parameters = list(loaded.model.parameters())
     devices = {p.device for p in parameters if p.device.type == "cuda"}
     if not devices:
@@ -92,7 +95,7 @@ def device_tokens(loaded: LoadedModel) -> int | None:
 
 
 class TreeScorer(_LocalScorer):
-    """Exact scores at n log n demonstrations: every shared prefix is forwarded once."""
+    """Exact scores for n log n demonstrations: every shared prefix is forwarded once."""
 
     def __init__(self, loaded: LoadedModel, pieces: TokenizedDataset, config: SearchConfig) -> None:
         super().__init__(loaded, pieces, config)
@@ -107,6 +110,10 @@ class TreeScorer(_LocalScorer):
         with turn_of(self._loaded.model):
             return self._run(self.plan(labels, queries), None)
 
+    def score_canonical(self, labels: IntArray) -> Scored:
+        """Score all examples; contexts depend on nothing but ``labels`` here."""
+        return self.score(labels)
+
     def score_rows(
         self,
         labels: IntArray,
@@ -115,7 +122,7 @@ class TreeScorer(_LocalScorer):
         enough: Enough | None = None,
         priority: FloatArray | None = None,
     ) -> Scored:
-        """Score some examples as if all were; see :class:`icm_fast.scoring.protocol.RowScorer`."""
+        """Score some examples as if all were; see :meth:`SearchScorer.score_rows`."""
         stage_tokens = 0 if enough is None else STAGE_TOKENS
         with turn_of(self._loaded.model):  # the plan, too: it may be placed in a cache
             return self._run(self.plan_rows(labels, Stages(rows, stage_tokens, priority)), enough)
@@ -125,7 +132,7 @@ class TreeScorer(_LocalScorer):
         return self.plan(labels, stages=stages)
 
     def _ended(self, plan: LeaveOneOutPlan, forwarded: BoolArray) -> None:
-        """Told which segments have run, ``[n_segments]`` bool, also after an error."""
+        """Called with the segments that have run, ``[n_segments]`` bool, also after an error."""
 
     def _run(self, plan: LeaveOneOutPlan, enough: Enough | None) -> Scored:
         forwarded = np.zeros(plan.tree.n_segments, np.bool_)
@@ -161,7 +168,7 @@ class TreeScorer(_LocalScorer):
 
 
 def _segment_table(plan: LeaveOneOutPlan, n_tails: int) -> list[list[int]]:
-    """For each query, in the order of the examples, its segment and those of the inner nodes."""
+    """For each query, in the order of the examples: its segment, then one per inner node."""
     tree = plan.tree
     table: dict[int, list[int]] = {
         int(tree.query[s]): [int(s)] * (1 + n_tails)
@@ -173,14 +180,14 @@ def _segment_table(plan: LeaveOneOutPlan, n_tails: int) -> list[list[int]]:
 
 
 class NaiveScorer(_LocalScorer):
-    """One whole prompt per example through the model's own forward pass: slow and obvious."""
+    """One whole prompt per example through the model's own forward pass: slow, obviously right."""
 
     def predict_tokens(self, labels: IntArray, queries: BoolArray | None = None) -> int:
         """Tokens that :meth:`score` would forward."""
         plan = self.plan(labels, queries)
         lengths = [len(self._path(node)) for node in range(-1, len(self._tree.tail_tokens))]
         n_queries = int(plan.queries.sum())
-        # The plan counts each tail token once; here every inner node has a prompt of its own.
+        # The plan counts each tail token once; here every inner node has a separate prompt.
         prompts = plan.naive_tokens - n_queries * len(self._tree.tail_tokens)
         return prompts * len(lengths) + n_queries * sum(lengths)
 
@@ -188,6 +195,10 @@ class NaiveScorer(_LocalScorer):
         """Score the queried examples (all by default) under ``labels``, ``[n]``."""
         plan = self.plan(labels, queries)
         return self._run(plan, np.flatnonzero(plan.queries), None)
+
+    def score_canonical(self, labels: IntArray) -> Scored:
+        """Score all examples; contexts depend on nothing but ``labels`` here."""
+        return self.score(labels)
 
     def score_rows(
         self,
@@ -197,7 +208,7 @@ class NaiveScorer(_LocalScorer):
         enough: Enough | None = None,
         priority: FloatArray | None = None,
     ) -> Scored:
-        """Score some examples as if all were; see :class:`icm_fast.scoring.protocol.RowScorer`."""
+        """Score some examples as if all were; see :meth:`SearchScorer.score_rows`."""
         examples = np.flatnonzero(rows)
         if priority is not None:
             examples = examples[np.argsort(priority[examples], kind="stable")]

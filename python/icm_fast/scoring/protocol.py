@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from icm_fast.plan.leave_one_out import LeaveOneOutPlan
 from icm_fast.types import BoolArray, FloatArray, IntArray, ScoreArray
+
+if TYPE_CHECKING:
+    from icm_fast.config import SearchConfig
+    from icm_fast.model.loaded import LoadedModel
+    from icm_fast.plan.leave_one_out import LeaveOneOutPlan
+    from icm_fast.types import Dataset
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,24 +28,26 @@ class Scored:
     n_tokens: int
 
 
-class Scorer(Protocol):
-    """Scores labellings of one data set with one model."""
+class SimpleScorer(Protocol):
+    """The least that a scorer of the user's has to offer: whole labellings, one at a time.
+
+    A string attribute ``fingerprint`` ties run folders to it; without one, the name of the model
+    does. Methods of :class:`Scorer` that it has as well are used
+    (:mod:`icm_fast.scoring.adapter`).
+    """
 
     def score(self, labels: IntArray, queries: BoolArray | None = None) -> Scored:
         """Score the queried examples (all by default) under ``labels``, ``[n]``."""
-
-    def predict_tokens(self, labels: IntArray, queries: BoolArray | None = None) -> int:
-        """Tokens that :meth:`score` would forward."""
 
 
 Enough = Callable[[ScoreArray], bool]
 """Whether scores ``[n, n_labels]``, NaN where not scored yet, settle what they are needed for."""
 
 
-class RowScorer(Protocol):
-    """A scorer that can score a part of a labelling's examples, and stop in between.
+class SearchScorer(SimpleScorer, Protocol):
+    """What a search needs of a scorer.
 
-    A row is the same, bit for bit, whichever others are scored with it.
+    The score of an example is the same, bit for bit, whichever others are scored with it.
     """
 
     def score_rows(
@@ -55,14 +62,40 @@ class RowScorer(Protocol):
 
         Args:
             labels: The labelling, ``[n]``.
-            rows: Examples to score; NaN in all other rows.
-            enough: Asked from time to time; once it holds, the remaining rows stay NaN.
-            priority: ``[n]``; examples with a smaller value come first, as far as that is free.
+            rows: Examples to score; others may be left NaN.
+            enough: Called from time to time with the scores so far; once it returns true, the
+                remaining rows stay NaN.
+            priority: ``[n]``; examples with a smaller value come first where that costs nothing.
+        """
+
+    def score_canonical(self, labels: IntArray) -> Scored:
+        """Score all examples under contexts that depend on ``labels`` alone.
+
+        It differs from :meth:`score` only where contexts depend on labellings visited before.
+        """
+
+    def visit(self, labels: IntArray) -> None:
+        """Note a labelling that the search looks at; later contexts may depend on it."""
+
+
+class Scorer(SearchScorer, Protocol):
+    """Scores labellings of one data set with one model, and tells in advance what that costs."""
+
+    def predict_tokens(self, labels: IntArray, queries: BoolArray | None = None) -> int:
+        """Tokens that :meth:`score` would forward."""
+
+    def plan(self, labels: IntArray, queries: BoolArray | None = None) -> LeaveOneOutPlan:
+        """Context orders, token ids and segments for ``labels``.
+
+        Raises:
+            InputError: The scorer has no single plan for all examples.
         """
 
 
-class PlannedScorer(Scorer, RowScorer, Protocol):
-    """A scorer that can show its plan."""
+class MakeScorer(Protocol):
+    """A function that makes a scorer, such as :func:`icm_fast.scoring.factory.make_scorer`."""
 
-    def plan(self, labels: IntArray, queries: BoolArray | None = None) -> LeaveOneOutPlan:
-        """Context orders, token ids and segments for ``labels``."""
+    def __call__(
+        self, loaded: LoadedModel, dataset: Dataset, config: SearchConfig, /
+    ) -> SimpleScorer:
+        """Return a scorer for ``dataset``."""

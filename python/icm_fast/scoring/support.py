@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -12,6 +12,9 @@ from icm_fast.model.forward.runner import ModelRunner
 from icm_fast.model.label_head import LabelHead
 from icm_fast.model.loaded import LoadedModel
 from icm_fast.plan.uniform import uniform_plan
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 VERIFIED_FAMILIES = frozenset(
     {
@@ -25,16 +28,16 @@ VERIFIED_FAMILIES = frozenset(
         "qwen3",
     }
 )
-"""``model_type`` of the families whose equality with plain forward passes the tests hold."""
+"""``model_type`` of the families that the tests compare with plain forward passes."""
 
 _MOST_PROBE_DIFFERENCE = {torch.float32: 1e-3, torch.bfloat16: 0.5, torch.float16: 0.1}
 
 
 def require_known_head(loaded: LoadedModel) -> None:
-    """Raise InputError unless :class:`LabelHead` gives the logits of the model itself.
+    """Raise InputError unless :class:`LabelHead` gives the same logits as the model.
 
-    Some families scale or cap their logits in ways of their own; families in
-    :data:`VERIFIED_FAMILIES` pass at once, any other one is run on a few tokens.
+    Some families scale or cap their logits in their own way. Families in
+    :data:`VERIFIED_FAMILIES` pass at once; any other one is run on a few tokens.
     """
     if loaded.model.config.model_type in VERIFIED_FAMILIES:
         return
@@ -52,8 +55,8 @@ def require_known_head(loaded: LoadedModel) -> None:
 def require_tree_support(loaded: LoadedModel) -> None:
     """Raise InputError unless the model gives the same logits with shared prefixes.
 
-    Families in :data:`VERIFIED_FAMILIES` pass at once; any other one is probed with a small
-    tree against its own plain forward pass.
+    Families in :data:`VERIFIED_FAMILIES` pass at once; of any other one a small tree is compared
+    with the model's plain forward passes.
     """
     model_type = loaded.model.config.model_type
     if model_type in VERIFIED_FAMILIES:
@@ -72,12 +75,13 @@ def require_tree_support(loaded: LoadedModel) -> None:
 
 
 def require_exact_sharing(loaded: LoadedModel, n_tokens: int) -> None:
-    """Raise InputError if contexts of ``n_tokens`` make rotary positions depend on the length.
+    """Raise InputError if rotary positions depend on the length of contexts of ``n_tokens``.
 
-    ``dynamic`` and ``longrope`` rotate every key by the length of the whole context once it is
-    longer than the original one, so that no two contexts share a prefix any more.
+    Beyond the original context length, ``dynamic`` and ``longrope`` rotate every key by the length
+    of the whole context, so two contexts of different lengths share no prefix.
     """
     config = _text_config(loaded)
+    # Families without rotary positions have no such setting.
     rope = getattr(config, "rope_parameters", None) or {}
     for variant in (rope, *(v for v in rope.values() if isinstance(v, dict))):
         kind = str(variant.get("rope_type", ""))
@@ -95,11 +99,12 @@ def require_exact_sharing(loaded: LoadedModel, n_tokens: int) -> None:
             raise InputError(_refusal(config.model_type, reason, "a smaller limit=, or "))
 
 
-def _window_mismatch(config: Any, windows: dict[int, int | None]) -> str:
+def _window_mismatch(config: PreTrainedConfig, windows: dict[int, int | None]) -> str:
     """What is wrong with the windows that the layers passed on; empty if nothing.
 
-    The probe is shorter than most windows, so it can't see one that is missing.
+    The probe is shorter than most windows, so it would not notice a missing one.
     """
+    # Settings that only some families have.
     window = getattr(config, "sliding_window", None)
     kinds = getattr(config, "layer_types", None)
     if kinds is None:
@@ -113,7 +118,7 @@ def _window_mismatch(config: Any, windows: dict[int, int | None]) -> str:
     if len(windows) != config.num_hidden_layers:
         return f"{len(windows)} of its {config.num_hidden_layers} layers use the attention function"
     if windows != expected:
-        return "its layers do not hand their sliding window to the attention function"
+        return "its layers do not pass their sliding window to the attention function"
     return ""
 
 
@@ -124,13 +129,13 @@ def _head_difference(loaded: LoadedModel) -> float:
     with torch.inference_mode():
         head = LabelHead(loaded.model)
         hidden = loaded.model.base_model(input_ids=ids, use_cache=False).last_hidden_state[0]
-        # The layers may lie on several devices, and the head with the first or the last of them.
+        # Layers may be spread over several devices, with the head on the first or the last one.
         ours = head.logits(hidden.to(head.device), list(range(n_tokens)))
         logits = loaded.model(input_ids=ids, use_cache=False).logits[0, :, :n_tokens]
         return float((ours - logits.float().to(ours.device)).abs().max())
 
 
-def _text_config(loaded: LoadedModel) -> Any:
+def _text_config(loaded: LoadedModel) -> PreTrainedConfig:
     return loaded.model.config.get_text_config(decoder=True)
 
 

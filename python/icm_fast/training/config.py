@@ -18,7 +18,7 @@ DTYPES = (AUTO, "float32", "bfloat16")
 _LEARNING_RATES = {"lora": 2e-4, "full": 2e-5}
 
 Ranges = tuple[tuple[str, int | float, int | float], ...]
-"""Attributes with their least and greatest values."""
+"""Attributes with their smallest and largest values."""
 
 _RANGES: Ranges = (
     ("learning_rate", 1e-12, 10.0),
@@ -36,7 +36,7 @@ _RANGES: Ranges = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingConfig:
-    """Settings that every training has.
+    """Settings that all trainings share.
 
     Attributes:
         method: ``lora`` (low-rank adapters on every linear layer but the head) or ``full``.
@@ -49,12 +49,12 @@ class TrainingConfig:
         weight_decay: Of AdamW.
         scheduler: After the warm-up: ``linear`` or ``cosine`` to 0, or ``constant``.
         max_grad_norm: Gradients are scaled down to this norm; 0 for no bound.
-        gradient_checkpointing: Compute activations twice, to hold fewer of them: true, false, or
-            ``auto``: on a GPU, where the model can and has more than a billion parameters.
+        gradient_checkpointing: Compute activations twice to save memory: true, false, or ``auto``:
+            on a GPU, where the model supports it and has more than a billion parameters.
         dtype: Of the weights while training: ``float32``, ``bfloat16``, or ``auto``: float32 on a
-            CPU and for ``full``, else that of the base. Adapters are float32 in any case; ``full``
+            CPU and for ``full``, otherwise that of the base. Adapters are always float32; ``full``
             trains in float32 only. The tuned model has the dtype of the base.
-        seed: Seed of the order of examples, of the adapters' start and of dropout.
+        seed: Seed of the order of examples, of the initial adapters and of dropout.
         save_steps: Steps between checkpoints, where there is an output folder.
     """
 
@@ -87,12 +87,12 @@ class TrainingConfig:
             )
         if self.method == "full" and self.dtype == "bfloat16":
             raise InputError(
-                "method=full in bfloat16 rounds small updates away; drop dtype=bfloat16, or train "
-                "adapters (method=lora)"
+                "method=full in bfloat16 loses small updates to rounding; remove dtype=bfloat16, "
+                "or train adapters (method=lora)"
             )
         check_ranges(self, _RANGES)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return the resolved settings as plain JSON types."""
         return dataclasses.asdict(self)
 
@@ -105,7 +105,7 @@ class TrainingConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TuningConfig(TrainingConfig):
-    """Settings of one fine-tuning: those of every training, and one more.
+    """Settings of a fine-tuning: those of every training, and one more.
 
     Attributes:
         epochs: Passes over the labelled examples.
@@ -118,7 +118,7 @@ class TuningConfig(TrainingConfig):
         check_ranges(self, (("epochs", 1, 10_000),))
 
 
-def check_ranges(config: Any, ranges: Ranges) -> None:
+def check_ranges(config: object, ranges: Ranges) -> None:
     """Raise InputError unless every named attribute is a number in its range."""
     for name, low, high in ranges:
         check_number(name, getattr(config, name), low, high)

@@ -1,4 +1,4 @@
-"""The folder of a fine-tuning: what it is, how far it is, what came out."""
+"""The folder of a training: its identity, its checkpoints, its result."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Self, TypedDict
 
 from icm_fast import distributed
 from icm_fast.errors import InputError
@@ -22,25 +22,36 @@ _COMPLETE = "complete.json"
 
 @dataclass(frozen=True, slots=True)
 class TuningState:
-    """How far a training is.
+    """How far a training has come.
 
     Attributes:
         losses: Mean loss of each step, natural log.
-        seconds: Time spent on these steps, of all processes.
+        seconds: Time spent on these steps, earlier processes included.
     """
 
     losses: tuple[float, ...] = ()
     seconds: float = 0.0
 
 
+class _Stored(TypedDict):
+    """A :class:`TuningState` in JSON."""
+
+    losses: list[float]
+    seconds: float
+
+
+class _Checkpoint(_Stored):
+    path: str
+
+
 class TuningFolder:
     """Reads and writes one folder, which is locked until the ``with`` block ends.
 
-    Of several processes the main one locks, reads and writes; the others wait and are told.
+    The main process locks, reads and writes; the others wait and receive what it found.
 
     Args:
-        folder: Made when absent.
-        identity: What must be the same for a training to go on: settings, data, model.
+        folder: Created when absent.
+        identity: What must be the same for a training to resume: settings, data, model.
         record: Name of the file with identity and result.
 
     Raises:
@@ -48,7 +59,7 @@ class TuningFolder:
     """
 
     def __init__(
-        self, folder: Path, identity: Mapping[str, Any], *, record: str = TUNING_FILE
+        self, folder: Path, identity: Mapping[str, object], *, record: str = TUNING_FILE
     ) -> None:
         self.folder = folder
         self.checkpoints = folder / CHECKPOINTS
@@ -59,8 +70,8 @@ class TuningFolder:
         if distributed.summed([float(differs)])[0]:
             self._close()
             raise InputError(
-                f"the processes that train in {folder} do not agree on settings, data or model; "
-                "start all with the same command, files and packages"
+                f"the processes that train in {folder} disagree on settings, data or model; start "
+                "all of them with the same command, files and packages"
             )
 
     def __enter__(self) -> Self:
@@ -69,8 +80,8 @@ class TuningFolder:
     def __exit__(self, *exception: object) -> None:
         self._close()
 
-    def _open(self) -> dict[str, Any]:
-        """Lock the folder and check what it holds; return what it is opened for."""
+    def _open(self) -> dict[str, object]:
+        """Lock the folder and check what it holds; return its identity."""
         self._lock = lock_folder(self.folder)
         try:
             if self._record.is_file():
@@ -90,31 +101,32 @@ class TuningFolder:
 
     @property
     def scratch(self) -> Path | None:
-        """Where to make what is put here: below the checkpoints, which are dropped at the end.
+        """Where to write what :meth:`put` moves here: beside the checkpoints, which are dropped.
 
-        None, for the system's own place, in processes that are not the main one.
+        None in processes that are not the main one, for the temporary folder of the system.
         """
         return self.checkpoints if distributed.is_main() else None
 
-    def result(self) -> dict[str, Any] | None:
-        """Content of the record once finished, else None."""
-        return distributed.on_main(self._result)
+    def result(self) -> TuningState | None:
+        """Losses and seconds of a training that is finished, otherwise None."""
+        found = distributed.on_main(self._result)
+        return None if found is None else TuningState(tuple(found["losses"]), found["seconds"])
 
-    def _result(self) -> dict[str, Any] | None:
+    def _result(self) -> _Stored | None:
         content = read_tuning(self._record)
         if "losses" not in content:
             return None
-        self._drop_checkpoints()  # left by a process that was killed inside finish()
-        return content
+        self._drop_checkpoints()  # left by a process that was interrupted inside finish()
+        return {"losses": content["losses"], "seconds": content["seconds"]}
 
     def last_checkpoint(self) -> tuple[Path, TuningState] | None:
-        """The newest checkpoint that was written to its end; torn ones are deleted."""
+        """The newest complete checkpoint; incomplete ones are deleted."""
         found = distributed.on_main(self._last_checkpoint)
         if found is None:
             return None
         return Path(found["path"]), TuningState(tuple(found["losses"]), found["seconds"])
 
-    def _last_checkpoint(self) -> dict[str, Any] | None:
+    def _last_checkpoint(self) -> _Checkpoint | None:
         with writing(self.checkpoints):
             self.checkpoints.mkdir(exist_ok=True)
         best: tuple[int, Path] | None = None
@@ -126,11 +138,11 @@ class TuningFolder:
                 best = (step, path)
         if best is None:
             return None
-        content = json.loads((best[1] / _COMPLETE).read_text(encoding="utf-8"))
+        content: _Stored = json.loads((best[1] / _COMPLETE).read_text(encoding="utf-8"))
         return {"path": str(best[1]), **content}
 
     def put(self, name: str, made: Path) -> None:
-        """Move the finished folder ``made`` of the main process to ``name`` in this one."""
+        """Move the folder ``made`` of the main process to ``name`` in this folder."""
         distributed.on_main(lambda: self._put(name, made))
 
     def _put(self, name: str, made: Path) -> None:
@@ -138,30 +150,30 @@ class TuningFolder:
         with writing(target):
             sync_files(made)
             if target.exists():
-                shutil.rmtree(target)  # left by a process that was killed right before finish()
+                shutil.rmtree(target)  # left by a process that was interrupted before finish()
             os.replace(made, target)
             sync_folder(self.folder)
 
-    def finish(self, result: Mapping[str, Any]) -> None:
+    def finish(self, result: Mapping[str, object]) -> None:
         """Record the result, which marks the training as finished, and drop the checkpoints."""
         distributed.on_main(lambda: self._finish(result))
 
-    def _finish(self, result: Mapping[str, Any]) -> None:
+    def _finish(self, result: Mapping[str, object]) -> None:
         self._write(result)
         self._drop_checkpoints()
 
     def _drop_checkpoints(self) -> None:
         shutil.rmtree(self.checkpoints, ignore_errors=True)
 
-    def _write(self, result: Mapping[str, Any]) -> None:
+    def _write(self, result: Mapping[str, object]) -> None:
         content = {"identity": self._identity, **result}
         text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
         write_atomically(self._record, text.encode())
 
 
 def mark_complete(checkpoint: Path, state: TuningState) -> None:
-    """Make a checkpoint durable, then say so: without the mark it counts as torn."""
-    distributed.barrier()  # each process puts its random states there
+    """Make a checkpoint durable, then mark it; without the mark it counts as incomplete."""
+    distributed.barrier()  # each process writes its random states there
     distributed.on_main(lambda: _mark(checkpoint, state))
 
 

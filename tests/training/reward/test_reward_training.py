@@ -26,6 +26,7 @@ from icm_fast.training.reward import trainer as reward_trainer
 from icm_fast.training.reward.network import pad_left, reward_network, rewards
 from icm_fast.training.reward.text import reward_ids
 from icm_fast.training.reward.trainer import bradley_terry, collate, pair_ids
+from listeners import Listener
 from tiny_models import (
     FAMILIES,
     byte_tokenizer,
@@ -39,14 +40,15 @@ from tiny_models import (
 SCRIPT = """
 import sys, time
 import torch
+from listeners import Listener
 from reward_cases import train
 torch.set_num_threads(1)
 
-def progress(step, steps, loss):
-    print(step, flush=True)
+def progress(step):
+    print(step.done, flush=True)
     time.sleep(0.02)
 
-train(sys.argv[1], progress, sys.argv[2])
+train(sys.argv[1], Listener(progress), sys.argv[2])
 """
 
 
@@ -199,8 +201,9 @@ def test_killed_in_the_middle_it_ends_with_the_same_bits(method, tmp_path):
     process.communicate()
     with pytest.raises(InputError, match="is not finished"):
         load_reward_model(killed)
-    seen = []
-    finished = train(killed, lambda step, *_: seen.append(step), method)
+    shown = Listener()
+    finished = train(killed, shown, method)
+    seen = shown.done
     assert 4 <= seen[0] <= 10
     assert seen == list(range(seen[0], 13))
     assert finished.losses == whole.losses
@@ -219,7 +222,7 @@ def test_a_finished_folder_is_loaded_and_scores_alike(method, tmp_path):
     def must_not_train(*_):
         pytest.fail("a finished reward model was trained again")
 
-    again = train(folder, must_not_train, loaded=base, method=method)
+    again = train(folder, Listener(must_not_train), loaded=base, method=method)
     loaded = load_reward_model(folder)
     assert first.model.network.dtype == torch.float32  # on a CPU, whatever the base is in
     assert load_reward_model(folder, dtype="bfloat16").network.dtype == torch.bfloat16
@@ -266,9 +269,9 @@ def test_pairs_that_are_too_long_are_left_out_and_counted():
     assert (trained.n_pairs, trained.n_too_long) == (4, 1)
     with pytest.raises(InputError, match=r"shortest of 1 pairs .* training takes 80; raise max_l"):
         train(pairs=[long], max_length=80)
-    with pytest.raises(InputError, match="no pair to train on"):
+    with pytest.raises(InputError, match="no pairs to train on"):
         train(pairs=[])
-    with pytest.raises(InputError, match=r"but the reward model .* takes 512; shorten it"):
+    with pytest.raises(InputError, match=r"the maximum of the reward model .* is 512; shorten"):
         trained.model.score(["good " * 600])
     assert trained.model.score([]).shape == (0,)
 
@@ -280,7 +283,7 @@ def test_bad_settings_and_models_are_refused(monkeypatch):
         RewardConfig.from_mapping({"margin": 1})
     with pytest.raises(InputError, match="margin of a pair must be 0 or more"):
         Pair("", "a", "b", margin=-1.0)
-    with pytest.raises(InputError, match=r"probability of a pair lies in 0 .. 1"):
+    with pytest.raises(InputError, match=r"probability of a pair must be in 0 .. 1"):
         Pair("", "a", "b", probability=1.5)
     with pytest.raises(InputError, match="no sequence classification for granite"):
         train_reward(toy_pairs(), model=tiny_loaded("granite"), config=CONFIG)

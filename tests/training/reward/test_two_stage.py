@@ -22,7 +22,9 @@ from icm_fast.training.reward import (
     two_stage,
 )
 from icm_fast.training.reward import pool as pool_module
-from icm_fast.training.reward.pool import CHUNK, label_pool
+from icm_fast.training.reward.pool import CHUNK, PoolRows, label_pool
+from icm_fast.training.steps import TrainingStep
+from listeners import Listener
 from tiny_models import one_thread, tiny_loaded  # noqa: F401 - in force by its import
 
 QUICK = ["--set", "epochs=2", "--set", "batch_size=4", "--set", "learning_rate=0.01"]
@@ -34,14 +36,15 @@ from pathlib import Path
 import torch
 from icm_fast.training.reward import load_reward_model
 from icm_fast.training.reward.pool import label_pool
+from listeners import Listener
 torch.set_num_threads(1)
 
-def progress(n_rows):
-    print(n_rows, flush=True)
+def progress(rows):
+    print(rows.done, flush=True)
     time.sleep(0.5)
 
 model = load_reward_model(sys.argv[1], dtype="float32")
-label_pool(model, Path(sys.argv[2]), Path(sys.argv[3]), progress=progress)
+label_pool(model, Path(sys.argv[2]), Path(sys.argv[3]), progress=Listener(progress))
 """
 
 
@@ -71,9 +74,9 @@ def test_the_pool_gets_the_labels_of_the_model(judge, tmp_path):
     rows[5]["response_2"] = "good " * 600
     pool = write_lines(tmp_path / "in.jsonl", rows)
     pool.write_text(pool.read_text().replace("\n", "\n\n", 1))  # a blank line is no row
-    told = []
-    done = label_pool(model, pool, tmp_path / "out", progress=told.append)
-    assert told == [64, 128, 150]
+    told = Listener()
+    done = label_pool(model, pool, tmp_path / "out", progress=told)
+    assert told.done == [64, 128, 150]
     assert (done.n_rows, done.n_skipped) == (150, 2)
     found = lines(done.path)
     assert len(found) == 150
@@ -119,9 +122,9 @@ def test_a_pool_killed_in_the_middle_ends_with_the_same_bytes(judge, tmp_path):
     assert not (killed / "pool.jsonl").exists()
     with part.open("ab") as file:
         file.write(b'{"prompt": "torn')  # a write that was cut short
-    told = []
-    done = label_pool(model, pool, killed, progress=told.append)
-    assert told == [3 * CHUNK, 4 * CHUNK, 4 * CHUNK + 7]
+    told = Listener()
+    done = label_pool(model, pool, killed, progress=told)
+    assert told.done == [3 * CHUNK, 4 * CHUNK, 4 * CHUNK + 7]
     assert done.path.read_bytes() == whole.path.read_bytes()
     assert done.n_rows == whole.n_rows == 4 * CHUNK + 7
     assert not part.exists()
@@ -161,10 +164,10 @@ def test_a_bad_row_far_down_costs_nothing(judge, tmp_path):
     model = load_reward_model(judge, dtype="float32")
     rows = pool_rows(2 * CHUNK)
     pool = write_lines(tmp_path / "in.jsonl", [*rows, {"response_1": ["a"], "response_2": "b"}])
-    told = []
+    told = Listener()
     with pytest.raises(InputError, match=r"line 129: column 'response_1' is a list"):
-        label_pool(model, pool, tmp_path / "out", progress=told.append)
-    assert told == []
+        label_pool(model, pool, tmp_path / "out", progress=told)
+    assert told.done == []
     write_lines(pool, rows)
     assert label_pool(model, pool, tmp_path / "out").n_rows == 2 * CHUNK
 
@@ -180,7 +183,7 @@ def test_bad_pools_are_refused(judge, tmp_path):
         label_pool(model, tmp_path / "out" / "pool.jsonl", tmp_path / "out")
     for number, (content, text) in enumerate(
         [
-            ("", "contains no rows"),
+            ("", "holds no rows"),
             (
                 '{"response_1": "a", "response_2": "b"}\n{"response_1": "a"}\n',
                 "line 2: column 'resp",
@@ -213,22 +216,24 @@ def test_two_stages_and_no_finished_one_is_repeated(tmp_path, monkeypatch):
     first = stages(None)
     assert first.final is None
     assert load_home(folder) == "initial"
-    seen = []
 
-    def interrupt(step, steps, loss):
-        seen.append(steps)
-        if len(seen) == 7:
+    def interrupt(progress):
+        if isinstance(progress, TrainingStep) and progress.done == 7:
             raise KeyboardInterrupt
 
+    shown = Listener(interrupt)
     with pytest.raises(KeyboardInterrupt):
-        stages(pool, interrupt)
-    assert set(seen) == {52}  # 4 epochs of (12 + 40) / 4 batches: the first stage was not repeated
+        stages(pool, shown)
+    assert shown.states[0] == PoolRows(40, 40)
+    # 4 epochs of (12 + 40) / 4 batches: the first stage was not repeated.
+    assert {state.total for state in shown.states[1:]} == {52}
     written = (folder / "pool.jsonl").read_bytes()
     with pytest.raises(InputError, match="final is not finished"):
         load_reward_model(folder)
-    steps = []
-    done = stages(pool, lambda step, *_: steps.append(step))
-    assert steps[0] == 7
+    shown = Listener()
+    done = stages(pool, shown)
+    assert shown.done[0] == 7
+    assert shown.lines == ["initial: 12 pairs", f"pool: labelling {pool}", "final: 52 pairs"]
     assert done.initial.model.fingerprint == first.initial.model.fingerprint
     assert done.model is done.final.model
     assert done.final.n_pairs == 52
@@ -242,7 +247,7 @@ def test_two_stages_and_no_finished_one_is_repeated(tmp_path, monkeypatch):
         pytest.fail("a finished stage was repeated")
 
     monkeypatch.setattr(pool_module, "_write_labels", must_not_run)
-    assert stages(pool, must_not_run).model.fingerprint == done.model.fingerprint
+    assert stages(pool, Listener(must_not_run)).model.fingerprint == done.model.fingerprint
     scores = done.model.score_pairs(toy_pairs())
     assert (scores[:, 0] > scores[:, 1]).mean() > 0.9
 

@@ -165,7 +165,7 @@ def test_adapters_live_and_merged_generate_the_same():
 
 def test_what_cannot_be_generated_is_refused():
     loaded = tiny_loaded("llama", max_position_embeddings=40)
-    with pytest.raises(InputError, match=r"'Review: .* 36 new ones do not fit the 40"):
+    with pytest.raises(InputError, match=r"'Review: .* 36 new ones exceeds the 40"):
         generate(loaded, PROMPTS, max_new_tokens=36)
     with pytest.raises(InputError, match="no tokens"):
         generate(loaded, [""], max_new_tokens=1)
@@ -177,5 +177,5 @@ def test_what_cannot_be_generated_is_refused():
     ):
         with pytest.raises(InputError, match=words):
             generate(loaded, PROMPTS, **settings)
-    with pytest.raises(InputError, match="do not fit"):
+    with pytest.raises(InputError, match="exceeds the"):
         token_logprobs(loaded, PROMPTS[:1], [Continuation("", (5,) * 50, False)])

@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from policy_cases import PROMPTS, judge_of, policy, random_judge
 
 from icm_fast.cli import run
 from icm_fast.errors import InputError
@@ -17,6 +16,7 @@ from icm_fast.tasks.registry import load_task
 from icm_fast.training.reward import Pair, RewardConfig, train_reward
 from icm_fast.training.rl import evaluate_policies, judged_text, judges, write_head_to_head
 from icm_fast.training.rl.judges import Bout, judge_by_claims, judge_by_rewards
+from policy_cases import PROMPTS, judge_of, policy, random_judge
 from tiny_models import (  # noqa: F401 - one_thread is in force by its import
     REVIEWS,
     byte_tokenizer,
@@ -226,7 +226,7 @@ def test_files_are_whole_and_say_the_same(pair, tmp_path):
         ({"tie_margin": -1}, "tie_margin = -1"),
         ({"kind": "talk"}, "unknown kind"),
         ({"prompts": []}, "there are no prompts"),
-        ({"prompts": ["x" * 600]}, "do not fit the 512"),
+        ({"prompts": ["x" * 600]}, "exceeds the 512"),
         ({"prompts": ["fine", " "]}, "a prompt is blank"),
         ({"judge": "nowhere"}, "holds no reward model"),
     ],
@@ -288,7 +288,7 @@ def test_command_line(folders, tmp_path, capsys, monkeypatch):
         ({"judge": "judge", "output": "x.txt"}, "must end in .json"),
         ({"judge": "judge", "output": "prompts.txt/x.json"}, "cannot write"),
         ({"judge": "judge", "kind": "talk"}, "unknown kind of prompts 'talk'"),
-        ({"judge": "judge", "tokens": "600"}, "do not fit the 512"),
+        ({"judge": "judge", "tokens": "600"}, "exceeds the 512"),
     ],
 )
 def test_bad_input_ends_with_2_and_one_line(folders, changes, text, capsys, monkeypatch):

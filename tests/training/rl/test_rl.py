@@ -22,18 +22,20 @@ from icm_fast.training.reward.text import reward_ids, reward_text
 from icm_fast.training.rl import PolicyConfig, judged_text, train_policy, trainer
 from icm_fast.training.rl.diagnostics import HeldOut, distinct, repetition
 from icm_fast.training.rl.train import split_prompts
+from listeners import Listener
 from tiny_models import metaspace_tokenizer, one_thread, tiny_loaded  # noqa: F401 - by its import
 
 # Trains as `train` does; slowly, so that it can be killed between two steps.
 SCRIPT = """
 import sys, time
+from listeners import Listener
 from rl_cases import train
 
-def progress(step, steps, reward):
-    print(step, flush=True)
+def progress(step):
+    print(step.done, flush=True)
     time.sleep(0.05)
 
-train(sys.argv[1], progress, kl_target=0.01)
+train(sys.argv[1], Listener(progress), kl_target=0.01)
 """
 
 
@@ -72,7 +74,7 @@ def test_the_reward_rises_on_held_out_prompts(algorithm, likes_vowels):
     assert first["kl"] == pytest.approx(0, abs=1e-6)
     # The measurement is of the policy that is given back.
     held_out = HeldOut(trained.held_out, reward(), PolicyConfig(**{**CONFIG.to_dict(), **changes}))
-    again = held_out.measure(trained.loaded, 25, nullcontext())
+    again = held_out.measure(trained.model, 25, nullcontext())
     assert again["reward"] == pytest.approx(last["reward"], abs=1e-3)
 
 
@@ -186,13 +188,13 @@ def test_nothing_of_the_process_or_the_base_changes():
     for name, value in base.model.state_dict().items():
         assert torch.equal(value, before[name]), name
     assert base.model.generation_config.to_dict() == settings
-    assert trained.loaded.fingerprint != base.fingerprint
+    assert trained.model.fingerprint != base.fingerprint
 
 
 def test_one_folder_for_one_training(tmp_path):
     trained = train(tmp_path / "p", reward=reward())
     again = train(tmp_path / "p", reward=reward())
-    assert again.loaded.fingerprint == trained.loaded.fingerprint
+    assert again.model.fingerprint == trained.model.fingerprint
     assert again.log.steps == trained.log.steps
     assert again.log.measurements == trained.log.measurements
     assert again.log.samples == trained.log.samples
@@ -219,8 +221,9 @@ def test_killed_twice_it_ends_the_same(tmp_path):
         process.send_signal(signal.SIGKILL)
         process.communicate()
     assert not (tmp_path / "killed" / "history.json").exists()
-    seen: list[int] = []
-    train(tmp_path / "killed", lambda step, *_: seen.append(step), kl_target=0.01)
+    shown = Listener()
+    train(tmp_path / "killed", shown, kl_target=0.01)
+    seen = shown.done
     assert seen == list(range(seen[0], 7))
     assert seen[0] > 3  # from the checkpoint of step 4, or later
     assert files(tmp_path / "killed") == files(tmp_path / "whole")
@@ -269,9 +272,9 @@ def test_a_step_is_split_into_equal_passes():
 
 
 def test_prompts_that_cannot_be_used():
-    with pytest.raises(InputError, match=r"4 prompts do not leave one .* n_held_out = 4"):
+    with pytest.raises(InputError, match=r"n_held_out is 4, but there are only 4 prompts"):
         train(reward=reward(), prompts=PROMPTS[:4])
-    with pytest.raises(InputError, match=r"'What of film 0\?' is there twice"):
+    with pytest.raises(InputError, match=r"'What of film 0\?' appears twice"):
         train(reward=reward(), prompts=(*PROMPTS, PROMPTS[0]))
     with pytest.raises(InputError, match="shorten it"):
         train(reward=reward(), prompts=(*PROMPTS, "long " * 600))
@@ -296,7 +299,10 @@ def test_a_policy_without_numbers_is_told_where_it_is_measured(monkeypatch):
             note(self, measure, step)
 
     monkeypatch.setattr(trainer.Recorded, "_note", noted)
-    with pytest.raises(InputError, match=r"the policy of step 2 is no number any more; lower"):
+    with pytest.raises(
+        InputError,
+        match=r"the policy diverged at step 2 \(NaN probabilities\); lower",
+    ):
         train(reward=reward(), steps=2)
 
 

@@ -83,7 +83,7 @@ def test_iterative_labels_batch_by_batch(base, tmp_path, capsys):
     assert "batch 2: 4 examples, U = " in output.out
     assert (tmp_path / "batch-001" / "tuning" / "tuning.json").is_file()
     assert run([*arguments, "--batch-size", "0"]) == 2
-    assert "size of 1 or more" in capsys.readouterr().err
+    assert "integer of 1 or more" in capsys.readouterr().err
 
 
 def test_iterative_without_a_model_ends_with_2(capsys):

@@ -10,13 +10,16 @@ import torch
 from icm_fast import InputError, SearchConfig, plan_leave_one_out
 from icm_fast.evaluation.many_shot import many_shot
 from icm_fast.model import load_model
-from icm_fast.model.adapters import copy_model, foreign_code, import_peft, merge_adapter
+from icm_fast.model.adapters import foreign_code, import_peft, merge_adapter
+from icm_fast.model.copies import copy_model
 from icm_fast.plan.label_tree import label_tree
 from icm_fast.plan.pieces import tokenize_dataset
 from icm_fast.scoring.factory import make_scorer
 from icm_fast.training.sft import TuningConfig, fine_tune, fine_tune_texts
 from icm_fast.training.sft.texts import order_batches, plain_texts, training_texts
 from icm_fast.training.sft.trainer import collate, label_loss
+from icm_fast.training.steps import TrainingStep
+from listeners import Listener
 from tiny_models import (
     FAMILIES,
     MULTI,
@@ -104,7 +107,7 @@ def test_first_loss_is_the_base_models_and_training_lowers_it():
     )
     config = SearchConfig(normalize="vocabulary")
     before = many_shot(None, None, dataset, model=loaded, config=config).scores
-    after = many_shot(None, None, dataset, model=tuned.loaded, config=config).scores
+    after = many_shot(None, None, dataset, model=tuned.model, config=config).scores
     chosen = LABELS >= 0
     mean = [-float(s[chosen, LABELS[chosen]].mean()) for s in (before, after)]
     assert tuned.losses[0] == pytest.approx(mean[0], abs=2e-2)
@@ -130,9 +133,9 @@ def test_base_and_random_states_stay_as_they_were(method):
     assert (random.random(), np.random.rand(), float(torch.rand(1))) == expected
     assert same(bits(loaded), weights)
     assert [p.requires_grad for p in loaded.model.parameters()] == asked_for_gradients
-    assert tuned.loaded.fingerprint != fingerprint
-    assert not same(bits(tuned.loaded), weights)
-    assert tuned.loaded.dtype_name == loaded.dtype_name
+    assert tuned.model.fingerprint != fingerprint
+    assert not same(bits(tuned.model), weights)
+    assert tuned.model.dtype_name == loaded.dtype_name
 
 
 def test_same_inputs_give_the_same_bits_and_another_seed_gives_others():
@@ -142,26 +145,26 @@ def test_same_inputs_give_the_same_bits_and_another_seed_gives_others():
 
     one, again, other = run(), run(), run(seed=1)
     assert one.losses == again.losses
-    assert same(bits(one.loaded), bits(again.loaded))
-    assert not same(bits(one.loaded), bits(other.loaded))
+    assert same(bits(one.model), bits(again.model))
+    assert not same(bits(one.model), bits(other.model))
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2"])
 def test_merged_weights_give_the_live_adapters_logits(family, tmp_path):
     loaded = tiny_loaded(family)
     tuned = fine_tune(reviews(), LABELS, model=loaded, config=QUICK, output_dir=tmp_path / "tuned")
-    twin = copy_model(loaded.model, torch.float32, share=False)
+    copied = copy_model(loaded.model, torch.float32, share=False)
     with foreign_code():
         live = (
             import_peft()
-            .PeftModel.from_pretrained(twin, str(tmp_path / "tuned" / "adapter"))
+            .PeftModel.from_pretrained(copied, str(tmp_path / "tuned" / "adapter"))
             .eval()
         )
     ids = torch.tensor([loaded.tokenizer("Review: a small wonder\nSentiment:")["input_ids"]])
     with torch.no_grad():
         base = loaded.model(input_ids=ids).logits
         expected = live(input_ids=ids).logits
-        merged = tuned.loaded.model(input_ids=ids).logits
+        merged = tuned.model.model(input_ids=ids).logits
     assert float((merged - expected).abs().max()) <= 1e-5 * float(expected.abs().max())
     assert float((merged - base).abs().max()) > 1e-2
 
@@ -171,7 +174,7 @@ def test_bfloat16_trains_adapters_and_keeps_the_bases_dtype():
     loaded = load_model((model, byte_tokenizer()))
     config = TuningConfig(epochs=20, learning_rate=0.02, dtype="bfloat16")
     tuned = fine_tune(reviews(), LABELS, model=loaded, config=config)
-    assert tuned.loaded.dtype_name == "bfloat16"
+    assert tuned.model.dtype_name == "bfloat16"
     assert tuned.losses[-1] < 0.3 * tuned.losses[0]
 
 
@@ -180,7 +183,7 @@ def test_only_labelled_examples_are_trained_on():
     kept = np.flatnonzero(LABELS >= 0)
     whole = fine_tune(dataset, LABELS, model=loaded, config=QUICK)
     part = fine_tune(dataset.subset(kept), LABELS[kept], model=loaded, config=QUICK)
-    assert same(bits(whole.loaded), bits(part.loaded))
+    assert same(bits(whole.model), bits(part.model))
 
 
 def test_every_row_stands_once_in_every_epoch_beside_rows_of_its_length():
@@ -198,15 +201,17 @@ def test_every_row_stands_once_in_every_epoch_beside_rows_of_its_length():
 
 
 def test_progress_hears_of_every_step():
-    heard = []
+    shown = Listener()
     tuned = fine_tune(
         reviews(),
         LABELS,
         model=tiny_loaded("llama"),
         config=QUICK,
-        progress=lambda step, steps, loss: heard.append((step, steps, loss)),
+        progress=shown,
     )
-    assert heard == [(k + 1, 4, loss) for k, loss in enumerate(tuned.losses)]
+    steps = [TrainingStep(k + 1, 4, "loss", loss) for k, loss in enumerate(tuned.losses)]
+    assert shown.states == steps
+    assert steps[0].describe() == f"step 1 of 4, loss {tuned.losses[0]:.3f}"
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])
@@ -224,17 +229,22 @@ def test_a_finished_folder_is_loaded_and_is_a_model(method, tmp_path):
         pytest.fail("a finished fine-tuning was trained again")
 
     again = fine_tune(
-        reviews(), LABELS, model=loaded, config=config, output_dir=folder, progress=must_not_train
+        reviews(),
+        LABELS,
+        model=loaded,
+        config=config,
+        output_dir=folder,
+        progress=Listener(must_not_train),
     )
     content = {".lock", "tuning.json", "adapter" if method == "lora" else "model"}
     assert {path.name for path in folder.iterdir()} == content
     by_name = load_model(str(folder), dtype="float32")
     assert again.losses == first.losses
     assert again.seconds == first.seconds
-    assert first.loaded.fingerprint == again.loaded.fingerprint == by_name.fingerprint
+    assert first.model.fingerprint == again.model.fingerprint == by_name.fingerprint
     assert by_name.fingerprint != loaded.fingerprint
-    assert by_name.name == first.loaded.name == str(folder)
-    scores = [many_shot(None, None, reviews(), model=m).scores for m in (first.loaded, by_name)]
+    assert by_name.name == first.model.name == str(folder)
+    scores = [many_shot(None, None, reviews(), model=m).scores for m in (first.model, by_name)]
     assert np.array_equal(*scores)
     record = json.loads((folder / "tuning.json").read_text())
     assert record["losses"] == list(first.losses)
@@ -244,7 +254,7 @@ def test_a_finished_folder_is_loaded_and_is_a_model(method, tmp_path):
 def test_a_tuned_model_can_be_tuned_again(tmp_path):
     loaded = tiny_loaded("llama")
     once = fine_tune(reviews(), LABELS, model=loaded, config=QUICK)
-    twice = fine_tune(reviews(), LABELS, model=once.loaded, config=QUICK)
+    twice = fine_tune(reviews(), LABELS, model=once.model, config=QUICK)
     assert twice.losses[0] < once.losses[0]
 
 
@@ -267,7 +277,7 @@ def test_memory_of_the_base_is_shared_and_not_written(tmp_path):
         ({"learning_rate": float("nan")}, "learning_rate = nan is outside"),
         ({"batch_size": "8"}, "batch_size must be a number"),
         ({"gradient_checkpointing": 1}, "gradient_checkpointing must be true or false"),
-        ({"method": "full", "dtype": "bfloat16"}, "rounds small updates away"),
+        ({"method": "full", "dtype": "bfloat16"}, "loses small updates to rounding"),
         ({"seed": -1}, "seed = -1 is outside"),
     ],
 )
@@ -348,6 +358,6 @@ def test_a_model_learns_texts_and_goes_on_from_a_folder(tmp_path):
     assert tuned.losses[-1] < 0.5 * tuned.losses[0]
     assert (tuned.n_examples, len(tuned.losses)) == (2, 40)
     again = fine_tune_texts(texts, model=loaded, config=config, output_dir=tmp_path / "a")
-    assert same(bits(again.loaded), bits(tuned.loaded))
+    assert same(bits(again.model), bits(tuned.model))
     with pytest.raises(InputError, match="holds a different fine-tuning"):
         fine_tune_texts(texts[::-1], model=loaded, config=config, output_dir=tmp_path / "a")

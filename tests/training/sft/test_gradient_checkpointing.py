@@ -52,6 +52,6 @@ def test_the_decision_is_recorded(tmp_path):
     tuned = tune()
     recorded = json.loads((tmp_path / "a/tuning.json").read_text())["identity"]["config"]
     assert recorded["gradient_checkpointing"] is False
-    assert tune(gradient_checkpointing=False).loaded.fingerprint == tuned.loaded.fingerprint
+    assert tune(gradient_checkpointing=False).model.fingerprint == tuned.model.fingerprint
     with pytest.raises(InputError, match="gradient_checkpointing is False there and True here"):
         tune(gradient_checkpointing=True)

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from icm_fast import Constraint, Dataset, Example, InputError, LabelSpace, SearchConfig
 from icm_fast.training.sft import TuningConfig, fine_tune, iterate, split_batches
+from listeners import Listener
 from tiny_models import one_thread, reviews, tiny_loaded  # noqa: F401 - in force by its import
 
 SEARCH = SearchConfig(seed=1, max_evaluations=4)
@@ -48,9 +49,9 @@ def test_batches_depend_on_the_seed_and_keep_constraints():
 
 
 def test_batches_that_cannot_be_are_refused():
-    with pytest.raises(InputError, match="its group are 5 examples, but a batch takes 4"):
+    with pytest.raises(InputError, match="has 5 examples, but the batch size is 4; raise it"):
         split_batches(grouped([1, 5]), 4, 0)
-    with pytest.raises(InputError, match="size of 1 or more, got 0"):
+    with pytest.raises(InputError, match="must be an integer of 1 or more, got 0"):
         split_batches(grouped([1]), 0, 0)
 
 
@@ -78,12 +79,12 @@ def test_each_batch_is_labelled_by_the_model_tuned_on_those_before_it(tmp_path):
     tuned = fine_tune(
         reviews().subset(first.tolist()), result.labels[first], model=base, config=TUNING
     )
-    expected = search(reviews().subset(second.tolist()), model=tuned.loaded, config=SEARCH)
+    expected = search(reviews().subset(second.tolist()), model=tuned.model, config=SEARCH)
     with_base = search(reviews().subset(second.tolist()), model=base, config=SEARCH)
     assert np.array_equal(result.searches[1].scores, expected.scores)
     assert not np.array_equal(result.searches[1].scores, with_base.scores)
     whole = fine_tune(reviews(), result.labels, model=base, config=TUNING)
-    assert result.tuned.loaded.fingerprint == whole.loaded.fingerprint
+    assert result.tuned.model.fingerprint == whole.model.fingerprint
     for number in range(3):
         assert (tmp_path / f"batch-{number:03d}" / "search" / "summary.json").is_file()
         assert (tmp_path / f"batch-{number:03d}" / "tuning" / "adapter").is_dir()
@@ -92,17 +93,17 @@ def test_each_batch_is_labelled_by_the_model_tuned_on_those_before_it(tmp_path):
 @pytest.mark.parametrize("interrupted_at", [2, 3])
 def test_an_interrupted_one_goes_on(interrupted_at, tmp_path):
     whole = run(None)
-    said = []
 
-    def progress(text):
-        said.append(text)
-        if len(said) == interrupted_at:
+    def stop(text):
+        if len(shown.lines) == interrupted_at:
             raise KeyboardInterrupt
 
+    shown = Listener(on_say=stop)
     with pytest.raises(KeyboardInterrupt):
-        run(tmp_path, progress)
+        run(tmp_path, shown)
+    said = shown.lines
     again = run(tmp_path)
     assert again.labels.tolist() == whole.labels.tolist()
-    assert again.tuned.loaded.fingerprint == whole.tuned.loaded.fingerprint
+    assert again.tuned.model.fingerprint == whole.tuned.model.fingerprint
     assert said[0] == "batch 1 of 3: labelling 3 examples"
     assert said[1] == "batch 1 of 3: tuning on 3 labels"

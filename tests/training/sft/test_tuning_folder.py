@@ -16,6 +16,8 @@ from icm_fast import InputError
 from icm_fast.model import load_model
 from icm_fast.training.folder import TuningFolder
 from icm_fast.training.sft import TuningConfig, fine_tune
+from icm_fast.training.sft import train as train_module
+from listeners import Listener
 from tiny_models import one_thread, reviews, tiny_loaded  # noqa: F401 - in force by its import
 
 LABELS = np.array([0, 1, -1, 0, 1, -1, 1, 0], np.int32)
@@ -27,14 +29,15 @@ CONFIG = TuningConfig(
 SCRIPT = """
 import sys, time
 import torch
+from listeners import Listener
 from test_tuning_folder import tune
 torch.set_num_threads(1)
 
-def progress(step, steps, loss):
-    print(step, flush=True)
+def progress(step):
+    print(step.done, flush=True)
     time.sleep(0.02)
 
-tune(sys.argv[1], progress, sys.argv[2])
+tune(sys.argv[1], Listener(progress), sys.argv[2])
 """
 
 
@@ -72,22 +75,23 @@ def test_killed_in_the_middle_it_ends_with_the_same_bits(method, tmp_path):
     process.communicate()
     assert "losses" not in json.loads((killed / "tuning.json").read_text())
     (killed / "checkpoints" / "checkpoint-999").mkdir()  # torn: it bears no mark
-    seen = []
-    finished = tune(killed, lambda step, *_: seen.append(step), method)
+    shown = Listener()
+    finished = tune(killed, shown, method)
+    seen = shown.done
     assert 4 <= seen[0] <= 12
     assert seen == list(range(seen[0], 21))
     assert finished.losses == whole.losses
-    assert finished.loaded.fingerprint == whole.loaded.fingerprint
+    assert finished.model.fingerprint == whole.model.fingerprint
     assert weights(killed) == weights(tmp_path / "whole") != {}
     assert finished.seconds > 0
 
 
 def interrupt_at(step):
-    def progress(now, *_):
-        if now == step:
+    def progress(now):
+        if now.done == step:
             raise KeyboardInterrupt
 
-    return progress
+    return Listener(progress)
 
 
 @pytest.mark.parametrize("step", [3, 20])
@@ -95,7 +99,7 @@ def test_interrupted_at_any_step_it_ends_with_the_same_bits(step, tmp_path):
     whole = tune(None)
     with pytest.raises(KeyboardInterrupt):
         tune(tmp_path, interrupt_at(step))
-    assert tune(tmp_path).loaded.fingerprint == whole.loaded.fingerprint
+    assert tune(tmp_path).model.fingerprint == whole.model.fingerprint
 
 
 def test_killed_before_the_result_was_recorded(tmp_path, monkeypatch):
@@ -109,10 +113,10 @@ def test_killed_before_the_result_was_recorded(tmp_path, monkeypatch):
     assert (tmp_path / "adapter").is_dir()
     with pytest.raises(InputError, match="is not finished"):
         load_model(str(tmp_path))
-    seen = []
-    finished = tune(tmp_path, lambda step, *_: seen.append(step))
-    assert seen == []
-    assert finished.loaded.fingerprint == tune(None).loaded.fingerprint
+    shown = Listener()
+    finished = tune(tmp_path, shown)
+    assert shown.states == []
+    assert finished.model.fingerprint == tune(None).model.fingerprint
 
 
 def test_no_checkpoint_holds_a_pickle_that_is_read(tmp_path, monkeypatch):
@@ -169,7 +173,7 @@ def test_damaged_folders_are_refused(tmp_path):
     with pytest.raises(InputError, match="cannot merge the adapter"):
         tune(damaged, epochs=1)
     (damaged / "adapter" / "adapter_model.safetensors").unlink()
-    with pytest.raises(InputError, match=r"holds no adapter_model\.safetensors"):
+    with pytest.raises(InputError, match=r"has no adapter_model\.safetensors"):
         tune(damaged, epochs=1)
     (damaged / "tuning.json").write_text("[]")
     with pytest.raises(InputError, match="is not the record of a fine-tuning"):
@@ -200,7 +204,7 @@ def test_an_adapter_without_its_base_names_it(tmp_path):
     ):
         load_model(str(folder))
     (folder / "adapter" / "adapter_config.json").write_text("{}")
-    with pytest.raises(InputError, match="names no base model"):
+    with pytest.raises(InputError, match="does not name the base model"):
         load_model(str(folder / "adapter"))
 
 
@@ -211,7 +215,7 @@ def test_a_folder_in_use_is_refused(tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        tune(tmp_path, progress)
+        tune(tmp_path, Listener(progress))
 
 
 def test_an_output_that_is_a_file_is_refused(tmp_path):
@@ -220,3 +224,26 @@ def test_an_output_that_is_a_file_is_refused(tmp_path):
     with pytest.raises(InputError, match="cannot write"):
         tune(tmp_path / "file")
     assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_a_merge_that_fails_costs_no_training(method, tmp_path, monkeypatch):
+    whole = tune(None, method=method)
+
+    def no_memory(*_):
+        raise MemoryError
+
+    if method == "lora":
+        with monkeypatch.context() as patched:
+            patched.setattr(train_module, "merge_adapter", no_memory)
+            for _ in range(2):
+                with pytest.raises(MemoryError):
+                    tune(tmp_path, method=method)
+    else:
+        tune(tmp_path, method=method)
+    shown = Listener()
+    merged = tune(tmp_path, shown, method)
+    assert shown.states == []
+    assert merged.model.fingerprint == whole.model.fingerprint
+    assert merged.losses == whole.losses
+    assert not (tmp_path / "checkpoints").exists()

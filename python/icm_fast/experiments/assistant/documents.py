@@ -56,6 +56,6 @@ class AssistantReport(TypedDict):
     config: dict[str, Any]
     search: SearchSummary
     reward_models: dict[str, RewardModelReport]
-    policies: dict[str, list[dict[str, float]]]
+    policies: dict[str, list[dict[str, object]]]
     positive: PositiveShares
     bouts: dict[str, Bout]

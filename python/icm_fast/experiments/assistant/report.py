@@ -70,7 +70,7 @@ def report_text(report: AssistantReport) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _headings(policies: Mapping[str, Sequence[Mapping[str, float]]]) -> list[str]:
+def _headings(policies: Mapping[str, Sequence[Mapping[str, object]]]) -> list[str]:
     return [
         f"{_NAMES[name]}, {when}"
         for name, measured in policies.items()
@@ -78,7 +78,7 @@ def _headings(policies: Mapping[str, Sequence[Mapping[str, float]]]) -> list[str
     ]
 
 
-def _ends(policies: Mapping[str, Sequence[Mapping[str, float]]]) -> list[Mapping[str, float]]:
+def _ends(policies: Mapping[str, Sequence[Mapping[str, object]]]) -> list[Mapping[str, object]]:
     return [measured[end] for measured in policies.values() for end in (0, -1)]
 
 

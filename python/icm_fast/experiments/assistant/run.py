@@ -16,6 +16,7 @@ from pathlib import Path
 
 from icm_fast import distributed
 from icm_fast.config import SearchConfig
+from icm_fast.engine.progress import Quiet
 from icm_fast.engine.search import search
 from icm_fast.errors import InputError
 from icm_fast.evaluation.gold import load_gold
@@ -29,7 +30,7 @@ from icm_fast.experiments.assistant.documents import (
     SearchSummary,
 )
 from icm_fast.experiments.assistant.materials import Materials, draw_materials
-from icm_fast.experiments.assistant.stages import GOLD, ICM, Say, Stages
+from icm_fast.experiments.assistant.stages import GOLD, ICM, Stages
 from icm_fast.experiments.demo import demo_source
 from icm_fast.files import json_lines, write_atomically
 from icm_fast.model.load import load_model, pick_device
@@ -37,14 +38,19 @@ from icm_fast.model.loaded import LoadedModel, ModelSpec
 from icm_fast.runs.finished import FinishedRun, read_run
 from icm_fast.training.reward import RewardModel, TwoStage, evaluate_reward, pairs_of_run
 from icm_fast.training.reward.evaluation import Figure
-from icm_fast.training.reward.twin import twin_pairs
+from icm_fast.training.reward.human_pairs import human_pairs
 from icm_fast.training.rl import HeadToHead
+from icm_fast.types import Reporter
 
 REPORT = "report.json"
 
 
 def run_assistant(
-    model: ModelSpec, *, output: Path, config: AssistantConfig | None = None, say: Say | None = None
+    model: ModelSpec,
+    *,
+    output: Path,
+    config: AssistantConfig | None = None,
+    progress: Reporter | None = None,
 ) -> AssistantReport:
     """Run every unfinished stage, compare the policies, and write ``report.json``.
 
@@ -52,7 +58,7 @@ def run_assistant(
         model: Base of the start policy and of every reward model.
         output: Folder of the stages.
         config: Sizes.
-        say: Called with a line about each stage.
+        progress: Receives a line about each stage, and the steps of searches and trainings.
 
     Returns:
         The content of ``report.json``.
@@ -66,26 +72,32 @@ def run_assistant(
             "or torchrun"
         )
     config = config or AssistantConfig()
-    say = say or (lambda text: None)
-    run = _search(load_model(model), output, config, say)
+    with progress or Quiet() as reporter:
+        return _run_stages(model, output, config, reporter)
+
+
+def _run_stages(
+    model: ModelSpec, output: Path, config: AssistantConfig, reporter: Reporter
+) -> AssistantReport:
+    run = _search(load_model(model), output, config, reporter)
     # On a CPU trainings run in float32, so their results are compared in it.
     base = load_model(model, dtype="float32" if pick_device("auto").type == "cpu" else "auto")
     materials = _materials(run, config)
-    stages = Stages(base, output, config, say)
+    stages = Stages(base, output, config, reporter)
     pool, test = output / "pool.jsonl", output / "test-pairs.jsonl"
     write_atomically(pool, json_lines(materials.pool))
     write_atomically(test, json_lines(materials.test_pairs))
     rewards = {
         ICM: stages.reward_model(ICM, pairs_of_run(run), pool),
-        GOLD: stages.reward_model(GOLD, twin_pairs(run, GOLD), pool),
+        GOLD: stages.reward_model(GOLD, human_pairs(run, GOLD), pool),
     }
     judge = stages.judge(materials)
     start = stages.start(materials)
     policies = {
-        name: stages.policy(name, materials, start.loaded, rewards[name].model) for name in rewards
+        name: stages.policy(name, materials, start.model, rewards[name].model) for name in rewards
     }
-    say("comparing")
-    bouts = stages.bouts(judge, start.loaded, policies)
+    reporter.say("comparing")
+    bouts = stages.bouts(judge, start.model, policies)
     report: AssistantReport = {
         "model": base.name,
         "config": asdict(config),
@@ -102,8 +114,10 @@ def run_assistant(
     return report
 
 
-def _search(base: LoadedModel, output: Path, config: AssistantConfig, say: Say) -> FinishedRun:
-    say("search: labels of reviews, without supervision")
+def _search(
+    base: LoadedModel, output: Path, config: AssistantConfig, reporter: Reporter
+) -> FinishedRun:
+    reporter.say("search: labels of reviews, without supervision")
     source = demo_source(config.n, config.seed)
     search(
         source.load_dataset(),
@@ -111,6 +125,7 @@ def _search(base: LoadedModel, output: Path, config: AssistantConfig, say: Say) 
         config=SearchConfig(seed=config.seed),
         output_dir=output / "search",
         source=source,
+        progress=reporter,
     )
     return read_run(output / "search")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,12 +29,10 @@ from icm_fast.training.rl import (
     write_head_to_head,
 )
 from icm_fast.training.sft import Tuned, fine_tune_texts
-from icm_fast.types import BoolArray, FloatArray
+from icm_fast.types import BoolArray, FloatArray, Reporter
 
 ICM, GOLD, START = "icm", "gold", "start"
 BOUTS = ((ICM, START), (GOLD, START), (ICM, GOLD))
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,71 +43,69 @@ class Stages:
         base: Base of the start policy and of every reward model.
         output: Folder of the stages.
         config: Sizes and settings.
-        say: Called with a line about each stage.
+        reporter: Receives a line about each stage, and the steps of trainings.
     """
 
     base: LoadedModel
     output: Path
     config: AssistantConfig
-    say: Say
+    reporter: Reporter
 
     def reward_model(self, name: str, pairs: PairSet, pool: Path) -> TwoStage:
         """The two-stage reward model: initial model, labelled pool, final model."""
-        self.say(f"reward model of {name} labels")
+        self.reporter.say(f"reward model of {name} labels")
         return two_stage(
             pairs,
             model=self.base,
             output_dir=self.output / f"reward-{name}",
             pool=pool,
             config=self.config.reward,
+            progress=self.reporter,
         )
 
     def judge(self, materials: Materials) -> RewardModel:
         """A reward model trained on gold labels of reviews that no other stage sees."""
-        self.say("judge: a reward model of other gold labels")
+        self.reporter.say("judge: a reward model of other gold labels")
         pairs = pairs_of_labels(materials.judge, materials.judge_gold, seed=self.config.seed)
         trained = train_reward(
             pairs.pairs,
             model=self.base,
             config=self.config.reward,
             output_dir=self.output / "judge",
+            progress=self.reporter,
         )
         return trained.model
 
     def start(self, materials: Materials) -> Tuned:
         """The base model, tuned to write reviews; it sees no labels."""
-        self.say("start policy: the model learns to write reviews")
+        self.reporter.say("start policy: the model learns to write reviews")
         return fine_tune_texts(
             materials.start,
             model=self.base,
             config=self.config.start,
             output_dir=self.output / "start",
+            progress=self.reporter,
         )
 
     def policy(
         self, name: str, materials: Materials, start: LoadedModel, reward: RewardModel
     ) -> TrainedPolicy:
         """A policy optimised against a reward model."""
-        self.say(f"policy against the reward model of {name} labels")
-
-        def progress(step: int, steps: int, mean: float) -> None:
-            if step % 10 == 0:
-                self.say(f"  step {step} of {steps}: reward {mean:+.2f}")
-
+        self.reporter.say(f"policy against the reward model of {name} labels")
         return train_policy(
             materials.prompts,
             model=start,
             reward=reward,
             config=self.config.policy,
             output_dir=self.output / f"policy-{name}",
-            progress=progress,
+            progress=self.reporter,
         )
 
     def bouts(
         self, judge: RewardModel, start: LoadedModel, policies: dict[str, TrainedPolicy]
     ) -> dict[tuple[str, str], HeadToHead]:
         """Every pair of policies against each other on the held-out prompts."""
-        models = {START: start} | {name: p.loaded for name, p in policies.items()}
+        models = {START: start} | {name: p.model for name, p in policies.items()}
         held_out = policies[ICM].held_out
         outcomes = {}
         for one, other in BOUTS:
@@ -151,8 +146,9 @@ class Stages:
         for one, other in BOUTS[:2]:
             rows = bouts[one, other].samples
             prompts = [row["prompt"] for row in rows]
-            for name, key in ((one, "score_a"), (other, "score_b")):
-                above = np.array([row[key] > threshold for row in rows], dtype=np.float64)
+            sides = ([row["score_a"] for row in rows], [row["score_b"] for row in rows])
+            for name, scores in zip((one, other), sides, strict=True):
+                above = (np.array(scores) > threshold).astype(np.float64)
                 interval = mean_interval(above, prompts, seed=self.config.seed)
                 shares[name] = _share(above, interval)
         return {

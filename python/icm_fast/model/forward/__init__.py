@@ -1,1 +1,1 @@
-"""One batch of packed segments through a model: natively, on a device, or through transformers."""
+"""One batch of packed segments through a model: natively, on a device, or by transformers."""

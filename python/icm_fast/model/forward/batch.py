@@ -1,4 +1,4 @@
-"""One packed batch of a plan: what every way of forwarding it receives."""
+"""One packed batch of a plan: the input of every forward implementation."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class PackedBatch:
     """Segments side by side, in row order.
 
     Attributes:
-        token_ids: ``[n_tokens]`` int64, the segments' tokens one after the other.
+        token_ids: ``[n_tokens]`` int64, the segments' tokens, concatenated.
         n_tokens: ``[n_segments]`` int64, tokens of each segment.
         start: ``[n_segments]`` int64, tokens before each segment in its context.
         own: ``[n_segments]`` int64, first pool slot of each segment's own keys and values.
@@ -38,13 +38,13 @@ class PackedBatch:
 
 @dataclass(frozen=True, slots=True)
 class PackedRows:
-    """What the layers of a model need to know of a batch.
+    """What the layers of a model need to know about a batch.
 
     Attributes:
         work: The segments, for attention.
         positions: ``[n_tokens]`` int64, position of each row in its context.
         slots: ``[n_tokens]`` int64, pool slot of each row.
-        wanted: ``[n_wanted]`` int64, rows whose state is returned.
+        wanted: ``[n_wanted]`` int64, rows whose states are returned.
     """
 
     work: AttentionWork
@@ -54,7 +54,7 @@ class PackedRows:
 
 
 def rows_of(batch: PackedBatch) -> PackedRows:
-    """Where each row of a batch stands, and what it attends to."""
+    """The position of each row of a batch, and what it attends to."""
     ends = np.cumsum(batch.n_tokens)
     works, positions, slots = [], [], []
     for k, (length, start, own) in enumerate(
@@ -73,7 +73,7 @@ def rows_of(batch: PackedBatch) -> PackedRows:
 
 
 def halves(batch: PackedBatch) -> tuple[PackedBatch, PackedBatch]:
-    """Two batches of about as many tokens each, between two segments; there must be two."""
+    """Split a batch of two or more segments into two of about as many tokens each."""
     ends = np.cumsum(batch.n_tokens)
     middle = int(np.searchsorted(ends, ends[-1] / 2)) + 1
     cut = min(middle, len(ends) - 1)
@@ -117,19 +117,19 @@ class SegmentPlan(Protocol):
 
     @property
     def batch_segments(self) -> npt.NDArray[np.int32]:
-        """Segments in the order in which they run."""
+        """Segments in execution order."""
 
     @property
     def pool_tokens(self) -> int:
-        """Slots that the key-value pool needs."""
+        """Size of the key-value pool, in slots."""
 
     @property
     def is_kept(self) -> bool:
-        """Whether the pool still holds what earlier plans wrote, and this one reads."""
+        """Whether this plan reads what earlier plans wrote to the pool."""
 
 
 class RangePaths:
-    """Pool ranges ``(begin, end)`` of a plan's contexts, root first; neighbours are joined."""
+    """Pool ranges ``(begin, end)`` of a plan's contexts, root first; adjacent ranges are merged."""
 
     def __init__(self, plan: SegmentPlan) -> None:
         self._parent = plan.parent
@@ -138,11 +138,11 @@ class RangePaths:
         self._known: dict[int, tuple[tuple[int, int], ...]] = {-1: ()}
 
     def before(self, segment: int) -> tuple[tuple[int, int], ...]:
-        """Of the context alone."""
+        """Ranges of a segment's context."""
         return self.through(int(self._parent[segment]))
 
     def through(self, segment: int) -> tuple[tuple[int, int], ...]:
-        """Of the context and the segment itself."""
+        """Ranges of a segment's context and of the segment itself."""
         if segment not in self._known:
             ranges = self.through(int(self._parent[segment]))
             begin = int(self._offset[segment])
@@ -156,13 +156,17 @@ class RangePaths:
 
 
 class Forward(Protocol):
-    """Forwards packed batches over a pool of keys and values that it holds."""
+    """Forwards packed batches over its own pool of keys and values."""
 
     def open(self, pool_tokens: int, longest_context: int, *, keep: bool = False) -> None:
         """Make room for a plan.
 
-        What an earlier plan left in the pool is void, unless ``keep`` is given and the pool has the
-        same size as then.
+        The pool's earlier content is lost, unless ``keep`` is given and the size is unchanged.
+
+        Args:
+            pool_tokens: Size of the pool, in token slots.
+            longest_context: Tokens of the plan's longest context.
+            keep: Keep what earlier plans wrote.
         """
 
     def run(self, batch: PackedBatch) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Packed batches through the native CPU decoder, for the families that it knows."""
+"""Packed batches through the native CPU decoder, for the model families that it knows."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ from icm_fast.model.loaded import LoadedModel
 from icm_fast.model.sharing import native_threads, turn_of
 
 _PROJECTIONS = ("query", "key", "value", "gate", "up")
-"""Names of a layer's projections, in their order."""
+"""Our names of a layer's projections, in order."""
 
 FloatArray = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
 class CpuDecoder:
-    """The native decoder of a model with the order of its rotary tables.
+    """The native decoder of a model, with the order of its rotary tables.
 
-    The copy is made once: load the model anew (``load_model``) after its weights have changed.
+    It holds a copy of the weights: load the model again (``load_model``) after changing them.
 
     Attributes:
         native: Packed weights and threads; concurrent calls take turns.
-        rotary_kinds: Layer type of each rotary table, None where all layers share one.
+        rotary_kinds: Layer type of each rotary table; None if all layers share one.
     """
 
     native: NativeDecoder
@@ -47,29 +47,30 @@ class CpuDecoder:
 
 
 def cpu_decoder(loaded: LoadedModel, *, int8: bool = False) -> CpuDecoder | None:
-    """The native decoder of a model, made once; None where the model has to run generically.
+    """The native decoder of a model, built once; None if the model is not supported.
 
-    It runs float32 everywhere, bfloat16 on processors with dot products for it.
+    It runs float32 on every processor, and bfloat16 where there are instructions for its products.
 
     Args:
         loaded: The model.
-        int8: Approximate the linear layers by 8-bit integers.
+        int8: Approximate the linear layers with 8-bit integers.
 
     Raises:
-        InputError: ``int8`` is asked for, but the processor or the model cannot have it.
+        InputError: The processor or the model does not support ``int8``.
     """
     if int8 and cpu_int8_isa() is None:
         raise InputError(
-            "int8 needs a processor with AVX-512 VNNI, which this one is not; drop int8"
+            "int8 needs a processor with AVX-512 VNNI, which this one lacks; drop int8"
         )
     key = "cpu_decoder_int8" if int8 else "cpu_decoder"
     with turn_of(loaded.model):
         if key not in loaded.cache:
             loaded.cache[key] = _make(loaded, int8) if _is_supported(loaded) else None
-        decoder: CpuDecoder | None = loaded.cache[key]
+        decoder = loaded.cache[key]
+    assert decoder is None or isinstance(decoder, CpuDecoder)
     if int8 and decoder is None:
         raise InputError(
-            f"int8 needs the native CPU decoder, which does not run this model "
+            f"int8 needs the native CPU decoder, which does not support this model "
             f"({loaded.model.config.model_type}, {loaded.dtype_name}, {loaded.device}); drop int8"
         )
     return decoder
@@ -81,7 +82,7 @@ def _is_supported(loaded: LoadedModel) -> bool:
         return False
     if cpu_isa(loaded.dtype_name) is None or not is_known(model):
         return False
-    # The packed copy stands beside the model's own weights.
+    # The packed copy is held in addition to the model's own weights.
     weight_bytes = sum(p.nbytes for part in linear_parts(model) for p in part.parameters())
     return int(model.config.hidden_size) % 2 == 0 and weight_bytes < available_bytes()
 
@@ -135,7 +136,7 @@ def _half(table: torch.Tensor) -> FloatArray:
 
 
 class CpuForward:
-    """The native decoder with a pool and rotary tables of its own plan."""
+    """The native decoder, with the pool and the rotary tables of a plan."""
 
     def __init__(self, loaded: LoadedModel, decoder: CpuDecoder) -> None:
         self._model: PreTrainedModel = loaded.model
@@ -146,7 +147,7 @@ class CpuForward:
     def open(self, pool_tokens: int, longest_context: int, *, keep: bool = False) -> None:
         """Make room for a plan."""
         if self._pool is None or self._pool.n_slots < pool_tokens:
-            self._pool = None  # freed before its successor is made
+            self._pool = None  # freed before the larger one is allocated
             self._pool = self._decoder.native.make_pool(pool_tokens)
         like = torch.zeros(1, dtype=torch.float32)
         kinds = self._decoder.rotary_kinds
@@ -177,6 +178,6 @@ class CpuForward:
             range_end=np.array([end for _, end in ranges], np.int64),
             wanted=batch.wanted,
         )
-        # In float32: the norm casts back to the dtype of its input.
+        # In float32: the norm returns the dtype of its input.
         normed: torch.Tensor = self._model.base_model.norm(torch.from_numpy(hidden))
         return normed

@@ -1,24 +1,26 @@
-"""What the decoders that we run ourselves consist of, read from transformers' modules.
+"""The parts of the decoders that we run ourselves, read from transformers' modules.
 
-Their layers are alike: norm, attention with rotary positions, norm, gated units. What differs
-between the families is said here, for every way of running them.
+All have the same layers: norm, attention with rotary positions, norm, gated units. What differs
+between the families is described here, for every forward implementation.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol
 
 import torch
 from transformers import PreTrainedModel
 
+from icm_fast.model.decoder_config import DecoderConfig
+
 _GEMMA = frozenset({"gemma2", "gemma3_text"})
 FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3", "phi3"}) | _GEMMA
-"""``model_type`` of these families."""
+"""Their ``model_type``."""
 
 _ACTIVATIONS = {"silu": "silu", "swish": "silu", "gelu_pytorch_tanh": "gelu_tanh"}
-# transformers' names of our parts, where a layer has them.
+# Our names of the norms, and those of transformers.
 _NORMS = {
     "input_norm": "input_layernorm",
     "feed_forward_norm": "post_attention_layernorm",
@@ -32,9 +34,25 @@ _GEMMA_NORMS = {
 _HEAD_NORMS = {"query_norm": "q_norm", "key_norm": "k_norm"}
 
 
+class KnownConfig(DecoderConfig, Protocol):
+    """What the configurations of these families have in common."""
+
+    @property
+    def num_key_value_heads(self) -> int:
+        """Heads of keys and values."""
+
+    @property
+    def intermediate_size(self) -> int:
+        """Gated units of a layer."""
+
+    @property
+    def rms_norm_eps(self) -> float:
+        """Added to the mean square in every norm."""
+
+
 @dataclass(frozen=True, slots=True)
 class Projections:
-    """Linear layers of the same input: one for each projection, or all stacked in one (phi3).
+    """Linear layers of the same input: one per projection, or one for all of them (phi3).
 
     Attributes:
         linears: The model's own layers.
@@ -45,9 +63,9 @@ class Projections:
     widths: tuple[int, ...]
 
     def __call__(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """``[n_rows, hidden_size]`` to ``[n_rows, width]`` of each projection.
+        """Project ``[n_rows, hidden_size]`` to ``[n_rows, width]`` for each projection.
 
-        Those of a stacked layer are views of one result.
+        The results of a stacked layer are views of one tensor.
         """
         if self._are_stacked():
             outputs: tuple[torch.Tensor, ...] = self.linears[0](x).split(self.widths, dim=-1)
@@ -56,7 +74,7 @@ class Projections:
 
     def parts(self) -> list[tuple[torch.Tensor, torch.Tensor | None]]:
         """Weight ``[width, hidden_size]`` and bias ``[width]``, or None, of each projection."""
-        if self._are_stacked():  # without biases, as :func:`is_known` has seen to
+        if self._are_stacked():  # :func:`is_known` requires that it has no bias
             return [(weight, None) for weight in self.linears[0].weight.split(self.widths)]
         return [(linear.weight, linear.bias) for linear in self.linears]
 
@@ -71,15 +89,15 @@ class DecoderLayer:
     Attributes:
         norms: Weights by our names: ``input_norm`` and ``feed_forward_norm`` before the two halves,
             and where the family has them ``post_attention_norm`` and ``post_feed_forward_norm``
-            behind these, ``query_norm`` and ``key_norm`` on each head.
+            after these, ``query_norm`` and ``key_norm`` on each head.
         heads: Query, key and value.
         output: From the heads' values to the hidden size.
         units: Gate and up.
         down: From the units to the hidden size.
-        rotary: Which of the decoder's rotary tables.
+        rotary: Index of its rotary table in the decoder.
         window: Sliding window, None for full attention.
         scaling: Factor on the dot products.
-        softcap: Scores become ``softcap * tanh(score / softcap)``, None leaves them.
+        softcap: Scores become ``softcap * tanh(score / softcap)``; None for no cap.
     """
 
     norms: dict[str, torch.Tensor]
@@ -98,11 +116,11 @@ class Decoder:
     """All layers of a model and what they share.
 
     Attributes:
-        layers: From the embedding on.
-        rotary_kinds: Layer type of each rotary table, None where all layers share one.
+        layers: In order.
+        rotary_kinds: Layer type of each rotary table; None if all layers share one.
         n_heads: Query heads.
         n_kv_heads: Heads of keys and values.
-        head_dim: Width of all of them.
+        head_dim: Width of every head.
         activation: ``silu`` or ``gelu_tanh``, on the gate.
         norm_eps: Added to the mean square in every norm.
         norm_plus_one: Whether norms multiply by one plus their weight, in float32 (Gemma).
@@ -119,9 +137,9 @@ class Decoder:
 
 
 def is_known(model: PreTrainedModel) -> bool:
-    """Whether :func:`decoder_of` says all about a model: its family and its settings are known.
+    """Whether :func:`decoder_of` describes a model fully: its family and settings are known.
 
-    Layers that something was wrapped around, as libraries for adapters do, are not.
+    Models with wrapped layers, such as the live adapters of peft, are not.
     """
     config = model.config
     if config.model_type not in FAMILIES or _activation(config) not in _ACTIVATIONS:
@@ -136,21 +154,22 @@ def linear_parts(model: PreTrainedModel) -> list[torch.nn.Module]:
     return [part for layer in model.base_model.layers for _, part in _linear_parts(layer)]
 
 
-def _linear_parts(layer: Any) -> Iterator[tuple[str, torch.nn.Module]]:
+def _linear_parts(layer: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Module]]:
     for owner in (layer.self_attn, layer.mlp):
         for name, part in owner.named_children():
             if name.endswith("_proj"):
                 yield name, part
 
 
-def _known_biases(layer: Any) -> bool:
-    """Whether queries, keys and values all have a bias or none, and nothing else has one."""
+def _known_biases(layer: torch.nn.Module) -> bool:
+    """Whether queries, keys and values have biases all or none, and nothing else has one."""
     biased = {name for name, part in _linear_parts(layer) if part.bias is not None}
     return biased in (set(), {"q_proj", "k_proj", "v_proj"})
 
 
-def _activation(config: Any) -> str:
-    return str(getattr(config, "hidden_activation", None) or config.hidden_act)
+def _activation(config: DecoderConfig) -> str:
+    gemma = getattr(config, "hidden_activation", None)
+    return str(gemma or getattr(config, "hidden_act", None))
 
 
 def decoder_of(model: PreTrainedModel) -> Decoder:
@@ -175,13 +194,15 @@ def decoder_of(model: PreTrainedModel) -> Decoder:
     )
 
 
-def _layer(config: Any, layer: Any, kind: str | None, rotary: int) -> DecoderLayer:
+def _layer(
+    config: KnownConfig, layer: torch.nn.Module, kind: str | None, rotary: int
+) -> DecoderLayer:
     attention, mlp = layer.self_attn, layer.mlp
     queries = int(config.num_attention_heads * attention.head_dim)
     keys = int(config.num_key_value_heads * attention.head_dim)
     units = int(config.intermediate_size)
-    # Gemma 3 has the setting, too, and its attention leaves it alone.
-    softcap = config.attn_logit_softcapping if config.model_type == "gemma2" else None
+    # Gemma 3 has the setting too, but its attention ignores it.
+    softcap = getattr(config, "attn_logit_softcapping", None)
     return DecoderLayer(
         norms=_norms(config, layer),
         heads=Projections(
@@ -193,11 +214,11 @@ def _layer(config: Any, layer: Any, kind: str | None, rotary: int) -> DecoderLay
         rotary=rotary,
         window=_window(config, kind),
         scaling=float(attention.scaling),
-        softcap=softcap or None,
+        softcap=(softcap or None) if config.model_type == "gemma2" else None,
     )
 
 
-def _norms(config: Any, layer: Any) -> dict[str, torch.Tensor]:
+def _norms(config: KnownConfig, layer: torch.nn.Module) -> dict[str, torch.Tensor]:
     names = _GEMMA_NORMS if config.model_type in _GEMMA else _NORMS
     norms = {name: getattr(layer, theirs).weight for name, theirs in names.items()}
     for name, theirs in _HEAD_NORMS.items():
@@ -206,12 +227,14 @@ def _norms(config: Any, layer: Any) -> dict[str, torch.Tensor]:
     return norms
 
 
-def _linears(owner: Any, stacked: str, names: tuple[str, ...]) -> tuple[torch.nn.Linear, ...]:
+def _linears(
+    owner: torch.nn.Module, stacked: str, names: tuple[str, ...]
+) -> tuple[torch.nn.Linear, ...]:
     names = (stacked,) if hasattr(owner, stacked) else names
     return tuple(getattr(owner, name) for name in names)
 
 
-def _window(config: Any, kind: str | None) -> int | None:
+def _window(config: DecoderConfig, kind: str | None) -> int | None:
     if kind == "full_attention":
         return None
     return int(getattr(config, "sliding_window", None) or 0) or None
@@ -222,14 +245,14 @@ def rotary_tables(
 ) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """Cosines and sines of each kind, ``[n_positions, rotary_dim]``, as the model computes them.
 
-    Both halves of ``rotary_dim`` are equal. Make them anew for each plan: some kinds of positions
-    depend on the longest context.
+    Both halves of ``rotary_dim`` are equal. Rebuild them for each plan: some kinds of rotary
+    positions depend on the longest context.
 
     Args:
         model: The model.
         kinds: ``Decoder.rotary_kinds``.
         n_positions: Tokens of the longest context.
-        like: Any tensor of the dtype and on the device that the tables shall have.
+        like: A tensor with the dtype and the device that the tables should have.
     """
     positions = torch.arange(n_positions, device=like.device)[None]
     tables = []

@@ -1,4 +1,4 @@
-"""Packed batches through a decoder's own weights and our kernels, for devices that have these."""
+"""Packed batches through a decoder's weights and our kernels, on devices that have them."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 import torch
 
-from icm_fast.kernels.add_rms_norm import add_rms_norm_on
-from icm_fast.kernels.gated_activation import gated_activation_on
-from icm_fast.kernels.rope_kv_write import rope_kv_write_on
-from icm_fast.kernels.tree_attention import AttentionWork, select
+from icm_fast.kernels.add_rms_norm import select_add_rms_norm
+from icm_fast.kernels.gated_activation import select_gated_activation
+from icm_fast.kernels.rope_kv_write import select_rope_kv_write
+from icm_fast.kernels.tree_attention import AttentionWork
+from icm_fast.kernels.tree_attention.select import select_tree_attention
 from icm_fast.kernels.triton_devices import DTYPES, has_triton_kernels
 from icm_fast.model.forward.batch import IntArray64, PackedBatch, rows_of
 from icm_fast.model.forward.decoder_layers import DecoderLayer, decoder_of, is_known, rotary_tables
@@ -19,9 +20,10 @@ from icm_fast.model.sharing import turn_of
 
 
 def serves(loaded: LoadedModel) -> bool:
-    """Whether a model is worth running this way.
+    """Whether a model should run this way.
 
-    Its family is known, and it lies on one device with Triton kernels, in one dtype that they take.
+    Its family must be known, and all its weights be on one device with Triton kernels, in one dtype
+    that these support.
     """
     tensors = list(loaded.model.parameters())
     return (
@@ -41,7 +43,7 @@ class _Pass:
         work: The segments.
         slots: ``[n_tokens]`` int64, pool slot of each row.
         rotary: Cosines and sines of each kind, ``[n_tokens, rotary_dim]``.
-        wanted: ``[n_wanted]`` int64, rows whose last state is returned.
+        wanted: ``[n_wanted]`` int64, rows whose last states are returned.
     """
 
     work: AttentionWork
@@ -51,9 +53,9 @@ class _Pass:
 
 
 class DeviceForward(PooledForward):
-    """The layers of a known family in our own order: linear layers by torch, all else by kernels.
+    """The layers of a known family: linear layers by torch, everything else by our kernels.
 
-    It runs on any device; where there are no Triton kernels their definitions take their place.
+    It runs on any device; without Triton kernels, their definitions are used.
     """
 
     def __init__(self, loaded: LoadedModel) -> None:
@@ -62,9 +64,9 @@ class DeviceForward(PooledForward):
         self._model = loaded.model
         self._decoder = decoder_of(loaded.model)
         self._like = weight.new_empty(0)
-        self._add_norm = add_rms_norm_on(weight.device, weight.dtype)
-        self._gated = gated_activation_on(weight.device, weight.dtype)
-        self._rope_write = rope_kv_write_on(weight.device, weight.dtype)
+        self._add_norm = select_add_rms_norm(weight.device, weight.dtype)
+        self._gated = select_gated_activation(weight.device, weight.dtype)
+        self._rope_write = select_rope_kv_write(weight.device, weight.dtype)
         self._tables: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     def open(self, pool_tokens: int, longest_context: int, *, keep: bool = False) -> None:
@@ -83,7 +85,7 @@ class DeviceForward(PooledForward):
             tuple((cosine[positions], sine[positions]) for cosine, sine in self._tables),
             self._tensor(rows.wanted),
         )
-        # Some families scale their embedding, in its module.
+        # Called as a module: some families scale their embedding in it.
         x: torch.Tensor = self._model.get_input_embeddings()(self._tensor(batch.token_ids))
         residual: torch.Tensor | None = None
         for number, layer in enumerate(self._decoder.layers):
@@ -103,23 +105,23 @@ class DeviceForward(PooledForward):
         Args:
             number: Its number.
             layer: Its weights and settings.
-            x: ``[n_tokens, hidden_size]``, what the layer before leaves to be added.
-            residual: ``[n_tokens, hidden_size]``, the sum of all before that, or None.
+            x: ``[n_tokens, hidden_size]``, output of the previous layer, not yet added.
+            residual: ``[n_tokens, hidden_size]``, the sum of all outputs before it, or None.
             step: The forward pass.
 
         Returns:
-            The two for the next layer: each norm adds what came before it. Of the last layer,
-            ``[n_wanted, hidden_size]``.
+            ``x`` and ``residual`` for the next layer, whose first norm adds them. From the last
+            layer, only the wanted rows: ``[n_wanted, hidden_size]``.
         """
         states, residual = self._norm(layer.norms["input_norm"], x, residual)
         heads = self._attend(number, layer, states, step)
         if number == len(self._decoder.layers) - 1:
-            # All rows have left their keys and values; the other ones' states nobody asks for.
+            # All keys and values are written, and only the wanted rows' states are still needed.
             heads, residual = heads[step.wanted], residual[step.wanted]
-        x = self._behind(layer, "post_attention_norm", layer.output(heads))
+        x = self._norm_after(layer, "post_attention_norm", layer.output(heads))
         states, residual = self._norm(layer.norms["feed_forward_norm"], x, residual)
         x = layer.down(self._units(layer, states))
-        return self._behind(layer, "post_feed_forward_norm", x), residual
+        return self._norm_after(layer, "post_feed_forward_norm", x), residual
 
     def _attend(
         self, number: int, layer: DecoderLayer, states: torch.Tensor, step: _Pass
@@ -131,7 +133,7 @@ class DeviceForward(PooledForward):
         keys, values = self._store.pools(number, key, value)
         rotary = step.rotary[layer.rotary]
         query = self._rope_write(query, key, value, *rotary, keys, values, step.slots)
-        attend = select.fastest(query, values)
+        attend = select_tree_attention(query, values)
         out = attend(
             query,
             keys,
@@ -144,7 +146,7 @@ class DeviceForward(PooledForward):
         return out.transpose(0, 1).flatten(1)
 
     def _units(self, layer: DecoderLayer, states: torch.Tensor) -> torch.Tensor:
-        """The gated units, ``[n_tokens, intermediate_size]``; gate and up are gone behind it."""
+        """The gated units, ``[n_tokens, intermediate_size]``; gate and up are freed on return."""
         gate, up = layer.units(states)
         return self._gated(gate, up, self._decoder.activation)
 
@@ -153,15 +155,15 @@ class DeviceForward(PooledForward):
         return rows.unflatten(1, (-1, self._decoder.head_dim)).transpose(0, 1)
 
     def _head_norm(self, layer: DecoderLayer, name: str, heads: torch.Tensor) -> torch.Tensor:
-        """The norm of each head where the layer has one, ``[n_heads, n_tokens, head_dim]``."""
+        """The norm of each head, if the layer has one: ``[n_heads, n_tokens, head_dim]``."""
         if name not in layer.norms:
             return heads
         by_token = heads.transpose(0, 1)
         normed, _ = self._norm(layer.norms[name], by_token.flatten(0, 1), None)
         return normed.view(by_token.shape).transpose(0, 1)
 
-    def _behind(self, layer: DecoderLayer, name: str, x: torch.Tensor) -> torch.Tensor:
-        """The norm behind one half of a layer, where the layer has one."""
+    def _norm_after(self, layer: DecoderLayer, name: str, x: torch.Tensor) -> torch.Tensor:
+        """The norm after one half of a layer, if the layer has one."""
         return self._norm(layer.norms[name], x, None)[0] if name in layer.norms else x
 
     def _norm(

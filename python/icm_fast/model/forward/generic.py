@@ -13,10 +13,10 @@ from icm_fast.model.sharing import turn_of
 
 
 class GenericForward(PooledForward):
-    """The model's own layers, with our attention in transformers' interface.
+    """The model's own layers, with tree attention plugged into transformers.
 
     Attributes:
-        windows: Sliding window of each attention layer that ran, None for full attention.
+        windows: Sliding window of each attention layer that ran; None for full attention.
     """
 
     def __init__(self, loaded: LoadedModel) -> None:

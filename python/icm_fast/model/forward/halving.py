@@ -1,4 +1,4 @@
-"""Batches in parts, where a device has no memory for a whole one."""
+"""Split batches that do not fit in a device's memory."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Halving:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._most_tokens = sys.maxsize
+        self._max_tokens = sys.maxsize
 
     def run(
         self,
@@ -26,41 +26,42 @@ class Halving:
         run_whole: Callable[[PackedBatch], torch.Tensor],
         store: KVStore,
     ) -> torch.Tensor:
-        """Forward one batch by ``run_whole``.
+        """Forward one batch with ``run_whole``.
 
-        Where the device has no memory for it, it goes in two, and so do later ones of that size.
+        If it does not fit in the device's memory, it is split in two, and so are later ones of that
+        size.
 
         Raises:
-            InputError: There is no memory for a single segment beside what ``store`` holds.
+            InputError: A single segment does not fit beside what ``store`` holds.
         """
         n_tokens = len(batch.token_ids)
         is_single = len(batch.n_tokens) == 1
-        if n_tokens <= self._most_tokens or is_single:
+        if n_tokens <= self._max_tokens or is_single:
             try:
                 return run_whole(batch)
             except torch.OutOfMemoryError as error:
                 if is_single:
                     raise InputError(_no_memory(n_tokens, store)) from error
-            # Behind the handler: the error holds on to the tensors of the pass that failed.
-            self._go_on_with(n_tokens // 2, n_tokens)
-        # Parents ran in earlier batches, so that segments of one batch need nothing of each other.
+            # After the handler: the error keeps the tensors of the failed pass alive.
+            self._limit(n_tokens // 2, n_tokens)
+        # Parents ran in earlier batches, so the segments of one batch are independent.
         return torch.cat([self.run(half, run_whole, store) for half in halves(batch)])
 
-    def _go_on_with(self, most_tokens: int, n_tokens: int) -> None:
+    def _limit(self, max_tokens: int, n_tokens: int) -> None:
         if self._device.type == "cuda":
-            # The allocator keeps what is free in pieces of the failed sizes.
+            # The allocator holds its free memory in blocks of the sizes that failed.
             torch.cuda.empty_cache()
-        self._most_tokens = most_tokens
+        self._max_tokens = max_tokens
         warnings.warn(
-            f"no memory for a batch of {n_tokens} tokens; going on with batches of at most "
-            f"{most_tokens}. Pass batch_tokens={most_tokens} to begin so",
+            f"no memory for a batch of {n_tokens} tokens; continuing with batches of at most "
+            f"{max_tokens}. Pass batch_tokens={max_tokens} to start with that size",
             RuntimeWarning,
             stacklevel=4,
         )
 
 
 class PooledForward:
-    """What the ways of forwarding on torch's devices share: a pool, and smaller batches."""
+    """Base of the forward implementations on torch's devices: a pool, and splitting of batches."""
 
     def __init__(self, device: torch.device) -> None:
         self._store = KVStore(0)
@@ -79,7 +80,7 @@ class PooledForward:
         """Forward one batch; see :class:`icm_fast.model.forward.batch.Forward`.
 
         Raises:
-            InputError: The device has no memory for a single segment.
+            InputError: A single segment does not fit in the device's memory.
         """
         return self._halving.run(batch, self._run, self._store)
 

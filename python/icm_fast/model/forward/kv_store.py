@@ -6,9 +6,9 @@ import torch
 
 
 class KVStore:
-    """Pools ``[n_kv_heads, pool_tokens, head_dim]``, one pair per layer, made on first write.
+    """Pools ``[n_kv_heads, pool_tokens, head_dim]``, one pair per layer, created on first write.
 
-    The plan assigns the slots (``TreePlan.kv_offset``), so the store never searches for room.
+    The plan assigns the slots (``TreePlan.kv_offset``), so the store allocates nothing.
     """
 
     def __init__(self, pool_tokens: int) -> None:
@@ -27,7 +27,7 @@ class KVStore:
             slots: ``[n_tokens]`` int64, the pool slot of each row.
         """
         keys, values = self.pools(layer, key, value)
-        slots = slots.to(key.device)  # layers may lie on several devices
+        slots = slots.to(key.device)  # layers may be on several devices
         keys.index_copy_(1, slots, key)
         values.index_copy_(1, slots, value)
         return keys, values
@@ -35,11 +35,11 @@ class KVStore:
     def pools(
         self, layer: int, key: torch.Tensor, value: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The layer's pools, to be written by whoever asks.
+        """The layer's pools, for the caller to write to.
 
         Args:
             layer: Layer number.
-            key: ``[n_kv_heads, n_tokens, head_dim]``: on first use the pool becomes like it.
+            key: ``[n_kv_heads, n_tokens, head_dim]``; its dtype and device are those of the pool.
             value: ``[n_kv_heads, n_tokens, value_dim]``, likewise.
         """
         if layer not in self._layers:
@@ -56,7 +56,7 @@ class KVStore:
         )
 
     def check_integrity(self) -> None:
-        """Assert what every user of the store relies on: equal capacity in all layers."""
+        """Assert that all layers have pools of the same capacity."""
         for keys, values in self._layers.values():
             assert keys.shape[1] == values.shape[1] == self.pool_tokens
             assert keys.shape[0] == values.shape[0]

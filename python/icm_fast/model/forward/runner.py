@@ -22,16 +22,22 @@ class ModelRunner:
     """Forwards packed segments over a key-value pool.
 
     Attributes:
-        n_tokens_forwarded: Tokens forwarded so far; tests hold it against the plan.
+        n_tokens_forwarded: Tokens forwarded so far; tests compare it with the plan.
         peak_kv_bytes: Largest pool so far.
-        windows: Sliding window of each attention layer that ran, None for full attention; only
-            the generic way of forwarding fills it.
+        windows: Sliding window of each attention layer that ran, None for full attention; filled
+            by the generic implementation only.
     """
 
     def __init__(self, loaded: LoadedModel, *, generic: bool = False, int8: bool = False) -> None:
-        """Choose how to forward: natively where possible, unless ``generic`` is asked for.
+        """Pick the implementation; see :func:`make_forward`.
 
-        ``int8`` approximates the linear layers; InputError where that cannot be done.
+        Args:
+            loaded: The model.
+            generic: Use transformers' own layers in any case.
+            int8: Approximate the linear layers with 8-bit integers.
+
+        Raises:
+            InputError: ``int8`` is not supported here.
         """
         self._forward = make_forward(loaded, generic=generic, int8=int8)
         self.n_tokens_forwarded = 0
@@ -39,7 +45,7 @@ class ModelRunner:
 
     @property
     def windows(self) -> dict[int, int | None]:
-        """Sliding windows seen by the generic way of forwarding."""
+        """Sliding windows seen by the generic implementation."""
         return self._forward.windows if isinstance(self._forward, GenericForward) else {}
 
     def last_hidden_states(
@@ -64,7 +70,7 @@ class ModelRunner:
     ) -> Iterator[tuple[npt.NDArray[np.int32], torch.Tensor]]:
         """Run batch after batch; yield its segments, and last hidden states of the wanted ones.
 
-        A caller that has seen enough stops reading; the rest is not forwarded.
+        A caller that has seen enough stops iterating; the rest is not forwarded.
         """
         paths = RangePaths(plan)
         with torch.inference_mode():
@@ -83,7 +89,7 @@ class ModelRunner:
 
 
 def make_forward(loaded: LoadedModel, *, generic: bool, int8: bool = False) -> Forward:
-    """The native decoder where it knows the model, our kernels on a device, else its own layers."""
+    """The native decoder or our kernels where they support the model, otherwise its own layers."""
     decoder = None if generic else cpu_decoder(loaded, int8=int8)
     if decoder is not None:
         return CpuForward(loaded, decoder)

@@ -1,7 +1,7 @@
-"""The fastest tiles of the Triton attention on a device, found by trying them on a whole tree.
+"""Find the fastest tiles of the Triton attention on a device, by timing them on a whole tree.
 
-A tile is held against torch's attention before it is timed. Long and short segments have tiles of
-their own, so each kind is timed apart: on the batches of one exact U(D), and on the same segments
+A tile is compared with torch's attention before it is timed. Long and short segments have separate
+tiles, so each kind is timed separately: on the batches of one exact U(D), and on the same segments
 cut to their first rows.
 """
 
@@ -25,18 +25,18 @@ from icm_fast.kernels.tree_attention.work import TreeAttention
 from icm_fast.plan.uniform import uniform_plan
 
 LIMITS = {torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 1e-2}
-"""Largest difference from torch's attention, as a share of the largest value."""
+"""Largest difference from torch's attention, relative to the largest value."""
 
 LONG_TILES = tuple(
     Tile(*sizes) for sizes in product((16, 32, 64, 128), (16, 32, 64, 128), (4, 8), (3, 5))
 )
 SHORT_TILES = tuple(tile for tile in LONG_TILES if tile.block_m == SHORT_ROWS)
 
-_ENDING = {"OutOfMemoryError", "AcceleratorError"}
-"""Errors of torch that say nothing of a tile; by name, for older versions lack the second."""
+_FATAL = {"OutOfMemoryError", "AcceleratorError"}
+"""Errors of torch that are not a tile's fault; by name, because older torch lacks the second."""
 
-_MOST_MULTIPLICATIONS = 4096
-"""Of a thread in one float32 product: they are written out, and compilers take minutes for more."""
+_MAX_MULTIPLICATIONS = 4096
+"""Per thread in one float32 product: they are unrolled, and more take minutes to compile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +44,10 @@ class TreeSize:
     """The tree that tiles are timed on.
 
     Attributes:
-        n: Examples.
-        demonstration: Tokens of one with its label.
-        query: Tokens of one without.
-        batch_tokens: Most tokens of a batch.
+        n: Number of examples.
+        demonstration: Tokens of an example with its label.
+        query: Tokens of an example without it.
+        batch_tokens: Maximum number of tokens of a batch.
     """
 
     n: int = 64
@@ -57,13 +57,13 @@ class TreeSize:
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
-    """One tile.
+class TimedTile:
+    """One tile and its time.
 
     Attributes:
         tile: Its sizes.
-        seconds: Of all batches; None where it does not serve.
-        reason: Why it does not; empty where it does.
+        seconds: Time of all batches; None if the tile cannot be used.
+        reason: Why it cannot be used; otherwise empty.
     """
 
     tile: Tile
@@ -73,21 +73,21 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class Tuning:
-    """What was found.
+    """The result of a search.
 
     Attributes:
         pair: The fastest tiles.
-        long: The trial of the fastest one for long segments, and that of the former one.
+        long: The fastest tile for long segments, and the former one.
         short: The same for short segments.
     """
 
     pair: TilePair
-    long: tuple[Trial, Trial]
-    short: tuple[Trial, Trial]
+    long: tuple[TimedTile, TimedTile]
+    short: tuple[TimedTile, TimedTile]
 
 
-Report = Callable[[str, Trial], None]
-"""Is told about each trial: ``long`` or ``short``, and what came of it."""
+Report = Callable[[str, TimedTile], None]
+"""Called after each tile with the kind of segments, ``long`` or ``short``, and its time."""
 
 
 def tune(
@@ -99,22 +99,22 @@ def tune(
     long_tiles: Sequence[Tile] = LONG_TILES,
     short_tiles: Sequence[Tile] = SHORT_TILES,
     size: TreeSize | None = None,
-    report: Report = lambda kind, trial: None,
+    report: Report = lambda kind, timed: None,
 ) -> Tuning:
-    """Time every tile on a device and choose; equal times keep the earlier one, the former first.
+    """Time every tile on a device and pick the fastest; a tie goes to the former, then the first.
 
     Args:
-        shape: Heads.
-        kv_heads: Key-value heads.
+        shape: Sizes of the heads.
+        kv_heads: Number of key-value heads.
         device: Where to run.
-        former: The tiles taken without this; they are tried, too.
+        former: The tiles in use so far; they are timed too.
         long_tiles: Candidates for long segments.
         short_tiles: Candidates for segments of at most SHORT_ROWS rows.
         size: The tree.
-        report: Is told about each trial.
+        report: Called after each tile.
 
     Raises:
-        InputError: No tile serves.
+        InputError: No tile can be used.
     """
     tree = _Tree(shape, kv_heads, device, size or TreeSize())
     found = []
@@ -123,32 +123,35 @@ def tune(
         ("short", former.short, short_tiles, [_cut(w, shape.group) for w in tree.works]),
     ):
         batches = [tree.batch(work) for work in works]
-        trials = []
-        for tile in dict.fromkeys((old, *(t for t in tiles if _compiles_soon(t, shape)))):
-            trials.append(tree.trial(tile, batches))
-            report(kind, trials[-1])
-        found.append((_fastest(trials, kind), trials[0]))
+        timed = []
+        for tile in dict.fromkeys((old, *(t for t in tiles if _compiles_fast(t, shape)))):
+            timed.append(tree.time(tile, batches))
+            report(kind, timed[-1])
+        found.append((_fastest(timed, kind), timed[0]))
     long, short = found
     return Tuning(TilePair(long[0].tile, short[0].tile), long, short)
 
 
-def _compiles_soon(tile: Tile, shape: HeadShape) -> bool:
-    """Tensor cores multiply 16-bit numbers; float32 products become instructions of threads."""
+def _compiles_fast(tile: Tile, shape: HeadShape) -> bool:
+    """Tensor cores multiply 16-bit numbers; float32 products are unrolled into instructions."""
     if shape.dtype != torch.float32:
         return True
     width = padded(max(shape.head_dim, shape.value_dim))
-    return tile.block_m * tile.block_n * width <= _MOST_MULTIPLICATIONS * 32 * tile.num_warps
+    return tile.block_m * tile.block_n * width <= _MAX_MULTIPLICATIONS * 32 * tile.num_warps
 
 
-def _fastest(trials: Sequence[Trial], kind: str) -> Trial:
-    served = [(trial.seconds, trial) for trial in trials if trial.seconds is not None]
-    if not served:
-        raise InputError(f"no tile serves {kind} segments; the first: {trials[0].reason}")
-    return min(served, key=lambda pair: pair[0])[1]
+def _fastest(timed: Sequence[TimedTile], kind: str) -> TimedTile:
+    usable = [(tile.seconds, tile) for tile in timed if tile.seconds is not None]
+    if not usable:
+        raise InputError(
+            f"no tile can be used for {kind} segments (first tile: {timed[0].reason}); use "
+            "another dtype or device"
+        )
+    return min(usable, key=lambda pair: pair[0])[1]
 
 
 def _cut(work: AttentionWork, group: int) -> AttentionWork:
-    """The same segments with as many tokens as a short one may have."""
+    """The same segments, cut to the maximum number of tokens of a short one."""
     n_tokens = max(1, SHORT_ROWS // group)
     cut, row = [], 0
     for segment in work.segments:
@@ -159,7 +162,7 @@ def _cut(work: AttentionWork, group: int) -> AttentionWork:
 
 
 class _Batch(NamedTuple):
-    """A batch's queries, its segments, and what torch makes of them."""
+    """A batch's queries, its segments, and torch's result."""
 
     query: torch.Tensor
     work: AttentionWork
@@ -192,8 +195,8 @@ class _Tree:
         query = self._random(self._heads, work.n_tokens, self._shape.head_dim)
         return _Batch(query, work, self._attention(sdpa.tree_attention, query, work)())
 
-    def trial(self, tile: Tile, batches: Sequence[_Batch]) -> Trial:
-        """Compare and time one tile on all batches."""
+    def time(self, tile: Tile, batches: Sequence[_Batch]) -> TimedTile:
+        """Compare one tile with torch's attention and time it, on all batches."""
         from triton.errors import TritonError
 
         from icm_fast.kernels.tree_attention import triton
@@ -204,16 +207,16 @@ class _Tree:
             for query, work, wanted in batches:
                 run = self._attention(attend, query, work)
                 error = float((run().float() - wanted.float()).abs().max() / wanted.abs().max())
-                if not error <= LIMITS[self._shape.dtype]:  # not a number, too
-                    return Trial(tile, None, f"differs by {error:.1e}")
+                if not error <= LIMITS[self._shape.dtype]:  # also true for NaN
+                    return TimedTile(tile, None, f"differs by {error:.1e}")
                 total += seconds(run, self._device)
         except (TritonError, RuntimeError) as error:
-            # Too much shared memory for a device, or more than its compiler can do. A device that
-            # an error has stopped does not come back in this process.
-            if type(error).__name__ in _ENDING:
+            # Too much shared memory for the device, or too much for its compiler. After a fatal
+            # error the device cannot be used again in this process.
+            if type(error).__name__ in _FATAL:
                 raise
-            return Trial(tile, None, first_line(error))
-        return Trial(tile, total)
+            return TimedTile(tile, None, first_line(error))
+        return TimedTile(tile, total)
 
     def _attention(
         self, attend: TreeAttention, query: torch.Tensor, work: AttentionWork
@@ -227,8 +230,6 @@ class _Tree:
 
 
 _WARM_UP = 2
-
-
 _REPEATS = 5
 
 
@@ -250,7 +251,7 @@ def batch_work(plan: TreePlan, batch: int) -> AttentionWork:
 
 
 def seconds(work: Callable[[], object], device: torch.device) -> float:
-    """Median time of a call, until the device is done."""
+    """Median time of a call in seconds, until the device is done."""
     times = []
     for _ in range(_WARM_UP + _REPEATS):
         _wait(device)

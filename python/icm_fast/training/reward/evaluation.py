@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 
@@ -12,7 +11,7 @@ from icm_fast.tasks.rows import PathLike, read_rows
 from icm_fast.training.reward.model import RewardModel
 from icm_fast.training.reward.pairs import row_pair
 from icm_fast.training.reward.rewardbench import SECTION_OF, final_score, section_scores
-from icm_fast.types import FloatArray
+from icm_fast.types import BoolArray, FloatArray
 
 NO_SUBSET = "all"
 N_RESAMPLES = 1000
@@ -27,7 +26,7 @@ class Figure:
         value: Accuracy or score in 0 .. 1; or a difference of rewards.
         low: Lower end of the 95 % interval.
         high: Upper end.
-        n: Pairs of texts behind it.
+        n: Pairs of texts that it was computed from.
     """
 
     value: float
@@ -54,7 +53,7 @@ class RewardEvaluation:
     overall: Figure
     n_ties: int
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Plain JSON types."""
         return asdict(self)
 
@@ -107,7 +106,7 @@ def evaluate_reward(model: RewardModel, path: PathLike, *, seed: int = 0) -> Rew
 
 
 def summarise(
-    outcomes: Mapping[str, np.ndarray[Any, Any]],
+    outcomes: Mapping[str, BoolArray],
     *,
     texts: Mapping[str, Sequence[tuple[str, str]]] | None = None,
     n_ties: int = 0,
@@ -146,7 +145,7 @@ def summarise(
         else _figure(score, drawn_score, sum(n_of.values())),
         overall=_figure(
             sum(accuracies[name] * n for name, n in counts.items()) / total,
-            sum(drawn[name] * n for name, n in counts.items()) / total,
+            np.asarray(sum(drawn[name] * n for name, n in counts.items())) / total,
             total,
         ),
         n_ties=n_ties,
@@ -154,7 +153,7 @@ def summarise(
 
 
 def _draw(
-    right: np.ndarray[Any, Any],
+    right: BoolArray,
     texts: Sequence[tuple[str, str]],
     random: np.random.Generator,
 ) -> FloatArray:
@@ -175,7 +174,7 @@ def _draw(
     return np.resize(drawn, N_RESAMPLES)
 
 
-def _figure(value: float, drawn: Any, n: int) -> Figure:
+def _figure(value: float, drawn: FloatArray, n: int) -> Figure:
     tail = (1 - LEVEL) / 2
     low, high = np.quantile(drawn, [tail, 1 - tail])
     return Figure(float(value), float(low), float(high), n)

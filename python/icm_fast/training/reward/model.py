@@ -6,7 +6,6 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -41,7 +40,7 @@ FINAL = "final"
 POOL_FILE = "pool.jsonl"
 POOL_RECORD = "pool.json"
 
-_TRAIN_AGAIN = "run `icm-fast train reward` again with the same settings; it goes on"
+_TRAIN_AGAIN = "run `icm-fast train reward` again with the same settings; it resumes"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -86,14 +85,14 @@ class RewardModel:
             ``[n_texts]`` float32, in the order of the texts.
 
         Raises:
-            InputError: A text is longer than the model's context, or a reward is no number.
+            InputError: A text is longer than the model's context, or a reward is not finite.
         """
         once = {text: row for row, text in enumerate(dict.fromkeys(texts))}
         ids = [self.token_ids(text) for text in once]
         longest = max(map(len, ids), default=0)
         if longest > self.max_context:
             raise InputError(
-                f"a text has {longest} tokens, but the reward model {self.name} takes "
+                f"a text has {longest} tokens, but the maximum of the reward model {self.name} is "
                 f"{self.max_context}; shorten it"
             )
         values = np.zeros(len(ids), np.float32)
@@ -104,7 +103,10 @@ class RewardModel:
             with torch.inference_mode():
                 values[rows] = rewards(self.network, batch).cpu().numpy()
         if not np.isfinite(values).all():
-            raise InputError(f"the reward model {self.name} gave a reward that is no number")
+            raise InputError(
+                f"the reward model {self.name} gave a reward that is not finite; load it with "
+                "dtype float32"
+            )
         found: ScoreArray = values[[once[text] for text in texts]]
         return found
 
@@ -112,7 +114,7 @@ class RewardModel:
         """Rewards of chosen and rejected responses, ``[n_pairs, 2]`` float32.
 
         Raises:
-            InputError: As of :meth:`score`.
+            InputError: Same as in :meth:`score`.
         """
         texts = [reward_text(p.prompt, text) for p in pairs for text in (p.chosen, p.rejected)]
         return self.score(texts).reshape(-1, 2)
@@ -135,11 +137,11 @@ def load_reward_model(
 
     Args:
         folder: What ``train_reward`` or ``two_stage`` wrote.
-        dtype: As of :func:`icm_fast.model.load_model`; ``auto`` as of :func:`reward_dtype`.
-        device: As there, but not ``balanced``.
+        dtype: Same as in :func:`icm_fast.model.load_model`; ``auto``: see :func:`reward_dtype`.
+        device: Same as there, but not ``balanced``.
 
     Raises:
-        InputError: No finished reward model there, or its base is missing or another one.
+        InputError: No finished reward model there, or its base is missing or has changed.
     """
     home = _home(Path(folder).expanduser())
     content = read_tuning(home / REWARD_FILE)
@@ -167,7 +169,7 @@ def load_reward_model(
 
 
 def reward_dtype(base: LoadedModel) -> torch.dtype:
-    """Dtype in which rewards are computed: float32 on a CPU, else that of the base.
+    """Dtype in which rewards are computed: float32 on a CPU, otherwise that of the base.
 
     In bfloat16 a reward depends on what else is in its batch (measured: by up to 0.2 where rewards
     spread by 2), and on a CPU it is no faster.
@@ -204,10 +206,10 @@ def _home(folder: Path) -> Path:
 def _load_whole(name: str, folder: Path, dtype: str, device: str, base_dtype: str) -> RewardModel:
     target = pick_device(device)
     try:
-        # As of reward_dtype.
+        # See reward_dtype.
         wanted = {"cpu": "float32"}.get(target.type, base_dtype) if dtype == "auto" else dtype
         network = load_network(str(folder), pick_dtype(wanted, target))
-        tokenizer: Any = AutoTokenizer.from_pretrained(str(folder))
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(str(folder))
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise InputError(
             f"cannot load the reward model {name}: {first_line(error)}; {_TRAIN_AGAIN}"

@@ -5,14 +5,13 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from icm_fast.errors import InputError
-from icm_fast.model.adapters import copy_model
+from icm_fast.model.copies import copy_model
 from icm_fast.model.loaded import LoadedModel
 
 
@@ -37,11 +36,11 @@ def reward_network(base: LoadedModel, dtype: torch.dtype, *, share: bool) -> Pre
     except (ValueError, KeyError):
         raise InputError(
             f"transformers has no sequence classification for {config.model_type} ({base.name}), "
-            "so it can be no reward model; take one of another family, such as llama, qwen or gemma"
+            "so it cannot become a reward model; use another family, such as llama, qwen or gemma"
         ) from None
     body = copy_model(base.model, dtype, share=share).base_model
     setattr(network, network.base_model_prefix, body)
-    head: Any = network.score
+    head = network.score
     network.score = torch.nn.Linear(
         head.in_features, 1, bias=False, dtype=torch.float32, device=base.device
     )
@@ -54,7 +53,7 @@ def load_network(folder: str, dtype: torch.dtype) -> PreTrainedModel:
     """Read a whole network back from a folder of safetensors.
 
     Raises:
-        OSError, ValueError: As of transformers.
+        OSError, ValueError: Raised by transformers.
     """
     transformers_logging.disable_progress_bar()
     try:

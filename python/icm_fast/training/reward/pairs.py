@@ -16,7 +16,7 @@ class Pair:
     """Two responses to a prompt.
 
     Attributes:
-        prompt: What was asked; empty where the texts stand alone.
+        prompt: The question; empty where the texts stand alone.
         chosen: The better response.
         rejected: The worse one.
         group: Pairs of one group belong together; None stands alone.
@@ -35,7 +35,7 @@ class Pair:
         if not (math.isfinite(self.margin) and self.margin >= 0):
             raise InputError(f"the margin of a pair must be 0 or more, got {self.margin}")
         if not 0 <= self.probability <= 1:
-            raise InputError(f"the probability of a pair lies in 0 .. 1, got {self.probability}")
+            raise InputError(f"the probability of a pair must be in 0 .. 1, got {self.probability}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ def read_pairs(path: PathLike) -> PairSet:
             ``margin`` and ``probability``. Rows whose two texts are the same are left out.
 
     Raises:
-        InputError: A file that cannot be read, a column that is missing or no text or number.
+        InputError: A file that cannot be read, or a column that is missing or of a wrong type.
     """
     return different(row_pair(row) for row in read_rows(path))
 
@@ -69,7 +69,7 @@ def row_pair(row: Row) -> Pair:
     """The pair of one row.
 
     Raises:
-        InputError: A column is missing, or no text or number.
+        InputError: A column is missing or of a wrong type.
     """
     for column in ("prompt", "chosen", "rejected"):
         row.check_text(

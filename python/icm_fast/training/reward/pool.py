@@ -5,15 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Final, TypedDict
 
 import numpy as np
 
 from icm_fast import distributed
+from icm_fast.engine.progress import Quiet
 from icm_fast.errors import InputError
 from icm_fast.files import lock_folder, reading, sync_folder, write_all, write_atomically, writing
 from icm_fast.identity import check_same
@@ -22,19 +23,53 @@ from icm_fast.tasks.rows import Row
 from icm_fast.training.reward.model import POOL_FILE, POOL_RECORD, RewardModel
 from icm_fast.training.reward.pairs import Pair
 from icm_fast.training.reward.text import reward_text
+from icm_fast.types import Reporter
 
 CHUNK = 64
 """Rows that are scored and made durable together. Which texts share a forward pass moves the last
-bits of a reward, so a resumed labelling goes on where a chunk begins."""
+bits of a reward, so a labelling resumes where a chunk begins."""
 
-SKIPPED = "skipped"
+SKIPPED: Final = "skipped"
 
 _PART = f".{POOL_FILE}.part"
 _COLUMNS = (("response_1", "response_2"), ("choice", "choice_2"))
 _FIX = "name the JSONL file of the pool"
 
-PoolProgress = Callable[[int], None]
-"""Called after each chunk with the number of rows that are done."""
+
+class LabelledRow(TypedDict, total=False):
+    """A line of ``pool.jsonl``, as :class:`PoolLabels` describes it."""
+
+    prompt: str
+    chosen: str
+    rejected: str
+    probability: float
+    rewards: list[float]
+    swapped: bool
+    skipped: str
+
+
+class PoolCounts(TypedDict):
+    """What ``pool.json`` records of a finished labelling."""
+
+    n_rows: int
+    n_skipped: int
+
+
+@dataclass(frozen=True, slots=True)
+class PoolRows:
+    """How far the labelling of a pool is, as reporters show it.
+
+    Attributes:
+        done: Labelled rows.
+        total: Rows of the pool.
+    """
+
+    done: int
+    total: int
+
+    def describe(self) -> str:
+        """One line of figures."""
+        return f"row {self.done} of {self.total}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,21 +103,21 @@ def label_pool(
     folder: Path,
     *,
     soft: bool = True,
-    progress: PoolProgress | None = None,
+    progress: Reporter | None = None,
 ) -> PoolLabels:
     """Say for every row of a pool which response is better.
 
-    The pool is read as a stream, so it may be of any size. Killed and called again it goes on, and
-    ends with the bytes of a labelling that was never interrupted. Of several processes the main one
-    labels, and the others wait.
+    The pool is read as a stream, so it may be of any size. An interrupted labelling resumes when
+    called again, and ends with the same bytes as one that was never interrupted. Of several
+    processes the main one labels, and the others wait.
 
     Args:
         model: The judge.
         pool: JSONL with the columns ``response_1``, ``response_2`` and perhaps ``prompt`` (or the
-            authors' ``choice``, ``choice_2``, ``question``). Other columns are not looked at.
+            authors' ``choice``, ``choice_2``, ``question``). Other columns are ignored.
         folder: Holds ``pool.jsonl`` when all is labelled, and ``pool.json``.
-        soft: ``probability`` is the model's own; else 1.
-        progress: Told how many rows are done.
+        soft: ``probability`` is the model's own; otherwise 1.
+        progress: Shows how many rows are done.
 
     Raises:
         InputError: A malformed row (with its line), an empty pool, or a folder that holds the
@@ -91,14 +126,14 @@ def label_pool(
     output = folder / POOL_FILE
     if pool.expanduser().resolve() == output.resolve():
         raise InputError(f"{pool} is where the labels go; keep the pool in another folder")
-    say = progress or (lambda n_rows: None)
-    counts = distributed.on_main(lambda: _label_once(model, pool, folder, soft, say))
+    with progress or Quiet() as shown:
+        counts = distributed.on_main(lambda: _label_once(model, pool, folder, soft, shown))
     return PoolLabels(output, **counts)
 
 
 def _label_once(
-    model: RewardModel, pool: Path, folder: Path, soft: bool, progress: PoolProgress
-) -> dict[str, int]:
+    model: RewardModel, pool: Path, folder: Path, soft: bool, reporter: Reporter
+) -> PoolCounts:
     """Label what is not labelled yet; return the counts of rows."""
     output = folder / POOL_FILE
     lock = lock_folder(folder)
@@ -108,35 +143,38 @@ def _label_once(
             "model_fingerprint": model.fingerprint,
             "labels": "soft" if soft else "hard",
         }
-        if not output.is_file() and _count_rows(pool) == 0:
+        n_rows = 0 if output.is_file() else _count_rows(pool)
+        if not output.is_file() and n_rows == 0:
             raise InputError(f"{pool} holds no rows; give one JSON object per line")
-        record = _open(folder, identity)
-        if "n_rows" not in record:
+        counts = _open(folder, identity)
+        if counts is None:
             if not output.is_file():
-                _write_labels(model, pool, folder, soft, progress)
-            record = {"identity": identity, **_count(output)}
-            _write_record(folder, record)
-        return {name: record[name] for name in ("n_rows", "n_skipped")}
+                _write_labels(model, pool, folder, soft, n_rows, reporter)
+            counts = _count(output)
+            _write_record(folder, {"identity": identity, **counts})
+        return counts
     finally:
         os.close(lock)
 
 
-def _open(folder: Path, identity: dict[str, str]) -> dict[str, Any]:
-    """The record in the folder, made when absent."""
+def _open(folder: Path, identity: dict[str, str]) -> PoolCounts | None:
+    """The counts in the record of the folder, which is made when absent; None until all is done."""
     path = folder / POOL_RECORD
     if not path.is_file():
         _write_record(folder, {"identity": identity})
     record = read_tuning(path)
     check_same(folder, record["identity"], identity, "labelling of a pool")
-    return record
+    if "n_rows" not in record:
+        return None
+    return {"n_rows": record["n_rows"], "n_skipped": record["n_skipped"]}
 
 
-def _write_record(folder: Path, content: dict[str, Any]) -> None:
+def _write_record(folder: Path, content: Mapping[str, object]) -> None:
     write_atomically(folder / POOL_RECORD, (json.dumps(content, indent=1) + "\n").encode())
 
 
 def _write_labels(
-    model: RewardModel, pool: Path, folder: Path, soft: bool, progress: PoolProgress
+    model: RewardModel, pool: Path, folder: Path, soft: bool, n_rows: int, reporter: Reporter
 ) -> None:
     part = folder / _PART
     with writing(part):
@@ -151,7 +189,7 @@ def _write_labels(
                 write_all(descriptor, "".join(lines).encode())
                 os.fsync(descriptor)
             n_done += len(chunk)
-            progress(n_done)
+            reporter.update(PoolRows(n_done, n_rows))
     finally:
         os.close(descriptor)
     with writing(folder / POOL_FILE):
@@ -160,7 +198,7 @@ def _write_labels(
 
 
 def _keep_whole_chunks(part: Path, descriptor: int) -> int:
-    """Cut off what a killed process left behind its last whole chunk; return the rows before it."""
+    """Cut off what an interrupted process left after its last whole chunk; return the rows kept."""
     n_rows = whole = position = 0
     with reading(part, _FIX), part.open("rb") as file:
         for number, line in enumerate(file, start=1):
@@ -181,7 +219,7 @@ def _label(model: RewardModel, rows: list[tuple[str, str, str]], soft: bool) -> 
     values[fits] = model.score([text for text, fit in zip(texts, fits, strict=True) if fit])
     made = []
     for (prompt, first, second), (one, two) in zip(rows, values.reshape(-1, 2), strict=True):
-        line: dict[str, Any] = {"prompt": prompt}
+        line: LabelledRow = {"prompt": prompt}
         if first == second:
             line[SKIPPED] = "both responses are the same"
         elif np.isnan(one + two):
@@ -190,9 +228,9 @@ def _label(model: RewardModel, rows: list[tuple[str, str, str]], soft: bool) -> 
             swapped = bool(two > one)
             chosen, rejected = (second, first) if swapped else (first, second)
             high, low = float(max(one, two)), float(min(one, two))
-            line |= {"chosen": chosen, "rejected": rejected}
+            line["chosen"], line["rejected"] = chosen, rejected
             line["probability"] = float(1 / (1 + np.exp(low - high))) if soft else 1.0
-            line |= {"rewards": [high, low], "swapped": swapped}
+            line["rewards"], line["swapped"] = [high, low], swapped
         made.append(json.dumps(line, ensure_ascii=False) + "\n")
     return made
 
@@ -206,7 +244,7 @@ def _pool_rows(pool: Path) -> Iterator[tuple[str, str, str]]:
 
 
 def _count_rows(pool: Path) -> int:
-    """Rows of a pool, all of them checked: a bad one is told before any time is spent."""
+    """Rows of a pool, all of them checked: a bad one is reported before any time is spent."""
     return sum(1 for _ in _pool_rows(pool))
 
 
@@ -225,14 +263,14 @@ def _pool_row(where: str, line: bytes) -> tuple[str, str, str]:
     return prompt, row.text(columns[0]), row.text(columns[1])
 
 
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
+def _lines(path: Path) -> Iterator[LabelledRow]:
     with reading(path, _FIX), path.open(encoding="utf-8") as file:
         for line in file:
-            content: dict[str, Any] = json.loads(line)
+            content: LabelledRow = json.loads(line)
             yield content
 
 
-def _count(path: Path) -> dict[str, int]:
+def _count(path: Path) -> PoolCounts:
     skipped = [SKIPPED in line for line in _lines(path)]
     return {"n_rows": len(skipped), "n_skipped": sum(skipped)}
 

@@ -40,7 +40,7 @@ def pairs_of_run(run: FinishedRun) -> PairSet:
     """Pairs from the labels that a search found; their margins are the leave-one-out margins.
 
     Raises:
-        InputError: As of :func:`pairs_of_labels`.
+        InputError: Same as in :func:`pairs_of_labels`.
     """
     margins = [0.0 if margin is None else margin for margin in run.margins]
     return pairs_of_labels(
@@ -107,7 +107,7 @@ def _reviews(said: Iterable[Preference], seed: int) -> list[Pair]:
         found = _REVIEW.match(p.question)
         if found is None:
             raise InputError(
-                f"the prompt {p.question[:60]!r} is none of {_REVIEWS}, so its review cannot be "
+                f"the prompt {p.question[:60]!r} is not one of {_REVIEWS}, so its review cannot be "
                 "read back; write a file with the columns prompt, chosen, rejected"
             )
         sides[p.chosen].append((found[1], p.margin))

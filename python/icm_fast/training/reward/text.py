@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from transformers import PreTrainedTokenizerBase
 
 from icm_fast.plan.pieces import whole_text_ids
 
@@ -17,7 +17,7 @@ def reward_text(prompt: str, response: str) -> str:
     return f"Human: {prompt}\n\nAssistant: {response}"
 
 
-def reward_ids(text: str, tokenizer: Any) -> tuple[int, ...]:
+def reward_ids(text: str, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
     """Token ids of a text of :func:`reward_text`: BOS where the tokenizer has one, text, EOS.
 
     The EOS, where the tokenizer has one, tells that the response ends here.

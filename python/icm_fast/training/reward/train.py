@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
 
 from icm_fast import distributed
+from icm_fast.engine.progress import Quiet
 from icm_fast.identity import as_stored
-from icm_fast.model.adapters import ADAPTER_FOLDER, MODEL_FOLDER, copy_model
+from icm_fast.model.adapters import ADAPTER_FOLDER
+from icm_fast.model.copies import copy_model
 from icm_fast.model.load import load_model
-from icm_fast.model.loaded import LoadedModel
-from icm_fast.runs.provenance import versions
-from icm_fast.training.folder import TuningFolder, TuningState
+from icm_fast.model.loaded import LoadedModel, ModelSpec
+from icm_fast.training.folder import TuningFolder
 from icm_fast.training.reward.config import RewardConfig
 from icm_fast.training.reward.model import (
     REWARD_FILE,
@@ -31,8 +28,9 @@ from icm_fast.training.reward.network import reward_network
 from icm_fast.training.reward.pairs import Pair
 from icm_fast.training.reward.text import FORMAT
 from icm_fast.training.reward.trainer import PairIds, pair_ids, pairs_digest, train_pairs
-from icm_fast.training.sft.train import resolve_checkpointing, save_adapter, training_dtype
-from icm_fast.training.steps import Progress
+from icm_fast.training.session import Trained, save_adapter, save_whole, train_or_resume
+from icm_fast.training.sft.train import resolve_checkpointing, training_dtype
+from icm_fast.types import Reporter
 
 _PACKAGES = ("peft",)
 
@@ -61,10 +59,10 @@ class TrainedReward:
 def train_reward(
     pairs: Sequence[Pair],
     *,
-    model: Any,
+    model: ModelSpec,
     config: RewardConfig | None = None,
     output_dir: str | os.PathLike[str] | None = None,
-    progress: Progress | None = None,
+    progress: Reporter | None = None,
 ) -> TrainedReward:
     """Train a reward model on pairs.
 
@@ -77,46 +75,45 @@ def train_reward(
             Its weights are not changed.
         config: Settings; the defaults when absent.
         output_dir: Folder of ``reward.json`` and the adapter (``adapter``) or the whole network
-            (``model``). A training that was interrupted there goes on from its last checkpoint, a
-            finished one is loaded. Without it nothing is kept on disk.
-        progress: Called after each step with its number, the number of steps and its loss.
+            (``model``). A training that was interrupted there resumes from its last checkpoint,
+            a finished one is loaded. Without it nothing is kept on disk.
+        progress: Shows the steps and their losses.
 
     Raises:
         InputError: Bad input, a package is missing, the model can have no reward head, or the
             folder is that of another training or in use.
     """
     distributed.start()
-    base = model if isinstance(model, LoadedModel) else load_model(model)
+    base = load_model(model)
     config = resolve_checkpointing(config or RewardConfig(), base)
     ids = pair_ids(pairs, base.tokenizer, config, base.max_context)
-    if output_dir is None:
-        state, trained = _train(base, ids, config, None, progress)
-        return _result(trained, state, pairs, ids, None)
-    identity = _identity(base, ids, config)
-    with TuningFolder(Path(output_dir), identity, record=REWARD_FILE) as folder:
-        result = folder.result()
-        if result is not None:
-            state = TuningState(tuple(result["losses"]), result["seconds"])
-            trained = _load_finished(base, folder.folder)
-        else:
-            state, trained = _train(base, ids, config, folder, progress)
-            folder.finish(
-                {
-                    **asdict(state),
-                    "n_threads": torch.get_num_threads(),
-                    "n_processes": distributed.world_size(),
-                    "versions": versions(_PACKAGES),
-                }
-            )
-    return _result(trained, state, pairs, ids, folder.folder)
+    folder = None if output_dir is None else Path(output_dir)
+    name = f"{base.name}, reward" if folder is None else str(folder)
+    with progress or Quiet() as shown:
+        trained, state = train_or_resume(
+            folder,
+            lambda: _identity(base, ids, config),
+            lambda opened: _train(base, ids, config, opened, name, shown),
+            lambda home: _load_made(base, home, name),
+            packages=_PACKAGES,
+            record=REWARD_FILE,
+        )
+    return TrainedReward(
+        model=trained,
+        losses=state.losses,
+        seconds=state.seconds,
+        n_pairs=len(ids),
+        n_too_long=len(pairs) - len(ids),
+        folder=folder,
+    )
 
 
-def _load_finished(base: LoadedModel, folder: Path) -> RewardModel:
-    """The model of a finished folder, on a base that is loaded already."""
-    adapter = folder / ADAPTER_FOLDER
+def _load_made(base: LoadedModel, home: Path, name: str) -> RewardModel:
+    """The model whose adapter or weights are in ``home``, on a base that is loaded already."""
+    adapter = home / ADAPTER_FOLDER
     if adapter.is_dir():
-        return merge_reward(base, adapter, str(folder), reward_dtype(base))
-    return load_reward_model(folder, device=str(base.device))
+        return merge_reward(base, adapter, name, reward_dtype(base))
+    return load_reward_model(home, device=str(base.device))
 
 
 def _train(
@@ -124,32 +121,25 @@ def _train(
     pairs: tuple[PairIds, ...],
     config: RewardConfig,
     folder: TuningFolder | None,
-    progress: Progress | None,
-) -> tuple[TuningState, RewardModel]:
-    """Train, save what came out, and return it merged."""
+    name: str,
+    reporter: Reporter,
+) -> Trained[RewardModel]:
     full = config.method == "full"
     network = reward_network(base, training_dtype(base, config), share=not full)
-    trained, state = train_pairs(network, base, pairs, config, folder, progress)
-    name = str(folder.folder) if folder else f"{base.name}, reward"
-    with tempfile.TemporaryDirectory(dir=folder.scratch if folder else None) as scratch:
-        made = Path(scratch) / "made"
-        if full:
-            whole = copy_model(trained, reward_dtype(base), share=True)
-            if folder and distributed.is_main():
-                whole.save_pretrained(made)
-                base.tokenizer.save_pretrained(made)
-            model = as_reward_model(name, whole, base.tokenizer)
-        else:
-            save_adapter(trained, made, base.name, folder.folder if folder else None)
-            model = merge_reward(base, made, name, reward_dtype(base))
-        if folder:
-            folder.put(MODEL_FOLDER if full else ADAPTER_FOLDER, made)
-    return state, model
+    trained, state = train_pairs(network, base, pairs, config, folder, reporter)
+    if not full:
+        final = folder.folder if folder else None
+        return Trained(state, lambda made: save_adapter(trained, made, base.name, final))
+    dtype = reward_dtype(base)
+    whole = copy_model(trained, dtype, share=True)
+    # A reward model has its head in float32, the folder has it as the rest.
+    model = as_reward_model(name, copy_model(whole, dtype, share=True), base.tokenizer)
+    return Trained(state, lambda made: save_whole(whole, base.tokenizer, made), model)
 
 
 def _identity(
     base: LoadedModel, pairs: tuple[PairIds, ...], config: RewardConfig
-) -> dict[str, Any]:
+) -> dict[str, object]:
     return as_stored(
         {
             "config": config.to_dict(),
@@ -159,21 +149,4 @@ def _identity(
             "model_fingerprint": base.fingerprint,
             "model_dtype": base.dtype_name,
         }
-    )
-
-
-def _result(
-    model: RewardModel,
-    state: TuningState,
-    pairs: Sequence[Pair],
-    ids: tuple[PairIds, ...],
-    folder: Path | None,
-) -> TrainedReward:
-    return TrainedReward(
-        model=model,
-        losses=state.losses,
-        seconds=state.seconds,
-        n_pairs=len(ids),
-        n_too_long=len(pairs) - len(ids),
-        folder=folder,
     )

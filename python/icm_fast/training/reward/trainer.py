@@ -6,9 +6,10 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from icm_fast.errors import InputError
 from icm_fast.identity import json_digest
@@ -20,7 +21,17 @@ from icm_fast.training.reward.network import pad_left, rewards
 from icm_fast.training.reward.pairs import Pair
 from icm_fast.training.reward.text import reward_ids, reward_text
 from icm_fast.training.sft.texts import order_batches
-from icm_fast.training.steps import FixedBatches, Progress, lora_config, trainer_arguments
+from icm_fast.training.steps import (
+    Batch,
+    ChangeCheck,
+    FixedBatches,
+    lora_config,
+    trainer_arguments,
+)
+from icm_fast.types import Reporter
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +57,10 @@ class PairIds:
 
 
 def pair_ids(
-    pairs: Sequence[Pair], tokenizer: Any, config: RewardConfig, max_context: int
+    pairs: Sequence[Pair],
+    tokenizer: PreTrainedTokenizerBase,
+    config: RewardConfig,
+    max_context: int,
 ) -> tuple[PairIds, ...]:
     """Token ids of the pairs whose texts fit, in their order.
 
@@ -63,7 +77,7 @@ def pair_ids(
         for pair in pairs
     ]
     if not made:
-        raise InputError("there is no pair to train on; give at least one")
+        raise InputError("there are no pairs to train on; pass at least one")
     limit = min(config.max_length, max_context)
     fitting = tuple(ids for ids in made if ids.length <= limit)
     if not fitting:
@@ -80,7 +94,7 @@ def pairs_digest(pairs: Sequence[PairIds]) -> str:
     return json_digest([asdict(pair) for pair in pairs])
 
 
-def collate(pairs: Sequence[PairIds]) -> dict[str, torch.Tensor]:
+def collate(pairs: Sequence[PairIds]) -> Batch:
     """The chosen texts of a batch, then the rejected ones; ``margin``, ``probability`` ``[n]``."""
     return {
         **pad_left([*(pair.chosen for pair in pairs), *(pair.rejected for pair in pairs)]),
@@ -94,8 +108,8 @@ def bradley_terry(
 ) -> torch.Tensor:
     """Mean negative log-likelihood of the pairs; all arguments ``[n]``.
 
-    A pair of probability p weighs p as it is and 1 - p the other way round; each way round has to
-    win by the margin.
+    A pair of probability p counts p as it is and 1 - p reversed; either way the winner has to win
+    by the margin.
     """
     logsigmoid = torch.nn.functional.logsigmoid
     difference = chosen - rejected
@@ -103,23 +117,23 @@ def bradley_terry(
     return -(probability * right + (1 - probability) * wrong).mean()
 
 
-def pair_loss(model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+def pair_loss(model: PreTrainedModel | PeftModel, inputs: Batch) -> torch.Tensor:
     """Loss of a batch of :func:`collate`; ``model`` is the network or the peft model around it."""
-    network = model.get_base_model() if hasattr(model, "peft_config") else model
+    network = model if isinstance(model, PreTrainedModel) else model.get_base_model()
     values = rewards(network, inputs)
     chosen, rejected = values.chunk(2)
     return bradley_terry(chosen, rejected, inputs["margin"], inputs["probability"])
 
 
 def train_pairs(
-    network: Any,
+    network: PreTrainedModel,
     base: LoadedModel,
     pairs: Sequence[PairIds],
     config: RewardConfig,
     folder: TuningFolder | None,
-    progress: Progress | None,
-) -> tuple[Any, TuningState]:
-    """Train ``network`` in place; go on from the folder's last checkpoint.
+    reporter: Reporter,
+) -> tuple[PreTrainedModel | PeftModel, TuningState]:
+    """Train ``network`` in place, perhaps from a checkpoint on.
 
     The random states of the process are put back afterwards.
 
@@ -127,11 +141,11 @@ def train_pairs(
         The network (for ``lora`` the peft model around it), and losses and seconds.
 
     Raises:
-        InputError: peft is missing, or the loss is no longer a number.
+        InputError: peft is missing, the loss is not finite, or no weight changed.
     """
     from transformers import Trainer, TrainingArguments, set_seed
 
-    class PairTrainer(FixedBatches, Trainer):  # type: ignore[misc]
+    class PairTrainer(FixedBatches[PairIds], Trainer):  # type: ignore[misc]
         """Defined here because transformers' Trainer takes long to import."""
 
     start = folder.last_checkpoint() if folder else None
@@ -150,25 +164,27 @@ def train_pairs(
             data_collator=collate,
             train_dataset=list(pairs),
             state=start[1] if start else TuningState(),
-            progress=progress,
+            reporter=reporter,
             model=_trainable(network, config),
             args=trainer_arguments(
                 TrainingArguments,
                 config,
                 base,
                 len(batches),
-                folder.checkpoints if folder else Path(scratch),
-                save_strategy="steps" if folder else "no",
+                folder.checkpoints if folder else None,
+                Path(scratch),
             ),
         )
+        check = ChangeCheck(trainer.model)
         trainer.train(resume_from_checkpoint=str(start[0]) if start else None)
+        check.require_change(trainer.model, config)
         return trainer.model, trainer.tuning_state()
 
 
-def _trainable(network: Any, config: RewardConfig) -> Any:
+def _trainable(network: PreTrainedModel, config: RewardConfig) -> PreTrainedModel | PeftModel:
     if config.method == "full":
         return network.requires_grad_(True)
     if config.gradient_checkpointing:
-        network.enable_input_require_grads()  # else no gradient passes the frozen embedding
+        network.enable_input_require_grads()  # otherwise no gradient passes the frozen embedding
     # The kind of task makes peft train the head as a whole, and save it with the adapters.
-    return import_peft().get_peft_model(network, lora_config(import_peft(), config, "SEQ_CLS"))
+    return import_peft().get_peft_model(network, lora_config(config, "SEQ_CLS"))

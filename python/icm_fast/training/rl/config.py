@@ -42,8 +42,8 @@ class PolicyConfig(TrainingConfig):
             beginning of a text that is judged as a whole.
         steps: Updates of the policy.
         group_size: Continuations of each prompt.
-        micro_batch_size: Most continuations in one forward and backward pass of a process; a step
-            is split into as many passes as that needs.
+        micro_batch_size: Maximum number of continuations in one forward and backward pass of a
+            process; a step is split into as many passes as needed.
         max_new_tokens: Longest continuation.
         min_new_tokens: The end of a continuation cannot come earlier. Here and with ``top_p`` the
             advantage goes to the probability that the policy has without that restriction.

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 
@@ -48,8 +47,8 @@ class HeldOut:
     config: PolicyConfig
 
     def measure(
-        self, policy: LoadedModel, step: int, without_adapters: AbstractContextManager[Any]
-    ) -> dict[str, Any]:
+        self, policy: LoadedModel, step: int, without_adapters: AbstractContextManager[object]
+    ) -> dict[str, object]:
         """Sample one continuation of each prompt and look at all of them.
 
         Args:

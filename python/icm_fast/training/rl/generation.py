@@ -1,16 +1,15 @@
-"""What a policy writes behind prompts, and how likely its tokens are under a model."""
+"""What a policy writes after prompts, and how likely its tokens are under a model."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
-from transformers import GenerationConfig
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from icm_fast.config import check_number
 from icm_fast.errors import InputError
@@ -25,14 +24,14 @@ _MOST = 10**9
 
 @dataclass(frozen=True, slots=True)
 class Continuation:
-    """What a policy wrote behind a prompt.
+    """What a policy wrote after a prompt.
 
     Attributes:
         text: Joins to the prompt as it stands, with its first blank; without special tokens.
         token_ids: Its tokens, one or more; the EOS stands at their end where it was reached.
         finished: Whether the EOS was reached.
         logprob: Sum of the tokens' log-probabilities under the policy at temperature 1 and without
-            ``top_p``, in nats; None unless asked for.
+            ``top_p``, in nats; None unless requested.
     """
 
     text: str
@@ -62,7 +61,7 @@ def generate(
     Args:
         loaded: The policy.
         prompts: As ``policy_text`` gives them; BOS is put before them where the tokenizer has one.
-        max_new_tokens: Most tokens of a continuation.
+        max_new_tokens: Maximum number of tokens of a continuation.
         temperature: 0 takes the likeliest token each time.
         top_p: Draw from the likeliest tokens that have this much probability together.
         seed: Seed of the draws.
@@ -76,34 +75,17 @@ def generate(
     Raises:
         InputError: A setting out of range, an empty prompt, or one too long for the model.
     """
-    check_number("max_new_tokens", max_new_tokens, 1, _MOST)
-    check_number("min_new_tokens", min_new_tokens, 0, max_new_tokens)
-    check_number("temperature", temperature, 0.0, 1e3)
-    check_number("top_p", top_p, 1e-6, 1.0)
-    check_number("batch_size", batch_size, 1, _MOST)
     ends = end_tokens(loaded)
-    sampling: dict[str, Any] = {
-        "do_sample": True,
-        "temperature": float(temperature),  # transformers refuses whole numbers
-        "top_p": float(top_p),
-        "top_k": 0,  # None would become transformers' default of 50
-    }
-    settings = GenerationConfig(
-        max_new_tokens=max_new_tokens,
-        min_new_tokens=min_new_tokens or None,
-        eos_token_id=sorted(ends) or None,
-        pad_token_id=0,  # of rows that have ended; cut off below
-        use_cache=True,
-        **(sampling if temperature else {"do_sample": False}),
-    )
+    settings = _settings(ends, max_new_tokens, min_new_tokens, temperature, top_p)
+    check_number("batch_size", batch_size, 1, _MOST)
     ids = [prompt_ids(loaded, prompt, max_new_tokens) for prompt in prompts]
     made: dict[int, Continuation] = {}
     with torch.no_grad(), foreign_code(), _settings_alone(loaded.model, settings):
         torch.manual_seed(seed)
         for rows in _batches([len(i) for i in ids], batch_size):
             batch = {k: v.to(loaded.device) for k, v in pad_left([ids[r] for r in rows]).items()}
-            asked = _accepted(loaded.model, batch)
-            output = loaded.model.generate(**asked, generation_config=settings)
+            arguments = _accepted(loaded.model, batch)
+            output = loaded.model.generate(**arguments, generation_config=settings)
             new: list[list[int]] = output[:, batch["input_ids"].shape[1] :].tolist()
             for row, tokens in zip(rows, new, strict=True):
                 made[row] = read_continuation(loaded, ids[row], tokens, ends)
@@ -111,10 +93,40 @@ def generate(
     if not with_logprob:
         return continuations
     logprobs = token_logprobs(loaded, prompts, continuations, batch_size=batch_size)
-    return [
-        replace(c, logprob=float(values.sum()))
-        for c, values in zip(continuations, logprobs, strict=True)
-    ]
+    both = zip(continuations, logprobs, strict=True)
+    return [replace(one, logprob=float(values.sum())) for one, values in both]
+
+
+def _settings(
+    ends: frozenset[int],
+    max_new_tokens: int,
+    min_new_tokens: int,
+    temperature: float,
+    top_p: float,
+) -> GenerationConfig:
+    """Settings for transformers, all of them named.
+
+    Raises:
+        InputError: One is out of range.
+    """
+    check_number("max_new_tokens", max_new_tokens, 1, _MOST)
+    check_number("min_new_tokens", min_new_tokens, 0, max_new_tokens)
+    check_number("temperature", temperature, 0.0, 1e3)
+    check_number("top_p", top_p, 1e-6, 1.0)
+    sampling: dict[str, object] = {
+        "do_sample": True,
+        "temperature": float(temperature),  # transformers refuses integers
+        "top_p": float(top_p),
+        "top_k": 0,  # None would become transformers' default of 50
+    }
+    return GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        min_new_tokens=min_new_tokens or None,
+        eos_token_id=sorted(ends) or None,
+        pad_token_id=0,  # of rows that have ended; cut off afterwards
+        use_cache=True,
+        **(sampling if temperature else {"do_sample": False}),
+    )
 
 
 def token_logprobs(
@@ -128,7 +140,7 @@ def token_logprobs(
 
     Args:
         loaded: Any model with the tokenizer of the policy that wrote them.
-        prompts: As of :func:`generate`, ``[n]``.
+        prompts: Same as in :func:`generate`, ``[n]``.
         continuations: ``[n]``; each has a token.
         batch_size: Texts in one forward pass.
 
@@ -146,11 +158,11 @@ def token_logprobs(
     ]
     found: dict[int, FloatArray] = {}
     for rows in _batches([len(text) for text in texts], batch_size):
-        most = max(len(continuations[row].token_ids) for row in rows)
+        n_kept = max(len(continuations[row].token_ids) for row in rows)
         batch = {k: v.to(loaded.device) for k, v in pad_left([texts[r] for r in rows]).items()}
-        asked = {**batch, "logits_to_keep": most, "use_cache": False}
+        arguments = {**batch, "logits_to_keep": n_kept, "use_cache": False}
         with torch.no_grad():
-            output = loaded.model(**_accepted(loaded.model, asked))
+            output = loaded.model(**_accepted(loaded.model, arguments))
         for row, logits in zip(rows, output.logits, strict=True):
             tokens = torch.tensor(continuations[row].token_ids, device=logits.device)
             values = logits[-len(tokens) :].float()
@@ -172,7 +184,7 @@ def mean_nll(
     policy has gone from it.
 
     Raises:
-        InputError: As of :func:`token_logprobs`.
+        InputError: Same as in :func:`token_logprobs`.
     """
     logprobs = token_logprobs(loaded, prompts, continuations, batch_size=batch_size)
     return np.array([-float(values.mean()) for values in logprobs], dtype=np.float64)
@@ -186,11 +198,11 @@ def prompt_ids(loaded: LoadedModel, prompt: str, n_new: int = 0) -> tuple[int, .
     """
     ids = root_ids(loaded.tokenizer) + _encode(loaded.tokenizer, prompt)
     if not ids:
-        raise InputError("a prompt has no tokens, so there is nothing to go on from; remove it")
+        raise InputError("a prompt has no tokens, so there is nothing to continue; remove it")
     if len(ids) + n_new > loaded.max_context:
         raise InputError(
-            f"the prompt {prompt[:40]!r} has {len(ids)} tokens, and {n_new} new ones do not fit "
-            f"the {loaded.max_context} that {loaded.name} takes; shorten it, or ask for fewer"
+            f"the prompt {prompt[:40]!r} has {len(ids)} tokens, which with {n_new} new ones "
+            f"exceeds the {loaded.max_context} of {loaded.name}; shorten it, or request fewer"
         )
     return ids
 
@@ -204,14 +216,14 @@ def end_tokens(loaded: LoadedModel) -> frozenset[int]:
     return frozenset(int(token) for token in known if token is not None)
 
 
-def _encode(tokenizer: Any, text: str) -> tuple[int, ...]:
+def _encode(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[int, ...]:
     return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 def read_continuation(
     loaded: LoadedModel, prompt: tuple[int, ...], tokens: list[int], ends: frozenset[int]
 ) -> Continuation:
-    """Cut off what stands behind the EOS, and read the rest as it follows the prompt.
+    """Cut off what stands after the EOS, and read the rest as it follows the prompt.
 
     Args:
         loaded: Of its tokenizer.
@@ -221,21 +233,20 @@ def read_continuation(
     """
     end = next((k for k, token in enumerate(tokens) if token in ends), None)
     kept = tuple(tokens if end is None else tokens[: end + 1])
-    # Decoded behind the prompt: on its own, the first token of SentencePiece would lose its blank.
+    # Decoded after the prompt: alone, the first token of SentencePiece would lose its blank.
     before = _decode(loaded.tokenizer, prompt)
     text = _decode(loaded.tokenizer, prompt + (kept if end is None else kept[:-1]))
     return Continuation(text[len(before) :], kept, end is not None)
 
 
-def _decode(tokenizer: Any, ids: tuple[int, ...]) -> str:
+def _decode(tokenizer: PreTrainedTokenizerBase, ids: tuple[int, ...]) -> str:
     text: str = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
     return text
 
 
-def _accepted(model: Any, arguments: dict[str, Any]) -> dict[str, Any]:
+def _accepted(model: PreTrainedModel, arguments: Mapping[str, object]) -> dict[str, object]:
     """What the forward of the model takes of the arguments; some families refuse positions."""
-    network = model.get_base_model() if hasattr(model, "get_base_model") else model
-    known = inspect.signature(network.forward).parameters
+    known = inspect.signature(model.forward).parameters
     return {name: value for name, value in arguments.items() if name in known}
 
 
@@ -246,7 +257,7 @@ def _batches(lengths: Sequence[int], size: int) -> Iterator[list[int]]:
 
 
 @contextmanager
-def _settings_alone(model: Any, settings: GenerationConfig) -> Iterator[None]:
+def _settings_alone(model: PreTrainedModel, settings: GenerationConfig) -> Iterator[None]:
     """The model with ``settings`` for its own, with which transformers fills whatever is None."""
     before = model.generation_config
     model.generation_config = settings

@@ -1,4 +1,4 @@
-"""Which of two continuations is better: by a reward model, or by a language model asked both ways.
+"""Which of two continuations is better: by a reward model, or by a language model in both orders.
 
 Either way it does not matter which policy comes first: a reward model reads one text at a time, and
 a language model gets both orders.
@@ -28,7 +28,7 @@ _GAP_SHARE = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Bout:
-    """A prompt and what two policies wrote behind it."""
+    """A prompt and what two policies wrote after it."""
 
     prompt: str
     a: str

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from icm_fast.errors import InputError
 from icm_fast.files import json_lines, write_atomically, writing
@@ -32,6 +32,21 @@ class Side:
     finished: float
 
 
+class BoutRow(TypedDict):
+    """A bout as it is written: what both wrote, how the judge scored it, and who won."""
+
+    prompt: str
+    a: str
+    b: str
+    score_a: float
+    score_b: float
+    outcome: str
+    tokens_a: int
+    tokens_b: int
+    finished_a: bool
+    finished_b: bool
+
+
 @dataclass(frozen=True, slots=True)
 class HeadToHead:
     """The outcome of all bouts.
@@ -46,7 +61,7 @@ class HeadToHead:
         win_rate: (wins of ``a`` + ties / 2) / bouts.
         mean_difference: Mean of the score of ``a`` minus that of ``b``. Intervals are 95 %
             bootstrap, prompts drawn with all their samples.
-        order_gap: As of :class:`~icm_fast.training.rl.judges.Verdicts`.
+        order_gap: Same as in :class:`~icm_fast.training.rl.judges.Verdicts`.
         order_disagreement: As there.
         samples: One row for each bout: prompt, both texts, both scores, ``outcome`` (a, b or tie).
     """
@@ -55,7 +70,7 @@ class HeadToHead:
     b: Side
     judge: str
     judge_fingerprint: str
-    settings: dict[str, Any]
+    settings: dict[str, object]
     n_prompts: int
     n_repeated: int
     n_ties: int
@@ -63,9 +78,9 @@ class HeadToHead:
     mean_difference: Figure
     order_gap: float | None
     order_disagreement: float | None
-    samples: tuple[dict[str, Any], ...]
+    samples: tuple[BoutRow, ...]
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Plain JSON types, without the samples."""
         content = asdict(self)
         del content["samples"]

@@ -12,7 +12,7 @@ DIALOGUE = "dialogue"
 CONTINUATION = "continuation"
 KINDS = (DIALOGUE, CONTINUATION)
 """``dialogue``: a prompt is a person's turn, and the policy writes the assistant's;
-``continuation``: a prompt is the beginning of a text, and the policy goes on with it."""
+``continuation``: a prompt is the beginning of a text, and the policy continues it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ def policy_text(kind: str, prompt: str) -> str:
     if not prompt.strip():
         raise InputError("a prompt is blank, so a policy has nothing to answer; remove it")
     # What a reward model reads before a response; the blank at its end belongs to the response,
-    # since tokenizers join a blank with the word behind it.
+    # since tokenizers join a blank with the word after it.
     return prompt if kind == CONTINUATION else reward_text(prompt, "").removesuffix(" ")
 
 
@@ -68,10 +68,10 @@ def judged_text(kind: str, prompt: str, continuation: str) -> str:
     """What a reward model reads of a prompt and a policy's continuation: as in its training.
 
     A continued text stands alone, as reviews do in the training of reward models. The response of a
-    dialogue begins behind the blank that ``policy_text`` left to it.
+    dialogue begins after the blank that ``policy_text`` left to it.
 
     Raises:
-        InputError: As of :func:`policy_text`.
+        InputError: Same as in :func:`policy_text`.
     """
     read = policy_text(kind, prompt)
     if kind == CONTINUATION:
@@ -80,5 +80,5 @@ def judged_text(kind: str, prompt: str, continuation: str) -> str:
 
 
 def response_of(kind: str, continuation: str) -> str:
-    """The continuation as a text of its own: that of a dialogue without its first blank."""
+    """The continuation as a separate text: that of a dialogue without its first blank."""
     return continuation if kind == CONTINUATION else continuation.removeprefix(" ")

@@ -4,37 +4,34 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from icm_fast import distributed
+from icm_fast.engine.progress import Quiet
 from icm_fast.errors import InputError
 from icm_fast.files import write_atomically
 from icm_fast.identity import as_stored, json_digest
-from icm_fast.model.adapters import ADAPTER_FOLDER, copy_model, merge_adapter
+from icm_fast.model.copies import copy_model
 from icm_fast.model.load import load_model
-from icm_fast.model.loaded import LoadedModel
-from icm_fast.runs.provenance import versions
+from icm_fast.model.loaded import LoadedModel, ModelSpec
 from icm_fast.training.folder import TuningFolder
 from icm_fast.training.reward.model import RewardModel, load_reward_model
 from icm_fast.training.rl.config import PolicyConfig
 from icm_fast.training.rl.diagnostics import HeldOut
 from icm_fast.training.rl.generation import end_tokens, prompt_ids, read_continuation
 from icm_fast.training.rl.prompts import judged_text, policy_text
-from icm_fast.training.rl.trainer import PolicyLog, train_against
-from icm_fast.training.sft.train import (
-    load_finished,
-    resolve_checkpointing,
-    save_adapter,
-    training_dtype,
-)
-from icm_fast.training.steps import Progress
+from icm_fast.training.rl.trainer import PolicyLog, Record, train_against
+from icm_fast.training.session import Trained, save_adapter, train_or_resume
+from icm_fast.training.sft.train import load_made, resolve_checkpointing, training_dtype
+from icm_fast.types import Reporter
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 HISTORY_FILE = "history.json"
 SAMPLES_FILE = "samples.jsonl"
@@ -46,13 +43,13 @@ class TrainedPolicy:
     """A policy and how it came about.
 
     Attributes:
-        loaded: The policy with its adapters merged; every scorer and ``generate`` take it.
+        model: The policy with its adapters merged; every scorer and ``generate`` take it.
         log: Figures of every step, measurements of held-out prompts, samples.
         held_out: Prompts that were not trained on.
         folder: Output folder, None without one; a name that ``model=`` takes.
     """
 
-    loaded: LoadedModel
+    model: LoadedModel
     log: PolicyLog
     held_out: tuple[str, ...]
     folder: Path | None
@@ -61,11 +58,11 @@ class TrainedPolicy:
 def train_policy(
     prompts: Sequence[str],
     *,
-    model: Any,
+    model: ModelSpec,
     reward: RewardModel | str | os.PathLike[str],
     config: PolicyConfig | None = None,
     output_dir: str | os.PathLike[str] | None = None,
-    progress: Progress | None = None,
+    progress: Reporter | None = None,
 ) -> TrainedPolicy:
     """Optimise a policy against a reward model.
 
@@ -75,16 +72,16 @@ def train_policy(
     writes.
 
     Args:
-        prompts: What the policy is asked, or begins with; ``config.n_held_out`` of them are drawn
+        prompts: What the policy answers, or continues; ``config.n_held_out`` of them are drawn
             for measurements and never trained on.
         model: The start policy: hub id, folder, .gguf file, embedded name, (model, tokenizer) pair
             or loaded model. Its weights are not changed.
         reward: A reward model, or the folder of its training.
         config: Settings; the defaults when absent.
         output_dir: Folder of ``tuning.json``, the adapter, ``history.json`` (figures of each step,
-            measurements) and ``samples.jsonl``. A training that was interrupted there goes on from
+            measurements) and ``samples.jsonl``. A training that was interrupted there resumes from
             its last checkpoint, a finished one is loaded. Without it nothing is kept on disk.
-        progress: Called after each step with its number, the number of steps and the mean reward.
+        progress: Shows the steps and their mean rewards.
 
     Raises:
         InputError: Bad input, a package is missing, or the folder is that of another training or
@@ -97,7 +94,7 @@ def train_policy(
     if not end_tokens(base):
         raise InputError(
             f"the tokenizer of {base.name} has no EOS token, so a policy could not end a text; "
-            "give it one (tokenizer.eos_token)"
+            "set one (tokenizer.eos_token)"
         )
     config = resolve_checkpointing(config, base)
     judge = reward if isinstance(reward, RewardModel) else load_reward_model(reward)
@@ -105,24 +102,19 @@ def train_policy(
     for prompt in prompts:
         _check_length(base, judge, prompt, config)
     job = _Job(base, judge, trained_on, held_out, config)
-    if output_dir is None:
-        loaded, log = _train(job, None, progress)
-        return TrainedPolicy(loaded, log, held_out, None)
-    with TuningFolder(Path(output_dir), _identity(job, prompts)) as folder:
-        if folder.result() is not None:
-            loaded, log = load_finished(base, folder.folder), read_history(folder.folder)
-        else:
-            loaded, log = _train(job, folder, progress)
-            distributed.on_main(lambda: write_history(folder.folder, log))
-            folder.finish(
-                {
-                    **asdict(log.state()),
-                    "n_threads": torch.get_num_threads(),
-                    "n_processes": distributed.world_size(),
-                    "versions": versions(_PACKAGES),
-                }
-            )
-    return TrainedPolicy(loaded, log, held_out, folder.folder)
+    folder = None if output_dir is None else Path(output_dir)
+    name = f"{base.name}, trained" if folder is None else str(folder)
+    logs: list[PolicyLog] = []
+    with progress or Quiet() as shown:
+        policy, _ = train_or_resume(
+            folder,
+            lambda: _identity(job, prompts),
+            lambda opened: _train(job, opened, shown, logs),
+            lambda home: load_made(base, home, name),
+            packages=_PACKAGES,
+        )
+    log = logs[0] if logs or folder is None else read_history(folder)
+    return TrainedPolicy(policy, log, held_out, folder)
 
 
 def split_prompts(
@@ -137,11 +129,11 @@ def split_prompts(
     """
     if len(set(prompts)) < len(prompts):
         twice = next(prompt for prompt in prompts if prompts.count(prompt) > 1)
-        raise InputError(f"the prompt {twice[:60]!r} is there twice; keep one of them")
+        raise InputError(f"the prompt {twice[:60]!r} appears twice; keep one of them")
     if len(prompts) <= config.n_held_out:
         raise InputError(
-            f"{len(prompts)} prompts do not leave one for training besides n_held_out = "
-            f"{config.n_held_out}; lower it, or give more prompts"
+            f"n_held_out is {config.n_held_out}, but there are only {len(prompts)} prompts, which "
+            "leaves none for training; lower n_held_out, or pass more prompts"
         )
     random = np.random.Generator(np.random.Philox(key=[config.seed, 1]))
     order = [prompts[int(k)] for k in random.permutation(len(prompts))]
@@ -220,7 +212,7 @@ class _Job:
         content = [[self.read(prompt) for prompt in prompts], sorted(end_tokens(self.base))]
         return json_digest(content)
 
-    def measure(self, policy: Any, step: int) -> dict[str, Any]:
+    def measure(self, policy: PeftModel, step: int) -> Record:
         """Look at held-out prompts with a policy in training."""
         training = policy.training
         policy.eval()
@@ -241,13 +233,12 @@ class _Job:
 
 
 def _train(
-    job: _Job, folder: TuningFolder | None, progress: Progress | None
-) -> tuple[LoadedModel, PolicyLog]:
-    """Train, save the adapter, and return the policy with it merged."""
+    job: _Job, folder: TuningFolder | None, reporter: Reporter, logs: list[PolicyLog]
+) -> Trained[LoadedModel]:
+    """Train adapters; put the record into ``logs``, for the history on disk has no times."""
     base, config = job.base, job.config
-    twin = copy_model(base.model, training_dtype(base, config), share=True)
     trained, log = train_against(
-        twin,
+        copy_model(base.model, training_dtype(base, config), share=True),
         base,
         job.prompts,
         tokenize=job.read,
@@ -255,16 +246,15 @@ def _train(
         config=config,
         folder=folder,
         measure=job.measure if job.held_out else None,
-        progress=progress,
+        reporter=reporter,
     )
-    name = str(folder.folder) if folder else f"{base.name}, trained"
-    with tempfile.TemporaryDirectory(dir=folder.scratch if folder else None) as scratch:
-        made = Path(scratch) / "made"
-        save_adapter(trained, made, base.name, folder.folder if folder else None)
-        loaded = merge_adapter(base, made, name)
-        if folder:
-            folder.put(ADAPTER_FOLDER, made)
-    return loaded, log
+    logs.append(log)
+    final = folder.folder if folder else None
+    return Trained(
+        log.state(),
+        lambda made: save_adapter(trained, made, base.name, final),
+        write_more=lambda home: write_history(home, log),
+    )
 
 
 def _check_length(base: LoadedModel, judge: RewardModel, prompt: str, config: PolicyConfig) -> None:
@@ -273,13 +263,13 @@ def _check_length(base: LoadedModel, judge: RewardModel, prompt: str, config: Po
     n_tokens = len(judge.token_ids(judged_text(config.kind, prompt, "")))
     if n_tokens + config.max_new_tokens > judge.max_context:
         raise InputError(
-            f"the prompt {prompt[:40]!r} has {n_tokens} tokens, and {config.max_new_tokens} new "
-            f"ones do not fit the {judge.max_context} of the reward model {judge.name}; shorten "
+            f"the prompt {prompt[:40]!r} has {n_tokens} tokens, which with {config.max_new_tokens} "
+            f"new ones exceeds the {judge.max_context} of the reward model {judge.name}; shorten "
             "it, or lower max_new_tokens"
         )
 
 
-def _identity(job: _Job, prompts: Sequence[str]) -> dict[str, Any]:
+def _identity(job: _Job, prompts: Sequence[str]) -> dict[str, object]:
     return as_stored(
         {
             "config": job.config.to_dict(),

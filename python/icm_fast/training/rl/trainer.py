@@ -1,4 +1,4 @@
-"""trl's GRPO and RLOO trainers on prompts that are fixed beforehand."""
+"""trl's GRPO and RLOO trainers on prompts that are fixed in advance."""
 
 from __future__ import annotations
 
@@ -11,20 +11,34 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 import torch
+from transformers import PreTrainedModel
 
 from icm_fast import distributed
 from icm_fast.errors import InputError
 from icm_fast.files import write_atomically
 from icm_fast.model.adapters import foreign_code
 from icm_fast.model.loaded import LoadedModel
-from icm_fast.training.folder import TuningFolder, TuningState, mark_complete
+from icm_fast.training.folder import TuningFolder, TuningState
 from icm_fast.training.rl.config import PolicyConfig
 from icm_fast.training.rl.diagnostics import repetition
 from icm_fast.training.sft.trainer import training_packages
-from icm_fast.training.steps import Progress, keep_bare, lora_config, trainer_arguments
+from icm_fast.training.steps import (
+    ChangeCheck,
+    OwnTrainer,
+    TrainingStep,
+    lora_config,
+    trainer_arguments,
+)
+from icm_fast.types import Reporter
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import TrainerState
+    from trl import GRPOConfig
 
 N_SAMPLES = 4
 
@@ -33,14 +47,20 @@ _STEER = 1.1
 """Factor by which the weight of the divergence changes in a step, where it is steered."""
 
 _STEER_RANGE = 10.0
-"""Most times as large or small as its setting it becomes."""
+"""How many times as large or as small as its setting it may become."""
 
 Tokenize = Callable[[str], Sequence[int]]
 Judge = Callable[[Sequence[str], Sequence[Sequence[int]]], list[tuple[str, float]]]
 """Texts and rewards of continuations, from their prompts and token ids."""
 
-Measure = Callable[[Any, int], dict[str, Any]]
-"""Measures the peft model in training after a step, as plain JSON types."""
+Record = dict[str, object]
+"""An entry of a history, of plain JSON types."""
+
+Figures = dict[str, float | None]
+"""Figures of a step by name; None where trl gives none, as the divergence at weight 0."""
+
+Measure = Callable[["PeftModel", int], Record]
+"""Measures the peft model in training after a step."""
 
 _FIGURES = {
     "loss": "loss",
@@ -66,27 +86,28 @@ class PolicyLog:
         seconds: Time of all processes.
     """
 
-    steps: list[dict[str, Any]] = field(default_factory=list)
-    measurements: list[dict[str, Any]] = field(default_factory=list)
-    samples: list[dict[str, Any]] = field(default_factory=list)
+    steps: list[Figures] = field(default_factory=list)
+    measurements: list[Record] = field(default_factory=list)
+    samples: list[Record] = field(default_factory=list)
     seconds: float = 0.0
 
     def state(self) -> TuningState:
         """For the mark of a checkpoint."""
-        return TuningState(tuple(step["loss"] for step in self.steps), self.seconds)
+        losses = (step["loss"] for step in self.steps)
+        return TuningState(tuple(loss for loss in losses if loss is not None), self.seconds)
 
 
-class Recorded:
+class Recorded(OwnTrainer):
     """To be mixed into a trainer of trl: our tokens of prompts, our records, our checkpoints.
 
     Args:
         config: Settings.
-        record: What earlier processes recorded; goes on here.
+        record: What earlier processes recorded; continued here.
         kl_weight: Weight of the divergence, as far as it was steered.
         tokenize: Token ids that the policy reads of a prompt.
         measure: Called before the first step, every ``eval_steps`` and after the last one.
-        progress: Called after each step.
-        arguments: What else the trainer takes.
+        reporter: Shows the mean reward of each step.
+        arguments: Further arguments of the trainer.
     """
 
     def __init__(
@@ -97,115 +118,100 @@ class Recorded:
         kl_weight: float,
         tokenize: Tokenize,
         measure: Measure | None,
-        progress: Progress | None,
-        **arguments: Any,
+        reporter: Reporter,
+        **arguments: object,
     ) -> None:
-        from transformers.trainer_callback import PrinterCallback
-
-        super().__init__(**arguments)
+        super().__init__(reporter=reporter, **arguments)
         self._config = config
         self._record = record
         self._tokenize = tokenize
         self._measure = measure
-        self._progress = progress
-        self._began = time.monotonic() - record.seconds
-        trainer: Any = self
-        keep_bare(trainer)
-        trainer.beta = kl_weight
-        trainer.remove_callback(PrinterCallback)
-        for adapter in trainer.model.peft_config.values():
-            # Else every checkpoint would ask the hub for the base's configuration.
-            adapter.base_model_name_or_path = ""
+        self._start = time.monotonic() - record.seconds
+        self.beta = kl_weight
 
-    def _tokenize_prompts(self, prompts: list[str]) -> tuple[list[list[int]], None, dict[str, Any]]:
+    def _tokenize_prompts(
+        self, prompts: list[str]
+    ) -> tuple[list[list[int]], None, dict[str, object]]:
         return [list(self._tokenize(prompt)) for prompt in prompts], None, {}
 
-    def training_step(self, *arguments: Any, **named: Any) -> torch.Tensor:
-        """Measure before the first step; refuse a loss that is no number."""
-        trainer: Any = self
-        if self._measure and not self._record.measurements:
-            self._note(self._measure, 0)
-        step = trainer.state.global_step + 1
-        with self._told_of_no_number(step):
-            loss: torch.Tensor = super().training_step(*arguments, **named)  # type: ignore[misc]
+    def training_step(self, *arguments: object, **named: object) -> torch.Tensor:
+        """Gradients of all processes; refuse a loss that is not a number."""
+        step = int(self.state.global_step) + 1
+        with self._diverging(step):
+            loss: torch.Tensor = super().training_step(*arguments, **named)
         if not math.isfinite(distributed.summed([float(loss)])[0]):  # so that all processes end
-            raise self._no_number("loss", step)
-        if trainer.accelerator.sync_gradients:  # at the last pass of a step
-            distributed.sum_gradients(trainer.model.parameters(), 1 / distributed.world_size())
+            raise self._diverged("loss not finite", step)
+        if self.accelerator.sync_gradients:  # at the last pass of a step
+            distributed.sum_gradients(self.model.parameters(), 1 / distributed.world_size())
         return loss
 
     @contextmanager
-    def _told_of_no_number(self, step: int) -> Iterator[None]:
+    def _diverging(self, step: int) -> Iterator[None]:
         """Say in one line that the policy has no probabilities left to sample from."""
         try:
             yield
         except RuntimeError as error:
             if "probability tensor" not in str(error):  # as torch.multinomial says it
                 raise
-            raise self._no_number("policy", step) from error
+            raise self._diverged("NaN probabilities", step) from error
 
-    def _no_number(self, what: str, step: int) -> InputError:
+    def _diverged(self, what: str, step: int) -> InputError:
         return InputError(
-            f"the {what} of step {step} is no number any more; lower learning_rate "
-            f"({self._config.learning_rate}) or raise kl_weight"
+            f"the policy diverged at step {step} ({what}); lower learning_rate "
+            f"({self._config.learning_rate}) or raise kl_weight ({self._config.kl_weight})"
         )
 
-    def _maybe_log_save_evaluate(self, *arguments: Any, **named: Any) -> None:
-        trainer: Any = self
-        step = trainer.state.global_step
-        due = step % self._config.eval_steps == 0 or step == self._config.steps
-        # transformers comes here once more at the end of an epoch.
-        if self._measure and due and self._record.measurements[-1]["step"] != step:
+    def began(self) -> None:
+        """Measure the start policy."""
+        if self._measure and not self._record.measurements:
+            self._note(self._measure, 0)
+
+    def step_ended(self, step: int) -> None:
+        """Measure where it is due."""
+        if self._measure and (step % self._config.eval_steps == 0 or step == self._config.steps):
             self._note(self._measure, step)
-        super()._maybe_log_save_evaluate(*arguments, **named)  # type: ignore[misc]
 
     def _note(self, measure: Measure, step: int) -> None:
         """Measure in the main process; the others wait for what it found."""
-        trainer: Any = self
 
-        def told() -> dict[str, Any]:
-            with self._told_of_no_number(step):
-                return measure(trainer.model, step)
+        def found() -> Record:
+            with self._diverging(step):
+                return measure(self.model, step)
 
-        self._record.measurements.append(distributed.on_main(told))
+        self._record.measurements.append(distributed.on_main(found))
 
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+    def logged(self, step: int, logs: dict[str, float]) -> None:
         """Note the figures of a step, and steer the weight of the divergence."""
-        trainer: Any = self
-        super().log(logs, start_time)  # type: ignore[misc]
         if "reward" not in logs:  # the summary at the end of a training
             return
         figures = {name: logs.get(key) for name, key in _FIGURES.items()}
-        step = trainer.state.global_step
-        self._record.steps.append({"step": step, **figures, "kl_weight": trainer.beta})
+        self._record.steps.append({"step": step, **figures, "kl_weight": self.beta})
         target, start = self._config.kl_target, self._config.kl_weight
         if target is not None and figures["kl"] is not None:
-            steered = trainer.beta * (_STEER if figures["kl"] > target else 1 / _STEER)
+            steered = self.beta * (_STEER if figures["kl"] > target else 1 / _STEER)
             # Bounded, so that a long start below the target is not paid back later.
-            trainer.beta = min(max(steered, start / _STEER_RANGE), start * _STEER_RANGE)
-        if self._progress and distributed.is_main():
-            self._progress(step, self._config.steps, float(logs["reward"]))
+            self.beta = min(max(steered, start / _STEER_RANGE), start * _STEER_RANGE)
+        self.report(TrainingStep(step, self._config.steps, "reward", float(logs["reward"])))
+
+    def saved(self, checkpoint: Path) -> None:
+        """Store the record beside a checkpoint, and mark that as whole."""
+        self._record.seconds = self.seconds()
+        content = asdict(self._record) | {"kl_weight": self.beta}
+        text = json.dumps(content, ensure_ascii=False)
+        distributed.on_main(lambda: write_atomically(checkpoint / _LOG_FILE, text.encode()))
+        super().saved(checkpoint)
 
     def seconds(self) -> float:
         """Time of training and measuring so far, that of earlier processes included."""
-        return time.monotonic() - self._began
+        return time.monotonic() - self._start
 
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        from transformers import Trainer
-
-        # Not trl's own method, which adds a model card; a torn checkpoint bears no mark.
-        trainer: Any = self
-        Trainer._save_checkpoint(trainer, model, trial)
-        self._record.seconds = self.seconds()
-        folder = Path(trainer.args.output_dir) / f"checkpoint-{trainer.state.global_step}"
-        content = asdict(self._record) | {"kl_weight": trainer.beta}
-        text = json.dumps(content, ensure_ascii=False)
-        distributed.on_main(lambda: write_atomically(folder / _LOG_FILE, text.encode()))
-        mark_complete(folder, self._record.state())
+    def tuning_state(self) -> TuningState:
+        """Losses and seconds when the record was last stored."""
+        return self._record.state()
 
 
 def train_against(
-    twin: Any,
+    start_policy: PreTrainedModel,
     base: LoadedModel,
     prompts: Sequence[str],
     *,
@@ -214,49 +220,35 @@ def train_against(
     config: PolicyConfig,
     folder: TuningFolder | None,
     measure: Measure | None,
-    progress: Progress | None,
-) -> tuple[Any, PolicyLog]:
-    """Train adapters on ``twin``, a copy of the base; go on from the folder's last checkpoint.
+    reporter: Reporter,
+) -> tuple[PeftModel, PolicyLog]:
+    """Train adapters on ``start_policy``, a copy of the base, perhaps from a checkpoint on.
 
     The random states of the process are put back afterwards.
 
     Args:
-        twin: The policy before training; its weights stay.
+        start_policy: The policy before training; its weights stay.
         base: Where it comes from.
         prompts: ``steps * batch_size`` prompts in their order.
         tokenize: Token ids that the policy reads of a prompt.
         judge: Rewards of continuations.
         config: Settings.
         folder: Of the checkpoints; None keeps none.
-        measure: As of :class:`Recorded`.
-        progress: Called after each step with its number, the number of steps and the mean reward.
+        measure: Same as in :class:`Recorded`.
+        reporter: Same as in :class:`Recorded`.
 
     Returns:
-        The peft model around ``twin``, and what was recorded.
+        The peft model around ``start_policy``, and what was recorded.
 
     Raises:
-        InputError: trl, peft or datasets is missing, or the loss is no longer a number.
+        InputError: trl, peft or datasets is missing, the policy diverged, or it did not change.
     """
-    start = folder.last_checkpoint() if folder else None
-    record, kl_weight = _read_log(start[0]) if start else (PolicyLog(), config.kl_weight)
-    trl, peft, datasets = training_packages()
-    grpo = config.algorithm == "grpo"
-
-    def reward(prompts: list[str], completion_ids: list[list[int]], **more: Any) -> list[float]:
-        judged = judge(prompts, completion_ids)
-        repeated = [repetition(ids) for ids in completion_ids]
-        more["log_metric"]("repetition", sum(repeated) / len(repeated))
-        step = more["trainer_state"].global_step
-        if step % config.sample_steps == 0 and distributed.is_main():
-            record.samples += [
-                {"step": step, "prompt": prompt, "continuation": text, "reward": value}
-                for prompt, (text, value) in list(zip(prompts, judged, strict=True))[:N_SAMPLES]
-            ]
-        return [value for _, value in judged]
-
+    checkpoint, record, kl_weight = _start(folder, config)
+    trl, datasets = training_packages()
+    trainer_class, kind = _algorithm(trl, config)
     with tempfile.TemporaryDirectory() as scratch, foreign_code():
 
-        class PolicyTrainer(Recorded, trl.GRPOTrainer if grpo else trl.RLOOTrainer):  # type: ignore[misc]
+        class PolicyTrainer(Recorded, trainer_class):  # type: ignore[misc, valid-type]
             """One of trl's trainers; defined here because trl may be missing."""
 
         trainer = PolicyTrainer(
@@ -265,30 +257,58 @@ def train_against(
             kl_weight=kl_weight,
             tokenize=tokenize,
             measure=measure,
-            progress=progress,
-            model=twin,
-            reward_funcs=reward,
-            args=trainer_arguments(
-                trl.GRPOConfig if grpo else trl.RLOOConfig,
-                config,
-                base,
-                config.steps,
-                folder.checkpoints if folder else Path(scratch),
-                **_arguments(config),
-                save_strategy="steps" if folder else "no",
-            ),
+            reporter=reporter,
+            model=start_policy,
+            reward_funcs=_reward_function(judge, config, record),
+            args=_arguments(kind, config, base, folder, Path(scratch)),
             train_dataset=datasets.Dataset.from_dict({"prompt": list(prompts)}),
             processing_class=base.tokenizer,
-            peft_config=lora_config(peft, config, "CAUSAL_LM"),
+            peft_config=lora_config(config, "CAUSAL_LM"),
         )
-        _count_positions(trainer.model, twin)
-        trainer.train(resume_from_checkpoint=str(start[0]) if start else None)
+        _count_positions(trainer.model, start_policy)
+        check = ChangeCheck(trainer.model)
+        trainer.train(resume_from_checkpoint=checkpoint)
+        check.require_change(trainer.model, config)
         record.seconds = trainer.seconds()
         return trainer.model, PolicyLog(**distributed.on_main(lambda: asdict(record)))
 
 
-def _count_positions(policy: Any, model: Any) -> None:
-    """Let positions begin behind the padding, which stands on the left.
+def _algorithm(trl: ModuleType, config: PolicyConfig) -> tuple[type, type]:
+    """The trainer of trl and the class of its arguments."""
+    if config.algorithm == "grpo":
+        return trl.GRPOTrainer, trl.GRPOConfig
+    return trl.RLOOTrainer, trl.RLOOConfig
+
+
+def _reward_function(
+    judge: Judge, config: PolicyConfig, record: PolicyLog
+) -> Callable[..., list[float]]:
+    """What trl calls with the continuations of a step; it notes some of them."""
+
+    def reward(
+        prompts: list[str],
+        completion_ids: list[list[int]],
+        *,
+        log_metric: Callable[[str, float], None],
+        trainer_state: TrainerState,
+        **_: object,
+    ) -> list[float]:
+        judged = judge(prompts, completion_ids)
+        repeated = [repetition(ids) for ids in completion_ids]
+        log_metric("repetition", sum(repeated) / len(repeated))
+        step = int(trainer_state.global_step)
+        if step % config.sample_steps == 0 and distributed.is_main():
+            record.samples += [
+                {"step": step, "prompt": prompt, "continuation": text, "reward": value}
+                for prompt, (text, value) in list(zip(prompts, judged, strict=True))[:N_SAMPLES]
+            ]
+        return [value for _, value in judged]
+
+    return reward
+
+
+def _count_positions(policy: PeftModel, model: PreTrainedModel) -> None:
+    """Let positions begin after the padding, which stands on the left.
 
     trl passes no positions, and a model with absolute ones (GPT-2) would then be trained at others
     than it samples at.
@@ -297,41 +317,60 @@ def _count_positions(policy: Any, model: Any) -> None:
         return  # such models derive them from the mask, or have none
 
     def add(
-        _: Any, arguments: tuple[Any, ...], named: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        _: torch.nn.Module, arguments: tuple[object, ...], named: dict[str, object]
+    ) -> tuple[tuple[object, ...], dict[str, object]]:
         mask = named.get("attention_mask")
-        if mask is not None and named.get("position_ids") is None:
+        if isinstance(mask, torch.Tensor) and named.get("position_ids") is None:
             named = {**named, "position_ids": (mask.cumsum(-1) - 1).clamp(min=0)}
         return arguments, named
 
     policy.register_forward_pre_hook(add, with_kwargs=True)
 
 
-def _arguments(config: PolicyConfig) -> dict[str, Any]:
-    """What trl's reinforcement learning takes besides the arguments of every trainer."""
-    minimum = {"min_new_tokens": config.min_new_tokens} if config.min_new_tokens else None
+def _arguments(
+    kind: type[GRPOConfig],
+    config: PolicyConfig,
+    base: LoadedModel,
+    folder: TuningFolder | None,
+    scratch: Path,
+) -> GRPOConfig:
+    """Arguments of one of trl's trainers of reinforcement learning."""
     size = distributed.world_size()
     passes = config.n_passes_of(size)
-    return {
-        "per_device_train_batch_size": config.n_episodes_of(size) // passes,
-        "gradient_accumulation_steps": passes,
-        "num_generations": config.group_size,
-        "max_completion_length": config.max_new_tokens,
-        "temperature": config.temperature,
-        "top_p": config.top_p,
-        "generation_kwargs": minimum,
+    return trainer_arguments(
+        kind,
+        config,
+        base,
+        config.steps,
+        folder.checkpoints if folder else None,
+        scratch,
+        per_device_train_batch_size=config.n_episodes_of(size) // passes,
+        gradient_accumulation_steps=passes,
+        num_generations=config.group_size,
+        max_completion_length=config.max_new_tokens,
+        temperature=config.temperature,
+        top_p=config.top_p,
+        generation_kwargs=(
+            {"min_new_tokens": config.min_new_tokens} if config.min_new_tokens else None
+        ),
         # With a weight of 0 trl would leave out the divergence, also from what it reports.
-        "beta": config.kl_weight,
-        "epsilon": config.clip,
-        # Else a base with dropout of its own would sample as one policy and learn as another.
-        "disable_dropout": True,
-        "shuffle_dataset": False,
-        "logging_strategy": "steps",
-        "logging_steps": 1,
-    }
+        beta=config.kl_weight,
+        epsilon=config.clip,
+        # Otherwise a base with dropout would sample as one policy and learn as another.
+        disable_dropout=True,
+        shuffle_dataset=False,
+        logging_strategy="steps",
+        logging_steps=1,
+    )
 
 
-def _read_log(checkpoint: Path) -> tuple[PolicyLog, float]:
-    content = json.loads((checkpoint / _LOG_FILE).read_text(encoding="utf-8"))
+def _start(
+    folder: TuningFolder | None, config: PolicyConfig
+) -> tuple[str | None, PolicyLog, float]:
+    """The last checkpoint, what was recorded by then, and the weight of the divergence."""
+    found = folder.last_checkpoint() if folder else None
+    if found is None:
+        return None, PolicyLog(), config.kl_weight
+    content = json.loads((found[0] / _LOG_FILE).read_text(encoding="utf-8"))
     kl_weight = content.pop("kl_weight")
-    return PolicyLog(**content), kl_weight
+    return str(found[0]), PolicyLog(**content), kl_weight

@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from icm_fast import distributed
 from icm_fast.config import SearchConfig
+from icm_fast.engine.progress import Quiet
 from icm_fast.engine.result import SearchResult
 from icm_fast.engine.search import search
 from icm_fast.errors import InputError
 from icm_fast.files import json_lines, write_atomically
 from icm_fast.model.load import load_model
-from icm_fast.model.loaded import LoadedModel
+from icm_fast.model.loaded import ModelSpec
 from icm_fast.runs.store import LABELS_FILE
 from icm_fast.tasks.constraints import connected_rows
 from icm_fast.tasks.source import TaskSource
 from icm_fast.training.config import TuningConfig
 from icm_fast.training.sft.train import Tuned, fine_tune
-from icm_fast.types import UNLABELLED, Dataset, IntArray
+from icm_fast.types import UNLABELLED, Dataset, IntArray, Reporter
 
 IndexArray = npt.NDArray[np.int64]
 """Rows of a data set, ascending."""
@@ -52,7 +52,7 @@ def split_batches(dataset: Dataset, size: int, seed: int) -> list[IndexArray]:
 
     Args:
         dataset: Examples of one group, and those that a constraint joins, stay together.
-        size: Most examples in a batch.
+        size: Maximum number of examples in a batch.
         seed: Seed of the order in which groups are dealt.
 
     Returns:
@@ -63,13 +63,13 @@ def split_batches(dataset: Dataset, size: int, seed: int) -> list[IndexArray]:
         InputError: A group is larger than ``size``.
     """
     if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-        raise InputError(f"a batch needs a size of 1 or more, got {size!r}")
+        raise InputError(f"the batch size must be an integer of 1 or more, got {size!r}")
     groups = _groups(dataset)
     largest = max(groups, key=len)
     if len(largest) > size:
         raise InputError(
-            f"example {dataset.examples[largest[0]].id!r} and its group are {len(largest)} "
-            f"examples, but a batch takes {size}; pass a larger batch size"
+            f"the group of example {dataset.examples[largest[0]].id!r} has {len(largest)} "
+            f"examples, but the batch size is {size}; raise it"
         )
     order = np.random.Generator(np.random.Philox(key=[seed, 0])).permutation(len(groups))
     n_batches = -(-len(dataset) // size)
@@ -83,12 +83,12 @@ def split_batches(dataset: Dataset, size: int, seed: int) -> list[IndexArray]:
 def iterate(
     dataset: Dataset,
     *,
-    model: Any,
+    model: ModelSpec,
     batch_size: int,
     search_config: SearchConfig | None = None,
     tuning_config: TuningConfig | None = None,
     output_dir: str | os.PathLike[str] | None = None,
-    progress: Callable[[str], None] | None = None,
+    progress: Reporter | None = None,
     source: TaskSource | None = None,
 ) -> IterativeResult:
     """Label a data set batch by batch, tuning the base on all labels found so far in between.
@@ -96,53 +96,60 @@ def iterate(
     Args:
         dataset: Examples, label space and constraints; never gold labels.
         model: What :func:`icm_fast.training.sft.train` takes; its weights are not changed.
-        batch_size: Most examples in one search.
+        batch_size: Maximum number of examples in one search.
         search_config: Settings of every search; its seed deals the batches too.
         tuning_config: Settings of every fine-tuning.
         output_dir: Holds ``batch-000/search``, ``batch-000/tuning`` and so on; what was
-            interrupted there goes on, what is finished is read. At the end ``labels.jsonl`` has the
-            labels of all batches: id, label, its index, batch.
-        progress: Told in a line what is done next.
+            interrupted there is resumed, what is finished is read. At the end ``labels.jsonl`` has
+            the labels of all batches: id, label, its index, batch.
+        progress: Says what is done next, and shows the searches and trainings.
         source: Where the data came from; recorded in the run folders.
 
     Raises:
-        InputError: As of ``search``, ``fine_tune`` and :func:`split_batches`.
+        InputError: Same as in ``search``, ``fine_tune`` and :func:`split_batches`.
     """
-    if distributed.world_size() > 1:
-        raise InputError(
-            "a search is one process, and so is labelling batch by batch; start it without "
-            "accelerate launch or torchrun"
-        )
+    _check_alone()
     search_config = search_config or SearchConfig()
     batches = split_batches(dataset, batch_size, search_config.seed)
-    base = _load(model, search_config)
+    base = load_model(model, dtype=search_config.dtype, device=search_config.device)
     current, searches = base, []
     labels = np.full(len(dataset), UNLABELLED, np.int32)
-    say = progress or (lambda text: None)
-    for number, rows in enumerate(batches):
-        folder = Path(output_dir) / f"batch-{number:03d}" if output_dir else None
-        say(f"batch {number + 1} of {len(batches)}: labelling {len(rows)} examples")
-        found = search(
-            dataset.subset(rows.tolist()),
-            model=current,
-            config=search_config,
-            output_dir=folder / "search" if folder else None,
-            source=source,
-        )
-        labels[rows] = found.labels
-        searches.append(found)
-        say(f"batch {number + 1} of {len(batches)}: tuning on {(labels >= 0).sum()} labels")
-        tuned = fine_tune(
-            dataset,
-            labels,
-            model=base,
-            config=tuning_config,
-            output_dir=folder / "tuning" if folder else None,
-        )
-        current = tuned.loaded
+    with progress or Quiet() as shown:
+        for number, rows in enumerate(batches):
+            heading = f"batch {number + 1} of {len(batches)}"
+            shown.say(f"{heading}: labelling {len(rows)} examples")
+            found = search(
+                dataset.subset(rows.tolist()),
+                model=current,
+                config=search_config,
+                output_dir=_folder(output_dir, number, "search"),
+                progress=shown,
+                source=source,
+            )
+            labels[rows] = found.labels
+            searches.append(found)
+            shown.say(f"{heading}: tuning on {(labels >= 0).sum()} labels")
+            output = _folder(output_dir, number, "tuning")
+            tuned = fine_tune(
+                dataset, labels, model=base, config=tuning_config, output_dir=output, progress=shown
+            )
+            current = tuned.model
     if output_dir:
         write_atomically(Path(output_dir) / LABELS_FILE, _rows(dataset, labels, batches))
     return IterativeResult(labels, tuple(batches), tuple(searches), tuned)
+
+
+def _check_alone() -> None:
+    if distributed.world_size() > 1:
+        raise InputError(
+            "labelling batch by batch runs in one process; start it without accelerate launch or "
+            "torchrun"
+        )
+
+
+def _folder(output_dir: str | os.PathLike[str] | None, number: int, part: str) -> Path | None:
+    """Where a search or a fine-tuning of a batch is kept."""
+    return Path(output_dir) / f"batch-{number:03d}" / part if output_dir else None
 
 
 def _rows(dataset: Dataset, labels: IntArray, batches: Sequence[IndexArray]) -> bytes:
@@ -157,12 +164,6 @@ def _rows(dataset: Dataset, labels: IntArray, batches: Sequence[IndexArray]) -> 
         for row, (example, y) in enumerate(zip(dataset.examples, labels, strict=True))
     ]
     return json_lines(lines)
-
-
-def _load(model: Any, config: SearchConfig) -> LoadedModel:
-    if isinstance(model, LoadedModel):
-        return model
-    return load_model(model, dtype=config.dtype, device=config.device)
 
 
 def _groups(dataset: Dataset) -> list[list[int]]:

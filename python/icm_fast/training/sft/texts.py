@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+from transformers import PreTrainedTokenizerBase
 
 from icm_fast.errors import InputError
 from icm_fast.identity import json_digest
@@ -20,9 +20,10 @@ class TrainingText:
     """One labelled example, or a plain text.
 
     Attributes:
-        ids: Root, prompt and label tokens, the terminator too where scoring closes labels by it;
+        ids: Root, prompt and label tokens, with the terminator where scoring closes labels by it;
             or root, text and EOS.
-        n_loss: How many tokens at the end bear the loss: those of the label; or all but the first.
+        n_loss: Number of tokens at the end that bear the loss: those of the label, or all but the
+            first.
     """
 
     ids: tuple[int, ...]
@@ -52,14 +53,16 @@ def training_texts(
     return tuple(texts)
 
 
-def plain_texts(texts: Sequence[str], tokenizer: Any) -> tuple[TrainingText, ...]:
+def plain_texts(
+    texts: Sequence[str], tokenizer: PreTrainedTokenizerBase
+) -> tuple[TrainingText, ...]:
     """Texts with BOS and EOS, as far as the tokenizer has them.
 
     Raises:
         InputError: No text, or one that holds nothing to predict.
     """
     if not texts:
-        raise InputError("there are no texts to train on; give one or more")
+        raise InputError("there are no texts to train on; pass at least one")
     n_empty = len(whole_text_ids("", tokenizer))
     made = []
     for row, text in enumerate(texts):

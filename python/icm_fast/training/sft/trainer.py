@@ -1,15 +1,17 @@
-"""trl's SFTTrainer on token ids that are made already, with logits where the loss is."""
+"""trl's SFTTrainer on finished token ids, with logits only where the loss is."""
 
 from __future__ import annotations
 
 import inspect
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 import torch
+from transformers import PreTrainedModel
 
 from icm_fast.errors import InputError
 from icm_fast.model.adapters import INSTALL_TRAIN, foreign_code
@@ -17,20 +19,34 @@ from icm_fast.model.loaded import LoadedModel
 from icm_fast.training.config import TuningConfig
 from icm_fast.training.folder import TuningFolder, TuningState
 from icm_fast.training.sft.texts import TrainingText, order_batches
-from icm_fast.training.steps import FixedBatches, Progress, lora_config, trainer_arguments
+from icm_fast.training.steps import (
+    Batch,
+    ChangeCheck,
+    FixedBatches,
+    lora_config,
+    trainer_arguments,
+)
+from icm_fast.types import Reporter
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers.modeling_outputs import CausalLMOutput
+
+Row = dict[str, list[int]]
+"""``input_ids``, and ``completion_mask`` with 1 where the loss is."""
 
 IGNORED = -100
 
 
 def train(
-    model: Any,
+    model: PreTrainedModel,
     base: LoadedModel,
     texts: Sequence[TrainingText],
     config: TuningConfig,
     folder: TuningFolder | None,
-    progress: Progress | None,
-) -> tuple[Any, TuningState]:
-    """Train ``model``, a copy of the base, on ``texts``; go on from the folder's last checkpoint.
+    reporter: Reporter,
+) -> tuple[PreTrainedModel | PeftModel, TuningState]:
+    """Train ``model``, a copy of the base, on ``texts``, perhaps from a checkpoint on.
 
     The random states of the process are put back afterwards.
 
@@ -38,10 +54,11 @@ def train(
         The trained model (for ``lora`` the peft model around it), and losses and seconds.
 
     Raises:
-        InputError: trl, peft or datasets is missing, or the loss is no longer a number.
+        InputError: trl, peft or datasets is missing, the loss is not finite, or no weight
+            changed.
     """
     start = folder.last_checkpoint() if folder else None
-    trl, peft, datasets = training_packages()
+    trl, datasets = training_packages()
     batches = order_batches(
         [len(text.ids) for text in texts],
         epochs=config.epochs,
@@ -51,7 +68,7 @@ def train(
     accepted = frozenset(inspect.signature(model.forward).parameters)
     with tempfile.TemporaryDirectory() as scratch, foreign_code():
 
-        class LabelTrainer(FixedBatches, trl.SFTTrainer):  # type: ignore[misc, name-defined]
+        class LabelTrainer(FixedBatches[Row], trl.SFTTrainer):  # type: ignore[misc, name-defined]
             """trl's trainer on the batches; defined here because trl may be missing."""
 
         trainer = LabelTrainer(
@@ -61,34 +78,36 @@ def train(
             data_collator=collate,
             train_dataset=datasets.Dataset.from_list([_row(text) for text in texts]),
             state=start[1] if start else TuningState(),
-            progress=progress,
+            reporter=reporter,
             model=model,
             args=trainer_arguments(
                 trl.SFTConfig,
                 config,
                 base,
                 len(batches),
-                folder.checkpoints if folder else Path(scratch),
-                save_strategy="steps" if folder else "no",
+                folder.checkpoints if folder else None,
+                Path(scratch),
                 dataset_kwargs={"skip_prepare_dataset": True},
                 max_length=None,
             ),
             processing_class=base.tokenizer,
-            peft_config=lora_config(peft, config, "CAUSAL_LM") if config.method == "lora" else None,
+            peft_config=lora_config(config, "CAUSAL_LM") if config.method == "lora" else None,
         )
+        check = ChangeCheck(trainer.model)
         trainer.train(resume_from_checkpoint=str(start[0]) if start else None)
+        check.require_change(trainer.model, config)
         return trainer.model, trainer.tuning_state()
 
 
-def collate(texts: Sequence[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
+def collate(texts: Sequence[Row]) -> Batch:
     """A batch of rows with ``input_ids`` and ``completion_mask``, padded on the left.
 
-    So the tokens that predict labels are the last ones of every row, and only those need logits.
-    The last token of a text is a target alone and not forwarded.
+    The tokens that predict labels are then the last ones of every row, and only those need logits.
+    The last token of a text is only a target and is not forwarded.
 
     Returns:
         ``input_ids``, ``attention_mask``, ``position_ids``: ``[rows, longest - 1]`` int64;
-        ``targets``: ``[rows, most label tokens]`` int64, -100 where a label is shorter.
+        ``targets``: ``[rows, longest label]`` int64, -100 where a label is shorter.
     """
     width = max(len(text["input_ids"]) for text in texts) - 1
     n_targets = max(sum(text["completion_mask"]) for text in texts)
@@ -110,7 +129,9 @@ def collate(texts: Sequence[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
     }
 
 
-def label_loss(model: Any, inputs: dict[str, torch.Tensor], accepted: frozenset[str]) -> Any:
+def label_loss(
+    model: Callable[..., CausalLMOutput], inputs: Batch, accepted: frozenset[str]
+) -> torch.Tensor:
     """Mean cross-entropy of the label tokens over the vocabulary.
 
     Args:
@@ -120,38 +141,38 @@ def label_loss(model: Any, inputs: dict[str, torch.Tensor], accepted: frozenset[
     """
     targets = inputs["targets"]
     n_targets = targets.shape[1]
-    asked = {
+    arguments = {
         "input_ids": inputs["input_ids"],
         "attention_mask": inputs["attention_mask"],
         "position_ids": inputs["position_ids"],
         "logits_to_keep": n_targets,
         "use_cache": False,
     }
-    output = model(**{name: value for name, value in asked.items() if name in accepted})
+    output = model(**{name: value for name, value in arguments.items() if name in accepted})
     logits = output.logits[:, -n_targets:].float()
     return torch.nn.functional.cross_entropy(
         logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED
     )
 
 
-def training_packages() -> tuple[Any, Any, Any]:
-    """trl, peft and datasets; imported here because trl takes seconds.
+def training_packages() -> tuple[ModuleType, ModuleType]:
+    """Trl and datasets; imported here because trl takes seconds.
 
     Raises:
         InputError: One of them is missing.
     """
     try:
         import datasets
-        import peft
+        import peft  # noqa: F401 - trl imports it late
         import trl
     except ImportError as error:
         raise InputError(
             f"fine-tuning needs trl, peft and datasets ({error}); run {INSTALL_TRAIN}"
         ) from error
-    return trl, peft, datasets
+    return trl, datasets
 
 
-def _row(text: TrainingText) -> dict[str, list[int]]:
+def _row(text: TrainingText) -> Row:
     n_prompt = len(text.ids) - text.n_loss
     return {
         "input_ids": list(text.ids),

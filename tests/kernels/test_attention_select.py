@@ -7,20 +7,20 @@ import torch
 
 from icm_fast.kernels import triton_devices
 from icm_fast.kernels.tree_attention import cuda, sdpa, select
-from icm_fast.kernels.tree_attention import select as choice
+from icm_fast.kernels.tree_attention.select import select_for_device, select_tree_attention
 
 CUDA = torch.device("cuda", 0)
 
 
 def test_the_cpu_takes_sdpa():
-    assert choice.tree_attention_on(torch.device("cpu"), 64) is sdpa.tree_attention
+    assert select_for_device(torch.device("cpu"), 64) is sdpa.tree_attention
 
 
 def test_a_device_takes_triton(ampere):
     from icm_fast.kernels.tree_attention import triton
 
-    assert choice.tree_attention_on(CUDA, 64) is triton.tree_attention
-    assert choice.tree_attention_on(CUDA, 256) is triton.tree_attention
+    assert select_for_device(CUDA, 64) is triton.tree_attention
+    assert select_for_device(CUDA, 256) is triton.tree_attention
 
 
 def test_triton_comes_after_the_cuda_library(ampere, tmp_path):
@@ -32,50 +32,50 @@ def test_triton_comes_after_the_cuda_library(ampere, tmp_path):
 
 
 def test_without_a_device_nothing_runs_there(ampere):
-    """torch's CUDA builds are installed on machines without a device too."""
+    """torch's CUDA builds are also installed on machines without a device."""
     ampere.setattr(torch.cuda, "is_available", lambda: False)
     assert "triton" not in select.available("cuda")
 
 
 def test_heads_beyond_every_tile_take_sdpa(ampere):
-    assert choice.tree_attention_on(CUDA, 257) is sdpa.tree_attention
+    assert select_for_device(CUDA, 257) is sdpa.tree_attention
 
 
 def test_a_call_takes_what_serves_it(ampere):
-    """Tensors without numbers, since there is no device to have any."""
+    """Stand-ins for tensors, since there is no device."""
     from icm_fast.kernels.tree_attention import triton
 
     def on_device(dtype, width=64):
         return SimpleNamespace(device=CUDA, dtype=dtype, shape=(4, 7, width))
 
-    def fastest(query, values=None):
-        return select.fastest(query, values or query)
+    def selected(query, values=None):
+        return select_tree_attention(query, values or query)
 
     ampere.setattr(cuda, "library_path", lambda: Path("absent"))
-    assert fastest(on_device(torch.bfloat16)) is triton.tree_attention
-    assert fastest(on_device(torch.float64)) is sdpa.tree_attention
+    assert selected(on_device(torch.bfloat16)) is triton.tree_attention
+    assert selected(on_device(torch.float64)) is sdpa.tree_attention
     wide = on_device(torch.bfloat16, 512)
-    assert fastest(on_device(torch.bfloat16), wide) is sdpa.tree_attention
+    assert selected(on_device(torch.bfloat16), wide) is sdpa.tree_attention
     ampere.setattr(cuda, "library_path", lambda: Path(__file__))
-    assert fastest(on_device(torch.bfloat16)) is cuda.tree_attention
-    assert fastest(on_device(torch.float32)) is triton.tree_attention
+    assert selected(on_device(torch.bfloat16)) is cuda.tree_attention
+    assert selected(on_device(torch.float32)) is triton.tree_attention
 
 
 def test_older_devices_take_sdpa(ampere):
     ampere.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
-    assert choice.tree_attention_on(CUDA, 64) is sdpa.tree_attention
+    assert select_for_device(CUDA, 64) is sdpa.tree_attention
 
 
 def test_devices_of_other_makers_take_sdpa(ampere):
     ampere.setattr(torch.version, "cuda", None)
-    assert choice.tree_attention_on(CUDA, 64) is sdpa.tree_attention
+    assert select_for_device(CUDA, 64) is sdpa.tree_attention
 
 
 @pytest.mark.parametrize("old", ["2.3.1", "3.6.0+git123"])
-def test_an_older_triton_is_not_asked(ampere, old):
+def test_an_older_triton_is_not_used(ampere, old):
     ampere.setattr(triton_devices, "version", lambda name: old)
-    with pytest.warns(RuntimeWarning, match=rf"need triton 3\.7 and there is {old[:3]}; "):
-        assert choice.tree_attention_on(CUDA, 64) is sdpa.tree_attention
+    with pytest.warns(RuntimeWarning, match=rf"need triton 3\.7, found {old[:3]}; "):
+        assert select_for_device(CUDA, 64) is sdpa.tree_attention
 
 
 def test_without_triton_sdpa_serves(ampere):
@@ -83,8 +83,8 @@ def test_without_triton_sdpa_serves(ampere):
         raise PackageNotFoundError(name)
 
     ampere.setattr(triton_devices, "version", absent)
-    with pytest.warns(RuntimeWarning, match="there is none"):
-        assert choice.tree_attention_on(CUDA, 64) is sdpa.tree_attention
+    with pytest.warns(RuntimeWarning, match="found none"):
+        assert select_for_device(CUDA, 64) is sdpa.tree_attention
 
 
 def test_a_device_is_warned_of_once(ampere, recwarn):

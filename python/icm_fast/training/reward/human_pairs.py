@@ -1,4 +1,4 @@
-"""Labels of people for the human-supervised twin of a reward model; for comparison only."""
+"""Human labels for the gold counterpart of a reward model; for comparison only."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from icm_fast.training.reward.run_pairs import pairs_of_labels
 SOURCES = ("gold", "crowd")
 
 
-def twin_pairs(run: FinishedRun, source: str) -> PairSet:
-    """Pairs of the run's examples with the labels of people instead of those it found.
+def human_pairs(run: FinishedRun, source: str) -> PairSet:
+    """Pairs of the run's examples, with human labels instead of those it found.
 
     Args:
         run: A finished run; its own labels are not used.
         source: ``gold``, or ``crowd``: one rater's own labels.
 
     Raises:
-        InputError: Another source, the run does not say where its data came from, or there are no
+        InputError: Unknown source, the run does not say where its data came from, or there are no
             such labels.
     """
     if source not in SOURCES:

@@ -1,0 +1,13 @@
+"""What the trainers here replace in transformers and trl; a test asserts that it exists there."""
+
+FIXED_BATCHES = ("get_train_dataloader", "training_step", "compute_loss", "create_model_card")
+"""Methods of ``transformers.Trainer`` and ``trl.SFTTrainer`` that :mod:`.steps` replaces."""
+
+REINFORCEMENT = ("training_step", "create_model_card", "_tokenize_prompts")
+"""Methods of ``trl.GRPOTrainer`` and ``trl.RLOOTrainer`` that :mod:`.rl.trainer` replaces."""
+
+PRIVATE = ("_tokenize_prompts",)
+"""Those without a public counterpart: trl has no other way to hand over token ids of prompts."""
+
+ATTRIBUTES = ("accelerator", "model", "processing_class", "state", "args")
+"""Attributes of every trainer that are used here; of reinforcement learning ``beta`` too."""
