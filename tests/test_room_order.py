@@ -16,7 +16,7 @@ SOURCES = {
 
 ORDER = (
     ("_core", "errors"),
-    ("types", "files"),
+    ("types", "files", "documents"),
     ("config", "identity", "distributed", "assets"),
     ("plan",),
     ("tasks",),

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import math
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Annotated, Any, TypeVar, get_type_hints
+from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 
 import numpy as np
 
-from icm_fast.errors import InputError, suggest
+from icm_fast.errors import InputError, shown, suggest
 from icm_fast.types import JsonValue
 
 T = TypeVar("T")
@@ -124,8 +124,8 @@ class OneOf(Limit):
 
     def read(self, name: str, value: object) -> object:
         """Return a known word."""
-        if value not in self.known:
-            raise InputError(f"unknown {name} {value!r}{suggest(str(value), self.known)}")
+        if not isinstance(value, str) or value not in self.known:
+            raise InputError(f"unknown {name} {shown(value)}{suggest(str(value), self.known)}")
         return value
 
 
@@ -136,7 +136,7 @@ class Switch(Limit):
     def read(self, name: str, value: object) -> object:
         """Return a boolean."""
         if not isinstance(value, bool):
-            raise InputError(f"{name} must be true or false, got {value!r}")
+            raise InputError(f"{name} must be true or false, got {shown(value)}")
         return value
 
 
@@ -147,7 +147,9 @@ class Text(Limit):
     def read(self, name: str, value: object) -> object:
         """Return a text."""
         if not isinstance(value, str) or not value.strip():
-            raise InputError(f"{name} must be a non-empty text, got {value!r}")
+            raise InputError(f"{name} must be a non-empty text, got {shown(value)}")
+        if not value.isprintable():
+            raise InputError(f"{name} holds control characters: {shown(value)}; remove them")
         return value
 
 
@@ -159,7 +161,7 @@ class LabelIndex(Limit):
         """Return an index."""
         if isinstance(value, bool) or not isinstance(value, int) or value < -1:
             raise InputError(
-                f"{name} = {value!r} is not a label; give the index of a label, or -1 for none"
+                f"{name} = {shown(value)} is not a label; give the index of a label, or -1 for none"
             )
         return value
 
@@ -183,7 +185,7 @@ class ListOf(Limit):
         if isinstance(value, np.ndarray):
             value = value.tolist()
         if isinstance(value, str) or not isinstance(value, Sequence):
-            raise InputError(f"{name} must be a list, got {value!r}")
+            raise InputError(f"{name} must be a list, got {shown(value)}")
         if self.required and not value:
             known = f" of {', '.join(self.item.known)}" if isinstance(self.item, OneOf) else ""
             raise InputError(f"{name} is empty; name at least one{known}")
@@ -361,17 +363,50 @@ class SearchConfig:
         """Build from YAML content; an unknown key is an error that names the nearest one."""
         settings = without_removed(content)
         check_names(settings, (f.name for f in dataclasses.fields(cls)))
-        return cls(**settings)
+        return cls(**coerced(cls, settings))
+
+
+_NUMBER = re.compile(r"[-+]?(?:\.\d+|\d+(?:\.\d*)?)(?:[eE][-+]?\d+)?")
+
+
+@cache
+def _kinds(settings: type) -> dict[str, frozenset[object]]:
+    """The types that each field of a dataclass takes, by name, None aside."""
+    hints = get_type_hints(settings)
+    return {
+        name: frozenset(get_args(hint) or (hint,)) - {type(None)} for name, hint in hints.items()
+    }
+
+
+def coerced(settings: type, content: Mapping[str, Any]) -> dict[str, Any]:
+    """Read numbers by the type of their field: ``1e3`` is an integer where one is wanted.
+
+    Only what cannot mean anything else changes: a whole number becomes an integer, and the text of
+    a number becomes the number, where the field takes nothing but numbers.
+    """
+    kinds = _kinds(settings)
+    return {name: _coerced(kinds.get(name, frozenset()), value) for name, value in content.items()}
+
+
+def _coerced(kinds: frozenset[object], value: object) -> object:
+    number = value
+    if not kinds or not kinds <= {int, float}:
+        return value
+    if isinstance(value, str) and len(value) < 40 and _NUMBER.fullmatch(value):
+        number = int(value) if re.fullmatch(r"[-+]?\d+", value) else float(value)
+    if float not in kinds and isinstance(number, float) and number.is_integer():
+        return int(number)
+    return number
 
 
 def check_number(name: str, value: object, low: float, high: float) -> None:
     """Raise InputError unless ``value`` is a number in ``low .. high``; an integer if low is."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise InputError(f"{name} must be a number, got {value!r}")
+        raise InputError(f"{name} must be a number, got {shown(value)}")
     if isinstance(low, int) and not isinstance(value, int):
-        raise InputError(f"{name} must be an integer, got {value!r}")
-    if not (math.isfinite(value) and low <= value <= high):
-        raise InputError(f"{name} = {value} is outside {low} .. {high}")
+        raise InputError(f"{name} must be an integer, got {shown(value)}")
+    if not low <= value <= high:  # NaN compares as false
+        raise InputError(f"{name} = {shown(value)} is outside {low} .. {high}")
 
 
 def check_names(names: Iterable[object], known: Iterable[str]) -> None:
@@ -379,4 +414,4 @@ def check_names(names: Iterable[object], known: Iterable[str]) -> None:
     settings = set(known)
     for name in names:
         if name not in settings:
-            raise InputError(f"unknown setting {name!r}{suggest(str(name), settings)}")
+            raise InputError(f"unknown setting {shown(name)}{suggest(str(name), settings)}")

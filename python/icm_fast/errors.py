@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import reprlib
 from collections.abc import Iterable
 
 
@@ -19,10 +20,44 @@ def first_line(error: BaseException) -> str:
     return lines[0] if lines else type(error).__name__
 
 
+_LONGEST_VALUE = 80
+_LONGEST_WORD = 60
+_MOST_KNOWN = 80
+
+
+class _Short(reprlib.Repr):
+    """A repr whose length does not depend on the size of the value."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel = 2
+        self.maxstring = self.maxother = self.maxlong = _LONGEST_VALUE
+        self.maxlist = self.maxtuple = self.maxset = self.maxdict = 6
+
+    def repr_int(self, x: int, level: int) -> str:
+        try:
+            return super().repr_int(x, level)
+        except ValueError:  # Python prints no integer of more than 4,300 digits
+            return f"an integer of {x.bit_length()} bits"
+
+
+def shown(value: object) -> str:
+    """Return ``repr(value)`` for a message, cut to a line whatever the value holds."""
+    return _Short().repr(value)
+
+
 def suggest(word: str, known: Iterable[str]) -> str:
     """Return ``; did you mean 'x'? known: ...``, or the known words alone if none is near."""
     words = sorted(known)
-    near = difflib.get_close_matches(word, words, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(word[:_LONGEST_WORD], words[:1000], n=1, cutoff=0.5)
+    listed = ", ".join(_short_word(other) for other in words[:_MOST_KNOWN])
+    if len(words) > _MOST_KNOWN:
+        listed += f" and {len(words) - _MOST_KNOWN} more"
     if near:
-        return f"; did you mean {near[0]!r}? known: {', '.join(words)}"
-    return f"; known: {', '.join(words)}"
+        return f"; did you mean {shown(near[0])}? known: {listed}"
+    return f"; known: {listed}"
+
+
+def _short_word(word: str) -> str:
+    """The word, or its cut repr where it is long or not printable."""
+    return word if len(word) <= _LONGEST_WORD and word.isprintable() else shown(word)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from icm_fast.cli import main, run
+from icm_fast.cli.settings import read_request
 from icm_fast.config import SearchConfig
 from icm_fast.engine.doctor import growth_sizes
 from icm_fast.engine.progress import (
@@ -291,6 +292,88 @@ def test_doctor_reports_every_check(claims, model, capsys):
         assert word in out
     assert "FAIL" not in out
     assert "88 tokens" in out
+
+
+def test_doctor_as_json(claims, model, capsys):
+    assert run(["doctor", *SEARCH[1:], "--json"]) == 0
+    findings = json.loads(capsys.readouterr().out)["findings"]
+    assert {f["state"] for f in findings} == {"ok"}
+    assert {"duplicates", "label join", "cost"} <= {f["check"] for f in findings}
+    arguments = ["doctor", "truthfulqa", "absent.jsonl", "--model", "fake", "--json"]
+    assert run(arguments) == 2
+    out = json.loads(capsys.readouterr().out)
+    assert out["findings"][-1]["state"] == "FAIL"
+
+
+HOSTILE = [
+    ["--set", "label_shares=0.9"],
+    ["--set", "alpha=" + "9" * 5000],
+    ["--set", "alpha=" + "[" * 5000],
+    ["--set", "alpha=[" + "x, " * 5000 + "]"],
+    ["--set", "moves={a: 1}"],
+    ["--set", "moves=[[grow]]"],
+    ["--set", "alpha=1e999"],
+    ["--set", "alpha=.nan"],
+    ["--set", "device=\x00"],
+    ["--set", "initial_labels=[.inf]"],
+    ["--set", "x" * 10_000 + "=1"],
+    ["--set", "=1"],
+    ["--set", "cooling=[1]"],
+    ["--option", "rules=[1]"],
+    ["--option", "rules={a: *b}"],
+    ["--option", "\ud800=1"],
+    ["--seed", "9" * 30],
+    ["--preset", "x" * 10_000],
+]
+
+
+@pytest.mark.parametrize("extra", HOSTILE, ids=lambda extra: repr(extra)[:40])
+def test_odd_settings_are_one_short_line(claims, model, capsys, extra):
+    assert run([*SEARCH, *extra]) == 2
+    err = capsys.readouterr().err
+    assert "Traceback" not in err
+    assert len(err) < 4000
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: &a [x]\nseed: *a",
+        "seed: " + "[" * 10_000,
+        "seed: " + "9" * 10_000,
+        "seed: {" + ", ".join(f"k{k}: 1" for k in range(10_000)) + "}",
+        "options: [1]",
+        "options: {rules: {a: 1}}",
+        "seed: 1\nseed: 2",
+        "? [a]\n: 1",
+        "\x00",
+        "!!python/object:os.system {}",
+    ],
+    ids=lambda text: repr(text)[:30],
+)
+def test_odd_settings_files_are_one_short_line(claims, model, capsys, tmp_path, text):
+    (tmp_path / "c.yaml").write_text(text)
+    assert run([*SEARCH, "--config", str(tmp_path / "c.yaml")]) == 2
+    err = capsys.readouterr().err
+    assert "Traceback" not in err
+    assert len(err) < 1000
+
+
+def test_yaml_settings_are_those_of_yaml_1_2(tmp_path):
+    (tmp_path / "c.yaml").write_text(
+        "task: custom\ndata: 010\nmodel: 1e3\nseed: 010\nalpha: 1e1\nmax_iterations: 1e2\n"
+        "options: {gold: no, id: 007, gold_map: {no: 1, 2: yes}}\n"
+    )
+    request = read_request(tmp_path / "c.yaml", ["growth=1e-1"], ["group=08"])
+    assert (request.source.data, request.model) == ("010", "1e3")
+    assert (request.config.seed, request.config.alpha, request.config.growth) == (10, 10.0, 0.1)
+    assert request.config.max_iterations == 100
+    assert request.source.options == {
+        "gold": "no",
+        "id": "007",
+        "gold_map": {"no": "1", "2": "yes"},
+        "group": "08",
+    }
 
 
 def test_doctor_fails_where_the_input_does(claims, model, capsys):

@@ -8,6 +8,8 @@ import pytest
 from icm_fast import evaluate
 from icm_fast.config import SearchConfig
 from icm_fast.errors import InputError
+from icm_fast.evaluation.report import comparison_text
+from icm_fast.model.lazy import LazyModel
 from icm_fast.tasks.source import TaskSource
 from run_fakes import FakeLoaded, FakeScored, FakeScorer, toy_dataset, write_claims
 
@@ -310,6 +312,25 @@ def test_compare_without_gold_or_without_held_out_data(tmp_path):
         )
     with pytest.raises(InputError, match="no example with gold besides"):
         evaluate.held_out(source, dataset, 5)
+
+
+def test_agreement_is_told_where_everything_was_searched(tmp_path):
+    """Without held-out data no model is loaded, and no prediction is compared."""
+    path = tmp_path / "claims.jsonl"
+    write_claims(path)
+    source = TaskSource("truthfulqa", str(path))
+    dataset, gold = source.load()
+
+    class Unloadable(LazyModel):
+        def load(self):
+            raise AssertionError("nothing is to be predicted")
+
+    found = evaluate.compare(source, dataset, gold, model=Unloadable("none"), config=SearchConfig())
+    assert (found.agreement, found.n_gold, found.n_test, found.methods) == (1.0, 24, 0, ())
+    text = comparison_text(found.to_dict())
+    assert "agree with gold on 1.00 of 24 examples" in text
+    assert "Nothing is held out" in text
+    assert "|" not in text
 
 
 def test_a_model_that_was_trained_again_is_another_one(tmp_path):

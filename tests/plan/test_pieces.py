@@ -1,11 +1,13 @@
 import numpy as np
 import pytest
+from transformers import AddedToken
 
 from icm_fast.config import SearchConfig
 from icm_fast.errors import InputError
 from icm_fast.plan.label_tree import label_tree
 from icm_fast.plan.leave_one_out import plan_pieces
-from icm_fast.plan.pieces import tokenize_dataset
+from icm_fast.plan.pieces import tokenize_dataset, whole_text_ids
+from icm_fast.plan.text_ids import lost_texts, marked_text, text_ids
 from icm_fast.types import Dataset, Example, LabelSpace
 from reference.leave_one_out import context_text
 from tiny_models import (
@@ -169,3 +171,56 @@ def test_label_that_depends_on_its_prompt():
 def test_prompt_that_ends_in_white_space():
     with pytest.raises(ValueError, match=r"'e1' \(row 1\) ends in whitespace.*strip it"):
         dataset_of(["q:", "r: "])
+
+
+def test_a_merge_names_what_the_tokenizer_keeps_whole():
+    tokenizer = PieceTokenizer(**{".\n": [7], ":y": [8]})
+    with pytest.raises(InputError, match=r"label and separator .* write the label as ' yes'"):
+        tokenize_dataset(dataset_of(["q:"], (" yes.", " no.")), tokenizer)
+    with pytest.raises(InputError, match=r"prompt and label .* write the label as ' yes'"):
+        tokenize_dataset(dataset_of(["q:"], ("yes", " no")), tokenizer)
+    tokenizer = PieceTokenizer(**{"s\n\n": [7]})
+    with pytest.raises(InputError, match=r"separator='\\n' keeps them apart"):
+        tokenize_dataset(dataset_of(["q:"], (" yes", " no")), tokenizer)
+
+
+def test_every_label_is_joined_with_every_ending():
+    tokenizer = PieceTokenizer(**{"! no": [7]})
+    with pytest.raises(InputError, match=r"'e0' \(row 0\), label ' no': .* merges prompt and"):
+        tokenize_dataset(dataset_of(["q!", "r?"], (" yes", " no")), tokenizer)
+
+
+@pytest.mark.parametrize("text", ["a </s> b", "<s>", "<pad>film"])
+def test_data_that_spell_control_tokens_stay_text(tokenizer, text):
+    plain = text_ids(tokenizer, [text, "a warm film"])
+    assert not {0, 1, 2} & set(plain[0])
+    assert plain[1] == tokenizer("a warm film", add_special_tokens=False)["input_ids"]
+    assert (
+        marked_text(byte_tokenizer(), text_ids(byte_tokenizer(), [text])[0]).replace("|", "")
+        == text
+    )
+    pieces = tokenize_dataset(dataset_of([f"Review: {text}:", "Review: dull:"]), tokenizer)
+    assert not {0, 1, 2} & {i for p in (*pieces.first_prompts, *pieces.later_prompts) for i in p}
+    assert not {0, 1} & set(whole_text_ids(text, tokenizer)[len(pieces.root) : -1])
+
+
+def test_control_tokens_that_cannot_be_text_name_the_row():
+    tokenizer = PieceTokenizer(**{"</s>": [7]})
+    tokenizer.added_tokens_decoder = {7: AddedToken("</s>", special=True)}
+    with pytest.raises(InputError, match=r"'e1' \(row 1\): .* holds '</s>', a control token"):
+        tokenize_dataset(dataset_of(["q:", "r</s>:"]), tokenizer)
+
+
+def test_texts_that_tokens_lose_are_found():
+    known, unknown = "a warm film", "a w\u00e4rm film \u4e2d"
+    assert lost_texts(byte_tokenizer(), byte_tokenizer(), [known, unknown]) == []
+    small = metaspace_tokenizer()
+    assert lost_texts(small, small, [known, unknown, "A  warm\nfilm"[2:]]) == [1]
+
+
+def test_the_boundaries_of_tokens_are_shown():
+    ids = byte_tokenizer()("Review: dull\nSentiment: \u4e2d")["input_ids"]
+    text = marked_text(byte_tokenizer(), ids)
+    assert text.replace("|", "") == "Review: dull\\nSentiment: \u4e2d"
+    assert text.count("|") < len(ids)
+    assert "\ufffd" not in text

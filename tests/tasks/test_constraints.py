@@ -187,3 +187,22 @@ def test_merged_constraints_allow_what_every_rule_allows(members, rules):
     for a, b in product(range(2), range(2)):
         refused = {(c.first, c.second) for c in together if not c.allowed[a][b]}
         assert refused == {(c.first, c.second) for c in apart if not c.allowed[a][b]}
+
+
+@pytest.mark.parametrize(
+    ("n", "message"),
+    [
+        (1500, "the rules make more than 1,000,000 constraints; the largest group, 'g', has 1500"),
+        (7000, r"have 24,496,500 pairs .* look at 20,000,000 at most; the largest group, 'g', has"),
+    ],
+)
+def test_a_group_that_makes_too_many_constraints_is_named(n, message):
+    examples = [Example(str(k), f"t{k}", "g", str(k)) for k in range(n)]
+    with pytest.raises(InputError, match=message):
+        compile_rules(examples, LabelSpace((" a", " b")), ["exclusive"])
+
+
+def test_tables_hold_booleans():
+    rule = {"rule": "custom", "pairs": [["0", "1"]], "table": [["no", "yes"], ["yes", "no"]]}
+    with pytest.raises(InputError, match="`table` of rule 'custom' must hold true and false"):
+        compile_rules([Example("0", "a"), Example("1", "b")], LabelSpace((" a", " b")), [rule])

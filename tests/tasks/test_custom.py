@@ -66,9 +66,11 @@ def test_multi_class_gold(tmp_path):
 @pytest.mark.parametrize(
     ("values", "options", "gold"),
     [
-        ([True, False], {}, [1, 0]),
-        (["1", "0.0"], {}, [1, 0]),
+        ([True, False], {"gold_map": {"true": "pos", "false": "neg"}}, [1, 0]),
+        (["1", "0.0"], {"gold_map": {0: "neg", 1: "pos"}}, [1, 0]),
         ([-1, None], {}, [-1, -1]),
+        ([float("nan"), ""], {}, [-1, -1]),
+        (["POS", " Neg "], {}, [1, 0]),
         (["Y", "N"], {"gold_map": {"Y": "pos", "N": " neg"}}, [1, 0]),
         (["pos", " neg"], {}, [1, 0]),
     ],
@@ -79,6 +81,61 @@ def test_gold_spellings(tmp_path, values, options, gold):
         "custom", path, template="{t}", labels=[" neg", " pos"], gold="g", **options
     )
     assert found.tolist() == gold
+
+
+@pytest.mark.parametrize(
+    ("labels", "values", "gold"),
+    [
+        ([" 1", " 2", " 3"], [1.0, 2.0, None], [0, 1, -1]),
+        ([" 1", " 2", " 3"], ["1", "2.0", " 3 "], [0, 1, 2]),
+        ([" 0", " 1"], [1, 0], [1, 0]),
+        ([" False", " True"], [True, "false"], [1, 0]),
+        ([" a", " A"], ["A", "a"], [1, 0]),
+        ([" -1", " 1"], [-1, 1.0], [0, 1]),
+    ],
+)
+def test_gold_that_names_a_label(tmp_path, labels, values, gold):
+    path = save(tmp_path, [{"t": f"t{i}", "g": value} for i, value in enumerate(values)])
+    assert load_task("custom", path, template="{t}", labels=labels, gold="g")[1].tolist() == gold
+
+
+@pytest.mark.parametrize(
+    ("labels", "value", "options", "message"),
+    [
+        ([" neg", " pos"], 1, {}, "line 1: gold 1 is not a label.*gold_map"),
+        ([" neg", " pos"], True, {}, "gold True is not a label"),
+        ([" neg", " pos"], "0", {}, "gold '0' is not a label"),
+        ([" False", " True"], 1, {}, "gold 1 is not a label"),
+        ([" 1", " 2"], 0, {}, "gold 0 is not a label"),
+        ([" 1", " 2"], -1, {}, "gold -1 is not a label"),
+        ([" 1", " 2"], 1.5, {}, "gold 1.5 is not a label"),
+        ([" 1", " 2"], float("inf"), {}, "gold inf is not a label"),
+        ([" 1", " 2"], ["1"], {}, r"gold \['1'\] is not a label"),
+        ([" a", " A"], " a.", {}, "is not a label"),
+        ([" ab", " AB"], "Ab", {}, "fits ' ab', ' AB' alike"),
+        ([" 1", " 1.0"], 1.0, {}, "fits ' 1', ' 1.0' alike"),
+        ([" neg", " pos"], "neg", {"gold_map": {"1": "pos"}}, "'neg' is not in gold_map"),
+        ([" neg", " pos"], 1, {"gold_map": {"1": "poss"}}, "turns '1' into 'poss'"),
+        ([" neg", " pos"], 1, {"gold_map": {"1": 1}}, "turns '1' into 1"),
+        ([" neg", " pos"], "x" * 9999, {}, "is not a label"),
+    ],
+)
+def test_gold_that_could_be_misread_is_refused(tmp_path, labels, value, options, message):
+    path = save(tmp_path, [{"t": "t0", "g": value}])
+    with pytest.raises(InputError, match=message) as caught:
+        load_task("custom", path, template="{t}", labels=labels, gold="g", **options)
+    assert len(str(caught.value)) < 500
+
+
+def test_gold_of_parquet_files_with_class_labels(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    features = datasets.Features(
+        t=datasets.Value("string"), g=datasets.ClassLabel(names=["pos", "neg"])
+    )
+    table = datasets.Dataset.from_dict({"t": ["x", "y", "z"], "g": [0, 1, -1]}, features)
+    table.to_parquet(tmp_path / "a.parquet")
+    options = {"template": "{t}", "labels": [" neg", " pos"], "gold": "g"}
+    assert load_task("custom", tmp_path / "a.parquet", **options)[1].tolist() == [1, 0, -1]
 
 
 def test_the_data_set_does_not_depend_on_gold(tmp_path):
@@ -171,3 +228,37 @@ def test_rows_with_gaps_and_broken_yaml(tmp_path):
         load_task("custom", path)
     with pytest.raises(InputError, match="needs a YAML description"):
         load_task("custom")
+
+
+@pytest.mark.parametrize(
+    ("template", "labels", "found"),
+    [
+        ("{t} is", ["no", "yes"], (" no", " yes")),
+        ("{t}:", [" no", "yes"], (" no", " yes")),
+        ("{t}:\n", ["no", "yes"], (" no", " yes")),
+        ("{t}?", ["\nno", "yes"], ("\nno", " yes")),
+        ('{t}: "', ["no", "yes"], ("no", "yes")),
+        ("{t} (", ["A", "B"], ("A", "B")),
+        ("{t}\u7b54\u6848\uff1a", ["\u662f", "\u5426"], ("\u662f", "\u5426")),
+        ("{t} \u7684", ["no", "yes"], ("no", "yes")),
+        ("{t}:", ["+", "-"], ("+", "-")),
+    ],
+)
+def test_labels_join_as_in_running_text(tmp_path, template, labels, found):
+    path = save(tmp_path, [{"t": "x", "g": labels[1]}])
+    dataset, gold = load_task("custom", path, template=template, labels=labels, gold="g")
+    assert dataset.label_space.labels == found
+    assert gold.tolist() == [1]
+
+
+def test_names_in_yaml_are_text(tmp_path):
+    save(tmp_path, [{"007": "x", "no": "y", "g": 1}])
+    path = tmp_path / "spec.yaml"
+    path.write_text(
+        "data: rows.jsonl\ntemplate: '{007}'\nid: 007\ngroup: no\ngold: g\n"
+        "labels: [no, yes]\ngold_map: {0: no, 1: yes}\n"
+    )
+    dataset, gold = load_task("custom", path)
+    assert (dataset.examples[0].id, dataset.examples[0].group) == ("x", "y")
+    assert dataset.label_space.labels == (" no", " yes")
+    assert gold.tolist() == [1]

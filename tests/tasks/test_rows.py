@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from icm_fast.errors import InputError
+from icm_fast.tasks.registry import load_task
 from icm_fast.tasks.rows import Row, binary_gold, read_rows
 
 RECORDS = [
@@ -94,21 +95,90 @@ def test_gold_absent_or_wrong():
         binary_gold(Row(1, "a, line 2", {"label": 2}))
 
 
-def test_hub_rows(monkeypatch):
-    asked = []
+class Stream(list):
+    """Rows that count how many were taken."""
 
-    def load_dataset(name, split):
-        asked.append((name, split))
-        return [{"a": 1}]
+    taken = 0
+    features = None
+
+    def __iter__(self):
+        for row in super().__iter__():
+            self.taken += 1
+            yield row
+
+
+def hub(monkeypatch, rows):
+    asked, stream = [], Stream(rows)
+
+    def load_dataset(path, name=None, *, split, streaming, revision=None):
+        assert streaming
+        asked.append((path, name, revision, split))
+        return stream
 
     monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load_dataset))
-    assert read_rows("hub:org/name:test")[0].values == {"a": 1}
-    read_rows("hub:org/name")
-    assert asked == [("org/name", "test"), ("org/name", "train")]
+    return asked, stream
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ("hub:org/name", ("org/name", None, None, "train")),
+        ("hub:org/name:test", ("org/name", None, None, "test")),
+        ("hub:name", ("name", None, None, "train")),
+        ("hub:org/name/en.x", ("org/name", "en.x", None, "train")),
+        ("hub:org/name@v1.0", ("org/name", None, "v1.0", "train")),
+        ("hub:name@main/cfg", ("name", "cfg", "main", "train")),
+        ("hub:org/name@abc/cfg:test[:10%]", None),
+        ("hub:org/name@abc/cfg:test", ("org/name", "cfg", "abc", "test")),
+        (
+            "hub:org/name@refs/convert/parquet/cfg:test",
+            ("org/name", "cfg", "refs/convert/parquet", "test"),
+        ),
+        ("hub:", None),
+        ("hub:a/b/c/d", None),
+        ("hub:org/name@", None),
+    ],
+)
+def test_hub_addresses(monkeypatch, address, expected):
+    asked, _ = hub(monkeypatch, [{"a": 1}])
+    if expected is None:
+        with pytest.raises(InputError, match="is not an address of the Hub; write hub:NAME"):
+            read_rows(address)
+    else:
+        assert read_rows(address)[0].values == {"a": 1}
+        assert asked == [expected]
+
+
+def test_hub_rows_are_streamed_up_to_the_limit(monkeypatch):
+    _, stream = hub(monkeypatch, [{"a": k} for k in range(100)])
+    assert [row.values["a"] for row in read_rows("hub:x", most=3)] == [0, 1, 2]
+    assert stream.taken == 3
+
+
+def test_a_custom_task_streams_whole_groups(monkeypatch):
+    rows = [{"t": f"t{k}", "g": "ab"[k % 2], "k": str(k // 3)} for k in range(100)]
+    options = {"template": "{t}:", "labels": [" a", " b"], "gold": "g", "limit": 5}
+    _, stream = hub(monkeypatch, rows)
+    dataset, gold = load_task("custom", "hub:x", **options)
+    assert [e.id for e in dataset.examples] == [f"row-{k}" for k in range(5)]
+    assert gold.tolist() == [0, 1, 0, 1, 0]
+    assert stream.taken == 5
+    _, stream = hub(monkeypatch, rows)
+    dataset, _ = load_task("custom", "hub:x", group="k", **options)
+    assert {e.group for e in dataset.examples} <= {"0", "1"}
+    assert stream.taken == 7
+    with pytest.raises(InputError, match="limit must be an integer of at least 1, got 0"):
+        load_task("custom", "hub:x", **options | {"limit": 0})
+
+
+def test_hub_class_labels_are_read_by_name(monkeypatch):
+    _, stream = hub(monkeypatch, [{"a": 1, "b": 1}, {"a": -1, "b": 0}])
+    stream.features = {"a": type("ClassLabel", (), {"names": ["no", "yes"]})(), "b": object()}
+    assert [row.values for row in read_rows("hub:x")] == [{"a": "yes", "b": 1}, {"a": None, "b": 0}]
 
 
 def test_hub_failures_are_one_line(monkeypatch):
-    def load_dataset(name, split):
+    def load_dataset(name, split, streaming):
         raise ConnectionError("no route\nmore")
 
     monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load_dataset))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -23,6 +25,12 @@ from icm_fast.cli.parameters import (
 from icm_fast.cli.settings import Request, read_request
 from icm_fast.errors import InputError
 from icm_fast.model.lazy import LazyModel
+
+if TYPE_CHECKING:
+    from icm_fast.engine.doctor import Finding
+
+
+_AsJson = Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")]
 
 
 def search_command(
@@ -102,6 +110,7 @@ def doctor(
     config: ConfigFile = None,
     assignments: Assignments = None,
     options: Options = None,
+    as_json: _AsJson = False,
 ) -> None:
     """Check model and data; predict the tokens and time of a search."""
     from icm_fast.engine.doctor import diagnose
@@ -117,9 +126,14 @@ def doctor(
         seed=seed,
         limit=limit,
     )
-    failed = ""
+    findings: list[Finding] = []
     for finding in diagnose(request.source.load_dataset, request_model(request), request.config):
-        typer.echo(f"{'ok  ' if finding.passed else 'FAIL'}  {finding.check}: {finding.detail}")
-        failed = failed or ("" if finding.passed else finding.detail)
+        findings.append(finding)
+        if not as_json:
+            typer.echo(f"{finding.state:4}  {finding.check}: {finding.detail}")
+    if as_json:
+        rows = [{"check": f.check, "state": f.state, "detail": f.detail} for f in findings]
+        typer.echo(json.dumps({"findings": rows}, indent=2, ensure_ascii=False))
+    failed = [finding.detail for finding in findings if not finding.passed]
     if failed:
-        raise InputError(failed)
+        raise InputError(failed[0])

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import typer
 
-from icm_fast.config import REMOVED_SETTINGS, SearchConfig
+from icm_fast.config import REMOVED_SETTINGS, ListOf, OneOf, SearchConfig, Text, limits
 from icm_fast.distributed import is_main
-from icm_fast.errors import InputError, suggest
+from icm_fast.documents import NotYamlError, parse_old_yaml, parse_yaml
+from icm_fast.errors import InputError, shown, suggest
 from icm_fast.files import reading
 from icm_fast.runs.config import IDENTITY
 from icm_fast.tasks.source import TaskSource
@@ -79,14 +81,19 @@ def read_settings_file(file: Path) -> dict[str, object]:
     Raises:
         InputError: The file cannot be read, is not a YAML mapping, or has an unknown key.
     """
-    import yaml
-
     with reading(file, "name an existing YAML file"):
-        text = file.read_text(encoding="utf-8")
+        content_bytes = file.read_bytes()
     try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise InputError(f"{file} is not YAML: {' '.join(str(error).split())}") from error
+        text = content_bytes.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{file} is not UTF-8 at byte {error.start}; convert it") from error
+    try:
+        if re.search(rf"^{IDENTITY}:", text, re.MULTILINE):
+            content = parse_old_yaml(text, str(file))  # written by a run
+        else:
+            content = parse_yaml(text, str(file), texts=text_keys())
+    except NotYamlError as error:
+        raise InputError(f"{file} is not YAML: {error.reason}; correct it") from error
     if content is None:
         return {}
     if not isinstance(content, dict):
@@ -100,25 +107,37 @@ def parse_assignments(
     assignments: Sequence[str], known: Sequence[str] | None = (*REQUEST_KEYS, *SETTINGS)
 ) -> dict[str, object]:
     """Parse ``key=value`` words, values as YAML; ``known`` None allows every key."""
-    import yaml
-
     content: dict[str, object] = {}
+    texts = text_keys()
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
         if not equals or not key:
-            raise InputError(f"{assignment!r} is not an assignment; write key=value")
+            raise InputError(f"{shown(assignment)} is not an assignment; write key=value")
         if known is not None:
             _check_key(key, "", known)
+        where = f"the value in {shown(assignment)}"
         try:
-            content[key] = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise InputError(f"the value in {assignment!r} is not YAML; quote it") from error
+            content[key] = parse_yaml(text, where, texts=texts, as_text=key in texts)
+        except NotYamlError as error:
+            raise InputError(f"{where} is not YAML; quote it") from error
     return content
+
+
+def text_keys() -> frozenset[str]:
+    """Keys of settings and of the options of tasks whose values are text, such as names."""
+    from icm_fast.tasks.registry import text_options
+
+    words = (
+        name
+        for name, limit in limits(SearchConfig).items()
+        if isinstance(limit.item if isinstance(limit, ListOf) else limit, OneOf | Text)
+    )
+    return frozenset(("task", "data", "model", "output", *words)) | text_options()
 
 
 def _check_key(key: object, where: str, known: Sequence[str]) -> None:
     if key not in known and key not in REMOVED_SETTINGS:
-        raise InputError(f"{where}unknown setting {key!r}{suggest(str(key), known)}")
+        raise InputError(f"{where}unknown setting {shown(key)}{suggest(str(key), known)}")
 
 
 def _mapping(value: object) -> Mapping[str, object]:
@@ -126,7 +145,7 @@ def _mapping(value: object) -> Mapping[str, object]:
         return {}
     if not isinstance(value, dict):
         raise InputError(
-            f"options must be a mapping, got {value!r}; write 'options: {{key: value}}'"
+            f"options must be a mapping, got {shown(value)}; write 'options: {{key: value}}'"
         )
     return value
 
@@ -154,6 +173,8 @@ def _request(content: Mapping[str, object]) -> Request:
 
 
 def _limit(value: object) -> int | None:
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
     if value is None or (isinstance(value, int) and not isinstance(value, bool)):
         return value
-    raise InputError(f"limit must be an integer, got {value!r}")
+    raise InputError(f"limit must be an integer, got {shown(value)}")

@@ -15,6 +15,7 @@ import numpy as np
 
 from icm_fast._core import count_violations
 from icm_fast._core import utility as native_utility
+from icm_fast.tasks.duplicates import duplicates_text
 from icm_fast.types import UNLABELLED, Dataset, IntArray, Reporter
 
 if TYPE_CHECKING:
@@ -36,7 +37,8 @@ class Concern:
     """One reason for doubt.
 
     Attributes:
-        kind: ``one-sided``, ``no-signal``, ``rival``, ``violations`` or ``unlabelled``.
+        kind: ``one-sided``, ``no-signal``, ``rival``, ``violations``, ``unlabelled`` or
+            ``duplicates``.
         text: What was found and how to fix it.
     """
 
@@ -132,6 +134,9 @@ def search_concerns(
                 "max_evaluations (in a new run folder: settings are part of a run)",
             )
         )
+    copies = duplicates_text(dataset.examples)
+    if copies is not None:
+        found.append(Concern("duplicates", copies))
     return tuple(concern for concern in found if concern is not None)
 
 

@@ -15,11 +15,13 @@ from icm_fast.engine.progress import clock
 from icm_fast.errors import InputError
 from icm_fast.model.lazy import LazyModel
 from icm_fast.scoring.checks import check_scores
+from icm_fast.tasks.duplicates import duplicates_text
 from icm_fast.types import UNLABELLED, Dataset, IntArray
 
 if TYPE_CHECKING:
     from icm_fast.model.loaded import LoadedModel
     from icm_fast.plan.pieces import TokenizedDataset
+    from icm_fast.plan.text_ids import Tokenizer
     from icm_fast.scoring.protocol import MakeScorer, Scorer
 
 TYPICAL_FINAL_EVALUATIONS = 30
@@ -30,11 +32,24 @@ _TIMED_EXAMPLES = 8
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Outcome of one check."""
+    """Outcome of one check.
+
+    Attributes:
+        check: What was looked at.
+        passed: Whether a search can run.
+        detail: What was found.
+        note: Whether it passed, but is worth a look.
+    """
 
     check: str
     passed: bool
     detail: str
+    note: bool = False
+
+    @property
+    def state(self) -> str:
+        """``ok``, ``note`` or ``FAIL``."""
+        return "FAIL" if not self.passed else "note" if self.note else "ok"
 
 
 def diagnose(
@@ -69,17 +84,43 @@ def _steps(
 
     dataset = load()
     yield Finding("data", True, _describe_data(dataset))
+    copies = duplicates_text(dataset.examples)
+    yield Finding("duplicates", True, copies or "no prompt occurs twice", copies is not None)
     loaded = model.load()
     yield Finding("model", True, _describe_model(loaded))
     pieces = tokenize_dataset(dataset, loaded.tokenizer)
     yield Finding("label tokens", True, _describe_labels(dataset, pieces.labels))
     yield Finding("boundaries", True, f"the pieces of all {len(dataset)} prompts join like text")
+    yield from _reading(dataset, loaded.tokenizer, pieces)
     scorer = make_scorer(loaded, dataset, config)
     limit = config.context_limit or loaded.max_context
     yield Finding("context", True, _describe_context(scorer, pieces, limit))
     rate = _tokens_per_second(loaded, dataset, config, make_scorer)
     yield Finding("speed", True, f"{rate:,.0f} tokens per second")
     yield Finding("cost", True, _describe_cost(scorer, dataset, config, rate))
+
+
+def _reading(dataset: Dataset, tokenizer: Tokenizer, pieces: TokenizedDataset) -> Iterator[Finding]:
+    """How the model reads the data: what gets lost, how labels join, one whole prompt."""
+    from icm_fast.plan.text_ids import Decoder, lost_texts_sentence, marked_text
+    from icm_fast.tasks.joins import joined_labels
+
+    lost = lost_texts_sentence(tokenizer, dataset.examples)
+    yield Finding(
+        "round trip", True, lost or "tokens turn back into the texts of all prompts", bool(lost)
+    )
+    labels = tuple(dataset.label_space)
+    usual = joined_labels(labels, (example.prompt for example in dataset.examples))
+    joins = "labels follow the prompts as in running text"
+    if usual != labels:
+        joins = f"labels {list(labels)} follow a word without a blank; {list(usual)} is usual"
+    yield Finding("label join", True, joins, usual != labels)
+    if not isinstance(tokenizer, Decoder):
+        return
+    ids = pieces.root + pieces.demonstration(0, 0, first=True)
+    yield Finding(
+        "prompt", True, f"example {dataset.examples[0].id!r}: {marked_text(tokenizer, ids)}"
+    )
 
 
 def _describe_data(dataset: Dataset) -> str:

@@ -5,12 +5,12 @@ Gold is an integer array, -1 where unknown; such examples are left out of every 
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from icm_fast.config import SearchConfig
 from icm_fast.errors import InputError
-from icm_fast.evaluation.gold import held_out, load_gold
+from icm_fast.evaluation.gold import NothingHeldOutError, held_out, load_gold
 from icm_fast.evaluation.many_shot import Predictions, many_shot, predict
 from icm_fast.evaluation.metrics import (
     accuracy,
@@ -22,6 +22,7 @@ from icm_fast.evaluation.metrics import (
     calibration_error,
     consistency,
 )
+from icm_fast.model.lazy import LazyModel
 from icm_fast.types import UNLABELLED, Dataset, IntArray
 
 if TYPE_CHECKING:
@@ -68,8 +69,8 @@ class GoldComparison:
         agreement: Share of found labels that equal gold.
         permuted_agreement: The same under the best renaming of the labels.
         n_gold: Searched examples with gold.
-        n_test: Held-out examples with gold.
-        methods: One row per way to predict.
+        n_test: Held-out examples with gold; 0 where all of them were searched.
+        methods: One row per way to predict; none without held-out examples.
     """
 
     agreement: float
@@ -88,7 +89,7 @@ def compare(
     dataset: Dataset,
     labels: IntArray,
     *,
-    model: LoadedModel,
+    model: LoadedModel | LazyModel,
     config: SearchConfig,
     n_test: int = 100,
     make_scorer: MakeScorer | None = None,
@@ -99,7 +100,7 @@ def compare(
         source: Where the searched data came from, gold included.
         dataset: The searched data.
         labels: The labels that were found, ``[n]``.
-        model: The model that predicts.
+        model: The model that predicts, loaded only if there is something held out.
         config: Settings of the search.
         n_test: Maximum number of held-out examples.
         make_scorer: Replaces ``icm_fast.scoring.factory.make_scorer``.
@@ -112,30 +113,36 @@ def compare(
         raise InputError(
             f"task {source.task!r} has no gold labels to evaluate against; add a label column"
         )
-    test, test_gold = held_out(source, dataset, n_test)
+    found = GoldComparison(
+        agreement=agreement(labels, gold),
+        permuted_agreement=agreement_up_to_permutation(labels, gold, len(dataset.label_space)),
+        n_gold=int((gold != UNLABELLED).sum()),
+        n_test=0,
+        methods=(),
+    )
+    try:
+        test, test_gold = held_out(source, dataset, n_test)
+    except NothingHeldOutError:
+        return found
+    loaded = model.load() if isinstance(model, LazyModel) else model
 
     def row(method: str, shots: IntArray | None) -> MethodResult:
         predicted = many_shot(
             None if shots is None else dataset,
             shots,
             test,
-            model=model,
+            model=loaded,
             config=config,
             make_scorer=make_scorer,
         )
         return _method_result(method, predicted, test, test_gold)
 
-    return GoldComparison(
-        agreement=agreement(labels, gold),
-        permuted_agreement=agreement_up_to_permutation(labels, gold, len(dataset.label_space)),
-        n_gold=int((gold != UNLABELLED).sum()),
-        n_test=len(test),
-        methods=(
-            row("zero-shot", None),
-            row("ICM many-shot", labels),
-            row("golden many-shot", gold),
-        ),
+    methods = (
+        row("zero-shot", None),
+        row("ICM many-shot", labels),
+        row("golden many-shot", gold),
     )
+    return replace(found, n_test=len(test), methods=methods)
 
 
 def _method_result(

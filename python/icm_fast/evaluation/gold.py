@@ -17,6 +17,10 @@ _EVERYTHING = 10**12
 """A limit that no data set reaches."""
 
 
+class NothingHeldOutError(InputError):
+    """Every example with gold was searched, or is like one that was."""
+
+
 def load_gold(source: TaskSource, dataset: Dataset) -> IntArray:
     """Gold labels of ``dataset``, read from its source; ``[n]`` int32.
 
@@ -44,10 +48,11 @@ def load_gold(source: TaskSource, dataset: Dataset) -> IntArray:
 
 
 def held_out(source: TaskSource, dataset: Dataset, n: int) -> tuple[Dataset, IntArray]:
-    """Test examples from the source of a run, none of them from a group that was searched.
+    """Test examples from the source of a run, none from a group or with a text that was searched.
 
-    All that ``source`` draws counts as searched: ``dataset`` may be one batch of it, scored by a
-    model that was tuned on the others.
+    Examples of equal prompts, whatever their blanks and Unicode forms, count as one group. All
+    that ``source`` draws counts as searched: ``dataset`` may be one batch of it, scored by a model
+    that was tuned on the others.
 
     Args:
         source: Where the searched data came from.
@@ -58,8 +63,10 @@ def held_out(source: TaskSource, dataset: Dataset, n: int) -> tuple[Dataset, Int
         The test data and their gold labels; examples without gold are left out.
 
     Raises:
-        InputError: Nothing with a gold label is left, or ``n`` is too small for a whole group.
+        NothingHeldOutError: Nothing with a gold label is left.
+        InputError: ``n`` is too small for a whole group.
     """
+    from icm_fast.tasks.duplicates import merge_equal_texts
     from icm_fast.tasks.sampling import pick_groups
 
     if n < 1:
@@ -73,20 +80,22 @@ def held_out(source: TaskSource, dataset: Dataset, n: int) -> tuple[Dataset, Int
     everything, gold = replace(source, limit=no_limit, options=options).load()
     seen = (*dataset.examples, *source.load_dataset().examples)
     searched = {e.id for e in seen}
-    groups = {e.group for e in seen if e.group is not None}
+    merged = merge_equal_texts((*seen, *everything.examples))
+    groups = {e.group for e in merged[: len(seen)] if e.group is not None}
+    examples = merged[len(seen) :]
     free = [
         i
-        for i, e in enumerate(everything.examples)
+        for i, e in enumerate(examples)
         if gold[i] != UNLABELLED and e.id not in searched and e.group not in groups
     ]
     if not free:
-        raise InputError(
+        raise NothingHeldOutError(
             f"task {source.task!r} has no example with gold besides the {len(searched)} searched "
             "ones; search fewer (--limit) so that some are held out, or raise n_groups if the task "
             "generates its data"
         )
     picked = pick_groups(
-        [everything.examples[i] for i in free], n, source.seed, name="the number of test examples"
+        [examples[i] for i in free], n, source.seed, name="the number of test examples"
     )
     rows = [free[k] for k in picked]
     return everything.subset(rows), gold[rows]

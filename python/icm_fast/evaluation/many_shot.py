@@ -23,7 +23,7 @@ from icm_fast.types import (
 
 if TYPE_CHECKING:
     from icm_fast.model.loaded import LoadedModel
-    from icm_fast.plan.pieces import Tokenizer
+    from icm_fast.plan.text_ids import Tokenizer
     from icm_fast.scoring.protocol import MakeScorer, Scorer
 
 _UNBOUNDED = 10**12

@@ -6,12 +6,15 @@ good answers are wanted, and a chat model needs its template.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from icm_fast.errors import InputError
-from icm_fast.plan.pieces import TokenizedDataset, Tokenizer, tokenize_dataset
+from icm_fast.plan.pieces import TokenizedDataset, tokenize_dataset
+from icm_fast.plan.text_ids import Tokenizer, control_token_in, text_ids
 from icm_fast.types import Dataset
+
+_Encode = Callable[[Tokenizer, str], tuple[int, ...]]
 
 ASSISTANT_DIALOGUE = """\
 The following are conversations between people and an AI assistant. The assistant is helpful, honest
@@ -57,7 +60,7 @@ def assistant_pieces(dataset: Dataset, tokenizer: Tokenizer) -> TokenizedDataset
     """
     plain = tokenize_dataset(dataset, tokenizer)
     texts = [ASSISTANT_DIALOGUE + dataset.separator + e.prompt for e in dataset.examples]
-    return _pieces(texts, list(dataset.label_space), tokenizer, plain)
+    return _pieces(texts, list(dataset.label_space), tokenizer, plain, _text_ids)
 
 
 def chat_pieces(dataset: Dataset, tokenizer: ChatTokenizer) -> TokenizedDataset:
@@ -70,6 +73,13 @@ def chat_pieces(dataset: Dataset, tokenizer: ChatTokenizer) -> TokenizedDataset:
     """
     if not tokenizer.chat_template:
         raise InputError("the tokenizer has no chat template; use a chat model")
+    for row, example in enumerate(dataset.examples):
+        token = control_token_in(example.prompt, tokenizer)
+        if token is not None:
+            raise InputError(
+                f"example {example.id!r} (row {row}) holds {token!r}, a control token that the "
+                "chat template would not keep as text; remove it"
+            )
     answers = [label.strip() for label in dataset.label_space]
     question = f"Answer with one of: {', '.join(answers)}."
     texts = [
@@ -81,7 +91,9 @@ def chat_pieces(dataset: Dataset, tokenizer: ChatTokenizer) -> TokenizedDataset:
         for example in dataset.examples
     ]
     # The template already writes the token that begins a text.
-    return _pieces(texts, answers, tokenizer, tokenize_dataset(dataset, tokenizer), root=())
+    return _pieces(
+        texts, answers, tokenizer, tokenize_dataset(dataset, tokenizer), _encode, root=()
+    )
 
 
 def _pieces(
@@ -89,12 +101,13 @@ def _pieces(
     labels: Sequence[str],
     tokenizer: Tokenizer,
     plain: TokenizedDataset,
+    encode: _Encode,
     root: tuple[int, ...] | None = None,
 ) -> TokenizedDataset:
     """Pieces of whole texts; their common beginning becomes the root, which is forwarded once."""
     root = plain.root if root is None else root
-    ids = [root + _encode(tokenizer, text) for text in texts]
-    answers = [_answer_ids(texts[0], label, tokenizer) for label in labels]
+    ids = [root + encode(tokenizer, text) for text in texts]
+    answers = [_answer_ids(texts[0], label, tokenizer, encode) for label in labels]
     shared = _shared_length(ids)
     prompts = tuple(sequence[shared:] for sequence in ids)
     return TokenizedDataset(
@@ -106,12 +119,16 @@ def _pieces(
     )
 
 
+def _text_ids(tokenizer: Tokenizer, text: str) -> tuple[int, ...]:
+    return tuple(text_ids(tokenizer, [text])[0])
+
+
 def _encode(tokenizer: Tokenizer, text: str) -> tuple[int, ...]:
     return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-def _answer_ids(text: str, label: str, tokenizer: Tokenizer) -> tuple[int, ...]:
-    before, whole = _encode(tokenizer, text), _encode(tokenizer, text + label)
+def _answer_ids(text: str, label: str, tokenizer: Tokenizer, encode: _Encode) -> tuple[int, ...]:
+    before, whole = encode(tokenizer, text), encode(tokenizer, text + label)
     if whole[: len(before)] != before or len(whole) == len(before):
         raise InputError(
             f"the tokenizer merges the answer {label!r} with the prompt before it; choose another "

@@ -78,6 +78,12 @@ def comparison_text(comparison: Mapping[str, Any]) -> str:
     if comparison.get("model"):
         headline += f" Predictions are those of {comparison['model']}."
     methods: Sequence[StoredMethod] = comparison["methods"]
+    if not methods:
+        return headline.replace(
+            " Held out: 0 examples.",
+            " Nothing is held out, as every example with gold was searched (or has the text of one "
+            "that was); search fewer (--limit) to compare predictions, too.",
+        )
     parts = (headline, _verdict(methods), _method_table(methods))
     return "\n\n".join(part for part in parts if part)
 

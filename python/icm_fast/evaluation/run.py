@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from icm_fast.errors import InputError
 from icm_fast.evaluation.compare import compare
-from icm_fast.evaluation.gold import held_out, load_gold
+from icm_fast.evaluation.gold import NothingHeldOutError, held_out, load_gold
 from icm_fast.evaluation.report import EVALUATION_FILE
 from icm_fast.files import write_atomically
 from icm_fast.identity import json_digest
@@ -55,7 +56,7 @@ def evaluate_run(
         comparison: dict[str, Any] = stored["comparison"]
         return comparison
     comparison = compare(
-        run.source, run.dataset, run.labels, model=model.load(), config=run.config, n_test=n_test
+        run.source, run.dataset, run.labels, model=model, config=run.config, n_test=n_test
     ).to_dict() | {"model": model.name}
     content = json.dumps({**key, "comparison": comparison}, indent=2) + "\n"
     write_atomically(path, content.encode())
@@ -82,6 +83,7 @@ def _gold_digest(source: TaskSource, dataset: Dataset, n_test: int) -> str:
     gold = load_gold(source, dataset)
     content: list[object] = [gold.tolist()]
     if (gold != UNLABELLED).any():
-        test, test_gold = held_out(source, dataset, n_test)
-        content += [test.fingerprint(), test_gold.tolist()]
+        with suppress(NothingHeldOutError):
+            test, test_gold = held_out(source, dataset, n_test)
+            content += [test.fingerprint(), test_gold.tolist()]
     return json_digest(content)

@@ -7,7 +7,8 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from icm_fast.errors import InputError, suggest
+from icm_fast.documents import parse_yaml
+from icm_fast.errors import InputError, shown, suggest
 from icm_fast.experiments.experiment import (
     FIGURES,
     STARTS,
@@ -19,6 +20,7 @@ from icm_fast.experiments.experiment import (
 from icm_fast.experiments.methods import METHODS
 from icm_fast.experiments.selection import choose, for_models, variant_name
 from icm_fast.files import reading
+from icm_fast.tasks.registry import text_options
 
 DEFINITIONS = Path(__file__).parent / "definitions"
 
@@ -84,7 +86,7 @@ def read_experiment(
 def _seeds(where: str, seeds: object) -> tuple[int, ...]:
     if not isinstance(seeds, list | tuple) or not _different_seeds(seeds):
         raise InputError(
-            f"{where}: seeds must be a list of different integers, 0 or more, got {seeds!r}"
+            f"{where}: seeds must be a list of different integers, 0 or more, got {shown(seeds)}"
         )
     return tuple(seeds)
 
@@ -95,20 +97,18 @@ def _different_seeds(seeds: Sequence[object]) -> bool:
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
-    import yaml
-
     with reading(path, "give the YAML file of an experiment"):
-        text = path.read_text(encoding="utf-8")
+        content = path.read_bytes()
     try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise InputError(f"{path.name} is not YAML: {' '.join(str(error).split())}") from error
-    return _mapping(path.name, content)
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path.name} is not UTF-8 at byte {error.start}; convert it") from error
+    return _mapping(path.name, parse_yaml(text, path.name, texts=text_options(), aliases=True))
 
 
 def _mapping(where: str, content: object) -> dict[str, Any]:
     if not isinstance(content, dict):
-        raise InputError(f"{where}: expected names and values, got {content!r}")
+        raise InputError(f"{where}: expected names and values, got {shown(content)}")
     return dict(content)
 
 
@@ -116,7 +116,9 @@ def _column(where: str, row: int, content: dict[str, Any], models: Sequence[str]
     known = {f.name for f in fields(Column)}
     for key in content:
         if key not in known:
-            raise InputError(f"{where}, column {row}: unknown key {key!r}{suggest(key, known)}")
+            raise InputError(
+                f"{where}, column {row}: unknown key {shown(key)}{suggest(key, known)}"
+            )
     if models:
         content["model"] = content.get("model") or models[0]
     missing = [key for key in ("name", "task", "model") if not content.get(key)]
@@ -170,7 +172,7 @@ def _experiment(where: str, content: dict[str, Any]) -> Experiment:
     known = {f.name for f in fields(Experiment)}
     for key in content:
         if key not in known:
-            raise InputError(f"{where}: unknown key {key!r}{suggest(key, known)}")
+            raise InputError(f"{where}: unknown key {shown(key)}{suggest(key, known)}")
     for key in ("title", "source", "figure", "seeds", "methods"):
         if not content.get(key):
             raise InputError(f"{where}: no {key}; add it")

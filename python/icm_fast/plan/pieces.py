@@ -10,36 +10,21 @@ which :class:`TokenizedDataset` verifies example by example.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, overload
 
 import numpy as np
 import numpy.typing as npt
 
 from icm_fast.errors import InputError
+from icm_fast.plan.text_ids import Tokenizer, text_ids
 from icm_fast.types import Dataset
 
+_ENDING = 16
+"""Characters at the end of a prompt on which the cut between it and a label depends."""
 
-class Tokenizer(Protocol):
-    """The part of a transformers tokenizer that icm_fast uses."""
-
-    @property
-    def eos_token_id(self) -> int | None:
-        """Id of the token that ends a text, if there is one."""
-
-    @overload
-    def __call__(self, text: str, *, add_special_tokens: bool) -> Mapping[str, list[int]]: ...
-
-    @overload
-    def __call__(
-        self, text: list[str], *, add_special_tokens: bool
-    ) -> Mapping[str, list[list[int]]]: ...
-
-    def __call__(
-        self, text: str | list[str], *, add_special_tokens: bool
-    ) -> Mapping[str, list[int]] | Mapping[str, list[list[int]]]:
-        """Return an encoding with ``input_ids``: one list of ids for each text."""
+_PUNCTUATION = ".,:;?!"
+_SEPARATORS = ("\n\n", "\n", " \n", "\n---\n", "\n###\n")
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +97,10 @@ def tokenize_dataset(dataset: Dataset, tokenizer: Tokenizer) -> TokenizedDataset
     """
     root = root_ids(tokenizer)
     n, n_labels = len(dataset), len(dataset.label_space)
-    # Every example is cut with one label, in rotation, and example 0 with all of them.
-    cases = [(i, i % n_labels) for i in range(n)] + [(0, y) for y in range(1, n_labels)]
+    # Every example is cut with one label, in rotation, and one of each ending with all of them.
+    endings = {e.prompt[-_ENDING:]: i for i, e in reversed(list(enumerate(dataset.examples)))}
+    cases = [(i, i % n_labels) for i in range(n)]
+    cases += [(i, y) for i in endings.values() for y in range(n_labels) if y != i % n_labels]
     cuts = _cut(dataset, tokenizer, cases)
     labels: dict[int, tuple[int, ...]] = {}
     first: dict[int, tuple[int, ...]] = {}
@@ -133,10 +120,6 @@ def tokenize_dataset(dataset: Dataset, tokenizer: Tokenizer) -> TokenizedDataset
     )
 
 
-def _encode(tokenizer: Tokenizer, texts: list[str]) -> list[list[int]]:
-    return [list(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
-
-
 def root_ids(tokenizer: Tokenizer) -> tuple[int, ...]:
     """The ids that the tokenizer itself puts before any text (BOS)."""
     plain = list(tokenizer("a", add_special_tokens=False)["input_ids"])
@@ -149,7 +132,7 @@ def root_ids(tokenizer: Tokenizer) -> tuple[int, ...]:
 
 def whole_text_ids(text: str, tokenizer: Tokenizer) -> tuple[int, ...]:
     """Token ids of a text with BOS and EOS, if the tokenizer has them."""
-    ids = root_ids(tokenizer) + tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
+    ids = root_ids(tokenizer) + tuple(text_ids(tokenizer, [text])[0])
     end = tokenizer.eos_token_id
     return ids if end is None else (*ids, int(end))
 
@@ -164,7 +147,7 @@ def _cut(
         demonstration = prompt + label
         again = demonstration + dataset.separator + prompt
         texts += [prompt, demonstration, again, again + label]
-    encoded = _encode(tokenizer, texts)
+    encoded = _encoded(dataset, tokenizer, texts, cases)
     pieces = []
     for k, (i, y) in enumerate(cases):
         prompt_ids, demo_ids, again_ids, whole_ids = encoded[4 * k : 4 * k + 4]
@@ -177,7 +160,7 @@ def _cut(
                 raise InputError(
                     f"example {dataset.examples[i].id!r} (row {i}), label "
                     f"{dataset.label_space[y]!r}: the tokenizer merges {where} into one token; "
-                    "end the prompt without whitespace and begin the label with a space"
+                    + _remedy(dataset, tokenizer, i, y, where)
                 )
         pieces.append(
             (
@@ -187,6 +170,47 @@ def _cut(
             )
         )
     return pieces
+
+
+def _remedy(dataset: Dataset, tokenizer: Tokenizer, i: int, y: int, where: str) -> str:
+    """What to change where two parts merge, tried with the tokenizer."""
+    prompt, label = dataset.examples[i].prompt, dataset.label_space[y]
+    if where == "prompt and label":
+        better = f" {label.lstrip()}"
+        if better != label and _keeps(tokenizer, prompt, better):
+            return f"write the label as {better!r}"
+        return "end the prompt without whitespace and begin the label with a space"
+    bare = label.rstrip(_PUNCTUATION)
+    if bare.strip() and bare != label and _keeps(tokenizer, bare, dataset.separator + prompt):
+        return f"write the label as {bare!r}"
+    for separator in _SEPARATORS:
+        if _keeps(tokenizer, label, separator + prompt):
+            return (
+                f"separator={separator!r} keeps them apart, as does a label that ends in a letter"
+            )
+    return "end the label with a letter, or choose another separator"
+
+
+def _keeps(tokenizer: Tokenizer, text: str, more: str) -> bool:
+    """Whether the tokens of a text stay what they are when more follows."""
+    alone, together = text_ids(tokenizer, [text, text + more])
+    return len(together) > len(alone) and together[: len(alone)] == alone
+
+
+def _encoded(
+    dataset: Dataset, tokenizer: Tokenizer, texts: list[str], cases: list[tuple[int, int]]
+) -> list[list[int]]:
+    """Ids of the texts, of which each case has equally many."""
+    try:
+        return text_ids(tokenizer, texts)
+    except InputError:
+        for i, _ in cases:
+            try:
+                text_ids(tokenizer, [dataset.examples[i].prompt])
+            except InputError as error:
+                name = dataset.examples[i].id
+                raise InputError(f"example {name!r} (row {i}): {error}") from error
+        raise
 
 
 def _check_same(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from icm_fast.config import without_removed
+from icm_fast.documents import parse_old_yaml
 from icm_fast.errors import InputError
 from icm_fast.files import reading
 from icm_fast.identity import refuse_differences
@@ -54,13 +55,11 @@ def read_config(path: Path) -> dict[str, Any]:
     Raises:
         InputError: Missing, unreadable, or not written by a run.
     """
-    import yaml
-
     with reading(path, "name the folder of a run"):
-        text = path.read_text(encoding="utf-8")
+        content_bytes = path.read_bytes()
     try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError:
+        content = parse_old_yaml(content_bytes.decode(), str(path))
+    except (InputError, UnicodeDecodeError):
         content = None
     if not isinstance(content, dict) or not isinstance(content.get(IDENTITY), dict):
         raise InputError(f"{path} is not the configuration of a run; name another folder")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 
 from icm_fast.config import SearchConfig
@@ -9,6 +11,7 @@ from icm_fast.errors import InputError
 from icm_fast.model.loaded import LoadedModel
 from icm_fast.model.sharing import turn_of
 from icm_fast.plan.pieces import TokenizedDataset, tokenize_dataset
+from icm_fast.plan.text_ids import lost_texts_sentence
 from icm_fast.scoring.bounded import BoundedScorer
 from icm_fast.scoring.growing import AppendingScorer
 from icm_fast.scoring.local import NaiveScorer, TreeScorer
@@ -30,6 +33,9 @@ def make_scorer(loaded: LoadedModel, dataset: Dataset, config: SearchConfig) -> 
 
 def _make_scorer(loaded: LoadedModel, dataset: Dataset, config: SearchConfig) -> Scorer:
     pieces = tokenize_dataset(dataset, loaded.tokenizer)
+    lost = lost_texts_sentence(loaded.tokenizer, dataset.examples)
+    if lost is not None:
+        warnings.warn(lost, UserWarning, stacklevel=2)
     limit = config.context_limit or loaded.max_context
     require_known_head(loaded)
     if 0 < config.context_demonstrations < len(pieces) - 1:

@@ -9,15 +9,15 @@ from __future__ import annotations
 import csv
 import html
 import re
-import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from icm_fast.errors import InputError
-from icm_fast.tasks.rows import Row
+from icm_fast.errors import InputError, shown
+from icm_fast.tasks.formats import long_fields
+from icm_fast.tasks.rows import NOT_TEXT, Row
 from icm_fast.tasks.sampling import digest
 
 _COLUMNS = {"id", "gender", "text"}
@@ -57,7 +57,7 @@ def blog_pairs(path: Path, *, seed: int, min_chars: int, max_chars: int) -> list
     """
     for name, value in (("min_chars", min_chars), ("max_chars", max_chars)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise InputError(f"{name} must be an integer of at least 1, got {value!r}")
+            raise InputError(f"{name} must be an integer of at least 1, got {shown(value)}")
     posts = _folder_posts(path) if path.is_dir() else _csv_posts(path)
     drawn = _one_per_author(posts, seed, min_chars, max_chars)
     men, women = ([post for post in drawn if post.gender == gender] for gender in _GENDERS)
@@ -103,7 +103,7 @@ def _one_per_author(
         counts[author] += 1
         if author in best and best[author][0] <= rank:
             continue
-        text = " ".join(html.unescape(post.text).split())
+        text = " ".join(NOT_TEXT.sub("", html.unescape(post.text)).split())
         if len(text) >= min_chars:
             best[author] = (rank, _Post(author, post.gender, _cut(text, max_chars)))
     # Otherwise a quiz that many bloggers filled in would be compared with itself.
@@ -141,15 +141,14 @@ def _csv_posts(path: Path) -> Iterator[_Post]:
 
 @contextmanager
 def _open_csv(path: Path) -> Iterator[csv.DictReader[str]]:
-    # Some posts exceed the csv module's limit, which is process-wide: restore it afterwards.
-    before = csv.field_size_limit(sys.maxsize)
     try:
-        with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
+        with (
+            long_fields(),
+            path.open(encoding="utf-8-sig", errors="replace", newline="") as file,
+        ):
             yield csv.DictReader(file)
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}; check its permissions") from error
-    finally:
-        csv.field_size_limit(before)
 
 
 def _folder_posts(folder: Path) -> Iterator[_Post]:
@@ -181,5 +180,7 @@ def _folder_posts(folder: Path) -> Iterator[_Post]:
 def _gender(where: str, text: str) -> str:
     gender = text.strip().lower()
     if gender not in _GENDERS:
-        raise InputError(f"{where}: gender is {text!r}; write male or female, or remove the post")
+        raise InputError(
+            f"{where}: gender is {shown(text)}; write male or female, or remove the post"
+        )
     return gender

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from icm_fast.errors import InputError
+from icm_fast.errors import InputError, shown
 from icm_fast.tasks.movie_sentiment import review_comparisons
 from icm_fast.tasks.preference import alpaca_comparisons, gender_comparisons
 from icm_fast.tasks.source import TaskSource
@@ -28,7 +28,8 @@ def load_comparisons(source: TaskSource) -> dict[str, Comparison]:
     """
     if source.task not in COMPARING_TASKS:
         raise InputError(
-            f"task {source.task!r} does not compare two texts, so its labels are not preferences; "
+            f"task {shown(source.task)} does not compare two texts, so its labels are not "
+            "preferences; "
             f"export another format, or search one of {', '.join(COMPARING_TASKS)} "
             "(movie-sentiment with --option form=paired)"
         )

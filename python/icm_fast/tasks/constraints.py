@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Protocol, runtime_checkable
 
-from icm_fast.errors import InputError, suggest
+from icm_fast.errors import InputError, shown, suggest
 from icm_fast.types import Constraint, Example, LabelSpace
 
 Table = tuple[tuple[bool, ...], ...]
@@ -42,6 +42,12 @@ def connected_rows(n: int, pairs: Iterable[tuple[int, int]]) -> list[int]:
     return [find(row) for row in range(n)]
 
 
+MAX_PAIRS = 20_000_000
+"""Pairs of examples in groups that rules look at."""
+MAX_CONSTRAINTS = 1_000_000
+"""Pairs of examples that rules constrain; each takes about 400 bytes."""
+
+
 @dataclass(frozen=True)
 class Scope:
     """What a rule may read: the examples with their groups, and the label space."""
@@ -62,14 +68,36 @@ class Scope:
 
     def group_pairs(self) -> Iterator[tuple[int, int]]:
         """Yield every pair of positions within a group, smaller one first."""
-        for members in self.groups:
+        for members in self.paired_groups():
             yield from combinations(members, 2)
+
+    def paired_groups(self) -> Sequence[Sequence[int]]:
+        """The groups, for a rule that looks at every pair in them.
+
+        Raises:
+            InputError: There are too many pairs to look at.
+        """
+        n_pairs = sum(len(members) * (len(members) - 1) // 2 for members in self.groups)
+        if n_pairs > MAX_PAIRS:
+            raise InputError(
+                f"the groups have {n_pairs:,} pairs of examples, but rules look at {MAX_PAIRS:,} "
+                f"at most; {self.largest_group()}"
+            )
+        return self.groups
+
+    def largest_group(self) -> str:
+        """The part of a message that names the largest group and what to do about it."""
+        largest = max(self.groups, key=len, default=())
+        if not largest:
+            return "name fewer pairs"
+        group = shown(self.examples[largest[0]].group)
+        return f"the largest group, {group}, has {len(largest)} examples: split it, or drop a rule"
 
     def position(self, example_id: object) -> int:
         """Return the position of the example with this id."""
         if str(example_id) not in self.positions:
             raise InputError(
-                f"a rule names example id {example_id!r}, which the data do not contain"
+                f"a rule names example id {shown(example_id)}, which the data do not contain"
                 f"{suggest(str(example_id), self.positions) if len(self.positions) < 20 else ''}"
             )
         return self.positions[str(example_id)]
@@ -81,7 +109,7 @@ class Scope:
             return labels.index(name)
         bare = [label.strip() for label in labels]
         if bare.count(str(name).strip()) != 1:
-            raise InputError(f"unknown label {name!r} in a rule{suggest(str(name), bare)}")
+            raise InputError(f"unknown label {shown(name)} in a rule{suggest(str(name), bare)}")
         return bare.index(str(name).strip())
 
     def positive(self, name: str | None) -> int:
@@ -167,7 +195,7 @@ class Asymmetric:
             table = scope.table(lambda a, b: not (a == true and b == true))
         else:
             table = scope.table(lambda a, b: (a == true) != (b == true))
-        for members in scope.groups:
+        for members in scope.paired_groups():
             answers = [scope.examples[i].answer for i in members]
             if answers == [None, None]:
                 yield members[0], members[1], table
@@ -177,7 +205,7 @@ class Asymmetric:
                         yield i, j, table
             elif len(members) > 1:
                 raise InputError(
-                    f"group {scope.examples[members[0]].group!r} has {len(members)} examples, "
+                    f"group {shown(scope.examples[members[0]].group)} has {len(members)} examples, "
                     "some without an answer; the rule 'asymmetric' joins 2, so give each pair a "
                     "separate group or answers of the form 'A>B' and 'B>A'"
                 )
@@ -219,7 +247,7 @@ class Implies:
         table = scope.table(lambda a, b: a != true or b == true)
         for one, other in self.id_pairs:
             yield scope.position(one), scope.position(other), table
-        for members in scope.groups if self.premise is not None else ():
+        for members in scope.paired_groups() if self.premise is not None else ():
             for i in members:
                 for j in members:
                     if i != j and self._joins(scope.examples[i], scope.examples[j]):
@@ -252,7 +280,8 @@ class Custom:
         given = [self.table is not None, bool(self.forbid), self.predicate is not None]
         if sum(given) != 1:
             raise InputError(
-                f"the rule {self.name!r} needs exactly one of `table`, `forbid` and `predicate`, "
+                f"the rule {shown(self.name)} needs exactly one of `table`, `forbid` and "
+                "`predicate`, "
                 f"got {sum(given)}"
             )
 
@@ -269,7 +298,7 @@ class Custom:
             size = len(scope.label_space)
             if {len(self.table), *map(len, self.table)} != {size}:
                 raise InputError(
-                    f"the table of rule {self.name!r} is not {size} x {size} (one row and one "
+                    f"the table of rule {shown(self.name)} is not {size} x {size} (one row and one "
                     "column per label)"
                 )
             return self.table
@@ -290,6 +319,9 @@ RULES: dict[str, Callable[..., Rule]] = {
 }
 """Rules by the name that YAML uses."""
 
+TEXT_KEYS = ("if", "then", "pairs", "forbid", "positive", "column")
+"""Keys of a rule whose values are text, whatever they look like in YAML."""
+
 _YAML_NAMES = {"premise": "if", "conclusion": "then", "id_pairs": "pairs"}
 
 RuleLike = Rule | str | Mapping[str, object]
@@ -306,15 +338,17 @@ def make_rule(spec: RuleLike) -> Rule:
     if isinstance(spec, Rule):
         return spec
     if not isinstance(spec, Mapping):
-        raise InputError(f"a rule must be a name or a mapping, got {spec!r}")
+        raise InputError(f"a rule must be a name or a mapping, got {shown(spec)}")
     name = str(spec.get("rule", ""))
     if name not in RULES:
-        raise InputError(f"unknown rule {name!r}{suggest(name, RULES)}")
+        raise InputError(f"unknown rule {shown(name)}{suggest(name, RULES)}")
     fields = inspect.signature(RULES[name]).parameters
     keys = {_YAML_NAMES.get(field, field): field for field in fields}
     for key in spec:
         if key != "rule" and key not in keys:
-            raise InputError(f"unknown key {key!r} in rule {name!r}{suggest(str(key), keys)}")
+            raise InputError(
+                f"unknown key {shown(key)} in rule {shown(name)}{suggest(str(key), keys)}"
+            )
     values = {keys[key]: _value(name, key, spec[key]) for key in spec if key != "rule"}
     return RULES[name](**values)
 
@@ -327,13 +361,21 @@ def _value(rule: str, key: str, value: object) -> object:
     if key == "table":
         rows = [_items(row) for row in _items(value)]
         if not rows or not all(rows):
-            raise InputError(f"`table` of rule {rule!r} must be a list of lists, got {value!r}")
+            raise InputError(
+                f"`table` of rule {shown(rule)} must be a list of lists, got {shown(value)}"
+            )
+        if not all(cell in (0, 1) for row in rows for cell in row):  # "no" is true in Python
+            raise InputError(
+                f"`table` of rule {shown(rule)} must hold true and false, got {shown(value)}"
+            )
         return tuple(tuple(bool(cell) for cell in row) for row in rows)
     if key == "paper_mode" and not isinstance(value, bool):
-        raise InputError(f"`paper_mode` of rule {rule!r} must be true or false, got {value!r}")
+        raise InputError(
+            f"`paper_mode` of rule {shown(rule)} must be true or false, got {shown(value)}"
+        )
     if key == "predicate":
         if not callable(value):
-            raise InputError(f"`predicate` of rule {rule!r} must be a Python function")
+            raise InputError(f"`predicate` of rule {shown(rule)} must be a Python function")
         return value
     return value if key == "paper_mode" or value is None else str(value)
 
@@ -341,7 +383,9 @@ def _value(rule: str, key: str, value: object) -> object:
 def _two_words(rule: str, key: str, item: object) -> tuple[str, str]:
     words = _items(item)
     if len(words) != 2:
-        raise InputError(f"`{key}` of rule {rule!r} must list pairs such as [a, b], got {item!r}")
+        raise InputError(
+            f"`{key}` of rule {shown(rule)} must list pairs such as [a, b], got {shown(item)}"
+        )
     return str(words[0]), str(words[1])
 
 
@@ -367,18 +411,25 @@ def compile_rules(
         for i, j, table in rule.pairs(scope):
             if i == j:
                 raise InputError(
-                    f"rule {rule.name!r} joins example {examples[i].id!r} to itself; name two"
+                    f"rule {shown(rule.name)} joins example {shown(examples[i].id)} to "
+                    "itself; name two"
                 )
             if i > j:
                 i, j, table = j, i, tuple(zip(*table, strict=True))
             merged[i, j] = _merge(merged.get((i, j)), table, rule.name)
+            if len(merged) > MAX_CONSTRAINTS:
+                raise InputError(
+                    f"the rules make more than {MAX_CONSTRAINTS:,} constraints; "
+                    f"{scope.largest_group()}"
+                )
     constraints = []
     for (i, j), (table, names) in sorted(merged.items()):
         rule_names = "+".join(names)
         if not any(map(any, table)):
             raise InputError(
-                f"the rules {rule_names} allow no labels at all for examples {examples[i].id!r} "
-                f"and {examples[j].id!r}; drop or change one of the rules"
+                f"the rules {rule_names} allow no labels at all for examples "
+                f"{shown(examples[i].id)} "
+                f"and {shown(examples[j].id)}; drop or change one of the rules"
             )
         if not all(map(all, table)):
             constraints.append(Constraint(i, j, table, rule_names))

@@ -9,13 +9,21 @@ from pathlib import Path
 from string import Formatter
 from typing import Any
 
-from icm_fast.errors import InputError, suggest
+from icm_fast.documents import parse_yaml
+from icm_fast.errors import InputError, shown, suggest
 from icm_fast.tasks.assembly import TaskData, assemble, label_space
+from icm_fast.tasks.constraints import TEXT_KEYS as RULE_TEXT_KEYS
 from icm_fast.tasks.constraints import RuleLike
-from icm_fast.tasks.rows import HUB_PREFIX, PathLike, Row, read_rows, read_text
+from icm_fast.tasks.formats import file_type, read_text
+from icm_fast.tasks.gold_values import GoldReader
+from icm_fast.tasks.hub import HUB_PREFIX
+from icm_fast.tasks.joins import joined_labels
+from icm_fast.tasks.rows import PathLike, Row, checked_text, read_rows, stream_rows
 from icm_fast.types import Example
 
 _YAML_SUFFIXES = (".yaml", ".yml")
+TEXT_KEYS = ("data", "template", "group", "answer", "id", "gold", "gold_map", "separator")
+"""Keys of a description whose values are text, whatever they look like."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,19 +31,23 @@ class CustomSpec:
     """Description of a custom task.
 
     Attributes:
-        data: JSON, JSONL, CSV or Parquet file, or ``hub:NAME[:split]``. A relative path in a
-            YAML file starts from the folder of that file.
+        data: JSON, JSONL, CSV or TSV file (each also as .gz), Parquet file, or
+            ``hub:NAME[@revision][/config][:split]``. A relative path in a YAML file starts from the
+            folder of that file.
         template: Prompt with ``{column}`` placeholders; it ends right before the label.
-        labels: Label texts, each with its leading space; for claims the last one affirms.
+        labels: Label texts, for claims the last one affirms. A leading space is added where text
+            has one between prompt and label; see :func:`icm_fast.tasks.joins.joined_labels`.
         group: Column of the group (rules work inside one; groups are never split).
         answer: Column of the answer that rules compare.
         id: Column of the example id; None numbers the rows.
         gold: Column of the gold label; nothing else in the description may use it.
-        gold_map: Label of each value of the gold column.
+        gold_map: Label of each value of the gold column. Without it a value must be a label, but
+            for case, blanks around it and the ``.0`` of whole floats.
         rules: Consistency rules; see ``icm_fast.tasks.constraints``. ``implies`` and ``custom``
             also take ``column``, whose value is the id (or the ids) of the other example.
         separator: Text between demonstrations.
-        limit: Maximum number of examples.
+        limit: Maximum number of examples. Of a data set of the Hub the first rows are streamed, so
+            that nothing beyond them is fetched; of a file whole groups are drawn.
     """
 
     data: str
@@ -54,20 +66,34 @@ class CustomSpec:
         for name in ("data", "template"):
             value = getattr(self, name)
             if not isinstance(value, str) or not value.strip():
-                raise InputError(f"{name} of a custom task must be text, got {value!r}")
+                raise InputError(f"{name} of a custom task must be text, got {shown(value)}")
         for name in ("labels", "rules"):
             value = getattr(self, name)
             if isinstance(value, (str, Mapping)) or not isinstance(value, Sequence):
-                raise InputError(f"{name} of a custom task must be a list, got {value!r}")
+                raise InputError(f"{name} of a custom task must be a list, got {shown(value)}")
             object.__setattr__(self, name, tuple(value))
         if not all(isinstance(label, str) for label in self.labels):
-            raise InputError(f"labels must be text, got {list(self.labels)}; quote them in YAML")
+            raise InputError(
+                f"labels must be text, got {shown(list(self.labels))}; quote them in YAML"
+            )
         label_space(self.labels)
         if self.gold_map is not None and not isinstance(self.gold_map, Mapping):
             raise InputError(
-                f"gold_map must be a mapping from values to labels, got {self.gold_map!r}"
+                f"gold_map must be a mapping from values to labels, got {shown(self.gold_map)}"
             )
+        self._check_texts()
         self._check_gold_apart()
+
+    def _check_texts(self) -> None:
+        """Refuse names of columns that are not text, and characters that no text holds."""
+        for name in ("group", "answer", "id", "gold", "separator"):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, str):
+                raise InputError(f"{name} of a custom task must be text, got {shown(value)}")
+        for name in ("template", "separator"):
+            checked_text(getattr(self, name), name)
+        for label in self.labels:
+            checked_text(label, f"label {shown(label)}")
 
     def _check_gold_apart(self) -> None:
         used = {"template": placeholders(self.template)}
@@ -77,7 +103,8 @@ class CustomSpec:
         for name, columns in used.items():
             if self.gold is not None and self.gold in columns:
                 raise InputError(
-                    f"{name} uses the gold column {self.gold!r}; the search must not see gold, so "
+                    f"{name} uses the gold column {shown(self.gold)}; the search must not see "
+                    "gold, so "
                     "use another column"
                 )
 
@@ -87,10 +114,14 @@ class CustomSpec:
         known = [field.name for field in dataclasses.fields(cls)]
         for key in content:
             if key not in known:
-                raise InputError(f"unknown key {key!r} in a custom task{suggest(str(key), known)}")
+                raise InputError(
+                    f"unknown key {shown(key)} in a custom task{suggest(str(key), known)}"
+                )
         for name in ("data", "template", "labels"):
             if content.get(name) is None:
-                raise InputError(f"a custom task needs {name!r}; see examples/custom_task.yaml")
+                raise InputError(
+                    f"a custom task needs {shown(name)}; see examples/custom_task.yaml"
+                )
         return cls(**content)
 
 
@@ -141,27 +172,36 @@ def load_custom(
     given = {name: value for name, value in options.items() if value is not None}
     if path is None:
         raise InputError("task 'custom' needs a YAML description or a data file")
-    if Path(path).suffix.lower() in _YAML_SUFFIXES:
+    if file_type(Path(path)) in _YAML_SUFFIXES:
         content = _read_yaml(Path(path).expanduser())
     else:
         content = {"data": str(path)}
     spec = CustomSpec.from_mapping({**content, **given})
-    return build_task(spec, read_rows(spec.data), seed)
+    return build_task(spec, _read(spec), seed)
+
+
+def _read(spec: CustomSpec) -> list[Row]:
+    """The rows; of the Hub's only the first ``limit``, and the rest of the last one's group."""
+    if spec.limit is None or not spec.data.startswith(HUB_PREFIX):
+        return read_rows(spec.data)
+    if isinstance(spec.limit, bool) or not isinstance(spec.limit, int) or spec.limit < 1:
+        raise InputError(f"limit must be an integer of at least 1, got {shown(spec.limit)}")
+    if spec.group is None:
+        return read_rows(spec.data, most=spec.limit)
+    rows: list[Row] = []
+    for row in stream_rows(spec.data):
+        last = rows[-1].optional(spec.group) if rows else None
+        if len(rows) >= spec.limit and (last is None or row.optional(spec.group) != last):
+            break
+        rows.append(row)
+    return rows
 
 
 def _read_yaml(path: Path) -> dict[str, object]:
-    import yaml
-
-    try:
-        content = yaml.safe_load(read_text(path))
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark is not None else ""
-        problem = getattr(error, "problem", None) or "unreadable"
-        raise InputError(f"{path.name}{line}: not YAML ({problem}); correct that line") from error
+    content = parse_yaml(read_text(path), path.name, texts=(*TEXT_KEYS, *RULE_TEXT_KEYS))
     if not isinstance(content, Mapping):
         raise InputError(f"{path} has no keys; see examples/custom_task.yaml")
-    resolved = {str(key): value for key, value in content.items()}
+    resolved = dict(content)
     data = resolved.get("data")
     if isinstance(data, str) and not data.startswith(HUB_PREFIX):
         resolved["data"] = str(path.parent / Path(data).expanduser())
@@ -171,12 +211,13 @@ def _read_yaml(path: Path) -> dict[str, object]:
 def build_task(spec: CustomSpec, rows: Sequence[Row], seed: int = 0) -> TaskData:
     """Render the prompts, resolve the rules and read gold."""
     _check_columns(spec, rows)
+    gold = GoldReader(spec.labels, spec.gold_map)
     examples = [_example(spec, row) for row in rows]
     return assemble(
         "custom",
         examples,
-        [_gold(spec, row) for row in rows],
-        labels=spec.labels,
+        [gold.read(row, spec.gold) for row in rows],
+        labels=joined_labels(spec.labels, (example.prompt for example in examples)),
         rules=[_with_pairs(rule, rows, examples) for rule in spec.rules],
         separator=spec.separator,
         limit=spec.limit,
@@ -196,12 +237,13 @@ def _pieces(template: str) -> list[tuple[str, str | None]]:
         ]
     except ValueError as error:
         raise InputError(
-            f"template {template!r}: {error}; write {{{{ and }}}} for literal braces"
+            f"template {shown(template)}: {error}; write {{{{ and }}}} for literal braces"
         ) from error
     for _, name, extra in parsed:
         if extra or name == "":
             raise InputError(
-                f"template {template!r}: a placeholder must be a column name in braces, no more"
+                f"template {shown(template)}: a placeholder must be a column name in braces, "
+                "no more"
             )
     return [(text, name) for text, name, _ in parsed]
 
@@ -215,7 +257,7 @@ def _check_columns(spec: CustomSpec, rows: Sequence[Row]) -> None:
     for key, column in named:
         if column is not None and column not in columns:
             raise InputError(
-                f"{key} names column {column!r}, which {spec.data} does not have"
+                f"{key} names column {shown(column)}, which {spec.data} does not have"
                 f"{suggest(column, columns - {spec.gold})}"
             )
 
@@ -243,42 +285,12 @@ def _with_pairs(rule: RuleLike, rows: Sequence[Row], examples: Sequence[Example]
         if value is None or value == "":
             continue
         others = value if isinstance(value, (list, tuple)) else [value]
-        pairs += [(example.id, str(other)) for other in others]
+        for other in others:
+            text = Row(row.number, row.where, {column: other}).optional(column)
+            pairs += [] if text is None else [(example.id, text)]
     if not pairs:
         raise InputError(
-            f"column {column!r} of rule {rule.get('rule')!r} names no example id in any row; "
+            f"column {shown(column)} of rule {rule.get('rule')!r} names no example id in any row; "
             "fill it or drop the rule"
         )
     return {key: value for key, value in rule.items() if key != "column"} | {"pairs": pairs}
-
-
-def _gold(spec: CustomSpec, row: Row) -> int:
-    """Return the label index that the gold column names; -1 if it is empty."""
-    word = row.optional(spec.gold)
-    if word is None:
-        return -1
-    if spec.gold_map is not None:
-        mapping = {str(key): str(value) for key, value in spec.gold_map.items()}
-        if word not in mapping:
-            raise InputError(
-                f"{row.where}: gold {word!r} is not in gold_map{suggest(word, mapping)}"
-            )
-        word = mapping[word]
-    bare = [label.strip() for label in spec.labels]
-    if word.strip() in bare:
-        return bare.index(word.strip())
-    return _gold_number(spec, row, word)
-
-
-def _gold_number(spec: CustomSpec, row: Row, word: str) -> int:
-    """Read an index into the label space, or a truth value for a binary one."""
-    truth = {"false": 0, "true": 1} if len(spec.labels) == 2 else {}
-    indices = {str(index): index for index in range(-1, len(spec.labels))}
-    known = indices | truth
-    key = word.strip().lower().removesuffix(".0")  # tables with gaps store integers as floats
-    if key not in known:
-        raise InputError(
-            f"{row.where}: gold {word!r} is not a label{suggest(word, [*spec.labels, *indices])}; "
-            "or add a gold_map"
-        )
-    return known[key]

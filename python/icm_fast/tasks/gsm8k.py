@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from decimal import Decimal, InvalidOperation
 
-from icm_fast.errors import InputError, suggest
+from icm_fast.errors import InputError, shown, suggest
 from icm_fast.tasks.assembly import CLAIM_ENDING, TaskData, assemble
 from icm_fast.tasks.constraints import Equal, Exclusive
 from icm_fast.tasks.rows import PathLike, Row, binary_gold, read_rows, require_path
@@ -35,7 +35,9 @@ def load_gsm8k_verification(
             do: "$18" is wrong if "18" is right) or by ``number``.
     """
     if answers not in _ANSWERS:
-        raise InputError(f"unknown answers {answers!r} of gsm8k{suggest(str(answers), _ANSWERS)}")
+        raise InputError(
+            f"unknown answers {shown(answers)} of gsm8k{suggest(str(answers), _ANSWERS)}"
+        )
     rows = read_rows(require_path("gsm8k-verification", path))
     return assemble(
         "gsm8k-verification",

@@ -14,10 +14,11 @@ from typing import TypeVar
 import numpy as np
 
 from icm_fast.assets.locate import MOVIE_GROUND_TRUTH, MOVIE_RATINGS, movie_review_file
-from icm_fast.errors import InputError, suggest
+from icm_fast.errors import InputError, shown, suggest
 from icm_fast.tasks.assembly import TRUTH_LABELS, TaskData, assemble
 from icm_fast.tasks.constraints import Asymmetric
-from icm_fast.tasks.rows import PathLike, read_text
+from icm_fast.tasks.formats import read_text
+from icm_fast.tasks.rows import PathLike
 from icm_fast.tasks.sampling import SPLITS, in_split
 from icm_fast.types import Comparison, Dataset, Example, IntArray
 
@@ -52,7 +53,7 @@ def load_movie_sentiment(
     for option, value, known in (("form", form, _FORMS), ("split", split, SPLITS)):
         if value not in known:
             raise InputError(
-                f"unknown {option} {value!r} of movie-sentiment{suggest(str(value), known)}"
+                f"unknown {option} {shown(value)} of movie-sentiment{suggest(str(value), known)}"
             )
     make = _plain if form == "plain" else _paired
     examples: list[Example] = []
@@ -119,7 +120,7 @@ def crowd_labels(
         InputError: Another task, or a review without such a rater.
     """
     if task != "movie-sentiment":
-        raise InputError(f"task {task!r} has no crowd labels; known: movie-sentiment")
+        raise InputError(f"task {shown(task)} has no crowd labels; known: movie-sentiment")
     ratings = dict(_ratings(_file(path, MOVIE_RATINGS)))
     labels = [_crowd_label(example, ratings, rater) for example in dataset.examples]
     return np.array(labels, dtype=np.int32)
@@ -130,13 +131,13 @@ def _crowd_label(example: Example, ratings: dict[str, list[float]], rater: int) 
     row_id, _, claim = rest.partition("-")
     if prefix != "movie" or row_id not in ratings:
         raise InputError(
-            f"example {example.id!r} is not a review in the ratings file; use a data set of "
+            f"example {shown(example.id)} is not a review in the ratings file; use a data set of "
             "movie-sentiment"
         )
     scores = ratings[row_id]
     if not 0 <= rater < len(scores):
         raise InputError(
-            f"example {example.id!r} has {len(scores)} raters, so there is no rater {rater}; "
+            f"example {shown(example.id)} has {len(scores)} raters, so there is no rater {rater}; "
             f"choose one of 0 to {len(scores) - 1}"
         )
     return _sign_label(scores[rater], negated=claim == "negative")
@@ -191,7 +192,7 @@ def _parse(where: str, text: str, read: Callable[[str], T]) -> T:
     try:
         return read(text)
     except ValueError as error:
-        raise InputError(f"{where}: {text!r} is not a score; correct that line") from error
+        raise InputError(f"{where}: {shown(text)} is not a score; correct that line") from error
 
 
 def _fields(path: Path, count: int) -> Iterator[tuple[str, list[str]]]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 
-from icm_fast.errors import InputError, suggest
+from icm_fast.errors import InputError, shown, suggest
 from icm_fast.tasks.arithmetic import load_arithmetic, load_larger_than
 from icm_fast.tasks.assembly import TaskData
-from icm_fast.tasks.custom import load_custom
+from icm_fast.tasks.constraints import TEXT_KEYS as RULE_TEXT_KEYS
+from icm_fast.tasks.custom import TEXT_KEYS, load_custom
 from icm_fast.tasks.gsm8k import load_gsm8k_verification
 from icm_fast.tasks.movie_sentiment import load_movie_sentiment
 from icm_fast.tasks.preference import load_alpaca_preference, load_author_gender
@@ -28,6 +29,21 @@ TASKS: dict[str, Callable[..., TaskData]] = {
     "custom": load_custom,
 }
 """Loaders by task name; all take ``(path, *, limit, seed, **options)``."""
+
+
+_MAX_INTEGER = 2**63
+
+
+def text_options() -> frozenset[str]:
+    """Names of options, of any task, whose values are text whatever they look like."""
+    words = {
+        name
+        for loader in TASKS.values()
+        for name, parameter in inspect.signature(loader).parameters.items()
+        if parameter.annotation in ("str", "str | None")
+    }
+    words.discard("rules")  # a word for one task, a list of rules for another
+    return frozenset((*words, *TEXT_KEYS, *RULE_TEXT_KEYS))
 
 
 def load_task(
@@ -55,13 +71,41 @@ def load_task(
         InputError: Unknown task or option, or data that cannot be read.
     """
     if name not in TASKS:
-        raise InputError(f"unknown task {name!r}{suggest(str(name), TASKS)}")
+        raise InputError(f"unknown task {shown(name)}{suggest(str(name), TASKS)}")
     loader = TASKS[name]
     known = set(inspect.signature(loader).parameters) - {"path", "limit", "seed"}
     for option in options:
         if option not in known:
             raise InputError(
-                f"unknown option {option!r} of task {name!r}"
+                f"unknown option {shown(option)} of task {shown(name)}"
                 f"{suggest(option, known) if known else '; it has none'}"
             )
-    return loader(path, limit=limit, seed=seed, **options)
+    given = {
+        option: _checked(
+            option, str(inspect.signature(loader).parameters[option].annotation), value
+        )
+        for option, value in options.items()
+    }
+    seed = _integer("seed", seed)
+    return loader(path, limit=limit, seed=seed, **given)
+
+
+def _checked(option: str, kind: str, value: object) -> object:
+    """The value of an option, if the loader's parameter of this annotation takes it."""
+    if value is None and kind.endswith("| None"):
+        return None
+    if kind.startswith("int"):
+        return _integer(option, value)
+    if kind in ("str", "str | None") and not isinstance(value, str):
+        raise InputError(f"unknown {option} {shown(value)}; give text")
+    if kind == "bool" and not isinstance(value, bool):
+        raise InputError(f"{option} must be true or false, got {shown(value)}")
+    return value
+
+
+def _integer(option: str, value: object) -> int:
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, bool) or not isinstance(value, int) or abs(value) > _MAX_INTEGER:
+        raise InputError(f"{option} must be an integer, got {shown(value)}")
+    return value

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
-from icm_fast.errors import InputError
+from icm_fast.errors import InputError, shown
 from icm_fast.tasks.rows import PathLike
 from icm_fast.types import Example
 
@@ -44,7 +44,7 @@ def pick_groups(
     if limit is None:
         return list(range(len(examples)))
     if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
-        raise InputError(f"{name} must be an integer of at least 1, got {limit!r}")
+        raise InputError(f"{name} must be an integer of at least 1, got {shown(limit)}")
     groups: dict[tuple[str, str], list[int]] = {}
     for position, example in enumerate(examples):
         key = ("id", example.id) if example.group is None else ("group", example.group)
@@ -55,7 +55,8 @@ def pick_groups(
             if not picked:
                 size = len(groups[key])
                 raise InputError(
-                    f"{name} {limit} is smaller than group {key[1]!r} with its {size} examples; "
+                    f"{name} {limit} is smaller than group {shown(key[1])} with its {size} "
+                    "examples; "
                     f"groups stay whole, so set {name} to {size} or more"
                 )
             break
@@ -88,13 +89,13 @@ def count_groups(
         InputError: A path was given, or the number is outside 1 .. ``maximum``.
     """
     if path is not None:
-        raise InputError(f"task {task!r} is generated and reads no file; leave the path out")
+        raise InputError(f"task {shown(task)} is generated and reads no file; leave the path out")
     if n_groups is None:
         wanted = limit if isinstance(limit, int) else 0
         n_groups = max(_DEFAULT_GROUPS, wanted // size)
     if not 1 <= n_groups <= maximum:
         raise InputError(
-            f"n_groups = {n_groups} of task {task!r} is outside 1 .. {maximum}; "
+            f"n_groups = {n_groups} of task {shown(task)} is outside 1 .. {maximum}; "
             f"{'raise n_groups' if n_groups < 1 else f'lower n_groups (or limit){remedy}'}"
         )
     return n_groups

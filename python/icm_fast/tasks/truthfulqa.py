@@ -6,7 +6,7 @@ import dataclasses
 import warnings
 from collections.abc import Sequence
 
-from icm_fast.errors import InputError, suggest
+from icm_fast.errors import InputError, shown, suggest
 from icm_fast.tasks.assembly import CLAIM_ENDING, TRUTH_LABELS, TaskData, assemble
 from icm_fast.tasks.constraints import Equal, Exclusive, compile_rules
 from icm_fast.tasks.rows import PathLike, Row, binary_gold, read_rows, require_path
@@ -28,7 +28,7 @@ def load_truthfulqa(
             uses the gold label as answer key and thus leaks supervision into the search.
     """
     if rules not in _RULES:
-        raise InputError(f"unknown rules {rules!r} of truthfulqa{suggest(str(rules), _RULES)}")
+        raise InputError(f"unknown rules {shown(rules)} of truthfulqa{suggest(str(rules), _RULES)}")
     rows = read_rows(require_path("truthfulqa", path))
     examples = [_example(row) for row in rows]
     gold = [binary_gold(row) for row in rows]

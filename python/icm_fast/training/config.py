@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-from icm_fast.config import check_names, check_number
-from icm_fast.errors import InputError, suggest
+from icm_fast.config import check_names, check_number, coerced
+from icm_fast.errors import InputError, shown, suggest
 
 METHODS = ("lora", "full")
 SCHEDULERS = ("linear", "cosine", "constant")
@@ -77,13 +77,14 @@ class TrainingConfig:
         for name, known in (("method", METHODS), ("scheduler", SCHEDULERS), ("dtype", DTYPES)):
             value = getattr(self, name)
             if value not in known:
-                raise InputError(f"unknown {name} {value!r}{suggest(str(value), known)}")
+                raise InputError(f"unknown {name} {shown(value)}{suggest(str(value), known)}")
         if self.learning_rate is None:
             object.__setattr__(self, "learning_rate", _LEARNING_RATES[self.method])
         checkpointing = self.gradient_checkpointing
         if not isinstance(checkpointing, bool) and checkpointing != AUTO:
             raise InputError(
-                f"gradient_checkpointing must be true or false, or {AUTO}, got {checkpointing!r}"
+                f"gradient_checkpointing must be true or false, or {AUTO}, "
+                f"got {shown(checkpointing)}"
             )
         if self.method == "full" and self.dtype == "bfloat16":
             raise InputError(
@@ -100,7 +101,7 @@ class TrainingConfig:
     def from_mapping(cls, content: Mapping[str, Any]) -> Self:
         """Build from YAML content; an unknown key is an error that names the nearest one."""
         check_names(content, (f.name for f in dataclasses.fields(cls)))
-        return cls(**content)
+        return cls(**coerced(cls, content))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from icm_fast.config import check_names, check_number
+from icm_fast.config import check_names, check_number, coerced
 from icm_fast.training.reward import RewardConfig
 from icm_fast.training.rl import PolicyConfig
 from icm_fast.training.sft import TuningConfig
@@ -64,6 +64,7 @@ class AssistantConfig:
         """
         known = {f.name for f in dataclasses.fields(cls)} - {"start", "reward", "policy"}
         check_names(sizes, known)
+        sizes = coerced(cls, sizes)
         for name, value in sizes.items():
             check_number(name, value, 0 if name == "seed" else 1, 10**9)
         seed = sizes.get("seed", 0)

@@ -77,7 +77,7 @@ def evaluate_reward(model: RewardModel, path: PathLike, *, seed: int = 0) -> Rew
 
     Args:
         model: The reward model.
-        path: JSON, JSONL, CSV or Parquet file, or ``hub:NAME[:split]``, with the columns ``chosen``
+        path: JSON, JSONL, CSV or Parquet file, or ``hub:NAME``, with the columns ``chosen``
             and ``rejected``, perhaps ``prompt`` and ``subset``.
         seed: Seed of the resamples.
 

@@ -55,7 +55,7 @@ def read_pairs(path: PathLike) -> PairSet:
     """Read a preference file.
 
     Args:
-        path: JSON, JSONL, CSV or Parquet file, or ``hub:NAME[:split]``, with the columns
+        path: JSON, JSONL, CSV or Parquet file, or ``hub:NAME``, with the columns
             ``chosen`` and ``rejected`` and, as far as they are there, ``prompt``, ``group``,
             ``margin`` and ``probability``. Rows whose two texts are the same are left out.
 

@@ -16,6 +16,7 @@ from icm_fast.errors import InputError
 from icm_fast.model.adapters import foreign_code
 from icm_fast.model.loaded import LoadedModel
 from icm_fast.plan.pieces import root_ids
+from icm_fast.plan.text_ids import text_ids
 from icm_fast.training.reward.network import pad_left
 from icm_fast.types import FloatArray
 
@@ -217,7 +218,7 @@ def end_tokens(loaded: LoadedModel) -> frozenset[int]:
 
 
 def _encode(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[int, ...]:
-    return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
+    return tuple(text_ids(tokenizer, [text])[0])
 
 
 def read_continuation(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from icm_fast.errors import InputError, suggest
+from icm_fast.tasks.duplicates import same_text
 from icm_fast.tasks.rows import PathLike, read_column
 from icm_fast.training.reward.text import reward_text
 
@@ -17,7 +18,7 @@ KINDS = (DIALOGUE, CONTINUATION)
 
 @dataclass(frozen=True, slots=True)
 class PromptSet:
-    """Prompts, each of them once.
+    """Prompts, each of them once, whatever its blanks and Unicode form.
 
     Attributes:
         prompts: In the order of their file.
@@ -33,14 +34,17 @@ def read_prompts(path: PathLike) -> PromptSet:
 
     Args:
         path: Text file (.txt) with a prompt on each line that is not blank; or JSON, JSONL, CSV or
-            Parquet file, or ``hub:NAME[:split]``, with the column ``prompt``.
+            Parquet file, or ``hub:NAME``, with the column ``prompt``.
 
     Raises:
         InputError: A file that cannot be read or holds no prompt, or a row (with its line) whose
             prompt is missing or no text.
     """
     given = read_column(path, "prompt")
-    prompts = tuple(dict.fromkeys(given))
+    first: dict[str, str] = {}
+    for prompt in given:
+        first.setdefault(same_text(prompt), prompt)
+    prompts = tuple(first.values())
     return PromptSet(prompts, len(given) - len(prompts))
 
 

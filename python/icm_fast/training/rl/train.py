@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from icm_fast.identity import as_stored, json_digest
 from icm_fast.model.copies import copy_model
 from icm_fast.model.load import load_model
 from icm_fast.model.loaded import LoadedModel, ModelSpec
+from icm_fast.tasks.duplicates import same_text
 from icm_fast.training.folder import TuningFolder
 from icm_fast.training.reward.model import RewardModel, load_reward_model
 from icm_fast.training.rl.config import PolicyConfig
@@ -127,8 +129,9 @@ def split_prompts(
     Raises:
         InputError: Too few prompts, or one of them twice.
     """
-    if len(set(prompts)) < len(prompts):
-        twice = next(prompt for prompt in prompts if prompts.count(prompt) > 1)
+    counts = Counter(map(same_text, prompts))
+    if len(counts) < len(prompts):
+        twice = next(prompt for prompt in prompts if counts[same_text(prompt)] > 1)
         raise InputError(f"the prompt {twice[:60]!r} appears twice; keep one of them")
     if len(prompts) <= config.n_held_out:
         raise InputError(
