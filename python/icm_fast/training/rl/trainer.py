@@ -234,8 +234,7 @@ def train_against(
         judge: Rewards of continuations.
         config: Settings.
         folder: Of the checkpoints; None keeps none.
-        measure: Same as in :class:`Recorded`.
-        reporter: Same as in :class:`Recorded`.
+        measure, reporter: Same as in :class:`Recorded`.
 
     Returns:
         The peft model around ``start_policy``, and what was recorded.
