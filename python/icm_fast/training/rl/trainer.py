@@ -222,19 +222,18 @@ def train_against(
     measure: Measure | None,
     reporter: Reporter,
 ) -> tuple[PeftModel, PolicyLog]:
-    """Train adapters on ``start_policy``, a copy of the base, perhaps from a checkpoint on.
-
-    The random states of the process are put back afterwards.
+    """Train adapters on ``start_policy``, perhaps from a checkpoint; random states are restored.
 
     Args:
-        start_policy: The policy before training; its weights stay.
+        start_policy: The policy before training, a copy of the base; its weights stay.
         base: Where it comes from.
         prompts: ``steps * batch_size`` prompts in their order.
         tokenize: Token ids that the policy reads of a prompt.
         judge: Rewards of continuations.
         config: Settings.
         folder: Of the checkpoints; None keeps none.
-        measure, reporter: Same as in :class:`Recorded`.
+        measure: Same as in :class:`Recorded`.
+        reporter: Same as in :class:`Recorded`.
 
     Returns:
         The peft model around ``start_policy``, and what was recorded.
