@@ -205,11 +205,20 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     return {
         "kind": "run",
         "settings": {k: v for k, v in vars(arguments).items() if k not in {"command", "output"}},
+        **_document(ours, theirs, whole, rest * last),
+    }
+
+
+def _document(
+    ours: dict[str, Any], theirs: dict[str, Any], seconds: float, rest_tokens: int
+) -> dict[str, Any]:
+    """Both procedures and their ratios; the other one's seconds are extrapolated."""
+    return {
         "ours": ours,
-        "natural_cached": theirs | {"extrapolated_seconds": whole},
+        "natural_cached": theirs | {"extrapolated_seconds": seconds},
         "token_ratio": theirs["tokens"] / ours["tokens"],
-        "second_ratio": whole / ours["seconds"],
-        "token_ratio_with_rest": (theirs["tokens"] + rest * last) / ours["tokens"],
+        "second_ratio": seconds / ours["seconds"],
+        "token_ratio_with_rest": (theirs["tokens"] + rest_tokens) / ours["tokens"],
     }
 
 

@@ -111,11 +111,11 @@ def write_claims(path: Path, n_questions: int = 12, gold=lambda row: row % 2) ->
 
 
 def run_bytes(folder: Path) -> dict[str, bytes]:
-    """Every file of a run that must not depend on interruptions, gold or the clock."""
+    """Every file of a run that must not depend on interruptions, gold, the clock or versions."""
     content = {
         p.name: p.read_bytes() for p in folder.iterdir() if p.name not in {"summary.json", ".lock"}
     }
     summary = json.loads((folder / "summary.json").read_bytes())
-    for name in ("seconds", "n_evaluations_resumed"):
+    for name in ("seconds", "n_evaluations_resumed", "versions"):
         del summary[name]
     return content | {"summary.json": json.dumps(summary).encode()}

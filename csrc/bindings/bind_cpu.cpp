@@ -4,6 +4,7 @@
 #include <pybind11/stl.h>
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <span>
 #include <stdexcept>
@@ -12,6 +13,7 @@
 #include <vector>
 
 #include "bindings/bindings.hpp"
+#include "bindings/guarded.hpp"
 #include "cpu/decoder.hpp"
 #include "cpu/int8_ops.hpp"
 #include "cpu/kv_pool.hpp"
@@ -61,6 +63,22 @@ struct SegmentArrays {
     std::span<const std::int64_t> n_tokens, own, range_offsets, range_begin, range_end;
 };
 
+[[noreturn]] void refuse_numbers() {
+    throw std::invalid_argument("tokens and ranges of the segments are beyond 64 bits");
+}
+
+std::int64_t sum(std::int64_t a, std::int64_t b) {
+    std::int64_t result = 0;
+    if (__builtin_add_overflow(a, b, &result)) refuse_numbers();
+    return result;
+}
+
+std::int64_t difference(std::int64_t a, std::int64_t b) {
+    std::int64_t result = 0;
+    if (__builtin_sub_overflow(a, b, &result)) refuse_numbers();
+    return result;
+}
+
 std::vector<cpu::Segment> make_segments(const SegmentArrays& arrays) {
     const std::size_t n = arrays.n_tokens.size();
     if (arrays.own.size() != n || arrays.range_offsets.size() != n + 1 ||
@@ -77,13 +95,14 @@ std::vector<cpu::Segment> make_segments(const SegmentArrays& arrays) {
                 throw std::invalid_argument("range_offsets lie outside the ranges");
             }
             const auto at = static_cast<std::size_t>(r);
-            const std::int64_t count = arrays.range_end[at] - arrays.range_begin[at];
-            segment.ranges.push_back({arrays.range_begin[at], count, position});
-            position += count;
+            const std::int64_t begin = arrays.range_begin[at];
+            const std::int64_t count = difference(arrays.range_end[at], begin);
+            segment.ranges.push_back({begin, count, position});
+            position = sum(position, count);
         }
         segment.ranges.push_back({arrays.own[s], arrays.n_tokens[s], position});
         segment.begin = row;
-        segment.end = row + arrays.n_tokens[s];
+        segment.end = sum(row, arrays.n_tokens[s]);
         segment.start = position;
         row = segment.end;
     }
@@ -128,8 +147,14 @@ void add_layer(cpu::Decoder& decoder, const py::dict& arrays, std::int64_t rotar
     decoder.add_layer(source);
 }
 
-void set_rotary(cpu::Decoder& decoder, const std::vector<std::pair<Floats, Floats>>& tables) {
-    std::vector<cpu::RotaryTable> rotary;
+// Immutable once made.
+struct RotaryTables {
+    std::vector<cpu::RotaryTable> tables;
+};
+
+RotaryTables make_rotary(const cpu::Decoder& decoder,
+                         const std::vector<std::pair<Floats, Floats>>& tables) {
+    RotaryTables rotary;
     for (const auto& [cosine, sine] : tables) {
         if (cosine.ndim() != 2 || sine.ndim() != 2 || cosine.size() != sine.size() ||
             2 * cosine.shape(1) > decoder.shape().head_dim) {
@@ -137,17 +162,18 @@ void set_rotary(cpu::Decoder& decoder, const std::vector<std::pair<Floats, Float
         }
         const auto c = view(cosine);
         const auto s = view(sine);
-        rotary.push_back({.half = cosine.shape(1),
-                          .n_positions = cosine.shape(0),
-                          .cosine = {c.begin(), c.end()},
-                          .sine = {s.begin(), s.end()}});
+        rotary.tables.push_back({.half = cosine.shape(1),
+                                 .n_positions = cosine.shape(0),
+                                 .cosine = {c.begin(), c.end()},
+                                 .sine = {s.begin(), s.end()}});
     }
-    decoder.set_rotary(std::move(rotary));
+    return rotary;
 }
 
-Floats forward(cpu::Decoder& decoder, cpu::KvPool& pool, const Floats& embeddings,
-               const Integers& n_tokens, const Integers& own, const Integers& range_offsets,
-               const Integers& range_begin, const Integers& range_end, const Booleans& wanted) {
+Floats forward(cpu::Decoder& decoder, cpu::KvPool& pool, const RotaryTables& rotary,
+               const Floats& embeddings, const Integers& n_tokens, const Integers& own,
+               const Integers& range_offsets, const Integers& range_begin,
+               const Integers& range_end, const Booleans& wanted) {
     cpu::Batch batch;
     batch.segments = make_segments(
         {view(n_tokens), view(own), view(range_offsets), view(range_begin), view(range_end)});
@@ -161,7 +187,7 @@ Floats forward(cpu::Decoder& decoder, cpu::KvPool& pool, const Floats& embedding
     const std::span<float> rows(out.mutable_data(), static_cast<std::size_t>(out.size()));
     {
         const py::gil_scoped_release release;
-        decoder.forward(batch, view(embeddings), pool, rows);
+        decoder.forward(batch, view(embeddings), rotary.tables, pool, rows);
     }
     return out;
 }
@@ -172,12 +198,12 @@ class TreeAttention {
     TreeAttention(const std::string& dtype, std::int32_t n_threads)
         : ops_(&require_ops(dtype)), threads_(n_threads < 1 ? 1 : n_threads) {}
 
-    [[nodiscard]] cpu::KvPool make_pool(std::int64_t n_layers, std::int64_t n_heads,
-                                        std::int64_t head_dim, std::int64_t n_slots) const {
-        if (head_dim < 2 || head_dim % 2 != 0 || n_layers < 1 || n_heads < 1 || n_slots < 1) {
-            throw std::invalid_argument("a pool needs an even head_dim and positive sizes");
-        }
-        return {*ops_, {n_layers, n_heads, head_dim, n_slots}};
+    [[nodiscard]] std::unique_ptr<cpu::KvPool> make_pool(std::int64_t n_layers,
+                                                         std::int64_t n_heads,
+                                                         std::int64_t head_dim,
+                                                         std::int64_t n_slots) const {
+        return std::make_unique<cpu::KvPool>(*ops_,
+                                             cpu::KvShape{n_layers, n_heads, head_dim, n_slots});
     }
 
     // query [tokens, heads, head_dim] -> the same shape.
@@ -199,6 +225,9 @@ class TreeAttention {
         float* const result = out.mutable_data();
         const std::span<const float> rows = view(query);
         const py::gil_scoped_release release;
+        // Nothing but the threads is kept from call to call, and they know of forks.
+        const cpu::CallLock::Turn turn(calls_, [] {});
+        const cpu::CallLock::Turn pool_turn(pool.calls());
         run(pool, layer, rows, segments, shape, options, result);
         return out;
     }
@@ -226,7 +255,7 @@ class TreeAttention {
         for (const cpu::Segment& segment : segments) {
             for (const cpu::KeyRange& range : segment.ranges) {
                 if (range.slot < 0 || range.count < 1 || range.count > kv.n_slots - range.slot) {
-                    throw std::invalid_argument("a range lies outside the pool");
+                    throw std::invalid_argument("a range is outside the pool");
                 }
             }
         }
@@ -259,6 +288,7 @@ class TreeAttention {
 
     const cpu::Ops* ops_;
     cpu::ThreadPool threads_;
+    cpu::CallLock calls_;
 };
 
 // keys, values [tokens, heads, head_dim] into the slots.
@@ -270,9 +300,10 @@ void write_pool(cpu::KvPool& pool, std::int64_t layer, const Floats& keys, const
         layer >= kv.n_layers) {
         throw std::invalid_argument("keys and values must be [tokens, heads, head_dim]");
     }
+    const PythonTurn turn(pool.calls());
     std::int64_t token = 0;
     for (const std::int64_t slot : view(slots)) {
-        if (slot < 0 || slot >= kv.n_slots) throw std::invalid_argument("a slot lies outside");
+        if (slot < 0 || slot >= kv.n_slots) throw std::invalid_argument("a slot is outside");
         for (std::int64_t head = 0; head < kv.n_heads; ++head) {
             const std::int64_t at = token * row + head * kv.head_dim;
             pool.write(layer, head, slot, keys.data() + at, values.data() + at);
@@ -311,6 +342,8 @@ void bind_pool(py::module_& module) {
 }
 
 void bind_decoder(py::module_& module) {
+    const py::class_<RotaryTables> rotary(module, "RotaryTables",
+                                          "Cosines and sines of rotary positions.");
     py::class_<cpu::Decoder>(module, "CpuDecoder",
                              "A decoder over packed segments and shared key-value ranges.")
         .def(py::init(&make_decoder), py::kw_only(), py::arg("dtype"), py::arg("hidden"),
@@ -319,18 +352,21 @@ void bind_decoder(py::module_& module) {
              py::arg("n_threads"), py::arg("int8") = false)
         .def("add_layer", &add_layer, py::arg("arrays"), py::kw_only(), py::arg("rotary"),
              py::arg("window"), py::arg("scaling"), py::arg("softcap"))
-        .def("set_rotary", &set_rotary, py::arg("tables"))
+        .def("make_rotary", &make_rotary, py::arg("tables"))
         .def(
             "make_pool",
             [](const cpu::Decoder& d, std::int64_t n_slots) {
-                return cpu::KvPool(d.ops(), d.kv_shape(n_slots));
+                return std::make_unique<cpu::KvPool>(d.ops(), d.kv_shape(n_slots));
             },
             py::arg("n_slots"))
-        .def("forward", &forward, py::arg("pool"), py::arg("embeddings"), py::kw_only(),
-             py::arg("n_tokens"), py::arg("own"), py::arg("range_offsets"), py::arg("range_begin"),
-             py::arg("range_end"), py::arg("wanted"))
+        .def("forward", &forward, py::arg("pool"), py::arg("rotary"), py::arg("embeddings"),
+             py::kw_only(), py::arg("n_tokens"), py::arg("own"), py::arg("range_offsets"),
+             py::arg("range_begin"), py::arg("range_end"), py::arg("wanted"))
         .def_property_readonly("isa", [](const cpu::Decoder& d) { return d.ops().name; })
-        .def_property_readonly("n_weight_bytes", &cpu::Decoder::n_weight_bytes);
+        .def_property_readonly("n_weight_bytes", [](const cpu::Decoder& d) {
+            const py::gil_scoped_release release;
+            return d.n_weight_bytes();
+        });
 }
 
 void bind_attention(py::module_& module) {

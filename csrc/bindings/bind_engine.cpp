@@ -12,6 +12,7 @@
 
 #include "bindings/bindings.hpp"
 #include "bindings/engine_arrays.hpp"
+#include "bindings/guarded.hpp"
 #include "bindings/keywords.hpp"
 #include "engine/annealer.hpp"
 
@@ -57,14 +58,17 @@ py::dict to_dict(const engine::Event& event) {
     return content;
 }
 
-std::unique_ptr<Annealer> make_engine(std::int32_t n_examples, std::int32_t n_labels,
-                                      const IntArray& pairs, const TableArray& tables,
-                                      const py::kwargs& arguments) {
+// What Python calls an Engine: its calls take turns.
+using Engine = Guarded<Annealer>;
+
+std::unique_ptr<Engine> make_engine(std::int32_t n_examples, std::int32_t n_labels,
+                                    const IntArray& pairs, const TableArray& tables,
+                                    const py::kwargs& arguments) {
     Keywords keywords(arguments);
     engine::SearchSettings settings = take_settings(keywords);
     keywords.check_all_taken();
-    return std::make_unique<Annealer>(make_graph(n_examples, n_labels, pairs, tables),
-                                      std::move(settings));
+    return std::make_unique<Engine>(std::in_place, make_graph(n_examples, n_labels, pairs, tables),
+                                    std::move(settings));
 }
 
 // Names of the keyword arguments of `make_engine`.
@@ -93,15 +97,23 @@ void check_scores(const ScoreArray& scores, std::int64_t n_examples, std::int64_
     }
 }
 
-void tell(Annealer& annealer, const ScoreArray& scores) {
-    check_shape(scores, annealer.graph().n_examples(), annealer.graph().n_labels());
-    const py::gil_scoped_release unlocked;
-    annealer.tell(view(scores));
+void check_shape(const ScoreArray& scores, const ConstraintGraph& graph) {
+    check_shape(scores, graph.n_examples(), graph.n_labels());
 }
 
-bool rejects(const Annealer& annealer, const ScoreArray& scores) {
-    check_shape(scores, annealer.graph().n_examples(), annealer.graph().n_labels());
-    return annealer.rejects(view(scores));
+void tell(Engine& engine, const ScoreArray& scores) {
+    // The graph never changes.
+    engine.call([&](const Annealer& annealer) { check_shape(scores, annealer.graph()); });
+    const std::span<const float> values = view(scores);
+    const py::gil_scoped_release unlocked;
+    engine.call_unlocked([&](Annealer& annealer) { annealer.tell(values); });
+}
+
+bool rejects(Engine& engine, const ScoreArray& scores) {
+    return engine.call([&](const Annealer& annealer) {
+        check_shape(scores, annealer.graph());
+        return annealer.rejects(view(scores));
+    });
 }
 
 py::array_t<bool> to_mask(const std::vector<bool>& rows) {
@@ -138,35 +150,40 @@ void bind_ask(py::module_& module) {
         .def_readonly("threshold", &engine::Ask::threshold);
 }
 
-void bind_state(py::class_<Annealer>& type) {
+// A property that is read in its turn.
+template <typename Read>
+void bind_property(py::class_<Engine>& type, const char* name, const Read& read) {
+    type.def_property_readonly(name, [read](Engine& engine) { return engine.call(read); });
+}
+
+void bind_state(py::class_<Engine>& type) {
     const auto scores = [](const Annealer& a, const engine::State& state) {
         return to_table(state.scores, a.graph().n_labels());
     };
-    type.def_property_readonly("labels",
-                               [](const Annealer& a) { return to_array(a.state().labels); })
-        .def_property_readonly("scores", [=](const Annealer& a) { return scores(a, a.state()); })
-        .def_property_readonly("utility", [](const Annealer& a) { return a.state().utility; })
-        .def_property_readonly("n_labelled", [](const Annealer& a) { return a.state().n_labelled; })
-        .def_property_readonly("result_labels",
-                               [](const Annealer& a) { return to_array(a.result().labels); })
-        .def_property_readonly("result_scores",
-                               [=](const Annealer& a) { return scores(a, a.result()); })
-        .def_property_readonly("result_utility",
-                               [](const Annealer& a) { return a.result().utility; });
+    bind_property(type, "labels", [](const Annealer& a) { return to_array(a.state().labels); });
+    bind_property(type, "scores", [=](const Annealer& a) { return scores(a, a.state()); });
+    bind_property(type, "utility", [](const Annealer& a) { return a.state().utility; });
+    bind_property(type, "n_labelled", [](const Annealer& a) { return a.state().n_labelled; });
+    bind_property(type, "result_labels",
+                  [](const Annealer& a) { return to_array(a.result().labels); });
+    bind_property(type, "result_scores", [=](const Annealer& a) { return scores(a, a.result()); });
+    bind_property(type, "result_utility", [](const Annealer& a) { return a.result().utility; });
 }
 
-void bind_progress(py::class_<Annealer>& type) {
-    type.def_property_readonly("temperature", &Annealer::temperature)
-        .def_property_readonly("iteration", &Annealer::iteration)
-        .def_property_readonly("n_asks", &Annealer::n_asks)
-        .def_property_readonly("n_accepted", &Annealer::n_accepted)
-        .def_property_readonly("done", &Annealer::done)
-        .def_property_readonly("reason", &Annealer::reason);
+void bind_progress(py::class_<Engine>& type) {
+    bind_property(type, "temperature", [](const Annealer& a) { return a.temperature(); });
+    bind_property(type, "iteration", [](const Annealer& a) { return a.iteration(); });
+    bind_property(type, "n_asks", [](const Annealer& a) { return a.n_asks(); });
+    bind_property(type, "n_accepted", [](const Annealer& a) { return a.n_accepted(); });
+    bind_property(type, "done", [](const Annealer& a) { return a.done(); });
+    bind_property(type, "reason", [](const Annealer& a) { return std::string(a.reason()); });
+    bind_property(type, "may_reject", [](const Annealer& a) { return a.may_reject(); });
 }
 
-py::list take_events(Annealer& annealer) {
+py::list take_events(Engine& engine) {
+    const auto taken = engine.call([](Annealer& annealer) { return annealer.take_events(); });
     py::list events;
-    for (const engine::Event& event : annealer.take_events()) {
+    for (const engine::Event& event : taken) {
         events.append(to_dict(event));
     }
     return events;
@@ -176,14 +193,16 @@ py::list take_events(Annealer& annealer) {
 
 void bind_engine(py::module_& module) {
     bind_ask(module);
-    py::class_<Annealer> type(module, "Engine");
+    py::class_<Engine> type(module, "Engine");
     type.def(py::init(&make_engine), py::arg("n_examples"), py::arg("n_labels"), py::arg("pairs"),
              py::arg("tables"));
-    type.def("ask", [](const Annealer& annealer) { return annealer.ask(); });
+    type.def("ask", [](Engine& e) { return e.call([](const Annealer& a) { return a.ask(); }); });
     type.def("tell", &tell, py::arg("scores"));
     type.def("rejects", &rejects, py::arg("scores"));
-    type.def("stop", &Annealer::stop, py::arg("reason"));
-    type.def_property_readonly("may_reject", &Annealer::may_reject);
+    type.def(
+        "stop",
+        [](Engine& e, const std::string& reason) { e.call([&](Annealer& a) { a.stop(reason); }); },
+        py::arg("reason"));
     type.def("take_events", &take_events);
     bind_state(type);
     bind_progress(type);

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "bindings/bindings.hpp"
+#include "bindings/guarded.hpp"
 #include "plan/launch_plan.hpp"
 #include "plan/loo_tree.hpp"
 #include "plan/prefix_cache.hpp"
@@ -66,6 +67,8 @@ py::array_t<T> copied(const std::vector<T>& values) {
     return py::array_t<T>(static_cast<py::ssize_t>(values.size()), values.data());
 }
 
+using Cache = Guarded<plan::PrefixCache>;
+
 TreePlan plan_tree(const Array<std::int64_t>& demonstration_tokens,
                    const Array<std::int64_t>& first_extra, const Array<std::int64_t>& query_tokens,
                    const Array<std::int64_t>& query_first_extra, const Array<bool>& labelled,
@@ -74,7 +77,7 @@ TreePlan plan_tree(const Array<std::int64_t>& demonstration_tokens,
                    std::int64_t kv_budget_tokens, std::int64_t batch_tokens,
                    const std::optional<Array<bool>>& rows, std::int64_t stage_tokens,
                    const std::optional<Array<double>>& priority,
-                   const std::optional<Array<std::int32_t>>& appended, plan::PrefixCache* cache,
+                   const std::optional<Array<std::int32_t>>& appended, Cache* cache,
                    const std::optional<Array<std::int32_t>>& labels) {
     std::optional<std::span<const std::int32_t>> ending;
     if (appended) ending = view(*appended, "appended");
@@ -102,7 +105,8 @@ TreePlan plan_tree(const Array<std::int64_t>& demonstration_tokens,
                                       .stage_tokens = stage_tokens,
                                       .priority = order};
     if (cache != nullptr) {
-        std::optional<plan::Schedule> kept = cache->place(tree, shown, limits);
+        std::optional<plan::Schedule> kept = cache->call_unlocked(
+            [&](plan::PrefixCache& held) { return held.place(tree, shown, limits); });
         if (kept) return {std::move(tree), std::move(*kept), true};
     }
     plan::Schedule schedule = plan::make_schedule(tree, limits);
@@ -209,17 +213,25 @@ void bind_range_allocator(py::module_& module) {
 
 void bind_prefix_cache(py::module_& module) {
     using plan::PrefixCache;
-    py::class_<PrefixCache>(module, "PrefixCache", "Context segments that stay between plans.")
-        .def(py::init<std::int64_t>(), py::arg("n_slots"))
+    const auto read = [](std::int64_t (PrefixCache::*number)() const) {
+        return [number](Cache& cache) {
+            return cache.call([number](const PrefixCache& held) { return (held.*number)(); });
+        };
+    };
+    py::class_<Cache>(module, "PrefixCache", "Context segments that stay between plans.")
+        .def(py::init([](std::int64_t n_slots) {
+                 return std::make_unique<Cache>(std::in_place, n_slots);
+             }),
+             py::arg("n_slots"))
         .def(
             "finish",
-            [](PrefixCache& cache, const Array<bool>& forwarded) {
-                cache.finish(view(forwarded, "forwarded"));
+            [](Cache& cache, const Array<bool>& forwarded) {
+                cache.call([&](PrefixCache& held) { held.finish(view(forwarded, "forwarded")); });
             },
             py::arg("forwarded"))
-        .def_property_readonly("n_slots", &PrefixCache::n_slots)
-        .def_property_readonly("held_tokens", &PrefixCache::held_tokens)
-        .def_property_readonly("n_held", &PrefixCache::n_held);
+        .def_property_readonly("n_slots", read(&PrefixCache::n_slots))
+        .def_property_readonly("held_tokens", read(&PrefixCache::held_tokens))
+        .def_property_readonly("n_held", read(&PrefixCache::n_held));
 }
 
 // A table of int32 with one row per struct; the array owns the memory, so nothing is copied.

@@ -7,6 +7,9 @@
 #include <cstring>
 #include <memory>
 #include <new>
+#include <string>
+
+#include "cpu/sizes.hpp"
 
 namespace icm_fast::cpu {
 
@@ -16,16 +19,17 @@ class AlignedBuffer {
     AlignedBuffer() = default;
     explicit AlignedBuffer(std::int64_t size) { resize(size); }
 
-    // Zeroes the new memory; what was there before is lost. Throws std::bad_alloc and is then
-    // empty.
+    // Zeroes the new memory; what was there before is lost. Throws std::invalid_argument for a size
+    // that no memory has, NoMemory where there is none; it is then empty.
     void resize(std::int64_t size) {
         memory_.reset();
         size_ = 0;
-        const std::size_t bytes =
-            (static_cast<std::size_t>(size) * sizeof(T) + kLine - 1) / kLine * kLine;
+        const auto used = static_cast<std::size_t>(
+            checked_product("memory in bytes", {size, static_cast<std::int64_t>(sizeof(T))}));
+        const std::size_t bytes = (used + kLine - 1) / kLine * kLine;
         if (bytes > 0) {
             memory_.reset(static_cast<T*>(std::aligned_alloc(kLine, bytes)));
-            if (!memory_) throw std::bad_alloc();
+            if (!memory_) throw NoMemory("no memory for " + std::to_string(bytes) + " bytes");
             std::memset(static_cast<void*>(memory_.get()), 0, bytes);
         }
         size_ = size;

@@ -15,6 +15,8 @@ constexpr std::int64_t kRowTile = 96;
 // Outputs of the projections, and units of the feed-forward layer, made at a time.
 constexpr std::int64_t kOutputChunk = 512;
 constexpr std::int64_t kUnitChunk = 512;
+// Far above any model, and no product of two sizes and a chunk overflows.
+constexpr std::int64_t kMaxWidth = std::int64_t{1} << 24;
 constexpr std::int64_t kGateUnits = kPanelColumns / 2;
 static_assert(kUnitChunk % kInt8Group == 0);
 
@@ -56,12 +58,23 @@ std::vector<const float*> interleave(std::span<const float> gate, std::span<cons
     return rows;
 }
 
+void check_width(const char* name, std::int64_t value) {
+    require(value <= kMaxWidth, std::string(name) + " is " + std::to_string(value) +
+                                    ", more than " + std::to_string(kMaxWidth));
+}
+
 DecoderShape checked(const DecoderShape& s) {
     require(s.hidden > 0 && s.hidden % 2 == 0, "hidden must be even and positive");
     require(s.head_dim > 0 && s.head_dim % 2 == 0, "head_dim must be even and positive");
     require(s.intermediate > 0 && s.n_layers > 0, "intermediate and n_layers must be positive");
     require(s.n_kv_heads > 0 && s.n_heads > 0 && s.n_heads % s.n_kv_heads == 0,
             "n_heads must be a positive multiple of n_kv_heads");
+    check_width("hidden", s.hidden);
+    check_width("intermediate", s.intermediate);
+    check_width("n_layers", s.n_layers);
+    check_width("n_heads", s.n_heads);
+    check_width("head_dim", s.head_dim);
+    checked_product("n_heads x head_dim", {s.n_heads, s.head_dim}, kMaxWidth);
     return s;
 }
 
@@ -75,7 +88,8 @@ Decoder::Decoder(const Ops& ops, const Int8Ops* int8, const DecoderShape& shape,
       padded_hidden_(round_up(shape.hidden, kPanelColumns)),
       padded_intermediate_(round_up(shape.intermediate, kGateUnits)),
       hidden_words_(shape.hidden / ops.values_per_word),
-      threads_(std::max(n_threads, 1)) {
+      threads_(std::max(n_threads, 1)),
+      state_(std::make_unique<State>()) {
     // Chunks of projections end both with a head and with a panel.
     const std::int64_t unit = std::lcm(shape.head_dim, kPanelColumns);
     head_chunk_ = std::max<std::int64_t>(kOutputChunk / unit, 1) * unit / shape.head_dim;
@@ -100,6 +114,7 @@ Decoder::Decoder(const Ops& ops, const Int8Ops* int8, const DecoderShape& shape,
 }
 
 void Decoder::add_layer(const LayerSource& source) {
+    const CallLock::Turn turn(calls_);
     const DecoderShape& s = shape_;
     const std::int64_t queries = s.n_heads * s.head_dim;
     const std::int64_t keys = s.n_kv_heads * s.head_dim;
@@ -158,6 +173,7 @@ void Decoder::add_layer(const LayerSource& source) {
 }
 
 std::int64_t Decoder::n_weight_bytes() const {
+    const CallLock::Turn turn(calls_);
     std::int64_t bytes = 0;
     for (const Layer& layer : layers_) {
         for (const Linear* linear :
@@ -170,13 +186,26 @@ std::int64_t Decoder::n_weight_bytes() const {
 
 // ---- One batch ----------------------------------------------------------------------------------
 
-void Decoder::check(const Batch& batch, std::span<const float> embeddings, const KvPool& pool,
+// What a call that a fork cut off has left is not even freed: it may be half changed.
+void Decoder::renew_state() {
+    auto state = std::make_unique<State>();
+    abandon(state_);
+    state_ = std::move(state);
+}
+
+Decoder::~Decoder() {
+    if (calls_.is_cut_off()) abandon(state_);
+}
+
+void Decoder::check(const Batch& batch, std::span<const float> embeddings,
+                    std::span<const RotaryTable> rotary, const KvPool& pool,
                     std::span<float> out) const {
     require(static_cast<std::int64_t>(layers_.size()) == shape_.n_layers,
             "the decoder has " + std::to_string(layers_.size()) + " of " +
                 std::to_string(shape_.n_layers) + " layers");
     require(batch.wanted.size() == batch.segments.size(), "wanted needs one entry per segment");
-    require(static_cast<std::int64_t>(embeddings.size()) == batch.n_tokens * shape_.hidden,
+    require(static_cast<std::int64_t>(embeddings.size()) ==
+                checked_product("embeddings", {batch.n_tokens, shape_.hidden}),
             "embeddings must be [n_tokens, hidden]");
     const auto n_wanted = std::ranges::count_if(batch.wanted, [](auto w) { return w != 0; });
     require(static_cast<std::int64_t>(out.size()) == n_wanted * shape_.hidden,
@@ -185,6 +214,19 @@ void Decoder::check(const Batch& batch, std::span<const float> embeddings, const
     require(kv.n_layers == shape_.n_layers && kv.n_heads == shape_.n_kv_heads &&
                 kv.head_dim == shape_.head_dim && pool.ops().format == ops_->format,
             "the pool was made for another model");
+    for (const RotaryTable& table : rotary) {
+        require(2 * table.half <= shape_.head_dim,
+                "rotary tables must be [n_positions, half] each");
+    }
+    check_segments(batch, rotary, kv);
+    for (const Layer& layer : layers_) {
+        require(layer.rotary >= 0 && layer.rotary < static_cast<std::int64_t>(rotary.size()),
+                "a layer names a rotary table that is not there");
+    }
+}
+
+void Decoder::check_segments(const Batch& batch, std::span<const RotaryTable> rotary,
+                             const KvShape& kv) {
     std::int64_t row = 0;
     for (const Segment& segment : batch.segments) {
         require(segment.begin == row && segment.end > row, "segments must touch and not be empty");
@@ -193,68 +235,67 @@ void Decoder::check(const Batch& batch, std::span<const float> embeddings, const
         std::int64_t position = 0;
         for (const KeyRange& range : segment.ranges) {
             require(range.slot >= 0 && range.count > 0 && range.count <= kv.n_slots - range.slot,
-                    "a range lies outside the pool");
+                    "a range is outside the pool");
             require(range.position == position, "ranges must follow each other");
             position += range.count;
         }
         require(segment.ranges.back().position == segment.start &&
                     segment.ranges.back().count == segment.end - segment.begin,
                 "the last range must be the segment's own");
-        for (const RotaryTable& table : rotary_) {
-            require(position <= table.n_positions, "a position lies outside the rotary tables");
+        for (const RotaryTable& table : rotary) {
+            require(position <= table.n_positions, "a position is outside the rotary tables");
         }
     }
     require(row == batch.n_tokens, "segments must cover all rows");
-    for (const Layer& layer : layers_) {
-        require(layer.rotary >= 0 && layer.rotary < static_cast<std::int64_t>(rotary_.size()),
-                "a layer names a rotary table that is not there");
-    }
 }
 
 void Decoder::prepare(const Batch& batch, std::span<const float> embeddings) {
     const std::int64_t n = batch.n_tokens;
-    residual_.reserve(n * padded_hidden_);
-    query_.reserve(n * attention_words());
-    attended_.reserve(n * attention_words());
+    state_->residual.reserve(n * padded_hidden_);
+    state_->query.reserve(n * attention_words());
+    state_->attended.reserve(n * attention_words());
     for (std::int64_t row = 0; row < n; ++row) {
-        float* to = residual_.data() + row * padded_hidden_;
+        float* to = state_->residual.data() + row * padded_hidden_;
         std::copy_n(embeddings.data() + row * shape_.hidden, shape_.hidden, to);
         std::fill(to + shape_.hidden, to + padded_hidden_, 0.0F);
     }
-    positions_.resize(static_cast<std::size_t>(n));
-    slots_.resize(static_cast<std::size_t>(n));
-    wanted_rows_.clear();
+    state_->positions.resize(static_cast<std::size_t>(n));
+    state_->slots.resize(static_cast<std::size_t>(n));
+    state_->wanted_rows.clear();
     std::vector<Segment> wanted;
     for (std::size_t s = 0; s < batch.segments.size(); ++s) {
         const Segment& segment = batch.segments[s];
         for (std::int64_t row = segment.begin; row < segment.end; ++row) {
             const auto at = static_cast<std::size_t>(row);
-            positions_[at] = segment.start + row - segment.begin;
-            slots_[at] = segment.ranges.back().slot + row - segment.begin;
+            state_->positions[at] = segment.start + row - segment.begin;
+            state_->slots[at] = segment.ranges.back().slot + row - segment.begin;
         }
-        if (batch.wanted[s] != 0) wanted_rows_.push_back(segment.end - 1);
+        if (batch.wanted[s] != 0) state_->wanted_rows.push_back(segment.end - 1);
     }
     const AttentionShape shape{shape_.n_heads, shape_.n_kv_heads, shape_.head_dim};
-    tiles_ = make_tiles(*ops_, batch.segments, shape, false);
-    last_tiles_ = make_tiles(*ops_, batch.segments, shape, true);
-    std::erase_if(last_tiles_, [&](const AttentionTile& tile) {
+    state_->tiles = make_tiles(*ops_, batch.segments, shape, false);
+    state_->last_tiles = make_tiles(*ops_, batch.segments, shape, true);
+    std::erase_if(state_->last_tiles, [&](const AttentionTile& tile) {
         return batch.wanted[static_cast<std::size_t>(tile.segment)] == 0;
     });
-    const auto n_wanted = static_cast<std::int64_t>(wanted_rows_.size());
-    last_.reserve(n_wanted * padded_hidden_);
-    last_attended_.reserve(n_wanted * attention_words());
+    const auto n_wanted = static_cast<std::int64_t>(state_->wanted_rows.size());
+    state_->last.reserve(n_wanted * padded_hidden_);
+    state_->last_attended.reserve(n_wanted * attention_words());
 }
 
-void Decoder::forward(const Batch& batch, std::span<const float> embeddings, KvPool& pool,
-                      std::span<float> out) {
-    check(batch, embeddings, pool, out);
+void Decoder::forward(const Batch& batch, std::span<const float> embeddings,
+                      std::span<const RotaryTable> rotary, KvPool& pool, std::span<float> out) {
+    const CallLock::Turn turn(calls_, [this] { renew_state(); });
+    const CallLock::Turn pool_turn(pool.calls());
+    check(batch, embeddings, rotary, pool, out);
     prepare(batch, embeddings);
-    row_tickets_.reset();
-    tile_tickets_.reset();
+    state_->rotary = rotary;
+    state_->row_tickets.reset();
+    state_->tile_tickets.reset();
     threads_.run([&](std::int32_t thread) { run_thread(thread, batch, pool); });
-    for (std::size_t i = 0; i < wanted_rows_.size(); ++i) {
+    for (std::size_t i = 0; i < state_->wanted_rows.size(); ++i) {
         const auto row = static_cast<std::int64_t>(i);
-        std::copy_n(last_.data() + row * padded_hidden_, shape_.hidden,
+        std::copy_n(state_->last.data() + row * padded_hidden_, shape_.hidden,
                     out.data() + row * shape_.hidden);
     }
 }
@@ -265,37 +306,37 @@ void Decoder::run_thread(std::int32_t thread, const Batch& batch, KvPool& pool) 
     Scratch& scratch = scratch_[static_cast<std::size_t>(thread)];
     const std::int64_t n_layers = shape_.n_layers;
     for (std::int64_t layer = 0; layer < n_layers; ++layer) {
-        if (thread == 0) tile_tickets_.reset();
+        if (thread == 0) state_->tile_tickets.reset();
         for_row_tiles(batch.n_tokens, [&](Rows rows) {
             if (layer > 0) {
                 finish_layer(layers_[static_cast<std::size_t>(layer - 1)], rows,
-                             residual_.data() + rows.begin * padded_hidden_,
-                             attended_.data() + rows.begin * attention_words(), scratch);
+                             state_->residual.data() + rows.begin * padded_hidden_,
+                             state_->attended.data() + rows.begin * attention_words(), scratch);
             }
             project(layer, rows, pool, scratch);
         });
         threads_.synchronize();
-        if (thread == 0) row_tickets_.reset();
+        if (thread == 0) state_->row_tickets.reset();
         const bool is_last = layer + 1 == n_layers;
-        attend(thread, layer, batch, pool, is_last ? last_tiles_ : tiles_);
+        attend(thread, layer, batch, pool, is_last ? state_->last_tiles : state_->tiles);
         threads_.synchronize();
     }
     if (thread == 0) gather_wanted();
     threads_.synchronize();
-    for_row_tiles(static_cast<std::int64_t>(wanted_rows_.size()), [&](Rows rows) {
-        finish_layer(layers_.back(), rows, last_.data() + rows.begin * padded_hidden_,
-                     last_attended_.data() + rows.begin * attention_words(), scratch);
+    for_row_tiles(static_cast<std::int64_t>(state_->wanted_rows.size()), [&](Rows rows) {
+        finish_layer(layers_.back(), rows, state_->last.data() + rows.begin * padded_hidden_,
+                     state_->last_attended.data() + rows.begin * attention_words(), scratch);
     });
 }
 
 void Decoder::gather_wanted() {
-    for (std::size_t i = 0; i < wanted_rows_.size(); ++i) {
+    for (std::size_t i = 0; i < state_->wanted_rows.size(); ++i) {
         const auto to = static_cast<std::int64_t>(i);
-        const std::int64_t row = wanted_rows_[i];
-        std::copy_n(residual_.data() + row * padded_hidden_, padded_hidden_,
-                    last_.data() + to * padded_hidden_);
-        std::copy_n(attended_.data() + row * attention_words(), attention_words(),
-                    last_attended_.data() + to * attention_words());
+        const std::int64_t row = state_->wanted_rows[i];
+        std::copy_n(state_->residual.data() + row * padded_hidden_, padded_hidden_,
+                    state_->last.data() + to * padded_hidden_);
+        std::copy_n(state_->attended.data() + row * attention_words(), attention_words(),
+                    state_->last_attended.data() + to * attention_words());
     }
 }
 
@@ -306,7 +347,8 @@ void Decoder::for_row_tiles(std::int64_t n_rows, const Work& work) {
     const std::int64_t n_threads = threads_.size();
     const std::int64_t rounds = (n_rows + n_threads * kRowTile - 1) / (n_threads * kRowTile);
     const std::int64_t n_tiles = std::min(n_rows, rounds * n_threads);
-    for (std::int64_t tile = row_tickets_.take(); tile < n_tiles; tile = row_tickets_.take()) {
+    for (std::int64_t tile = state_->row_tickets.take(); tile < n_tiles;
+         tile = state_->row_tickets.take()) {
         work(Rows{tile * n_rows / n_tiles, (tile + 1) * n_rows / n_tiles});
     }
 }
@@ -319,10 +361,11 @@ void Decoder::attend(std::int32_t thread, std::int64_t layer, const Batch& batch
         .scaling = weights.scaling, .softcap = weights.softcap, .window = weights.window};
     float* scratch = scratch_[static_cast<std::size_t>(thread)].attention.data();
     const auto n_tiles = static_cast<std::int64_t>(tiles.size());
-    for (std::int64_t t = tile_tickets_.take(); t < n_tiles; t = tile_tickets_.take()) {
+    for (std::int64_t t = state_->tile_tickets.take(); t < n_tiles;
+         t = state_->tile_tickets.take()) {
         const AttentionTile& tile = tiles[static_cast<std::size_t>(t)];
         attend_tile(*ops_, tile, batch.segments[static_cast<std::size_t>(tile.segment)], shape,
-                    options, query_.data(), pool, layer, attended_.data(), scratch);
+                    options, state_->query.data(), pool, layer, state_->attended.data(), scratch);
     }
 }
 
@@ -355,7 +398,8 @@ void Decoder::norm_rows(const std::vector<float>& weight, const float* residual,
 void Decoder::project(std::int64_t layer, Rows rows, KvPool& pool, Scratch& scratch) {
     const Layer& weights = layers_[static_cast<std::size_t>(layer)];
     const std::int64_t n_rows = rows.end - rows.begin;
-    norm_rows(weights.input_norm, residual_.data() + rows.begin * padded_hidden_, n_rows, scratch);
+    norm_rows(weights.input_norm, state_->residual.data() + rows.begin * padded_hidden_, n_rows,
+              scratch);
     const LinearInput input =
         linear_input(scratch.normed.data(), shape_.hidden, n_rows, scratch.inputs, scratch);
     const std::int64_t n_heads = shape_.n_heads + 2 * shape_.n_kv_heads;
@@ -375,13 +419,13 @@ void Decoder::project(std::int64_t layer, Rows rows, KvPool& pool, Scratch& scra
 void Decoder::place_heads(std::int64_t layer, Rows rows, std::int64_t first_head,
                           std::int64_t n_heads, KvPool& pool, Scratch& scratch) {
     const Layer& weights = layers_[static_cast<std::size_t>(layer)];
-    const RotaryTable& rotary = rotary_[static_cast<std::size_t>(weights.rotary)];
+    const RotaryTable& rotary = state_->rotary[static_cast<std::size_t>(weights.rotary)];
     const std::int64_t dim = shape_.head_dim;
     const std::int64_t dim_words = dim / ops_->values_per_word;
     const std::int64_t stride = round_up(n_heads * dim, kPanelColumns);
     for (std::int64_t row = rows.begin; row < rows.end; ++row) {
-        const std::int64_t position = positions_[static_cast<std::size_t>(row)];
-        const std::int64_t slot = slots_[static_cast<std::size_t>(row)];
+        const std::int64_t position = state_->positions[static_cast<std::size_t>(row)];
+        const std::int64_t slot = state_->slots[static_cast<std::size_t>(row)];
         const float* cosine = rotary.cosine.data() + position * rotary.half;
         const float* sine = rotary.sine.data() + position * rotary.half;
         for (std::int64_t k = 0; k < n_heads; ++k) {
@@ -399,8 +443,9 @@ void Decoder::place_heads(std::int64_t layer, Rows rows, std::int64_t first_head
             const std::vector<float>& norm = key_head < 0 ? weights.query_norm : weights.key_norm;
             if (!norm.empty()) ops_->norm_float(x, norm.data(), shape_.norm_eps, dim, x, false);
             ops_->rotate(x, cosine, sine, rotary.half);
-            Word* to = key_head < 0 ? query_.data() + row * attention_words() + head * dim_words
-                                    : pool.keys(layer, key_head) + slot * dim_words;
+            Word* to = key_head < 0
+                           ? state_->query.data() + row * attention_words() + head * dim_words
+                           : pool.keys(layer, key_head) + slot * dim_words;
             ops_->store(x, dim, to);
         }
     }

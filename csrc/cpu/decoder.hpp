@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "cpu/aligned_buffer.hpp"
+#include "cpu/call_lock.hpp"
 #include "cpu/int8_ops.hpp"
 #include "cpu/kv_pool.hpp"
 #include "cpu/linear.hpp"
@@ -66,26 +67,32 @@ struct Batch {
 class Decoder {
   public:
     // `int8` approximates the linear layers; null leaves them exact. Throws std::invalid_argument
-    // for shapes that do not fit together.
+    // for shapes that do not fit together or are out of all proportion, and as ThreadPool does.
     Decoder(const Ops& ops, const Int8Ops* int8, const DecoderShape& shape, std::int32_t n_threads);
+    ~Decoder();
+    Decoder(const Decoder&) = delete;
+    Decoder& operator=(const Decoder&) = delete;
+    Decoder(Decoder&&) = delete;
+    Decoder& operator=(Decoder&&) = delete;
 
     // Appends a layer. Throws std::invalid_argument where a size is wrong.
     void add_layer(const LayerSource& source);
-    void set_rotary(std::vector<RotaryTable> tables) { rotary_ = std::move(tables); }
 
     [[nodiscard]] const Ops& ops() const { return *ops_; }
     [[nodiscard]] const DecoderShape& shape() const { return shape_; }
     [[nodiscard]] KvShape kv_shape(std::int64_t n_slots) const {
         return {shape_.n_layers, shape_.n_kv_heads, shape_.head_dim, n_slots};
     }
+    // Takes its turn as well.
     [[nodiscard]] std::int64_t n_weight_bytes() const;
 
     // Runs a batch: writes its keys and values into the pool and the last hidden states of wanted
     // segments, before the final norm, into `out` [n_wanted][hidden]. `embeddings` is
-    // [n_tokens][hidden]. Not for concurrent calls. Throws std::invalid_argument for a batch that
-    // does not fit the pool or the rotary tables.
-    void forward(const Batch& batch, std::span<const float> embeddings, KvPool& pool,
-                 std::span<float> out);
+    // [n_tokens][hidden]; layers name `rotary` by index. Concurrent calls, of add_layer too, take
+    // turns, also for the pool. A forked child may go on: it starts threads of its own. Throws
+    // std::invalid_argument for a batch that does not fit the pool or the rotary tables.
+    void forward(const Batch& batch, std::span<const float> embeddings,
+                 std::span<const RotaryTable> rotary, KvPool& pool, std::span<float> out);
 
   private:
     struct Layer {
@@ -122,8 +129,24 @@ class Decoder {
         std::int64_t end;
     };
 
-    void check(const Batch& batch, std::span<const float> embeddings, const KvPool& pool,
-               std::span<float> out) const;
+    // The batch at hand.
+    struct State {
+        std::span<const RotaryTable> rotary;
+        AlignedBuffer<float> residual;  // [n_tokens][padded hidden]
+        AlignedBuffer<Word> query;      // [n_tokens][heads][head_dim]
+        AlignedBuffer<Word> attended;   // as query
+        AlignedBuffer<float> last;      // [n_wanted][padded hidden]
+        AlignedBuffer<Word> last_attended;
+        std::vector<std::int64_t> positions, slots, wanted_rows;
+        std::vector<AttentionTile> tiles, last_tiles;
+        Tickets row_tickets, tile_tickets;
+    };
+
+    void renew_state();
+    void check(const Batch& batch, std::span<const float> embeddings,
+               std::span<const RotaryTable> rotary, const KvPool& pool, std::span<float> out) const;
+    static void check_segments(const Batch& batch, std::span<const RotaryTable> rotary,
+                               const KvShape& kv);
     void prepare(const Batch& batch, std::span<const float> embeddings);
     void run_thread(std::int32_t thread, const Batch& batch, KvPool& pool);
     template <typename Work>
@@ -157,19 +180,10 @@ class Decoder {
     std::int64_t hidden_words_;
     std::int64_t head_chunk_;  // heads whose projections are made at a time
     std::vector<Layer> layers_;
-    std::vector<RotaryTable> rotary_;
     ThreadPool threads_;
     std::vector<Scratch> scratch_;
-
-    // The batch at hand.
-    AlignedBuffer<float> residual_;  // [n_tokens][padded hidden]
-    AlignedBuffer<Word> query_;      // [n_tokens][heads][head_dim]
-    AlignedBuffer<Word> attended_;   // as query_
-    AlignedBuffer<float> last_;      // [n_wanted][padded hidden]
-    AlignedBuffer<Word> last_attended_;
-    std::vector<std::int64_t> positions_, slots_, wanted_rows_;
-    std::vector<AttentionTile> tiles_, last_tiles_;
-    Tickets row_tickets_, tile_tickets_;
+    std::unique_ptr<State> state_;
+    mutable CallLock calls_;
 };
 
 }  // namespace icm_fast::cpu

@@ -1,5 +1,17 @@
 #include "cpu/thread_pool.hpp"
 
+#include <unistd.h>
+
+#include <cstddef>
+#include <stdexcept>
+#include <string>
+#include <system_error>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "cpu/call_lock.hpp"
+
 namespace icm_fast::cpu {
 namespace {
 
@@ -33,34 +45,98 @@ void Barrier::wait() {
     }
 }
 
-ThreadPool::ThreadPool(std::int32_t n_threads) : n_threads_(n_threads), barrier_(n_threads) {
-    for (std::int32_t thread = 1; thread < n_threads; ++thread) {
-        threads_.emplace_back([this, thread] { serve(thread); });
+// The threads of one process, and what they share.
+class ThreadPool::Team {
+  public:
+    explicit Team(std::int32_t n_threads) : barrier_(n_threads) {
+        threads_.reserve(static_cast<std::size_t>(n_threads - 1));
+        try {
+            for (std::int32_t thread = 1; thread < n_threads; ++thread) {
+                threads_.emplace_back([this, thread] { serve(thread); });
+            }
+        } catch (const std::system_error& error) {
+            const std::size_t n_started = threads_.size();
+            stop();
+            throw std::runtime_error("only " + std::to_string(n_started + 1) + " of " +
+                                     std::to_string(n_threads) + " threads could be started (" +
+                                     error.what() + "); ask for fewer, for instance by " +
+                                     "OMP_NUM_THREADS");
+        } catch (...) {
+            stop();
+            throw;
+        }
     }
+    ~Team() { stop(); }
+    Team(const Team&) = delete;
+    Team& operator=(const Team&) = delete;
+    Team(Team&&) = delete;
+    Team& operator=(Team&&) = delete;
+
+    // Whether its threads run in this process.
+    [[nodiscard]] bool is_here() const { return process_ == getpid(); }
+
+    void run(const std::function<void(std::int32_t)>& work) {
+        work_ = &work;
+        started_.fetch_add(1, std::memory_order_release);
+        started_.notify_all();
+        work(0);
+        synchronize();
+    }
+    void synchronize() { barrier_.wait(); }
+
+  private:
+    void serve(std::int32_t thread) {
+        for (std::uint32_t seen = 0;; ++seen) {
+            wait_for_change(started_, seen);
+            if (stopping_) return;
+            (*work_)(thread);
+            synchronize();
+        }
+    }
+
+    void stop() {
+        stopping_ = true;
+        started_.fetch_add(1, std::memory_order_release);
+        started_.notify_all();
+        for (std::thread& thread : threads_) thread.join();
+        threads_.clear();
+    }
+
+    const pid_t process_ = getpid();
+    Barrier barrier_;
+    const std::function<void(std::int32_t)>* work_ = nullptr;
+    std::atomic<std::uint32_t> started_{0};
+    bool stopping_ = false;
+    std::vector<std::thread> threads_;
+};
+
+namespace {
+
+std::int32_t checked_threads(std::int32_t n_threads) {
+    if (n_threads >= 1 && n_threads <= ThreadPool::kMaxThreads) return n_threads;
+    throw std::invalid_argument("n_threads is " + std::to_string(n_threads) + ", outside 1 .. " +
+                                std::to_string(ThreadPool::kMaxThreads));
 }
 
+}  // namespace
+
+ThreadPool::ThreadPool(std::int32_t n_threads)
+    : n_threads_(checked_threads(n_threads)), team_(std::make_unique<Team>(n_threads)) {}
+
 ThreadPool::~ThreadPool() {
-    stopping_ = true;
-    started_.fetch_add(1, std::memory_order_release);
-    started_.notify_all();
-    for (std::thread& thread : threads_) thread.join();
+    // In a forked child there are no threads to join, only the memory that described them.
+    if (team_ && !team_->is_here()) abandon(team_);
 }
 
 void ThreadPool::run(const std::function<void(std::int32_t)>& work) {
-    work_ = &work;
-    started_.fetch_add(1, std::memory_order_release);
-    started_.notify_all();
-    work(0);
-    synchronize();
+    if (!team_->is_here()) {
+        auto team = std::make_unique<Team>(n_threads_);
+        abandon(team_);
+        team_ = std::move(team);
+    }
+    team_->run(work);
 }
 
-void ThreadPool::serve(std::int32_t thread) {
-    for (std::uint32_t seen = 0;; ++seen) {
-        wait_for_change(started_, seen);
-        if (stopping_) return;
-        (*work_)(thread);
-        synchronize();
-    }
-}
+void ThreadPool::synchronize() { team_->synchronize(); }
 
 }  // namespace icm_fast::cpu

@@ -4,8 +4,7 @@
 #include <atomic>
 #include <cstdint>
 #include <functional>
-#include <thread>
-#include <vector>
+#include <memory>
 
 namespace icm_fast::cpu {
 
@@ -26,7 +25,10 @@ class Barrier {
 
 class ThreadPool {
   public:
-    // `n_threads` >= 1 includes the caller of `run`.
+    static constexpr std::int32_t kMaxThreads = 4096;
+
+    // `n_threads` includes the caller of `run`. Throws std::invalid_argument where it is outside
+    // 1 .. kMaxThreads, std::runtime_error where the system starts fewer; none then stays behind.
     explicit ThreadPool(std::int32_t n_threads);
     ~ThreadPool();
     ThreadPool(const ThreadPool&) = delete;
@@ -36,20 +38,17 @@ class ThreadPool {
 
     [[nodiscard]] std::int32_t size() const { return n_threads_; }
     // Calls work(thread) once per thread, 0 .. size - 1, and returns when all are done. `work` must
-    // not throw. One call at a time.
+    // not throw. One call at a time. The first call in a forked child starts threads anew, and
+    // throws as the constructor does before any work.
     void run(const std::function<void(std::int32_t)>& work);
     // For use inside `work`, by every thread.
-    void synchronize() { barrier_.wait(); }
+    void synchronize();
 
   private:
-    void serve(std::int32_t thread);
+    class Team;
 
     const std::int32_t n_threads_;
-    Barrier barrier_;
-    const std::function<void(std::int32_t)>* work_ = nullptr;
-    std::atomic<std::uint32_t> started_{0};
-    bool stopping_ = false;
-    std::vector<std::thread> threads_;
+    std::unique_ptr<Team> team_;
 };
 
 // Numbers 0 .. n - 1, each handed out once, to whichever thread asks next.

@@ -1,6 +1,9 @@
 #include "cpu/tree_attention.hpp"
 
 #include <algorithm>
+#include <limits>
+
+#include "cpu/sizes.hpp"
 
 namespace icm_fast::cpu {
 
@@ -9,7 +12,9 @@ std::vector<AttentionTile> make_tiles(const Ops& ops, std::span<const Segment> s
     const std::int64_t group = shape.n_heads / shape.n_kv_heads;
     std::vector<AttentionTile> tiles;
     for (std::size_t s = 0; s < segments.size(); ++s) {
-        const std::int64_t rows = (segments[s].end - segments[s].begin) * group;
+        const std::int64_t rows = checked_product("the query rows of a segment",
+                                                  {segments[s].end - segments[s].begin, group},
+                                                  std::numeric_limits<std::int32_t>::max());
         const std::int64_t first = last_only ? rows - group : 0;
         // Last rows first: their tiles see the most keys.
         const std::int64_t n_tiles = (rows - first + ops.tile_rows - 1) / ops.tile_rows;

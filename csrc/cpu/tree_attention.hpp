@@ -42,7 +42,7 @@ struct AttentionTile {
 };
 
 // The tiles of a batch, the same for all its layers. With `last_only`, each segment attends for its
-// last token alone.
+// last token alone. Throws std::invalid_argument for a segment of 2^31 rows or more.
 std::vector<AttentionTile> make_tiles(const Ops& ops, std::span<const Segment> segments,
                                       const AttentionShape& shape, bool last_only);
 

@@ -24,7 +24,7 @@ Evaluation Acceptance::evaluate(const Ask& ask, std::span<const float> scores) c
     if (evaluation.is_whole) {
         evaluation.utility =
             utility(s.objective, s.alpha, problem_.graph, ask.labels, view(scores));
-        // What else was asked for serves the proposals from an accepted state.
+        // What else was requested serves the proposals from an accepted state.
         if (!s.is_lazy() && evaluation.utility >= ask.threshold) check_covered(ask, scores);
         return evaluation;
     }
@@ -39,7 +39,7 @@ Evaluation Acceptance::evaluate(const Ask& ask, std::span<const float> scores) c
 }
 
 void Acceptance::check_covered(const Ask& ask, std::span<const float> scores) const {
-    require(covers(scores, ask.rows), "scores must be finite where they are asked for");
+    require(covers(scores, ask.rows), "scores must be finite where they are requested");
 }
 
 bool Acceptance::may_reject(const Ask& ask) const {

@@ -213,7 +213,7 @@ void Annealer::decide() {
     phase_ = Phase::kPropose;
 }
 
-// Scores that the result lacks are asked for; then the search is over.
+// Scores that the result lacks are requested; then the search is over.
 void Annealer::finish() {
     std::vector<bool> missing(state_.labels.size());
     for (std::int32_t i = 0; i < graph().n_examples(); ++i) {

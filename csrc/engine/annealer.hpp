@@ -58,7 +58,7 @@ class Annealer {
     [[nodiscard]] const std::optional<Ask>& ask() const { return pending_; }
 
     // Answers the ask with scores [n_examples * n_labels], row-major, and continues to the next
-    // ask. Rows that are not asked for may be NaN. Those of labelled examples may be NaN too if the
+    // ask. Rows that are not requested may be NaN. Those of labelled examples may be NaN too if the
     // rest shows that the candidate is rejected. Throws std::invalid_argument (state unchanged) on
     // bad scores or without an ask.
     void tell(std::span<const float> scores);
@@ -70,7 +70,7 @@ class Annealer {
     [[nodiscard]] bool may_reject() const { return pending_ && acceptance_.may_reject(*pending_); }
 
     // Ends the search for a reason of the caller's; the ask and its move are dropped. At most
-    // scores that the result lacks are asked for afterwards. Nothing happens once a search has
+    // scores that the result lacks are requested afterwards. Nothing happens once a search has
     // ended.
     void stop(std::string reason);
 
@@ -137,7 +137,7 @@ class Annealer {
     Evaluations known_;  // within that move
     std::optional<Ask> pending_;
     std::vector<Event> events_;
-    std::string ending_;  // the reason, while the last scores are asked for
+    std::string ending_;  // the reason, while the last scores are requested
     std::string reason_;
     std::int64_t iteration_ = 0;
     std::int64_t n_asks_ = 0;

@@ -1,10 +1,17 @@
 #include "engine/constraints.hpp"
 
 #include <algorithm>
+#include <cstddef>
+#include <limits>
 #include <stdexcept>
 #include <string>
 
 namespace icm_fast::engine {
+namespace {
+
+constexpr std::size_t kMaxScores = std::numeric_limits<std::int32_t>::max();
+
+}  // namespace
 
 ConstraintGraph::ConstraintGraph(std::int32_t n_examples, std::int32_t n_labels,
                                  std::span<const std::int32_t> pairs,
@@ -27,6 +34,12 @@ void ConstraintGraph::check(std::span<const std::int32_t> pairs,
     if (n_labels_ < 2) {
         throw std::invalid_argument("n_labels = " + std::to_string(n_labels_) +
                                     " must be at least 2");
+    }
+    // Scores are kept per example and label.
+    if (index(n_examples_) * index(n_labels_) > kMaxScores) {
+        throw std::invalid_argument("n_examples x n_labels = " + std::to_string(n_examples_) +
+                                    " x " + std::to_string(n_labels_) + " must be at most " +
+                                    std::to_string(kMaxScores));
     }
     const std::size_t table_size = index(n_labels_) * index(n_labels_);
     if (pairs.size() % 2 != 0 || tables.size() != pairs.size() / 2 * table_size) {

@@ -80,7 +80,7 @@ class Simulation {
     }
 
   private:
-    // Scores of the rows that were ever asked for under these labels; the others are NaN.
+    // Scores of the rows that were ever requested under these labels; the others are NaN.
     std::vector<float> answer(const Ask& ask) {
         auto [entry, is_new] = scored_.try_emplace(ask.labels, ask.labels.size(), false);
         std::vector<bool>& rows = entry->second;

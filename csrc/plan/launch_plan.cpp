@@ -193,7 +193,7 @@ class Builder {
     }
 
     // The first of the last segment's blocks, from `first` on and in context order, that holds a
-    // key behind `position`, which may lie before the context.
+    // key after `position`, which may lie before the context.
     [[nodiscard]] std::int64_t first_seen(std::int64_t position, std::int64_t first) const {
         const auto begin = plan_.blocks.begin() + first;
         const auto found =

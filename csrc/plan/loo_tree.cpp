@@ -89,6 +89,10 @@ void check(const PlanInput& input) {
     if (input.root_tokens < 0) {
         reject("root_tokens is " + std::to_string(input.root_tokens) + "; it must be 0 or more");
     }
+    if (input.root_tokens > kMaxTokens) {
+        reject("root_tokens is " + std::to_string(input.root_tokens) + "; it must be at most " +
+               std::to_string(kMaxTokens));
+    }
     check_appended(input);
     for (std::size_t i = 0; i < input.labelled.size(); ++i) {
         if (input.labelled[i]) {
@@ -146,7 +150,7 @@ class SegmentWriter {
         return append(parent, demos, kNone, kNone, demonstration_sum(parent, demos));
     }
 
-    // Demonstrations (if any), the prompt of `example`, and the tail segments behind it.
+    // Demonstrations (if any), the prompt of `example`, and the tail segments after it.
     void query(std::int32_t parent, std::span<const std::int32_t> demos, std::int32_t example) {
         const auto row = static_cast<std::size_t>(example);
         std::int64_t tokens = demonstration_sum(parent, demos) + input_.query_tokens[row];
@@ -197,7 +201,7 @@ class SegmentWriter {
         tree_.tail.push_back(tail);
         tree_.n_tokens.push_back(tokens);
         tree_.start.push_back(start);
-        // With tokens of its own the root is the only segment without a parent.
+        // With its own tokens the root is the only segment without a parent.
         tree_.has_root_token.push_back(parent == kNone && input_.root_tokens > 0 ? 1 : 0);
         holds_demonstration_.push_back(!demos.empty() || follows_demonstration(parent));
         tree_.total_tokens += tokens;
@@ -334,7 +338,7 @@ std::span<const std::int32_t> LooTree::demos_of(std::int64_t segment) const {
 std::int32_t LooTree::query_segment_of(std::int64_t example) const {
     const auto n = static_cast<std::int64_t>(query_segment.size());
     if (example < 0 || example >= n) {
-        reject("example " + std::to_string(example) + " lies outside the plan's " +
+        reject("example " + std::to_string(example) + " is outside the plan's " +
                std::to_string(n) + " examples");
     }
     const std::int32_t segment = query_segment[static_cast<std::size_t>(example)];

@@ -29,7 +29,7 @@ struct PlanInput {
     std::span<const std::int32_t> tail_parents;
     std::uint64_t seed = 0;
     // Labelled, queried examples that end the context of all others, in this order. Each is a
-    // segment of its own, and so is every query, so that what stands before it serves again when
+    // separate segment, and so is every query, so that what stands before it serves again when
     // another one is appended. The list may be empty.
     std::optional<std::span<const std::int32_t>> appended = std::nullopt;
 };

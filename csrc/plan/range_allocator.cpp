@@ -8,8 +8,10 @@
 namespace icm_fast::plan {
 
 std::int64_t RangeAllocator::allocate(std::int64_t size) {
-    // NOLINTNEXTLINE(bugprone-unchecked-optional-access): no range exceeds this limit.
-    return try_allocate(size, std::numeric_limits<std::int64_t>::max()).value();
+    const auto offset = try_allocate(size, std::numeric_limits<std::int64_t>::max());
+    if (offset) return *offset;
+    throw std::invalid_argument("a range of " + std::to_string(size) + " slots after slot " +
+                                std::to_string(extended_from()) + " ends beyond 64 bits");
 }
 
 std::optional<std::int64_t> RangeAllocator::try_allocate(std::int64_t size, std::int64_t limit) {
@@ -19,8 +21,8 @@ std::optional<std::int64_t> RangeAllocator::try_allocate(std::int64_t size, std:
     const auto hole =
         std::ranges::find_if(free_, [size](const auto& range) { return range.second >= size; });
     const bool has_hole = hole != free_.end();
-    const std::int64_t end = has_hole ? hole->first + size : extended_from() + size;
-    if (end > limit) return std::nullopt;
+    const std::int64_t begin = has_hole ? hole->first : extended_from();
+    if (size > limit - begin) return std::nullopt;
     const std::int64_t offset = has_hole ? take_hole(hole, size) : extend(size);
     live_.emplace(offset, size);
     live_slots_ += size;
@@ -36,7 +38,7 @@ std::int64_t RangeAllocator::take_hole(Ranges::iterator hole, std::int64_t size)
 }
 
 // Where a range that no hole holds begins: a hole at the very end is too small by itself, but the
-// pool can grow behind it.
+// pool can grow after it.
 std::int64_t RangeAllocator::extended_from() const {
     if (free_.empty()) return capacity_;
     const auto last = std::prev(free_.end());

@@ -13,7 +13,7 @@ namespace icm_fast::plan {
 class RangeAllocator {
   public:
     // Offset of a new range of `size` slots: the lowest hole that holds it, else the pool's end.
-    // Throws std::invalid_argument unless size >= 1.
+    // Throws std::invalid_argument unless size >= 1 and the range ends within 64 bits.
     std::int64_t allocate(std::int64_t size);
 
     // The same inside [0, limit); empty where no hole is large enough.

@@ -113,7 +113,7 @@ class Batcher {
     }
 
     // Cuts siblings into the fewest consecutive groups whose sub-trees fit the budget together; a
-    // sub-tree that does not fit is a group of its own. The first group ends on top of the stack.
+    // sub-tree that does not fit is a separate group. The first group ends on top of the stack.
     void push_groups(const Segments& siblings, std::vector<Segments>& pending) const {
         std::vector<Segments> groups;
         std::int64_t room = 0;

@@ -9,7 +9,7 @@
 
 namespace icm_fast::plan {
 
-// Limits in tokens, each >= 1; a plan that cannot keep to them goes on and says so by its peak.
+// Limits in tokens, each >= 1; a plan that exceeds them continues, and its peak shows it.
 struct ScheduleLimits {
     std::int64_t kv_budget_tokens;  // live keys and values at one time
     std::int64_t batch_tokens;      // forwarded in one batch; a longer segment runs alone

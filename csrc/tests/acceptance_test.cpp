@@ -87,7 +87,7 @@ NATIVE_TEST(acceptance, an_accepted_state_needs_all_that_was_asked_for) {
     Ask ask = asked(-1e9);
     ask.rows = {true, true, true};
     const std::vector<float> scores = {-1.0F, -2.0F, -4.0F, -3.0F, kNan, kNan};
-    check_invalid("where they are asked for", [&] { (void)acceptance.evaluate(ask, scores); });
+    check_invalid("where they are requested", [&] { (void)acceptance.evaluate(ask, scores); });
     ask.threshold = 1e9;
     CHECK(acceptance.evaluate(ask, scores).is_whole);
 }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cmath>
+#include <functional>
 #include <sstream>
 #include <stdexcept>
 #include <string>
@@ -68,3 +69,20 @@ template <typename... Parts>
          ? void()                         \
          : FAIL(#got, " is ", got, ", expected ", wanted, " within ", most))
 // NOLINTEND(cppcoreguidelines-macro-usage)
+
+namespace icm_fast::tests {
+
+// The action throws std::invalid_argument, and its message holds `message`.
+inline void check_refused(const std::string& message, const std::function<void()>& action) {
+    const Input input("expecting: " + message);
+    try {
+        action();
+    } catch (const std::invalid_argument& error) {
+        const std::string said = error.what();
+        if (said.find(message) == std::string::npos) FAIL("refused with: ", said);
+        return;
+    }
+    FAIL("not refused");
+}
+
+}  // namespace icm_fast::tests

@@ -5,8 +5,10 @@
 #include <cstdint>
 #include <functional>
 #include <limits>
+#include <memory>
 #include <stdexcept>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "tests/check.hpp"
@@ -47,18 +49,6 @@ double difference(const Floats& got, const Values& wanted) {
     return most / scale;
 }
 
-void check_refused(const std::string& message, const std::function<void()>& action) {
-    const Input input("expecting: " + message);
-    try {
-        action();
-    } catch (const std::invalid_argument& error) {
-        const std::string said = error.what();
-        if (said.find(message) == std::string::npos) FAIL("refused with: ", said);
-        return;
-    }
-    FAIL("not refused");
-}
-
 // A decoder with one valid call, parts of which tests spoil.
 struct Call {
     Call()
@@ -68,7 +58,7 @@ struct Call {
           embeddings(TinyTree::embeddings(batch, kAwkward.hidden)),
           out(to_size(3 * kAwkward.hidden), kNan) {}
 
-    void run() { decoder->forward(batch, embeddings, pool, out); }
+    void run() { decoder->forward(batch, embeddings, rotary, pool, out); }
 
     TinyTree tree;
     std::unique_ptr<cpu::Decoder> decoder;
@@ -76,6 +66,7 @@ struct Call {
     cpu::Batch batch;
     Floats embeddings;
     Floats out;
+    std::vector<cpu::RotaryTable> rotary = make_rotary(kAwkward, TinyTree::kPositions);
 };
 
 // The call spoilt in one way is refused, and afterwards the valid one still runs.
@@ -149,7 +140,6 @@ NATIVE_TEST(decoder, every_part_of_a_layer_counts) {
             if (k == 0) change(layer);
             decoder.add_layer(layer.source());
         }
-        decoder.set_rotary(make_rotary(kAwkward, TinyTree::kPositions));
         return run_tree(decoder, tree, kByLevel);
     };
     const Floats whole = run([](TinyLayer&) {});
@@ -226,11 +216,13 @@ NATIVE_TEST(decoder, batches_that_do_not_fit_are_refused) {
 
 NATIVE_TEST(decoder, positions_outside_the_rotary_tables_are_refused) {
     Call call;
-    call.decoder->set_rotary(make_rotary(kAwkward, 26));
+    call.rotary = make_rotary(kAwkward, 26);
     check_refused("outside the rotary tables", [&] { call.run(); });
-    call.decoder->set_rotary(make_rotary(kAwkward, 27));
+    call.rotary = make_rotary(kAwkward, 27);
     call.run();
-    call.decoder->set_rotary({});
+    call.rotary[0].half = kAwkward.head_dim;
+    check_refused("rotary tables must be", [&] { call.run(); });
+    call.rotary.clear();
     check_refused("rotary table that is not there", [&] { call.run(); });
 }
 
@@ -242,13 +234,15 @@ NATIVE_TEST(decoder, pools_of_another_model_are_refused) {
         cpu::KvShape other = shape;
         other.*size += 2;
         cpu::KvPool pool(call.decoder->ops(), other);
-        check_refused("for another model",
-                      [&] { call.decoder->forward(call.batch, call.embeddings, pool, call.out); });
+        check_refused("for another model", [&] {
+            call.decoder->forward(call.batch, call.embeddings, call.rotary, pool, call.out);
+        });
     }
     if (const cpu::Ops* ops = cpu::pick_ops(cpu::Format::kBfloat16)) {
         cpu::KvPool pool(*ops, shape);
-        check_refused("for another model",
-                      [&] { call.decoder->forward(call.batch, call.embeddings, pool, call.out); });
+        check_refused("for another model", [&] {
+            call.decoder->forward(call.batch, call.embeddings, call.rotary, pool, call.out);
+        });
     }
     call.run();
 }
@@ -257,8 +251,9 @@ NATIVE_TEST(decoder, layers_must_be_there) {
     Call call;
     cpu::Decoder decoder(call.decoder->ops(), nullptr, kAwkward, 1);
     decoder.add_layer(make_layer(kAwkward, Parts::kFewest, 0).source());
-    decoder.set_rotary(make_rotary(kAwkward, TinyTree::kPositions));
-    const auto run = [&] { decoder.forward(call.batch, call.embeddings, call.pool, call.out); };
+    const auto run = [&] {
+        decoder.forward(call.batch, call.embeddings, call.rotary, call.pool, call.out);
+    };
     check_refused("1 of 2 layers", run);
     TinyLayer lost = make_layer(kAwkward, Parts::kFewest, 1);
     lost.rotary = 2;
@@ -310,6 +305,30 @@ NATIVE_TEST(decoder, shapes_that_make_no_sense_are_refused) {
     refused("multiple of n_kv_heads", &cpu::DecoderShape::n_kv_heads, 0);
     refused("multiple of n_kv_heads", &cpu::DecoderShape::n_kv_heads, 4);
     refused("multiple of n_kv_heads", &cpu::DecoderShape::n_heads, 0);
+    const std::int64_t huge = std::int64_t{1} << 62;
+    refused("hidden is 4611686018427387904, more than", &cpu::DecoderShape::hidden, huge);
+    refused("intermediate is", &cpu::DecoderShape::intermediate, huge);
+    refused("n_layers is", &cpu::DecoderShape::n_layers, huge);
+    refused("n_heads is", &cpu::DecoderShape::n_heads, huge);
+    refused("head_dim is", &cpu::DecoderShape::head_dim, huge);
+    refused("n_heads x head_dim is 6 x 16777216", &cpu::DecoderShape::head_dim, 1 << 24);
+}
+
+// Batches of two callers, each with its own pool and tables, one after the other and at once.
+NATIVE_TEST(decoder, callers_take_turns) {
+    const TinyTree tree;
+    const cpu::Ops& ops = *cpu::pick_ops(cpu::Format::kFloat32);
+    const auto decoder = make_decoder(ops, kAwkward, Parts::kAll, 2);
+    const Floats wanted = run_tree(*decoder, tree, kByLevel);
+    std::vector<Floats> found(3);
+    std::vector<std::thread> callers;
+    for (Floats& states : found) {
+        callers.emplace_back([&] {
+            for (int round = 0; round < 5; ++round) states = run_tree(*decoder, tree, kByLevel);
+        });
+    }
+    for (std::thread& caller : callers) caller.join();
+    for (const Floats& states : found) CHECK(states == wanted);
 }
 
 }  // namespace icm_fast::tests

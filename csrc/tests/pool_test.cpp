@@ -110,9 +110,35 @@ NATIVE_TEST(pool, memory_that_is_not_there_leaves_nothing_behind) {
     }
     CHECK(thrown);
     CHECK_EQUAL(buffer.size(), 0);
+    for (const std::int64_t size : {std::int64_t{-1}, std::int64_t{1} << 62}) {
+        check_refused("memory in bytes is " + std::to_string(size) + " x 4, more than",
+                      [&] { buffer.resize(size); });
+    }
     buffer.reserve(2);
     CHECK_EQUAL(buffer.size(), 2);
     buffer.data()[1] = 1.0F;
+}
+
+// The product of the sizes is 0 in 64 bits.
+NATIVE_TEST(pool, sizes_whose_product_overflows_are_refused) {
+    for_each_table([](const cpu::Ops& ops) {
+        check_refused("1099511627776 x 2 x 4 x 2097152, more than",
+                      [&] { const cpu::KvPool pool(ops, {std::int64_t{1} << 40, 2, 4, 1 << 21}); });
+        check_refused("positive sizes", [&] { const cpu::KvPool pool(ops, {-1, -1, 4, 1}); });
+    });
+}
+
+NATIVE_TEST(pool, missing_memory_is_told_with_its_numbers) {
+    for_each_table([](const cpu::Ops& ops) {
+        std::string message;
+        try {
+            const cpu::KvPool pool(ops, {4, 2, 4, std::int64_t{1} << 45});
+            use(&pool);
+        } catch (const std::bad_alloc& error) {
+            message = error.what();
+        }
+        CHECK(message.find("4 layers, 2 heads of 4, 35184372088832 slots") != std::string::npos);
+    });
 }
 
 }  // namespace icm_fast::tests

@@ -85,4 +85,11 @@ NATIVE_TEST(threads, pools_come_and_go) {
     CHECK_EQUAL(runs.load(), 100);
 }
 
+NATIVE_TEST(threads, numbers_that_no_pool_has_are_refused) {
+    for (const std::int32_t n : {-1, 0, 4097}) {
+        check_refused("n_threads is " + std::to_string(n) + ", outside 1 .. 4096",
+                      [&] { const cpu::ThreadPool pool(n); });
+    }
+}
+
 }  // namespace icm_fast::tests

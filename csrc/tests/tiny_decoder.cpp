@@ -109,7 +109,6 @@ std::unique_ptr<cpu::Decoder> make_decoder(const cpu::Ops& ops, const cpu::Decod
     for (std::int64_t k = 0; k < shape.n_layers; ++k) {
         decoder->add_layer(make_layer(shape, parts, k).source());
     }
-    decoder->set_rotary(make_rotary(shape, TinyTree::kPositions));
     return decoder;
 }
 
@@ -170,11 +169,12 @@ Floats run_tree(cpu::Decoder& decoder, const TinyTree& tree,
                 const std::vector<std::vector<std::int64_t>>& batches) {
     const std::int64_t hidden = decoder.shape().hidden;
     cpu::KvPool pool(decoder.ops(), decoder.kv_shape(tree.n_slots()));
+    const auto rotary = make_rotary(decoder.shape(), TinyTree::kPositions);
     Floats states(to_size(tree.n_segments() * hidden), kNan);
     for (const std::vector<std::int64_t>& segments : batches) {
         const cpu::Batch batch = tree.batch(segments);
         Floats out(to_size(static_cast<std::int64_t>(segments.size()) * hidden), kNan);
-        decoder.forward(batch, TinyTree::embeddings(batch, hidden), pool, out);
+        decoder.forward(batch, TinyTree::embeddings(batch, hidden), rotary, pool, out);
         for (std::size_t k = 0; k < segments.size(); ++k) {
             std::copy_n(out.data() + k * to_size(hidden), hidden,
                         states.data() + segments[k] * hidden);

@@ -3,7 +3,7 @@
 Two tables. *Blocks* cut every segment's keys (ancestors' ranges, then its own) into pieces of at
 most ``block_n`` adjacent pool slots. *Items* are the programs' jobs: a tile of query rows and the
 blocks that it reads. One loop over blocks covers any number of ranges, so that a short range does
-not start a pipeline of its own.
+not start a separate pipeline.
 
 Optionally, a tile that would read more than its share of all blocks is split; otherwise a level of
 a few long segments would leave most of the device idle. *Merges* say how the parts are combined.

@@ -275,8 +275,8 @@ class CpuDecoder:
     """A decoder over packed segments and shared key-value ranges; see csrc/cpu/decoder.hpp.
 
     It keeps packed copies of the weights and threads of its own. ``add_layer`` and ``forward``
-    release the GIL; one call at a time. Its results do not depend on the number of threads, nor
-    on how segments are packed into batches.
+    release the GIL; concurrent calls take turns. Its results do not depend on the number of
+    threads, nor on how segments are packed into batches.
     """
 
     def __init__(
@@ -313,6 +313,7 @@ class CpuDecoder:
         Raises:
             ValueError: A size or a name that makes no sense, or a dtype or 8-bit integers that
                 this processor has no dot products for.
+            RuntimeError: The system starts fewer threads.
         """
 
     def add_layer(
@@ -340,21 +341,27 @@ class CpuDecoder:
             ValueError: An array of another dtype, layout or size, or one layer too many.
         """
 
-    def set_rotary(
+    def make_rotary(
         self, tables: Sequence[tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]]
-    ) -> None:
-        """Replace the rotary tables: cosines and sines, ``[n_positions, half]`` each.
+    ) -> RotaryTables:
+        """Return rotary tables: copies of cosines and sines, ``[n_positions, half]`` each.
 
         Raises:
             ValueError: The two differ in size, or 2 * half is more than ``head_dim``.
         """
 
     def make_pool(self, n_slots: int) -> KvPool:
-        """Return a pool of this decoder's layers, heads and dtype, or raise ``MemoryError``."""
+        """Return a pool of this decoder's layers, heads and dtype.
+
+        Raises:
+            ValueError: ``n_slots`` is below 1, or the pool exceeds 64 bits.
+            MemoryError: There is no memory for it.
+        """
 
     def forward(
         self,
         pool: KvPool,
+        rotary: RotaryTables,
         embeddings: npt.NDArray[np.float32],
         *,
         n_tokens: npt.NDArray[np.int64],
@@ -368,6 +375,7 @@ class CpuDecoder:
 
         Args:
             pool: Keys and values of earlier segments.
+            rotary: Positions; layers name its tables by index.
             embeddings: ``[n_tokens.sum(), hidden]``, segment after segment.
             n_tokens: ``[n_segments]`` tokens of each segment, 1 or more.
             own: ``[n_segments]`` first slot of each segment's own keys and values.
@@ -391,17 +399,30 @@ class CpuDecoder:
     def n_weight_bytes(self) -> int:
         """Bytes of the packed weights."""
 
+class RotaryTables:
+    """Cosines and sines of rotary positions; ``CpuDecoder.make_rotary`` makes them."""
+
 class TreeAttention:
     """Attention of packed segments over a pool, for models whose layers run elsewhere.
 
-    ``attend`` releases the GIL; one call at a time.
+    ``attend`` releases the GIL; concurrent calls take turns.
     """
 
     def __init__(self, dtype: str, n_threads: int) -> None:
-        """Start the threads; ``ValueError`` for a dtype without dot products on this processor."""
+        """Start the threads, at least 1.
+
+        Raises:
+            ValueError: The dtype has no dot products on this processor, or ``n_threads`` > 4096.
+            RuntimeError: The system starts fewer threads.
+        """
 
     def make_pool(self, n_layers: int, n_heads: int, head_dim: int, n_slots: int) -> KvPool:
-        """Return a pool; ``ValueError`` for sizes below 1 or an odd ``head_dim``."""
+        """Return a pool.
+
+        Raises:
+            ValueError: A size is below 1, ``head_dim`` is odd, or the pool exceeds 64 bits.
+            MemoryError: There is no memory for it.
+        """
 
     def attend(
         self,
@@ -487,8 +508,8 @@ class Ask:
 class Engine:
     """Simulated annealing as an ask/tell machine; see csrc/engine/annealer.hpp.
 
-    Its decisions are a pure function of its arguments and of the scores it is told. One thread at
-    a time may use an engine; ``tell`` releases the GIL while it works.
+    Its decisions are a pure function of its arguments and of the scores it is told. Threads
+    take turns at an engine; ``tell`` releases the GIL while it works.
     """
 
     def __init__(

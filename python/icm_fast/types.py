@@ -44,7 +44,7 @@ class Progress(Protocol):
 
     @property
     def done(self) -> int:
-        """What is done, in units of its own: examples, steps, rows."""
+        """What is done, in its own units: examples, steps, rows."""
 
     @property
     def total(self) -> int | None:

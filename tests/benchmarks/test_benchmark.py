@@ -13,6 +13,7 @@ from benchmarks.engines.table import benchmark_table
 from benchmarks.engines.variants import choose_variants
 from icm_fast import _core
 from icm_fast.errors import InputError
+from listeners import Listener
 from tiny_models import one_thread  # noqa: F401
 
 LOCAL = ["transformers-naive", "transformers-cache"]
@@ -20,9 +21,9 @@ LOCAL = ["transformers-naive", "transformers-cache"]
 
 def document(case, launcher, names=LOCAL, **settings):
     settings = Settings(**({"repeats": 2} | settings))
-    said = []
-    benchmark = run_benchmark(case, choose_variants(names), launcher, settings, said.append)
-    assert said
+    said = Listener()
+    benchmark = run_benchmark(case, choose_variants(names), launcher, settings, said)
+    assert said.lines
     return json.loads(json.dumps(benchmark_document(benchmark, "python -m benchmarks.engines")))
 
 

@@ -15,9 +15,7 @@ from tiny_models import one_thread  # noqa: F401
 
 def curve(case, launcher, sizes):
     settings = Settings(repeats=2)
-    return run_curve(
-        case, sizes, launcher, settings, lambda text: None, "python -m benchmarks.engines --curve"
-    )
+    return run_curve(case, sizes, launcher, settings, None, "python -m benchmarks.engines --curve")
 
 
 def test_exponents_of_power_laws():

@@ -269,7 +269,7 @@ def test_given_labels_are_checked():
         SearchConfig(start="given", initial_labels=(0, 0.5))
     for labels, message in (
         ((0, 1), "2 entries"),
-        ((0, 1, 2, 0), r"initial_labels\[2\] = 2 lies outside"),
+        ((0, 1, 2, 0), r"initial_labels\[2\] = 2 is outside"),
         ((-1, -1, -1, -1), "label no example"),
     ):
         with pytest.raises(InputError, match=message):

@@ -1,7 +1,6 @@
 """A whole experiment on a tiny model: files, resumption, baselines, gold kept from the search."""
 
 import json
-import os
 
 import numpy as np
 import pytest
@@ -15,6 +14,7 @@ from icm_fast.evaluation.metrics import accuracy
 from icm_fast.experiments import cell
 from icm_fast.experiments.definition import read_experiment
 from icm_fast.experiments.run import run_experiment
+from icm_fast.model.hardware import available_processors
 from icm_fast.model.lazy import LazyModel
 from icm_fast.runs.finished import read_run
 from icm_fast.tasks.source import TaskSource
@@ -282,7 +282,7 @@ def test_documents_say_what_they_came_from(definition, tmp_path):
     assert column["definition"]["task"] == "larger-than"
     (identity,) = column["identities"]
     assert len(identity["model"]["fingerprint"]) == 64
-    assert document["machine"].endswith(f"{len(os.sched_getaffinity(0))} threads")
+    assert document["machine"].endswith(f"{available_processors()} threads")
     assert identity["config"]["seed"] == 0
     assert column["search"]["seeds"][0]["n_parameters"] > 0
 

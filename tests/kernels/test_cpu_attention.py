@@ -249,7 +249,7 @@ def test_writes_outside_the_pool_are_refused():
     pool = _core.TreeAttention("float32", 1).make_pool(n_layers=1, n_heads=2, head_dim=4, n_slots=3)
     row = np.zeros((1, 2, 4), np.float32)
     for slot in (-1, 3):
-        with pytest.raises(ValueError, match="a slot lies outside"):
+        with pytest.raises(ValueError, match="a slot is outside"):
             pool.write(0, row, row, np.array([slot]))
     for layer, keys, values in (
         (1, row, row),

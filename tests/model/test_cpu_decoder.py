@@ -64,7 +64,6 @@ def angles(n_positions=8, half=DIM // 2):
 def decoder():
     decoder = bare_decoder()
     add_layer(decoder, weights())
-    decoder.set_rotary([angles()])
     return decoder
 
 
@@ -72,9 +71,11 @@ def embeddings():
     return np.random.default_rng(1).normal(size=(4, HIDDEN)).astype(np.float32)
 
 
-def forward(decoder, pool=None, rows=None, **changes):
+def forward(decoder, pool=None, rows=None, rotary=None, **changes):
     pool = decoder.make_pool(6) if pool is None else pool
-    return decoder.forward(pool, embeddings() if rows is None else rows, **(BATCH | changes))
+    rotary = decoder.make_rotary([angles()]) if rotary is None else rotary
+    rows = embeddings() if rows is None else rows
+    return decoder.forward(pool, rotary, rows, **(BATCH | changes))
 
 
 def test_wanted_states_are_returned(decoder):
@@ -91,6 +92,7 @@ def test_keys_and_values_stay_in_the_pool(decoder):
     together = forward(decoder, pool)
     alone = decoder.forward(
         pool,
+        decoder.make_rotary([angles()]),
         embeddings()[3:],
         n_tokens=BATCH["n_tokens"][1:],
         own=np.array([5]),
@@ -162,7 +164,7 @@ def test_weights_that_would_have_to_be_copied_are_refused(query):
 )
 def test_rotary_tables_that_do_not_fit_are_refused(decoder, table):
     with pytest.raises(ValueError, match="rotary tables must be"):
-        decoder.set_rotary([table])
+        decoder.make_rotary([table])
     assert forward(decoder).shape == (1, HIDDEN)
 
 
@@ -193,9 +195,8 @@ def test_integers_of_another_kind_are_refused(decoder):
 
 
 def test_contexts_beyond_the_rotary_tables_are_refused(decoder):
-    decoder.set_rotary([angles(3)])
     with pytest.raises(ValueError, match="outside the rotary tables"):
-        forward(decoder)
+        forward(decoder, rotary=decoder.make_rotary([angles(3)]))
 
 
 def test_pools_of_another_decoder_are_refused(decoder):
@@ -210,7 +211,6 @@ def test_pools_of_another_dtype_are_refused(ours, theirs):
     """At half the size, it would be written past its end."""
     decoder = bare_decoder(dtype=ours)
     add_layer(decoder, weights())
-    decoder.set_rotary([angles()])
     with pytest.raises(ValueError, match="for another model"):
         forward(decoder, bare_decoder(dtype=theirs).make_pool(6))
 

@@ -41,6 +41,7 @@ def arguments(**changes: Any) -> dict[str, Any]:
         ({"query_tokens": np.array([1, 1, 2**40])}, r"query_tokens\[2\] is 1099511627776 tokens"),
         ({"first_extra": np.full(3, -(2**63))}, r"demonstration_tokens\[0\]"),
         ({"root_tokens": -1}, "root_tokens is -1; it must be 0 or more"),
+        ({"root_tokens": 2**63 - 1}, "root_tokens is 9223372036854775807; it must be at most"),
         ({"tail_parents": np.array([-1, 1], np.int32)}, r"tail_parents\[1\] is 1; a parent"),
         ({"tail_parents": np.array([-2], np.int32)}, r"tail_parents\[0\] is -2"),
         ({"kv_budget_tokens": 0}, "kv_budget_tokens is 0; it must be 1 token or more"),
@@ -84,5 +85,5 @@ def test_sizes_that_do_not_apply_are_ignored() -> None:
 def test_examples_outside_the_plan_are_refused(example: int) -> None:
     plan = LooCase(demonstrations=(5, 5)).plan()
     for method in (plan.context, plan.query_segment):
-        with pytest.raises(ValueError, match=f"example {example} lies outside the plan's 2"):
+        with pytest.raises(ValueError, match=f"example {example} is outside the plan's 2"):
             method(example)

@@ -118,9 +118,9 @@ def _pairs_of(run: FinishedRun, labels: str) -> PairSet:
 
     if labels == FOUND:
         return pairs_of_run(run)
-    from icm_fast.training.reward.twin import twin_pairs
+    from icm_fast.training.reward.human_pairs import human_pairs
 
-    return twin_pairs(run, labels)
+    return human_pairs(run, labels)
 
 
 def _summary(pairs: PairSet, done: TwoStage, folder: Path) -> str:

@@ -61,7 +61,7 @@ def _check_initial_labels(labels: tuple[int, ...], dataset: Dataset) -> None:
     wrong = next((row for row, y in enumerate(labels) if y >= n_labels), None)
     if wrong is not None:
         raise InputError(
-            f"initial_labels[{wrong}] = {labels[wrong]} lies outside -1 .. {n_labels - 1}"
+            f"initial_labels[{wrong}] = {labels[wrong]} is outside -1 .. {n_labels - 1}"
         )
     if max(labels) < 0:
         raise InputError("initial_labels label no example; label some, or use start=random")

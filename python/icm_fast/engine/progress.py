@@ -107,7 +107,7 @@ class _Job:
 class TerminalProgress:
     """A rich progress bar on stderr: figures, time passed, time left.
 
-    A ``with`` block inside another one shows a bar of its own below that of the outer one.
+    A ``with`` block inside another one shows a separate bar below that of the outer one.
 
     Args:
         console: Where to draw; stderr when absent.

@@ -29,7 +29,7 @@ class SearchEngine(Protocol):
         """Whether these scores, NaN where unknown, suffice to reject the candidate."""
 
     def stop(self, reason: str) -> None:
-        """End the search; at most scores that the result lacks are asked for afterwards."""
+        """End the search; at most scores that the result lacks are requested afterwards."""
 
     @property
     def may_reject(self) -> bool:

@@ -30,7 +30,7 @@ class Preference:
         question: What both texts answer.
         chosen: The better text.
         rejected: The other text.
-        margin: Mean margin of the labels behind it, in nats; may be negative.
+        margin: Mean margin of its labels, in nats; may be negative.
         group: Group of their examples.
     """
 

@@ -8,7 +8,7 @@ from typing import Protocol, Self
 class DecoderConfig(Protocol):
     """What we read of every decoder; fields that only some families have are read with a default.
 
-    A model with several parts keeps its decoder's configuration behind ``get_text_config``.
+    ``get_text_config`` returns it from the configuration of a model with several parts.
     """
 
     @property

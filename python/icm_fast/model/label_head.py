@@ -71,7 +71,7 @@ class LabelHead:
     def _log_normalizer(self, hidden: torch.Tensor) -> torch.Tensor:
         n_rows = hidden.shape[0]
         hidden = torch.nn.functional.pad(hidden, (0, 0, 0, _ROW_CHUNK - n_rows))
-        total = torch.full((_ROW_CHUNK,), -torch.inf, device=hidden.device)
+        total = torch.full((_ROW_CHUNK,), -torch.inf, dtype=torch.float32, device=hidden.device)
         for start in range(0, self._head.weight.shape[0], _VOCABULARY_CHUNK):
             stop = start + _VOCABULARY_CHUNK
             bias = None if self._head.bias is None else self._head.bias[start:stop]
@@ -104,7 +104,9 @@ def label_logprobs(
         ``[rows, n_labels]`` float32, natural log.
     """
     hidden = hidden.to(head.device)  # the last layer may be on another device
-    scores = torch.zeros(hidden.shape[0], len(tree.steps), device=hidden.device)
+    # Not torch's default dtype: another thread that loads a model changes it for a while.
+    shape = (hidden.shape[0], len(tree.steps))
+    scores = torch.zeros(shape, dtype=torch.float32, device=hidden.device)
     for node in range(-1, len(tree.tail_tokens)):
         steps = [
             (y, token) for y, path in enumerate(tree.steps) for at, token in path if at == node

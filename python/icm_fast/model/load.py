@@ -29,6 +29,7 @@ from icm_fast.model.loaded import (
     fingerprint_model,
     max_context_of,
 )
+from icm_fast.model.sharing import turn_to_load, use_available_processors
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -53,18 +54,23 @@ def load_model(
     Raises:
         InputError: The model can't be found or read, or has no causal decoder.
     """
-    from icm_fast.model.adapters import find_tuned, load_tuned
-
     if isinstance(model, LoadedModel):
         return model
-    if isinstance(model, tuple):
-        return _wrap_pair(model)
-    spec = os.fspath(model)
+    with turn_to_load():
+        if isinstance(model, tuple):
+            return _wrap_pair(model)
+        return _load(os.fspath(model), dtype, device, trust_remote_code)
+
+
+def _load(spec: str, dtype: str, device: str, trust_remote_code: bool) -> LoadedModel:
+    from icm_fast.model.adapters import find_tuned, load_tuned
+
     if spec.startswith(("http://", "https://")):
         raise InputError(
             f"{spec} is a server address, but models are scored with local weights only; "
             "pass a hub id, a folder or a .gguf file"
         )
+    use_available_processors()
     target = pick_device(device)
     tuned = find_tuned(spec)
     if tuned is not None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from icm_fast.model.hardware import cpu_flags, describe_cpu
+from icm_fast.model.hardware import available_processors, cpu_flags, describe_cpu
 from icm_fast.types import JsonValue
 
 
@@ -30,7 +30,7 @@ def machine_facts() -> dict[str, JsonValue]:
         "processor": _processor_name(),
         "instruction_sets": describe_cpu(),
         "cpu_flags": sorted(cpu_flags()),
-        "processors": len(os.sched_getaffinity(0)),
+        "processors": available_processors(),
         "memory_bytes": pages * page_bytes,
         "load_average": list(os.getloadavg()),
         "system": platform.platform(),

@@ -9,6 +9,7 @@ import numpy as np
 from icm_fast.config import SearchConfig
 from icm_fast.errors import InputError
 from icm_fast.model.loaded import LoadedModel
+from icm_fast.model.sharing import turn_of
 from icm_fast.plan.pieces import TokenizedDataset, tokenize_dataset
 from icm_fast.plan.text_ids import lost_texts_sentence
 from icm_fast.scoring.bounded import BoundedScorer
@@ -26,6 +27,11 @@ def make_scorer(loaded: LoadedModel, dataset: Dataset, config: SearchConfig) -> 
         InputError: Labels or boundaries do not tokenize, the contexts exceed the model's
             limit, or the model can't share prefixes (at this length).
     """
+    with turn_of(loaded.model):  # tokenizers and probes change the state of the model, too
+        return _make_scorer(loaded, dataset, config)
+
+
+def _make_scorer(loaded: LoadedModel, dataset: Dataset, config: SearchConfig) -> Scorer:
     pieces = tokenize_dataset(dataset, loaded.tokenizer)
     lost = lost_texts_sentence(loaded.tokenizer, dataset.examples)
     if lost is not None:

@@ -14,6 +14,7 @@ from icm_fast.errors import InputError
 from icm_fast.model.hardware import available_bytes
 from icm_fast.model.kv_size import kv_numbers_per_token
 from icm_fast.model.loaded import LoadedModel
+from icm_fast.model.sharing import turn_of
 from icm_fast.plan.leave_one_out import Growing, LeaveOneOutPlan, Stages
 from icm_fast.plan.pieces import TokenizedDataset
 from icm_fast.scoring.local import TreeScorer, within_device
@@ -56,7 +57,8 @@ class AppendingScorer(TreeScorer):
 
     def visit(self, labels: IntArray) -> None:
         """Note a labelling: the contexts of later ones depend on it."""
-        self._orders.order_of(labels)
+        with turn_of(self._loaded.model):
+            self._orders.order_of(labels)
 
     def plan_rows(self, labels: IntArray, stages: Stages) -> LeaveOneOutPlan:
         """The plan under the present orders; a plan placed in the cache must be finished."""

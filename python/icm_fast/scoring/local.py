@@ -13,6 +13,7 @@ from icm_fast.model.forward.runner import ModelRunner
 from icm_fast.model.kv_size import fitting_kv_tokens
 from icm_fast.model.label_head import LabelHead, label_logprobs
 from icm_fast.model.loaded import LoadedModel
+from icm_fast.model.sharing import turn_of
 from icm_fast.plan.label_tree import label_tree
 from icm_fast.plan.leave_one_out import Growing, LeaveOneOutPlan, Stages, plan_pieces
 from icm_fast.plan.pieces import TokenizedDataset
@@ -106,7 +107,8 @@ class TreeScorer(_LocalScorer):
 
     def score(self, labels: IntArray, queries: BoolArray | None = None) -> Scored:
         """Score the queried examples (all by default) under ``labels``, ``[n]``."""
-        return self._run(self.plan(labels, queries), None)
+        with turn_of(self._loaded.model):
+            return self._run(self.plan(labels, queries), None)
 
     def score_canonical(self, labels: IntArray) -> Scored:
         """Score all examples; contexts depend on nothing but ``labels`` here."""
@@ -122,7 +124,8 @@ class TreeScorer(_LocalScorer):
     ) -> Scored:
         """Score some examples as if all were; see :meth:`SearchScorer.score_rows`."""
         stage_tokens = 0 if enough is None else STAGE_TOKENS
-        return self._run(self.plan_rows(labels, Stages(rows, stage_tokens, priority)), enough)
+        with turn_of(self._loaded.model):  # the plan, too: it may be placed in a cache
+            return self._run(self.plan_rows(labels, Stages(rows, stage_tokens, priority)), enough)
 
     def plan_rows(self, labels: IntArray, stages: Stages) -> LeaveOneOutPlan:
         """The plan of :meth:`score_rows`."""
@@ -217,7 +220,7 @@ class NaiveScorer(_LocalScorer):
         # The query alone, then the query and the label tokens down to each inner node.
         paths = [self._path(node) for node in range(-1, len(self._tree.tail_tokens))]
         scores, n_tokens = self._no_scores(), 0
-        with torch.inference_mode():
+        with turn_of(self._loaded.model), torch.inference_mode():
             for done, i in enumerate(examples, start=1):
                 ids = plan.prompt_ids(int(i))
                 states = torch.stack([self._last_state(ids + path) for path in paths])

@@ -10,8 +10,8 @@ from icm_fast.runs.finished import FinishedRun
 from icm_fast.tasks.source import TaskSource
 from icm_fast.training.reward import pairs_of_labels, pairs_of_run, read_pairs
 from icm_fast.training.reward.evaluation import summarise
+from icm_fast.training.reward.human_pairs import human_pairs
 from icm_fast.training.reward.rewardbench import SECTIONS, final_score, section_scores
-from icm_fast.training.reward.twin import twin_pairs
 
 PREFERENCE = [
     {
@@ -194,30 +194,30 @@ def test_other_tasks_and_other_prompts_are_refused(tmp_path):
         pairs_of_labels(strange, np.array([1]))
 
 
-def test_the_twin_takes_the_labels_of_people(tmp_path):
+def test_human_pairs_take_the_labels_of_people(tmp_path):
     gold = [1, 0, 0, 1, 0, 1, 1, 0]
     path, dataset = preference(tmp_path, gold)
     source = TaskSource("alpaca-preference", str(path))
     run = run_of(dataset, [1 - y for y in gold], tmp_path, source)
-    twin = twin_pairs(run, "gold")
-    assert [p.chosen for p in twin.pairs] == ["good 0", "good 1", "bad 2", "good 3"]
-    assert [p.rejected for p in pairs_of_run(run).pairs] == [p.chosen for p in twin.pairs]
-    assert {p.margin for p in twin.pairs} == {0.0}
+    human = human_pairs(run, "gold")
+    assert [p.chosen for p in human.pairs] == ["good 0", "good 1", "bad 2", "good 3"]
+    assert [p.rejected for p in pairs_of_run(run).pairs] == [p.chosen for p in human.pairs]
+    assert {p.margin for p in human.pairs} == {0.0}
     with pytest.raises(InputError, match="'alpaca-preference' has no crowd labels"):
-        twin_pairs(run, "crowd")
+        human_pairs(run, "crowd")
     with pytest.raises(InputError, match="unknown labels 'golden'; did you mean 'gold'"):
-        twin_pairs(run, "golden")
+        human_pairs(run, "golden")
     with pytest.raises(InputError, match="so gold labels are unknown"):
-        twin_pairs(run_of(dataset, gold, tmp_path), "gold")
+        human_pairs(run_of(dataset, gold, tmp_path), "gold")
 
 
 def test_crowd_labels_are_one_raters_own(tmp_path):
     folder = movie_files(tmp_path)
     dataset, gold = load_task("movie-sentiment", folder)
     run = run_of(dataset, gold, tmp_path, TaskSource("movie-sentiment", str(folder)))
-    chosen = {kind: {p.chosen for p in twin_pairs(run, kind).pairs} for kind in ("gold", "crowd")}
+    chosen = {kind: {p.chosen for p in human_pairs(run, kind).pairs} for kind in ("gold", "crowd")}
     assert chosen == {"gold": {"a warm film", "great cast"}, "crowd": {"a warm film"}}
-    assert twin_pairs(run, "crowd").left_out == {NOT_LABELLED: 1}  # the rater was neutral
+    assert human_pairs(run, "crowd").left_out == {NOT_LABELLED: 1}  # the rater was neutral
 
 
 def test_files_of_pairs(tmp_path):

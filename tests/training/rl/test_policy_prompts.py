@@ -97,7 +97,7 @@ def test_files_of_every_form(tmp_path):
         ("p.jsonl", '{"prompt": [{"role": "user"}]}\n', "line 1: column 'prompt' is a list"),
         ("p.jsonl", "{\n", "p.jsonl, line 1: not JSON"),
         ("p.csv", "prompt\na,b\n", "p.csv, line 2: not 1 fields"),
-        ("p.txt", "\n \n", "p.txt holds no prompts"),
+        ("p.txt", "\n \n", "p.txt contains no prompts"),
         ("p.md", "a", "unknown file type"),
     ],
 )

@@ -153,11 +153,11 @@ def test_same_inputs_give_the_same_bits_and_another_seed_gives_others():
 def test_merged_weights_give_the_live_adapters_logits(family, tmp_path):
     loaded = tiny_loaded(family)
     tuned = fine_tune(reviews(), LABELS, model=loaded, config=QUICK, output_dir=tmp_path / "tuned")
-    twin = copy_model(loaded.model, torch.float32, share=False)
+    copied = copy_model(loaded.model, torch.float32, share=False)
     with foreign_code():
         live = (
             import_peft()
-            .PeftModel.from_pretrained(twin, str(tmp_path / "tuned" / "adapter"))
+            .PeftModel.from_pretrained(copied, str(tmp_path / "tuned" / "adapter"))
             .eval()
         )
     ids = torch.tensor([loaded.tokenizer("Review: a small wonder\nSentiment:")["input_ids"]])

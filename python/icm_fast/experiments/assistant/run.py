@@ -38,7 +38,7 @@ from icm_fast.model.loaded import LoadedModel, ModelSpec
 from icm_fast.runs.finished import FinishedRun, read_run
 from icm_fast.training.reward import RewardModel, TwoStage, evaluate_reward, pairs_of_run
 from icm_fast.training.reward.evaluation import Figure
-from icm_fast.training.reward.twin import twin_pairs
+from icm_fast.training.reward.human_pairs import human_pairs
 from icm_fast.training.rl import HeadToHead
 from icm_fast.types import Reporter
 
@@ -89,7 +89,7 @@ def _run_stages(
     write_atomically(test, json_lines(materials.test_pairs))
     rewards = {
         ICM: stages.reward_model(ICM, pairs_of_run(run), pool),
-        GOLD: stages.reward_model(GOLD, twin_pairs(run, GOLD), pool),
+        GOLD: stages.reward_model(GOLD, human_pairs(run, GOLD), pool),
     }
     judge = stages.judge(materials)
     start = stages.start(materials)

@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedModel
 
 from icm_fast._core import CpuDecoder as NativeDecoder
-from icm_fast._core import KvPool, cpu_int8_isa, cpu_isa
+from icm_fast._core import KvPool, RotaryTables, cpu_int8_isa, cpu_isa
 from icm_fast.errors import InputError
 from icm_fast.model.forward.batch import PackedBatch
 from icm_fast.model.forward.decoder_layers import (
@@ -23,6 +23,7 @@ from icm_fast.model.forward.decoder_layers import (
 )
 from icm_fast.model.hardware import available_bytes
 from icm_fast.model.loaded import LoadedModel
+from icm_fast.model.sharing import native_threads, turn_of
 
 _PROJECTIONS = ("query", "key", "value", "gate", "up")
 """Our names of a layer's projections, in order."""
@@ -37,7 +38,7 @@ class CpuDecoder:
     It holds a copy of the weights: load the model again (``load_model``) after changing them.
 
     Attributes:
-        native: Packed weights and threads; not thread-safe.
+        native: Packed weights and threads; concurrent calls take turns.
         rotary_kinds: Layer type of each rotary table; None if all layers share one.
     """
 
@@ -62,9 +63,10 @@ def cpu_decoder(loaded: LoadedModel, *, int8: bool = False) -> CpuDecoder | None
             "int8 needs a processor with AVX-512 VNNI, which this one lacks; drop int8"
         )
     key = "cpu_decoder_int8" if int8 else "cpu_decoder"
-    if key not in loaded.cache:
-        loaded.cache[key] = _make(loaded, int8) if _is_supported(loaded) else None
-    decoder = loaded.cache[key]
+    with turn_of(loaded.model):
+        if key not in loaded.cache:
+            loaded.cache[key] = _make(loaded, int8) if _is_supported(loaded) else None
+        decoder = loaded.cache[key]
     assert decoder is None or isinstance(decoder, CpuDecoder)
     if int8 and decoder is None:
         raise InputError(
@@ -97,7 +99,7 @@ def _make(loaded: LoadedModel, int8: bool) -> CpuDecoder:
         n_layers=len(decoder.layers),
         norm_eps=decoder.norm_eps,
         activation=decoder.activation,
-        n_threads=torch.get_num_threads(),
+        n_threads=native_threads(),
         int8=int8,
     )
     for layer in decoder.layers:
@@ -140,6 +142,7 @@ class CpuForward:
         self._model: PreTrainedModel = loaded.model
         self._decoder = decoder
         self._pool: KvPool | None = None
+        self._rotary: RotaryTables | None = None
 
     def open(self, pool_tokens: int, longest_context: int, *, keep: bool = False) -> None:
         """Make room for a plan."""
@@ -148,8 +151,10 @@ class CpuForward:
             self._pool = self._decoder.native.make_pool(pool_tokens)
         like = torch.zeros(1, dtype=torch.float32)
         kinds = self._decoder.rotary_kinds
-        tables = rotary_tables(self._model, kinds, longest_context, like)
-        self._decoder.native.set_rotary([(_half(cosine), _half(sine)) for cosine, sine in tables])
+        with turn_of(self._model):  # some kinds of positions change with every call
+            tables = rotary_tables(self._model, kinds, longest_context, like)
+        halves = [(_half(cosine), _half(sine)) for cosine, sine in tables]
+        self._rotary = self._decoder.native.make_rotary(halves)
 
     def pool_bytes(self) -> int:
         """Bytes of keys and values held."""
@@ -158,11 +163,13 @@ class CpuForward:
     def run(self, batch: PackedBatch) -> torch.Tensor:
         """Forward one batch; see :class:`icm_fast.model.forward.batch.Forward`."""
         assert self._pool is not None, "open() comes first"
+        assert self._rotary is not None
         ranges = [r for path in batch.ranges for r in path]
         offsets = np.cumsum([0, *(len(path) for path in batch.ranges)])
         embedding = self._model.get_input_embeddings()
         hidden = self._decoder.native.forward(
             self._pool,
+            self._rotary,
             embedding(torch.from_numpy(batch.token_ids)).float().numpy(),
             n_tokens=batch.n_tokens,
             own=batch.own,

@@ -16,6 +16,7 @@ from icm_fast.model.forward.batch import IntArray64, PackedBatch, rows_of
 from icm_fast.model.forward.decoder_layers import DecoderLayer, decoder_of, is_known, rotary_tables
 from icm_fast.model.forward.halving import PooledForward
 from icm_fast.model.loaded import LoadedModel
+from icm_fast.model.sharing import turn_of
 
 
 def serves(loaded: LoadedModel) -> bool:
@@ -72,7 +73,8 @@ class DeviceForward(PooledForward):
         """Make room for a plan, and its rotary tables."""
         super().open(pool_tokens, longest_context, keep=keep)
         kinds = self._decoder.rotary_kinds
-        self._tables = rotary_tables(self._model, kinds, longest_context, self._like)
+        with turn_of(self._model):  # some kinds of positions change with every call
+            self._tables = rotary_tables(self._model, kinds, longest_context, self._like)
 
     def _run(self, batch: PackedBatch) -> torch.Tensor:
         rows = rows_of(batch)

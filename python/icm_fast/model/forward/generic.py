@@ -9,6 +9,7 @@ from icm_fast.model.forward.attention import TreeBatch, tree_attention_enabled
 from icm_fast.model.forward.batch import IntArray64, PackedBatch, rows_of
 from icm_fast.model.forward.halving import PooledForward
 from icm_fast.model.loaded import LoadedModel
+from icm_fast.model.sharing import turn_of
 
 
 class GenericForward(PooledForward):
@@ -27,7 +28,7 @@ class GenericForward(PooledForward):
     def _run(self, batch: PackedBatch) -> torch.Tensor:
         rows = rows_of(batch)
         tree_batch = TreeBatch(self._store, rows.work, self._tensor(rows.slots))
-        with tree_attention_enabled(self._model):
+        with turn_of(self._model), tree_attention_enabled(self._model):
             output = self._model.base_model(
                 input_ids=self._tensor(batch.token_ids)[None],
                 position_ids=self._tensor(rows.positions)[None],

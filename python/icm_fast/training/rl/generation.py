@@ -76,26 +76,9 @@ def generate(
     Raises:
         InputError: A setting out of range, an empty prompt, or one too long for the model.
     """
-    check_number("max_new_tokens", max_new_tokens, 1, _MOST)
-    check_number("min_new_tokens", min_new_tokens, 0, max_new_tokens)
-    check_number("temperature", temperature, 0.0, 1e3)
-    check_number("top_p", top_p, 1e-6, 1.0)
-    check_number("batch_size", batch_size, 1, _MOST)
     ends = end_tokens(loaded)
-    sampling: dict[str, object] = {
-        "do_sample": True,
-        "temperature": float(temperature),  # transformers refuses integers
-        "top_p": float(top_p),
-        "top_k": 0,  # None would become transformers' default of 50
-    }
-    settings = GenerationConfig(
-        max_new_tokens=max_new_tokens,
-        min_new_tokens=min_new_tokens or None,
-        eos_token_id=sorted(ends) or None,
-        pad_token_id=0,  # of rows that have ended; cut off below
-        use_cache=True,
-        **(sampling if temperature else {"do_sample": False}),
-    )
+    settings = _settings(ends, max_new_tokens, min_new_tokens, temperature, top_p)
+    check_number("batch_size", batch_size, 1, _MOST)
     ids = [prompt_ids(loaded, prompt, max_new_tokens) for prompt in prompts]
     made: dict[int, Continuation] = {}
     with torch.no_grad(), foreign_code(), _settings_alone(loaded.model, settings):
@@ -111,10 +94,40 @@ def generate(
     if not with_logprob:
         return continuations
     logprobs = token_logprobs(loaded, prompts, continuations, batch_size=batch_size)
-    return [
-        replace(c, logprob=float(values.sum()))
-        for c, values in zip(continuations, logprobs, strict=True)
-    ]
+    both = zip(continuations, logprobs, strict=True)
+    return [replace(one, logprob=float(values.sum())) for one, values in both]
+
+
+def _settings(
+    ends: frozenset[int],
+    max_new_tokens: int,
+    min_new_tokens: int,
+    temperature: float,
+    top_p: float,
+) -> GenerationConfig:
+    """Settings for transformers, all of them named.
+
+    Raises:
+        InputError: One is out of range.
+    """
+    check_number("max_new_tokens", max_new_tokens, 1, _MOST)
+    check_number("min_new_tokens", min_new_tokens, 0, max_new_tokens)
+    check_number("temperature", temperature, 0.0, 1e3)
+    check_number("top_p", top_p, 1e-6, 1.0)
+    sampling: dict[str, object] = {
+        "do_sample": True,
+        "temperature": float(temperature),  # transformers refuses integers
+        "top_p": float(top_p),
+        "top_k": 0,  # None would become transformers' default of 50
+    }
+    return GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        min_new_tokens=min_new_tokens or None,
+        eos_token_id=sorted(ends) or None,
+        pad_token_id=0,  # of rows that have ended; cut off afterwards
+        use_cache=True,
+        **(sampling if temperature else {"do_sample": False}),
+    )
 
 
 def token_logprobs(

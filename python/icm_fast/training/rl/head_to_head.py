@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
 
@@ -85,6 +86,23 @@ def evaluate_policies(
     Raises:
         InputError: A setting out of range, or models or prompts that cannot be read or used.
     """
+    _check(kind, samples, temperature, tie_margin)
+    chosen = _prompt_set(prompts)
+    drawing: _Drawing = {
+        "max_new_tokens": max_new_tokens,
+        "temperature": temperature,
+        "top_p": top_p,
+        "min_new_tokens": min_new_tokens,
+    }
+    if not isinstance(judge, RewardModel | LoadedModel):
+        judge = load_reward_model(Path(judge))
+    policies = (load_model(a), load_model(b))
+    match = _Match(policies, judge, kind, drawing, samples, seed, tie_margin, batch_size)
+    with progress or Quiet() as shown:
+        return match.play(chosen, shown)
+
+
+def _check(kind: str, samples: int, temperature: float, tie_margin: float) -> None:
     check_kind(kind)
     check_number("samples", samples, 1, 10**6)
     check_number("tie_margin", tie_margin, 0.0, 1e9)
@@ -92,65 +110,78 @@ def evaluate_policies(
         raise InputError(
             f"samples = {samples} at temperature 0 would all be the same; raise the temperature"
         )
-    chosen = _prompt_set(prompts)
-    if not isinstance(judge, RewardModel | LoadedModel):
-        judge = load_reward_model(Path(judge))
-    policies = (load_model(a), load_model(b))
-    repeated = [prompt for prompt in chosen.prompts for _ in range(samples)]
-    texts = [policy_text(kind, prompt) for prompt in repeated]
-    for policy in policies:  # refuse a prompt that is too long before any time is spent
-        for text in texts[::samples]:
-            prompt_ids(policy, text, max_new_tokens)
-    drawing: _Drawing = {
-        "max_new_tokens": max_new_tokens,
-        "temperature": temperature,
-        "top_p": top_p,
-        "min_new_tokens": min_new_tokens,
-    }
-    written = []
-    with progress or Quiet() as shown:
-        for policy in policies:
-            shown.say(f"{policy.name} writes {len(texts)} texts")
-            own = digest("policy", seed, policy.fingerprint) >> 1  # torch takes seeds of 63 bits
-            written.append(generate(policy, texts, seed=own, batch_size=batch_size, **drawing))
-        shown.say(f"{judge.name} judges them")
-        bouts = [Bout(p, x.text, y.text) for p, x, y in zip(repeated, *written, strict=True)]
-        verdicts = _judge(judge, kind, bouts, tie_margin, batch_size)
-    points, scores = verdicts.points, verdicts.scores
-    return HeadToHead(
-        a=_side(policies[0], written[0], int((points == 1).sum())),
-        b=_side(policies[1], written[1], int((points == 0).sum())),
-        judge=judge.name,
-        judge_fingerprint=judge.fingerprint,
-        settings={
-            "kind": kind,
-            **drawing,
-            "samples": samples,
-            "seed": seed,
-            "tie_margin": tie_margin,
-            "batch_size": batch_size,
-        },
-        n_prompts=len(chosen.prompts),
-        n_repeated=chosen.n_repeated,
-        n_ties=int((points == TIE).sum()),
-        win_rate=_figure(points, repeated, seed),
-        mean_difference=_figure(scores[:, 0] - scores[:, 1], repeated, seed),
-        order_gap=verdicts.order_gap,
-        order_disagreement=verdicts.order_disagreement,
-        samples=_rows(kind, bouts, written, verdicts),
-    )
 
 
-def _judge(
-    judge: RewardModel | LoadedModel,
-    kind: str,
-    bouts: Sequence[Bout],
-    tie_margin: float,
-    batch_size: int,
-) -> Verdicts:
-    if isinstance(judge, LoadedModel):
-        return judge_by_claims(judge, kind, bouts, tie_margin=tie_margin)
-    return judge_by_rewards(judge, kind, bouts, tie_margin=tie_margin, batch_size=batch_size)
+@dataclass(frozen=True, slots=True)
+class _Match:
+    """Two policies, their judge, and all settings; :func:`evaluate_policies` describes them."""
+
+    policies: tuple[LoadedModel, LoadedModel]
+    judge: RewardModel | LoadedModel
+    kind: str
+    drawing: _Drawing
+    samples: int
+    seed: int
+    tie_margin: float
+    batch_size: int
+
+    def play(self, chosen: PromptSet, reporter: Reporter) -> HeadToHead:
+        """Let the policies write, and the judge decide."""
+        prompts = [prompt for prompt in chosen.prompts for _ in range(self.samples)]
+        written = self._write(prompts, reporter)
+        reporter.say(f"{self.judge.name} judges them")
+        bouts = [Bout(p, x.text, y.text) for p, x, y in zip(prompts, *written, strict=True)]
+        verdicts = self._judge(bouts)
+        points, scores = verdicts.points, verdicts.scores
+        return HeadToHead(
+            a=_side(self.policies[0], written[0], int((points == 1).sum())),
+            b=_side(self.policies[1], written[1], int((points == 0).sum())),
+            judge=self.judge.name,
+            judge_fingerprint=self.judge.fingerprint,
+            settings=self._settings(),
+            n_prompts=len(chosen.prompts),
+            n_repeated=chosen.n_repeated,
+            n_ties=int((points == TIE).sum()),
+            win_rate=_figure(points, prompts, self.seed),
+            mean_difference=_figure(scores[:, 0] - scores[:, 1], prompts, self.seed),
+            order_gap=verdicts.order_gap,
+            order_disagreement=verdicts.order_disagreement,
+            samples=_rows(self.kind, bouts, written, verdicts),
+        )
+
+    def _write(self, prompts: Sequence[str], reporter: Reporter) -> list[list[Continuation]]:
+        """What each policy writes after the prompts."""
+        texts = [policy_text(self.kind, prompt) for prompt in prompts]
+        for policy in self.policies:  # refuse a prompt that is too long before any time is spent
+            for text in texts[:: self.samples]:
+                prompt_ids(policy, text, self.drawing["max_new_tokens"])
+        written = []
+        for policy in self.policies:
+            reporter.say(f"{policy.name} writes {len(texts)} texts")
+            # torch takes seeds of 63 bits
+            seed = digest("policy", self.seed, policy.fingerprint) >> 1
+            written.append(
+                generate(policy, texts, seed=seed, batch_size=self.batch_size, **self.drawing)
+            )
+        return written
+
+    def _judge(self, bouts: Sequence[Bout]) -> Verdicts:
+        judge, margin = self.judge, self.tie_margin
+        if isinstance(judge, LoadedModel):
+            return judge_by_claims(judge, self.kind, bouts, tie_margin=margin)
+        return judge_by_rewards(
+            judge, self.kind, bouts, tie_margin=margin, batch_size=self.batch_size
+        )
+
+    def _settings(self) -> dict[str, object]:
+        return {
+            "kind": self.kind,
+            **self.drawing,
+            "samples": self.samples,
+            "seed": self.seed,
+            "tie_margin": self.tie_margin,
+            "batch_size": self.batch_size,
+        }
 
 
 def _prompt_set(prompts: PathLike | Sequence[str] | PromptSet) -> PromptSet:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import torch
@@ -221,12 +222,10 @@ def train_against(
     measure: Measure | None,
     reporter: Reporter,
 ) -> tuple[PeftModel, PolicyLog]:
-    """Train adapters on ``start_policy``, a copy of the base, perhaps from a checkpoint on.
-
-    The random states of the process are put back afterwards.
+    """Train adapters on ``start_policy``, perhaps from a checkpoint; random states are restored.
 
     Args:
-        start_policy: The policy before training; its weights stay.
+        start_policy: The policy before training, a copy of the base; its weights stay.
         base: Where it comes from.
         prompts: ``steps * batch_size`` prompts in their order.
         tokenize: Token ids that the policy reads of a prompt.
@@ -242,13 +241,12 @@ def train_against(
     Raises:
         InputError: trl, peft or datasets is missing, the policy diverged, or it did not change.
     """
-    checkpoint = folder.last_checkpoint() if folder else None
-    record, kl_weight = _read_log(checkpoint[0]) if checkpoint else (PolicyLog(), config.kl_weight)
+    checkpoint, record, kl_weight = _start(folder, config)
     trl, datasets = training_packages()
-    grpo = config.algorithm == "grpo"
+    trainer_class, kind = _algorithm(trl, config)
     with tempfile.TemporaryDirectory() as scratch, foreign_code():
 
-        class PolicyTrainer(Recorded, trl.GRPOTrainer if grpo else trl.RLOOTrainer):  # type: ignore[misc]
+        class PolicyTrainer(Recorded, trainer_class):  # type: ignore[misc, valid-type]
             """One of trl's trainers; defined here because trl may be missing."""
 
         trainer = PolicyTrainer(
@@ -260,19 +258,24 @@ def train_against(
             reporter=reporter,
             model=start_policy,
             reward_funcs=_reward_function(judge, config, record),
-            args=_arguments(
-                trl.GRPOConfig if grpo else trl.RLOOConfig, config, base, folder, Path(scratch)
-            ),
+            args=_arguments(kind, config, base, folder, Path(scratch)),
             train_dataset=datasets.Dataset.from_dict({"prompt": list(prompts)}),
             processing_class=base.tokenizer,
             peft_config=lora_config(config, "CAUSAL_LM"),
         )
         _count_positions(trainer.model, start_policy)
         check = ChangeCheck(trainer.model)
-        trainer.train(resume_from_checkpoint=str(checkpoint[0]) if checkpoint else None)
+        trainer.train(resume_from_checkpoint=checkpoint)
         check.require_change(trainer.model, config)
         record.seconds = trainer.seconds()
         return trainer.model, PolicyLog(**distributed.on_main(lambda: asdict(record)))
+
+
+def _algorithm(trl: ModuleType, config: PolicyConfig) -> tuple[type, type]:
+    """The trainer of trl and the class of its arguments."""
+    if config.algorithm == "grpo":
+        return trl.GRPOTrainer, trl.GRPOConfig
+    return trl.RLOOTrainer, trl.RLOOConfig
 
 
 def _reward_function(
@@ -359,7 +362,13 @@ def _arguments(
     )
 
 
-def _read_log(checkpoint: Path) -> tuple[PolicyLog, float]:
-    content = json.loads((checkpoint / _LOG_FILE).read_text(encoding="utf-8"))
+def _start(
+    folder: TuningFolder | None, config: PolicyConfig
+) -> tuple[str | None, PolicyLog, float]:
+    """The last checkpoint, what was recorded by then, and the weight of the divergence."""
+    found = folder.last_checkpoint() if folder else None
+    if found is None:
+        return None, PolicyLog(), config.kl_weight
+    content = json.loads((found[0] / _LOG_FILE).read_text(encoding="utf-8"))
     kl_weight = content.pop("kl_weight")
-    return PolicyLog(**content), kl_weight
+    return str(found[0]), PolicyLog(**content), kl_weight

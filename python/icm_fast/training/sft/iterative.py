@@ -108,11 +108,7 @@ def iterate(
     Raises:
         InputError: Same as in ``search``, ``fine_tune`` and :func:`split_batches`.
     """
-    if distributed.world_size() > 1:
-        raise InputError(
-            "labelling batch by batch runs in one process; start it without accelerate launch or "
-            "torchrun"
-        )
+    _check_alone()
     search_config = search_config or SearchConfig()
     batches = split_batches(dataset, batch_size, search_config.seed)
     base = load_model(model, dtype=search_config.dtype, device=search_config.device)
@@ -120,32 +116,40 @@ def iterate(
     labels = np.full(len(dataset), UNLABELLED, np.int32)
     with progress or Quiet() as shown:
         for number, rows in enumerate(batches):
-            folder = Path(output_dir) / f"batch-{number:03d}" if output_dir else None
             heading = f"batch {number + 1} of {len(batches)}"
             shown.say(f"{heading}: labelling {len(rows)} examples")
             found = search(
                 dataset.subset(rows.tolist()),
                 model=current,
                 config=search_config,
-                output_dir=folder / "search" if folder else None,
+                output_dir=_folder(output_dir, number, "search"),
                 progress=shown,
                 source=source,
             )
             labels[rows] = found.labels
             searches.append(found)
             shown.say(f"{heading}: tuning on {(labels >= 0).sum()} labels")
+            output = _folder(output_dir, number, "tuning")
             tuned = fine_tune(
-                dataset,
-                labels,
-                model=base,
-                config=tuning_config,
-                output_dir=folder / "tuning" if folder else None,
-                progress=shown,
+                dataset, labels, model=base, config=tuning_config, output_dir=output, progress=shown
             )
             current = tuned.model
     if output_dir:
         write_atomically(Path(output_dir) / LABELS_FILE, _rows(dataset, labels, batches))
     return IterativeResult(labels, tuple(batches), tuple(searches), tuned)
+
+
+def _check_alone() -> None:
+    if distributed.world_size() > 1:
+        raise InputError(
+            "labelling batch by batch runs in one process; start it without accelerate launch or "
+            "torchrun"
+        )
+
+
+def _folder(output_dir: str | os.PathLike[str] | None, number: int, part: str) -> Path | None:
+    """Where a search or a fine-tuning of a batch is kept."""
+    return Path(output_dir) / f"batch-{number:03d}" / part if output_dir else None
 
 
 def _rows(dataset: Dataset, labels: IntArray, batches: Sequence[IndexArray]) -> bytes:

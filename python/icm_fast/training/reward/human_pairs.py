@@ -14,7 +14,7 @@ from icm_fast.training.reward.run_pairs import pairs_of_labels
 SOURCES = ("gold", "crowd")
 
 
-def twin_pairs(run: FinishedRun, source: str) -> PairSet:
+def human_pairs(run: FinishedRun, source: str) -> PairSet:
     """Pairs of the run's examples, with human labels instead of those it found.
 
     Args:
