@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy.typing as npt
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from icm_fast.errors import InputError
 from icm_fast.model.decoder_config import DecoderConfig
 
 _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -82,6 +84,36 @@ def _block_sums(flat: torch.Tensor) -> npt.NDArray[np.int64]:
     sums = [block.sum(dtype=torch.int64) for block in bits.tensor_split(64)]
     array: npt.NDArray[np.int64] = torch.stack(sums).cpu().numpy()
     return array
+
+
+def check_vocabulary(
+    name: str,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    needed: Collection[str] = (),
+) -> None:
+    """Refuse a tokenizer whose words have no rows in the embedding.
+
+    Some models leave added tokens, such as those of images, without a row.
+
+    Args:
+        name: What the user called the model.
+        model: Has the embedding.
+        tokenizer: Has the words.
+        needed: Added tokens that need a row all the same.
+
+    Raises:
+        InputError: Names both sizes.
+    """
+    rows = len(model.get_input_embeddings().weight)
+    optional = set(tokenizer.get_added_vocab()) - set(needed)
+    words = tokenizer.get_vocab().items()
+    largest = max((number for word, number in words if word not in optional), default=-1)
+    if largest >= rows:
+        raise InputError(
+            f"the tokenizer of {name} has token ids up to {largest}, but the model has embeddings "
+            f"for {rows} tokens only; use the tokenizer that the model was trained with"
+        )
 
 
 def max_context_of(config: DecoderConfig) -> int:
