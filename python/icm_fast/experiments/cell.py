@@ -29,9 +29,10 @@ from icm_fast.experiments.orders import order_sensitivity
 from icm_fast.experiments.predicting import Prediction, predict_test
 from icm_fast.files import write_atomically, writing
 from icm_fast.identity import as_stored, check_same, json_digest
+from icm_fast.plan.pieces import tokenize_dataset
 from icm_fast.runs.labels import read_labels
 from icm_fast.runs.provenance import machine_facts, versions
-from icm_fast.types import IntArray, Reporter
+from icm_fast.types import Dataset, IntArray, Reporter
 
 if TYPE_CHECKING:
     from icm_fast.model.lazy import LazyModel
@@ -132,8 +133,11 @@ class Cell:
                 "data_gold": json_digest(data.gold.tolist()),
                 "test": test.fingerprint(),
                 "test_gold": json_digest(gold.tolist()),
-                "model": asdict(data.model.identity()),
-                "chat_model": data.column.chat_model and asdict(data.chat_model.identity()),
+                "model": _weights(data.model),
+                "chat_model": data.column.chat_model and _weights(data.chat_model),
+                "model_tokens": _tokens(data.model, data.dataset, test),
+                "chat_tokens": data.column.chat_model
+                and _tokens(data.chat_model, data.dataset, test),
                 **({"batch_size": data.column.batch_size} if data.column.batch_size else {}),
             }
         )
@@ -205,6 +209,19 @@ class Cell:
             "labels": list(test.label_space),
             "pairs": [(c.first, c.second, c.allowed) for c in test.constraints],
         }
+
+
+def _weights(model: LazyModel) -> dict[str, str]:
+    identity = model.identity()
+    return {"fingerprint": identity.fingerprint, "dtype": identity.dtype}
+
+
+def _tokens(model: LazyModel, *datasets: Dataset) -> list[str]:
+    """What a model reads of data sets, and how it computes."""
+    tokenizer = model.load().tokenizer
+    template = str(getattr(tokenizer, "chat_template", None) or "")
+    pieces = [asdict(tokenize_dataset(dataset, tokenizer)) for dataset in datasets]
+    return [json_digest([template, pieces]), *model.identity().more.values()]
 
 
 def _machine() -> str:

@@ -37,6 +37,18 @@ def read_adapter_config(adapter: Path) -> dict[str, object]:
     Raises:
         InputError: It is corrupt, of a kind that cannot be merged, or names code.
     """
+    content, path = adapter_content(adapter), adapter / ADAPTER_CONFIG
+    _check_kind(path, content)
+    _check_code(path, content)
+    return content
+
+
+def adapter_content(adapter: Path) -> dict[str, object]:
+    """The configuration of an adapter as it is, unchecked.
+
+    Raises:
+        InputError: It is corrupt.
+    """
     path = adapter / ADAPTER_CONFIG
     with reading(path, FIX):
         text = path.read_text(encoding="utf-8")
@@ -46,8 +58,6 @@ def read_adapter_config(adapter: Path) -> dict[str, object]:
         content = None
     if not isinstance(content, dict):
         raise InputError(f"{path} is corrupt; {FIX}")
-    _check_kind(path, content)
-    _check_code(path, content)
     return content
 
 
@@ -105,7 +115,9 @@ def weight_shapes(adapter: Path) -> dict[str, tuple[int, ...]]:
         with safe_open(path, framework="pt") as file:
             return {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
-        raise InputError(f"cannot read {path}: {first_line(error)}; {FIX}") from error
+        raise InputError(
+            f"cannot merge the adapter {adapter}: {first_line(error)}; {FIX}"
+        ) from error
 
 
 def vocabulary_rows(shapes: Mapping[str, tuple[int, ...]]) -> int | None:

@@ -23,6 +23,7 @@ from icm_fast.files import reading
 from icm_fast.model.adapter_files import (
     ADAPTER_CONFIG,
     FIX,
+    adapter_content,
     check_keys,
     check_targets,
     has_tokenizer,
@@ -258,12 +259,13 @@ def base_name_of(adapter: Path) -> str:
         InputError: The adapter does not name its base, or cannot be read.
     """
     path = adapter / ADAPTER_CONFIG
-    name = read_adapter_config(adapter).get("base_model_name_or_path")
+    name = adapter_content(adapter).get("base_model_name_or_path")
     if not name:
         raise InputError(
             f"{path} does not name the base model; set base_model_name_or_path there, or load the "
             "base yourself and call icm_fast.model.adapters.merge_adapter"
         )
+    read_adapter_config(adapter)  # refused before its base is loaded
     seen = adapter.resolve() / str(name)
     return str(seen.resolve()) if str(name).startswith("..") and seen.is_dir() else str(name)
 

@@ -10,7 +10,6 @@ import struct
 import tempfile
 import warnings
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -19,10 +18,7 @@ from icm_fast.assets.locate import cache_dir
 from icm_fast.errors import InputError, first_line
 from icm_fast.model.gguf_tokenizer import set_pre_tokenizer
 from icm_fast.model.pretrained import UNREADABLE, check_complete
-
-# The first number is increased when the conversion changes, so that old folders are not reused;
-# another version of transformers may convert otherwise.
-_FORMAT = f"3-{version('transformers')}"
+from icm_fast.model.stored_files import CONVERSION as _FORMAT
 
 _RECORD = "converted.json"
 _LARGEST_HASHED_BYTES = 64 << 20

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from icm_fast.errors import InputError
 from icm_fast.model.decoder_config import DecoderConfig
@@ -44,6 +45,11 @@ class LoadedModel:
         return str(self.model.dtype).removeprefix("torch.")
 
     @property
+    def computation(self) -> str:
+        """Hex digest of what the configuration says about how the model computes."""
+        return computation_digest(self.model.config)
+
+    @property
     def device(self) -> torch.device:
         """Device of the embedding, where token ids belong."""
         device: torch.device = self.model.get_input_embeddings().weight.device
@@ -60,6 +66,30 @@ BALANCED = "balanced"
 
 ModelSpec = str | os.PathLike[str] | tuple[PreTrainedModel, PreTrainedTokenizerBase] | LoadedModel
 """What users may pass as a model; see :func:`icm_fast.model.load_model`."""
+
+
+_NOT_COMPUTED = (
+    *("_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures"),
+    *("use_cache", "id2label", "label2id", "auto_map", "tokenizer_class", "_attn_implementation"),
+    *("bos_token_id", "eos_token_id", "pad_token_id", "num_labels", "problem_type"),
+)
+"""Keys of configurations that change no result."""
+
+
+def computation_digest(config: PretrainedConfig) -> str:
+    """Hex digest of rotary settings, windows, soft caps and all else that changes results.
+
+    Only what differs from the defaults of the family counts, so that a version of transformers
+    with more settings gives the same digest.
+    """
+    content = _computing(config.to_diff_dict())
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _computing(content: object) -> object:
+    if isinstance(content, Mapping):
+        return {str(k): _computing(v) for k, v in content.items() if k not in _NOT_COMPUTED}
+    return content
 
 
 def fingerprint_model(model: PreTrainedModel) -> str:
