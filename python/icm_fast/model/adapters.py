@@ -34,6 +34,7 @@ from icm_fast.model.adapter_files import (
 from icm_fast.model.copies import copy_model
 from icm_fast.model.loaded import LoadedModel, check_vocabulary, fingerprint_model
 from icm_fast.model.pretrained import UNREADABLE, read_tokenizer
+from icm_fast.model.telemetry import without_telemetry
 
 ADAPTER_FOLDER = "adapter"
 MODEL_FOLDER = "model"
@@ -217,6 +218,8 @@ def import_peft() -> ModuleType:
 def foreign_code() -> Iterator[None]:
     """Around calls of peft and trl: restore random states, silence warnings users cannot act on.
 
+    They report nothing either: trl would send which trainer, model family and device it runs.
+
     These packages seed and draw from the process's generators, use names that transformers has
     renamed, and warn about settings that they correct themselves.
     """
@@ -224,7 +227,7 @@ def foreign_code() -> Iterator[None]:
     # Reading a device's state creates a context on it: with a process per GPU, on every one.
     sharing = torch.cuda.is_available() and distributed.world_size() > 1
     devices = [torch.cuda.current_device()] if sharing else None
-    with torch.random.fork_rng(devices), warnings.catch_warnings():
+    with torch.random.fork_rng(devices), warnings.catch_warnings(), without_telemetry():
         warnings.filterwarnings("ignore", ".*gradient_checkpointing.* deprecated", FutureWarning)
         warnings.filterwarnings("ignore", "fan_in_fan_out is set to", UserWarning)
         # check_keys refuses them.

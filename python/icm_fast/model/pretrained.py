@@ -27,6 +27,7 @@ from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 from transformers.utils import logging as transformers_logging
 
 from icm_fast.errors import InputError, first_line
+from icm_fast.model.telemetry import without_telemetry
 
 UNREADABLE = (
     OSError,
@@ -286,7 +287,8 @@ def _quiet() -> Iterator[None]:
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
     try:
-        yield
+        with without_telemetry():
+            yield
     finally:
         transformers_logging.set_verbosity(verbosity)
         if bars:
