@@ -6,9 +6,11 @@ good answers are wanted, and a chat model needs its template.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from datetime import date
-from typing import Protocol
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import date, datetime, tzinfo
+from typing import Protocol, Self
+from unittest import mock
 
 from icm_fast.errors import InputError, first_line
 from icm_fast.plan.pieces import TokenizedDataset, Tokenizer, tokenize_dataset
@@ -66,7 +68,6 @@ class ChatTokenizer(Tokenizer, Protocol):
         enable_thinking: bool,
         thinking: bool,
         date_string: str,
-        strftime_now: Callable[[str], str],
     ) -> str:
         """The text of a conversation; templates ignore what they do not know."""
 
@@ -108,15 +109,15 @@ def _rendered(tokenizer: ChatTokenizer, message: str) -> str:
         InputError: The template fails, or opens a thought that the answer would stand in.
     """
     try:
-        text = tokenizer.apply_chat_template(
-            [{"role": "user", "content": message}],
-            tokenize=False,
-            add_generation_prompt=True,
-            enable_thinking=False,
-            thinking=False,
-            date_string=TEMPLATE_DATE.strftime("%d %b %Y"),
-            strftime_now=_strftime,
-        )
+        with _fixed_clock():
+            text = tokenizer.apply_chat_template(
+                [{"role": "user", "content": message}],
+                tokenize=False,
+                add_generation_prompt=True,
+                enable_thinking=False,
+                thinking=False,
+                date_string=TEMPLATE_DATE.strftime("%d %b %Y"),
+            )
     except Exception as error:  # templates are programs of others, and raise what they like
         raise InputError(
             f"the chat template cannot render a prompt: {first_line(error)}; use a model whose "
@@ -126,9 +127,21 @@ def _rendered(tokenizer: ChatTokenizer, message: str) -> str:
     return text + _FINAL if text.endswith(_HARMONY) else text
 
 
-def _strftime(form: str) -> str:
-    """``TEMPLATE_DATE`` in a form; Jinja does not call methods of C."""
-    return TEMPLATE_DATE.strftime(form)
+class _FixedClock(datetime):
+    """The clock of chat templates, which transformers gives them as ``strftime_now``."""
+
+    @classmethod
+    def now(cls, tz: tzinfo | None = None) -> Self:
+        return cls(TEMPLATE_DATE.year, TEMPLATE_DATE.month, TEMPLATE_DATE.day, tzinfo=tz)
+
+
+@contextmanager
+def _fixed_clock() -> Iterator[None]:
+    """Stop the clock; transformers lets nobody pass another one."""
+    from transformers.utils import chat_template_utils
+
+    with mock.patch.object(chat_template_utils, "datetime", _FixedClock):
+        yield
 
 
 def _check_not_thinking(text: str, message: str) -> None:

@@ -20,6 +20,7 @@ from icm_fast.config import without_removed
 from icm_fast.errors import InputError
 from icm_fast.evaluation.many_shot import predict
 from icm_fast.evaluation.metrics import accuracy
+from icm_fast.evaluation.prompt_formats import chat_pieces
 from icm_fast.experiments.cell_data import CellData
 from icm_fast.experiments.cell_search import run_search
 from icm_fast.experiments.documents import HeldOutFacts, OrderFacts, Record, SearchFacts, Versions
@@ -136,8 +137,7 @@ class Cell:
                 "model": _weights(data.model),
                 "chat_model": data.column.chat_model and _weights(data.chat_model),
                 "model_tokens": _tokens(data.model, data.dataset, test),
-                "chat_tokens": data.column.chat_model
-                and _tokens(data.chat_model, data.dataset, test),
+                "chat_tokens": data.column.chat_model and _chat_tokens(data.chat_model, test),
                 **({"batch_size": data.column.batch_size} if data.column.batch_size else {}),
             }
         )
@@ -219,9 +219,17 @@ def _weights(model: LazyModel) -> dict[str, str]:
 def _tokens(model: LazyModel, *datasets: Dataset) -> list[str]:
     """What a model reads of data sets, and how it computes."""
     tokenizer = model.load().tokenizer
-    template = str(getattr(tokenizer, "chat_template", None) or "")
     pieces = [asdict(tokenize_dataset(dataset, tokenizer)) for dataset in datasets]
-    return [json_digest([template, pieces]), *model.identity().more.values()]
+    return [json_digest(pieces), *model.identity().more.values()]
+
+
+def _chat_tokens(model: LazyModel, dataset: Dataset) -> list[str]:
+    """What a chat model reads of a data set in its template, and how it computes."""
+    try:
+        read = json_digest(asdict(chat_pieces(dataset, model.load().tokenizer)))
+    except InputError as error:
+        read = str(error)  # the method that needs the template says so
+    return [read, *model.identity().more.values()]
 
 
 def _machine() -> str:
