@@ -80,7 +80,7 @@ def _make(tokenizer_folder: Path, sizes: dict[str, Any], folder: Path) -> None:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder, trust_remote_code=False)
     config = Qwen2Config(vocab_size=-(-len(tokenizer) // 64) * 64, **sizes)
     generator_state = torch.get_rng_state()
     torch.manual_seed(_SEED)

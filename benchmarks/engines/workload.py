@@ -125,8 +125,10 @@ def _read_model(name: str, folder: str) -> tuple[PretrainedConfig, PreTrainedTok
     from transformers import AutoConfig, AutoTokenizer
 
     try:
-        config = AutoConfig.from_pretrained(folder)
-        return config.get_text_config(decoder=True), AutoTokenizer.from_pretrained(folder)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        return config.get_text_config(decoder=True), AutoTokenizer.from_pretrained(
+            folder, trust_remote_code=False
+        )
     except (OSError, ValueError, KeyError) as error:
         raise InputError(
             f"cannot read model {name!r}: {first_line(error)}; pass a hub id, a folder, a .gguf "

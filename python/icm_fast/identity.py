@@ -9,6 +9,9 @@ from pathlib import Path
 
 from icm_fast.errors import InputError
 
+_LATER = frozenset(("model_computation", "model_tokens", "chat_tokens"))
+"""Keys that came to identities later."""
+
 
 def json_digest(content: object) -> str:
     """SHA-256 (hex) of plain JSON types."""
@@ -24,8 +27,12 @@ def as_stored(identity: Mapping[str, object]) -> dict[str, object]:
 def check_same(
     folder: Path, stored: Mapping[str, object], wanted: Mapping[str, object], what: str
 ) -> None:
-    """Raise InputError, with the first difference, unless two identities are the same."""
+    """Raise InputError, with the first difference, unless two identities are the same.
+
+    What earlier versions did not record yet is not compared with their results.
+    """
     old, new = _flat(stored), _flat(wanted)
+    new = {key: value for key, value in new.items() if key in old or key not in _LATER}
     refuse_differences(
         folder,
         [

@@ -7,7 +7,6 @@ import io
 import subprocess
 import sys
 import tarfile
-import types
 
 import pytest
 
@@ -168,15 +167,18 @@ def fake_packages(tmp_path, monkeypatch):
         (site / name).mkdir(parents=True)
     (site / "tiny_whole" / "__init__.py").write_text("raise ImportError('must not be imported')")
     (site / "tiny_whole" / "tiny.gguf").write_bytes(b"weights")
-    (site / "tiny_joined" / "__init__.py").write_text(
-        "def assemble(path):\n    path.write_bytes(b'weights')\n    return path\n"
-    )
+    for name, part in (("tiny_part1", b"wei"), ("tiny_part2", b"ghts")):
+        (site / name / "data").mkdir(parents=True)
+        (site / name / "__init__.py").write_text("raise ImportError('must not be imported')")
+        (site / name / "data" / f"j.gguf.part{int(name[-1]) - 1:02d}").write_bytes(part)
+    (site / "tiny_joined" / "__init__.py").write_text("raise ImportError('must not be imported')")
     monkeypatch.syspath_prepend(str(site))
     monkeypatch.setenv("ICM_FAST_CACHE", str(tmp_path / "cache"))
     digest = hashlib.sha256(b"weights").hexdigest()
+    parts = ("tiny_part1", "tiny_part2")
     models = {
         "whole": assets.EmbeddedModel("tiny_whole", (), "tiny.gguf", digest, "tiny==1"),
-        "joined": assets.EmbeddedModel("tiny_joined", ("tiny_part1",), "j.gguf", digest, "tiny==1"),
+        "joined": assets.EmbeddedModel("tiny_joined", parts, "j.gguf", digest, "tiny==1"),
         "absent": assets.EmbeddedModel("tiny_absent", (), "tiny.gguf", digest, "tiny-absent==1"),
     }
     monkeypatch.setattr(assets, "EMBEDDED_MODELS", models)
@@ -194,15 +196,33 @@ def test_embedded_model_is_joined_once(fake_packages, tmp_path, monkeypatch):
     path = assets.embedded_model("joined")
     assert path == tmp_path / "cache" / "gguf" / "j.gguf"
     assert [p.name for p in path.parent.iterdir()] == ["j.gguf"]
-    broken = types.SimpleNamespace(assemble=None)
-    monkeypatch.setattr(assets.importlib, "import_module", lambda _: broken)
+    assert not {"tiny_joined", "tiny_part1", "tiny_part2"} & sys.modules.keys()
+    monkeypatch.setattr(assets, "_join", lambda *_: pytest.fail("joined again"))
     assert assets.embedded_model("joined") == path
 
 
-def test_failed_join_leaves_nothing(fake_packages, tmp_path):
-    (fake_packages / "tiny_joined" / "__init__.py").write_text(
-        "def assemble(path):\n    path.write_bytes(b'w')\n    raise OSError('disk full')\n"
-    )
+def test_a_joined_file_that_was_cut_is_joined_anew(fake_packages):
+    path = assets.embedded_model("joined")
+    path.write_bytes(b"wei")
+    assert assets.embedded_model("joined").read_bytes() == b"weights"
+
+
+@pytest.mark.parametrize("damage", ["changed", "missing"])
+def test_a_part_that_is_not_what_was_published(fake_packages, tmp_path, damage):
+    part = fake_packages / "tiny_part2" / "data" / "j.gguf.part01"
+    part.write_bytes(b"evil") if damage == "changed" else part.unlink()
+    with pytest.raises(InputError, match="cannot join the parts") as caught:
+        assets.embedded_model("joined")
+    assert "--force-reinstall" in str(caught.value)
+    assert list((tmp_path / "cache" / "gguf").iterdir()) == []
+
+
+def test_failed_join_leaves_nothing(fake_packages, tmp_path, monkeypatch):
+    def full(model, joined):
+        joined.write_bytes(b"w")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(assets, "_join", full)
     with pytest.raises(InputError, match="disk full"):
         assets.embedded_model("joined")
     assert list((tmp_path / "cache" / "gguf").iterdir()) == []

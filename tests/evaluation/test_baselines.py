@@ -1,5 +1,7 @@
 """Labels and prompts that found labels are compared with."""
 
+import copy
+
 import numpy as np
 import pytest
 
@@ -117,6 +119,49 @@ def test_chat_prompts_score_the_answer_after_the_template():
     assert [tokenizer.decode(ids) for ids in pieces.labels] == ["positive", "negative"]
     with pytest.raises(InputError, match="no chat template"):
         chat_pieces(dataset, byte_tokenizer())
+
+
+def tokenizer_with(template):
+    tokenizer = copy.deepcopy(byte_tokenizer())
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+USER = "U: {{ messages[0]['content'] }}\nA:"
+SWITCH = "{% if enable_thinking is defined and not enable_thinking %}<think>\n\n</think>{% endif %}"
+
+
+def rendered(template):
+    tokenizer = tokenizer_with(template)
+    pieces = chat_pieces(reviews(), tokenizer)
+    return tokenizer.decode(pieces.root + pieces.first_prompts[0])
+
+
+def test_thinking_is_off_where_the_template_has_a_switch():
+    assert rendered(USER + SWITCH).endswith("A:<think>\n\n</think>")
+    assert rendered(USER + "{% if thinking %}<think>{% endif %}").endswith("A:")
+
+
+def test_a_template_that_always_thinks_is_refused():
+    with pytest.raises(InputError, match="opens <think> before the answer"):
+        rendered(USER + "<think>\n")
+
+
+def test_the_template_of_gpt_oss_is_led_to_its_answer():
+    text = rendered("U: {{ messages[0]['content'] }}<|start|>assistant")
+    assert text.endswith("<|start|>assistant<|channel|>final<|message|>")
+
+
+@pytest.mark.parametrize("today", ["{{ strftime_now('%d %b %Y') }}", "{{ date_string }}"])
+def test_templates_see_the_same_date_on_every_day(today):
+    assert rendered(today + USER).startswith("26 Jul 2024")
+
+
+def test_a_template_that_fails_is_one_line():
+    for template in ("{{ raise_exception('no\nsystem') }}", "{{ nothing.at.all }}", "{% if %}"):
+        with pytest.raises(InputError, match="cannot render a prompt") as caught:
+            rendered(template)
+        assert "\n" not in str(caught.value)
 
 
 def test_a_long_root_is_forwarded_once_and_changes_no_score():

@@ -155,6 +155,7 @@ def test_faster_process_wins(cache, tiny_gguf, monkeypatch):
         target = next(iter(winners))
         target.mkdir()
         (target / "config.json").write_text("theirs")
+        conversion._seal(target, "")
 
     digest = conversion._file_digest(tiny_gguf)[:24]
     winners = [cache / "models" / f"{digest}-v{conversion._FORMAT}"]

@@ -18,7 +18,9 @@ def load(job: Job) -> Any:
 
     torch.set_num_threads(job.threads)
     logging.disable_progress_bar()
-    model = AutoModelForCausalLM.from_pretrained(job.model, dtype=getattr(torch, job.dtype))
+    model = AutoModelForCausalLM.from_pretrained(
+        job.model, dtype=getattr(torch, job.dtype), trust_remote_code=False
+    )
     return model.eval().requires_grad_(False)
 
 

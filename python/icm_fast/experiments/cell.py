@@ -20,6 +20,7 @@ from icm_fast.config import without_removed
 from icm_fast.errors import InputError
 from icm_fast.evaluation.many_shot import predict
 from icm_fast.evaluation.metrics import accuracy
+from icm_fast.evaluation.prompt_formats import chat_pieces
 from icm_fast.experiments.cell_data import CellData
 from icm_fast.experiments.cell_search import run_search
 from icm_fast.experiments.documents import HeldOutFacts, OrderFacts, Record, SearchFacts, Versions
@@ -29,9 +30,10 @@ from icm_fast.experiments.orders import order_sensitivity
 from icm_fast.experiments.predicting import Prediction, predict_test
 from icm_fast.files import write_atomically, writing
 from icm_fast.identity import as_stored, check_same, json_digest
+from icm_fast.plan.pieces import tokenize_dataset
 from icm_fast.runs.labels import read_labels
 from icm_fast.runs.provenance import machine_facts, versions
-from icm_fast.types import IntArray, Reporter
+from icm_fast.types import Dataset, IntArray, Reporter
 
 if TYPE_CHECKING:
     from icm_fast.model.lazy import LazyModel
@@ -132,8 +134,10 @@ class Cell:
                 "data_gold": json_digest(data.gold.tolist()),
                 "test": test.fingerprint(),
                 "test_gold": json_digest(gold.tolist()),
-                "model": asdict(data.model.identity()),
-                "chat_model": data.column.chat_model and asdict(data.chat_model.identity()),
+                "model": _weights(data.model),
+                "chat_model": data.column.chat_model and _weights(data.chat_model),
+                "model_tokens": _tokens(data.model, data.dataset, test),
+                "chat_tokens": data.column.chat_model and _chat_tokens(data.chat_model, test),
                 **({"batch_size": data.column.batch_size} if data.column.batch_size else {}),
             }
         )
@@ -205,6 +209,27 @@ class Cell:
             "labels": list(test.label_space),
             "pairs": [(c.first, c.second, c.allowed) for c in test.constraints],
         }
+
+
+def _weights(model: LazyModel) -> dict[str, str]:
+    identity = model.identity()
+    return {"fingerprint": identity.fingerprint, "dtype": identity.dtype}
+
+
+def _tokens(model: LazyModel, *datasets: Dataset) -> list[str]:
+    """What a model reads of data sets, and how it computes."""
+    tokenizer = model.load().tokenizer
+    pieces = [asdict(tokenize_dataset(dataset, tokenizer)) for dataset in datasets]
+    return [json_digest(pieces), *model.identity().more.values()]
+
+
+def _chat_tokens(model: LazyModel, dataset: Dataset) -> list[str]:
+    """What a chat model reads of a data set in its template, and how it computes."""
+    try:
+        read = json_digest(asdict(chat_pieces(dataset, model.load().tokenizer)))
+    except InputError as error:
+        read = str(error)  # the method that needs the template says so
+    return [read, *model.identity().more.values()]
 
 
 def _machine() -> str:

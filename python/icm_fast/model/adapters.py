@@ -15,33 +15,68 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from icm_fast import distributed
 from icm_fast.errors import InputError, first_line
 from icm_fast.files import reading
+from icm_fast.model.adapter_files import (
+    ADAPTER_CONFIG,
+    FIX,
+    adapter_content,
+    check_keys,
+    check_targets,
+    has_tokenizer,
+    read_adapter_config,
+    vocabulary_rows,
+    weight_shapes,
+)
 from icm_fast.model.copies import copy_model
-from icm_fast.model.loaded import LoadedModel, fingerprint_model
+from icm_fast.model.loaded import LoadedModel, check_vocabulary, fingerprint_model
+from icm_fast.model.pretrained import UNREADABLE, read_tokenizer
+from icm_fast.model.telemetry import without_telemetry
 
 ADAPTER_FOLDER = "adapter"
 MODEL_FOLDER = "model"
 TUNING_FILE = "tuning.json"
 INSTALL_TRAIN = "pip install 'icm-fast[train]'"
 
-_ADAPTER_CONFIG = "adapter_config.json"
-_ADAPTER_WEIGHTS = "adapter_model.safetensors"
-_FIX = "pass the folder of a finished fine-tuning or of a peft adapter"
-
 
 def merge_adapter(base: LoadedModel, adapter: Path, name: str) -> LoadedModel:
     """A copy of the base with an adapter's weights added, in the dtype of the base.
+
+    An adapter that brings a tokenizer is loaded with it.
 
     Raises:
         InputError: peft is missing, or the adapter cannot be read or is not for this model.
     """
     copied = copy_model(base.model, base.model.dtype, share=True)
-    return as_loaded(merge_into(copied, adapter, base.name), base, name)
+    merged = merge_into(copied, adapter, base.name)
+    tokenizer = tokenizer_for(merged, adapter, base)
+    return as_loaded(merged, replace(base, tokenizer=tokenizer), name)
+
+
+def tokenizer_for(
+    merged: PreTrainedModel, adapter: Path, base: LoadedModel
+) -> PreTrainedTokenizerBase:
+    """The tokenizer in an adapter's folder, or else that of its base.
+
+    Raises:
+        InputError: It cannot be read, or has tokens that the merged model has no embedding for.
+    """
+    if not has_tokenizer(adapter):
+        return base.tokenizer
+    try:
+        tokenizer = read_tokenizer(str(adapter), trust_remote_code=False)
+    except UNREADABLE as error:
+        raise InputError(
+            f"cannot read the tokenizer of the adapter {adapter}: {first_line(error)}; restore its "
+            "files, or delete them to use the tokenizer of the base"
+        ) from error
+    # Tokens of the base's own tokenizer may lack an embedding, such as those of images.
+    new = set(tokenizer.get_added_vocab()) - set(base.tokenizer.get_added_vocab())
+    check_vocabulary(str(adapter), merged, tokenizer, new)
+    return tokenizer
 
 
 def merge_into(model: PreTrainedModel, adapter: Path, base_name: str) -> PreTrainedModel:
@@ -50,18 +85,49 @@ def merge_into(model: PreTrainedModel, adapter: Path, base_name: str) -> PreTrai
     Raises:
         InputError: Same as :func:`merge_adapter`.
     """
-    if not (adapter / _ADAPTER_WEIGHTS).is_file():
-        raise InputError(f"{adapter} has no {_ADAPTER_WEIGHTS}; {_FIX}")
+    shapes = weight_shapes(adapter)
+    config = read_adapter_config(adapter)
     try:
         with foreign_code():
-            live = import_peft().PeftModel.from_pretrained(model, str(adapter))
+            _take_vocabulary(model, shapes)
+            peft = import_peft()
+            live = peft.PeftModel.from_pretrained(model, str(adapter), trust_remote_code=False)
+            check_targets(adapter, config.get("target_modules"), _module_names(live))
+            check_keys(adapter, shapes, _adapter_keys(peft, live))
             # A safe merge adds to a clone, so weights that are shared with the base stay unchanged.
             merged: PreTrainedModel = live.merge_and_unload(safe_merge=True)
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
+    except InputError:
+        raise
+    except UNREADABLE as error:
         raise InputError(
-            f"cannot merge the adapter {adapter} into {base_name}: {first_line(error)}; {_FIX}"
+            f"cannot merge the adapter {adapter} into {base_name}: {first_line(error)}; {FIX}"
         ) from error
     return merged
+
+
+def _module_names(live: torch.nn.Module) -> list[str]:
+    """Names of the modules of a model, without what peft puts around them."""
+    return [name.removesuffix(".base_layer") for name, _ in live.named_modules()]
+
+
+def _adapter_keys(peft: ModuleType, live: torch.nn.Module) -> set[str]:
+    """Names that the file of a complete adapter holds."""
+    return set(peft.get_peft_model_state_dict(live, save_embedding_layers=False))
+
+
+def _take_vocabulary(model: PreTrainedModel, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Make room for the embedding and head that an adapter brings whole.
+
+    peft writes them in place, so the model gets copies: the base may share its memory.
+    """
+    rows = vocabulary_rows(shapes)
+    if rows is None:
+        return
+    embedding = model.get_input_embeddings()
+    if rows != len(embedding.weight):
+        model.resize_token_embeddings(rows, mean_resizing=False)
+    for layer in {model.get_input_embeddings(), model.get_output_embeddings()} - {None}:
+        layer.weight.data = layer.weight.data.clone()
 
 
 def as_loaded(model: PreTrainedModel, base: LoadedModel, name: str) -> LoadedModel:
@@ -80,7 +146,7 @@ def find_tuned(spec: str) -> Path | None:
         InputError: The fine-tuning is not finished.
     """
     folder = Path(spec).expanduser()
-    if (folder / _ADAPTER_CONFIG).is_file():
+    if (folder / ADAPTER_CONFIG).is_file():
         return folder
     if not (folder / TUNING_FILE).is_file():
         return None
@@ -104,7 +170,7 @@ def load_tuned(spec: str, folder: Path, load: Callable[[str], LoadedModel]) -> L
     Raises:
         InputError: The base is missing or is not the one that the adapter was trained on.
     """
-    if not (folder / _ADAPTER_CONFIG).is_file():
+    if not (folder / ADAPTER_CONFIG).is_file():
         return replace(load(str(folder)), name=spec)
     name = base_name_of(folder)
     try:
@@ -123,14 +189,14 @@ def read_tuning(path: Path) -> dict[str, Any]:
     Raises:
         InputError: It does not exist or was not written by a fine-tuning.
     """
-    with reading(path, _FIX):
+    with reading(path, FIX):
         text = path.read_text(encoding="utf-8")
     try:
         content = json.loads(text)
     except ValueError:
         content = None
     if not isinstance(content, dict) or not isinstance(content.get("identity"), dict):
-        raise InputError(f"{path} is not the record of a fine-tuning; {_FIX}")
+        raise InputError(f"{path} is not the record of a fine-tuning; {FIX}")
     return content
 
 
@@ -152,6 +218,8 @@ def import_peft() -> ModuleType:
 def foreign_code() -> Iterator[None]:
     """Around calls of peft and trl: restore random states, silence warnings users cannot act on.
 
+    They report nothing either: trl would send which trainer, model family and device it runs.
+
     These packages seed and draw from the process's generators, use names that transformers has
     renamed, and warn about settings that they correct themselves.
     """
@@ -159,9 +227,11 @@ def foreign_code() -> Iterator[None]:
     # Reading a device's state creates a context on it: with a process per GPU, on every one.
     sharing = torch.cuda.is_available() and distributed.world_size() > 1
     devices = [torch.cuda.current_device()] if sharing else None
-    with torch.random.fork_rng(devices), warnings.catch_warnings():
+    with torch.random.fork_rng(devices), warnings.catch_warnings(), without_telemetry():
         warnings.filterwarnings("ignore", ".*gradient_checkpointing.* deprecated", FutureWarning)
         warnings.filterwarnings("ignore", "fan_in_fan_out is set to", UserWarning)
+        # check_keys refuses them.
+        warnings.filterwarnings("ignore", "(?s).*Found missing adapter keys", UserWarning)
         try:
             yield
         finally:
@@ -191,18 +261,14 @@ def base_name_of(adapter: Path) -> str:
     Raises:
         InputError: The adapter does not name its base, or cannot be read.
     """
-    path = adapter / _ADAPTER_CONFIG
-    with reading(path, _FIX):
-        text = path.read_text(encoding="utf-8")
-    try:
-        name = json.loads(text).get("base_model_name_or_path")
-    except (ValueError, AttributeError):
-        raise InputError(f"{path} is corrupt; {_FIX}") from None
+    path = adapter / ADAPTER_CONFIG
+    name = adapter_content(adapter).get("base_model_name_or_path")
     if not name:
         raise InputError(
             f"{path} does not name the base model; set base_model_name_or_path there, or load the "
             "base yourself and call icm_fast.model.adapters.merge_adapter"
         )
+    read_adapter_config(adapter)  # refused before its base is loaded
     seen = adapter.resolve() / str(name)
     return str(seen.resolve()) if str(name).startswith("..") and seen.is_dir() else str(name)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -16,6 +17,8 @@ class ModelIdentity:
 
     fingerprint: str
     dtype: str
+    more: Mapping[str, str] = field(default_factory=dict)
+    """What the model reads and how it computes; empty for scores that no model of ours made."""
 
 
 class LazyModel:
@@ -53,6 +56,24 @@ class LazyModel:
         return self._loaded
 
     def identity(self) -> ModelIdentity:
-        """Fingerprint and dtype of the loaded model."""
+        """Fingerprint, dtype and computation of the loaded model."""
         loaded = self.load()
-        return ModelIdentity(loaded.fingerprint, loaded.dtype_name)
+        more = {"model_computation": loaded.computation}
+        return ModelIdentity(loaded.fingerprint, loaded.dtype_name, more)
+
+    def files_digest(self) -> str:
+        """See :func:`icm_fast.model.stored_files.files_digest`; empty for a model in memory."""
+        if not isinstance(self._model, (str, os.PathLike)):
+            return ""
+        from icm_fast.model.stored_files import files_digest
+
+        return files_digest(os.fspath(self._model))
+
+    def may_differ(self, files: object) -> bool:
+        """Whether the model may be another one than that whose files had this digest.
+
+        A model in memory has none, and nothing needs to be loaded to compare it.
+        """
+        if not isinstance(self._model, (str, os.PathLike)):
+            return True
+        return bool(files) and self.files_digest() not in ("", files)

@@ -6,19 +6,16 @@ import os
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
-    AutoTokenizer,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import logging as transformers_logging
 
 from icm_fast.assets.locate import EMBEDDED_MODELS, embedded_model
-from icm_fast.errors import InputError, first_line
+from icm_fast.errors import InputError
+from icm_fast.model.adapter_files import fetched_adapter
 from icm_fast.model.copies import without_replaced_methods
 from icm_fast.model.gguf import converted_folder
 from icm_fast.model.hardware import fast_bfloat16
@@ -26,8 +23,16 @@ from icm_fast.model.loaded import (
     BALANCED,
     LoadedModel,
     ModelSpec,
+    check_vocabulary,
     fingerprint_model,
     max_context_of,
+)
+from icm_fast.model.pretrained import (
+    UNREADABLE,
+    not_found,
+    read_config,
+    read_tokenizer,
+    read_weights,
 )
 from icm_fast.model.sharing import turn_to_load, use_available_processors
 
@@ -49,7 +54,8 @@ def load_model(
             pair, or a loaded model, which is returned as it is.
         dtype: ``auto`` is bfloat16 on a GPU or a CPU with fast bfloat16, otherwise float32.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N``, or ``balanced``: layers over all GPUs.
-        trust_remote_code: Run code that a hub model brings along.
+        trust_remote_code: Run code that this very repository brings along; the base that an
+            adapter names, and code that lies elsewhere, are not covered.
 
     Raises:
         InputError: The model can't be found or read, or has no causal decoder.
@@ -72,14 +78,13 @@ def _load(spec: str, dtype: str, device: str, trust_remote_code: bool) -> Loaded
         )
     use_available_processors()
     target = pick_device(device)
-    tuned = find_tuned(spec)
+    tuned = find_tuned(spec) or _adapter_on_the_hub(spec)
     if tuned is not None:
         return load_tuned(
             spec,
             tuned,
-            lambda name: load_model(
-                name, dtype=dtype, device=device, trust_remote_code=trust_remote_code
-            ),
+            # Trust in an adapter is not trust in the repository that it names.
+            lambda name: load_model(name, dtype=dtype, device=device),
         )
     folder = _resolve(spec)
     config, tokenizer = _read_config(spec, folder, trust_remote_code)
@@ -159,6 +164,7 @@ def _loaded_model(
             f"the weights of model {name} do not fit in the devices' memory; use a smaller model "
             "or dtype, more GPUs, or device=cpu"
         )
+    check_vocabulary(name, model, tokenizer)
     return LoadedModel(
         name, model, tokenizer, fingerprint_model(model), max_context_of(model.config)
     )
@@ -183,6 +189,14 @@ def _looks_local(spec: str) -> bool:
     return absolute or spec.startswith((".", "~")) or spec.count("/") > 1
 
 
+def _adapter_on_the_hub(spec: str) -> Path | None:
+    """The files of the adapter that a hub id names, None where it names none."""
+    path = Path(spec).expanduser()
+    if spec in EMBEDDED_MODELS or spec.endswith(".gguf") or _looks_local(spec) or path.exists():
+        return None
+    return fetched_adapter(spec)
+
+
 def _resolve(spec: str) -> str:
     """Turn an embedded name or a GGUF file into a folder; leave folders and hub ids."""
     check_model_name(spec)
@@ -198,10 +212,12 @@ def _read_config(
     spec: str, folder: str, trust_remote_code: bool
 ) -> tuple[PretrainedConfig, PreTrainedTokenizerBase]:
     try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(_not_found(spec, error)) from error
+        config = read_config(folder, trust_remote_code=trust_remote_code)
+        tokenizer = read_tokenizer(folder, trust_remote_code=trust_remote_code)
+    except InputError:
+        raise
+    except UNREADABLE as error:
+        raise InputError(not_found(spec, error, EMBEDDED_MODELS)) from error
     _require_decoder(spec, config)
     return config, tokenizer
 
@@ -223,26 +239,17 @@ def _read_weights(
     *,
     spread: bool,
 ) -> PreTrainedModel:
-    transformers_logging.disable_progress_bar()
     try:
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        return read_weights(
+            AutoModelForCausalLM,
             folder,
-            config=config,
-            dtype=dtype,
-            use_safetensors=True,
+            config,
+            dtype,
+            name=spec,
             trust_remote_code=trust_remote_code,
             device_map=BALANCED if spread else None,
         )
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise InputError(_not_found(spec, error)) from error
-    finally:
-        transformers_logging.enable_progress_bar()
-    return model
-
-
-def _not_found(spec: str, error: Exception) -> str:
-    known = ", ".join(sorted(EMBEDDED_MODELS))
-    return (
-        f"cannot load model {spec!r}: {first_line(error)}; pass a hub id, a folder with "
-        f"config.json and safetensors, a .gguf file, or one of {known}"
-    )
+    except (InputError, torch.OutOfMemoryError):
+        raise
+    except UNREADABLE as error:
+        raise InputError(not_found(spec, error, EMBEDDED_MODELS)) from error

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 IDENTITY = "run"
 """Key of what identifies data and model; the command line ignores it in --config files."""
 
+MODEL_FILES = "model_files"
+"""Key of the digest of the model's files, for a first look without loading the model."""
+
 _HEADLINE = "# Resolved configuration of this run; `icm-fast search --config` accepts it.\n"
 
 
@@ -33,6 +36,7 @@ def config_content(
     model_name: str,
     identity: ModelIdentity,
     source: TaskSource | None,
+    model_files: str = "",
 ) -> tuple[dict[str, object], str]:
     """Content of config.yaml, as plain types and as text."""
     import yaml
@@ -43,6 +47,8 @@ def config_content(
         **_dataset_identity(dataset),
         "model_fingerprint": identity.fingerprint,
         "model_dtype": identity.dtype,
+        **identity.more,
+        **({MODEL_FILES: model_files} if model_files else {}),
         "versions": versions(),
     }
     text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
@@ -100,7 +106,10 @@ def check_same_model(folder: Path, stored: Mapping[str, object], identity: Model
         InputError: Names the difference and the fix.
     """
     former = identity_of(stored)
+    pairs: tuple[tuple[str, str], ...]
     pairs = (("model_fingerprint", identity.fingerprint), ("model_dtype", identity.dtype))
+    # Runs of earlier versions did not record them all.
+    pairs += tuple((k, new) for k, new in identity.more.items() if k in former)
     differences = [(k, former.get(k), new) for k, new in pairs if former.get(k) != new]
     refuse_differences(folder, differences, "run")
 

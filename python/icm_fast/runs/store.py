@@ -26,9 +26,11 @@ import numpy as np
 from icm_fast.errors import InputError
 from icm_fast.files import lock_folder, write_atomically
 from icm_fast.runs.config import (
+    MODEL_FILES,
     check_same_model,
     check_same_run,
     config_content,
+    identity_of,
     read_config,
     run_fingerprint,
 )
@@ -63,6 +65,12 @@ class RunModel(Protocol):
 
     def identity(self) -> ModelIdentity:
         """What must stay the same in a resumed run; may load the model."""
+
+    def files_digest(self) -> str:
+        """Of the model's files; empty where none are known."""
+
+    def may_differ(self, files: object) -> bool:
+        """Whether the model may be another one than that with this digest of files."""
 
 
 class MemoryStore:
@@ -287,7 +295,8 @@ def _open_config(
     if path.exists():
         stored = read_config(path)
         check_same_run(folder, stored, dataset, config)
-        if stored["model"] != model.model_name:
+        files = identity_of(stored).get(MODEL_FILES)
+        if stored["model"] != model.model_name or model.may_differ(files):
             check_same_model(folder, stored, model.identity())
         return stored
     for name in (EVALUATIONS_FILE, EVENTS_FILE, LABELS_FILE, SUMMARY_FILE):
@@ -296,7 +305,9 @@ def _open_config(
                 f"{folder} contains {name} but no {CONFIG_FILE}, so it is not a run that can be "
                 "resumed; choose another folder or delete this one"
             )
-    content, text = config_content(dataset, config, model.model_name, model.identity(), source)
+    content, text = config_content(
+        dataset, config, model.model_name, model.identity(), source, model.files_digest()
+    )
     write_atomically(folder / EXAMPLES_FILE, _examples(dataset))
     write_atomically(path, text.encode())
     return content

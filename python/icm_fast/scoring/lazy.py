@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from icm_fast.identity import json_digest
 from icm_fast.model.lazy import LazyModel, ModelIdentity
 from icm_fast.scoring.adapter import fingerprint_of, lift
 from icm_fast.scoring.checks import as_float32, checked
@@ -15,6 +17,10 @@ if TYPE_CHECKING:
     from icm_fast.model.loaded import ModelSpec
     from icm_fast.scoring.protocol import Enough, Scored, SearchScorer, SimpleScorer
     from icm_fast.types import BoolArray, Dataset, FloatArray, IntArray, ScoreArray
+
+
+SCORES_FORMAT = "1"
+"""Increased when the same model and tokens get other scores, beyond the last bits."""
 
 
 class _Source(Protocol):
@@ -27,6 +33,12 @@ class _Source(Protocol):
     def identity(self) -> ModelIdentity:
         """What must stay the same for scores to be comparable."""
 
+    def files_digest(self) -> str:
+        """Of the model's files; empty where none are known."""
+
+    def may_differ(self, files: object) -> bool:
+        """Whether the model may be another one than that with this digest of files."""
+
     def scorer(self) -> SearchScorer:
         """Make the scorer."""
 
@@ -36,13 +48,28 @@ class _FromModel:
         self._model = model
         self._dataset = dataset
         self._config = config
+        self._identity: ModelIdentity | None = None
 
     @property
     def name(self) -> str:
         return self._model.name
 
     def identity(self) -> ModelIdentity:
-        return self._model.identity()
+        """The model's own one, with the token ids that it reads of this data set."""
+        from icm_fast.plan.pieces import tokenize_dataset
+
+        if self._identity is None:
+            own = self._model.identity()
+            pieces = tokenize_dataset(self._dataset, self._model.load().tokenizer)
+            more = {"model_tokens": json_digest(asdict(pieces)), "scores_format": SCORES_FORMAT}
+            self._identity = replace(own, more={**own.more, **more})
+        return self._identity
+
+    def files_digest(self) -> str:
+        return self._model.files_digest()
+
+    def may_differ(self, files: object) -> bool:
+        return self._model.may_differ(files)
 
     def scorer(self) -> SearchScorer:
         from icm_fast.scoring.factory import make_scorer
@@ -60,6 +87,12 @@ class _FromCaller:
 
     def identity(self) -> ModelIdentity:
         return ModelIdentity(fingerprint_of(self._scorer, self.name), "scorer")
+
+    def files_digest(self) -> str:
+        return ""
+
+    def may_differ(self, files: object) -> bool:
+        return True
 
     def scorer(self) -> SearchScorer:
         return lift(self._scorer, self._dataset)
@@ -102,6 +135,14 @@ class LazyScorer:
     def identity(self) -> ModelIdentity:
         """Identity of the model, which is loaded for it."""
         return self._source.identity()
+
+    def files_digest(self) -> str:
+        """Digest of the model's files; empty where none are known."""
+        return self._source.files_digest()
+
+    def may_differ(self, files: object) -> bool:
+        """Whether the model may be another one than that with this digest of files."""
+        return self._source.may_differ(files)
 
     def visit(self, labels: IntArray) -> None:
         """Note a labelling that the search looks at; some scorers' contexts depend on them.

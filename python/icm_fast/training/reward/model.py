@@ -9,8 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from icm_fast.errors import InputError, first_line
 from icm_fast.model.adapters import (
@@ -20,9 +19,11 @@ from icm_fast.model.adapters import (
     check_base,
     merge_into,
     read_tuning,
+    tokenizer_for,
 )
 from icm_fast.model.load import load_model, pick_device, pick_dtype
-from icm_fast.model.loaded import LoadedModel, fingerprint_model, max_context_of
+from icm_fast.model.loaded import LoadedModel, check_vocabulary, fingerprint_model, max_context_of
+from icm_fast.model.pretrained import UNREADABLE, read_tokenizer
 from icm_fast.training.reward.network import (
     load_network,
     pad_left,
@@ -125,6 +126,7 @@ def as_reward_model(
 ) -> RewardModel:
     """A finished network with its tokenizer."""
     network = with_float_head(network)
+    check_vocabulary(name, network, tokenizer)
     return RewardModel(
         name, network, tokenizer, fingerprint_model(network), max_context_of(network.config)
     )
@@ -184,7 +186,8 @@ def merge_reward(base: LoadedModel, adapter: Path, name: str, dtype: torch.dtype
         InputError: peft is missing, or the adapter cannot be read or is not for this model.
     """
     network = reward_network(base, dtype, share=True)
-    return as_reward_model(name, merge_into(network, adapter, base.name), base.tokenizer)
+    merged = merge_into(network, adapter, base.name)
+    return as_reward_model(name, merged, tokenizer_for(merged, adapter, base))
 
 
 def _home(folder: Path) -> Path:
@@ -208,9 +211,11 @@ def _load_whole(name: str, folder: Path, dtype: str, device: str, base_dtype: st
     try:
         # See reward_dtype.
         wanted = {"cpu": "float32"}.get(target.type, base_dtype) if dtype == "auto" else dtype
-        network = load_network(str(folder), pick_dtype(wanted, target))
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(str(folder))
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        network = load_network(str(folder), pick_dtype(wanted, target), name)
+        tokenizer = read_tokenizer(str(folder))
+    except InputError:
+        raise
+    except UNREADABLE as error:
         raise InputError(
             f"cannot load the reward model {name}: {first_line(error)}; {_TRAIN_AGAIN}"
         ) from error

@@ -7,12 +7,12 @@ import inspect
 from collections.abc import Sequence
 
 import torch
-from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
-from transformers.utils import logging as transformers_logging
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from icm_fast.errors import InputError
 from icm_fast.model.copies import copy_model
 from icm_fast.model.loaded import LoadedModel
+from icm_fast.model.pretrained import read_config, read_weights
 
 
 def reward_network(base: LoadedModel, dtype: torch.dtype, *, share: bool) -> PreTrainedModel:
@@ -49,19 +49,21 @@ def reward_network(base: LoadedModel, dtype: torch.dtype, *, share: bool) -> Pre
     return network.eval().requires_grad_(False)
 
 
-def load_network(folder: str, dtype: torch.dtype) -> PreTrainedModel:
+def load_network(folder: str, dtype: torch.dtype, name: str) -> PreTrainedModel:
     """Read a whole network back from a folder of safetensors.
 
     Raises:
+        InputError: Weights, or the head, are missing.
         OSError, ValueError: Raised by transformers.
     """
-    transformers_logging.disable_progress_bar()
-    try:
-        network: PreTrainedModel = AutoModelForSequenceClassification.from_pretrained(
-            folder, config=AutoConfig.from_pretrained(folder), dtype=dtype, use_safetensors=True
+    network = read_weights(
+        AutoModelForSequenceClassification, folder, read_config(folder), dtype, name=name
+    )
+    if (n_labels := len(network.score.weight)) != 1:
+        raise InputError(
+            f"the model in {folder} has {n_labels} outputs, but a reward model has 1; name a "
+            "folder that `icm-fast train reward` wrote"
         )
-    finally:
-        transformers_logging.enable_progress_bar()
     return with_float_head(network)
 
 

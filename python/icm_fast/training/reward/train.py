@@ -148,5 +148,6 @@ def _identity(
             "data_digest": pairs_digest(pairs),
             "model_fingerprint": base.fingerprint,
             "model_dtype": base.dtype_name,
+            "model_computation": base.computation,
         }
     )

@@ -280,6 +280,7 @@ def _identity(job: _Job, prompts: Sequence[str]) -> dict[str, object]:
             "data_digest": json_digest(list(prompts)),
             "model_fingerprint": job.base.fingerprint,
             "model_dtype": job.base.dtype_name,
+            "model_computation": job.base.computation,
             "reward_fingerprint": job.reward.fingerprint,
             "tokens_digest": job.tokens_digest(prompts),
             # Each process draws its own random numbers.

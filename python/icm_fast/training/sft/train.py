@@ -228,6 +228,7 @@ def _identity(
             "data_digest": texts_digest(texts),
             "model_fingerprint": base.fingerprint,
             "model_dtype": base.dtype_name,
+            "model_computation": base.computation,
         }
     )
 
