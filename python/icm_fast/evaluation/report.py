@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import json
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
 from icm_fast.engine.progress import clock
+from icm_fast.files import is_file
+from icm_fast.files.documents import Fields, read_object
 from icm_fast.runs.finished import FinishedRun
 from icm_fast.types import UNLABELLED
 
@@ -57,11 +59,54 @@ def concern_parts(summary: Mapping[str, Any]) -> list[str]:
 def read_comparison(folder: Path) -> dict[str, Any] | None:
     """The stored comparison of a run with gold; None if it was not evaluated."""
     for name in (EVALUATION_FILE, DEMO_FILE):
-        path = folder / name
-        if path.exists():
-            content: dict[str, Any] = json.loads(path.read_text())["comparison"]
-            return content
+        stored = read_stored(folder / name)
+        if stored is not None:
+            comparison: dict[str, Any] = stored["comparison"]
+            return comparison
     return None
+
+
+def read_stored(path: Path) -> dict[str, Any] | None:
+    """A comparison with gold and what it was made of; None if there is no such file.
+
+    Raises:
+        InputError: The file is damaged.
+    """
+    if not is_file(path):
+        return None
+    fields = read_object(path, "delete it and evaluate the run again")
+    comparison = fields.inner("comparison")
+    for key in ("agreement", "permuted_agreement"):
+        if key not in comparison.content:
+            raise comparison.error(f"{key} is missing")
+        _check_share(comparison, key)
+    for key in ("n_gold", "n_test"):
+        comparison.integer(key)
+    comparison.optional_text("model")
+    for row in comparison.objects("methods"):
+        _check_method(row)
+    return dict(fields.content)
+
+
+def _check_method(row: Fields) -> None:
+    row.text("method")
+    row.integer("n_shots")
+    for key in ("accuracy", "calibrated_accuracy"):
+        if key not in row:
+            raise row.wrong(key, "a number")
+        _check_share(row, key)
+    for key in ("auc", "calibration_error", "consistency"):
+        _check_share(row, key)
+    if "auc" not in row.content:
+        raise row.error("auc is missing")
+    row.numbers("interval", 2)
+
+
+def _check_share(fields: Fields, key: str) -> None:
+    """A number, or null or NaN where there is nothing to divide by."""
+    value = fields.content.get(key)
+    if key in fields and not (isinstance(value, float) and math.isnan(value)):
+        fields.number(key, 0, 1)
 
 
 def comparison_text(comparison: Mapping[str, Any]) -> str:
@@ -87,6 +132,8 @@ def _verdict(methods: Sequence[StoredMethod]) -> str:
     if not methods:
         return ""
     rows = {row["method"]: row for row in methods}
+    if not {"zero-shot", "ICM many-shot", "golden many-shot"} <= rows.keys():
+        return ""
     zero_shot, found, gold = (
         rows[name]["calibrated_accuracy"]
         for name in ("zero-shot", "ICM many-shot", "golden many-shot")

@@ -10,7 +10,7 @@ from typing import Any
 from icm_fast.errors import InputError
 from icm_fast.evaluation.compare import compare
 from icm_fast.evaluation.gold import held_out, load_gold
-from icm_fast.evaluation.report import EVALUATION_FILE
+from icm_fast.evaluation.report import EVALUATION_FILE, read_stored
 from icm_fast.files import write_atomically
 from icm_fast.identity import json_digest
 from icm_fast.model.lazy import LazyModel
@@ -50,7 +50,7 @@ def evaluate_run(
         "gold_sha256": _gold_digest(run.source, run.dataset, n_test),
     }
     path = run.folder / file_name
-    stored = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    stored = read_stored(path) or {}
     if all(stored.get(name) == value for name, value in key.items()):
         comparison: dict[str, Any] = stored["comparison"]
         return comparison

@@ -55,7 +55,7 @@ def dataset_card(
     ]
     comparison = read_comparison(run.folder)
     if comparison is not None:
-        public = comparison | {"model": _public(comparison.get("model", run.model))}
+        public = comparison | {"model": _public(comparison.get("model") or run.model)}
         parts.append("## Against gold\n\n" + comparison_text(public))
     parts.append("## Resolved configuration\n\n" + _fenced(_configuration(content)))
     parts.append("## Versions\n\n" + _fenced(run.summary["versions"]))

@@ -21,6 +21,7 @@ from transformers import PreTrainedModel
 from icm_fast import distributed
 from icm_fast.errors import InputError, first_line
 from icm_fast.files import reading
+from icm_fast.files.documents import read_object
 from icm_fast.model.copies import copy_model
 from icm_fast.model.loaded import LoadedModel, fingerprint_model
 
@@ -123,15 +124,15 @@ def read_tuning(path: Path) -> dict[str, Any]:
     Raises:
         InputError: It does not exist or was not written by a fine-tuning.
     """
-    with reading(path, _FIX):
-        text = path.read_text(encoding="utf-8")
-    try:
-        content = json.loads(text)
-    except ValueError:
-        content = None
-    if not isinstance(content, dict) or not isinstance(content.get("identity"), dict):
-        raise InputError(f"{path} is not the record of a fine-tuning; {_FIX}")
-    return content
+    content = read_object(path, _FIX)
+    identity = content.inner("identity")
+    for key in ("model_fingerprint", "model_dtype"):
+        identity.optional_text(key)
+    if "losses" in content:
+        if not content.numbers("losses"):
+            raise content.wrong("losses", "one loss for each step")
+        content.number("seconds", 0)
+    return dict(content.content)
 
 
 def import_peft() -> ModuleType:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from icm_fast.config import without_removed
 from icm_fast.errors import InputError
-from icm_fast.files import reading
+from icm_fast.files.documents import Fields, read_text
 from icm_fast.identity import refuse_differences
 from icm_fast.runs.provenance import versions
 
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 IDENTITY = "run"
 """Key of what identifies data and model; the command line ignores it in --config files."""
+
+_OTHER_FOLDER = "name the folder of a run"
+_DAMAGED = "the file is damaged: restore it from a copy, or search again in another folder"
 
 _HEADLINE = "# Resolved configuration of this run; `icm-fast search --config` accepts it.\n"
 
@@ -56,15 +59,42 @@ def read_config(path: Path) -> dict[str, Any]:
     """
     import yaml
 
-    with reading(path, "name the folder of a run"):
-        text = path.read_text(encoding="utf-8")
+    text = read_text(path, _OTHER_FOLDER)
     try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError:
+        # A run writes no aliases; those of others may stand for gigabytes.
+        has_alias = any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text))
+        content = None if has_alias else yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, OverflowError, RecursionError, TypeError, AttributeError):
         content = None
     if not isinstance(content, dict) or not isinstance(content.get(IDENTITY), dict):
-        raise InputError(f"{path} is not the configuration of a run; name another folder")
+        raise InputError(f"{path} is not the configuration of a run; {_OTHER_FOLDER}")
+    _check_source(Fields(content, str(path), _DAMAGED))
+    _check_identity(Fields(content[IDENTITY], f"{path}, {IDENTITY}", _DAMAGED))
     return content
+
+
+def _check_source(fields: Fields) -> None:
+    """Check the model and what a :class:`~icm_fast.tasks.source.TaskSource` is made of."""
+    fields.text("model")
+    for key in ("task", "data"):
+        fields.optional_text(key)
+    if "limit" in fields:
+        fields.integer("limit")
+    if "options" in fields:
+        fields.inner("options")
+
+
+def _check_identity(fields: Fields) -> None:
+    for key in ("dataset", "dataset_fingerprint", "model_fingerprint", "model_dtype", "separator"):
+        fields.text(key)
+    fields.integer("n_examples", 1)
+    labels = fields.texts("labels")
+    if len(labels) < 2 or len(set(labels)) < len(labels) or not all(map(str.strip, labels)):
+        raise fields.wrong("labels", "two or more different labels")
+    if "versions" in fields:
+        versions = fields.inner("versions")
+        for package in versions.content:
+            versions.text(package)
 
 
 def identity_of(content: Mapping[str, object]) -> Mapping[str, object]:

@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 from icm_fast import distributed
 from icm_fast.errors import InputError
 from icm_fast.files import write_atomically
+from icm_fast.files.documents import Fields, read_object
 from icm_fast.model.adapters import foreign_code
 from icm_fast.model.loaded import LoadedModel
 from icm_fast.training.folder import TuningFolder, TuningState
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
 N_SAMPLES = 4
 
 _LOG_FILE = "policy_log.json"
+_MEASURED = ("step", "reward", "kl", "perplexity", "length", "finished", "repetition", "distinct")
+"""Figures of every measurement that reports show."""
 _STEER = 1.1
 """Factor by which the weight of the divergence changes in a step, where it is steered."""
 
@@ -94,6 +97,36 @@ class PolicyLog:
         """For the mark of a checkpoint."""
         losses = (step["loss"] for step in self.steps)
         return TuningState(tuple(loss for loss in losses if loss is not None), self.seconds)
+
+
+def read_log(content: Fields, samples: Sequence[Fields]) -> PolicyLog:
+    """The record in a JSON object, without its seconds.
+
+    Raises:
+        InputError: A figure is missing or not a number.
+    """
+    measurements = content.objects("measurements")
+    for measured in measurements:
+        for name in _MEASURED:
+            _figure(measured, name)
+    return PolicyLog(
+        steps=[
+            {name: _figure(step, name, optional=True) for name in step.content}
+            for step in content.objects("steps")
+        ],
+        measurements=[dict(measured.content) for measured in measurements],
+        samples=[dict(sample.content) for sample in samples],
+    )
+
+
+def _figure(fields: Fields, name: str, *, optional: bool = False) -> float | None:
+    """A number, which may be NaN."""
+    value = fields.content.get(name)
+    if value is None and optional:
+        return None
+    if isinstance(value, float) and not math.isfinite(value):
+        return value
+    return fields.number(name)
 
 
 class Recorded(OwnTrainer):
@@ -360,6 +393,7 @@ def _arguments(
 
 
 def _read_log(checkpoint: Path) -> tuple[PolicyLog, float]:
-    content = json.loads((checkpoint / _LOG_FILE).read_text(encoding="utf-8"))
-    kl_weight = content.pop("kl_weight")
-    return PolicyLog(**content), kl_weight
+    content = read_object(checkpoint / _LOG_FILE, f"delete the folder {checkpoint}")
+    log = read_log(content, content.objects("samples"))
+    log.seconds = content.number("seconds", 0)
+    return log, content.number("kl_weight", 0)
