@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from icm_fast.cli.parameters import MODEL_HELP
-from icm_fast.cli.settings import parse_assignments
+from icm_fast.cli.settings import parse_assignments, say
 
 _Model = Annotated[str, typer.Option(metavar="MODEL", help=MODEL_HELP)]
 _Seed = Annotated[int, typer.Option(metavar="N", help="Seed of every stage.")]
@@ -67,7 +67,5 @@ def assistant(
     report = run_assistant(model, output=folder, config=config, progress=make_progress(timed=True))
     text = report_text(report)
     write_atomically(folder / "report.md", text.encode())
-    typer.echo(text)
-    typer.echo(
-        f"written to {folder / 'report.md'} and report.json; the policy: {folder}/policy-icm"
-    )
+    say(text)
+    say(f"written to {folder / 'report.md'} and report.json; the policy: {folder}/policy-icm")

@@ -9,6 +9,7 @@ import typer
 
 from icm_fast.cli.parameters import MODEL_HELP
 from icm_fast.cli.search import resumable
+from icm_fast.cli.settings import say
 
 
 def demo(
@@ -28,4 +29,4 @@ def demo(
         result = run_demo(
             model, n=n, seed=seed, output=output, n_test=n_test, progress=make_progress()
         )
-    typer.echo(demo_text(result))
+    say(demo_text(result))

@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from icm_fast.cli.settings import say
+
 _Name = Annotated[
     str | None,
     typer.Argument(
@@ -69,7 +71,7 @@ def experiment(
     from icm_fast.experiments.run import run_experiment
 
     if name is None:
-        typer.echo("\n".join(experiment_names()))
+        say("\n".join(experiment_names()))
         return
     chosen = read_experiment(name, suite, models=model or (), seeds=seed or (), only=only or ())
     run_experiment(
@@ -80,4 +82,4 @@ def experiment(
         progress=make_progress(timed=True),
     )
     result = output / chosen.file_name
-    typer.echo(f"{result}.md, .json, .png and .svg written")
+    say(f"{result}.md, .json, .png and .svg written")

@@ -20,7 +20,7 @@ from icm_fast.cli.parameters import (
     Seed,
     Task,
 )
-from icm_fast.cli.settings import Request, read_request
+from icm_fast.cli.settings import Request, read_request, say
 from icm_fast.errors import InputError
 from icm_fast.model.lazy import LazyModel
 
@@ -50,7 +50,7 @@ def search_command(
         limit=limit,
         output=output,
     )
-    typer.echo(run_search(request, request_model(request)))
+    say(run_search(request, request_model(request)))
 
 
 def run_search(request: Request, model: LazyModel) -> str:
@@ -79,7 +79,7 @@ def resumable(folder: Path) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        typer.echo(
+        say(
             f"icm-fast: interrupted; everything scored so far is in {folder}, run the same command "
             "again to resume",
             err=True,
@@ -119,7 +119,7 @@ def doctor(
     )
     failed = ""
     for finding in diagnose(request.source.load_dataset, request_model(request), request.config):
-        typer.echo(f"{'ok  ' if finding.passed else 'FAIL'}  {finding.check}: {finding.detail}")
+        say(f"{'ok  ' if finding.passed else 'FAIL'}  {finding.check}: {finding.detail}")
         failed = failed or ("" if finding.passed else finding.detail)
     if failed:
         raise InputError(failed)

@@ -13,6 +13,7 @@ from icm_fast.config import REMOVED_SETTINGS, SearchConfig
 from icm_fast.distributed import is_main
 from icm_fast.errors import InputError, suggest
 from icm_fast.files import reading
+from icm_fast.files.text import shown
 from icm_fast.runs.config import IDENTITY
 from icm_fast.tasks.source import TaskSource
 
@@ -44,9 +45,9 @@ class Request:
 
 
 def say(text: str, *, err: bool = False) -> None:
-    """Print a line; of several processes only the main one prints."""
+    """Print text without escape sequences; of several processes only the main one prints."""
     if is_main():
-        typer.echo(text, err=err)
+        typer.echo(shown(text), err=err)
 
 
 def read_request(

@@ -177,11 +177,11 @@ def iterative(
         source=request.source,
     )
     for number, found in enumerate(result.searches):
-        typer.echo(
+        say(
             f"batch {number + 1}: {len(found.labels)} examples, U = {found.utility:.3f} "
             f"({found.reason})"
         )
-    typer.echo(_summary(result.tuned))
+    say(_summary(result.tuned))
 
 
 train_app.command()(reward)

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from icm_fast.distributed import is_main
+from icm_fast.files.text import shown
 from icm_fast.types import Progress, Reporter
 
 if TYPE_CHECKING:
@@ -145,7 +146,7 @@ class TerminalProgress:
 
     def warn(self, text: str) -> None:
         """Print ``text`` above the bar as a warning."""
-        self._bar.console.print(f"warning: {text}", markup=False, highlight=False)
+        self._bar.console.print(f"warning: {shown(text)}", markup=False, highlight=False)
 
     def update(self, progress: Progress) -> None:
         """Draw ``progress`` on the bar of the innermost ``with`` block."""
@@ -158,7 +159,7 @@ class TerminalProgress:
             visible=True,
             total=progress.total,
             completed=progress.done,
-            detail=progress.describe(),
+            detail=shown(progress.describe()),
             left=_left_text(progress, left),
             refresh=True,
         )
@@ -251,6 +252,7 @@ class _Stamp:
         self._began = time.monotonic() if timed else None
 
     def __call__(self, text: str) -> str:
+        text = shown(text)
         if self._began is None:
             return text
         minutes, seconds = divmod(int(time.monotonic() - self._began), 60)
@@ -263,7 +265,7 @@ def _make_bar(console: Console | None) -> RichProgress:
 
     return Progress(
         BarColumn(bar_width=20),
-        TextColumn("{task.fields[detail]}"),
+        TextColumn("{task.fields[detail]}", markup=False),
         TimeElapsedColumn(),
         TextColumn("{task.fields[left]}"),
         console=console or Console(stderr=True),

@@ -11,6 +11,7 @@ from typing import Any, NotRequired, TypedDict
 from icm_fast.engine.progress import clock
 from icm_fast.files import is_file
 from icm_fast.files.documents import Fields, read_object
+from icm_fast.files.text import cell
 from icm_fast.runs.finished import FinishedRun
 from icm_fast.types import UNLABELLED
 
@@ -35,7 +36,7 @@ class StoredMethod(TypedDict):
 def run_report(run: FinishedRun) -> str:
     """Markdown summary of a run: labels, the course of the search, its least certain labels."""
     parts = [
-        f"# {run.dataset.name}: {len(run.dataset)} examples labelled by {run.model}",
+        f"# {cell(run.dataset.name)}: {len(run.dataset)} examples labelled by {cell(run.model)}",
         _facts(run),
         *concern_parts(run.summary),
         "## Labels\n\n" + label_table(run),
@@ -53,7 +54,9 @@ def concern_parts(summary: Mapping[str, Any]) -> list[str]:
     concerns = summary.get("concerns") or []
     if not concerns:
         return []
-    return ["## Concerns\n\n" + "\n".join(f"- {c['kind']}: {c['text']}" for c in concerns)]
+    return [
+        "## Concerns\n\n" + "\n".join(f"- {cell(c['kind'])}: {cell(c['text'])}" for c in concerns)
+    ]
 
 
 def read_comparison(folder: Path) -> dict[str, Any] | None:
@@ -121,7 +124,7 @@ def comparison_text(comparison: Mapping[str, Any]) -> str:
         f"{_share(comparison['permuted_agreement'])}). Held out: {comparison['n_test']} examples."
     )
     if comparison.get("model"):
-        headline += f" Predictions are those of {comparison['model']}."
+        headline += f" Predictions are those of {cell(comparison['model'])}."
     methods: Sequence[StoredMethod] = comparison["methods"]
     parts = (headline, _verdict(methods), _method_table(methods))
     return "\n\n".join(part for part in parts if part)
@@ -174,11 +177,9 @@ def _method_table(methods: Iterable[StoredMethod]) -> str:
 
 def markdown_table(names: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """A Markdown table with aligned columns."""
-    cells = [[str(name) for name in names]] + [[str(value) for value in row] for row in rows]
+    cells = [[cell(value) for value in row] for row in (names, *rows)]
     widths = [max(len(row[k]) for row in cells) for k in range(len(names))]
-    lines = [
-        " | ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) for row in cells
-    ]
+    lines = [" | ".join(one.ljust(w) for one, w in zip(row, widths, strict=True)) for row in cells]
     lines.insert(1, " | ".join("-" * width for width in widths))
     return "\n".join(f"| {line} |" for line in lines)
 
@@ -206,10 +207,10 @@ def _facts(run: FinishedRun) -> str:
         [
             f"- utility {summary['utility']:.4f} ({config.objective}, alpha {config.alpha:g}, "
             f"preset {config.preset}, seed {config.seed})",
-            f"- ended: {summary['reason']} after {summary['n_iterations']} iterations, "
+            f"- ended: {cell(summary['reason'])} after {summary['n_iterations']} iterations, "
             f"{summary['n_accepted']} accepted",
             f"- cost: {cost_text(summary)}",
-            f"- folder: {run.folder}",
+            f"- folder: {cell(run.folder)}",
         ]
     )
 
@@ -244,7 +245,7 @@ def _doubtful_table(run: FinishedRun) -> str:
 
 
 def _one_line(text: str, limit: int = 60) -> str:
-    flat = " ".join(text.split()).replace("|", "/")
+    flat = " ".join(text.split())
     return flat if len(flat) <= limit else flat[: limit - 3] + "..."
 
 

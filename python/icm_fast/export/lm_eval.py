@@ -20,6 +20,7 @@ from icm_fast.errors import InputError
 from icm_fast.evaluation.gold import held_out
 from icm_fast.evaluation.many_shot import shown_demonstrations
 from icm_fast.files import write_atomically, writing
+from icm_fast.files.text import shown
 from icm_fast.runs.finished import FinishedRun
 from icm_fast.types import UNLABELLED, Example, IntArray, LabelSpace
 
@@ -174,4 +175,5 @@ def _definition(task: LmEvalTask, run: FinishedRun, shown_labels: IntArray) -> b
         },
     }
     text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=1000)
-    return f"# {task.command}\n{text}".encode()
+    # The folder's name may hold what ends a comment of YAML.
+    return f"# {shown(task.command)}\n{text}".encode()
