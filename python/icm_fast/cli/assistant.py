@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from icm_fast.cli.parameters import MODEL_HELP
+from icm_fast.cli.parameters import MODEL_HELP, ProgressKind
 from icm_fast.cli.settings import parse_assignments, say
 
 _Model = Annotated[str, typer.Option(metavar="MODEL", help=MODEL_HELP)]
@@ -48,6 +48,7 @@ def assistant(
     output: _Output = None,
     assignments: _Assignments = None,
     rl: _Rl = None,
+    progress: ProgressKind = "auto",
 ) -> None:
     """Label reviews, train reward models and policies, compare them.
 
@@ -64,7 +65,9 @@ def assistant(
         parse_assignments(rl or (), None),
     )
     folder = output or Path("runs") / f"assistant-{Path(model).name}-seed{seed}"
-    report = run_assistant(model, output=folder, config=config, progress=make_progress(timed=True))
+    report = run_assistant(
+        model, output=folder, config=config, progress=make_progress(progress, timed=True)
+    )
     text = report_text(report)
     write_atomically(folder / "report.md", text.encode())
     say(text)

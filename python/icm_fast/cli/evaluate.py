@@ -17,6 +17,7 @@ from icm_fast.cli.parameters import (
     Options,
     Output,
     Preset,
+    ProgressKind,
     RunModel,
     Seed,
 )
@@ -75,6 +76,7 @@ def evaluate_run_command(
     preset: Preset = None,
     assignments: Assignments = None,
     options: Options = None,
+    progress: ProgressKind = "auto",
 ) -> None:
     """Compare zero-shot, found and gold labels on held-out examples."""
     from icm_fast.evaluation.report import comparison_text
@@ -110,7 +112,7 @@ def evaluate_run_command(
             limit=limit,
             output=output,
         )
-        run_search(request, request_model(request))
+        run_search(request, request_model(request), progress)
         folder = request.folder
     run = read_run(folder)
     loaded = LazyModel(model or run.model, dtype=run.config.dtype, device=run.config.device)
@@ -289,6 +291,7 @@ def evaluate_policy_command(
     top_p: _TopP = 1.0,
     seed: _Seed = 0,
     output: _Output = None,
+    progress: ProgressKind = "auto",
 ) -> None:
     """Measure how often a judge prefers policy A to policy B."""
     from icm_fast.engine.progress import make_progress
@@ -312,7 +315,7 @@ def evaluate_policy_command(
         top_p=top_p,
         seed=seed,
         tie_margin=tie_margin,
-        progress=make_progress(),
+        progress=make_progress(progress),
     )
     markdown, rows = write_head_to_head(result, path)
     say(result.to_markdown().rstrip())

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from icm_fast.cli.parameters import ProgressKind
 from icm_fast.cli.settings import say
 
 _Name = Annotated[
@@ -64,6 +65,7 @@ def experiment(
     seed: _Seed = None,
     only: _Only = None,
     output: _Output = Path("runs/experiments"),
+    progress: ProgressKind = "auto",
 ) -> None:
     """Run one of the paper's experiments; run it again to resume."""
     from icm_fast.engine.progress import make_progress
@@ -79,7 +81,7 @@ def experiment(
         output=output,
         command=("icm-fast", *map(shlex.quote, sys.argv[1:])),
         data=data,
-        progress=make_progress(timed=True),
+        progress=make_progress(progress, timed=True),
     )
     result = output / chosen.file_name
     say(f"{result}.md, .json, .png and .svg written")

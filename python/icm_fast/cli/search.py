@@ -17,6 +17,7 @@ from icm_fast.cli.parameters import (
     Options,
     Output,
     Preset,
+    ProgressKind,
     Seed,
     Task,
 )
@@ -36,6 +37,7 @@ def search_command(
     config: ConfigFile = None,
     assignments: Assignments = None,
     options: Options = None,
+    progress: ProgressKind = "auto",
 ) -> None:
     """Label the data of a task; run it again to resume."""
     request = read_request(
@@ -50,10 +52,10 @@ def search_command(
         limit=limit,
         output=output,
     )
-    say(run_search(request, request_model(request)))
+    say(run_search(request, request_model(request), progress))
 
 
-def run_search(request: Request, model: LazyModel) -> str:
+def run_search(request: Request, model: LazyModel, progress: str) -> str:
     """Search into the folder of ``request``; return the summary to print."""
     from icm_fast.engine.progress import make_progress
     from icm_fast.engine.search import search
@@ -67,7 +69,7 @@ def run_search(request: Request, model: LazyModel) -> str:
             model=model,
             config=request.config,
             output_dir=request.folder,
-            progress=make_progress(),
+            progress=make_progress(progress),
             source=request.source,
         )
     return run_report(read_run(request.folder)).rstrip()

@@ -211,6 +211,28 @@ def _write_to_stdout(content: bytes) -> None:
     sys.stdout.flush()
 
 
+def share_by_umask(folder: Path, mask: int = 0) -> None:
+    """Give files and folders below ``folder`` the rights that the umask gives new ones.
+
+    Some libraries write through private temporary files, whose rights they keep.
+
+    Args:
+        folder: What was written, itself included.
+        mask: Further rights to withhold.
+    """
+    mask |= _umask()
+    with writing(folder):
+        for path in (folder, *folder.rglob("*")):
+            if not path.is_symlink():
+                os.chmod(path, (0o777 if path.is_dir() else 0o666) & ~mask)
+
+
+def _umask() -> int:
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
+
+
 def lock_folder(folder: Path) -> int:
     """Create the folder and take its lock, which ends with the process that holds it.
 

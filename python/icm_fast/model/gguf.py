@@ -11,8 +11,9 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from icm_fast.assets.locate import cache_dir
+from icm_fast.assets.cache import cache_dir, cache_folder, private_folder
 from icm_fast.errors import InputError, first_line
+from icm_fast.files import share_by_umask
 
 _FORMAT = "2"  # increased when the conversion changes, so that old folders are not reused
 
@@ -38,16 +39,17 @@ def converted_folder(gguf: Path) -> Path:
     Raises:
         InputError: The file can't be read as GGUF, or the cache folder can't be written.
     """
-    target = cache_dir() / "models" / f"{_file_digest(gguf)[:24]}-v{_FORMAT}"
+    name = f"{_file_digest(gguf)[:24]}-v{_FORMAT}"
+    target = cache_dir() / "models" / name
     if (target / "config.json").is_file():
-        return target
+        return private_folder(target)
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=".converting-", dir=target.parent))
+        scratch = Path(tempfile.mkdtemp(prefix=".converting-", dir=cache_folder("models")))
     except OSError as error:
         raise _unwritable(target.parent, error) from error
     try:
         _convert(gguf, scratch)
+        share_by_umask(scratch, 0o022)
         _publish(scratch, target)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

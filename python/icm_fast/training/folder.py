@@ -17,6 +17,7 @@ from icm_fast.files import (
     lock_folder,
     open_regular,
     refuse_links,
+    share_by_umask,
     sync_folder,
     write_atomically,
     writing,
@@ -165,6 +166,7 @@ class TuningFolder:
     def _put(self, name: str, made: Path) -> None:
         target = self.folder / name
         with writing(target):
+            share_by_umask(made)
             sync_files(made)
             if target.exists():
                 shutil.rmtree(target)  # left by a process that was interrupted before finish()
