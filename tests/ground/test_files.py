@@ -104,7 +104,7 @@ def test_the_order_of_caches(home, tmp_path, monkeypatch):
     monkeypatch.setenv("ICM_FAST_CACHE", str(tmp_path / "own"))
     assert cache.cache_dir() == tmp_path / "own"
     monkeypatch.setenv("ICM_FAST_CACHE", "~nobody-of-this-name/x")
-    with pytest.raises(InputError, match="there is no such home"):
+    with pytest.raises(InputError, match="home in ~nobody-of-this-name/x is unknown"):
         cache.cache_dir()
 
 

@@ -15,6 +15,7 @@ from functools import cache
 from pathlib import Path
 
 from icm_fast.errors import InputError
+from icm_fast.files import expanded
 
 _NAME = "icm_fast"
 _MODE = 0o755
@@ -32,7 +33,7 @@ def cache_dir() -> Path:
     """
     chosen = os.environ.get("ICM_FAST_CACHE")
     if chosen:
-        return private_folder(_expanded(chosen))
+        return private_folder(expanded(chosen))
     usual = _usual_folder()
     if usual is not None and _is_usable(usual):
         return private_folder(usual)
@@ -66,15 +67,6 @@ def _usual_folder() -> Path | None:
         return Path.home() / ".cache" / _NAME
     except RuntimeError:  # no HOME, and no such user
         return None
-
-
-def _expanded(chosen: str) -> Path:
-    try:
-        return Path(chosen).expanduser()
-    except RuntimeError as error:
-        raise InputError(
-            f"ICM_FAST_CACHE is {chosen}, but there is no such home; give an absolute path"
-        ) from error
 
 
 def _is_usable(folder: Path) -> bool:

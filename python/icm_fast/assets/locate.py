@@ -19,6 +19,7 @@ from pathlib import Path
 
 from icm_fast.assets.cache import cache_dir, cache_folder
 from icm_fast.errors import InputError, suggest
+from icm_fast.files import expanded
 
 INSTALL_COMMAND = "run `make install` (or `python -m icm_fast.assets.install`)"
 
@@ -85,7 +86,7 @@ EMBEDDED_MODELS: dict[str, EmbeddedModel] = {
 def data_dir() -> Path:
     """Return the folder of installed data: ``$ICM_FAST_DATA``, or one in the environment."""
     chosen = os.environ.get("ICM_FAST_DATA")
-    return Path(chosen).expanduser() if chosen else Path(sys.prefix) / "share" / "icm_fast"
+    return expanded(chosen) if chosen else Path(sys.prefix) / "share" / "icm_fast"
 
 
 def sha256_of(path: Path) -> str:

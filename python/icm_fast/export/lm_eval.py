@@ -19,7 +19,7 @@ import yaml
 from icm_fast.errors import InputError
 from icm_fast.evaluation.gold import held_out
 from icm_fast.evaluation.many_shot import shown_demonstrations
-from icm_fast.files import write_atomically, writing
+from icm_fast.files import expanded, write_atomically, writing
 from icm_fast.files.text import shown
 from icm_fast.runs.finished import FinishedRun
 from icm_fast.types import UNLABELLED, Example, IntArray, LabelSpace
@@ -107,7 +107,7 @@ def task_name(run: FinishedRun) -> str:
 
 
 def _checked_folder(folder: Path, name: str) -> Path:
-    folder = folder.expanduser().resolve()
+    folder = expanded(folder).resolve()
     if found := _PATTERN.search(str(folder)):
         raise InputError(
             f"lm-eval cannot read data from {folder}: {found[0]!r} has a special meaning there; "

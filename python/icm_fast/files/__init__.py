@@ -51,6 +51,21 @@ def reading(path: Path, fix: str) -> Iterator[None]:
         raise InputError(f"cannot read {path}: {error.strerror or error}; {fix}") from error
 
 
+def expanded(path: str | os.PathLike[str]) -> Path:
+    """The path with ``~`` replaced by the home of the user.
+
+    Raises:
+        InputError: There is no such home, for example in a container without HOME.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise InputError(
+            f"the home in {os.fspath(path)} is unknown (HOME is not set, or there is no such "
+            "user); give an absolute path"
+        ) from error
+
+
 def open_regular(path: Path, flags: int) -> int:
     """Open a regular file without following a link in its place; return the descriptor.
 

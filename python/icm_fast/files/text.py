@@ -49,6 +49,15 @@ def fenced(text: str, language: str = "") -> str:
     return f"{fence}{language}\n{text}{fence}"
 
 
+def code(text: str) -> str:
+    """Code within a line of Markdown, whose fence is longer than any in the text."""
+    text = shown(" ".join(text.split()))
+    if "`" not in text:
+        return f"`{text}`"
+    fence = "`" * (1 + max(len(run) for run in re.findall("`+", text)))
+    return f"{fence} {text} {fence}"
+
+
 def without_secrets(text: str) -> str:
     """The text without passwords and keys in addresses, and without access tokens."""
     text = _CREDENTIALS.sub("(removed)@", text)

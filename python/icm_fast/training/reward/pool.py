@@ -17,6 +17,7 @@ from icm_fast import distributed
 from icm_fast.engine.progress import Quiet
 from icm_fast.errors import InputError
 from icm_fast.files import (
+    expanded,
     is_file,
     lock_folder,
     open_regular,
@@ -143,7 +144,7 @@ def label_pool(
             labels of another pool or model.
     """
     output = folder / POOL_FILE
-    if pool.expanduser().resolve() == output.resolve():
+    if expanded(pool).resolve() == output.resolve():
         raise InputError(f"{pool} is where the labels go; keep the pool in another folder")
     with progress or Quiet() as shown:
         counts = distributed.on_main(lambda: _label_once(model, pool, folder, soft, shown))
@@ -256,7 +257,7 @@ def _label(model: RewardModel, rows: list[tuple[str, str, str]], soft: bool) -> 
 
 def _pool_rows(pool: Path) -> Iterator[tuple[str, str, str]]:
     """Prompt and both responses of every row."""
-    with reading(pool, _FIX), pool.expanduser().open("rb") as file:
+    with reading(pool, _FIX), expanded(pool).open("rb") as file:
         for number, line in enumerate(file, start=1):
             if line.strip():
                 yield _pool_row(f"{pool.name}, line {number}", line)
@@ -294,5 +295,5 @@ def _count(path: Path) -> PoolCounts:
 
 
 def _file_digest(path: Path) -> str:
-    with reading(path, _FIX), path.expanduser().open("rb") as file:
+    with reading(path, _FIX), expanded(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
