@@ -128,7 +128,7 @@ def read_tuning(path: Path) -> dict[str, Any]:
     identity = content.inner("identity")
     for key in ("model_fingerprint", "model_dtype"):
         identity.optional_text(key)
-    if "losses" in content:
+    if "losses" in content.content:
         if not content.numbers("losses"):
             raise content.wrong("losses", "one loss for each step")
         content.number("seconds", 0)
