@@ -23,7 +23,8 @@ WARNINGS_AS_ERRORS ?= OFF
 CUDA ?= $(or $(shell cat .venv/.done/cuda 2>/dev/null),AUTO)
 
 VENV := .venv
-BIN := $(CURDIR)/$(VENV)/bin
+# Relative, and quoted where it has to be absolute: the path of the tree may hold blanks.
+BIN := $(VENV)/bin
 DONE := $(VENV)/.done
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
@@ -62,7 +63,7 @@ $(DONE)/cuda: always | $(DONE)/venv
 	@test "$$(cat $@ 2>/dev/null)" = "$(CUDA)" || echo "$(CUDA)" > $@
 
 $(DONE)/package: $(PACKAGE) $(DONE)/cuda | $(DONE)/tools
-	PATH="$(BIN):$$PATH" CMAKE_BUILD_PARALLEL_LEVEL=$(JOBS) $(PIP) install --quiet \
+	PATH="$(CURDIR)/$(BIN):$$PATH" CMAKE_BUILD_PARALLEL_LEVEL=$(JOBS) $(PIP) install --quiet \
 	  -c constraints.txt --no-build-isolation \
 	  -C cmake.define.ICM_FAST_WARNINGS_AS_ERRORS=$(WARNINGS_AS_ERRORS) \
 	  -C cmake.define.ICM_FAST_CUDA=$(CUDA) '.[dev]'
@@ -102,7 +103,7 @@ lint: install
 TYPED := build/types/icm_fast
 types: install
 	rm -rf build/types && mkdir -p $(TYPED)
-	ln -s $(addprefix $(CURDIR)/,$(wildcard python/icm_fast/*) kernels) $(TYPED)/
+	for part in python/icm_fast/* kernels; do ln -s "$(CURDIR)/$$part" $(TYPED)/; done
 	$(BIN)/mypy
 
 # The documents as a site, into site/: strictly, and without a network. The results page has to be what its files give.
@@ -138,15 +139,15 @@ peers:
 
 # Configures native code with a preset of CMakePresets.json.
 define configure
-	PATH="$(BIN):$$PATH" cmake --preset $(1) $(2) \
-	  -Dpybind11_DIR="$$($(BIN)/python -m pybind11 --cmakedir)" -DPython_EXECUTABLE=$(BIN)/python
+	PATH="$(CURDIR)/$(BIN):$$PATH" cmake --preset $(1) $(2) \
+	  -Dpybind11_DIR="$$($(BIN)/python -m pybind11 --cmakedir)" -DPython_EXECUTABLE="$(CURDIR)/$(BIN)/python"
 endef
 
 # Configures, builds and tests it.
 define native
 	$(call configure,$(1),$(2))
-	PATH="$(BIN):$$PATH" cmake --build --preset $(1) --parallel $(JOBS)
-	PATH="$(BIN):$$PATH" ctest --preset $(1)
+	PATH="$(CURDIR)/$(BIN):$$PATH" cmake --build --preset $(1) --parallel $(JOBS)
+	PATH="$(CURDIR)/$(BIN):$$PATH" ctest --preset $(1)
 endef
 
 # clang-tidy over all C++ but the code of CUDA devices; .clang-tidy says what it asks for. It needs the

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from icm_fast.assets.locate import cache_dir
+from icm_fast.assets.cache import cache_dir
 from icm_fast.errors import InputError, suggest
 from icm_fast.files import writing
 from icm_fast.model.kv_size import head_dim

@@ -8,7 +8,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from icm_fast.assets.locate import EMBEDDED_MODELS, cache_dir, embedded_model
+from icm_fast.assets.cache import cache_dir
+from icm_fast.assets.locate import EMBEDDED_MODELS, embedded_model
 from icm_fast.files import writing
 
 QWEN_SHAPE = "qwen-shape"

@@ -22,7 +22,8 @@ from typing import Protocol, Required, TypedDict
 
 import torch
 
-from icm_fast.assets.locate import cache_dir, sha256_of
+from icm_fast.assets.cache import cache_dir, cache_folder, private_folder
+from icm_fast.assets.locate import sha256_of
 from icm_fast.errors import InputError
 from icm_fast.files import write_atomically
 from icm_fast.kernels.tree_attention import cuda, naive
@@ -30,6 +31,7 @@ from icm_fast.kernels.tree_attention.cuda_library import PRODUCTS
 from icm_fast.kernels.tree_attention.random_case import Sizes, random_case
 from icm_fast.kernels.tree_attention.work import AttentionWork
 
+_FOLDER = "kernel-trials"
 SECONDS = 300.0
 """Time limit of a trial, including the start of Python and of the device."""
 
@@ -143,14 +145,14 @@ def failure(products: str, device: torch.device) -> str:
         "torch": torch.__version__,
     }
     content = json.dumps(tried, sort_keys=True).encode()
-    path = cache_dir() / "kernel-trials" / f"{hashlib.sha256(content).hexdigest()[:32]}.json"
-    if path.is_file():
+    path = cache_dir() / _FOLDER / f"{hashlib.sha256(content).hexdigest()[:32]}.json"
+    if path.is_file() and private_folder(path.parent):
         return ""
     command = [sys.executable, "-P", "-m", __name__, products, str(device)]
     reason = run(command)
     if not reason:
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            cache_folder(_FOLDER)
             write_atomically(path, content + b"\n")
         except (OSError, InputError):
             pass  # the cache is not writable: the next process runs the trial again

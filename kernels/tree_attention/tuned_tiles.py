@@ -13,12 +13,13 @@ from pathlib import Path
 
 import torch
 
-from icm_fast.assets.locate import cache_dir
+from icm_fast.assets.cache import cache_dir, cache_folder, private_folder
 from icm_fast.errors import InputError
-from icm_fast.files import reading, write_atomically, writing
+from icm_fast.files import is_file, read_file, write_atomically, writing
 from icm_fast.identity import json_digest
 from icm_fast.kernels.tree_attention.tiles import Tile, TilePair
 
+_FOLDER = "kernel-tiles"
 _SIZES = len(Tile.__dataclass_fields__)
 
 
@@ -49,16 +50,17 @@ def stored_tiles(shape: HeadShape, device: torch.device) -> TilePair | None:
         InputError: The file does not hold tiles of this shape and device.
     """
     path = tiles_file(shape, device)
-    if not path.is_file():
+    if not is_file(path):
         return None
+    private_folder(path.parent)
     fix = "delete it"
-    with reading(path, fix):
-        text = path.read_text(encoding="utf-8")
     try:
-        content = json.loads(text)
+        content = json.loads(read_file(path, fix))
         pair = TilePair(_tile(content["long"]), _tile(content["short"]))
         complete = content["key"] == _key(shape, device)
-    except (ValueError, KeyError, TypeError):
+    except InputError:
+        raise
+    except (ValueError, KeyError, TypeError, RecursionError):
         complete = False
     if not complete:
         raise InputError(f"{path} does not hold tiles of {shape}; {fix}")
@@ -71,7 +73,7 @@ def store_tiles(pair: TilePair, shape: HeadShape, device: torch.device) -> Path:
     content: dict[str, object] = {"key": _key(shape, device)}
     content |= {name: list(asdict(tile).values()) for name, tile in pair._asdict().items()}
     with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        cache_folder(_FOLDER)
     write_atomically(path, json.dumps(content).encode() + b"\n")
     stored_tiles.cache_clear()
     return path
@@ -79,7 +81,7 @@ def store_tiles(pair: TilePair, shape: HeadShape, device: torch.device) -> Path:
 
 def tiles_file(shape: HeadShape, device: torch.device) -> Path:
     """File of the tiles of a shape, whether or not it exists."""
-    return cache_dir() / "kernel-tiles" / f"{json_digest(_key(shape, device))[:32]}.json"
+    return cache_dir() / _FOLDER / f"{json_digest(_key(shape, device))[:32]}.json"
 
 
 def _key(shape: HeadShape, device: torch.device) -> dict[str, str | int]:

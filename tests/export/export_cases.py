@@ -6,6 +6,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+import yaml
+
 import icm_fast
 from icm_fast.config import SearchConfig
 from icm_fast.runs.finished import FinishedRun, read_run
@@ -88,8 +90,10 @@ def fixed_run(folder: Path, source: TaskSource, labels: Sequence[int]) -> Finish
 def set_labels(folder: Path, labels: Sequence[int]) -> None:
     """Rewrite labels.jsonl of a run; -1 is unlabelled."""
     rows = [json.loads(line) for line in (folder / "labels.jsonl").read_text().splitlines()]
+    names = yaml.safe_load((folder / "config.yaml").read_text())["run"]["labels"]
     for k, (row, label) in enumerate(zip(rows, labels, strict=True)):
         row["label_index"] = label
+        row["label"] = None if label < 0 else names[label]
         row["logprobs"] = [-1.5, -0.25] if label == 1 else [-0.25, -1.5]
         row["margin"] = None if label < 0 else 1.25 + k
     _write(folder / "labels.jsonl", rows)

@@ -107,10 +107,13 @@ def test_unfinished_and_absent_runs_say_how_to_go_on(tmp_path, run):
     with pytest.raises(InputError, match=r"is not finished .*run the search again"):
         read_run(tmp_path)
     (tmp_path / "summary.json").write_bytes((run.folder / "summary.json").read_bytes())
+    with pytest.raises(InputError, match=r"examples\.jsonl: No such file .*run the search again"):
+        read_run(tmp_path)
+    (tmp_path / "examples.jsonl").write_bytes((run.folder / "examples.jsonl").read_bytes())
     (tmp_path / "labels.jsonl").write_text("{broken\n")
-    with pytest.raises(InputError, match=r"labels\.jsonl is corrupt"):
+    with pytest.raises(InputError, match=r"labels\.jsonl, line 1: damaged, not JSON"):
         read_run(tmp_path)
     (tmp_path / "labels.jsonl").write_bytes((run.folder / "labels.jsonl").read_bytes())
     (tmp_path / "examples.jsonl").write_text("")
-    with pytest.raises(InputError, match="name different examples"):
+    with pytest.raises(InputError, match=r"0 examples, config\.yaml says 8; run the search again"):
         read_run(tmp_path)

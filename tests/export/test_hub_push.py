@@ -1,5 +1,6 @@
 """What is pushed to the Hub, on a stand-in for its client: folder, card, privacy, failures."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,6 +11,7 @@ from export_cases import claims_run, fixed_run, pairs_run
 
 from icm_fast.cli import run as icm_fast_command
 from icm_fast.errors import InputError
+from icm_fast.export.hub_card import dataset_card
 from icm_fast.export.hub_push import push, write_hub_folder
 from icm_fast.runs.config import read_config
 from icm_fast.runs.finished import read_run
@@ -143,18 +145,22 @@ def test_push_uploads_card_and_data_alone(run, tmp_path, hub, capsys):
     assert all(TOKEN.encode() not in content for content in files.values())
 
 
-def test_privacy_of_a_new_repository_is_left_to_its_owner_unless_asked(run, hub):
-    assert icm_fast_command(["export", str(run.folder), "--push", "me/labels"]) == 0
-    assert hub.created == [("me/labels", "dataset", None, True)]
+@pytest.mark.parametrize(
+    ("words", "private"), [([], True), (["--private"], True), (["--public"], False)]
+)
+def test_a_new_repository_is_private_unless_public_is_asked_for(run, hub, words, private):
+    assert icm_fast_command(["export", str(run.folder), "--push", "me/labels", *words]) == 0
+    assert hub.created == [("me/labels", "dataset", private, True)]
     assert sorted(path.name for path in (run.folder / "hub").iterdir()) == [
         "README.md",
         "train.jsonl",
     ]
 
 
-def test_private_labels_never_go_to_a_public_repository(run, hub, capsys):
+@pytest.mark.parametrize("words", [[], ["--private"]])
+def test_private_labels_never_go_to_a_public_repository(run, hub, capsys, words):
     hub.public.add("me/labels")
-    assert icm_fast_command(["export", str(run.folder), "--push", "me/labels", "--private"]) == 2
+    assert icm_fast_command(["export", str(run.folder), "--push", "me/labels", *words]) == 2
     assert "exists and is public" in capsys.readouterr().err
     assert hub.uploaded == []
 
@@ -193,6 +199,7 @@ def test_failure_is_one_line_without_the_token(run, tmp_path, hub):
         (["--push", "labels"], ["'labels'", "OWNER/NAME"]),
         (["--push", "a/b/c"], ["OWNER/NAME"]),
         (["--private"], ["--push OWNER/NAME"]),
+        (["--public"], ["--push OWNER/NAME"]),
         (["--dry-run"], ["--push OWNER/NAME"]),
         (["--push", "me/labels", "--format", "lm-eval"], ["cannot be pushed"]),
         (["--push", "me/labels", "--format", "dpo"], ["does not compare two texts"]),
@@ -207,3 +214,56 @@ def test_bad_arguments_are_one_line_and_push_nothing(run, hub, capsys, arguments
         assert word in err
     assert hub.created == []
     assert sorted(read_run(run.folder).folder.iterdir()) == before
+
+
+SECRETS = {
+    "api_key": "abc",
+    "file": "/home/me/private/rows.jsonl",
+    "inner": {"url": "https://me:pass@host/data", "hub_token": "xyz"},
+    "header": "Bearer hf_abcdefghijkl",
+    "rules": "none",
+}
+
+
+def test_options_on_the_card_hold_no_paths_and_no_secrets(run, tmp_path):
+    path = run.folder / "config.yaml"
+    content = yaml.safe_load(path.read_text())
+    path.write_text(yaml.safe_dump(content | {"options": SECRETS}))
+    write_hub_folder(run, tmp_path / "hub")
+    _, configuration = without_configuration((tmp_path / "hub" / "README.md").read_text())
+    assert configuration["options"] == {
+        "api_key": "(removed)",
+        "file": "rows.jsonl",
+        "inner": {"url": "https://(removed)@host/data", "hub_token": "(removed)"},
+        "header": "Bearer (removed)",
+        "rules": "none",
+    }
+
+
+def test_text_of_the_data_cannot_leave_the_block_of_the_configuration(run, tmp_path):
+    path = run.folder / "config.yaml"
+    content = yaml.safe_load(path.read_text())
+    path.write_text(yaml.safe_dump(content | {"options": {"x": "a\n```\n# owned\u202e"}}))
+    write_hub_folder(run, tmp_path / "hub")
+    card = (tmp_path / "hub" / "README.md").read_text()
+    assert "````yaml\n" in card
+    assert "\u202e" not in card
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [("gemma3-270m", "ai.google.dev/gemma/terms"), ("smollm2", "Apache"), ("other/model", None)],
+)
+def test_terms_of_known_models_are_on_the_card(run, tmp_path, model, words):
+    card = dataset_card(
+        replace(run, model=model, source=None), file="f", format="csv", n_rows=1, note=""
+    )
+    assert ("## Terms" in card) == (words is not None)
+    assert words is None or words in card
+
+
+def test_an_address_with_a_key_is_not_in_the_error(run, hub, capsys):
+    hub.error = OSError("no route to https://me:pass@hub/x?api_key=abc&n=1 with hf_abcdefghijkl")
+    assert icm_fast_command(["export", str(run.folder), "--push", "me/labels"]) == 2
+    said = capsys.readouterr().err
+    assert "https://(removed)@hub/x?api_key=(removed)&n=1 with (removed)" in said

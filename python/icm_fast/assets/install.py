@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import importlib.util
 import io
 import os
 import subprocess
@@ -75,6 +76,12 @@ def download(folder: Path) -> Path:
     Raises:
         InputError: pip failed; the message ends with its last error.
     """
+    if importlib.util.find_spec("pip") is None:
+        raise InputError(
+            f"there is no pip in the environment of {sys.executable} (uv makes it without); run "
+            "`uv pip install pip` or `python -m ensurepip`, or pass a copy of "
+            f"{SDIST_REQUIREMENT}'s source distribution with --sdist PATH"
+        )
     pinned = folder / "requirements.txt"
     pinned.write_text(f"{SDIST_REQUIREMENT} --hash=sha256:{SDIST_SHA256}\n", encoding="utf-8")
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]

@@ -16,7 +16,9 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from icm_fast.assets.cache import cache_dir, cache_folder
 from icm_fast.errors import InputError, suggest
+from icm_fast.files import expanded
 
 INSTALL_COMMAND = "run `make install` (or `python -m icm_fast.assets.install`)"
 
@@ -83,13 +85,7 @@ EMBEDDED_MODELS: dict[str, EmbeddedModel] = {
 def data_dir() -> Path:
     """Return the folder of installed data: ``$ICM_FAST_DATA``, or one in the environment."""
     chosen = os.environ.get("ICM_FAST_DATA")
-    return Path(chosen).expanduser() if chosen else Path(sys.prefix) / "share" / "icm_fast"
-
-
-def cache_dir() -> Path:
-    """Return the folder of derived files: ``$ICM_FAST_CACHE`` or ``~/.cache/icm_fast``."""
-    chosen = os.environ.get("ICM_FAST_CACHE")
-    return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "icm_fast"
+    return expanded(chosen) if chosen else Path(sys.prefix) / "share" / "icm_fast"
 
 
 def sha256_of(path: Path) -> str:
@@ -181,11 +177,13 @@ def _joined_file(model: EmbeddedModel) -> Path:
     if target.is_file() and sha256_of(target) == model.sha256:
         return target
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+        cache_folder("gguf")
         with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
             joined = Path(scratch) / model.filename
             _join(model, joined)
             os.replace(joined, target)
+    except InputError:
+        raise
     except (OSError, ValueError) as error:
         raise InputError(
             f"cannot join the parts of {model.filename} in {target.parent}: {error}; free space "

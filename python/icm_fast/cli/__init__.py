@@ -11,6 +11,7 @@ import typer
 from icm_fast.cli.commands import app
 from icm_fast.distributed import say_once, stop
 from icm_fast.errors import InputError
+from icm_fast.files.text import printable, without_secrets
 
 EXIT_INPUT = 2
 EXIT_INTERRUPTED = 130
@@ -53,5 +54,6 @@ def run_app(app: typer.Typer, arguments: Sequence[str], name: str) -> int:
 
 
 def _fail(message: str, code: int) -> int:
-    say_once("icm-fast: " + " ".join(message.split()), lambda text: typer.echo(text, err=True))
+    line = printable(without_secrets(" ".join(message.split())))
+    say_once(f"icm-fast: {line}", lambda text: typer.echo(text, err=True))
     return code

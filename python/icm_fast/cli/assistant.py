@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from icm_fast.cli.parameters import MODEL_HELP
-from icm_fast.cli.settings import parse_assignments
+from icm_fast.cli.parameters import MODEL_HELP, ProgressKind
+from icm_fast.cli.settings import parse_assignments, say
 
 _Model = Annotated[str, typer.Option(metavar="MODEL", help=MODEL_HELP)]
 _Seed = Annotated[int, typer.Option(metavar="N", help="Seed of every stage.")]
@@ -48,6 +48,7 @@ def assistant(
     output: _Output = None,
     assignments: _Assignments = None,
     rl: _Rl = None,
+    progress: ProgressKind = "auto",
 ) -> None:
     """Label reviews, train reward models and policies, compare them.
 
@@ -64,10 +65,10 @@ def assistant(
         parse_assignments(rl or (), None),
     )
     folder = output or Path("runs") / f"assistant-{Path(model).name}-seed{seed}"
-    report = run_assistant(model, output=folder, config=config, progress=make_progress(timed=True))
+    report = run_assistant(
+        model, output=folder, config=config, progress=make_progress(progress, timed=True)
+    )
     text = report_text(report)
     write_atomically(folder / "report.md", text.encode())
-    typer.echo(text)
-    typer.echo(
-        f"written to {folder / 'report.md'} and report.json; the policy: {folder}/policy-icm"
-    )
+    say(text)
+    say(f"written to {folder / 'report.md'} and report.json; the policy: {folder}/policy-icm")

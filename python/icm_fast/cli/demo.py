@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from icm_fast.cli.parameters import MODEL_HELP
+from icm_fast.cli.parameters import MODEL_HELP, ProgressKind
 from icm_fast.cli.search import resumable
+from icm_fast.cli.settings import say
 
 
 def demo(
@@ -19,6 +20,7 @@ def demo(
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="FOLDER", help="Run folder.")
     ] = Path("runs/demo"),
+    progress: ProgressKind = "auto",
 ) -> None:
     """Label movie reviews and compare the labels with human ones."""
     from icm_fast.engine.progress import make_progress
@@ -26,6 +28,6 @@ def demo(
 
     with resumable(output):
         result = run_demo(
-            model, n=n, seed=seed, output=output, n_test=n_test, progress=make_progress()
+            model, n=n, seed=seed, output=output, n_test=n_test, progress=make_progress(progress)
         )
-    typer.echo(demo_text(result))
+    say(demo_text(result))

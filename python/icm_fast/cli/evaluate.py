@@ -17,11 +17,12 @@ from icm_fast.cli.parameters import (
     Options,
     Output,
     Preset,
+    ProgressKind,
     RunModel,
     Seed,
 )
 from icm_fast.cli.search import request_model, run_search
-from icm_fast.cli.settings import read_request
+from icm_fast.cli.settings import read_request, say
 from icm_fast.errors import InputError
 from icm_fast.model.lazy import LazyModel
 from icm_fast.runs.store import CONFIG_FILE
@@ -75,6 +76,7 @@ def evaluate_run_command(
     preset: Preset = None,
     assignments: Assignments = None,
     options: Options = None,
+    progress: ProgressKind = "auto",
 ) -> None:
     """Compare zero-shot, found and gold labels on held-out examples."""
     from icm_fast.evaluation.report import comparison_text
@@ -110,11 +112,11 @@ def evaluate_run_command(
             limit=limit,
             output=output,
         )
-        run_search(request, request_model(request))
+        run_search(request, request_model(request), progress)
         folder = request.folder
     run = read_run(folder)
     loaded = LazyModel(model or run.model, dtype=run.config.dtype, device=run.config.device)
-    typer.echo(comparison_text(evaluate_run(run, loaded, n_test=n_test)))
+    say(comparison_text(evaluate_run(run, loaded, n_test=n_test)))
 
 
 def _refuse_search_options(folder: Path, given: Mapping[str, object]) -> None:
@@ -149,25 +151,30 @@ def evaluate_reward_command(
             "--output",
             "-o",
             metavar="FILE",
-            help="JSON file, with a Markdown file next to it; RM/evaluation-NAME.json by default.",
+            help="JSON file, with Markdown next to it, or - for JSON on stdout; in RM by default.",
             show_default=False,
         ),
     ] = None,
 ) -> None:
     """Measure a reward model's accuracy on pairs, as RewardBench does."""
-    from icm_fast.files import write_atomically
+    from icm_fast.files import STDOUT, write_atomically, write_output
     from icm_fast.training.reward import evaluate_reward, load_reward_model
 
-    result = evaluate_reward(load_reward_model(reward_model), data)
     path = output or reward_model / f"evaluation-{Path(data).stem}.json"
-    if path.suffix != ".json":
+    if path != STDOUT and path.suffix != ".json":
         raise InputError(
             f"--output {path} must end in .json; the Markdown file is written next to it"
         )
-    write_atomically(path, (json.dumps(result.to_dict(), indent=2) + "\n").encode())
-    write_atomically(path.with_suffix(".md"), result.to_markdown().encode())
-    typer.echo(result.to_markdown().rstrip())
-    typer.echo(f"\nwritten to {path} and {path.with_suffix('.md').name}")
+    result = evaluate_reward(load_reward_model(reward_model), data)
+    content = (json.dumps(result.to_dict(), indent=2) + "\n").encode()
+    if path == STDOUT:
+        write_output(path, content)
+        return
+    write = write_atomically if output is None else write_output
+    write(path, content)
+    write(path.with_suffix(".md"), result.to_markdown().encode())
+    say(result.to_markdown().rstrip())
+    say(f"\nwritten to {path} and {path.with_suffix('.md').name}")
 
 
 _PolicyA = Annotated[
@@ -284,6 +291,7 @@ def evaluate_policy_command(
     top_p: _TopP = 1.0,
     seed: _Seed = 0,
     output: _Output = None,
+    progress: ProgressKind = "auto",
 ) -> None:
     """Measure how often a judge prefers policy A to policy B."""
     from icm_fast.engine.progress import make_progress
@@ -307,8 +315,8 @@ def evaluate_policy_command(
         top_p=top_p,
         seed=seed,
         tie_margin=tie_margin,
-        progress=make_progress(),
+        progress=make_progress(progress),
     )
     markdown, rows = write_head_to_head(result, path)
-    typer.echo(result.to_markdown().rstrip())
-    typer.echo(f"\nwritten to {path}, {markdown.name} and {rows.name}")
+    say(result.to_markdown().rstrip())
+    say(f"\nwritten to {path}, {markdown.name} and {rows.name}")

@@ -9,6 +9,9 @@ from typing import Annotated
 
 import typer
 
+from icm_fast.cli.parameters import ProgressKind
+from icm_fast.cli.settings import say
+
 _Name = Annotated[
     str | None,
     typer.Argument(
@@ -62,6 +65,7 @@ def experiment(
     seed: _Seed = None,
     only: _Only = None,
     output: _Output = Path("runs/experiments"),
+    progress: ProgressKind = "auto",
 ) -> None:
     """Run one of the paper's experiments; run it again to resume."""
     from icm_fast.engine.progress import make_progress
@@ -69,7 +73,7 @@ def experiment(
     from icm_fast.experiments.run import run_experiment
 
     if name is None:
-        typer.echo("\n".join(experiment_names()))
+        say("\n".join(experiment_names()))
         return
     chosen = read_experiment(name, suite, models=model or (), seeds=seed or (), only=only or ())
     run_experiment(
@@ -77,7 +81,7 @@ def experiment(
         output=output,
         command=("icm-fast", *map(shlex.quote, sys.argv[1:])),
         data=data,
-        progress=make_progress(timed=True),
+        progress=make_progress(progress, timed=True),
     )
     result = output / chosen.file_name
-    typer.echo(f"{result}.md, .json, .png and .svg written")
+    say(f"{result}.md, .json, .png and .svg written")

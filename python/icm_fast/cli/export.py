@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from icm_fast.cli.parameters import RunFolder
+from icm_fast.cli.settings import say
 from icm_fast.errors import InputError
+from icm_fast.files import STDOUT
 
 if TYPE_CHECKING:
     from icm_fast.runs.finished import FinishedRun
@@ -33,7 +35,7 @@ _Output = Annotated[
         "--output",
         "-o",
         metavar="PATH",
-        help="File to write; a folder for lm-eval and --push. In RUN by default.",
+        help="File to write, - for stdout; a folder for lm-eval and --push. In RUN by default.",
         show_default=False,
     ),
 ]
@@ -65,8 +67,13 @@ _Push = Annotated[
     ),
 ]
 _Private = Annotated[
-    bool,
-    typer.Option("--private", help="Make the data set private.", rich_help_panel=_HUB),
+    bool | None,
+    typer.Option(
+        "--private/--public",
+        help="Make a new data set private or public; private by default.",
+        show_default=False,
+        rich_help_panel=_HUB,
+    ),
 ]
 _License = Annotated[
     str | None,
@@ -83,6 +90,15 @@ _DryRun = Annotated[
 ]
 
 
+_CsvSafe = Annotated[
+    bool,
+    typer.Option(
+        "--csv-safe",
+        help="Put an apostrophe before texts that a spreadsheet would run as formulas.",
+    ),
+]
+
+
 def export(
     run_folder: RunFolder,
     format: _Format = None,
@@ -90,9 +106,10 @@ def export(
     shots: _Shots = None,
     test: _Test = None,
     push: _Push = None,
-    private: _Private = False,
+    private: _Private = None,
     license: _License = None,
     dry_run: _DryRun = False,
+    csv_safe: _CsvSafe = False,
 ) -> None:
     """Write labels as a table, training data or lm-eval task."""
     from icm_fast.export.lm_eval import LM_EVAL
@@ -102,26 +119,31 @@ def export(
     chosen = format_of(None if push else output, format)
     if chosen != LM_EVAL and (shots is not None or test is not None):
         raise InputError("--shots and --test belong to --format lm-eval; add it or leave them out")
-    if push is None and (private or license is not None or dry_run):
-        raise InputError("--private, --license and --dry-run belong to --push OWNER/NAME; add it")
+    if push is None and (private is not None or license is not None or dry_run):
+        raise InputError(
+            "--private, --public, --license and --dry-run belong to --push OWNER/NAME; add it"
+        )
+    if output == STDOUT and (push is not None or chosen == LM_EVAL):
+        raise InputError("--output - is standard output, but this writes a folder; name one")
+    if csv_safe and (push is not None or chosen != "csv"):
+        raise InputError("--csv-safe belongs to a CSV file; add --format csv or leave it out")
     run = read_run(run_folder)
     if push is not None:
         folder = output or run_folder / "hub"
-        typer.echo(_push(run, folder, chosen, push, private, license, dry_run))
+        say(_push(run, folder, chosen, push, private is not False, license, dry_run))
     elif chosen == LM_EVAL:
-        typer.echo(_lm_eval(run, output or run_folder / LM_EVAL, shots, test))
+        say(_lm_eval(run, output or run_folder / LM_EVAL, shots, test))
     else:
-        typer.echo(_file(run, chosen, output))
+        say(_file(run, chosen, output, csv_safe), err=output == STDOUT)
 
 
-def _file(run: FinishedRun, format: str, output: Path | None) -> str:
-    from icm_fast.export.tables import export_run, file_suffix
+def _file(run: FinishedRun, format: str, output: Path | None, csv_safe: bool) -> str:
+    from icm_fast.export.tables import default_file, export_run
 
-    suffix = file_suffix(format)
-    default = f"export{suffix}" if suffix == f".{format}" else f"{format}{suffix}"
-    path = output or run.folder / default
-    written = export_run(run, format, path)
-    return f"{written.n_rows} rows written to {path}" + _noted(written.note)
+    written = export_run(run, format, output, csv_safe=csv_safe)
+    path = output or default_file(run, format)
+    where = "standard output" if path == STDOUT else str(path)
+    return f"{written.n_rows} rows written to {where}" + _noted(written.note)
 
 
 def _lm_eval(run: FinishedRun, folder: Path, shots: int | None, test: int | None) -> str:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from icm_fast.cli.settings import say
 from icm_fast.errors import InputError
 from icm_fast.model.lazy import LazyModel
 
@@ -59,8 +60,8 @@ def tune_kernels(
         shape, n_kv_heads, loaded.device, former=former, size=TreeSize(n=n), report=_report
     )
     for kind, (best, before) in (("long", found.long), ("short", found.short)):
-        typer.echo(f"{kind} segments: {_sizes(best)}, before: {_sizes(before)}")
-    typer.echo(f"stored in {store_tiles(found.pair, shape, loaded.device)}")
+        say(f"{kind} segments: {_sizes(best)}, before: {_sizes(before)}")
+    say(f"stored in {store_tiles(found.pair, shape, loaded.device)}")
 
 
 def _require_kernels(device: torch.device) -> None:
@@ -74,7 +75,7 @@ def _require_kernels(device: torch.device) -> None:
 
 
 def _report(kind: str, timed: TimedTile) -> None:
-    typer.echo(f"{kind} {_sizes(timed)}", err=True)
+    say(f"{kind} {_sizes(timed)}", err=True)
 
 
 def _sizes(timed: TimedTile) -> str:

@@ -101,3 +101,12 @@ TrainingAssignments = Annotated[
         show_default=False,
     ),
 ]
+ProgressKind = Annotated[
+    str,
+    typer.Option(
+        "--progress",
+        metavar="KIND",
+        help="rich (a bar), plain (lines on stderr) or none; by default what stderr can show.",
+        show_default=False,
+    ),
+]

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from icm_fast.cli.parameters import RunFolder
+from icm_fast.cli.settings import say
 
 
 def report(
@@ -18,19 +19,19 @@ def report(
             "--output",
             "-o",
             metavar="FILE",
-            help="Write Markdown to this file; printed by default.",
+            help="Write Markdown to this file; printed by default or with -.",
             show_default=False,
         ),
     ] = None,
 ) -> None:
     """Summarise a run: labels, moves, cost and uncertain labels."""
     from icm_fast.evaluation.report import run_report
-    from icm_fast.files import write_atomically
+    from icm_fast.files import STDOUT, write_output
     from icm_fast.runs.finished import read_run
 
     text = run_report(read_run(run_folder))
-    if output is None:
-        typer.echo(text.rstrip())
+    if output is None or output == STDOUT:
+        say(text.rstrip())
     else:
-        write_atomically(output, text.encode())
-        typer.echo(f"report written to {output}")
+        write_output(output, text.encode())
+        say(f"report written to {output}")

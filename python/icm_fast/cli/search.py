@@ -19,10 +19,11 @@ from icm_fast.cli.parameters import (
     Options,
     Output,
     Preset,
+    ProgressKind,
     Seed,
     Task,
 )
-from icm_fast.cli.settings import Request, read_request
+from icm_fast.cli.settings import Request, read_request, say
 from icm_fast.errors import InputError
 from icm_fast.model.lazy import LazyModel
 
@@ -44,6 +45,7 @@ def search_command(
     config: ConfigFile = None,
     assignments: Assignments = None,
     options: Options = None,
+    progress: ProgressKind = "auto",
 ) -> None:
     """Label the data of a task; run it again to resume."""
     request = read_request(
@@ -58,10 +60,10 @@ def search_command(
         limit=limit,
         output=output,
     )
-    typer.echo(run_search(request, request_model(request)))
+    say(run_search(request, request_model(request), progress))
 
 
-def run_search(request: Request, model: LazyModel) -> str:
+def run_search(request: Request, model: LazyModel, progress: str) -> str:
     """Search into the folder of ``request``; return the summary to print."""
     from icm_fast.engine.progress import make_progress
     from icm_fast.engine.search import search
@@ -75,7 +77,7 @@ def run_search(request: Request, model: LazyModel) -> str:
             model=model,
             config=request.config,
             output_dir=request.folder,
-            progress=make_progress(),
+            progress=make_progress(progress),
             source=request.source,
         )
     return run_report(read_run(request.folder)).rstrip()
@@ -87,7 +89,7 @@ def resumable(folder: Path) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        typer.echo(
+        say(
             f"icm-fast: interrupted; everything scored so far is in {folder}, run the same command "
             "again to resume",
             err=True,
@@ -130,7 +132,7 @@ def doctor(
     for finding in diagnose(request.source.load_dataset, request_model(request), request.config):
         findings.append(finding)
         if not as_json:
-            typer.echo(f"{finding.state:4}  {finding.check}: {finding.detail}")
+            say(f"{finding.state:4}  {finding.check}: {finding.detail}")
     if as_json:
         rows = [{"check": f.check, "state": f.state, "detail": f.detail} for f in findings]
         typer.echo(json.dumps({"findings": rows}, indent=2, ensure_ascii=False))

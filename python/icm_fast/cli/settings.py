@@ -15,6 +15,7 @@ from icm_fast.distributed import is_main
 from icm_fast.documents import NotYamlError, parse_old_yaml, parse_yaml
 from icm_fast.errors import InputError, shown, suggest
 from icm_fast.files import reading
+from icm_fast.files.text import printable
 from icm_fast.runs.config import IDENTITY
 from icm_fast.tasks.source import TaskSource
 
@@ -48,9 +49,9 @@ class Request:
 
 
 def say(text: str, *, err: bool = False) -> None:
-    """Print a line; of several processes only the main one prints."""
+    """Print text without escape sequences; of several processes only the main one prints."""
     if is_main():
-        typer.echo(text, err=err)
+        typer.echo(printable(text), err=err)
 
 
 def read_request(

@@ -15,6 +15,7 @@ from icm_fast.cli.parameters import (
     Limit,
     Model,
     Options,
+    ProgressKind,
     RunFolder,
     RunModel,
     Seed,
@@ -51,6 +52,7 @@ def sft(
             show_default=False,
         ),
     ] = None,
+    progress: ProgressKind = "auto",
 ) -> None:
     """Fine-tune on the labels of a run; run it again to resume."""
     from icm_fast.engine.progress import make_progress
@@ -66,7 +68,7 @@ def sft(
         model=load_model(model or run.model, dtype=run.config.dtype, device=run.config.device),
         config=config,
         output_dir=output or run_folder / "tuning",
-        progress=make_progress(),
+        progress=make_progress(progress),
     )
     say(_summary(tuned))
 
@@ -93,6 +95,7 @@ def texts(
         ),
     ],
     assignments: TrainingAssignments = None,
+    progress: ProgressKind = "auto",
 ) -> None:
     """Fine-tune on plain texts, as a start for a policy."""
     from icm_fast.engine.progress import make_progress
@@ -105,7 +108,7 @@ def texts(
         model=load_model(model),
         config=_tuning_config(assignments),
         output_dir=output,
-        progress=make_progress(),
+        progress=make_progress(progress),
     )
     say(_summary(tuned, "texts"))
 
@@ -150,6 +153,7 @@ def iterative(
     assignments: Assignments = None,
     tuning: _IterativeTuning = None,
     options: Options = None,
+    progress: ProgressKind = "auto",
 ) -> None:
     """Label in batches, each with the model tuned on earlier ones."""
     from icm_fast.engine.progress import make_progress
@@ -173,15 +177,15 @@ def iterative(
         search_config=request.config,
         tuning_config=_tuning_config(tuning),
         output_dir=folder,
-        progress=make_progress(),
+        progress=make_progress(progress),
         source=request.source,
     )
     for number, found in enumerate(result.searches):
-        typer.echo(
+        say(
             f"batch {number + 1}: {len(found.labels)} examples, U = {found.utility:.3f} "
             f"({found.reason})"
         )
-    typer.echo(_summary(result.tuned))
+    say(_summary(result.tuned))
 
 
 train_app.command()(reward)

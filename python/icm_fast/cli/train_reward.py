@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from icm_fast.cli.parameters import RunModel, TrainingAssignments
+from icm_fast.cli.parameters import ProgressKind, RunModel, TrainingAssignments
 from icm_fast.cli.settings import parse_assignments, say
 from icm_fast.errors import InputError, suggest
 
@@ -70,6 +70,7 @@ def reward(
     pool_labels: _PoolLabels = "soft",
     assignments: TrainingAssignments = None,
     output: _Output = None,
+    progress: ProgressKind = "auto",
 ) -> None:
     """Train a reward model on labels or pairs; run it again to resume."""
     from icm_fast.engine.progress import make_progress
@@ -108,7 +109,7 @@ def reward(
         pool=pool,
         config=config,
         soft=pool_labels == "soft",
-        progress=make_progress(),
+        progress=make_progress(progress),
     )
     say(_summary(pairs, done, folder))
 

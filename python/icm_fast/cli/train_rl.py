@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from icm_fast.cli.parameters import MODEL_HELP, TrainingAssignments
+from icm_fast.cli.parameters import MODEL_HELP, ProgressKind, TrainingAssignments
 from icm_fast.cli.settings import parse_assignments, say
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ def rl(
             show_default=False,
         ),
     ] = None,
+    progress: ProgressKind = "auto",
 ) -> None:
     """Optimise a policy against a reward model; run it again to resume."""
     from icm_fast.engine.progress import make_progress
@@ -59,7 +60,7 @@ def rl(
         reward=reward,
         config=config,
         output_dir=output or reward / "policy",
-        progress=make_progress(),
+        progress=make_progress(progress),
     )
     say(_summary(trained, config.n_episodes_per_step))
 

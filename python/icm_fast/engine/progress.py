@@ -9,12 +9,20 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from icm_fast.distributed import is_main
+from icm_fast.errors import InputError, suggest
+from icm_fast.files.text import printable
 from icm_fast.types import Progress, Reporter
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress as RichProgress
     from rich.progress import TaskID
+
+
+AUTO = "auto"
+KINDS = (AUTO, "rich", "plain", "none")
+PLAIN_SECONDS = 30.0
+"""Least time between two plain lines about the same work."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +89,7 @@ class Quiet:
 
 
 class PlainLines(Quiet):
-    """Prints what is said on stderr, a line each; for logs and pipes.
+    """Prints on stderr what is said, and every half minute how far the work is; for logs and pipes.
 
     Args:
         timed: Begin each line with the minutes and seconds that have passed.
@@ -89,10 +97,18 @@ class PlainLines(Quiet):
 
     def __init__(self, *, timed: bool = False) -> None:
         self._stamp = _Stamp(timed)
+        self._last = time.monotonic()
 
     def say(self, text: str) -> None:
         """Print ``text``."""
         print(self._stamp(text), file=sys.stderr, flush=True)
+        self._last = time.monotonic()
+
+    def update(self, progress: Progress) -> None:
+        """Print the figures if the last line is old enough."""
+        if time.monotonic() - self._last >= PLAIN_SECONDS:
+            of = "" if progress.total is None else f"{progress.done}/{progress.total}  "
+            self.say(f"{of}{progress.describe()}")
 
 
 @dataclass(slots=True)
@@ -145,7 +161,7 @@ class TerminalProgress:
 
     def warn(self, text: str) -> None:
         """Print ``text`` above the bar as a warning."""
-        self._bar.console.print(f"warning: {text}", markup=False, highlight=False)
+        self._bar.console.print(f"warning: {printable(text)}", markup=False, highlight=False)
 
     def update(self, progress: Progress) -> None:
         """Draw ``progress`` on the bar of the innermost ``with`` block."""
@@ -158,7 +174,7 @@ class TerminalProgress:
             visible=True,
             total=progress.total,
             completed=progress.done,
-            detail=progress.describe(),
+            detail=printable(progress.describe()),
             left=_left_text(progress, left),
             refresh=True,
         )
@@ -201,15 +217,24 @@ class Headed:
         self._reporter.update(progress)
 
 
-def make_progress(*, timed: bool = False) -> Reporter:
-    """The bar when stderr is a terminal, otherwise plain lines; nothing beside the main process.
+def make_progress(kind: str = AUTO, *, timed: bool = False) -> Reporter:
+    """What shows how far the work is; nothing beside the main process.
 
     Args:
-        timed: As of :class:`PlainLines`.
+        kind: ``rich`` for a bar, ``plain`` for lines on stderr, ``none``, or ``auto``: the bar when
+            stderr is a terminal, otherwise lines.
+        timed: Same as in :class:`PlainLines`.
+
+    Raises:
+        InputError: An unknown kind.
     """
-    if not is_main():
+    if kind not in KINDS:
+        raise InputError(f"unknown --progress {kind!r}{suggest(kind, KINDS)}")
+    if kind == AUTO:
+        kind = "rich" if sys.stderr.isatty() else "plain"
+    if kind == "none" or not is_main():
         return Quiet()
-    return TerminalProgress(timed=timed) if sys.stderr.isatty() else PlainLines(timed=timed)
+    return TerminalProgress(timed=timed) if kind == "rich" else PlainLines(timed=timed)
 
 
 def seconds_left(progress: Progress, elapsed: float, first_done: int) -> float | None:
@@ -251,6 +276,7 @@ class _Stamp:
         self._began = time.monotonic() if timed else None
 
     def __call__(self, text: str) -> str:
+        text = printable(text)
         if self._began is None:
             return text
         minutes, seconds = divmod(int(time.monotonic() - self._began), 60)
@@ -263,7 +289,7 @@ def _make_bar(console: Console | None) -> RichProgress:
 
     return Progress(
         BarColumn(bar_width=20),
-        TextColumn("{task.fields[detail]}"),
+        TextColumn("{task.fields[detail]}", markup=False),
         TimeElapsedColumn(),
         TextColumn("{task.fields[left]}"),
         console=console or Console(stderr=True),

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import json
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
 from icm_fast.engine.progress import clock
+from icm_fast.files import is_file
+from icm_fast.files.fields import Fields, read_object
+from icm_fast.files.text import cell
 from icm_fast.runs.finished import FinishedRun
 from icm_fast.types import UNLABELLED
 
@@ -33,7 +36,7 @@ class StoredMethod(TypedDict):
 def run_report(run: FinishedRun) -> str:
     """Markdown summary of a run: labels, the course of the search, its least certain labels."""
     parts = [
-        f"# {run.dataset.name}: {len(run.dataset)} examples labelled by {run.model}",
+        f"# {cell(run.dataset.name)}: {len(run.dataset)} examples labelled by {cell(run.model)}",
         _facts(run),
         *concern_parts(run.summary),
         "## Labels\n\n" + label_table(run),
@@ -51,17 +54,62 @@ def concern_parts(summary: Mapping[str, Any]) -> list[str]:
     concerns = summary.get("concerns") or []
     if not concerns:
         return []
-    return ["## Concerns\n\n" + "\n".join(f"- {c['kind']}: {c['text']}" for c in concerns)]
+    return [
+        "## Concerns\n\n" + "\n".join(f"- {cell(c['kind'])}: {cell(c['text'])}" for c in concerns)
+    ]
 
 
 def read_comparison(folder: Path) -> dict[str, Any] | None:
     """The stored comparison of a run with gold; None if it was not evaluated."""
     for name in (EVALUATION_FILE, DEMO_FILE):
-        path = folder / name
-        if path.exists():
-            content: dict[str, Any] = json.loads(path.read_text())["comparison"]
-            return content
+        stored = read_stored(folder / name)
+        if stored is not None:
+            comparison: dict[str, Any] = stored["comparison"]
+            return comparison
     return None
+
+
+def read_stored(path: Path) -> dict[str, Any] | None:
+    """A comparison with gold and what it was made of; None if there is no such file.
+
+    Raises:
+        InputError: The file is damaged.
+    """
+    if not is_file(path):
+        return None
+    fields = read_object(path, "delete it and evaluate the run again")
+    comparison = fields.inner("comparison")
+    for key in ("agreement", "permuted_agreement"):
+        if key not in comparison.content:
+            raise comparison.error(f"{key} is missing")
+        _check_share(comparison, key)
+    for key in ("n_gold", "n_test"):
+        comparison.integer(key)
+    comparison.optional_text("model")
+    for row in comparison.objects("methods"):
+        _check_method(row)
+    return dict(fields.content)
+
+
+def _check_method(row: Fields) -> None:
+    row.text("method")
+    row.integer("n_shots")
+    for key in ("accuracy", "calibrated_accuracy"):
+        if key not in row:
+            raise row.wrong(key, "a number")
+        _check_share(row, key)
+    for key in ("auc", "calibration_error", "consistency"):
+        _check_share(row, key)
+    if "auc" not in row.content:
+        raise row.error("auc is missing")
+    row.numbers("interval", 2)
+
+
+def _check_share(fields: Fields, key: str) -> None:
+    """A number, or null or NaN where there is nothing to divide by."""
+    value = fields.content.get(key)
+    if key in fields and not (isinstance(value, float) and math.isnan(value)):
+        fields.number(key, 0, 1)
 
 
 def comparison_text(comparison: Mapping[str, Any]) -> str:
@@ -83,7 +131,7 @@ def comparison_text(comparison: Mapping[str, Any]) -> str:
             "that was); search fewer (--limit) to compare predictions, too.",
         )
     if comparison.get("model"):
-        headline += f" Predictions are those of {comparison['model']}."
+        headline += f" Predictions are those of {cell(comparison['model'])}."
     parts = (headline, _verdict(methods), _method_table(methods))
     return "\n\n".join(part for part in parts if part)
 
@@ -93,6 +141,8 @@ def _verdict(methods: Sequence[StoredMethod]) -> str:
     if not methods:
         return ""
     rows = {row["method"]: row for row in methods}
+    if not {"zero-shot", "ICM many-shot", "golden many-shot"} <= rows.keys():
+        return ""
     zero_shot, found, gold = (
         rows[name]["calibrated_accuracy"]
         for name in ("zero-shot", "ICM many-shot", "golden many-shot")
@@ -133,11 +183,9 @@ def _method_table(methods: Iterable[StoredMethod]) -> str:
 
 def markdown_table(names: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """A Markdown table with aligned columns."""
-    cells = [[str(name) for name in names]] + [[str(value) for value in row] for row in rows]
+    cells = [[cell(value) for value in row] for row in (names, *rows)]
     widths = [max(len(row[k]) for row in cells) for k in range(len(names))]
-    lines = [
-        " | ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) for row in cells
-    ]
+    lines = [" | ".join(one.ljust(w) for one, w in zip(row, widths, strict=True)) for row in cells]
     lines.insert(1, " | ".join("-" * width for width in widths))
     return "\n".join(f"| {line} |" for line in lines)
 
@@ -165,10 +213,10 @@ def _facts(run: FinishedRun) -> str:
         [
             f"- utility {summary['utility']:.4f} ({config.objective}, alpha {config.alpha:g}, "
             f"preset {config.preset}, seed {config.seed})",
-            f"- ended: {summary['reason']} after {summary['n_iterations']} iterations, "
+            f"- ended: {cell(summary['reason'])} after {summary['n_iterations']} iterations, "
             f"{summary['n_accepted']} accepted",
             f"- cost: {cost_text(summary)}",
-            f"- folder: {run.folder}",
+            f"- folder: {cell(run.folder)}",
         ]
     )
 
@@ -203,7 +251,7 @@ def _doubtful_table(run: FinishedRun) -> str:
 
 
 def _one_line(text: str, limit: int = 60) -> str:
-    flat = " ".join(text.split()).replace("|", "/")
+    flat = " ".join(text.split())
     return flat if len(flat) <= limit else flat[: limit - 3] + "..."
 
 

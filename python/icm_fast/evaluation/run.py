@@ -5,14 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 from icm_fast.errors import InputError
 from icm_fast.evaluation.compare import compare
 from icm_fast.evaluation.gold import NothingHeldOutError, held_out, load_gold
-from icm_fast.evaluation.report import EVALUATION_FILE
-from icm_fast.files import write_atomically
+from icm_fast.evaluation.report import EVALUATION_FILE, read_stored
+from icm_fast.files import expanded, write_atomically
 from icm_fast.identity import json_digest
 from icm_fast.model.lazy import LazyModel
 from icm_fast.runs.finished import FinishedRun
@@ -51,7 +50,7 @@ def evaluate_run(
         "gold_sha256": _gold_digest(run.source, run.dataset, n_test),
     }
     path = run.folder / file_name
-    stored = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    stored = read_stored(path) or {}
     if all(stored.get(name) == value for name, value in key.items()):
         comparison: dict[str, Any] = stored["comparison"]
         return comparison
@@ -69,7 +68,7 @@ def _labels_digest(run: FinishedRun) -> str:
 
 def _files_digest(name: str) -> str:
     """Hash of the sizes and times of a local model's files; empty for a hub id."""
-    path = Path(name).expanduser()
+    path = expanded(name)
     if not path.exists():
         return ""
     files = sorted(path.rglob("*")) if path.is_dir() else [path]

@@ -12,7 +12,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypedDict, TypeVar
 
 import numpy as np
 
@@ -28,7 +28,8 @@ from icm_fast.experiments.experiment import Column
 from icm_fast.experiments.methods import METHODS
 from icm_fast.experiments.orders import order_sensitivity
 from icm_fast.experiments.predicting import Prediction, predict_test
-from icm_fast.files import write_atomically, writing
+from icm_fast.files import is_file, refuse_links, write_atomically, writing
+from icm_fast.files.fields import read_shape
 from icm_fast.identity import as_stored, check_same, json_digest
 from icm_fast.plan.pieces import tokenize_dataset
 from icm_fast.runs.labels import read_labels
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
 Document = TypeVar("Document")
 
 IDENTITY_FILE = "identity.json"
+_OTHER_FOLDER = "choose another output folder or delete this one"
+_DELETE = "delete the file to compute it again"
 MACHINE = "machine"
 _RESULTS = 2
 """Increased when methods or their stored results change, so that old results are not mixed in."""
@@ -67,6 +70,17 @@ class CellResult:
     orders: OrderFacts | None
     identity: dict[str, object]
     versions: list[Versions]
+
+
+class _StoredPrediction(TypedDict):
+    """A :class:`Prediction` in JSON."""
+
+    scores: list[list[float]] | None
+    reason: str
+    n_shots: int
+    labels_accuracy: float | None
+    n_tokens: int
+    seconds: float
 
 
 class Cell:
@@ -106,13 +120,18 @@ class Cell:
         facts = self._kept(
             "search.json",
             lambda: run_search(self._data, self._folder / "search", reporter),
+            SearchFacts,
         )
         reporter.say(
             f"search: agreement {facts['agreement']:.2f}, {facts['n_evaluations']} evaluations, "
             f"{facts['seconds']:.0f} s"
         )
-        test = self._kept("test.json", self._describe_test)
-        found = read_labels(self._folder / "search")
+        test = self._kept("test.json", self._describe_test, HeldOutFacts)
+        if test != as_stored(dict(self._describe_test())):
+            raise InputError(
+                f"{self._folder / 'test.json'} differs from the held-out data; {_DELETE}"
+            )
+        found = read_labels(self._folder / "search", self._data.dataset)
         predictions = {}
         for name in methods:
             predictions[name] = self._prediction(name, found)
@@ -145,10 +164,12 @@ class Cell:
     def _check_identity(self) -> None:
         """Refuse a folder with results of another cell; mark an empty one."""
         identity, path = self._identity(), self._folder / IDENTITY_FILE
-        if path.is_file():
+        refuse_links(self._folder)
+        if is_file(path):
             stored = self._record()["identity"]
-            config = stored["config"]
-            assert isinstance(config, dict)
+            config = stored.get("config")
+            if not isinstance(config, dict):
+                raise InputError(f"{path} names no settings; {_OTHER_FOLDER}")
             stored["config"] = without_removed(config)
             check_same(self._folder, stored, identity, "cell of an experiment")
             return
@@ -160,8 +181,7 @@ class Cell:
         self._write(IDENTITY_FILE, {"identity": identity, "versions": []})
 
     def _record(self) -> Record:
-        content: Record = json.loads((self._folder / IDENTITY_FILE).read_text(encoding="utf-8"))
-        return content
+        return read_shape(self._folder / IDENTITY_FILE, Record, _OTHER_FOLDER)
 
     def _note_versions(self) -> None:
         """Record the versions and the machine that compute something here."""
@@ -177,28 +197,41 @@ class Cell:
         if not n_orders:
             return None
         orders = self._kept(
-            f"orders-{n_orders}.json", lambda: order_sensitivity(self._data, found, n_orders)
+            f"orders-{n_orders}.json",
+            lambda: order_sensitivity(self._data, found, n_orders),
+            OrderFacts,
         )
+        if len(orders["orders"]) != n_orders:
+            raise InputError(f"{self._folder} holds other orders than {n_orders}; {_DELETE}")
         values = [order["accuracy"] for order in orders["orders"]]
         reporter.say(f"{n_orders} orders: accuracy {min(values):.2f} to {max(values):.2f}")
         return orders
 
     def _prediction(self, name: str, found: IntArray) -> Prediction:
         folder = self._folder / name
-        content = self._kept(
-            f"{name}.json",
-            lambda: asdict(predict_test(METHODS[name], self._data, found, folder)),
-        )
-        return Prediction(**content)
+        path = self._folder / f"{name}.json"
+        if not is_file(path):
+            self._note_versions()
+            made = predict_test(METHODS[name], self._data, found, folder)
+            self._write(path.name, asdict(made))
+        read = Prediction(**read_shape(path, _StoredPrediction, _DELETE))
+        test = self._data.test[0]
+        if read.scores is not None and (
+            len(read.scores) != len(test)
+            or {len(row) for row in read.scores} != {len(test.label_space)}
+        ):
+            raise InputError(
+                f"{path}: scores of other examples than the {len(test)} held out; {_DELETE}"
+            )
+        return read
 
-    def _kept(self, name: str, make: Callable[[], Document]) -> Document:
+    def _kept(self, name: str, make: Callable[[], Document], shape: type[Document]) -> Document:
         """Content of a JSON file of the cell; ``make`` gives it if the file is missing."""
         path = self._folder / name
-        if not path.exists():
+        if not is_file(path):
             self._note_versions()
             self._write(name, make())
-        content: Document = json.loads(path.read_text(encoding="utf-8"))
-        return content
+        return read_shape(path, shape, _DELETE)
 
     def _describe_test(self) -> HeldOutFacts:
         test, gold = self._data.test

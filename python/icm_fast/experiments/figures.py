@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from icm_fast.errors import InputError
 from icm_fast.experiments.documents import ColumnDocument, ExperimentDocument, MethodFigures, Point
 from icm_fast.experiments.methods import METHODS
+from icm_fast.files.text import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -71,7 +72,7 @@ def _bars(document: ExperimentDocument) -> Figure:
         if place + per_row >= len(columns):
             axes.tick_params(axis="x", labelbottom=True)
             axes.set_xlabel("accuracy, held out")
-    figure.suptitle(document["title"], fontsize=11)
+    figure.suptitle(printable(document["title"]), fontsize=11, parse_math=False)
     tuned = any(METHODS[name].use == "tuned" for c in document["columns"] for name in c["methods"])
     _bar_legend(figure, n_columns=4 if per_row > 2 else 2, tuned=tuned)
     return figure
@@ -105,7 +106,8 @@ def _bar_panel(axes: Axes, column: ColumnDocument, shown: list[str]) -> None:
     axes.set_xlim(0, 1)
     axes.set_xticks((0, 0.25, 0.5, 0.75, 1))
     axes.tick_params(axis="x", labelsize=8)
-    axes.set_title(f"{column['name']}\n{column['model']}, n = {column['n']}", fontsize=9)
+    title = printable(f"{column['name']}\n{column['model']}, n = {column['n']}")
+    axes.set_title(title, fontsize=9, parse_math=False)
     axes.grid(axis="x", alpha=0.3)
     axes.set_axisbelow(True)
 
@@ -140,7 +142,7 @@ def _lines(document: ExperimentDocument) -> Figure:
     axes.minorticks_off()
     axes.set_xlabel(document["x_label"])
     axes.set_ylabel("accuracy, agreement")
-    axes.set_title(document["title"], fontsize=11)
+    axes.set_title(printable(document["title"]), fontsize=11, parse_math=False)
     axes.grid(alpha=0.3)
     figure.legend(loc="outside lower center", ncols=2, fontsize=8)
     return figure

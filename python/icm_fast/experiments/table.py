@@ -16,6 +16,7 @@ from icm_fast.experiments.documents import (
     SeedSearch,
 )
 from icm_fast.experiments.methods import METHODS
+from icm_fast.files.text import cell, code, printable, without_secrets
 
 NOTHING = "–"
 _CountKey = Literal["n_iterations", "n_tokens"]
@@ -25,9 +26,9 @@ _OrderKey = Literal["utility", "agreement", "accuracy", "calibrated"]
 def experiment_text(document: ExperimentDocument, figure: str) -> str:
     """Markdown of a result document; ``figure`` is the name of its picture."""
     parts = [
-        f"# {document['title']}",
+        f"# {cell(document['title'])}",
         _preface(document),
-        f"![{document['title']}]({figure})",
+        f"![{cell(document['title'])}]({figure})",
         "## Accuracy on held-out examples\n\n" + _accuracies(document, "plain"),
         "Calibrated: the model's preference for one label, its mean prediction over the held-out "
         "examples, is removed.\n\n" + _accuracies(document, "calibrated"),
@@ -45,12 +46,12 @@ def _preface(document: ExperimentDocument) -> str:
     seeds = ", ".join(str(seed) for seed in document["seeds"])
     lines = [
         f"- repeats: {document['source']}; suite {document['suite']}, seeds {seeds}",
-        f"- command: `{document['command']}`",
+        f"- command: {code(without_secrets(document['command']))}",
         f"- {versions}; {document['machine']}",
         "- brackets: 95 % intervals, bootstrap over seeds and over groups of held-out examples",
     ]
     if document["note"]:
-        lines.insert(0, f"{document['note']}\n")
+        lines.insert(0, f"{printable(document['note'])}\n")
     return "\n".join(lines)
 
 
@@ -166,9 +167,9 @@ def _details(column: ColumnDocument) -> str:
         *("calibration error", "consistent", "tokens", "seconds"),
     )
     rows = [_detail(name, method) for name, method in column["methods"].items()]
-    headline = f"### {column['name']}: {column['task']}, {column['model']}"
+    headline = f"### {cell(column['name'])}: {cell(column['task'])}, {cell(column['model'])}"
     left_out = [
-        f"{METHODS[name].title}: {method['left_out']}."
+        f"{METHODS[name].title}: {cell(method['left_out'])}."
         for name, method in column["methods"].items()
         if "left_out" in method
     ]

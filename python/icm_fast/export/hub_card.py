@@ -16,12 +16,33 @@ from icm_fast.evaluation.report import (
     markdown_table,
     read_comparison,
 )
+from icm_fast.files.text import cell, fenced, printable, without_secrets
 from icm_fast.runs.config import IDENTITY, read_config
 from icm_fast.runs.finished import FinishedRun
 from icm_fast.runs.store import CONFIG_FILE
 
 _PUBLIC_NAME = re.compile(r"(hub:)?\w[\w.-]*(/\w[\w.-]*)?(:[\w.-]+)?")
 """Hub ids, data sets on the Hub and plain names; anything else is a path on someone's machine."""
+
+
+_PATH = re.compile(r"(?:file:|~|\.{1,2}[/\\]|[/\\]|[A-Za-z]:[/\\])")
+_SECRET_KEY = re.compile(r"token|secret|passw|api_?key|credential|authorization", re.I)
+
+_MODEL_TERMS = {
+    "gemma": "Gemma models: the Gemma Terms of Use (https://ai.google.dev/gemma/terms) govern the "
+    "model and name what its outputs may not be used for",
+    "llama-": "Llama models: their community license (https://www.llama.com/llama-downloads/) "
+    "governs the model and how what is made with it is named",
+    "smollm": "SmolLM models: Apache License 2.0",
+}
+"""By a part of the model's name; other models are not known here."""
+
+_DATA_TERMS = {
+    "truthfulqa": "TruthfulQA: Apache License 2.0",
+    "gsm8k": "GSM8K: MIT license",
+    "alpaca": "Alpaca data: CC BY-NC 4.0, not for commercial use",
+}
+"""By a part of the task's name."""
 
 
 def dataset_card(
@@ -45,7 +66,8 @@ def dataset_card(
     content = read_config(run.folder / CONFIG_FILE)
     parts = [
         _front_matter(run, file, license),
-        f"# {run.dataset.name}: labels found by {_public(run.model)} without supervision",
+        f"# {cell(run.dataset.name)}: labels found by {cell(_public(run.model))} "
+        "without supervision",
         f"{n_rows} rows in `{file}`, written by `icm-fast export --format {format}`"
         + (f"; {note}." if note else "."),
         _provenance(run),
@@ -55,9 +77,10 @@ def dataset_card(
     ]
     comparison = read_comparison(run.folder)
     if comparison is not None:
-        public = comparison | {"model": _public(comparison.get("model", run.model))}
+        public = comparison | {"model": _public(comparison.get("model") or run.model)}
         parts.append("## Against gold\n\n" + comparison_text(public))
     parts.append("## Resolved configuration\n\n" + _fenced(_configuration(content)))
+    parts += _terms(run)
     parts.append("## Versions\n\n" + _fenced(run.summary["versions"]))
     return "\n\n".join(parts) + "\n"
 
@@ -117,19 +140,43 @@ def _margins(run: FinishedRun) -> str:
 def _configuration(content: Mapping[str, object]) -> dict[str, object]:
     """Settings and source as the run resolved them; the card has identities elsewhere."""
     public = {
-        key: _public(value) if key in ("model", "data") and isinstance(value, str) else value
+        key: _public(value)
+        if key in ("model", "data") and isinstance(value, str)
+        else _redacted(key, value)
         for key, value in content.items()
     }
     del public[IDENTITY]
     return public
 
 
+def _redacted(key: str, value: object) -> object:
+    """A setting or option without folders, access tokens and passwords, at any depth."""
+    if _SECRET_KEY.search(key) and isinstance(value, str) and value:
+        return "(removed)"
+    if isinstance(value, Mapping):
+        return {str(inner): _redacted(str(inner), one) for inner, one in value.items()}
+    if isinstance(value, list):
+        return [_redacted(key, one) for one in value]
+    if not isinstance(value, str):
+        return value
+    return PurePath(value.replace("\\", "/")).name if _PATH.match(value) else without_secrets(value)
+
+
 def _public(name: str) -> str:
-    return name if _PUBLIC_NAME.fullmatch(name) else PurePath(name).name
+    plain = name if _PUBLIC_NAME.fullmatch(name) else PurePath(without_secrets(name)).name
+    return without_secrets(plain)
+
+
+def _terms(run: FinishedRun) -> list[str]:
+    """Terms that the makers of the model and of the data set for what is made with them."""
+    task = run.source.task if run.source else ""
+    known = [terms for name, terms in _MODEL_TERMS.items() if name in run.model.lower()]
+    known += [terms for name, terms in _DATA_TERMS.items() if name in task]
+    return ["## Terms\n\n" + "\n".join(f"- {terms}" for terms in known)] if known else []
 
 
 def _fenced(content: Mapping[str, object]) -> str:
-    return f"```yaml\n{_yaml(content)}```"
+    return fenced(printable(_yaml(content)), "yaml")
 
 
 def _yaml(content: Mapping[str, object]) -> str:

@@ -11,7 +11,8 @@ from icm_fast.errors import InputError, first_line
 from icm_fast.export.hub_card import dataset_card
 from icm_fast.export.lm_eval import LM_EVAL
 from icm_fast.export.tables import encode_run, file_suffix
-from icm_fast.files import reading, write_atomically, writing
+from icm_fast.files import is_file, read_file, write_atomically, writing
+from icm_fast.files.text import without_secrets
 from icm_fast.runs.finished import FinishedRun
 
 if TYPE_CHECKING:
@@ -68,11 +69,9 @@ def write_hub_folder(
 
 def _check_card(path: Path) -> None:
     """Refuse to replace a README.md that is not ours."""
-    if not path.exists():
+    if not is_file(path):
         return
-    with reading(path, "choose another folder"):
-        text = path.read_text(encoding="utf-8", errors="replace")
-    if _WRITTEN_BY_US not in text:
+    if _WRITTEN_BY_US.encode() not in read_file(path, "choose another folder"):
         raise InputError(f"{path} was not written by an export; choose another folder (--output)")
 
 
@@ -82,13 +81,13 @@ def check_repository(name: str) -> None:
         raise InputError(f"{name!r} is not the name of a data set on the Hub; write OWNER/NAME")
 
 
-def push(pushed: HubFolder, repository: str, *, private: bool = False) -> str:
+def push(pushed: HubFolder, repository: str, *, private: bool = True) -> str:
     """Upload the folder as a data set; the token comes from the environment or the Hub login.
 
     Args:
         pushed: What :func:`write_hub_folder` wrote.
         repository: OWNER/NAME; created if absent.
-        private: Create it private; an existing public one is refused.
+        private: Create it private, and refuse an existing public one; otherwise create it public.
 
     Returns:
         The URL of the data set.
@@ -110,7 +109,7 @@ def push(pushed: HubFolder, repository: str, *, private: bool = False) -> str:
         raise
     except Exception as error:  # whatever the hub client raises, the user gets one line
         # The client may quote a header with the token, hence no chained cause either.
-        reason = first_line(error).replace(token, "(token)")
+        reason = without_secrets(first_line(error).replace(token, "(token)"))
         raise InputError(
             f"cannot push to {repository}: {reason}; check the name, the network and that the "
             f"token can write (the files to push are in {pushed.folder})"
@@ -120,14 +119,11 @@ def push(pushed: HubFolder, repository: str, *, private: bool = False) -> str:
 
 def _upload(api: HfApi, pushed: HubFolder, repository: str, private: bool) -> str:
     kind = "dataset"
-    # None: the owner's settings decide about a new repository.
-    address = api.create_repo(
-        repository, repo_type=kind, private=True if private else None, exist_ok=True
-    )
+    address = api.create_repo(repository, repo_type=kind, private=private, exist_ok=True)
     if private and not api.repo_info(repository, repo_type=kind).private:
         raise InputError(
-            f"{repository} exists and is public; make it private on the Hub, choose another name, "
-            "or drop --private"
+            f"{repository} exists and is public; add --public to push there, make it private on "
+            "the Hub, or choose another name"
         )
     api.upload_folder(
         repo_id=repository,

@@ -19,7 +19,8 @@ import yaml
 from icm_fast.errors import InputError
 from icm_fast.evaluation.gold import held_out
 from icm_fast.evaluation.many_shot import shown_demonstrations
-from icm_fast.files import write_atomically, writing
+from icm_fast.files import expanded, write_atomically, writing
+from icm_fast.files.text import printable
 from icm_fast.runs.finished import FinishedRun
 from icm_fast.types import UNLABELLED, Example, IntArray, LabelSpace
 
@@ -106,7 +107,7 @@ def task_name(run: FinishedRun) -> str:
 
 
 def _checked_folder(folder: Path, name: str) -> Path:
-    folder = folder.expanduser().resolve()
+    folder = expanded(folder).resolve()
     if found := _PATTERN.search(str(folder)):
         raise InputError(
             f"lm-eval cannot read data from {folder}: {found[0]!r} has a special meaning there; "
@@ -174,4 +175,5 @@ def _definition(task: LmEvalTask, run: FinishedRun, shown_labels: IntArray) -> b
         },
     }
     text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=1000)
-    return f"# {task.command}\n{text}".encode()
+    # The folder's name may hold what ends a comment of YAML.
+    return f"# {printable(task.command)}\n{text}".encode()

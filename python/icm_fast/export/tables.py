@@ -14,17 +14,21 @@ from typing import TypedDict
 from icm_fast.errors import InputError, suggest
 from icm_fast.export.lm_eval import LM_EVAL
 from icm_fast.export.training_data import Encoded, axolotl, dpo, trl_preference, trl_sft
-from icm_fast.files import json_lines, write_atomically
+from icm_fast.files import json_lines, write_atomically, write_output
 from icm_fast.runs.finished import FinishedRun
 
 
-def export_run(run: FinishedRun, format: str, path: Path) -> Encoded:
+def export_run(
+    run: FinishedRun, format: str, path: Path | None = None, *, csv_safe: bool = False
+) -> Encoded:
     """Write the labels of ``run``.
 
     Args:
         run: The finished run.
         format: A key of ``FORMATS``.
-        path: The file to write; replaced atomically.
+        path: A file that the user named: replaced atomically, a link is followed, a device or pipe
+            is written to, ``-`` is standard output. By default a file in the run folder.
+        csv_safe: See :func:`encode_run`.
 
     Returns:
         What was written.
@@ -33,19 +37,38 @@ def export_run(run: FinishedRun, format: str, path: Path) -> Encoded:
         InputError: Unknown format, a run that lacks what the format needs, or a file that cannot
             be written.
     """
-    encoded = encode_run(run, format)
-    write_atomically(path, encoded.content)
+    encoded = encode_run(run, format, csv_safe=csv_safe)
+    if path is None:
+        write_atomically(default_file(run, format), encoded.content)
+    else:
+        write_output(path, encoded.content)
     return encoded
 
 
-def encode_run(run: FinishedRun, format: str) -> Encoded:
+def default_file(run: FinishedRun, format: str) -> Path:
+    """Where :func:`export_run` writes if no file is named."""
+    suffix = file_suffix(format)
+    name = f"export{suffix}" if suffix == f".{format}" else f"{format}{suffix}"
+    return run.folder / name
+
+
+def encode_run(run: FinishedRun, format: str, *, csv_safe: bool = False) -> Encoded:
     """The file that :func:`export_run` writes, in memory.
+
+    Args:
+        run: The finished run.
+        format: A key of ``FORMATS``.
+        csv_safe: Put an apostrophe before texts of a CSV that spreadsheets take for formulas.
 
     Raises:
         InputError: Unknown format, or a run that lacks what the format needs.
     """
     if format not in FORMATS:
         raise InputError(f"unknown format {format!r}{suggest(format, [*FORMATS, LM_EVAL])}")
+    if csv_safe:
+        if format != "csv":
+            raise InputError(f"--csv-safe changes CSV alone, not {format}; leave it out")
+        return _csv(run, safe=True)
     return FORMATS[format](run)
 
 
@@ -60,6 +83,10 @@ def format_of(path: Path | None, format: str | None) -> str:
         return format
     suffix = path.suffix.removeprefix(".") if path else ""
     return suffix or "jsonl"
+
+
+_FORMULAS = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+"""Beginnings of formulas in spreadsheets, their full-width forms included."""
 
 
 class Row(TypedDict):
@@ -93,14 +120,21 @@ def _jsonl(run: FinishedRun) -> Encoded:
     return Encoded(json_lines(export_rows(run)), len(run.labels))
 
 
-def _csv(run: FinishedRun) -> Encoded:
+def _csv(run: FinishedRun, *, safe: bool = False) -> Encoded:
     names = [f"logprob:{label.strip()}" for label in run.dataset.label_space]
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["id", "prompt", "label", "margin", *names])
     for row in export_rows(run):
-        writer.writerow([row["id"], row["prompt"], row["label"], row["margin"], *row["logprobs"]])
+        texts = (row["id"], row["prompt"], row["label"])
+        shown = map(_no_formula, texts) if safe else texts
+        writer.writerow([*shown, row["margin"], *row["logprobs"]])
     return Encoded(text.getvalue().encode(), len(run.labels))
+
+
+def _no_formula(text: str | None) -> str | None:
+    """The text with an apostrophe before what a spreadsheet would take for a formula."""
+    return f"'{text}" if text and text.lstrip(" ").startswith(_FORMULAS) else text
 
 
 def _parquet(run: FinishedRun) -> Encoded:

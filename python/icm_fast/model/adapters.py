@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import warnings
@@ -19,7 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from icm_fast import distributed
 from icm_fast.errors import InputError, first_line
-from icm_fast.files import reading
+from icm_fast.files.fields import read_object
 from icm_fast.model.adapter_files import (
     ADAPTER_CONFIG,
     FIX,
@@ -189,15 +188,15 @@ def read_tuning(path: Path) -> dict[str, Any]:
     Raises:
         InputError: It does not exist or was not written by a fine-tuning.
     """
-    with reading(path, FIX):
-        text = path.read_text(encoding="utf-8")
-    try:
-        content = json.loads(text)
-    except ValueError:
-        content = None
-    if not isinstance(content, dict) or not isinstance(content.get("identity"), dict):
-        raise InputError(f"{path} is not the record of a fine-tuning; {FIX}")
-    return content
+    content = read_object(path, FIX)
+    identity = content.inner("identity")
+    for key in ("model_fingerprint", "model_dtype"):
+        identity.optional_text(key)
+    if "losses" in content.content:
+        if not content.numbers("losses"):
+            raise content.wrong("losses", "one loss for each step")
+        content.number("seconds", 0)
+    return dict(content.content)
 
 
 def import_peft() -> ModuleType:

@@ -14,8 +14,9 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from icm_fast.assets.locate import cache_dir
+from icm_fast.assets.cache import cache_dir, cache_folder, private_folder
 from icm_fast.errors import InputError, first_line
+from icm_fast.files import share_by_umask
 from icm_fast.model.gguf_tokenizer import set_pre_tokenizer
 from icm_fast.model.pretrained import UNREADABLE, check_complete
 from icm_fast.model.stored_files import CONVERSION as _FORMAT
@@ -37,15 +38,15 @@ def converted_folder(gguf: Path) -> Path:
     target = cache_dir() / "models" / f"{_file_digest(gguf)[:24]}-v{_FORMAT}"
     if (record := _record_of(target)) is not None:
         _warn(gguf, record)
-        return target
+        return private_folder(target)
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=".converting-", dir=target.parent))
+        scratch = Path(tempfile.mkdtemp(prefix=".converting-", dir=cache_folder("models")))
     except OSError as error:
         raise _unwritable(target.parent, error) from error
     try:
         note = _convert(gguf, scratch)
         _seal(scratch, note or "")
+        share_by_umask(scratch, 0o022)
         _publish(scratch, target)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from icm_fast.config import without_removed
 from icm_fast.documents import parse_old_yaml
 from icm_fast.errors import InputError
-from icm_fast.files import reading
+from icm_fast.files.fields import Fields, read_text
 from icm_fast.identity import refuse_differences
 from icm_fast.runs.provenance import versions
 
@@ -26,6 +26,8 @@ IDENTITY = "run"
 
 MODEL_FILES = "model_files"
 """Key of the digest of the model's files, for a first look without loading the model."""
+_OTHER_FOLDER = "name the folder of a run"
+_DAMAGED = "the file is damaged: restore it from a copy, or search again in another folder"
 
 _HEADLINE = "# Resolved configuration of this run; `icm-fast search --config` accepts it.\n"
 
@@ -61,15 +63,40 @@ def read_config(path: Path) -> dict[str, Any]:
     Raises:
         InputError: Missing, unreadable, or not written by a run.
     """
-    with reading(path, "name the folder of a run"):
-        content_bytes = path.read_bytes()
+    text = read_text(path, _OTHER_FOLDER)
     try:
-        content = parse_old_yaml(content_bytes.decode(), str(path))
-    except (InputError, UnicodeDecodeError):
+        content = parse_old_yaml(text, str(path))
+    except InputError:
         content = None
     if not isinstance(content, dict) or not isinstance(content.get(IDENTITY), dict):
-        raise InputError(f"{path} is not the configuration of a run; name another folder")
+        raise InputError(f"{path} is not the configuration of a run; {_OTHER_FOLDER}")
+    _check_source(Fields(content, str(path), _DAMAGED))
+    _check_identity(Fields(content[IDENTITY], f"{path}, {IDENTITY}", _DAMAGED))
     return content
+
+
+def _check_source(fields: Fields) -> None:
+    """Check the model and what a :class:`~icm_fast.tasks.source.TaskSource` is made of."""
+    fields.text("model")
+    for key in ("task", "data"):
+        fields.optional_text(key)
+    if "limit" in fields:
+        fields.integer("limit")
+    if "options" in fields:
+        fields.inner("options")
+
+
+def _check_identity(fields: Fields) -> None:
+    for key in ("dataset", "dataset_fingerprint", "model_fingerprint", "model_dtype", "separator"):
+        fields.text(key)
+    fields.integer("n_examples", 1)
+    labels = fields.texts("labels")
+    if len(labels) < 2 or len(set(labels)) < len(labels) or not all(map(str.strip, labels)):
+        raise fields.wrong("labels", "two or more different labels")
+    if "versions" in fields:
+        versions = fields.inner("versions")
+        for package in versions.content:
+            versions.text(package)
 
 
 def identity_of(content: Mapping[str, object]) -> Mapping[str, object]:

@@ -13,7 +13,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from icm_fast.files import write_all, writing
+from icm_fast.files import open_regular, write_all, writing
 
 
 class EventLog:
@@ -26,7 +26,7 @@ class EventLog:
     def __init__(self, path: Path) -> None:
         self.path = path
         with writing(path):
-            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            self._descriptor = open_regular(path, os.O_RDWR | os.O_CREAT)
             self._former = _read(self._descriptor)
         self._end = 0
 

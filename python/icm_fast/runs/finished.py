@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from icm_fast.config import REMOVED_SETTINGS, SearchConfig
 from icm_fast.errors import InputError
+from icm_fast.files import refuse_links
+from icm_fast.files.fields import checked, read_object_lines
 from icm_fast.runs.config import IDENTITY, read_config
-from icm_fast.runs.labels import RUN_AGAIN, read_lines
-from icm_fast.runs.store import CONFIG_FILE, EVENTS_FILE, EXAMPLES_FILE, LABELS_FILE, read_summary
+from icm_fast.runs.labels import read_results
+from icm_fast.runs.store import CONFIG_FILE, EVENTS_FILE, EXAMPLES_FILE, RUN_AGAIN, read_summary
 from icm_fast.tasks.source import TaskSource
 from icm_fast.types import Dataset, Example, IntArray, LabelSpace, ScoreArray
 
@@ -54,34 +54,62 @@ def read_run(folder: Path) -> FinishedRun:
     Raises:
         InputError: No run there, or an unfinished one.
     """
+    refuse_links(folder)
     content = read_config(folder / CONFIG_FILE)
     summary = read_summary(folder)
     if summary is None:
         raise InputError(f"the run in {folder} is not finished (no summary.json); {RUN_AGAIN}")
-    identity = content[IDENTITY]
-    results = read_lines(folder / LABELS_FILE)
-    examples = tuple(Example(**line) for line in read_lines(folder / EXAMPLES_FILE))
-    if [r["id"] for r in results] != [e.id for e in examples]:
-        raise InputError(
-            f"{folder}: labels.jsonl and examples.jsonl name different examples; {RUN_AGAIN}"
-        )
+    config = checked(lambda: stored_settings(content), str(folder / CONFIG_FILE), RUN_AGAIN)
+    dataset = _dataset(folder, content[IDENTITY])
+    results = read_results(folder, dataset)
     return FinishedRun(
         folder=folder,
         model=str(content["model"]),
-        config=stored_settings(content),
+        config=config,
         source=stored_source(content),
-        dataset=Dataset(
-            examples,
-            LabelSpace(tuple(identity["labels"])),
-            name=identity["dataset"],
-            separator=identity["separator"],
-        ),
-        labels=np.array([r["label_index"] for r in results], dtype=np.int32),
-        scores=np.array([r["logprobs"] for r in results], dtype=np.float32),
-        margins=tuple(r["margin"] for r in results),
+        dataset=dataset,
+        labels=results.labels,
+        scores=results.scores,
+        margins=results.margins,
         summary=summary,
-        events=tuple(read_lines(folder / EVENTS_FILE)),
+        events=tuple(_events(folder)),
     )
+
+
+def _dataset(folder: Path, identity: Mapping[str, Any]) -> Dataset:
+    """The examples of examples.jsonl with the label space of config.yaml."""
+    path = folder / EXAMPLES_FILE
+    lines = read_object_lines(path, RUN_AGAIN)
+    if len(lines) != identity["n_examples"]:
+        raise InputError(
+            f"{path} has {len(lines)} examples, config.yaml says {identity['n_examples']}; "
+            f"{RUN_AGAIN}"
+        )
+    examples = tuple(
+        Example(
+            line.text("id"),
+            line.text("prompt"),
+            line.optional_text("group"),
+            line.optional_text("answer"),
+        )
+        for line in lines
+    )
+    labels = LabelSpace(tuple(identity["labels"]))
+    separator = identity["separator"]
+    return checked(
+        lambda: Dataset(examples, labels, name=identity["dataset"], separator=separator),
+        str(path),
+        RUN_AGAIN,
+    )
+
+
+def _events(folder: Path) -> Iterator[dict[str, Any]]:
+    """The decisions of the search, of which reports count the moves."""
+    for line in read_object_lines(folder / EVENTS_FILE, RUN_AGAIN):
+        line.text("move")
+        if not isinstance(line.content.get("accepted"), bool):
+            raise line.wrong("accepted", "true or false")
+        yield dict(line.content)
 
 
 def stored_settings(content: Mapping[str, Any]) -> SearchConfig:

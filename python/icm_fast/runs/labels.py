@@ -3,42 +3,89 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from icm_fast.errors import InputError
-from icm_fast.files import reading
-from icm_fast.runs.store import LABELS_FILE
-from icm_fast.types import UNLABELLED, Dataset, IntArray, ScoreArray
+from icm_fast.files.fields import Fields, read_object_lines
+from icm_fast.runs.store import LABELS_FILE, RUN_AGAIN
+from icm_fast.types import UNLABELLED, Dataset, IntArray, LabelSpace, ScoreArray
 
-RUN_AGAIN = "run the search again with the same settings and folder; it resumes where it stopped"
-"""The fix of an unfinished or damaged run folder."""
+_LARGEST_SCORE = 1e30
+"""Far beyond any log-probability, and within float32."""
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a JSONL file of a run folder, one per line.
+@dataclass(frozen=True, slots=True, eq=False)
+class StoredLabels:
+    """The content of labels.jsonl.
+
+    Attributes:
+        labels: ``[n]`` int32, -1 where unlabelled.
+        scores: ``[n, n_labels]`` float32.
+        margins: Margin of each label; None where unlabelled.
+    """
+
+    labels: IntArray
+    scores: ScoreArray
+    margins: tuple[float | None, ...]
+
+
+def read_labels(folder: Path, dataset: Dataset) -> IntArray:
+    """Labels of a finished run of ``dataset``, or of a run by batches, ``[n]`` int32.
 
     Raises:
-        InputError: The file is missing or corrupt.
+        InputError: The file is missing or damaged, or has the labels of other examples.
     """
-    with reading(path, RUN_AGAIN):
-        lines = path.read_text(encoding="utf-8").split("\n")
-    try:
-        return [json.loads(line) for line in lines if line]
-    except ValueError as error:
-        raise InputError(f"{path} is corrupt; {RUN_AGAIN}") from error
+    lines = _lines_of(folder, dataset)
+    return np.array([_label(line, dataset.label_space) for line in lines], dtype=np.int32)
 
 
-def read_labels(folder: Path) -> IntArray:
-    """Labels of a finished run, or of a run by batches, ``[n]`` int32.
+def read_results(folder: Path, dataset: Dataset) -> StoredLabels:
+    """Everything that labels.jsonl of a finished run holds.
 
     Raises:
-        InputError: The file is missing or corrupt.
+        InputError: The file is missing or damaged, or has the labels of other examples.
     """
-    lines = read_lines(folder / LABELS_FILE)
-    return np.array([line["label_index"] for line in lines], dtype=np.int32)
+    lines = _lines_of(folder, dataset)
+    labels = [_label(line, dataset.label_space) for line in lines]
+    scores = [line.numbers("logprobs", len(dataset.label_space)) for line in lines]
+    for line in lines:
+        if max(map(abs, line.numbers("logprobs"))) > _LARGEST_SCORE:
+            raise line.wrong("logprobs", f"numbers within {_LARGEST_SCORE:g}")
+    return StoredLabels(
+        labels=np.array(labels, dtype=np.int32),
+        scores=np.array(scores, dtype=np.float32),
+        margins=tuple(_margin(line, label) for line, label in zip(lines, labels, strict=True)),
+    )
+
+
+def _lines_of(folder: Path, dataset: Dataset) -> list[Fields]:
+    """One line for each example, in the order of the data."""
+    path = folder / LABELS_FILE
+    lines = read_object_lines(path, RUN_AGAIN)
+    if len(lines) != len(dataset):
+        raise InputError(f"{path} has {len(lines)} lines for {len(dataset)} examples; {RUN_AGAIN}")
+    for line, example in zip(lines, dataset.examples, strict=True):
+        if line.text("id") != example.id:
+            raise line.wrong("id", f"{example.id!r} as in the data")
+    return lines
+
+
+def _label(line: Fields, names: LabelSpace) -> int:
+    index = line.integer("label_index", UNLABELLED, len(names) - 1)
+    name = None if index == UNLABELLED else names[index]
+    if line.optional_text("label") != name:
+        raise line.wrong("label", f"{name!r}, the label of index {index}")
+    return index
+
+
+def _margin(line: Fields, label: int) -> float | None:
+    found = line.optional_number("margin")
+    if (found is None) != (label == UNLABELLED):
+        raise line.wrong("margin", "a number for a label, null without one")
+    return found
 
 
 def labels_lines(dataset: Dataset, labels: IntArray, scores: ScoreArray) -> bytes:

@@ -17,14 +17,16 @@ from pathlib import Path
 import numpy as np
 
 from icm_fast.errors import InputError
-from icm_fast.files import reading, write_all, write_atomically, writing
-from icm_fast.types import IntArray, ScoreArray
+from icm_fast.files import is_file, open_regular, read_file, write_all, write_atomically, writing
+from icm_fast.types import UNLABELLED, IntArray, ScoreArray
 
 MAGIC = b"ICMEVAL\x00"
 FORMAT = 1
 _HEADER = struct.Struct("<8sIII32s")
 _TOKENS = struct.Struct("<Q")
 _CHECKSUM = struct.Struct("<I")
+_MOST_TOKENS = 2**53
+_DELETE = "delete it to score again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,14 +67,13 @@ class ScoreLog:
         self._shape = (n_examples, n_labels)
         self._label_type = _label_type(n_labels)
         self._header = _header(n_examples, n_labels, fingerprint)
-        if not path.exists():
+        if not is_file(path):
             write_atomically(path, self._header)
-        with reading(path, "delete it to score again"):
-            content = path.read_bytes()
+        content = read_file(path, _DELETE)
         self._check_header(content)
         self.labellings, self._end = self._read_records(content)
         with writing(path):
-            self._descriptor = os.open(path, os.O_WRONLY)
+            self._descriptor = open_regular(path, os.O_WRONLY)
             os.ftruncate(self._descriptor, self._end)
 
     @property
@@ -145,8 +146,14 @@ class ScoreLog:
         cut = n * self._label_type.itemsize
         (n_tokens,) = _TOKENS.unpack_from(body, cut)
         scores = np.frombuffer(body, dtype="<f4", offset=cut + _TOKENS.size)
+        labels = np.frombuffer(body[:cut], dtype=self._label_type).astype(np.int32)
+        # The checksum finds damage; a record that was made up can still name labels there are not.
+        if n and not UNLABELLED <= labels.min() <= labels.max() < n_labels:
+            raise InputError(f"{self.path} holds labels outside -1 .. {n_labels - 1}; {_DELETE}")
+        if np.isinf(scores).any() or n_tokens > _MOST_TOKENS:
+            raise InputError(f"{self.path} holds scores that no model gives; {_DELETE}")
         return ScoredLabelling(
-            labels=np.frombuffer(body[:cut], dtype=self._label_type).astype(np.int32),
+            labels=labels,
             scores=scores.astype(np.float32).reshape(n, n_labels),
             n_tokens=n_tokens,
         )

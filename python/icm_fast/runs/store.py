@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 import numpy as np
 
 from icm_fast.errors import InputError
-from icm_fast.files import lock_folder, write_atomically
+from icm_fast.files import is_file, lock_folder, read_file, write_atomically
+from icm_fast.files.fields import read_object
 from icm_fast.runs.config import (
     MODEL_FILES,
     check_same_model,
@@ -49,6 +50,12 @@ EVALUATIONS_FILE = "evaluations.bin"
 EVENTS_FILE = "events.jsonl"
 LABELS_FILE = "labels.jsonl"
 SUMMARY_FILE = "summary.json"
+
+RUN_AGAIN = "run the search again with the same settings and folder; it resumes where it stopped"
+"""The fix of an unfinished or damaged run folder."""
+
+_COUNTS = ("n_examples", "n_iterations", "n_accepted", "n_evaluations", "n_tokens_forwarded")
+_NEW_SUMMARY = "delete it and run the search again with the same settings and folder"
 
 
 def scored_rows(scores: ScoreArray) -> BoolArray:
@@ -245,7 +252,7 @@ class RunStore(MemoryStore):
         """
         self._events.finish()
         path = self.folder / LABELS_FILE
-        if not path.exists() or path.read_bytes() != labels:
+        if not is_file(path) or read_file(path, RUN_AGAIN) != labels:
             write_atomically(path, labels)
         former = read_summary(self.folder)
         if former is not None and not self.n_scored_now:
@@ -275,12 +282,27 @@ def open_store(
 
 
 def read_summary(folder: Path) -> dict[str, Any] | None:
-    """The summary of a finished run, or None."""
-    try:
-        content: dict[str, Any] = json.loads((folder / SUMMARY_FILE).read_bytes())
-    except (OSError, ValueError):
+    """The summary of a finished run, or None.
+
+    Raises:
+        InputError: The file is damaged.
+    """
+    path = folder / SUMMARY_FILE
+    if not is_file(path):
         return None
-    return content
+    fields = read_object(path, _NEW_SUMMARY)
+    fields.text("reason")
+    for key in _COUNTS:
+        fields.integer(key)
+    fields.number("utility")
+    fields.number("seconds", 0)
+    versions = fields.inner("versions")
+    for package in versions.content:
+        versions.text(package)
+    for concern in fields.objects("concerns") if "concerns" in fields else ():
+        concern.text("kind")
+        concern.text("text")
+    return dict(fields.content)
 
 
 def _open_config(
@@ -292,15 +314,16 @@ def _open_config(
 ) -> dict[str, object]:
     """Read and compare the configuration of the folder, or write it to a new one."""
     path = folder / CONFIG_FILE
-    if path.exists():
+    if is_file(path):
         stored = read_config(path)
         check_same_run(folder, stored, dataset, config)
+        _keep_examples(folder / EXAMPLES_FILE, _examples(dataset))
         files = identity_of(stored).get(MODEL_FILES)
         if stored["model"] != model.model_name or model.may_differ(files):
             check_same_model(folder, stored, model.identity())
         return stored
     for name in (EVALUATIONS_FILE, EVENTS_FILE, LABELS_FILE, SUMMARY_FILE):
-        if (folder / name).exists():
+        if is_file(folder / name):
             raise InputError(
                 f"{folder} contains {name} but no {CONFIG_FILE}, so it is not a run that can be "
                 "resumed; choose another folder or delete this one"
@@ -311,6 +334,16 @@ def _open_config(
     write_atomically(folder / EXAMPLES_FILE, _examples(dataset))
     write_atomically(path, text.encode())
     return content
+
+
+def _keep_examples(path: Path, content: bytes) -> None:
+    """Refuse a file that was edited; write a missing one again."""
+    if not is_file(path):
+        write_atomically(path, content)
+    elif read_file(path, RUN_AGAIN) != content:
+        raise InputError(
+            f"{path} differs from the data of this search; delete it and run the search again"
+        )
 
 
 def _examples(dataset: Dataset) -> bytes:

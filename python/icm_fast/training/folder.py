@@ -12,12 +12,24 @@ from typing import Self, TypedDict
 
 from icm_fast import distributed
 from icm_fast.errors import InputError
-from icm_fast.files import lock_folder, sync_folder, write_atomically, writing
+from icm_fast.files import (
+    is_file,
+    lock_folder,
+    open_regular,
+    refuse_links,
+    share_by_umask,
+    sync_folder,
+    write_atomically,
+    writing,
+)
+from icm_fast.files.fields import read_object
 from icm_fast.identity import check_same
 from icm_fast.model.adapters import TUNING_FILE, read_tuning
 
 CHECKPOINTS = "checkpoints"
 _COMPLETE = "complete.json"
+_DIGITS = 18
+"""Of a step's number; Python refuses to read thousands of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +96,7 @@ class TuningFolder:
         """Lock the folder and check what it holds; return its identity."""
         self._lock = lock_folder(self.folder)
         try:
-            if self._record.is_file():
+            if is_file(self._record):
                 stored = read_tuning(self._record)["identity"]
                 check_same(self.folder, stored, self._identity, "fine-tuning")
             else:
@@ -130,16 +142,22 @@ class TuningFolder:
         with writing(self.checkpoints):
             self.checkpoints.mkdir(exist_ok=True)
         best: tuple[int, Path] | None = None
+        refuse_links(self.checkpoints)
         for path in self.checkpoints.glob("checkpoint-*"):
-            step = int(path.name.rpartition("-")[2])
-            if not (path / _COMPLETE).is_file():
+            number = path.name.removeprefix("checkpoint-")
+            if not (path.is_dir() and number.isascii() and number.isdecimal()):
+                raise InputError(f"{path} is not a checkpoint of a training; remove it")
+            step = int(number[:_DIGITS])
+            refuse_links(path)
+            if not is_file(path / _COMPLETE):
                 shutil.rmtree(path)
             elif best is None or step > best[0]:
                 best = (step, path)
         if best is None:
             return None
-        content: _Stored = json.loads((best[1] / _COMPLETE).read_text(encoding="utf-8"))
-        return {"path": str(best[1]), **content}
+        content = read_object(best[1] / _COMPLETE, f"delete the folder {best[1]}")
+        losses, seconds = content.numbers("losses"), content.number("seconds", 0)
+        return {"path": str(best[1]), "losses": losses, "seconds": seconds}
 
     def put(self, name: str, made: Path) -> None:
         """Move the folder ``made`` of the main process to ``name`` in this folder."""
@@ -148,6 +166,7 @@ class TuningFolder:
     def _put(self, name: str, made: Path) -> None:
         target = self.folder / name
         with writing(target):
+            share_by_umask(made)
             sync_files(made)
             if target.exists():
                 shutil.rmtree(target)  # left by a process that was interrupted before finish()
@@ -187,7 +206,7 @@ def sync_files(folder: Path) -> None:
     """Make the files of ``folder`` durable."""
     for path in folder.iterdir():
         if path.is_file():
-            descriptor = os.open(path, os.O_RDONLY)
+            descriptor = open_regular(path, os.O_RDONLY)
             try:
                 os.fsync(descriptor)
             finally:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from icm_fast.experiments.assistant.documents import AssistantReport, Share
+from icm_fast.files.text import cell
 
 _MEASURES = (
     ("reward", "reward", "{:+.2f}"),
@@ -26,7 +27,7 @@ def report_text(report: AssistantReport) -> str:
     judge = positive["judge_accuracy"]
     episodes = _episodes(report["config"]["policy"])
     parts = [
-        f"# An assistant without labels: {report['model']}",
+        f"# An assistant without labels: {cell(report['model'])}",
         f"{search['n']} reviews were labelled without supervision; {search['agreement']:.2f} of "
         "the labels agree with gold. Intervals are 95 % bootstrap.",
         "## Reward models on held-out pairs",

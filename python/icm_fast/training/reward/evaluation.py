@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from icm_fast.files.text import cell
 from icm_fast.tasks.rows import PathLike, read_rows
 from icm_fast.training.reward.model import RewardModel
 from icm_fast.training.reward.pairs import row_pair
@@ -66,7 +67,7 @@ class RewardEvaluation:
         parts.append(_table("subset", {**self.subsets, "**all pairs**": self.overall}))
         unknown = [name for name in self.subsets if name not in SECTION_OF]
         if self.sections and unknown:
-            parts.append(f"In no section of RewardBench: {', '.join(unknown)}.")
+            parts.append(f"In no section of RewardBench: {', '.join(map(cell, unknown))}.")
         if self.n_ties:
             parts.append(f"{self.n_ties} pairs have equal rewards and count as wrong.")
         return "\n\n".join(parts) + "\n"
@@ -183,7 +184,7 @@ def _figure(value: float, drawn: FloatArray, n: int) -> Figure:
 def _table(head: str, figures: Mapping[str, Figure]) -> str:
     lines = [f"| {head} | accuracy | 95 % | pairs |", "|---|---|---|---|"]
     lines += [
-        f"| {name} | {f.value:.3f} | {f.low:.3f}-{f.high:.3f} | {f.n} |"
+        f"| {cell(name)} | {f.value:.3f} | {f.low:.3f}-{f.high:.3f} | {f.n} |"
         for name, f in figures.items()
     ]
     return "\n".join(lines)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from icm_fast.errors import InputError, suggest
 from icm_fast.evaluation.gold import load_gold
+from icm_fast.files import expanded
 from icm_fast.runs.finished import FinishedRun
 from icm_fast.tasks.movie_sentiment import crowd_labels
 from icm_fast.training.reward.pairs import PairSet
@@ -35,7 +34,7 @@ def human_pairs(run: FinishedRun, source: str) -> PairSet:
     if source == "gold":
         labels = load_gold(run.source, run.dataset)
     else:
-        data = None if run.source.data is None else Path(run.source.data).expanduser()
+        data = None if run.source.data is None else expanded(run.source.data)
         ratings = data.parent if data is not None and data.is_file() else data
         labels = crowd_labels(run.source.task, run.dataset, path=ratings)
     return pairs_of_labels(run.dataset, labels, source=run.source, seed=run.config.seed)

@@ -12,6 +12,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from icm_fast.errors import InputError, first_line
+from icm_fast.files import expanded
 from icm_fast.model.adapters import (
     ADAPTER_FOLDER,
     MODEL_FOLDER,
@@ -145,7 +146,7 @@ def load_reward_model(
     Raises:
         InputError: No finished reward model there, or its base is missing or has changed.
     """
-    home = _home(Path(folder).expanduser())
+    home = _home(expanded(folder))
     content = read_tuning(home / REWARD_FILE)
     if "losses" not in content:
         raise InputError(f"the reward model in {home} is not finished; {_TRAIN_AGAIN}")

@@ -16,9 +16,19 @@ import numpy as np
 from icm_fast import distributed
 from icm_fast.engine.progress import Quiet
 from icm_fast.errors import InputError
-from icm_fast.files import lock_folder, reading, sync_folder, write_all, write_atomically, writing
+from icm_fast.files import (
+    expanded,
+    is_file,
+    lock_folder,
+    open_regular,
+    reading,
+    sync_folder,
+    write_all,
+    write_atomically,
+    writing,
+)
+from icm_fast.files.fields import Fields, read_line, read_object
 from icm_fast.identity import check_same
-from icm_fast.model.adapters import read_tuning
 from icm_fast.tasks.rows import Row
 from icm_fast.training.reward.model import POOL_FILE, POOL_RECORD, RewardModel
 from icm_fast.training.reward.pairs import Pair
@@ -34,6 +44,7 @@ SKIPPED: Final = "skipped"
 _PART = f".{POOL_FILE}.part"
 _COLUMNS = (("response_1", "response_2"), ("choice", "choice_2"))
 _FIX = "name the JSONL file of the pool"
+_LABEL_AGAIN = "delete the file to label the pool again"
 
 
 class LabelledRow(TypedDict, total=False):
@@ -89,10 +100,19 @@ class PoolLabels:
     n_skipped: int
 
     def pairs(self) -> tuple[Pair, ...]:
-        """The labelled pairs, in the order of the pool."""
+        """The labelled pairs, in the order of the pool.
+
+        Raises:
+            InputError: A damaged line.
+        """
         kept = (line for line in _lines(self.path) if SKIPPED not in line)
         return tuple(
-            Pair(line["prompt"], line["chosen"], line["rejected"], probability=line["probability"])
+            Pair(
+                line.text("prompt"),
+                line.text("chosen"),
+                line.text("rejected"),
+                probability=line.number("probability", 0, 1),
+            )
             for line in kept
         )
 
@@ -124,7 +144,7 @@ def label_pool(
             labels of another pool or model.
     """
     output = folder / POOL_FILE
-    if pool.expanduser().resolve() == output.resolve():
+    if expanded(pool).resolve() == output.resolve():
         raise InputError(f"{pool} is where the labels go; keep the pool in another folder")
     with progress or Quiet() as shown:
         counts = distributed.on_main(lambda: _label_once(model, pool, folder, soft, shown))
@@ -143,12 +163,12 @@ def _label_once(
             "model_fingerprint": model.fingerprint,
             "labels": "soft" if soft else "hard",
         }
-        n_rows = 0 if output.is_file() else _count_rows(pool)
-        if not output.is_file() and n_rows == 0:
+        n_rows = 0 if is_file(output) else _count_rows(pool)
+        if not is_file(output) and n_rows == 0:
             raise InputError(f"{pool} holds no rows; give one JSON object per line")
         counts = _open(folder, identity)
         if counts is None:
-            if not output.is_file():
+            if not is_file(output):
                 _write_labels(model, pool, folder, soft, n_rows, reporter)
             counts = _count(output)
             _write_record(folder, {"identity": identity, **counts})
@@ -160,13 +180,13 @@ def _label_once(
 def _open(folder: Path, identity: dict[str, str]) -> PoolCounts | None:
     """The counts in the record of the folder, which is made when absent; None until all is done."""
     path = folder / POOL_RECORD
-    if not path.is_file():
+    if not is_file(path):
         _write_record(folder, {"identity": identity})
-    record = read_tuning(path)
-    check_same(folder, record["identity"], identity, "labelling of a pool")
+    record = read_object(path, "delete it to label the pool again")
+    check_same(folder, record.inner("identity").content, identity, "labelling of a pool")
     if "n_rows" not in record:
         return None
-    return {"n_rows": record["n_rows"], "n_skipped": record["n_skipped"]}
+    return {"n_rows": record.integer("n_rows"), "n_skipped": record.integer("n_skipped")}
 
 
 def _write_record(folder: Path, content: Mapping[str, object]) -> None:
@@ -178,7 +198,7 @@ def _write_labels(
 ) -> None:
     part = folder / _PART
     with writing(part):
-        descriptor = os.open(part, os.O_RDWR | os.O_CREAT, 0o666)
+        descriptor = open_regular(part, os.O_RDWR | os.O_CREAT)
     try:
         n_done = _keep_whole_chunks(part, descriptor)
         rows = _pool_rows(pool)
@@ -200,7 +220,7 @@ def _write_labels(
 def _keep_whole_chunks(part: Path, descriptor: int) -> int:
     """Cut off what an interrupted process left after its last whole chunk; return the rows kept."""
     n_rows = whole = position = 0
-    with reading(part, _FIX), part.open("rb") as file:
+    with reading(part, _FIX), os.fdopen(open_regular(part, os.O_RDONLY), "rb") as file:
         for number, line in enumerate(file, start=1):
             position += len(line)
             if number % CHUNK == 0 and line.endswith(b"\n"):
@@ -237,7 +257,7 @@ def _label(model: RewardModel, rows: list[tuple[str, str, str]], soft: bool) -> 
 
 def _pool_rows(pool: Path) -> Iterator[tuple[str, str, str]]:
     """Prompt and both responses of every row."""
-    with reading(pool, _FIX), pool.expanduser().open("rb") as file:
+    with reading(pool, _FIX), expanded(pool).open("rb") as file:
         for number, line in enumerate(file, start=1):
             if line.strip():
                 yield _pool_row(f"{pool.name}, line {number}", line)
@@ -251,7 +271,7 @@ def _count_rows(pool: Path) -> int:
 def _pool_row(where: str, line: bytes) -> tuple[str, str, str]:
     try:
         values = json.loads(line)
-    except ValueError as error:  # not JSON, or not UTF-8
+    except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, or nested too deeply
         raise InputError(f"{where}: not JSON ({error}); correct that line") from error
     if not isinstance(values, dict):
         raise InputError(f"{where}: a {type(values).__name__} instead of an object with columns")
@@ -263,11 +283,10 @@ def _pool_row(where: str, line: bytes) -> tuple[str, str, str]:
     return prompt, row.text(columns[0]), row.text(columns[1])
 
 
-def _lines(path: Path) -> Iterator[LabelledRow]:
-    with reading(path, _FIX), path.open(encoding="utf-8") as file:
-        for line in file:
-            content: LabelledRow = json.loads(line)
-            yield content
+def _lines(path: Path) -> Iterator[Fields]:
+    with reading(path, _FIX), os.fdopen(open_regular(path, os.O_RDONLY), "rb") as file:
+        for number, line in enumerate(file, start=1):
+            yield read_line(line, f"{path}, line {number}", _LABEL_AGAIN)
 
 
 def _count(path: Path) -> PoolCounts:
@@ -276,5 +295,5 @@ def _count(path: Path) -> PoolCounts:
 
 
 def _file_digest(path: Path) -> str:
-    with reading(path, _FIX), path.expanduser().open("rb") as file:
+    with reading(path, _FIX), expanded(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TypedDict
 
 from icm_fast.errors import InputError
-from icm_fast.files import json_lines, write_atomically, writing
+from icm_fast.files import json_lines, write_output, writing
+from icm_fast.files.text import cell
 from icm_fast.runs.provenance import versions
 from icm_fast.training.reward.evaluation import Figure
 
@@ -89,7 +90,8 @@ class HeadToHead:
     def to_markdown(self) -> str:
         """Tables for people."""
         lines = [
-            f"{self.a.name} (A) against {self.b.name} (B), judged by {self.judge}: "
+            f"{cell(self.a.name)} (A) against {cell(self.b.name)} (B), "
+            f"judged by {cell(self.judge)}: "
             f"{self.win_rate.n} bouts on {self.n_prompts} prompts.",
             "",
             "| | value | 95 % |",
@@ -126,9 +128,9 @@ def write_head_to_head(result: HeadToHead, path: Path) -> tuple[Path, Path]:
     check_output(path)
     markdown, samples = path.with_suffix(".md"), path.with_suffix(".samples.jsonl")
     content = {**result.to_dict(), "versions": versions()}
-    write_atomically(samples, json_lines(result.samples))
-    write_atomically(markdown, result.to_markdown().encode())
-    write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
+    write_output(samples, json_lines(result.samples))
+    write_output(markdown, result.to_markdown().encode())
+    write_output(path, (json.dumps(content, indent=2) + "\n").encode())
     return markdown, samples
 
 

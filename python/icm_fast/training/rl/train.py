@@ -16,6 +16,7 @@ from icm_fast import distributed
 from icm_fast.engine.progress import Quiet
 from icm_fast.errors import InputError
 from icm_fast.files import write_atomically
+from icm_fast.files.fields import read_object, read_object_lines
 from icm_fast.identity import as_stored, json_digest
 from icm_fast.model.copies import copy_model
 from icm_fast.model.load import load_model
@@ -27,7 +28,7 @@ from icm_fast.training.rl.config import PolicyConfig
 from icm_fast.training.rl.diagnostics import HeldOut
 from icm_fast.training.rl.generation import end_tokens, prompt_ids, read_continuation
 from icm_fast.training.rl.prompts import judged_text, policy_text
-from icm_fast.training.rl.trainer import PolicyLog, Record, train_against
+from icm_fast.training.rl.trainer import PolicyLog, Record, read_log, train_against
 from icm_fast.training.session import Trained, save_adapter, train_or_resume
 from icm_fast.training.sft.train import load_made, resolve_checkpointing, training_dtype
 from icm_fast.types import Reporter
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 HISTORY_FILE = "history.json"
 SAMPLES_FILE = "samples.jsonl"
 _PACKAGES = ("trl", "peft")
+_TRAIN_AGAIN = "train again in another folder"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -158,10 +160,14 @@ def write_history(folder: Path, log: PolicyLog) -> None:
 
 
 def read_history(folder: Path) -> PolicyLog:
-    """Read back what :func:`write_history` wrote."""
-    history = json.loads((folder / HISTORY_FILE).read_text(encoding="utf-8"))
-    lines = (folder / SAMPLES_FILE).read_text(encoding="utf-8").split("\n")
-    return PolicyLog(**history, samples=[json.loads(line) for line in lines if line])
+    """Read back what :func:`write_history` wrote.
+
+    Raises:
+        InputError: A file is missing or damaged.
+    """
+    history = read_object(folder / HISTORY_FILE, _TRAIN_AGAIN)
+    samples = read_object_lines(folder / SAMPLES_FILE, _TRAIN_AGAIN)
+    return read_log(history, samples)
 
 
 @dataclass(frozen=True, slots=True)

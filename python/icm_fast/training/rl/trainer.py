@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 from icm_fast import distributed
 from icm_fast.errors import InputError
 from icm_fast.files import write_atomically
+from icm_fast.files.fields import Fields, read_object
 from icm_fast.model.adapters import foreign_code
 from icm_fast.model.loaded import LoadedModel
 from icm_fast.training.folder import TuningFolder, TuningState
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
 N_SAMPLES = 4
 
 _LOG_FILE = "policy_log.json"
+_MEASURED = ("step", "reward", "kl", "perplexity", "length", "finished", "repetition", "distinct")
+"""Figures of every measurement that reports show."""
 _STEER = 1.1
 """Factor by which the weight of the divergence changes in a step, where it is steered."""
 
@@ -95,6 +98,36 @@ class PolicyLog:
         """For the mark of a checkpoint."""
         losses = (step["loss"] for step in self.steps)
         return TuningState(tuple(loss for loss in losses if loss is not None), self.seconds)
+
+
+def read_log(content: Fields, samples: Sequence[Fields]) -> PolicyLog:
+    """The record in a JSON object, without its seconds.
+
+    Raises:
+        InputError: A figure is missing or not a number.
+    """
+    measurements = content.objects("measurements")
+    for measured in measurements:
+        for name in _MEASURED:
+            _figure(measured, name)
+    return PolicyLog(
+        steps=[
+            {name: _figure(step, name, optional=True) for name in step.content}
+            for step in content.objects("steps")
+        ],
+        measurements=[dict(measured.content) for measured in measurements],
+        samples=[dict(sample.content) for sample in samples],
+    )
+
+
+def _figure(fields: Fields, name: str, *, optional: bool = False) -> float | None:
+    """A number, which may be NaN."""
+    value = fields.content.get(name)
+    if value is None and optional:
+        return None
+    if isinstance(value, float) and not math.isfinite(value):
+        return value
+    return fields.number(name)
 
 
 class Recorded(OwnTrainer):
@@ -369,6 +402,12 @@ def _start(
     found = folder.last_checkpoint() if folder else None
     if found is None:
         return None, PolicyLog(), config.kl_weight
-    content = json.loads((found[0] / _LOG_FILE).read_text(encoding="utf-8"))
-    kl_weight = content.pop("kl_weight")
-    return str(found[0]), PolicyLog(**content), kl_weight
+    log, kl_weight = _read_log(found[0])
+    return str(found[0]), log, kl_weight
+
+
+def _read_log(checkpoint: Path) -> tuple[PolicyLog, float]:
+    content = read_object(checkpoint / _LOG_FILE, f"delete the folder {checkpoint}")
+    log = read_log(content, content.objects("samples"))
+    log.seconds = content.number("seconds", 0)
+    return log, content.number("kl_weight", 0)
