@@ -69,6 +69,7 @@ class CharacterTokenizer:
 class FakeLoaded:
     name = "fake"
     fingerprint = "fake-weights"
+    computation = "fake-computation"
     dtype_name = "float32"
     n_parameters = 12_000_000
     max_context = 100_000

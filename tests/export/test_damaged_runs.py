@@ -251,9 +251,11 @@ def test_edited_examples_are_noticed_when_a_search_resumes(whole, folder):
         resume(folder)
 
 
-def test_yaml_aliases_are_refused(folder):
+def test_yaml_aliases_that_stand_for_gigabytes_are_refused(folder):
     path = folder / "config.yaml"
-    path.write_text(path.read_text() + "more: &a [x]\nagain: [*a, *a]\n")
+    lines = ["l0: &l0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"l{k}: &l{k} [{', '.join([f'*l{k - 1}'] * 10)}]" for k in range(1, 10)]
+    path.write_text(path.read_text() + "\n".join(lines) + "\n")
     with pytest.raises(InputError, match="not the configuration of a run"):
         read_run(folder)
 
