@@ -2,6 +2,9 @@
 
 import csv
 import os
+import shlex
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -11,7 +14,7 @@ from export_cases import claims_run
 from icm_fast.cli import run as icm_fast_command
 from icm_fast.errors import InputError
 from icm_fast.evaluation.report import markdown_table, run_report
-from icm_fast.export.tables import export_run
+from icm_fast.export.tables import encode_run, export_run
 from icm_fast.files import write_atomically, write_output
 from icm_fast.files.text import cell, printable, without_secrets
 from icm_fast.runs.finished import read_run
@@ -61,6 +64,28 @@ def test_dash_is_standard_output(run, capfdbinary):
     assert icm_fast_command(["report", str(run.folder), "-o", "-"]) == 0
     assert capfdbinary.readouterr().out.startswith(b"# truthfulqa")
     assert icm_fast_command(["export", str(run.folder), "-o", "-", "--format", "lm-eval"]) == 2
+
+
+def test_dev_stdout_and_process_substitution_are_written_to(run, tmp_path):
+    icm = [sys.executable, "-m", "icm_fast", "export", str(run.folder), "--format", "csv", "-o"]
+    out = tmp_path / "out.csv"
+    with out.open("wb") as file:
+        subprocess.run([*icm, "/dev/stdout"], stdout=file, check=True)
+    assert out.read_bytes() == export_bytes(run)
+    line = shlex.join(icm) + f" >(cat > {shlex.quote(str(tmp_path / 'sub.csv'))}) && sleep 1"
+    subprocess.run(["bash", "-c", line], check=True)
+    assert (tmp_path / "sub.csv").read_bytes() == export_bytes(run)
+
+
+def export_bytes(run):
+    return encode_run(run, "csv").content
+
+
+def test_a_circle_of_links_is_one_line(run, tmp_path):
+    (tmp_path / "a").symlink_to(tmp_path / "b")
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+    with pytest.raises(InputError, match="cannot write"):
+        write_output(tmp_path / "a", b"")
 
 
 def test_temporaries_are_never_opened_where_something_stands(tmp_path):

@@ -157,17 +157,17 @@ def evaluate_reward_command(
     ] = None,
 ) -> None:
     """Measure a reward model's accuracy on pairs, as RewardBench does."""
-    from icm_fast.files import STDOUT, write_atomically, write_output
+    from icm_fast.files import is_stdout, write_atomically, write_output
     from icm_fast.training.reward import evaluate_reward, load_reward_model
 
     path = output or reward_model / f"evaluation-{Path(data).stem}.json"
-    if path != STDOUT and path.suffix != ".json":
+    if not is_stdout(path) and path.suffix != ".json":
         raise InputError(
             f"--output {path} must end in .json; the Markdown file is written next to it"
         )
     result = evaluate_reward(load_reward_model(reward_model), data)
     content = (json.dumps(result.to_dict(), indent=2) + "\n").encode()
-    if path == STDOUT:
+    if is_stdout(path):
         write_output(path, content)
         return
     write = write_atomically if output is None else write_output

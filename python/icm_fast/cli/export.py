@@ -10,7 +10,7 @@ import typer
 from icm_fast.cli.parameters import RunFolder
 from icm_fast.cli.settings import say
 from icm_fast.errors import InputError
-from icm_fast.files import STDOUT
+from icm_fast.files import is_stdout
 
 if TYPE_CHECKING:
     from icm_fast.runs.finished import FinishedRun
@@ -123,7 +123,7 @@ def export(
         raise InputError(
             "--private, --public, --license and --dry-run belong to --push OWNER/NAME; add it"
         )
-    if output == STDOUT and (push is not None or chosen == LM_EVAL):
+    if is_stdout(output) and (push is not None or chosen == LM_EVAL):
         raise InputError("--output - is standard output, but this writes a folder; name one")
     if csv_safe and (push is not None or chosen != "csv"):
         raise InputError("--csv-safe belongs to a CSV file; add --format csv or leave it out")
@@ -134,7 +134,7 @@ def export(
     elif chosen == LM_EVAL:
         say(_lm_eval(run, output or run_folder / LM_EVAL, shots, test))
     else:
-        say(_file(run, chosen, output, csv_safe), err=output == STDOUT)
+        say(_file(run, chosen, output, csv_safe), err=is_stdout(output))
 
 
 def _file(run: FinishedRun, format: str, output: Path | None, csv_safe: bool) -> str:
@@ -142,7 +142,7 @@ def _file(run: FinishedRun, format: str, output: Path | None, csv_safe: bool) ->
 
     written = export_run(run, format, output, csv_safe=csv_safe)
     path = output or default_file(run, format)
-    where = "standard output" if path == STDOUT else str(path)
+    where = "standard output" if is_stdout(path) else str(path)
     return f"{written.n_rows} rows written to {where}" + _noted(written.note)
 
 

@@ -26,11 +26,11 @@ def report(
 ) -> None:
     """Summarise a run: labels, moves, cost and uncertain labels."""
     from icm_fast.evaluation.report import run_report
-    from icm_fast.files import STDOUT, write_output
+    from icm_fast.files import is_stdout, write_output
     from icm_fast.runs.finished import read_run
 
     text = run_report(read_run(run_folder))
-    if output is None or output == STDOUT:
+    if output is None or is_stdout(output):
         say(text.rstrip())
     else:
         write_output(output, text.encode())

@@ -20,8 +20,8 @@ from pathlib import Path
 from icm_fast.errors import InputError
 
 LOCK_FILE = ".lock"
-STDOUT = Path("-")
-"""The output that stands for standard output."""
+_STDOUT = tuple(map(Path, ("-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")))
+"""Outputs that stand for standard output."""
 
 _HELD = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
 """What flock says where another process holds the lock."""
@@ -195,6 +195,11 @@ def _write_durably(path: Path, content: bytes) -> None:
         os.close(descriptor)
 
 
+def is_stdout(path: Path | None) -> bool:
+    """Whether an output that the user named is standard output."""
+    return path in _STDOUT
+
+
 def write_output(path: Path, content: bytes) -> None:
     """Write a file that the user named: ``-`` is standard output, a link is followed.
 
@@ -203,17 +208,26 @@ def write_output(path: Path, content: bytes) -> None:
     Raises:
         InputError: The file system refuses.
     """
-    if path == STDOUT:
-        _write_to_stdout(content)
+    if is_stdout(path):
+        with writing(Path("standard output")):
+            _write_to_stdout(content)
         return
     with writing(path):
-        target = path.resolve() if path.is_symlink() else path
-        special = target.exists() and not target.is_file() and not target.is_dir()
+        special = path.exists() and not path.is_file() and not path.is_dir()
         if special:
-            with open(target, "wb", buffering=0) as file:
+            with open(path, "wb", buffering=0) as file:
                 write_all(file.fileno(), content)
     if not special:
-        write_atomically(target, content)
+        write_atomically(_target(path), content)
+
+
+def _target(path: Path) -> Path:
+    """Where the links end that may stand at ``path``."""
+    with writing(path):
+        try:
+            return path.resolve() if path.is_symlink() else path
+        except RuntimeError as error:  # a circle of links, before Python 3.13
+            raise InputError(f"cannot write {path}: its links form a circle; remove it") from error
 
 
 def _write_to_stdout(content: bytes) -> None:

@@ -219,6 +219,7 @@ class RunStore(MemoryStore):
         self._lock = lock_folder(folder)
         try:
             self._config = _open_config(folder, dataset, config, model, source)
+            read_summary(folder)  # a damaged one is reported before any work
             self._log = ScoreLog(
                 folder / EVALUATIONS_FILE,
                 len(dataset),

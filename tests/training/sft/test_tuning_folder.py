@@ -176,7 +176,7 @@ def test_damaged_folders_are_refused(tmp_path):
     with pytest.raises(InputError, match=r"has no adapter_model\.safetensors"):
         tune(damaged, epochs=1)
     (damaged / "tuning.json").write_text("[]")
-    with pytest.raises(InputError, match="is not the record of a fine-tuning"):
+    with pytest.raises(InputError, match=r"tuning\.json: a list of 0 is not an object"):
         tune(damaged, epochs=1)
 
 
