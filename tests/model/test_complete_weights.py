@@ -352,3 +352,15 @@ def test_an_adapter_with_the_folder_of_a_whole_model_in_it(own_copy, tmp_path):
     saved(own_copy, tiny_model("llama"))
     change_config(own_copy, base_model_name_or_path=str(base))
     assert load_model(own_copy, dtype="float32", device="cpu").name == str(own_copy)
+
+
+def test_a_text_with_a_token_that_has_no_embedding():
+    from icm_fast.config import SearchConfig
+    from icm_fast.scoring.factory import make_scorer
+    from icm_fast.types import Dataset, Example, LabelSpace
+
+    loaded = load_model((tiny_model("llama"), wider_tokenizer()))
+    examples = tuple(Example(f"r{i}", f"dull <new55> {i}\nSentiment:") for i in range(3))
+    dataset = Dataset(examples, LabelSpace((" positive", " negative")), name="images")
+    with pytest.raises(InputError, match="a text contains '<new55>', for which the model"):
+        make_scorer(loaded, dataset, SearchConfig())

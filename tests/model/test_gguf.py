@@ -204,3 +204,38 @@ def test_full_disk(cache, tiny_gguf, monkeypatch):
     with pytest.raises(InputError, match=r"cannot write .* No space left on device; free space"):
         conversion.converted_folder(tiny_gguf)
     assert list((cache / "models").iterdir()) == []
+
+
+def with_rule(path, rule):
+    """The tiny file, whose tokenizer names a rule for splitting texts."""
+
+    class Named(gguf.GGUFWriter):
+        def add_tokenizer_model(self, model):
+            super().add_tokenizer_model(model)
+            self.add_tokenizer_pre(rule)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gguf, "GGUFWriter", Named)
+        write_gguf(path, tiny_model("llama"), byte_tokenizer())
+    return path
+
+
+@pytest.mark.parametrize("rule", ["smollm", "starcoder", "command-r"])
+def test_rules_that_make_every_digit_a_piece(cache, tmp_path, rule):
+    tokenizer = load_model(with_rule(tmp_path / "named.gguf", rule)).tokenizer
+    split = tokenizer.backend_tokenizer.pre_tokenizer.pre_tokenize_str
+    assert [piece for piece, _ in split(".\n\n12")] == [".", "ĊĊ", "1", "2"]
+    for text in (".\n\n12", " a 2024 b", "x12y\n"):
+        assert tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"]) == text
+
+
+def test_an_unknown_rule_is_told_at_every_load(cache, tmp_path):
+    path = with_rule(tmp_path / "named.gguf", "some-new-rule")
+    for _ in range(2):
+        with pytest.warns(UserWarning, match="by the rule 'some-new-rule', which is not known"):
+            conversion.converted_folder(path)
+
+
+@pytest.mark.parametrize("rule", ["default", "gpt-2"])
+def test_gpt2_s_own_rule_needs_no_word(cache, tmp_path, rule):
+    conversion.converted_folder(with_rule(tmp_path / "named.gguf", rule))

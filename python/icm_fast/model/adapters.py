@@ -229,6 +229,8 @@ def foreign_code() -> Iterator[None]:
     with torch.random.fork_rng(devices), warnings.catch_warnings(), without_telemetry():
         warnings.filterwarnings("ignore", ".*gradient_checkpointing.* deprecated", FutureWarning)
         warnings.filterwarnings("ignore", "fan_in_fan_out is set to", UserWarning)
+        # The head or embedding of the adapter is kept apart; nothing ties them again.
+        warnings.filterwarnings("ignore", "Model has `tie_word_embeddings=True`", UserWarning)
         # check_keys refuses them.
         warnings.filterwarnings("ignore", "(?s).*Found missing adapter keys", UserWarning)
         try:

@@ -33,6 +33,7 @@ def make_scorer(loaded: LoadedModel, dataset: Dataset, config: SearchConfig) -> 
 
 def _make_scorer(loaded: LoadedModel, dataset: Dataset, config: SearchConfig) -> Scorer:
     pieces = tokenize_dataset(dataset, loaded.tokenizer)
+    check_embedded(pieces, loaded)
     lost = lost_texts_sentence(loaded.tokenizer, dataset.examples)
     if lost is not None:
         warnings.warn(lost, UserWarning, stacklevel=2)
@@ -52,6 +53,19 @@ def _make_scorer(loaded: LoadedModel, dataset: Dataset, config: SearchConfig) ->
     if config.context_order == "append":
         return AppendingScorer(loaded, pieces, config)
     return TreeScorer(loaded, pieces, config)
+
+
+def check_embedded(pieces: TokenizedDataset, loaded: LoadedModel) -> None:
+    """Raise InputError if a text has a token without an embedding, such as one of images."""
+    rows = len(loaded.model.get_input_embeddings().weight)
+    texts = (pieces.root, *pieces.first_prompts, *pieces.later_prompts, *pieces.labels)
+    largest = max((max(ids) for ids in texts if ids), default=0)
+    if largest >= rows:
+        token = loaded.tokenizer.convert_ids_to_tokens(largest)
+        raise InputError(
+            f"a text contains {token!r}, for which the model {loaded.name} has no embedding; "
+            "remove it from the prompts"
+        )
 
 
 def check_bounded_context(needed: int, limit: int) -> None:
