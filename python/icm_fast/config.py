@@ -415,3 +415,19 @@ def check_names(names: Iterable[object], known: Iterable[str]) -> None:
     for name in names:
         if name not in settings:
             raise InputError(f"unknown setting {shown(name)}{suggest(str(name), settings)}")
+
+
+def check_config(config: object) -> SearchConfig:
+    """Return ``config``, or the default settings for None.
+
+    Raises:
+        InputError: It is something else, such as a dictionary.
+    """
+    if config is None:
+        return SearchConfig()
+    if not isinstance(config, SearchConfig):
+        raise InputError(
+            f"config must be an icm_fast.SearchConfig, got {type(config).__name__}; "
+            "SearchConfig.from_mapping makes one of a dictionary"
+        )
+    return config

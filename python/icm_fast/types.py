@@ -17,7 +17,7 @@ from typing import Protocol, Self, TypeAlias, overload
 import numpy as np
 import numpy.typing as npt
 
-from icm_fast.errors import InputError
+from icm_fast.errors import InputError, shown
 
 IntArray = npt.NDArray[np.int32]
 """Label indices, ``[n_examples]`` int32; -1 stands for "unlabelled"."""
@@ -121,6 +121,9 @@ class LabelSpace(Sequence[str]):
     labels: tuple[str, ...]
 
     def __post_init__(self) -> None:
+        given: object = self.labels
+        if isinstance(given, str) or not all(isinstance(label, str) for label in self.labels):
+            raise ValueError(f"labels must be a tuple of texts, got {shown(given)}")
         if len(self.labels) < 2:
             raise ValueError(
                 f"a label space needs at least 2 labels, got {len(self.labels)}: "
@@ -280,6 +283,15 @@ class Dataset:
             "separator": self.separator,
         }
         return hashlib.sha256(json.dumps(content, ensure_ascii=False).encode()).hexdigest()
+
+
+def check_dataset(dataset: object) -> None:
+    """Raise InputError unless ``dataset`` is a :class:`Dataset`."""
+    if not isinstance(dataset, Dataset):
+        hint = ""
+        if isinstance(dataset, tuple):
+            hint = "; load_task returns the data set and gold: pass the first"
+        raise InputError(f"dataset must be an icm_fast.Dataset, got {type(dataset).__name__}{hint}")
 
 
 def check_labels(labels: npt.ArrayLike, dataset: Dataset) -> IntArray:

@@ -11,7 +11,7 @@ from icm_fast.errors import InputError
 from icm_fast.evaluation.report import markdown_table, run_report
 from icm_fast.export.tables import export_rows, export_run, format_of
 from icm_fast.runs.finished import read_run
-from run_fakes import FakeScorer, toy_dataset
+from run_fakes import FakeScorer, run_bytes, toy_dataset
 
 
 @pytest.fixture(scope="module")
@@ -117,3 +117,16 @@ def test_unfinished_and_absent_runs_say_how_to_go_on(tmp_path, run):
     (tmp_path / "examples.jsonl").write_text("")
     with pytest.raises(InputError, match=r"0 examples, config\.yaml says 8; run the search again"):
         read_run(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["labels.jsonl", "config.yaml", "evaluations.bin", "summary.json"])
+def test_the_files_of_the_run_are_not_overwritten(name, tmp_path):
+    folder = tmp_path / "run"
+    config = SearchConfig(max_evaluations=4)
+    icm_fast.search(
+        toy_dataset(6), model="x", config=config, scorer=FakeScorer(6), output_dir=folder
+    )
+    before = run_bytes(folder)
+    with pytest.raises(InputError, match=f"{name} is a file of the run"):
+        export_run(read_run(folder), "jsonl", folder / ".." / "run" / name)
+    assert run_bytes(folder) == before

@@ -44,7 +44,11 @@ class Request:
     @property
     def folder(self) -> Path:
         """The run folder, by default below ``runs/``."""
-        name = f"{self.source.task}-{self.config.preset}-seed{self.config.seed}"
+        # Each description of a custom task is a separate task.
+        task = self.source.task
+        if task == "custom" and self.source.data:
+            task += f"-{Path(self.source.data).stem}"
+        name = f"{task}-{self.config.preset}-seed{self.config.seed}"
         return self.output or Path("runs") / name
 
 

@@ -178,7 +178,7 @@ def _describe_cost(scorer: Scorer, dataset: Dataset, config: SearchConfig, rate:
     return (
         f"{full:,} tokens and {clock(full / rate)} per evaluation once all are labelled; about "
         f"{total:,} tokens and {clock(total / rate)} for a search of {len(sizes) + n_final} "
-        "evaluations"
+        "evaluations (many settle after fewer)"
     )
 
 

@@ -7,7 +7,7 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from icm_fast.config import SearchConfig
+from icm_fast.config import SearchConfig, check_config
 from icm_fast.engine.answers import answer
 from icm_fast.engine.chains import make_search_engine
 from icm_fast.engine.concerns import CollapseWatch
@@ -17,7 +17,7 @@ from icm_fast.engine.result import SearchResult, rescored, result_of, summary_of
 from icm_fast.runs.labels import labels_lines
 from icm_fast.runs.store import MemoryStore, open_store
 from icm_fast.scoring.lazy import LazyScorer
-from icm_fast.types import Dataset, Reporter
+from icm_fast.types import Dataset, Reporter, check_dataset
 
 if TYPE_CHECKING:
     from icm_fast.model.lazy import LazyModel
@@ -51,14 +51,15 @@ def search(
     Raises:
         InputError: Bad input, a run folder of another search, or a file that cannot be written.
     """
-    config = config or SearchConfig()
+    check_dataset(dataset)
+    config = check_config(config)
+    engine = make_search_engine(config, dataset)
     lazy_scorer = LazyScorer(dataset, config, model, scorer)
     started = time.monotonic()
     with (
         open_store(output_dir, dataset, config, lazy_scorer, source) as store,
         progress or Quiet() as shown,
     ):
-        engine = make_search_engine(config, dataset)
         collapse = CollapseWatch(dataset, shown)
         stopped = False
         while (ask := engine.ask()) is not None:

@@ -111,7 +111,8 @@ def compare(
     gold = load_gold(source, dataset)
     if (gold == UNLABELLED).all():
         raise InputError(
-            f"task {source.task!r} has no gold labels to evaluate against; add a label column"
+            f"task {source.task!r} has no gold labels to evaluate against; add a label column, or "
+            "`gold: COLUMN` to the description of a custom task"
         )
     found = GoldComparison(
         agreement=agreement(labels, gold),

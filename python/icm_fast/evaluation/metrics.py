@@ -14,14 +14,29 @@ from icm_fast.types import UNLABELLED, Constraint, FloatArray, IntArray, ScoreAr
 Metric = Callable[[IntArray, IntArray], float]
 
 
-def agreement(labels: IntArray, gold: IntArray) -> float:
+def _paired(labels: npt.ArrayLike, gold: npt.ArrayLike) -> tuple[IntArray, IntArray]:
+    """Both as int32 ``[n]``; InputError unless they are integers of one length."""
+    pair = np.asarray(labels), np.asarray(gold)
+    shapes = [list(array.shape) for array in pair]
+    whole = all(np.issubdtype(array.dtype, np.integer) for array in pair)
+    if pair[0].ndim != 1 or shapes[0] != shapes[1] or not whole:
+        raise InputError(
+            "labels and gold must be integers of one length, -1 where unknown, got shapes "
+            f"{shapes} of {pair[0].dtype} and {pair[1].dtype}"
+        )
+    return pair[0].astype(np.int32), pair[1].astype(np.int32)
+
+
+def agreement(labels: npt.ArrayLike, gold: npt.ArrayLike) -> float:
     """Share of examples with equal labels, among those that have both; NaN without any."""
+    labels, gold = _paired(labels, gold)
     both = (labels != UNLABELLED) & (gold != UNLABELLED)
     return float((labels == gold)[both].mean()) if both.any() else float("nan")
 
 
-def agreement_up_to_permutation(labels: IntArray, gold: IntArray, n_labels: int) -> float:
+def agreement_up_to_permutation(labels: npt.ArrayLike, gold: npt.ArrayLike, n_labels: int) -> float:
     """Agreement under the best renaming of the labels; NaN where none are known."""
+    labels, gold = _paired(labels, gold)
     both = (labels != UNLABELLED) & (gold != UNLABELLED)
     if not both.any():
         return float("nan")
@@ -63,14 +78,16 @@ def _best_assignment(counts: npt.NDArray[np.int64]) -> int:
     return int(counts[taken[:n], np.arange(n)].sum())
 
 
-def accuracy(predictions: IntArray, gold: IntArray) -> float:
+def accuracy(predictions: npt.ArrayLike, gold: npt.ArrayLike) -> float:
     """Share of correct predictions among examples with gold; a missing prediction is wrong."""
+    predictions, gold = _paired(predictions, gold)
     known = gold != UNLABELLED
     return float((predictions == gold)[known].mean()) if known.any() else float("nan")
 
 
-def balanced_accuracy(predictions: IntArray, gold: IntArray) -> float:
+def balanced_accuracy(predictions: npt.ArrayLike, gold: npt.ArrayLike) -> float:
     """Mean recall over the gold labels that occur."""
+    predictions, gold = _paired(predictions, gold)
     present = np.unique(gold[gold != UNLABELLED])
     if not len(present):
         return float("nan")

@@ -213,8 +213,8 @@ def _facts(run: FinishedRun) -> str:
         [
             f"- utility {summary['utility']:.4f} ({config.objective}, alpha {config.alpha:g}, "
             f"preset {config.preset}, seed {config.seed})",
-            f"- ended: {cell(summary['reason'])} after {summary['n_iterations']} iterations, "
-            f"{summary['n_accepted']} accepted",
+            f"- ended: {cell(summary['reason'])}; iterations: {summary['n_iterations']}, accepted: "
+            f"{summary['n_accepted']}",
             f"- cost: {cost_text(summary)}",
             f"- folder: {cell(run.folder)}",
         ]

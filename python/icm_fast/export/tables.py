@@ -16,6 +16,7 @@ from icm_fast.export.lm_eval import LM_EVAL
 from icm_fast.export.training_data import Encoded, axolotl, dpo, trl_preference, trl_sft
 from icm_fast.files import json_lines, write_atomically, write_output
 from icm_fast.runs.finished import FinishedRun
+from icm_fast.runs.store import RUN_FILES
 
 
 def export_run(
@@ -41,8 +42,18 @@ def export_run(
     if path is None:
         write_atomically(default_file(run, format), encoded.content)
     else:
+        _refuse_run_files(run.folder, path)
         write_output(path, encoded.content)
     return encoded
+
+
+def _refuse_run_files(folder: Path, path: Path) -> None:
+    """Raise InputError if writing ``path`` would replace a file that the run consists of."""
+    target = path.resolve()
+    if target.name in RUN_FILES and target.parent == folder.resolve():
+        raise InputError(
+            f"{target.name} is a file of the run in {folder}; name another file for the export"
+        )
 
 
 def default_file(run: FinishedRun, format: str) -> Path:

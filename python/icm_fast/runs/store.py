@@ -50,6 +50,14 @@ EVALUATIONS_FILE = "evaluations.bin"
 EVENTS_FILE = "events.jsonl"
 LABELS_FILE = "labels.jsonl"
 SUMMARY_FILE = "summary.json"
+RUN_FILES = (
+    CONFIG_FILE,
+    EXAMPLES_FILE,
+    EVALUATIONS_FILE,
+    EVENTS_FILE,
+    LABELS_FILE,
+    SUMMARY_FILE,
+)
 
 RUN_AGAIN = "run the search again with the same settings and folder; it resumes where it stopped"
 """The fix of an unfinished or damaged run folder."""
@@ -279,6 +287,8 @@ def open_store(
     """The store of a run folder, or one in memory without a folder."""
     if folder is None:
         return MemoryStore()
+    if not isinstance(folder, (str, Path)) or not str(folder).strip():
+        raise InputError(f"output_dir must name a folder, got {folder!r}; pass its path, or None")
     return RunStore(Path(folder), dataset, config, model, source)
 
 

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from icm_fast.config import SearchConfig
 from icm_fast.plan.leave_one_out import LeaveOneOutPlan
-from icm_fast.types import Dataset, ScoreArray, check_labels
+from icm_fast.types import Dataset, ScoreArray, check_dataset, check_labels
 
 if TYPE_CHECKING:
     from icm_fast.model import ModelSpec
@@ -67,5 +67,6 @@ def _open_scorer(dataset: Dataset, model: ModelSpec, config: SearchConfig) -> Sc
     from icm_fast.model import load_model
     from icm_fast.scoring.factory import make_scorer
 
+    check_dataset(dataset)
     loaded = load_model(model, dtype=config.dtype, device=config.device)
     return make_scorer(loaded, dataset, config)

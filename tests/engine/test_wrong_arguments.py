@@ -1,0 +1,66 @@
+"""Arguments of another kind than the public functions take end in one InputError."""
+
+import numpy as np
+import pytest
+
+import icm_fast
+from icm_fast import InputError, LabelSpace, SearchConfig, evaluate
+from run_fakes import FakeScorer, toy_dataset
+
+DATA = toy_dataset(6)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "words"),
+    [
+        (None, "dataset must be an icm_fast.Dataset, got NoneType"),
+        ([1, 2], "got list"),
+        ((DATA, np.zeros(6, np.int32)), "load_task returns the data set and gold"),
+    ],
+)
+def test_a_dataset_is_one(dataset, words):
+    with pytest.raises(InputError, match=words):
+        icm_fast.search(dataset, model="x", scorer=FakeScorer(6))
+    with pytest.raises(InputError, match=words):
+        icm_fast.leave_one_out(dataset, [0] * 6, model="x")
+
+
+@pytest.mark.parametrize("config", [{"seed": 1}, "paper", 3])
+def test_a_config_is_one(config):
+    with pytest.raises(InputError, match=r"config must be an icm_fast.SearchConfig, got"):
+        icm_fast.search(DATA, model="x", config=config, scorer=FakeScorer(6))
+
+
+@pytest.mark.parametrize("model", [None, 3, b"x", ["smollm2"]])
+def test_a_model_is_one(model):
+    with pytest.raises(InputError, match="a model must be"):
+        icm_fast.search(DATA, model=model)
+
+
+@pytest.mark.parametrize("folder", ["", 3, b"runs"])
+def test_an_output_folder_is_one(folder):
+    with pytest.raises(InputError, match="output_dir"):
+        icm_fast.search(DATA, model="x", scorer=FakeScorer(6), output_dir=folder)
+
+
+@pytest.mark.parametrize("labels", ["ab", [1, 2], ("a", None)])
+def test_labels_are_texts(labels):
+    with pytest.raises(ValueError, match="label"):
+        LabelSpace(labels)
+
+
+def test_agreement_takes_what_looks_like_labels():
+    assert evaluate.agreement([0, 1, -1], [0, 0, 1]) == 0.5
+    assert evaluate.accuracy([0, 1], [0, 1]) == 1.0
+    for other in ([0], [[0], [1]], [0.5, 1.0], [float("nan"), 1.0]):
+        with pytest.raises(InputError, match="labels and gold"):
+            evaluate.agreement([0, 1], other)
+
+
+def test_a_refused_search_leaves_no_folder(tmp_path):
+    config = SearchConfig(start="given", initial_labels=(0, 1))
+    with pytest.raises(InputError, match="initial_labels has 2 entries"):
+        icm_fast.search(
+            DATA, model="x", config=config, scorer=FakeScorer(6), output_dir=tmp_path / "run"
+        )
+    assert not (tmp_path / "run").exists()
