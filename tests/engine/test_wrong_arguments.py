@@ -57,6 +57,21 @@ def test_agreement_takes_what_looks_like_labels():
             evaluate.agreement([0, 1], other)
 
 
+class Refusing(FakeScorer):
+    def score(self, labels, queries=None):
+        raise InputError("the data do not fit")
+
+
+def test_refused_settings_do_not_take_the_folder(tmp_path):
+    with pytest.raises(InputError, match="do not fit"):
+        icm_fast.search(DATA, model="x", scorer=Refusing(6), output_dir=tmp_path)
+    config = SearchConfig(seed=1, max_evaluations=3)
+    icm_fast.search(DATA, model="x", config=config, scorer=FakeScorer(6), output_dir=tmp_path)
+    with pytest.raises(InputError, match="holds a different run"):
+        icm_fast.search(DATA, model="x", scorer=Refusing(6), output_dir=tmp_path)
+    assert (tmp_path / "summary.json").is_file()
+
+
 def test_a_refused_search_leaves_no_folder(tmp_path):
     config = SearchConfig(start="given", initial_labels=(0, 1))
     with pytest.raises(InputError, match="initial_labels has 2 entries"):

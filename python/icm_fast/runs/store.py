@@ -225,6 +225,7 @@ class RunStore(MemoryStore):
     ) -> None:
         self.folder: Path = folder
         self._lock = lock_folder(folder)
+        self._is_new = not is_file(folder / CONFIG_FILE)
         try:
             self._config = _open_config(folder, dataset, config, model, source)
             read_summary(folder)  # a damaged one is reported before any work
@@ -239,6 +240,22 @@ class RunStore(MemoryStore):
             os.close(self._lock)
             raise
         super().__init__(self._log.labellings)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is not None and issubclass(kind, InputError) and not self.n_scored_now:
+            self._withdraw()
+        super().__exit__(kind, error, trace)
+
+    def _withdraw(self) -> None:
+        """Leave no refused settings behind, so that corrected ones can take the folder."""
+        if self._is_new:
+            for name in RUN_FILES:
+                (self.folder / name).unlink(missing_ok=True)
 
     def _keep(self, scored: ScoredLabelling) -> None:
         """Append to the log; it is on disk when this returns."""
