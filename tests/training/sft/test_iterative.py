@@ -84,7 +84,7 @@ def test_each_batch_is_labelled_by_the_model_tuned_on_those_before_it(tmp_path):
     assert np.array_equal(result.searches[1].scores, expected.scores)
     assert not np.array_equal(result.searches[1].scores, with_base.scores)
     whole = fine_tune(reviews(), result.labels, model=base, config=TUNING)
-    assert result.tuned.model.fingerprint == whole.model.fingerprint
+    assert result.model.fingerprint == whole.model.fingerprint
     for number in range(3):
         assert (tmp_path / f"batch-{number:03d}" / "search" / "summary.json").is_file()
         assert (tmp_path / f"batch-{number:03d}" / "tuning" / "adapter").is_dir()
@@ -104,6 +104,6 @@ def test_an_interrupted_one_goes_on(interrupted_at, tmp_path):
     said = shown.lines
     again = run(tmp_path)
     assert again.labels.tolist() == whole.labels.tolist()
-    assert again.tuned.model.fingerprint == whole.tuned.model.fingerprint
+    assert again.model.fingerprint == whole.model.fingerprint
     assert said[0] == "batch 1 of 3: labelling 3 examples"
     assert said[1] == "batch 1 of 3: tuning on 3 labels"

@@ -18,7 +18,7 @@ from icm_fast.engine.search import search
 from icm_fast.errors import InputError
 from icm_fast.files import json_lines, write_atomically
 from icm_fast.model.load import load_model
-from icm_fast.model.loaded import ModelSpec
+from icm_fast.model.loaded import LoadedModel, ModelSpec
 from icm_fast.runs.store import LABELS_FILE
 from icm_fast.tasks.constraints import connected_rows
 from icm_fast.tasks.source import TaskSource
@@ -45,6 +45,11 @@ class IterativeResult:
     batches: tuple[IndexArray, ...]
     searches: tuple[SearchResult, ...]
     tuned: Tuned
+
+    @property
+    def model(self) -> LoadedModel:
+        """The tuned model."""
+        return self.tuned.model
 
 
 def split_batches(dataset: Dataset, size: int, seed: int) -> list[IndexArray]:
