@@ -35,6 +35,8 @@ def test_a_config_is_one(config):
 def test_a_model_is_one(model):
     with pytest.raises(InputError, match="a model must be"):
         icm_fast.search(DATA, model=model)
+    with pytest.raises(InputError, match="a model must be"):
+        icm_fast.leave_one_out(DATA, [0] * 6, model=model)
 
 
 @pytest.mark.parametrize("folder", ["", 3, b"runs"])

@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from icm_fast.errors import InputError
-
 if TYPE_CHECKING:
     from icm_fast.model.loaded import LoadedModel, ModelSpec
 
@@ -33,11 +31,6 @@ class LazyModel:
     """
 
     def __init__(self, model: ModelSpec, *, dtype: str = "auto", device: str = "auto") -> None:
-        if not isinstance(model, (str, os.PathLike, tuple)) and not hasattr(model, "fingerprint"):
-            raise InputError(
-                "a model must be a hub id, a folder, a .gguf file, a (model, tokenizer) pair or a "
-                f"loaded model, got {type(model).__name__}"
-            )
         self._model = model
         self._dtype = dtype
         self._device = device

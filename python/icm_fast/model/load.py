@@ -65,6 +65,12 @@ def load_model(
     with turn_to_load():
         if isinstance(model, tuple):
             return _wrap_pair(model)
+        given: object = model
+        if not isinstance(given, (str, os.PathLike)):
+            raise InputError(
+                "a model must be a hub id, a folder, a .gguf file, a (model, tokenizer) pair or a "
+                f"loaded model, got {type(given).__name__}"
+            )
         return _load(os.fspath(model), dtype, device, trust_remote_code)
 
 
