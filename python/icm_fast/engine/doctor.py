@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from icm_fast.config import SearchConfig
-from icm_fast.engine.progress import clock
+from icm_fast.engine.progress import Stopwatch, clock
 from icm_fast.errors import InputError
 from icm_fast.model.lazy import LazyModel
 from icm_fast.scoring.checks import check_scores
@@ -268,9 +267,9 @@ def _tokens_per_second(
     scorer = make_scorer(loaded, dataset.subset(range(n)), config)
     labels = balanced_labels(n, len(dataset.label_space))
     check_scores(dataset.subset(range(n)), scorer.score(labels).scores)
-    started = time.monotonic()
+    watch = Stopwatch()
     n_tokens = scorer.score(labels).n_tokens
-    return float(n_tokens / max(time.monotonic() - started, 1e-9))
+    return float(n_tokens / max(watch.seconds(), 1e-9))
 
 
 def _cost(scorer: Scorer, dataset: Dataset, config: SearchConfig, rate: float) -> Finding:
