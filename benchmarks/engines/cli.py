@@ -17,7 +17,7 @@ from icm_fast.errors import InputError
 
 if TYPE_CHECKING:
     from benchmarks.engines.cases import Case
-    from benchmarks.engines.launch import PEERS_DIR, Launcher
+    from benchmarks.engines.launch import Launcher
     from benchmarks.engines.run import Progress, Settings
 
 NAME = "python -m benchmarks.engines"
