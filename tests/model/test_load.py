@@ -256,3 +256,15 @@ def test_available_memory(monkeypatch, text, expected):
 
 def test_this_machine_has_memory():
     assert available_bytes() > 0
+
+
+def test_gemma2_keeps_its_cap_on_attention():
+    """Torch's attention ignores it, and transformers before 5.23 chose that for Gemma 2."""
+    ids = torch.arange(3, 43)[None]
+    model = tiny_model("gemma2")
+    model.set_attn_implementation("eager")
+    with torch.inference_mode():
+        expected = model(input_ids=ids).logits
+        model.config._attn_implementation_internal = "sdpa"  # which 5.23 refuses to run
+        loaded = load_model((model, byte_tokenizer()))
+        assert torch.equal(loaded.model(input_ids=ids).logits, expected)
