@@ -28,7 +28,7 @@ Annealer::Annealer(ConstraintGraph graph, SearchSettings settings)
     if (problem_.settings.needs_prior()) {
         phase_ = Phase::kPrior;
         pending_ =
-            Ask{.labels = state_.labels, .rows = std::vector<bool>(problem_.n_examples(), true)};
+            Ask{.labels = problem_.fixed, .rows = std::vector<bool>(problem_.n_examples(), true)};
         return;
     }
     begin_init(first_labels());
@@ -53,17 +53,18 @@ void Annealer::tell(std::span<const float> scores) {
     advance();
 }
 
-// What the model says without any demonstration: where the search starts, or what its proposals
-// lean on.
+// What the model says without any demonstration but the known ones: where the search starts, or
+// what its proposals lean on.
 void Annealer::tell_prior(const Ask& ask, std::span<const float> scores) {
     acceptance_.check_covered(ask, scores);
     std::vector<double> prior =
-        adjusted_scores(settings().objective, state_.labels, {scores, problem_.n_labels()},
-                        settings().label_shares);
+        adjusted_scores(settings().objective, ask.labels, {scores, problem_.n_labels()},
+                        settings().label_shares, problem_.fixed);
     if (settings().start == Start::kZeroShot) {
-        Examples everyone(state_.labels.size());
-        std::iota(everyone.begin(), everyone.end(), 0);
-        begin_init(assign_jointly(problem_.graph, state_.labels, everyone, prior));
+        Examples open(ask.labels.size());
+        std::iota(open.begin(), open.end(), 0);
+        std::erase_if(open, [&](std::int32_t i) { return !problem_.is_free(i); });
+        begin_init(assign_jointly(problem_.graph, ask.labels, open, prior));
     } else {
         begin_init(first_labels());
     }
@@ -249,8 +250,14 @@ void Annealer::stop(std::string reason) {
 // The labels of a start that asks the model nothing.
 Labels Annealer::first_labels() const {
     const SearchSettings& s = settings();
-    if (!s.initial_labels.empty()) return s.initial_labels;
-    return initial_labels(graph().n_examples(), graph().n_labels(), s.n_initial, problem_.rng);
+    if (s.initial_labels.empty()) {
+        return initial_labels(problem_.fixed, graph().n_labels(), s.n_initial, problem_.rng);
+    }
+    Labels labels = s.initial_labels;
+    for (std::size_t i = 0; i < labels.size(); ++i) {
+        if (problem_.fixed[i] != kUnlabelled) labels[i] = problem_.fixed[i];
+    }
+    return labels;
 }
 
 void Annealer::begin_init(Labels labels) {

@@ -141,7 +141,7 @@ class Annealer {
     std::string reason_;
     std::int64_t iteration_ = 0;
     std::int64_t n_asks_ = 0;
-    std::int64_t n_evaluations_ = 0;  // asks that had a labelled example
+    std::int64_t n_evaluations_ = 0;  // asks for a utility
     std::int64_t n_accepted_ = 0;
     std::int64_t n_unlabelled_draws_ = 0;
     std::int64_t n_restarts_ = 0;

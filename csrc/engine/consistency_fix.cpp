@@ -46,11 +46,14 @@ std::int32_t ConsistencyFix::draw_pair(const std::vector<std::int32_t>& violated
 }
 
 std::vector<Labels> ConsistencyFix::options(std::int32_t pair) const {
+    const LabelPair ends = problem_.graph.ends(pair);
     std::vector<LabelPair> allowed = problem_.graph.allowed(pair);
+    std::erase_if(allowed, [&](LabelPair p) {
+        return !problem_.may_have(ends.first, p.first) || !problem_.may_have(ends.second, p.second);
+    });
     if (!problem_.settings.fix_both_false && allowed.size() > 1) {
         std::erase_if(allowed, [](LabelPair p) { return p.first == 0 && p.second == 0; });
     }
-    const LabelPair ends = problem_.graph.ends(pair);
     std::vector<Labels> options;
     options.reserve(allowed.size());
     for (const LabelPair labels : allowed) {

@@ -28,7 +28,8 @@ class ConsistencyFix {
 
   private:
     [[nodiscard]] std::int32_t draw_pair(const std::vector<std::int32_t>& violated) const;
-    // The candidate with each pair of labels that may be tried for a constraint.
+    // The candidate with each pair of labels that may be tried for a constraint; none where known
+    // labels leave no choice.
     [[nodiscard]] std::vector<Labels> options(std::int32_t pair) const;
     // One round: takes the best option for a pair if it helps, or returns the first labelling that
     // is not known and leaves all as it was.

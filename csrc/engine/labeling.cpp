@@ -128,11 +128,13 @@ std::vector<LabelChange> changes_between(std::span<const std::int32_t> before,
     return changes;
 }
 
-Labels initial_labels(std::int32_t n_examples, std::int32_t n_labels, std::int64_t n_initial,
+Labels initial_labels(Labels labels, std::int32_t n_labels, std::int64_t n_initial,
                       const CounterRng& rng) {
-    const auto count = static_cast<std::uint32_t>(std::min<std::int64_t>(n_initial, n_examples));
-    Examples order(index(n_examples));
+    Examples order(labels.size());
     std::iota(order.begin(), order.end(), 0);
+    std::erase_if(order, [&](std::int32_t i) { return labels[index(i)] != kUnlabelled; });
+    const auto count =
+        static_cast<std::uint32_t>(std::min<std::int64_t>(n_initial, std::ssize(order)));
     Labels balanced(count);
     for (std::uint32_t k = 0; k < count; ++k) {
         const std::uint64_t rest = order.size() - k;
@@ -142,7 +144,6 @@ Labels initial_labels(std::int32_t n_examples, std::int32_t n_labels, std::int64
     for (std::uint32_t k = count; k-- > 1;) {
         std::swap(balanced[k], balanced[rng.bounded(Purpose::kInitLabel, 0, k, k + 1ULL)]);
     }
-    Labels labels(index(n_examples), kUnlabelled);
     for (std::uint32_t k = 0; k < count; ++k) {
         labels[index(order[k])] = balanced[k];
     }

@@ -34,9 +34,10 @@ struct LabelChange {
 [[nodiscard]] std::vector<LabelChange> changes_between(std::span<const std::int32_t> before,
                                                        std::span<const std::int32_t> after);
 
-// `n_initial` random examples (all, if there are fewer) with balanced labels in random order.
-[[nodiscard]] Labels initial_labels(std::int32_t n_examples, std::int32_t n_labels,
-                                    std::int64_t n_initial, const CounterRng& rng);
+// The labels [n_examples], and `n_initial` random examples (all, if there are fewer) of those that
+// had none with balanced labels in random order.
+[[nodiscard]] Labels initial_labels(Labels labels, std::int32_t n_labels, std::int64_t n_initial,
+                                    const CounterRng& rng);
 
 // One integer weight per example: `group_weight` if it is unlabelled and shares a constraint with a
 // labelled one, else 1.

@@ -34,15 +34,30 @@ void check_shares(const std::vector<double>& shares, std::int32_t n_labels) {
             "label_shares must have one number per label");
 }
 
+void check_labels(const Labels& labels, const ConstraintGraph& graph, const std::string& name) {
+    require(std::ssize(labels) == graph.n_examples(), (name + " must be [n_examples]").c_str());
+    require(std::ranges::all_of(
+                labels, [&](std::int32_t y) { return y >= kUnlabelled && y < graph.n_labels(); }),
+            (name + " must lie in -1 .. n_labels - 1").c_str());
+}
+
 void check_initial(const SearchSettings& s, const ConstraintGraph& graph) {
     const Labels& labels = s.initial_labels;
     if (labels.empty()) return;
     require(s.start != Start::kZeroShot, "initial_labels need start=given, not zero-shot");
-    require(std::ssize(labels) == graph.n_examples(), "initial_labels must be [n_examples]");
-    require(std::ranges::all_of(
-                labels, [&](std::int32_t y) { return y >= kUnlabelled && y < graph.n_labels(); }),
-            "initial_labels must lie in -1 .. n_labels - 1");
+    check_labels(labels, graph, "initial_labels");
     require(count_labelled(labels) > 0, "initial_labels label no example");
+}
+
+void check_fixed(const Labels& labels, const ConstraintGraph& graph) {
+    if (labels.empty()) return;
+    check_labels(labels, graph, "fixed_labels");
+    const std::vector<std::int32_t> violated = graph.violated(labels);
+    if (violated.empty()) return;
+    const LabelPair ends = graph.ends(violated.front());
+    throw std::invalid_argument("fixed_labels of examples " + std::to_string(ends.first) + " and " +
+                                std::to_string(ends.second) + " contradict constraint " +
+                                std::to_string(violated.front()));
 }
 
 }  // namespace
@@ -51,6 +66,7 @@ void SearchSettings::check(const ConstraintGraph& graph) const {
     check_ranges(*this);
     check_shares(label_shares, graph.n_labels());
     check_initial(*this, graph);
+    check_fixed(fixed_labels, graph);
 }
 
 Start parse_start(std::string_view name) {

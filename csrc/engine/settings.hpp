@@ -43,6 +43,9 @@ struct SearchSettings {
     Start start = Start::kRandom;
     std::int64_t n_initial = 8;
     Labels initial_labels = {};  // [n_examples], or nothing: where the search starts
+    // [n_examples], or nothing: labels that the search keeps from its first state on, -1 where it
+    // is free. They win over `initial_labels`.
+    Labels fixed_labels = {};
     // Expected share of each label, where it is known: proposals of the calibrated objective then
     // aim at these shares instead of equal ones. Empty, or one number above 0 per label.
     std::vector<double> label_shares = {};
@@ -106,6 +109,7 @@ inline constexpr std::tuple kSettings{
     Setting{"start", &SearchSettings::start},
     Setting{"n_initial", &SearchSettings::n_initial},
     Setting{"initial_labels", &SearchSettings::initial_labels},
+    Setting{"fixed_labels", &SearchSettings::fixed_labels},
     Setting{"label_shares", &SearchSettings::label_shares},
     Setting{"prior_weight", &SearchSettings::prior_weight},
     Setting{"fix_rounds", &SearchSettings::fix_rounds},

@@ -82,6 +82,26 @@ NATIVE_TEST(fix, may_leave_out_both_false) {
            Labels{1, 0}));
 }
 
+NATIVE_TEST(fix, tries_no_other_label_for_a_known_example) {
+    const SearchSettings settings{.fixed_labels = {1, engine::kUnlabelled}};
+    // (1, 0) is all that is left; not to allow (0, 0) makes no difference to it.
+    for (const bool both_false : {true, false}) {
+        SearchSettings one = settings;
+        one.fix_both_false = both_false;
+        CHECK((fixed(one, with_utilities({{kViolated, 0.0}, {{1, 0}, 1.0}})) == Labels{1, 0}));
+    }
+}
+
+NATIVE_TEST(fix, a_known_label_that_leaves_no_choice_keeps_the_violation) {
+    const std::vector<std::int32_t> pairs = {0, 1};
+    const std::vector<std::uint8_t> never_one_first = {1, 1, 0, 0};
+    const Problem problem({2, 2, pairs, never_one_first}, {.fixed_labels = {1, -1}});
+    ConsistencyFix fix(problem);
+    fix.begin({1, 0}, 1);
+    CHECK(!fix.advance(with_utilities({{{1, 0}, 0.0}})));
+    CHECK((fix.take() == Labels{1, 0}));
+}
+
 NATIVE_TEST(fix, treats_one_pair_a_round_and_no_more_rounds_than_allowed) {
     const Labels all = {1, 1, 1, 1};
     for (const std::int64_t rounds : {0, 1, 2}) {

@@ -26,6 +26,9 @@ STARTS = ("zero-shot", "random", "given")
 CONTEXT_ORDERS = ("tree", "append")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
+ADDED_SETTINGS: dict[str, object] = {"fixed_labels": ()}
+"""Settings younger than version 0.1, each with the value that all earlier runs had."""
+
 _PRESETS: dict[str, dict[str, object]] = {
     # Ours: calibrated objective, moves that change many labels for one evaluation, proposals that
     # lean on what the label words mean to the model.
@@ -227,9 +230,15 @@ class SearchConfig:
         n_initial: K, examples with balanced random labels at a random start.
         initial_labels: Index of each example's label at the start ``given``, -1 where unlabelled.
             The search may change them.
-        label_shares: Expected share of each label, in the order of the label space, where it is
-            roughly known. The calibrated objective cannot tell a model's preference for a label
-            from a frequent label, and without this setting its proposals aim at equal shares.
+        fixed_labels: Index of each example's label where it is known, -1 where the search is free.
+            Known examples carry their label from the start on, whatever ``start`` and
+            initial_labels say, and are evidence in every other example's context; the search never
+            changes nor drops them. How well the others predict them counts in P(D). The start
+            ``zero-shot`` then has the known labels as demonstrations.
+        label_shares: Expected share of each label, in the order of the label space and among the
+            examples that are not fixed, where it is roughly known. The calibrated objective cannot
+            tell a model's preference for a label from a frequent label, and without this setting
+            its proposals aim at equal shares.
         prior_weight: Weight, in proposals alone, of the calibrated zero-shot log-probabilities
             next to the leave-one-out ones. The label words then keep their meaning: without them a
             small model climbs to labellings that predict each other better than true ones do.
@@ -286,6 +295,7 @@ class SearchConfig:
     start: Annotated[str | None, OneOf(STARTS)] = None
     n_initial: Annotated[int, Between(1, 1_000_000)] = 8
     initial_labels: Annotated[tuple[int, ...], ListOf(LabelIndex())] = ()
+    fixed_labels: Annotated[tuple[int, ...], ListOf(LabelIndex())] = ()
     label_shares: Annotated[tuple[float, ...], ListOf(Between(1e-9, 1.0))] = ()
     prior_weight: Annotated[float | None, Between(0.0, 1e6)] = None
     fix_rounds: Annotated[int, Between(0, 1_000_000)] = 10
@@ -354,9 +364,16 @@ class SearchConfig:
             )
 
     def to_dict(self) -> dict[str, JsonValue]:
-        """Return the resolved settings as plain YAML types."""
-        values = ((f.name, getattr(self, f.name)) for f in dataclasses.fields(self))
-        return {name: list(v) if isinstance(v, tuple) else v for name, v in values}
+        """Return the resolved settings as plain YAML types.
+
+        Younger settings are left out where they have the value of all earlier runs: results of
+        earlier versions stay results of the same settings.
+        """
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        for name, former in ADDED_SETTINGS.items():
+            if values[name] == former:
+                del values[name]
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}
 
     @classmethod
     def from_mapping(cls, content: Mapping[str, Any]) -> SearchConfig:
@@ -364,6 +381,11 @@ class SearchConfig:
         settings = without_removed(content)
         check_names(settings, (f.name for f in dataclasses.fields(cls)))
         return cls(**coerced(cls, settings))
+
+
+def resolved_settings(content: Mapping[str, T]) -> dict[str, T | object]:
+    """What :meth:`SearchConfig.to_dict` wrote, with the younger settings of earlier runs."""
+    return {**ADDED_SETTINGS, **content}
 
 
 _NUMBER = re.compile(r"[-+]?(?:\.\d+|\d+(?:\.\d*)?)(?:[eE][-+]?\d+)?")

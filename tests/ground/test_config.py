@@ -163,7 +163,9 @@ def test_lists_become_tuples_of_plain_numbers():
 
 
 def test_settings_survive_yaml_in_their_order():
-    config = SearchConfig(label_shares=(0.3, 0.7), start="given", initial_labels=(0, 1))
+    config = SearchConfig(
+        label_shares=(0.3, 0.7), start="given", initial_labels=(0, 1), fixed_labels=(-1, 1)
+    )
     content = config.to_dict()
     assert list(content) == list(DECLARED)
     text = yaml.safe_dump(content, sort_keys=False)

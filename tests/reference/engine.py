@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from icm_fast.types import UNLABELLED, IntArray, ScoreArray
 from reference.graph import ReferenceGraph
-from reference.labeling import Labels, Scores, with_label
+from reference.labeling import Labels, Scores, unlabelled_examples, with_label
 from reference.objective import utility
 from reference.proposals import Move, Proposals, State, adjusted_scores, initial_labels
 from reference.rng import ACCEPT, FIX_PAIR, ReferenceRng
@@ -68,6 +68,7 @@ class ReferenceEngine:
         self._graph = ReferenceGraph(pairs, tables)
         self._settings = SimpleNamespace(**settings)
         self._rng = ReferenceRng(settings["seed"])
+        self._fixed: Labels = tuple(settings["fixed_labels"]) or (UNLABELLED,) * n_examples
         self._prior: Scores | None = None
         self._visited: set[Labels] = set()
         self._n_evaluations = 0
@@ -180,19 +181,20 @@ class ReferenceEngine:
     def _initial_labels(self) -> _Search:
         s = self._settings
         if s.start == "zero-shot" or s.prior_weight > 0:
-            table = yield ReferenceAsk(self.labels, -math.inf)
+            table = yield ReferenceAsk(np.array(self._fixed, dtype=np.int32), -math.inf)
             scores = [[float(x) for x in row] for row in table]
             self._prior = adjusted_scores(
-                State(self._state.labels, scores, 0.0), s.objective, s.label_shares
+                State(self._fixed, scores, 0.0), s.objective, s.label_shares, self._fixed
             )
             self.n_asks += 1
         if s.start == "zero-shot":
             assert self._prior is not None
-            everyone = list(range(self._n))
-            return self._graph.assign_jointly(self._state.labels, everyone, self._prior)
+            free = unlabelled_examples(self._fixed)
+            return self._graph.assign_jointly(self._fixed, free, self._prior)
         if s.initial_labels:
-            return tuple(s.initial_labels)
-        return initial_labels(self._n, self._n_labels, s.n_initial, self._rng)
+            pairs = zip(s.initial_labels, self._fixed, strict=True)
+            return tuple(given if known == UNLABELLED else known for given, known in pairs)
+        return initial_labels(self._fixed, self._n_labels, s.n_initial, self._rng)
 
     def _perform(self, move: Move) -> _Search:
         known = {self._state.labels: self._state} if move.kind != "init" else {}
@@ -209,7 +211,7 @@ class ReferenceEngine:
             table = yield ReferenceAsk(np.array(labels, dtype=np.int32), threshold)
             scores = [[float(s) for s in row] for row in table]
             s = self._settings
-            value = utility(labels, scores, self._graph, s.objective, s.alpha)
+            value = utility(labels, scores, self._graph, s.objective, s.alpha, self._fixed)
             known[labels] = State(labels, scores, value)
             self.n_asks += 1
             self._n_evaluations += 1
@@ -244,7 +246,13 @@ class ReferenceEngine:
     def _fix_options(self, labels: Labels, pair: int) -> list[Labels]:
         first, second, table = self._graph.constraints[pair]
         choices = itertools.product(range(self._n_labels), repeat=2)
-        allowed = [(a, b) for a, b in choices if table[a][b]]
+        allowed = [
+            (a, b)
+            for a, b in choices
+            if table[a][b]
+            and self._fixed[first] in (UNLABELLED, a)
+            and self._fixed[second] in (UNLABELLED, b)
+        ]
         if not self._settings.fix_both_false and len(allowed) > 1:
             allowed = [choice for choice in allowed if choice != (0, 0)]
         return [with_label(with_label(labels, first, a), second, b) for a, b in allowed]
@@ -316,7 +324,7 @@ class ReferenceEngine:
         self._state = state
         self._visited.add(state.labels)
         self._proposals = Proposals(
-            self._settings, self._graph, self._rng, state, self._prior, self._visited
+            self._settings, self._graph, self._rng, state, self._prior, self._visited, self._fixed
         )
 
     def _log(
