@@ -79,7 +79,7 @@ def one_sided(labels: IntArray, dataset: Dataset) -> Concern | None:
 
 
 def free_labels(labels: IntArray, config: SearchConfig) -> IntArray:
-    """The labels ``[n]`` that the search chose: -1 where they were known beforehand, too."""
+    """The labels ``[n]`` of examples that the search was free to label; -1 for all others."""
     fixed = fixed_array(config)
     return labels if fixed is None else np.where(fixed == UNLABELLED, labels, UNLABELLED)
 
