@@ -204,6 +204,7 @@ void Annealer::decide() {
     event.accepted = Acceptance::accepts(candidate, threshold);
     event.forced = is_forced(proposal_.move);
     event.abandoned = !candidate.is_whole;
+    if (event.accepted && proposal_.move != Move::kInit) ++n_acceptances_;
     if (event.accepted && !event.changes.empty()) {
         adopt(candidate);
     } else {
@@ -250,6 +251,7 @@ void Annealer::stop(std::string reason) {
 Labels Annealer::first_labels() const {
     const SearchSettings& s = settings();
     if (!s.initial_labels.empty()) return s.initial_labels;
+    if (s.initial_groups) return initial_group_labels(graph(), s.n_initial, problem_.rng);
     return initial_labels(graph().n_examples(), graph().n_labels(), s.n_initial, problem_.rng);
 }
 
@@ -265,7 +267,9 @@ void Annealer::begin(Proposal proposal) {
     known_.clear();
     known_.emplace(state_.labels, Evaluation{.scores = state_.scores, .utility = state_.utility});
     if (is_fixed(proposal_.move)) {
-        fix_.begin(std::move(proposal_.labels), step());
+        const bool is_new = proposal_.move == Move::kSingle;
+        fix_.begin(std::move(proposal_.labels), step(),
+                   is_new ? FixStart::kNewLabel : FixStart::kKnown);
         phase_ = Phase::kFix;
     } else {
         phase_ = Phase::kDecide;
@@ -308,7 +312,8 @@ bool Annealer::is_spent() const {
 }
 
 double Annealer::temperature() const {
-    return settings().schedule.temperature(iteration_, n_accepted_);
+    return settings().schedule.temperature(
+        {.iterations = iteration_, .n_accepted = n_accepted_, .acceptances = n_acceptances_});
 }
 
 // ---- The log ------------------------------------------------------------------------------------

@@ -97,6 +97,22 @@ class JointAssignment {
     std::span<const double> adjusted_;
 };
 
+// Balanced labels in random order for the chosen examples.
+Labels label_balanced(const Examples& chosen, std::int32_t n_examples, std::int32_t n_labels,
+                      const CounterRng& rng) {
+    const auto count = static_cast<std::uint32_t>(chosen.size());
+    Labels balanced(count);
+    for (std::uint32_t k = 0; k < count; ++k) {
+        balanced[k] = static_cast<std::int32_t>(k % static_cast<std::uint32_t>(n_labels));
+    }
+    for (std::uint32_t k = count; k-- > 1;) {
+        std::swap(balanced[k], balanced[rng.bounded(Purpose::kInitLabel, 0, k, k + 1ULL)]);
+    }
+    Labels labels(index(n_examples), kUnlabelled);
+    for (std::uint32_t k = 0; k < count; ++k) labels[index(chosen[k])] = balanced[k];
+    return labels;
+}
+
 }  // namespace
 
 std::int64_t count_labelled(std::span<const std::int32_t> labels) {
@@ -133,20 +149,29 @@ Labels initial_labels(std::int32_t n_examples, std::int32_t n_labels, std::int64
     const auto count = static_cast<std::uint32_t>(std::min<std::int64_t>(n_initial, n_examples));
     Examples order(index(n_examples));
     std::iota(order.begin(), order.end(), 0);
-    Labels balanced(count);
     for (std::uint32_t k = 0; k < count; ++k) {
         const std::uint64_t rest = order.size() - k;
         std::swap(order[k], order[k + rng.bounded(Purpose::kInitPick, 0, k, rest)]);
-        balanced[k] = static_cast<std::int32_t>(k % static_cast<std::uint32_t>(n_labels));
     }
-    for (std::uint32_t k = count; k-- > 1;) {
-        std::swap(balanced[k], balanced[rng.bounded(Purpose::kInitLabel, 0, k, k + 1ULL)]);
+    order.resize(count);
+    return label_balanced(order, n_examples, n_labels, rng);
+}
+
+Labels initial_group_labels(const ConstraintGraph& graph, std::int64_t n_initial,
+                            const CounterRng& rng) {
+    Examples everyone(index(graph.n_examples()));
+    std::iota(everyone.begin(), everyone.end(), 0);
+    std::vector<Examples> groups = graph.components(everyone);
+    const auto count =
+        static_cast<std::size_t>(std::min<std::int64_t>(n_initial, graph.n_examples()));
+    Examples chosen;
+    for (std::uint32_t k = 0; chosen.size() < count; ++k) {
+        const std::uint64_t rest = groups.size() - k;
+        std::swap(groups[k], groups[k + rng.bounded(Purpose::kInitGroup, 0, k, rest)]);
+        chosen.insert(chosen.end(), groups[k].begin(), groups[k].end());
     }
-    Labels labels(index(n_examples), kUnlabelled);
-    for (std::uint32_t k = 0; k < count; ++k) {
-        labels[index(order[k])] = balanced[k];
-    }
-    return labels;
+    chosen.resize(count);
+    return label_balanced(chosen, graph.n_examples(), graph.n_labels(), rng);
 }
 
 std::vector<std::uint64_t> draw_weights(const ConstraintGraph& graph,

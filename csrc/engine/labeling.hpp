@@ -38,6 +38,10 @@ struct LabelChange {
 [[nodiscard]] Labels initial_labels(std::int32_t n_examples, std::int32_t n_labels,
                                     std::int64_t n_initial, const CounterRng& rng);
 
+// The same for whole constraint components in random order; the last one is cut after `n_initial`.
+[[nodiscard]] Labels initial_group_labels(const ConstraintGraph& graph, std::int64_t n_initial,
+                                          const CounterRng& rng);
+
 // One integer weight per example: `group_weight` if it is unlabelled and shares a constraint with a
 // labelled one, else 1.
 [[nodiscard]] std::vector<std::uint64_t> draw_weights(const ConstraintGraph& graph,

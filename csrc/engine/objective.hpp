@@ -34,8 +34,14 @@ struct ScoreView {
 [[nodiscard]] double predictability(Objective objective, std::span<const std::int32_t> labels,
                                     ScoreView scores);
 
-// alpha P(D) - I(D).
-[[nodiscard]] double utility(Objective objective, double alpha, const ConstraintGraph& graph,
+// How the parts of U(D) weigh: alpha P(D) - `violation` for every violated pair.
+struct Weights {
+    double alpha = 50.0;
+    double violation = 1.0;
+};
+
+// U(D) = alpha P(D) - I(D).
+[[nodiscard]] double utility(Objective objective, Weights weights, const ConstraintGraph& graph,
                              std::span<const std::int32_t> labels, ScoreView scores);
 
 // Whether P(D) cannot rise when more examples are scored: sums and means of log-probabilities.
@@ -43,7 +49,8 @@ struct ScoreView {
 
 // An upper bound of U(D), in floating point too, from scores that are NaN for some labelled
 // examples: they are taken for 0. Only for objectives that have a bound.
-[[nodiscard]] double utility_bound(Objective objective, double alpha, const ConstraintGraph& graph,
+[[nodiscard]] double utility_bound(Objective objective, Weights weights,
+                                   const ConstraintGraph& graph,
                                    std::span<const std::int32_t> labels, ScoreView scores);
 
 // The examples that a marginal averages over.

@@ -17,6 +17,7 @@ struct Problem {
     Problem(ConstraintGraph constraints, SearchSettings search_settings)
         : graph(std::move(constraints)), settings(std::move(search_settings)), rng(settings.seed) {
         settings.check(graph);
+        if (settings.max_iterations == kPerExample) settings.max_iterations = graph.n_examples();
     }
 
     [[nodiscard]] std::size_t n_examples() const { return index(graph.n_examples()); }

@@ -673,8 +673,11 @@ def utility(
     tables: npt.NDArray[np.uint8],
     objective: str,
     alpha: float,
+    violation_weight: float = 1.0,
 ) -> float:
     """Return U(D) = alpha P(D) - I(D) for labels ``[n]`` and scores ``[n, n_labels]``.
+
+    Each violated pair adds ``violation_weight`` to I(D).
 
     Raises:
         ValueError: If a shape or a value is out of range.

@@ -47,7 +47,13 @@ def predictability(labels: Sequence[int], scores: Scores, objective: str) -> flo
 
 
 def utility(
-    labels: Sequence[int], scores: Scores, graph: ReferenceGraph, objective: str, alpha: float
+    labels: Sequence[int],
+    scores: Scores,
+    graph: ReferenceGraph,
+    objective: str,
+    alpha: float,
+    violation_weight: float = 1.0,
 ) -> float:
-    """Return U(D) = alpha P(D) - I(D)."""
-    return alpha * predictability(labels, scores, objective) - len(graph.violated(labels))
+    """Return U(D) = alpha P(D) - I(D), where each violated pair adds the weight to I(D)."""
+    inconsistency = violation_weight * len(graph.violated(labels))
+    return alpha * predictability(labels, scores, objective) - inconsistency

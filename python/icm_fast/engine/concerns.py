@@ -96,6 +96,7 @@ def find_rival(
             tables,
             str(config.objective),
             config.alpha,
+            float(config.violation_weight or 0.0),
         )
         if best is None or utility > best.utility:
             best = Rival(utility, differs)

@@ -48,7 +48,17 @@ def labelling_utility(
 ) -> float:
     """U(D) of a labelling, ``[n]``, under its leave-one-out scores, ``[n, n_labels]``."""
     pairs, tables = dataset.constraint_arrays()
-    return float(native_utility(labels, scores, pairs, tables, str(config.objective), config.alpha))
+    return float(
+        native_utility(
+            labels,
+            scores,
+            pairs,
+            tables,
+            str(config.objective),
+            config.alpha,
+            float(config.violation_weight or 0.0),
+        )
+    )
 
 
 def _check_initial_labels(labels: tuple[int, ...], dataset: Dataset) -> None:
