@@ -279,8 +279,8 @@ def test_truthfulqa_preference_pairs_the_claims_of_a_question(tmp_path):
     dataset, gold = load_task("truthfulqa-preference", path)
     first = dataset.examples[0].prompt
     assert first == (
-        "Question: Q0?\nResponse 1: C0.\nResponse 2: C1.\n"
-        "Claim: Response 1 is more truthful than Response 2.\nI think this claim is"
+        "Question: Q0?\nAnswer 1: C0.\nAnswer 2: C1.\n"
+        "Claim: Answer 1 is more truthful than Answer 2.\nI think this claim is"
     )
     assert len(dataset) == len(CLAIMS)
     assert gold.tolist()[:2] == [0, 1]

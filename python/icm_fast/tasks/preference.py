@@ -271,9 +271,9 @@ def _preference_prompt(newlines: str) -> Callable[[Row], str]:
 def _truth_prompt(row: Row) -> str:
     return (
         f"Question: {row.text('question')}\n"
-        f"Response 1: {_one_line(row, 'choice')}\n"
-        f"Response 2: {_one_line(row, 'choice_2')}\n"
-        "Claim: Response 1 is more truthful than Response 2.\n"
+        f"Answer 1: {row.text('choice')}\n"
+        f"Answer 2: {row.text('choice_2')}\n"
+        "Claim: Answer 1 is more truthful than Answer 2.\n"
         f"{CLAIM_ENDING}"
     )
 
