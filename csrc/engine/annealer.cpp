@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <numeric>
 #include <stdexcept>
 #include <utility>
 
@@ -61,9 +60,7 @@ void Annealer::tell_prior(const Ask& ask, std::span<const float> scores) {
         adjusted_scores(settings().objective, ask.labels, {scores, problem_.n_labels()},
                         settings().label_shares, problem_.fixed);
     if (settings().start == Start::kZeroShot) {
-        Examples open(ask.labels.size());
-        std::iota(open.begin(), open.end(), 0);
-        std::erase_if(open, [&](std::int32_t i) { return !problem_.is_free(i); });
+        const Examples open = unlabelled_examples(ask.labels);
         begin_init(assign_jointly(problem_.graph, ask.labels, open, prior));
     } else {
         begin_init(first_labels());
@@ -205,6 +202,7 @@ void Annealer::decide() {
     event.accepted = Acceptance::accepts(candidate, threshold);
     event.forced = is_forced(proposal_.move);
     event.abandoned = !candidate.is_whole;
+    if (event.accepted && proposal_.move != Move::kInit) ++n_acceptances_;
     if (event.accepted && !event.changes.empty()) {
         adopt(candidate);
     } else {
@@ -251,7 +249,9 @@ void Annealer::stop(std::string reason) {
 Labels Annealer::first_labels() const {
     const SearchSettings& s = settings();
     if (s.initial_labels.empty()) {
-        return initial_labels(problem_.fixed, graph().n_labels(), s.n_initial, problem_.rng);
+        return s.initial_groups
+                   ? initial_group_labels(graph(), problem_.fixed, s.n_initial, problem_.rng)
+                   : initial_labels(problem_.fixed, graph().n_labels(), s.n_initial, problem_.rng);
     }
     Labels labels = s.initial_labels;
     for (std::size_t i = 0; i < labels.size(); ++i) {
@@ -272,7 +272,9 @@ void Annealer::begin(Proposal proposal) {
     known_.clear();
     known_.emplace(state_.labels, Evaluation{.scores = state_.scores, .utility = state_.utility});
     if (is_fixed(proposal_.move)) {
-        fix_.begin(std::move(proposal_.labels), step());
+        const bool is_new = proposal_.move == Move::kSingle;
+        fix_.begin(std::move(proposal_.labels), step(),
+                   is_new ? FixStart::kNewLabel : FixStart::kKnown);
         phase_ = Phase::kFix;
     } else {
         phase_ = Phase::kDecide;
@@ -315,7 +317,8 @@ bool Annealer::is_spent() const {
 }
 
 double Annealer::temperature() const {
-    return settings().schedule.temperature(iteration_, n_accepted_);
+    return settings().schedule.temperature(
+        {.iterations = iteration_, .n_accepted = n_accepted_, .acceptances = n_acceptances_});
 }
 
 // ---- The log ------------------------------------------------------------------------------------

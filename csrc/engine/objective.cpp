@@ -102,17 +102,17 @@ double predictability(Objective objective, std::span<const std::int32_t> labels,
     return objective == Objective::kSumLogprob ? total : total / static_cast<double>(n_labelled);
 }
 
-double utility(Objective objective, double alpha, const ConstraintGraph& graph,
+double utility(Objective objective, Weights weights, const ConstraintGraph& graph,
                std::span<const std::int32_t> labels, ScoreView scores, FixedLabels fixed) {
-    return alpha * predictability(objective, labels, scores, fixed) -
-           static_cast<double>(graph.count_violations(labels));
+    return weights.alpha * predictability(objective, labels, scores, fixed) -
+           weights.violation * static_cast<double>(graph.count_violations(labels));
 }
 
 bool has_bound(Objective objective) {
     return objective == Objective::kMeanLogprob || objective == Objective::kSumLogprob;
 }
 
-double utility_bound(Objective objective, double alpha, const ConstraintGraph& graph,
+double utility_bound(Objective objective, Weights weights, const ConstraintGraph& graph,
                      std::span<const std::int32_t> labels, ScoreView scores, FixedLabels fixed) {
     // Summed in the order of `predictability`: rounding is monotone, so with terms of at most 0
     // replaced by 0 the sum cannot come out smaller.
@@ -120,7 +120,7 @@ double utility_bound(Objective objective, double alpha, const ConstraintGraph& g
     for (float& score : filled) {
         if (std::isnan(score)) score = 0.0F;
     }
-    return utility(objective, alpha, graph, labels, {filled, scores.n_labels}, fixed);
+    return utility(objective, weights, graph, labels, {filled, scores.n_labels}, fixed);
 }
 
 std::vector<double> adjusted_scores(Objective objective, std::span<const std::int32_t> labels,

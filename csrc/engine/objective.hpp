@@ -40,8 +40,14 @@ using FixedLabels = std::span<const std::int32_t>;
 [[nodiscard]] double predictability(Objective objective, std::span<const std::int32_t> labels,
                                     ScoreView scores, FixedLabels fixed = {});
 
-// alpha P(D) - I(D).
-[[nodiscard]] double utility(Objective objective, double alpha, const ConstraintGraph& graph,
+// How the parts of U(D) weigh: alpha P(D) - `violation` for every violated pair.
+struct Weights {
+    double alpha = 50.0;
+    double violation = 1.0;
+};
+
+// U(D) = alpha P(D) - I(D).
+[[nodiscard]] double utility(Objective objective, Weights weights, const ConstraintGraph& graph,
                              std::span<const std::int32_t> labels, ScoreView scores,
                              FixedLabels fixed = {});
 
@@ -50,7 +56,8 @@ using FixedLabels = std::span<const std::int32_t>;
 
 // An upper bound of U(D), in floating point too, from scores that are NaN for some labelled
 // examples: they are taken for 0. Only for objectives that have a bound.
-[[nodiscard]] double utility_bound(Objective objective, double alpha, const ConstraintGraph& graph,
+[[nodiscard]] double utility_bound(Objective objective, Weights weights,
+                                   const ConstraintGraph& graph,
                                    std::span<const std::int32_t> labels, ScoreView scores,
                                    FixedLabels fixed = {});
 

@@ -21,6 +21,7 @@ struct Problem {
         settings.check(graph);
         fixed = settings.fixed_labels;
         if (fixed.empty()) fixed.assign(n_examples(), kUnlabelled);
+        if (settings.max_iterations == kPerExample) settings.max_iterations = graph.n_examples();
     }
 
     [[nodiscard]] std::size_t n_examples() const { return index(graph.n_examples()); }

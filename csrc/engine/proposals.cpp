@@ -27,7 +27,8 @@ void Proposals::reject(const Proposal& proposal) {
 }
 
 bool Proposals::has_converged() const {
-    return state_->n_labelled == problem_.graph.n_examples() && n_violations_ == 0 &&
+    const bool may_fix = n_violations_ > 0 && !problem_.settings.is_quiet();
+    return state_->n_labelled == problem_.graph.n_examples() && !may_fix &&
            favourites_.disagreeing().empty();
 }
 
@@ -198,9 +199,10 @@ Draw Proposals::draw(std::uint64_t step, std::int64_t n_unlabelled_draws) const 
 }
 
 // Labelled examples that a draw may change, known ones never: with a violation all others, for
-// ConsistencyFix runs.
+// ConsistencyFix runs unless null draws are quiet.
 Examples Proposals::changing() const {
-    return n_violations_ > 0 ? problem_.changeable(state_->labels) : favourites_.disagreeing();
+    const bool may_fix = n_violations_ > 0 && !problem_.settings.is_quiet();
+    return may_fix ? problem_.changeable(state_->labels) : favourites_.disagreeing();
 }
 
 // How often a draw changes nothing before one does; `real` of the `total` weight change something.

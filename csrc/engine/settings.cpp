@@ -11,6 +11,8 @@ namespace {
 
 void check_ranges(const SearchSettings& s) {
     require(std::isfinite(s.alpha), "alpha must be finite");
+    require(s.violation_weight >= 0 && std::isfinite(s.violation_weight),
+            "violation_weight must be finite and at least 0");
     require(s.schedule.initial >= 0 && s.schedule.minimum >= 0 && s.schedule.cooling >= 0,
             "temperatures and cooling must be at least 0");
     require(s.n_initial >= 1, "n_initial must be at least 1");
@@ -20,8 +22,8 @@ void check_ranges(const SearchSettings& s) {
     require(s.group_weight >= 1, "group_weight must be at least 1");
     require(s.single_tries >= 1, "single_tries must be at least 1");
     require(s.growth >= 0 && std::isfinite(s.growth), "growth must be finite and at least 0");
-    require(s.max_iterations >= 0 && s.max_evaluations >= 0,
-            "max_iterations and max_evaluations must be at least 0");
+    require(s.max_iterations >= kPerExample, "max_iterations must be at least 0, or -1");
+    require(s.max_evaluations >= 0, "max_evaluations must be at least 0");
     require(s.moves.has_any(), "moves is empty; name single, group, sweep or grow");
     require(s.restarts >= 0, "restarts must be at least 0");
     require(s.kick > 0 && s.kick <= 1, "kick must lie in (0, 1]");
@@ -74,6 +76,18 @@ Start parse_start(std::string_view name) {
     if (name == "zero-shot") return Start::kZeroShot;
     if (name == "given") return Start::kGiven;
     throw std::invalid_argument("unknown start '" + std::string(name) + "'");
+}
+
+FixPairs parse_fix_pairs(std::string_view name) {
+    if (name == "one") return FixPairs::kOne;
+    if (name == "all") return FixPairs::kAll;
+    throw std::invalid_argument("unknown fix_pairs '" + std::string(name) + "'");
+}
+
+FixOptions parse_fix_options(std::string_view name) {
+    if (name == "allowed") return FixOptions::kAllowed;
+    if (name == "one-label") return FixOptions::kOneLabel;
+    throw std::invalid_argument("unknown fix_options '" + std::string(name) + "'");
 }
 
 MoveKinds parse_moves(std::span<const std::string> names) {

@@ -160,7 +160,7 @@ SimulatedSearch simulate(ConstraintGraph graph, const SearchSettings& settings,
     task.check(graph);
     const std::int32_t n_labels = graph.n_labels();
     const double true_utility = utility(
-        settings.objective, settings.alpha, graph, task.truth,
+        settings.objective, settings.weights(), graph, task.truth,
         {synthetic_scores(task, n_labels, task.truth), index(n_labels)}, settings.fixed_labels);
     SimulatedSearch found = Simulation(std::move(graph), settings, task).run();
     found.true_utility = true_utility;

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from engine_cases import (
     EXCLUSIVE,
+    FORMER_AUTHORS_CODE,
     ONE_TRUE,
     RANDOM_START,
     Case,
@@ -21,7 +22,14 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from icm_fast import _core
-from icm_fast.config import COOLING_CLOCKS, OBJECTIVES, STARTS, SearchConfig
+from icm_fast.config import (
+    COOLING_CLOCKS,
+    FIX_OPTIONS,
+    FIX_PAIRS,
+    OBJECTIVES,
+    STARTS,
+    SearchConfig,
+)
 from icm_fast.config import PRESETS as PRESET_NAMES
 from reference import ReferenceEngine
 
@@ -125,11 +133,17 @@ def test_random_searches(data, seed, preset, moves):
         fix_rounds=data.draw(st.integers(0, 4)),
         fix_both_false=data.draw(st.booleans()),
         fix_accepts_ties=data.draw(st.booleans()),
+        fix_pairs=data.draw(st.sampled_from([None, *FIX_PAIRS])),
+        fix_options=data.draw(st.sampled_from([None, *FIX_OPTIONS])),
+        fix_forced=data.draw(st.sampled_from([None, False, True])),
+        quiet_null_draws=data.draw(st.sampled_from([None, False, True])),
+        initial_groups=data.draw(st.sampled_from([None, False, True])),
+        violation_weight=data.draw(st.sampled_from([None, 0.0, 2.0])),
         growth=data.draw(st.sampled_from([0.0, 0.5, 1.0, 3.0])),
         label_shares=data.draw(st.sampled_from([(), tuple(SHARES[n_labels])])),
         restarts=data.draw(st.sampled_from([0, 0, 1, 3])),
         kick=data.draw(st.sampled_from([0.01, 0.25, 1.0])),
-        max_iterations=data.draw(st.integers(0, 60)),
+        max_iterations=data.draw(st.integers(-1, 60)),
         max_evaluations=data.draw(st.sampled_from([0, 0, 1, 7, 40])),
         return_best=data.draw(st.booleans()),
         seed=seed + 2**33 * (seed % 2),
@@ -184,7 +198,7 @@ DEFAULT, GROWING = {"preset": "default"}, {"preset": "default", **RANDOM_START}
 SYNTHETIC_TASKS = {
     "paper-exclusive": ({"preset": "paper"}, 2, group_graph(24, 3, EXCLUSIVE), noise_scorer),
     "authors-code-pairs": (
-        {"preset": "authors-code"},
+        FORMER_AUTHORS_CODE,
         2,
         group_graph(24, 2, ONE_TRUE),
         noise_scorer,

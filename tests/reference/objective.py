@@ -63,7 +63,9 @@ def utility(
     graph: ReferenceGraph,
     objective: str,
     alpha: float,
+    violation_weight: float = 1.0,
     fixed: Sequence[int] = (),
 ) -> float:
-    """Return U(D) = alpha P(D) - I(D)."""
-    return alpha * predictability(labels, scores, objective, fixed) - len(graph.violated(labels))
+    """Return U(D) = alpha P(D) - I(D), where each violated pair adds the weight to I(D)."""
+    inconsistency = violation_weight * len(graph.violated(labels))
+    return alpha * predictability(labels, scores, objective, fixed) - inconsistency

@@ -22,6 +22,7 @@ from reference.rng import (
     DRAW,
     DRAW_UNLABELLED,
     GROW_PICK,
+    INIT_GROUP,
     INIT_LABEL,
     INIT_PICK,
     KICK_PICK,
@@ -103,7 +104,8 @@ class Proposals:
 
     def converged(self) -> bool:
         """Whether no proposal would change anything."""
-        return not (self._disagreeing() or unlabelled_examples(self._labels) or self.violations)
+        open_work = self._disagreeing() or unlabelled_examples(self._labels)
+        return not (open_work or self._draws_fix())
 
     def next_move(self, iteration: int) -> Move | None:
         """Return the next of sweep, group, single, grow and fix; None if none is left."""
@@ -125,7 +127,7 @@ class Proposals:
         weights = self._weights(self._labels)
         unlabelled = sum(weights[i] for i in unlabelled_examples(self._labels))
         changing = self._disagreeing()
-        if self.violations:
+        if self._draws_fix():
             changing = self._changeable(self._labels)
         real, null_draws = unlabelled + len(changing), 0
         if real < sum(weights):
@@ -137,6 +139,11 @@ class Proposals:
         else:
             example = changing[self._rng.bounded(DRAW, iteration, 2, len(changing))]
         return example, min(null_draws, 2**52)
+
+    def _draws_fix(self) -> bool:
+        """Whether there is a violation to fix, and a draw of any labelled example tries to."""
+        large = {"sweep", "group", "grow"} & set(self._settings.moves)
+        return self.violations > 0 and (bool(large) or not self._settings.quiet_null_draws)
 
     def next_unlabelled(self, labels: Labels, n_drawn: int) -> int | None:
         """Return the unlabelled example that is drawn after ``n_drawn`` others."""
@@ -286,12 +293,29 @@ def initial_labels(labels: Labels, n_labels: int, n_initial: int, rng: Reference
     for k in range(count):
         j = k + rng.bounded(INIT_PICK, 0, k, len(order) - k)
         order[k], order[j] = order[j], order[k]
-    balanced = [k % n_labels for k in range(count)]
-    for k in range(count - 1, 0, -1):
+    return _label_balanced(order[:count], labels, n_labels, rng)
+
+
+def initial_group_labels(
+    graph: ReferenceGraph, labels: Labels, n_labels: int, n_initial: int, rng: ReferenceRng
+) -> Labels:
+    """The same for whole constraint components in random order, cut after ``n_initial``."""
+    groups = graph.components(unlabelled_examples(labels))
+    chosen: list[int] = []
+    for k in range(len(groups)):
+        j = k + rng.bounded(INIT_GROUP, 0, k, len(groups) - k)
+        groups[k], groups[j] = groups[j], groups[k]
+        chosen += groups[k]
+    return _label_balanced(chosen[:n_initial], labels, n_labels, rng)
+
+
+def _label_balanced(chosen: list[int], labels: Labels, n_labels: int, rng: ReferenceRng) -> Labels:
+    balanced = [k % n_labels for k in range(len(chosen))]
+    for k in range(len(chosen) - 1, 0, -1):
         j = rng.bounded(INIT_LABEL, 0, k, k + 1)
         balanced[k], balanced[j] = balanced[j], balanced[k]
-    chosen = dict(zip(order, balanced, strict=False))
-    return tuple(chosen.get(i, label) for i, label in enumerate(labels))
+    new = dict(zip(chosen, balanced, strict=True))
+    return tuple(new.get(i, label) for i, label in enumerate(labels))
 
 
 def adjusted_scores(

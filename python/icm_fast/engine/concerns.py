@@ -105,7 +105,8 @@ def find_rival(
             tables,
             str(config.objective),
             config.alpha,
-            fixed_labels=fixed,
+            float(config.violation_weight or 0.0),
+            fixed,
         )
         if best is None or utility > best.utility:
             best = Rival(utility, differs)

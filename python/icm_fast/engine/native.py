@@ -75,7 +75,8 @@ def labelling_utility(
             tables,
             str(config.objective),
             config.alpha,
-            fixed_labels=fixed_array(config),
+            float(config.violation_weight or 0.0),
+            fixed_array(config),
         )
     )
 
