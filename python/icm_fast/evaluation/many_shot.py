@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from icm_fast._core import plan_tree
-from icm_fast.config import SearchConfig
+from icm_fast.config import SearchConfig, check_config
 from icm_fast.errors import InputError
 from icm_fast.types import (
     UNLABELLED,
@@ -74,7 +74,7 @@ def many_shot(
         InputError: The demonstrations do not fit the context of the model.
     """
     make = make_scorer or _local_scorer
-    config = config or SearchConfig()
+    config = check_config(config)
     if labels is not None:
         labels = _some(labels, config.context_demonstrations, config.seed)
     # All test examples see the same demonstrations, whatever the contexts of the search were.
