@@ -35,9 +35,7 @@ class LabelConfig:
         confident: Share of the rows of each label, by confidence without demonstrations, from
             which cores are drawn; 1 draws from all rows.
         shares: Expected share of each label, in the order of the labels, where it is known. Absent,
-            it is estimated.
-        estimate_shares: Whether shares that are not given are estimated; otherwise they are
-            taken to be equal.
+            only the mean prediction of each context is taken off, and shares follow from the rows.
         abstain: Share of the rows, the least certain ones, that stay without a label.
         chunk_rows: Rows that are scored and stored at a time.
         seed: Seed of every draw.
@@ -55,7 +53,6 @@ class LabelConfig:
     keep: Annotated[float, Between(0.05, 1.0)] = 0.75
     confident: Annotated[float, Between(0.01, 1.0)] = 0.5
     shares: Annotated[tuple[float, ...], ListOf(Between(1e-9, 1.0))] = ()
-    estimate_shares: Annotated[bool, Switch()] = True
     abstain: Annotated[float, Between(0.0, 1.0)] = 0.0
     chunk_rows: Annotated[int, Between(1, 1_000_000)] = 1024
     seed: Annotated[int, Between(0, 2**63 - 1)] = 0

@@ -1,8 +1,8 @@
 """From the scores under several contexts to labels, confidence and shares.
 
 Each context (none, and each core) is a *view*. A view's log-probabilities prefer some label words
-whatever the row says. That bias is estimated and taken off; what remains is evidence. The evidence
-of the views is put on one scale and added.
+whatever the row says. That bias, the mean prediction, is taken off; what remains is evidence. The
+evidence of a view is put on a scale on which it counts by what the view tells about the rows.
 """
 
 from __future__ import annotations
@@ -42,14 +42,21 @@ class Scale:
     Attributes:
         bias: ``[n_labels]`` log of the mean prediction.
         size: Root mean square of what remains without it.
+        information: Mutual information of texts and predictions in nats.
     """
 
     bias: FloatArray
     size: float
+    information: float
+
+    @property
+    def weight(self) -> float:
+        """Root mean square of the evidence: a view that tells little counts little."""
+        return float(np.sqrt(max(self.information, 0.0)))
 
     def evidence(self, scores: FloatArray) -> FloatArray:
-        """Evidence of normalised log-probabilities, ``[rows, n_labels]``, with a mean of 0."""
-        values: FloatArray = _centred(scores - self.bias) / self.size
+        """Evidence of normalised log-probabilities, ``[rows, n_labels]``; each row adds up to 0."""
+        values: FloatArray = _centred(scores - self.bias) * (self.weight / self.size)
         return values
 
 
@@ -62,18 +69,21 @@ def measure_scale(chunks: Iterable[FloatArray]) -> Scale:
     n = 0
     mean: FloatArray | float = 0.0
     sums: FloatArray | float = 0.0
-    squares = 0.0
+    squares = negative_entropy = 0.0
     for chunk in chunks:
-        centred = _centred(chunk)
-        mean = mean + np.exp(chunk).sum(axis=0)
+        centred, predictions = _centred(chunk), np.exp(chunk)
+        mean = mean + predictions.sum(axis=0)
         sums = sums + centred.sum(axis=0)
         squares += float((centred**2).sum())
+        negative_entropy += float((predictions * chunk).sum())
         n += len(chunk)
-    bias = np.log(np.maximum(np.asarray(mean) / n, _FLOOR))
+    share = np.maximum(np.asarray(mean) / n, _FLOOR)
+    bias = np.log(share)
     off = bias - bias.mean()
     rest = squares - 2.0 * float(off @ np.asarray(sums)) + n * float(off @ off)
     size = float(np.sqrt(max(rest, 0.0) / (n * len(off))))
-    return Scale(bias, max(size, 1e-6))
+    information = negative_entropy / n - float(share @ bias)
+    return Scale(bias, max(size, 1e-6), information)
 
 
 def _centred(values: FloatArray) -> FloatArray:
@@ -96,27 +106,29 @@ class Posterior:
     shares: FloatArray
 
 
-def posterior(evidence: FloatArray, accuracy: float, shares: FloatArray) -> Posterior:
-    """Probabilities whose mean over the rows is ``shares`` and that are as sure as they should be.
+def posterior(evidence: FloatArray, accuracy: float, shares: FloatArray | None = None) -> Posterior:
+    """Probabilities from evidence.
 
     Args:
         evidence: ``[rows, n_labels]``.
         accuracy: Expected share of right labels; the mean of the largest probabilities.
-        shares: ``[n_labels]`` expected share of each label.
+        shares: ``[n_labels]`` mean of the probabilities, where it is known.
     """
-    low, high = 1e-3, 1e3
+    low, high = 1e-3, 1e4
     for _ in range(40):  # the mean of the largest probabilities grows with the sharpness
         middle = float(np.sqrt(low * high))
-        values = _softmax(_balanced(evidence, middle, shares))
+        values = _sharpened(evidence, middle, shares)
         low, high = (middle, high) if values.max(axis=1).mean() < accuracy else (low, middle)
-    values = _softmax(_balanced(evidence, float(np.sqrt(low * high)), shares))
+    values = _sharpened(evidence, float(np.sqrt(low * high)), shares)
     return Posterior(
         values.argmax(axis=1).astype(np.int32), values.astype(np.float32), values.mean(axis=0)
     )
 
 
-def _balanced(evidence: FloatArray, sharpness: float, shares: FloatArray) -> FloatArray:
-    """Log-probabilities, up to a constant of each row, whose mean prediction is ``shares``."""
+def _sharpened(evidence: FloatArray, sharpness: float, shares: FloatArray | None) -> FloatArray:
+    """Probabilities of some sharpness, whose mean is ``shares`` where they are given."""
+    if shares is None:
+        return _softmax(sharpness * evidence)
     offset = np.log(shares)
     for _ in range(100):
         mean = _softmax(sharpness * evidence + offset).mean(axis=0)
@@ -124,8 +136,7 @@ def _balanced(evidence: FloatArray, sharpness: float, shares: FloatArray) -> Flo
         offset = offset + step
         if np.abs(step).max() < 1e-4:
             break
-    values: FloatArray = sharpness * evidence + offset
-    return values
+    return _softmax(sharpness * evidence + offset)
 
 
 def _softmax(values: FloatArray) -> FloatArray:

@@ -125,11 +125,10 @@ def decide(
     after = [_after_core(view, core, per_row) for view, core in zip(views, cores, strict=False)]
     if not views:
         after = [_whole_core(cores[0], len(alone))]
-    cored = _rescaled(np.mean(after, axis=0))
-    n_labels = alone.shape[1]
-    accuracy = expected_accuracy(first, cored.argmax(axis=1).astype(np.int32), n_labels)
-    shares = np.array(config.shares) if config.shares else np.full(n_labels, 1.0 / n_labels)
-    judged = posterior(_rescaled(alone) + cored, accuracy, shares / shares.sum())
+    cored = np.mean(after, axis=0, dtype=np.float64) * _sameness(after)
+    accuracy = expected_accuracy(first, cored.argmax(axis=1).astype(np.int32), alone.shape[1])
+    shares = np.array(config.shares) / sum(config.shares) if config.shares else None
+    judged = posterior(alone + cored, accuracy, shares)
     labels, decided = judged.labels.copy(), np.full(len(alone), _PREDICTION, np.int8)
     for core in cores:
         kept = np.ones(len(core.rows), np.bool_) if core.kept is None else core.kept
@@ -170,7 +169,8 @@ def _whole_core(core: CoreEvidence, n_rows: int) -> npt.NDArray[np.float32]:
     return evidence
 
 
-def _rescaled(evidence: npt.NDArray[np.float32]) -> FloatArray:
-    values: FloatArray = evidence.astype(np.float64)
-    size = np.sqrt((values**2).mean())
-    return values / max(float(size), 1e-6)
+def _sameness(views: Sequence[npt.NDArray[np.float32]]) -> float:
+    """What a mean of views is multiplied by, so that it counts as much as they do."""
+    each = np.mean([np.mean(np.square(view, dtype=np.float64)) for view in views])
+    together = np.mean(np.square(np.mean(views, axis=0, dtype=np.float64)))
+    return float(np.sqrt(each / max(together, 1e-12)))
