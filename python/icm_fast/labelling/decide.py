@@ -145,6 +145,15 @@ def _softmax(values: FloatArray) -> FloatArray:
     return probabilities
 
 
+def with_shares(evidence: FloatArray, shares: FloatArray | None) -> IntArray:
+    """The label of each row, ``[rows]`` int32; about ``shares`` of each where they are given."""
+    if shares is None:
+        return np.asarray(evidence.argmax(axis=1), np.int32)
+    size = max(float(np.sqrt((evidence**2).mean())), 1e-9)
+    # Sharp, so that the shares of the probabilities are those of the labels.
+    return np.asarray(_sharpened(evidence, 8.0 / size, shares).argmax(axis=1), np.int32)
+
+
 def expected_accuracy(one: IntArray, other: IntArray, n_labels: int) -> float:
     """How often labels from two views together are right, from how often the views agree.
 

@@ -11,13 +11,16 @@ import numpy.typing as npt
 from icm_fast.labelling.config import LabelConfig
 from icm_fast.labelling.cores import own_margins
 from icm_fast.labelling.decide import (
+    Scale,
     expected_accuracy,
     kept_labels,
     measure_scale,
     posterior,
     row_scores,
     votes,
+    with_shares,
 )
+from icm_fast.labelling.shares import estimated_shares
 from icm_fast.types import UNLABELLED, BoolArray, FloatArray, IntArray, ScoreArray
 
 DECIDED_BY = ("known", "search", "prediction", "abstained")
@@ -47,10 +50,16 @@ class CoreEvidence:
     scores: FloatArray
     kept: BoolArray | None = None
 
-    @property
-    def evidence(self) -> FloatArray:
-        """Evidence of the rows given all others of the core, ``[n, n_labels]``."""
-        return measure_scale([self.scores]).evidence(self.scores)
+    def evidence(self, view: Scale | None = None) -> FloatArray:
+        """Evidence of the rows given all others of the core, ``[n, n_labels]``.
+
+        Args:
+            view: Scale of all rows after the core, to which this is put; its own when absent.
+        """
+        own = measure_scale([self.scores])
+        if view is not None:
+            own = Scale(own.bias, view.size, view.information)
+        return own.evidence(self.scores)
 
     def confidence(self, plain: FloatArray) -> FloatArray:
         """How sure each row's label is: by the core and by the row alone, ``[n]``.
@@ -59,7 +68,7 @@ class CoreEvidence:
             plain: Evidence without demonstrations, ``[n, n_labels]``.
         """
         labels = np.where(self.labels >= 0, self.labels, self.scores.argmax(axis=1))
-        both = self.evidence + plain
+        both = self.evidence() + plain
         sure = own_margins(both, labels.astype(np.int32))
         found: FloatArray = np.where(self.labels >= 0, sure, -np.inf)
         return found
@@ -121,14 +130,19 @@ def decide(
         per_row: Prompts of each row.
         config: Settings.
     """
-    alone, first = _evidence_of(plain, per_row)
+    _, alone = _evidence_of(plain, per_row)
     after = [_after_core(view, core, per_row) for view, core in zip(views, cores, strict=False)]
     if not views:
         after = [_whole_core(cores[0], len(alone))]
-    cored = np.mean(after, axis=0, dtype=np.float64) * _sameness(after)
-    accuracy = expected_accuracy(first, cored.argmax(axis=1).astype(np.int32), alone.shape[1])
+    cored: FloatArray = np.mean(after, axis=0, dtype=np.float64) * _sameness(after)
+    together = alone + cored
     shares = np.array(config.shares) / sum(config.shares) if config.shares else None
-    judged = posterior(alone + cored, accuracy, shares)
+    if shares is None:
+        shares = estimated_shares(together)
+    accuracy = expected_accuracy(
+        with_shares(alone.astype(np.float64), shares), with_shares(cored, shares), alone.shape[1]
+    )
+    judged = posterior(together, accuracy, shares)
     labels, decided = judged.labels.copy(), np.full(len(alone), _PREDICTION, np.int8)
     for core in cores:
         kept = np.ones(len(core.rows), np.bool_) if core.kept is None else core.kept
@@ -139,7 +153,7 @@ def decide(
     labels[fixed], decided[fixed] = known[fixed], _KNOWN
     confidence = judged.probabilities[np.arange(len(labels)), labels].astype(np.float64)
     confidence[fixed] = 1.0
-    counted = votes([first, *(view.argmax(axis=1).astype(np.int32) for view in after)], labels)
+    counted = votes([with_shares(v.astype(np.float64), shares) for v in (alone, *after)], labels)
     without = ~kept_labels(confidence, config.abstain) & ~fixed
     labels[without], decided[without] = UNLABELLED, _ABSTAINED
     return Decision(
@@ -147,25 +161,23 @@ def decide(
     )
 
 
-def _evidence_of(chunks: Chunks, per_row: int) -> tuple[npt.NDArray[np.float32], IntArray]:
-    """Evidence of a view for all rows, ``[n, n_labels]``, and its label of each."""
+def _evidence_of(chunks: Chunks, per_row: int) -> tuple[Scale, npt.NDArray[np.float32]]:
+    """The scale of a view, and its evidence for all rows, ``[n, n_labels]``."""
     scale = measure_scale(row_scores(chunk, per_row) for chunk in chunks())
-    evidence = np.concatenate(
-        [scale.evidence(row_scores(chunk, per_row)).astype(np.float32) for chunk in chunks()]
-    )
-    return evidence, evidence.argmax(axis=1).astype(np.int32)
+    parts = [scale.evidence(row_scores(chunk, per_row)).astype(np.float32) for chunk in chunks()]
+    return scale, np.concatenate(parts)
 
 
 def _after_core(chunks: Chunks, core: CoreEvidence, per_row: int) -> npt.NDArray[np.float32]:
-    evidence, _ = _evidence_of(chunks, per_row)
+    scale, evidence = _evidence_of(chunks, per_row)
     if core.kept is not None:
-        evidence[core.rows[core.kept]] = core.evidence[core.kept].astype(np.float32)
+        evidence[core.rows[core.kept]] = core.evidence(scale)[core.kept].astype(np.float32)
     return evidence
 
 
 def _whole_core(core: CoreEvidence, n_rows: int) -> npt.NDArray[np.float32]:
     evidence = np.empty((n_rows, core.scores.shape[1]), np.float32)
-    evidence[core.rows] = core.evidence
+    evidence[core.rows] = core.evidence()
     return evidence
 
 
