@@ -134,7 +134,7 @@ def decide(
     after = [_after_core(view, core, per_row) for view, core in zip(views, cores, strict=False)]
     if not views:
         after = [_whole_core(cores[0], len(alone))]
-    cored: FloatArray = np.mean(after, axis=0, dtype=np.float64) * _sameness(after)
+    cored = np.asarray(np.mean(after, axis=0, dtype=np.float64)) * _sameness(after)
     together = alone + cored
     shares = np.array(config.shares) / sum(config.shares) if config.shares else None
     if shares is None:
