@@ -12,6 +12,10 @@
 namespace icm_fast::engine {
 namespace {
 
+// Moves in a row that neither ask nor change anything, after which a search is over. Only where a
+// violation cannot be fixed do they come without an end, and each of them is logged.
+constexpr std::int64_t kMostIdle = 100'000;
+
 State unlabelled_state(const Problem& problem) {
     return {.labels = Labels(problem.n_examples(), kUnlabelled),
             .scores = std::vector<float>(problem.n_examples() * problem.n_labels(), 0.0F)};
@@ -49,6 +53,7 @@ void Annealer::tell(std::span<const float> scores) {
         tell_evaluation(*pending_, scores);
     }
     pending_.reset();
+    n_idle_ = 0;
     advance();
 }
 
@@ -118,7 +123,7 @@ void Annealer::advance() {
 }
 
 void Annealer::propose() {
-    if (proposals_.has_converged()) {
+    if (proposals_.has_converged() || n_idle_ >= kMostIdle) {
         if (!propose_restart()) end("converged");
     } else if (iteration_ >= settings().max_iterations) {
         end("max_iterations");
@@ -207,6 +212,7 @@ void Annealer::decide() {
         adopt(candidate);
     } else {
         proposals_.reject(proposal_);
+        ++n_idle_;
     }
     log(std::move(event));
     phase_ = Phase::kPropose;
@@ -301,6 +307,7 @@ void Annealer::look_up(const State& state, std::vector<bool> rows) {
 
 void Annealer::adopt(const Evaluation& evaluation) {
     if (proposal_.move != Move::kInit) ++n_accepted_;
+    n_idle_ = 0;
     state_ = {.labels = proposal_.labels,
               .scores = evaluation.scores,
               .utility = evaluation.utility,

@@ -146,6 +146,7 @@ class Annealer {
     std::int64_t n_acceptances_ = 0;  // proposals, also those that the fix led back to the state
     std::int64_t n_unlabelled_draws_ = 0;
     std::int64_t n_restarts_ = 0;
+    std::int64_t n_idle_ = 0;      // moves in a row that asked nothing and changed nothing
     std::int64_t null_draws_ = 0;  // since the last event
 };
 

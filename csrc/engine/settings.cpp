@@ -9,6 +9,9 @@
 namespace icm_fast::engine {
 namespace {
 
+// As in SearchConfig. Rounds that ask nothing must end, and sums of weights stay inside 64 bits.
+constexpr std::int64_t kMost = 1'000'000;
+
 void check_ranges(const SearchSettings& s) {
     require(std::isfinite(s.alpha), "alpha must be finite");
     require(s.violation_weight >= 0 && std::isfinite(s.violation_weight),
@@ -18,8 +21,9 @@ void check_ranges(const SearchSettings& s) {
     require(s.n_initial >= 1, "n_initial must be at least 1");
     require(s.prior_weight >= 0 && std::isfinite(s.prior_weight),
             "prior_weight must be finite and at least 0");
-    require(s.fix_rounds >= 0, "fix_rounds must be at least 0");
-    require(s.group_weight >= 1, "group_weight must be at least 1");
+    require(s.fix_rounds >= 0 && s.fix_rounds <= kMost, "fix_rounds must lie in 0 .. 1000000");
+    require(s.group_weight >= 1 && s.group_weight <= kMost,
+            "group_weight must lie in 1 .. 1000000");
     require(s.single_tries >= 1, "single_tries must be at least 1");
     require(s.growth >= 0 && std::isfinite(s.growth), "growth must be finite and at least 0");
     require(s.max_iterations >= kPerExample, "max_iterations must be at least 0, or -1");

@@ -125,6 +125,9 @@ struct Setting {
     const char* name;
     Access access;
 };
+// Compilers before Clang 17 and GCC 11 do not deduce it by themselves.
+template <typename Access>
+Setting(const char*, Access) -> Setting<Access>;
 
 // Every setting, by its name in SearchConfig. A binding reads them all from here.
 inline constexpr std::tuple kSettings{

@@ -396,6 +396,10 @@ class CpuDecoder:
         """Instruction set, slowest first: "portable", "avx2", "avx512", "avx512_bf16"."""
 
     @property
+    def n_threads(self) -> int:
+        """Threads that run a forward pass together."""
+
+    @property
     def n_weight_bytes(self) -> int:
         """Bytes of the packed weights."""
 

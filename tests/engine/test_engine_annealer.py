@@ -520,3 +520,29 @@ def test_a_state_that_was_left_is_not_returned_to(engine):
     machine, events = run_search(Case(2, 2, *no_graph(2), score, config), engine)
     assert [e["move"] for e in events] == ["init", "sweep", "done"]
     assert machine.reason == "settled"
+
+
+NOTHING_ALLOWED = [[0, 0], [0, 0]]
+
+
+@pytest.mark.parametrize("fix_rounds", [0, 3])
+def test_a_violation_that_cannot_be_fixed_does_not_keep_a_search_busy(fix_rounds):
+    # Found by fuzzing: draws that ask nothing and change nothing went on for 10**12 iterations,
+    # each one an event in memory, in native code that Ctrl-C does not reach.
+    config = SearchConfig(
+        preset="paper", max_iterations=10**12, fix_rounds=fix_rounds, **RANDOM_START
+    )
+    scorer = _constant_scorer([[-0.1, -2.3]] * 2)
+    machine = Case(2, 2, *group_graph(2, 2, NOTHING_ALLOWED), scorer, config).start()
+    while (ask := machine.ask()) is not None:
+        machine.tell(scorer(ask.labels))
+    assert machine.reason == "converged"
+    assert machine.iteration < 10**7
+
+
+@pytest.mark.parametrize("name", ["fix_rounds", "group_weight"])
+def test_settings_without_an_end_are_refused(name):
+    # Found by fuzzing: SearchConfig has these limits, the engine had none.
+    arguments = engine_settings(SearchConfig()) | {name: 2**62}
+    with pytest.raises(ValueError, match=rf"{name} must lie in . \.\. 1000000"):
+        _core.Engine(2, 2, *no_graph(2), **arguments)

@@ -38,6 +38,9 @@ class ReferenceAsk:
 FORCED = frozenset({"grow", "restart"})
 """Moves that are taken whatever their utility."""
 
+MOST_IDLE = 100_000
+"""Moves in a row that neither ask nor change anything, after which a search is over."""
+
 
 def _changes(before: Labels, after: Labels) -> list[tuple[int, int, int]]:
     pairs = enumerate(zip(before, after, strict=True))
@@ -94,6 +97,7 @@ class ReferenceEngine:
         self._best = self._state
         self._events: list[dict[str, Any]] = []
         self.iteration = self.n_asks = self.n_accepted = self._null_draws = 0
+        self._n_idle = 0  # moves in a row that asked nothing and changed nothing
         self._n_unlabelled_draws = self._n_restarts = self._n_acceptances = 0
         self.reason = self._ending = ""
         self._search = self._run()
@@ -115,6 +119,7 @@ class ReferenceEngine:
             raise ValueError("tell() without an ask: the search is over")
         if scores.shape != (self._n, self._n_labels) or not np.isfinite(scores).all():
             raise ValueError(f"scores must be finite and [{self._n}, {self._n_labels}]")
+        self._n_idle = 0
         try:
             self._pending = self._search.send(scores)
         except StopIteration:
@@ -348,8 +353,10 @@ class ReferenceEngine:
             best = self._best
             if (candidate.n_labelled, candidate.utility) > (best.n_labelled, best.utility):
                 self._best = candidate
+            self._n_idle = 0
         else:
             self._proposals.tried.remember(move)
+            self._n_idle += 1
         limit = None if threshold == -math.inf else threshold
         self._log(move.kind, changes, before.utility, candidate.utility, limit, accepted)
         self._events[-1]["temperature"] = temperature
@@ -359,7 +366,7 @@ class ReferenceEngine:
         spent = 0 < s.max_evaluations <= self._n_evaluations
         may_restart = self._n_restarts < s.restarts
         may_restart = may_restart and self.iteration < s.max_iterations and not spent
-        if self._proposals.converged():
+        if self._proposals.converged() or self._n_idle >= MOST_IDLE:
             return self._restart() if may_restart else self._end("converged")
         if self.iteration >= s.max_iterations:
             return self._end("max_iterations")

@@ -39,7 +39,8 @@ Limit = Annotated[
     int | None,
     typer.Option(
         metavar="N",
-        help="Maximum number of examples to load; all by default.",
+        help="Maximum number of examples to load: whole groups, drawn at random by the seed. All "
+        "by default.",
         show_default=False,
     ),
 ]

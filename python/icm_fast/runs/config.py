@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from icm_fast.config import resolved_settings, without_removed
-from icm_fast.documents import parse_old_yaml
+from icm_fast.documents import parse_old_yaml, yaml_text
 from icm_fast.errors import InputError
 from icm_fast.files.fields import Fields, read_text
 from icm_fast.identity import refuse_differences
@@ -41,8 +41,6 @@ def config_content(
     model_files: str = "",
 ) -> tuple[dict[str, object], str]:
     """Content of config.yaml, as plain types and as text."""
-    import yaml
-
     content: dict[str, object] = {**(source.to_dict() if source else {}), "model": model_name}
     content |= config.to_dict()
     content[IDENTITY] = {
@@ -53,8 +51,7 @@ def config_content(
         **({MODEL_FILES: model_files} if model_files else {}),
         "versions": versions(),
     }
-    text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
-    return content, _HEADLINE + text
+    return content, _HEADLINE + yaml_text(content)
 
 
 def read_config(path: Path) -> dict[str, Any]:

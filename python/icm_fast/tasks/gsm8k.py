@@ -8,7 +8,7 @@ from decimal import Decimal, InvalidOperation
 from icm_fast.errors import InputError, shown, suggest
 from icm_fast.tasks.assembly import CLAIM_ENDING, TaskData, assemble
 from icm_fast.tasks.constraints import Equal, Exclusive
-from icm_fast.tasks.rows import PathLike, Row, binary_gold, read_rows, require_path
+from icm_fast.tasks.rows import PathLike, Row, binary_gold, read_limited, require_path
 from icm_fast.types import Example
 
 _ANSWERS = ("spelling", "number")
@@ -44,7 +44,7 @@ def load_gsm8k_verification(
         )
     if rules not in _RULES:
         raise InputError(f"unknown rules {shown(rules)} of gsm8k{suggest(str(rules), _RULES)}")
-    rows = read_rows(require_path("gsm8k-verification", path))
+    rows = read_limited(require_path("gsm8k-verification", path), limit, "consistency_id")
     return assemble(
         "gsm8k-verification",
         [_example(row, answers) for row in rows],

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from icm_fast.errors import InputError, shown, suggest
 from icm_fast.tasks.assembly import CLAIM_ENDING, TRUTH_LABELS, TaskData, assemble
 from icm_fast.tasks.constraints import Equal, Exclusive, Group, compile_rules
-from icm_fast.tasks.rows import PathLike, Row, binary_gold, read_rows, require_path
+from icm_fast.tasks.rows import PathLike, Row, binary_gold, read_limited, require_path
 from icm_fast.types import Constraint, Example, LabelSpace
 
 _RULES = ("none", "groups", "authors-code")
@@ -31,7 +31,7 @@ def load_truthfulqa(
     """
     if rules not in _RULES:
         raise InputError(f"unknown rules {shown(rules)} of truthfulqa{suggest(str(rules), _RULES)}")
-    rows = read_rows(require_path("truthfulqa", path))
+    rows = read_limited(require_path("truthfulqa", path), limit, "consistency_id")
     examples = [_example(row) for row in rows]
     gold = [binary_gold(row) for row in rows]
     constraints = _leaking_constraints(examples, gold) if rules == "authors-code" else ()

@@ -146,6 +146,16 @@ def test_a_part_of_any_length_is_taken_up(n_bytes, judge, tmp_path):
     assert (folder / "pool.jsonl").read_bytes() == whole
 
 
+def test_labels_of_a_network_that_computes_otherwise_are_not_taken(judge, tmp_path):
+    pool, folder = write_lines(tmp_path / "pool.jsonl", pool_rows(4)), tmp_path / "out"
+    model, other = (load_reward_model(judge, dtype="float32") for _ in range(2))
+    label_pool(model, pool, folder)
+    other.network.config.rms_norm_eps = 0.5
+    assert other.fingerprint == model.fingerprint
+    with pytest.raises(InputError, match="model_computation"):
+        label_pool(other, pool, folder)
+
+
 def test_killed_before_the_record_was_written(judge, tmp_path, monkeypatch):
     pool = write_lines(tmp_path / "in.jsonl", pool_rows(5))
     model = load_reward_model(judge, dtype="float32")
