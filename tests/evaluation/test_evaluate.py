@@ -349,6 +349,30 @@ def test_a_model_that_was_trained_again_is_another_one(tmp_path):
     assert _model_digest(LazyModel("owner/never-downloaded")) == ""
 
 
+def test_labels_that_were_given_are_not_found(tmp_path):
+    path = tmp_path / "claims.jsonl"
+    write_claims(path)
+    source = TaskSource("truthfulqa", str(path))
+    dataset, gold = source.load()
+    fixed = np.where(np.arange(24) < 16, gold, -1)
+    labels = gold.copy()
+    labels[16:18] = 1 - labels[16:18]
+    found = evaluate.compare(
+        source,
+        dataset,
+        labels,
+        model=LazyModel("none"),
+        config=SearchConfig(fixed_labels=fixed),
+    )
+    assert (found.agreement, found.n_gold) == (0.75, 8)
+    for config, message in (
+        (SearchConfig(fixed_labels=gold), "all 24 examples with gold have fixed_labels"),
+        (SearchConfig(fixed_labels=gold[:5]), "fixed_labels has 5 entries"),
+    ):
+        with pytest.raises(InputError, match=message):
+            evaluate.compare(source, dataset, gold, model=LazyModel("none"), config=config)
+
+
 def test_other_weights_in_memory_are_another_model():
     from icm_fast.evaluation.run import _model_digest
 

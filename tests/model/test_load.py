@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 
 import pytest
 import torch
@@ -268,3 +269,23 @@ def test_gemma2_keeps_its_cap_on_attention():
         model.config._attn_implementation_internal = "sdpa"  # which 5.23 refuses to run
         loaded = load_model((model, byte_tokenizer()))
         assert torch.equal(loaded.model(input_ids=ids).logits, expected)
+
+
+@pytest.mark.parametrize(
+    ("file", "before", "after"),
+    [
+        ("config.json", '"pad_token_id": 0', '"pad_token_id": "0"'),
+        ("config.json", '"max_position_embeddings": 512', '"max_position_embeddings": 1e9'),
+        ("config.json", '"num_attention_heads": 4', '"num_attention_heads": 5'),
+        ("tokenizer.json", '"id": 0', '"id": 1e400'),
+        ("tokenizer.json", '"type": "BPE"', '"type": "XPE"'),
+    ],
+)
+def test_damaged_json_of_a_model_is_one_line(folder, tmp_path, file, before, after):
+    # Found by fuzzing: huggingface_hub and tokenizers have errors of their own, the latter
+    # Exception itself.
+    damaged = shutil.copytree(folder, tmp_path / "damaged")
+    text = (damaged / file).read_text()
+    assert before in text
+    (damaged / file).write_text(text.replace(before, after, 1))
+    assert f"cannot load model '{damaged}'" in input_error(damaged, device="cpu")

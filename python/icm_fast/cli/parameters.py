@@ -58,7 +58,7 @@ Preset = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="Set of defaults: default, paper or authors-code.",
+        help="Set of defaults: default, paper, paper-literal or authors-code.",
         show_default=False,
         rich_help_panel=_SETTINGS,
     ),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from icm_fast.config import SearchConfig
+from icm_fast.engine.native import check_fits
 from icm_fast.engine.progress import Stopwatch, clock
 from icm_fast.errors import InputError
 from icm_fast.model.lazy import LazyModel
@@ -85,6 +86,7 @@ def _steps(
     from icm_fast.scoring.factory import make_scorer
 
     dataset = load()
+    check_fits(config, dataset)
     yield _data(dataset)
     yield _copies(dataset)
     loaded = model.load()
@@ -295,8 +297,15 @@ def _cost(scorer: Scorer, dataset: Dataset, config: SearchConfig, rate: float) -
 
 
 def growth_sizes(n: int, config: SearchConfig) -> list[int]:
-    """How many examples are labelled at each evaluation of a search that accepts every move."""
-    sizes, labelled = [], min(config.n_initial, n)
+    """How many examples are labelled at each evaluation of a search that accepts every move.
+
+    Known labels are there from the start, and beforehand all examples are scored under them alone
+    where the start or the proposals lean on that.
+    """
+    known = sum(label != UNLABELLED for label in config.fixed_labels)
+    leans = config.start == "zero-shot" or bool(config.prior_weight)
+    sizes = [known] if known and leans else []
+    labelled = known + min(config.n_initial, n - known)
     grows = "grow" in (config.moves or ())
     while labelled < n:
         sizes.append(labelled)

@@ -59,7 +59,7 @@ def search(
         open_store(output_dir, dataset, config, lazy_scorer, source) as store,
         progress or Quiet() as shown,
     ):
-        collapse = CollapseWatch(dataset, shown)
+        collapse = CollapseWatch(dataset, config, shown)
         stopped = False
         while (ask := engine.ask()) is not None:
             if not stopped and engine.n_labelled and 0 < config.max_tokens <= store.n_tokens:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -110,6 +111,80 @@ def _load(spec: str, dtype: str, device: str, trust_remote_code: bool) -> Loaded
     # With device=balanced, transformers has placed the layers already.
     loaded = (loaded if spread else _placed(spec, loaded, target)).eval().requires_grad_(False)
     return _loaded_model(spec, loaded, tokenizer)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelOutline:
+    """What is known of a model without its weights.
+
+    Attributes:
+        config: Configuration of the decoder.
+        tokenizer: The tokenizer.
+        max_context: Longest context in tokens that the model was built for.
+        dtype: What the weights would be loaded as.
+        device: Where they would be placed.
+        decoder_parameters: Weights of all layers, without embeddings and head.
+        weight_bytes: Memory of all weights.
+    """
+
+    config: PretrainedConfig
+    tokenizer: PreTrainedTokenizerBase
+    max_context: int
+    dtype: torch.dtype
+    device: torch.device
+    decoder_parameters: int
+    weight_bytes: int
+
+    @property
+    def dtype_bytes(self) -> int:
+        """Bytes of one weight."""
+        return int(self.dtype.itemsize)
+
+
+def outline_model(model: str, *, dtype: str = "auto", device: str = "auto") -> ModelOutline:
+    """Read the configuration and the tokenizer of a model, and count its weights.
+
+    Args:
+        model: Hub id, folder, ``.gguf`` file or embedded name; an adapter counts as its base.
+        dtype: See :func:`load_model`.
+        device: See :func:`load_model`.
+
+    Raises:
+        InputError: The model can't be found or read, or has no causal decoder.
+    """
+    from icm_fast.model.adapters import find_tuned
+
+    if find_tuned(model) is not None:
+        loaded = load_model(model, dtype=dtype, device=device)
+        return _outline(loaded.model, loaded.tokenizer, loaded.model.dtype, loaded.device)
+    target = pick_device(device)
+    folder = _resolve(model)
+    config, tokenizer = _read_config(model, folder, trust_remote_code=False)
+    with torch.device("meta"):  # shapes alone: nothing is allocated
+        empty = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    return _outline(empty, tokenizer, pick_dtype(dtype, target), target)
+
+
+def _outline(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> ModelOutline:
+    decoder = model.config.get_text_config(decoder=True)
+    vocabulary = int(model.get_input_embeddings().weight.numel())
+    total = sum(p.numel() for p in model.parameters())
+    head = model.get_output_embeddings()
+    tied = head is None or head.weight is model.get_input_embeddings().weight
+    return ModelOutline(
+        config=decoder,
+        tokenizer=tokenizer,
+        max_context=max_context_of(model.config),
+        dtype=dtype,
+        device=device,
+        decoder_parameters=total - vocabulary * (1 if tied else 2),
+        weight_bytes=total * dtype.itemsize,
+    )
 
 
 def _placed(spec: str, model: PreTrainedModel, device: torch.device) -> PreTrainedModel:

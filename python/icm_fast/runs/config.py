@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from icm_fast.config import without_removed
+from icm_fast.config import resolved_settings, without_removed
 from icm_fast.documents import parse_old_yaml, yaml_text
 from icm_fast.errors import InputError
 from icm_fast.files.fields import Fields, read_text
@@ -112,11 +112,12 @@ def check_same_run(
         InputError: Names the first difference and the fix.
     """
     without_removed(stored)  # refuses a run that used a removed setting
-    settings, data, former = config.to_dict(), _dataset_identity(dataset), identity_of(stored)
+    settings, data = resolved_settings(config.to_dict()), _dataset_identity(dataset)
+    stored_settings, former = resolved_settings(stored), identity_of(stored)
     differences = [
-        (name, stored.get(name), value)
+        (name, stored_settings.get(name), value)
         for name, value in settings.items()
-        if stored.get(name) != value
+        if stored_settings.get(name) != value
     ] + [
         (name, former.get(name), value) for name, value in data.items() if former.get(name) != value
     ]

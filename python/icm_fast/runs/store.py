@@ -42,6 +42,7 @@ from icm_fast.runs.config import (
     read_config,
     run_fingerprint,
 )
+from icm_fast.runs.digests import check_summary, with_digests
 from icm_fast.runs.event_log import EventLog
 from icm_fast.runs.score_log import ScoredLabelling, ScoreLog, labels_key
 
@@ -68,6 +69,9 @@ RUN_FILES = (
 
 RUN_AGAIN = "run the search again with the same settings and folder; it resumes where it stopped"
 """The fix of an unfinished or damaged run folder."""
+
+_SEALED = (CONFIG_FILE, EXAMPLES_FILE, EVENTS_FILE, LABELS_FILE)
+"""Files of a finished run whose digests its summary holds; evaluations.bin has checksums itself."""
 
 _COUNTS = ("n_examples", "n_iterations", "n_accepted", "n_evaluations", "n_tokens_forwarded")
 _NEW_SUMMARY = "delete it and run the search again with the same settings and folder"
@@ -290,6 +294,7 @@ class RunStore(MemoryStore):
         former = read_summary(self.folder)
         if former is not None and not self.n_scored_now:
             return former
+        summary = with_digests(summary, self.folder, _SEALED, RUN_AGAIN)
         content = json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
         write_atomically(self.folder / SUMMARY_FILE, content.encode())
         return summary
@@ -337,6 +342,7 @@ def read_summary(folder: Path) -> dict[str, Any] | None:
     for concern in fields.objects("concerns") if "concerns" in fields else ():
         concern.text("kind")
         concern.text("text")
+    check_summary(fields)
     return dict(fields.content)
 
 

@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from string import Formatter
 from typing import Any
 
 from icm_fast.documents import parse_yaml
@@ -20,6 +19,7 @@ from icm_fast.tasks.gold_values import GoldReader
 from icm_fast.tasks.hub import HUB_PREFIX
 from icm_fast.tasks.joins import joined_labels
 from icm_fast.tasks.rows import PathLike, Row, checked_text, read_limited
+from icm_fast.tasks.templates import filled, placeholders
 from icm_fast.types import Example
 
 _YAML_SUFFIXES = (".yaml", ".yml")
@@ -209,29 +209,6 @@ def build_task(spec: CustomSpec, rows: Sequence[Row], seed: int = 0) -> TaskData
     )
 
 
-def placeholders(template: str) -> list[str]:
-    """Return the columns that a template names."""
-    return [name for _, name in _pieces(template) if name is not None]
-
-
-def _pieces(template: str) -> list[tuple[str, str | None]]:
-    try:
-        parsed = [
-            (text, name, spec or how) for text, name, spec, how in Formatter().parse(template)
-        ]
-    except ValueError as error:
-        raise InputError(
-            f"template {shown(template)}: {error}; write {{{{ and }}}} for literal braces"
-        ) from error
-    for _, name, extra in parsed:
-        if extra or name == "":
-            raise InputError(
-                f"template {shown(template)}: a placeholder must be a column name in braces, "
-                "no more"
-            )
-    return [(text, name) for text, name, _ in parsed]
-
-
 def _check_columns(spec: CustomSpec, rows: Sequence[Row]) -> None:
     """A column that no row has is a mistake in the description, not in a row."""
     columns = {column for row in rows for column in row.values}
@@ -252,12 +229,9 @@ def _check_columns(spec: CustomSpec, rows: Sequence[Row]) -> None:
 
 
 def _example(spec: CustomSpec, row: Row) -> Example:
-    parts = [
-        text if name is None else text + row.text(name) for text, name in _pieces(spec.template)
-    ]
     return Example(
         id=row.text(spec.id) if spec.id is not None else f"row-{row.number}",
-        prompt="".join(parts).rstrip(),
+        prompt=filled(spec.template, row).rstrip(),
         group=row.optional(spec.group),
         answer=row.optional(spec.answer),
     )
