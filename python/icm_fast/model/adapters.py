@@ -18,6 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from icm_fast import distributed
 from icm_fast.errors import InputError, first_line
+from icm_fast.files import check_name
 from icm_fast.files.fields import read_object
 from icm_fast.model.adapter_files import (
     ADAPTER_CONFIG,
@@ -270,6 +271,7 @@ def base_name_of(adapter: Path) -> str:
             "base yourself and call icm_fast.model.adapters.merge_adapter"
         )
     read_adapter_config(adapter)  # refused before its base is loaded
+    check_name(f"{path}: the base", str(name))
     seen = adapter.resolve() / str(name)
     return str(seen.resolve()) if str(name).startswith("..") and seen.is_dir() else str(name)
 
