@@ -71,6 +71,7 @@ class FakeLoaded:
     fingerprint = "fake-weights"
     computation = "fake-computation"
     dtype_name = "float32"
+    device = types.SimpleNamespace(type="cpu")
     n_parameters = 12_000_000
     max_context = 100_000
     tokenizer = CharacterTokenizer()

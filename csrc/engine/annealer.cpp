@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <numeric>
 #include <stdexcept>
 #include <utility>
 
@@ -32,7 +31,7 @@ Annealer::Annealer(ConstraintGraph graph, SearchSettings settings)
     if (problem_.settings.needs_prior()) {
         phase_ = Phase::kPrior;
         pending_ =
-            Ask{.labels = state_.labels, .rows = std::vector<bool>(problem_.n_examples(), true)};
+            Ask{.labels = problem_.fixed, .rows = std::vector<bool>(problem_.n_examples(), true)};
         return;
     }
     begin_init(first_labels());
@@ -58,17 +57,16 @@ void Annealer::tell(std::span<const float> scores) {
     advance();
 }
 
-// What the model says without any demonstration: where the search starts, or what its proposals
-// lean on.
+// What the model says without any demonstration but the known ones: where the search starts, or
+// what its proposals lean on.
 void Annealer::tell_prior(const Ask& ask, std::span<const float> scores) {
     acceptance_.check_covered(ask, scores);
     std::vector<double> prior =
-        adjusted_scores(settings().objective, state_.labels, {scores, problem_.n_labels()},
-                        settings().label_shares);
+        adjusted_scores(settings().objective, ask.labels, {scores, problem_.n_labels()},
+                        settings().label_shares, problem_.fixed);
     if (settings().start == Start::kZeroShot) {
-        Examples everyone(state_.labels.size());
-        std::iota(everyone.begin(), everyone.end(), 0);
-        begin_init(assign_jointly(problem_.graph, state_.labels, everyone, prior));
+        const Examples open = unlabelled_examples(ask.labels);
+        begin_init(assign_jointly(problem_.graph, ask.labels, open, prior));
     } else {
         begin_init(first_labels());
     }
@@ -209,6 +207,7 @@ void Annealer::decide() {
     event.accepted = Acceptance::accepts(candidate, threshold);
     event.forced = is_forced(proposal_.move);
     event.abandoned = !candidate.is_whole;
+    if (event.accepted && proposal_.move != Move::kInit) ++n_acceptances_;
     if (event.accepted && !event.changes.empty()) {
         adopt(candidate);
     } else {
@@ -255,8 +254,16 @@ void Annealer::stop(std::string reason) {
 // The labels of a start that asks the model nothing.
 Labels Annealer::first_labels() const {
     const SearchSettings& s = settings();
-    if (!s.initial_labels.empty()) return s.initial_labels;
-    return initial_labels(graph().n_examples(), graph().n_labels(), s.n_initial, problem_.rng);
+    if (s.initial_labels.empty()) {
+        return s.initial_groups
+                   ? initial_group_labels(graph(), problem_.fixed, s.n_initial, problem_.rng)
+                   : initial_labels(problem_.fixed, graph().n_labels(), s.n_initial, problem_.rng);
+    }
+    Labels labels = s.initial_labels;
+    for (std::size_t i = 0; i < labels.size(); ++i) {
+        if (problem_.fixed[i] != kUnlabelled) labels[i] = problem_.fixed[i];
+    }
+    return labels;
 }
 
 void Annealer::begin_init(Labels labels) {
@@ -271,7 +278,9 @@ void Annealer::begin(Proposal proposal) {
     known_.clear();
     known_.emplace(state_.labels, Evaluation{.scores = state_.scores, .utility = state_.utility});
     if (is_fixed(proposal_.move)) {
-        fix_.begin(std::move(proposal_.labels), step());
+        const bool is_new = proposal_.move == Move::kSingle;
+        fix_.begin(std::move(proposal_.labels), step(),
+                   is_new ? FixStart::kNewLabel : FixStart::kKnown);
         phase_ = Phase::kFix;
     } else {
         phase_ = Phase::kDecide;
@@ -315,7 +324,8 @@ bool Annealer::is_spent() const {
 }
 
 double Annealer::temperature() const {
-    return settings().schedule.temperature(iteration_, n_accepted_);
+    return settings().schedule.temperature(
+        {.iterations = iteration_, .n_accepted = n_accepted_, .acceptances = n_acceptances_});
 }
 
 // ---- The log ------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from icm_fast.config import REMOVED_SETTINGS, SearchConfig
+from icm_fast.config import REMOVED_SETTINGS, SearchConfig, resolved_settings
 from icm_fast.errors import InputError
 from icm_fast.files import refuse_links
 from icm_fast.files.fields import checked, read_object_lines
@@ -118,7 +118,8 @@ def _events(folder: Path) -> Iterator[dict[str, Any]]:
 def stored_settings(content: Mapping[str, Any]) -> SearchConfig:
     """The SearchConfig inside the content of config.yaml."""
     names = {f.name for f in dataclasses.fields(SearchConfig)} | REMOVED_SETTINGS.keys()
-    return SearchConfig.from_mapping({k: v for k, v in content.items() if k in names})
+    settings = {k: v for k, v in content.items() if k in names}
+    return SearchConfig.from_mapping(resolved_settings(settings))
 
 
 def stored_source(content: Mapping[str, Any]) -> TaskSource | None:

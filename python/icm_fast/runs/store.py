@@ -23,8 +23,15 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 
-from icm_fast.errors import InputError
-from icm_fast.files import is_file, lock_folder, read_file, write_atomically
+from icm_fast.errors import InputError, shown
+from icm_fast.files import (
+    LOCK_FILE,
+    is_file,
+    lock_folder,
+    read_file,
+    reading,
+    write_atomically,
+)
 from icm_fast.files.fields import read_object
 from icm_fast.runs.config import (
     MODEL_FILES,
@@ -362,12 +369,26 @@ def _open_config(
                 f"{folder} contains {name} but no {CONFIG_FILE}, so it is not a run that can be "
                 "resumed; choose another folder or delete this one"
             )
+    _refuse_foreign_files(folder)
     content, text = config_content(
         dataset, config, model.model_name, model.identity(), source, model.files_digest()
     )
     write_atomically(folder / EXAMPLES_FILE, _examples(dataset))
     write_atomically(path, text.encode())
     return content
+
+
+def _refuse_foreign_files(folder: Path) -> None:
+    """Raise InputError if a folder that is to become a run holds something else already."""
+    ours = {LOCK_FILE, *RUN_FILES, *(f".{name}.tmp" for name in RUN_FILES)}
+    with reading(folder, "make it readable"):
+        foreign = sorted(set(os.listdir(folder)) - ours)
+    if foreign:
+        more = f" and {len(foreign) - 1} more" if len(foreign) > 1 else ""
+        raise InputError(
+            f"{folder} holds {shown(foreign[0])}{more}, which no run wrote; choose a new or an "
+            "empty folder"
+        )
 
 
 def _keep_examples(path: Path, content: bytes) -> None:
