@@ -18,7 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from icm_fast import distributed
 from icm_fast.errors import InputError, first_line
-from icm_fast.files import expanded
+from icm_fast.files import check_name, expanded
 from icm_fast.files.fields import read_object
 from icm_fast.model.adapter_files import (
     ADAPTER_CONFIG,
@@ -271,6 +271,7 @@ def base_name_of(adapter: Path) -> str:
             "base yourself and call icm_fast.model.adapters.merge_adapter"
         )
     read_adapter_config(adapter)  # refused before its base is loaded
+    check_name(f"{path}: the base", str(name))
     # As it is written: links on the way, which came with the adapter, lead nowhere else.
     seen = os.path.normpath(adapter.resolve() / str(name))
     return seen if str(name).startswith("..") and os.path.isdir(seen) else str(name)

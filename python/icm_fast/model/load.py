@@ -18,7 +18,7 @@ from transformers import (
 
 from icm_fast.assets.locate import EMBEDDED_MODELS, embedded_model
 from icm_fast.errors import InputError
-from icm_fast.files import expanded
+from icm_fast.files import check_name, expanded
 from icm_fast.model.adapter_files import fetched_adapter
 from icm_fast.model.copies import without_replaced_methods
 from icm_fast.model.gguf import converted_folder
@@ -87,6 +87,7 @@ def load_model(
 def _load(spec: str, dtype: str, device: str, trust_remote_code: bool) -> LoadedModel:
     from icm_fast.model.adapters import find_tuned, load_tuned
 
+    check_name("model", spec)
     if spec.startswith(("http://", "https://")):
         raise InputError(
             f"{spec} is a server address, but models are scored with local weights only; "
@@ -274,6 +275,7 @@ def _keep_caps(model: PreTrainedModel) -> None:
 
 def check_model_name(spec: str) -> None:
     """Raise InputError if a local model does not exist; hub ids are not looked up."""
+    check_name("model", spec)
     path = expanded(spec)
     if spec in EMBEDDED_MODELS:
         embedded_model(spec)

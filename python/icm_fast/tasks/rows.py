@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 
 from icm_fast.errors import InputError, shown
-from icm_fast.files import expanded
+from icm_fast.files import check_name, expanded
 from icm_fast.tasks.formats import Record, file_type, read_records, read_text
 from icm_fast.tasks.hub import HUB_PREFIX, hub_records
 
@@ -144,6 +144,7 @@ def read_rows(source: PathLike, *, most: int | None = None) -> list[Row]:
 
 def stream_rows(source: PathLike) -> Iterator[Row]:
     """Yield the rows of :func:`read_rows` one by one; those of the Hub as they are fetched."""
+    check_name("data file", str(source))
     if str(source).startswith(HUB_PREFIX):
         records = hub_records(str(source))
     else:
