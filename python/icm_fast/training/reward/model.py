@@ -25,6 +25,7 @@ from icm_fast.model.adapters import (
 from icm_fast.model.load import load_model, pick_device, pick_dtype
 from icm_fast.model.loaded import LoadedModel, check_vocabulary, fingerprint_model, max_context_of
 from icm_fast.model.pretrained import UNREADABLE, read_tokenizer
+from icm_fast.training.chat import PLAIN, Prompt, answer_ids
 from icm_fast.training.reward.network import (
     load_network,
     pad_left,
@@ -33,7 +34,7 @@ from icm_fast.training.reward.network import (
     with_float_head,
 )
 from icm_fast.training.reward.pairs import Pair
-from icm_fast.training.reward.text import FORMAT, reward_ids, reward_text
+from icm_fast.training.reward.text import FORMAT, reward_ids
 from icm_fast.types import ScoreArray
 
 REWARD_FILE = "reward.json"
@@ -55,6 +56,7 @@ class RewardModel:
         tokenizer: Its tokenizer.
         fingerprint: Hex digest of architecture and weights.
         max_context: Longest text in tokens.
+        format: How it reads prompts: ``plain`` or ``chat``, see :mod:`icm_fast.training.chat`.
     """
 
     name: str
@@ -62,6 +64,7 @@ class RewardModel:
     tokenizer: PreTrainedTokenizerBase
     fingerprint: str
     max_context: int
+    format: str = PLAIN
 
     @property
     def device(self) -> torch.device:
@@ -89,8 +92,35 @@ class RewardModel:
         Raises:
             InputError: A text is longer than the model's context, or a reward is not finite.
         """
+        return self.score_ids([self.token_ids(text) for text in texts], batch_size=batch_size)
+
+    def score_answers(
+        self, prompts: Sequence[Prompt], answers: Sequence[str], *, batch_size: int = 16
+    ) -> ScoreArray:
+        """Rewards of answers to prompts, in the format that the model was trained in.
+
+        Args:
+            prompts: ``[n]``, texts or messages; an empty text leaves its answer alone.
+            answers: ``[n]``.
+            batch_size: Same as in :meth:`score`.
+
+        Returns:
+            ``[n]`` float32.
+
+        Raises:
+            InputError: Same as in :meth:`score`, or a prompt that the format cannot render.
+        """
+        both = zip(prompts, answers, strict=True)
+        return self.score_ids([self.answer_ids(*one) for one in both], batch_size=batch_size)
+
+    def answer_ids(self, prompt: Prompt, answer: str) -> tuple[int, ...]:
+        """What the model reads of an answer to a prompt."""
+        return answer_ids(self.tokenizer, prompt, answer, format=self.format)
+
+    def score_ids(self, texts: Sequence[tuple[int, ...]], *, batch_size: int = 16) -> ScoreArray:
+        """Rewards of token ids as :meth:`score` has them of texts, ``[n_texts]`` float32."""
         once = {text: row for row, text in enumerate(dict.fromkeys(texts))}
-        ids = [self.token_ids(text) for text in once]
+        ids = list(once)
         longest = max(map(len, ids), default=0)
         if longest > self.max_context:
             raise InputError(
@@ -118,8 +148,9 @@ class RewardModel:
         Raises:
             InputError: Same as in :meth:`score`.
         """
-        texts = [reward_text(p.prompt, text) for p in pairs for text in (p.chosen, p.rejected)]
-        return self.score(texts).reshape(-1, 2)
+        prompts = [pair.prompt for pair in pairs for _ in range(2)]
+        answers = [text for pair in pairs for text in (pair.chosen, pair.rejected)]
+        return self.score_answers(prompts, answers).reshape(-1, 2)
 
 
 def as_reward_model(
