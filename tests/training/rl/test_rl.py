@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import rl_cases
 import torch
-from rl_cases import CONFIG, PROMPTS, train
+from rl_cases import CONFIG, KILLED, PROMPTS, train
 
+from chat_cases import chatting
 from icm_fast import InputError
 from icm_fast.cli import run
 from icm_fast.model import load_model
@@ -28,14 +29,15 @@ from tiny_models import metaspace_tokenizer, one_thread, tiny_loaded  # noqa: F4
 # Trains as `train` does; slowly, so that it can be killed between two steps.
 SCRIPT = """
 import sys, time
+from chat_cases import chatting
 from listeners import Listener
-from rl_cases import train
+from rl_cases import KILLED, train
 
 def progress(step):
     print(step.done, flush=True)
     time.sleep(0.05)
 
-train(sys.argv[1], Listener(progress), kl_target=0.01)
+train(sys.argv[1], Listener(progress), loaded=chatting(), **KILLED)
 """
 
 
@@ -205,7 +207,8 @@ def test_one_folder_for_one_training(tmp_path):
 
 
 def test_killed_twice_it_ends_the_same(tmp_path):
-    train(tmp_path / "whole", kl_target=0.01)
+    """With gradient accumulation, in the chat template, and updates that share continuations."""
+    train(tmp_path / "whole", loaded=chatting(), **KILLED)
     for last in (3, 5):
         process = subprocess.Popen(
             [sys.executable, "-c", SCRIPT, str(tmp_path / "killed")],
@@ -222,7 +225,7 @@ def test_killed_twice_it_ends_the_same(tmp_path):
         process.communicate()
     assert not (tmp_path / "killed" / "history.json").exists()
     shown = Listener()
-    train(tmp_path / "killed", shown, kl_target=0.01)
+    train(tmp_path / "killed", shown, loaded=chatting(), **KILLED)
     seen = shown.done
     assert seen == list(range(seen[0], 7))
     assert seen[0] > 3  # from the checkpoint of step 4, or later
