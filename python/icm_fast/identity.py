@@ -9,7 +9,7 @@ from pathlib import Path
 
 from icm_fast.errors import InputError
 
-_LATER = frozenset(("model_computation", "model_tokens", "chat_tokens"))
+_LATER = frozenset(("model_computation", "model_tokens", "chat_tokens", "format"))
 """Keys that came to identities later."""
 
 
