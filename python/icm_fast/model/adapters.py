@@ -196,6 +196,9 @@ def read_tuning(path: Path) -> dict[str, Any]:
         if not content.numbers("losses"):
             raise content.wrong("losses", "one loss for each step")
         content.number("seconds", 0)
+        content.optional_number("best_loss")
+        if content.content.get("best_step") is not None:
+            content.integer("best_step")
     return dict(content.content)
 
 

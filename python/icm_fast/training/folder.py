@@ -42,10 +42,14 @@ class TuningState:
     Attributes:
         losses: Mean loss of each step, natural log.
         seconds: Time spent on these steps, earlier processes included.
+        best_step: The step whose weights are kept; None where nothing is held out.
+        best_loss: Mean loss on held-out examples after that step, natural log.
     """
 
     losses: tuple[float, ...] = ()
     seconds: float = 0.0
+    best_step: int | None = None
+    best_loss: float | None = None
 
 
 class _Stored(TypedDict):
@@ -53,6 +57,8 @@ class _Stored(TypedDict):
 
     losses: list[float]
     seconds: float
+    best_step: int | None
+    best_loss: float | None
 
 
 class _Checkpoint(_Stored):
@@ -128,21 +134,26 @@ class TuningFolder:
     def result(self) -> TuningState | None:
         """Losses and seconds of a training that is finished, otherwise None."""
         found = distributed.on_main(self._result)
-        return None if found is None else TuningState(tuple(found["losses"]), found["seconds"])
+        return None if found is None else _state(found)
 
     def _result(self) -> _Stored | None:
         content = read_tuning(self._record)
         if "losses" not in content:
             return None
         self._drop_checkpoints()  # left by a process that was interrupted inside finish()
-        return {"losses": content["losses"], "seconds": content["seconds"]}
+        return {
+            "losses": content["losses"],
+            "seconds": content["seconds"],
+            "best_step": content.get("best_step"),
+            "best_loss": content.get("best_loss"),
+        }
 
     def last_checkpoint(self) -> tuple[Path, TuningState] | None:
         """The newest complete checkpoint; incomplete ones are deleted."""
         found = distributed.on_main(self._last_checkpoint)
         if found is None:
             return None
-        return Path(found["path"]), TuningState(tuple(found["losses"]), found["seconds"])
+        return Path(found["path"]), _state(found)
 
     def _last_checkpoint(self) -> _Checkpoint | None:
         with writing(self.checkpoints):
@@ -163,7 +174,13 @@ class TuningFolder:
             return None
         content = read_object(best[1] / _COMPLETE, f"delete the folder {best[1]}")
         losses, seconds = content.numbers("losses"), content.number("seconds", 0)
-        return {"path": str(best[1]), "losses": losses, "seconds": seconds}
+        return {
+            "path": str(best[1]),
+            "losses": losses,
+            "seconds": seconds,
+            "best_step": None,  # the trainer's own state has it
+            "best_loss": None,
+        }
 
     def put(self, name: str, made: Path) -> None:
         """Move the folder ``made`` of the main process to ``name`` in this folder."""
@@ -222,6 +239,12 @@ def recorded_format(model: object) -> str:
     settings = {**identity, **(config if isinstance(config, dict) else {})}
     format = settings.get("format")
     return format if isinstance(format, str) and format in FORMATS else PLAIN
+
+
+def _state(stored: _Stored) -> TuningState:
+    return TuningState(
+        tuple(stored["losses"]), stored["seconds"], stored["best_step"], stored["best_loss"]
+    )
 
 
 def mark_complete(checkpoint: Path, state: TuningState) -> None:

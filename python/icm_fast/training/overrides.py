@@ -1,7 +1,10 @@
 """What the trainers here replace in transformers and trl; a test asserts that it exists there."""
 
-FIXED_BATCHES = ("get_train_dataloader", "training_step", "compute_loss", "create_model_card")
-"""Methods of ``transformers.Trainer`` and ``trl.SFTTrainer`` that :mod:`.steps` replaces."""
+FIXED_BATCHES = (
+    *("get_train_dataloader", "training_step", "compute_loss", "evaluate"),
+    "create_model_card",
+)
+"""Methods of ``transformers.Trainer`` and trl's trainers that :mod:`.steps` replaces."""
 
 REINFORCEMENT = (
     *("training_step", "create_model_card"),

@@ -49,7 +49,7 @@ def reward():
 def files(folder: Path) -> dict[str, bytes]:
     """What must be the same however often a training was interrupted."""
     adapter = {p.name: p.read_bytes() for p in folder.glob("adapter/*.safetensors")}
-    names = ("history.json", "samples.jsonl")
+    names = ("history.json", "samples.jsonl", "steps.jsonl")
     return adapter | {name: (folder / name).read_bytes() for name in names}
 
 
@@ -337,6 +337,12 @@ def test_command(tmp_path, capsys):
     history = json.loads((folder / "history.json").read_text())
     assert [step["step"] for step in history["steps"]] == [1, 2, 3, 4, 5, 6]
     assert np.isfinite([step["loss"] for step in history["steps"]]).all()
+    lines = [json.loads(line) for line in (folder / "steps.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
+    named = {"learning_rate", "grad_norm", "reward", "kl", "clip_share", "unfinished", "loss"}
+    assert all(named <= line.keys() for line in lines)
+    assert all(line["grad_norm"] > 0 for line in lines)
+    assert lines[0]["learning_rate"] > lines[-1]["learning_rate"] > 0
     assert load_model(str(folder)).fingerprint != load_model(str(base)).fingerprint
     assert run([*arguments, "--set", "steps=7"]) == 2
     assert "steps is 6 there and 7 here" in capsys.readouterr().err

@@ -15,8 +15,9 @@ from icm_fast.model.copies import copy_model
 from icm_fast.plan.label_tree import label_tree
 from icm_fast.plan.pieces import tokenize_dataset
 from icm_fast.scoring.factory import make_scorer
+from icm_fast.training.batches import order_batches
 from icm_fast.training.sft import TuningConfig, fine_tune, fine_tune_texts
-from icm_fast.training.sft.texts import order_batches, plain_texts, training_texts
+from icm_fast.training.sft.texts import plain_texts, training_texts
 from icm_fast.training.sft.trainer import collate, label_loss
 from icm_fast.training.steps import TrainingStep
 from listeners import Listener
@@ -53,7 +54,7 @@ def test_texts_are_the_tokens_of_a_zero_shot_query(space, bos):
     labels = mixed_labels(dataset)
     pieces = tokenize_dataset(dataset, loaded.tokenizer)
     tree = label_tree(pieces)
-    texts = training_texts(pieces, tree, labels)
+    texts = training_texts(pieces, tree, labels, range(len(labels)))
     unlabelled = np.full(len(dataset), -1, np.int32)
     plan = plan_leave_one_out(dataset, unlabelled, model=(loaded.model, loaded.tokenizer))
     chosen = np.flatnonzero(labels >= 0)
@@ -83,7 +84,7 @@ def test_loss_is_the_log_probability_that_scoring_gives_to_the_labels(family):
     dataset, loaded = reviews(PREFIX), tiny_loaded(family)
     labels = mixed_labels(dataset, ())
     pieces = tokenize_dataset(dataset, loaded.tokenizer)
-    texts = training_texts(pieces, label_tree(pieces), labels)
+    texts = training_texts(pieces, label_tree(pieces), labels, range(len(labels)))
     rows = [
         {
             "input_ids": list(t.ids),
@@ -93,7 +94,7 @@ def test_loss_is_the_log_probability_that_scoring_gives_to_the_labels(family):
     ]
     accepted = frozenset({"input_ids", "attention_mask", "position_ids", "logits_to_keep"})
     with torch.no_grad():
-        loss = float(label_loss(loaded.model, collate(rows), accepted))
+        loss = float(label_loss(loaded.model, collate(rows), accepted)[0])
     config = SearchConfig(scorer="naive", normalize="vocabulary")
     scores = make_scorer(loaded, dataset, config).score(np.full(len(dataset), -1, np.int32)).scores
     expected = -sum(scores[i, y] for i, y in enumerate(labels)) / sum(t.n_loss for t in texts)
@@ -236,7 +237,7 @@ def test_a_finished_folder_is_loaded_and_is_a_model(method, tmp_path):
         output_dir=folder,
         progress=Listener(must_not_train),
     )
-    content = {".lock", "tuning.json", "adapter" if method == "lora" else "model"}
+    content = {".lock", "tuning.json", "steps.jsonl", "adapter" if method == "lora" else "model"}
     assert {path.name for path in folder.iterdir()} == content
     by_name = load_model(str(folder), dtype="float32")
     assert again.losses == first.losses

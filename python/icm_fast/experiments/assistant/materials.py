@@ -13,6 +13,7 @@ from icm_fast.errors import InputError
 from icm_fast.experiments.demo import MAX_CHARS
 from icm_fast.tasks.sampling import digest
 from icm_fast.tasks.source import TaskSource
+from icm_fast.training.chat import prompt_text
 from icm_fast.training.reward import pairs_of_labels
 from icm_fast.types import Dataset, IntArray
 
@@ -113,7 +114,8 @@ def draw_materials(
         test=held_out,
         test_gold=test_gold[kept],
         test_pairs=tuple(
-            {"prompt": p.prompt, "chosen": p.chosen, "rejected": p.rejected} for p in pairs.pairs
+            {"prompt": prompt_text(p.prompt), "chosen": p.chosen, "rejected": p.rejected}
+            for p in pairs.pairs
         ),
     )
 

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from icm_fast.errors import InputError, first_line
 from icm_fast.files import expanded
+from icm_fast.model.adapter_files import ADAPTER_CONFIG
 from icm_fast.model.adapters import (
     ADAPTER_FOLDER,
     MODEL_FOLDER,
@@ -34,7 +35,7 @@ from icm_fast.training.reward.network import (
     with_float_head,
 )
 from icm_fast.training.reward.pairs import Pair
-from icm_fast.training.reward.text import FORMAT, reward_ids
+from icm_fast.training.reward.text import recorded_format, reward_ids
 from icm_fast.types import ScoreArray
 
 REWARD_FILE = "reward.json"
@@ -158,13 +159,18 @@ class RewardModel:
 
 
 def as_reward_model(
-    name: str, network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+    name: str, network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, format: str
 ) -> RewardModel:
-    """A finished network with its tokenizer."""
+    """A finished network with its tokenizer, and the format that it reads."""
     network = with_float_head(network)
     check_vocabulary(name, network, tokenizer)
     return RewardModel(
-        name, network, tokenizer, fingerprint_model(network), max_context_of(network.config)
+        name,
+        network,
+        tokenizer,
+        fingerprint_model(network),
+        max_context_of(network.config),
+        format,
     )
 
 
@@ -181,20 +187,22 @@ def load_reward_model(
     Raises:
         InputError: No finished reward model there, or its base is missing or has changed.
     """
-    home = _home(expanded(folder))
+    home = reward_home(expanded(folder))
+    if home is None:
+        raise InputError(
+            f"{folder} holds no reward model (no {REWARD_FILE}); name a folder that "
+            "`icm-fast train reward` wrote"
+        )
     content = read_tuning(home / REWARD_FILE)
     if "losses" not in content:
         raise InputError(f"the reward model in {home} is not finished; {_TRAIN_AGAIN}")
     identity = content["identity"]
-    if identity.get("format") != FORMAT:
-        raise InputError(
-            f"the reward model in {home} reads texts in format {identity.get('format')}, but this "
-            f"version writes format {FORMAT}; train it again"
-        )
-    adapter = home / ADAPTER_FOLDER
-    if not adapter.is_dir():
+    format = recorded_format(identity.get("format"), home)
+    adapter = adapter_of(home)
+    if adapter is None:
         trained = str(identity["model_dtype"])
-        return _load_whole(str(folder), home / MODEL_FOLDER, dtype, device, trained)
+        whole = home / MODEL_FOLDER if (home / MODEL_FOLDER).is_dir() else home
+        return _load_whole(str(folder), whole, dtype, device, trained, format)
     # The base as it was in training, also where the rewards are then computed in float32.
     base_dtype = str(identity["model_dtype"]) if dtype == "auto" else dtype
     try:
@@ -203,7 +211,7 @@ def load_reward_model(
         raise InputError(f"the base of the reward model {home} is missing: {error}") from error
     check_base(adapter, identity, base)
     wanted = reward_dtype(base) if dtype == "auto" else base.model.dtype
-    return merge_reward(base, adapter, str(folder), wanted)
+    return merge_reward(base, adapter, str(folder), wanted, format)
 
 
 def reward_dtype(base: LoadedModel) -> torch.dtype:
@@ -215,7 +223,9 @@ def reward_dtype(base: LoadedModel) -> torch.dtype:
     return torch.float32 if base.device.type == "cpu" else base.model.dtype
 
 
-def merge_reward(base: LoadedModel, adapter: Path, name: str, dtype: torch.dtype) -> RewardModel:
+def merge_reward(
+    base: LoadedModel, adapter: Path, name: str, dtype: torch.dtype, format: str
+) -> RewardModel:
     """The reward model of an adapter on a base, which stays as it is, in ``dtype``.
 
     Raises:
@@ -223,26 +233,37 @@ def merge_reward(base: LoadedModel, adapter: Path, name: str, dtype: torch.dtype
     """
     network = reward_network(base, dtype, share=True)
     merged = merge_into(network, adapter, base.name)
-    return as_reward_model(name, merged, tokenizer_for(merged, adapter, base))
+    return as_reward_model(name, merged, tokenizer_for(merged, adapter, base), format)
 
 
-def _home(folder: Path) -> Path:
-    """The folder with the record, from that of two stages too."""
+def reward_home(folder: Path) -> Path | None:
+    """The folder with the record of a reward model, from that of two stages too.
+
+    Returns:
+        None where there is no reward model.
+
+    Raises:
+        InputError: The second stage is not finished.
+    """
     if (folder / REWARD_FILE).is_file():
         return folder
     if (folder / FINAL / REWARD_FILE).is_file():
         return folder / FINAL
     if (folder / POOL_RECORD).is_file():
         raise InputError(f"the second stage in {folder} is not finished; {_TRAIN_AGAIN}")
-    if (folder / INITIAL / REWARD_FILE).is_file():
-        return folder / INITIAL
-    raise InputError(
-        f"{folder} holds no reward model (no {REWARD_FILE}); name a folder that "
-        "`icm-fast train reward` wrote"
-    )
+    return folder / INITIAL if (folder / INITIAL / REWARD_FILE).is_file() else None
 
 
-def _load_whole(name: str, folder: Path, dtype: str, device: str, base_dtype: str) -> RewardModel:
+def adapter_of(home: Path) -> Path | None:
+    """Where the adapter of a reward model is: in its own folder, or as it was downloaded."""
+    if (home / ADAPTER_FOLDER).is_dir():
+        return home / ADAPTER_FOLDER
+    return home if (home / ADAPTER_CONFIG).is_file() else None
+
+
+def _load_whole(
+    name: str, folder: Path, dtype: str, device: str, base_dtype: str, format: str
+) -> RewardModel:
     target = pick_device(device)
     try:
         # See reward_dtype.
@@ -255,4 +276,4 @@ def _load_whole(name: str, folder: Path, dtype: str, device: str, base_dtype: st
         raise InputError(
             f"cannot load the reward model {name}: {first_line(error)}; {_TRAIN_AGAIN}"
         ) from error
-    return as_reward_model(name, network.to(target), tokenizer)
+    return as_reward_model(name, network.to(target), tokenizer, format)

@@ -91,15 +91,13 @@ class PolicyConfig(TrainingConfig):
         sample_steps: Steps between two entries of the table of samples.
     """
 
-    LATER: ClassVar[frozenset[str]] = frozenset(
+    LATER: ClassVar[frozenset[str]] = TrainingConfig.LATER.union(
         (
             *("num_iterations", "epsilon", "epsilon_high", "delta", "loss_type"),
             *("scale_rewards", "importance_sampling_level", "use_bias_correction_kl"),
             "mask_truncated_completions",
         )
     )
-    """Settings that came later: :meth:`to_dict` names them where they are not at their default, so
-    that folders of earlier versions are those of the same training."""
 
     algorithm: str = "grpo"
     kind: str = "dialogue"
@@ -208,12 +206,10 @@ class PolicyConfig(TrainingConfig):
 
     def to_dict(self) -> dict[str, object]:
         """Return the resolved settings as plain JSON types; of :attr:`LATER` those that are set."""
-        defaults = {**_DEFAULTS, "scale_rewards": SCALES[self.algorithm][0]}
-        return {
-            name: value
-            for name, value in TrainingConfig.to_dict(self).items()
-            if name not in self.LATER or value != defaults[name]
-        }
+        content = TrainingConfig.to_dict(self)
+        if self.scale_rewards == SCALES[self.algorithm][0]:
+            content.pop("scale_rewards", None)
+        return content
 
     @classmethod
     def from_mapping(cls, content: Mapping[str, Any]) -> Self:

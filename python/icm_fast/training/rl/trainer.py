@@ -31,6 +31,7 @@ from icm_fast.training.rl.config import PolicyConfig
 from icm_fast.training.rl.diagnostics import repetition
 from icm_fast.training.rl.generation import Continuation
 from icm_fast.training.sft.trainer import training_packages
+from icm_fast.training.step_log import StepLog
 from icm_fast.training.steps import (
     ChangeCheck,
     OwnTrainer,
@@ -152,6 +153,7 @@ class Recorded(OwnTrainer):
         tokenize: Token ids that the policy reads of a prompt.
         ends: Tokens that end a continuation.
         measure: Called before the first step, every ``eval_steps`` and after the last one.
+        log: Receives the figures of each step at once.
         reporter: Shows the mean reward of each step.
         arguments: Further arguments of the trainer.
     """
@@ -166,12 +168,14 @@ class Recorded(OwnTrainer):
         tokenize: Tokenize,
         ends: frozenset[int],
         measure: Measure | None,
+        log: StepLog,
         reporter: Reporter,
         **arguments: object,
     ) -> None:
         super().__init__(reporter=reporter, **arguments)
         self._prompts = prompts
         self._ends = ends
+        self._log = log
         self._config = config
         self._record = record
         self._tokenize = tokenize
@@ -265,7 +269,9 @@ class Recorded(OwnTrainer):
         figures = {name: logs.get(key) for name, key in _FIGURES.items()}
         if self._record.steps and figures["reward"] is None:  # another update from the same batch
             figures |= {name: self._record.steps[-1][name] for name in _OF_BATCH}
-        self._record.steps.append({"step": step, **figures, "kl_weight": self.beta})
+        line: Figures = {"step": step, **figures, "kl_weight": self.beta}
+        self._record.steps.append(line)
+        self._log.write({name: value for name, value in line.items() if value is not None})
         target, start = self._config.kl_target, self._config.kl_weight
         if target is not None and figures["kl"] is not None:
             steered = self.beta * (_STEER if figures["kl"] > target else 1 / _STEER)
@@ -328,7 +334,11 @@ def train_against(
     checkpoint, record, kl_weight = _start(folder, config)
     trl, datasets = training_packages()
     trainer_class, kind = _algorithm(trl, config)
-    with tempfile.TemporaryDirectory() as scratch, foreign_code():
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        StepLog(folder.folder if folder else None, len(record.steps)) as log,
+        foreign_code(),
+    ):
 
         class PolicyTrainer(Recorded, trainer_class):  # type: ignore[misc, valid-type]
             """One of trl's trainers; defined here because trl may be missing."""
@@ -341,6 +351,7 @@ def train_against(
             tokenize=tokenize,
             ends=ends,
             measure=measure,
+            log=log,
             reporter=reporter,
             model=start_policy,
             reward_funcs=_reward_function(prompts, judge, config, record),

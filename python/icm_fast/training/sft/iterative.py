@@ -20,8 +20,8 @@ from icm_fast.files import json_lines, write_atomically
 from icm_fast.model.load import load_model
 from icm_fast.model.loaded import LoadedModel, ModelSpec
 from icm_fast.runs.store import LABELS_FILE
-from icm_fast.tasks.constraints import connected_rows
 from icm_fast.tasks.source import TaskSource
+from icm_fast.training.batches import connected_groups
 from icm_fast.training.config import TuningConfig
 from icm_fast.training.sft.train import Tuned, fine_tune
 from icm_fast.types import UNLABELLED, Dataset, IntArray, Reporter
@@ -173,15 +173,8 @@ def _rows(dataset: Dataset, labels: IntArray, batches: Sequence[IndexArray]) -> 
 
 def _groups(dataset: Dataset) -> list[list[int]]:
     """Rows that have to stay together, each list ascending, in the order of their first rows."""
-    seen: dict[str, int] = {}
-    pairs = [
-        (seen.setdefault(example.group, row), row)
-        for row, example in enumerate(dataset.examples)
-        if example.group is not None
-    ]
-    pairs += [(constraint.first, constraint.second) for constraint in dataset.constraints]
     groups: dict[int, list[int]] = {}
-    for row, leader in enumerate(connected_rows(len(dataset), pairs)):
+    for row, leader in enumerate(connected_groups(dataset)):
         groups.setdefault(leader, []).append(row)
     return list(groups.values())
 
