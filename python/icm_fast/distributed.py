@@ -71,7 +71,7 @@ def shards_on_gpus() -> bool:
         return False
     import torch
 
-    return torch.cuda.is_available()
+    return bool(torch.cuda.is_available())
 
 
 def refuse_sharding(what: str) -> None:

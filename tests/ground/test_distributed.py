@@ -114,7 +114,8 @@ def test_a_policy_is_trained_by_two_processes(folder, found):
     assert [sample["step"] for sample in found["samples"]] == [0] * 4 + [1] * 4 + [2] * 4
     assert found["policy again"] == found["policy"] != tiny_loaded("llama").fingerprint
     left = {path.name for path in (folder / "policy").iterdir()}
-    assert left == {".lock", "tuning.json", "adapter", "history.json", "samples.jsonl"}
+    made = {"adapter", "history.json", "samples.jsonl", "steps.jsonl"}
+    assert left == {".lock", "tuning.json", *made}
     history = json.loads((folder / "policy/history.json").read_text())
     assert history["steps"] == found["steps"]
 

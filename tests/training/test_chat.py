@@ -1,10 +1,10 @@
 """Prompts as texts and messages, plain and in a chat template, and rows of them."""
 
-import copy
 import json
 
 import pytest
 
+from chat_cases import TURNS, chat_tokenizer
 from icm_fast.errors import InputError
 from icm_fast.model.chat_template import end_of_turn
 from icm_fast.tasks.rows import Row
@@ -26,24 +26,6 @@ from icm_fast.training.chat import (
 from icm_fast.training.reward.text import reward_ids, reward_text
 from icm_fast.training.rl.prompts import policy_text
 from tiny_models import byte_tokenizer, metaspace_tokenizer
-
-TEMPLATE = (
-    "<s>{% for m in messages %}[{{ m.role }}] {{ m.content }}"
-    "{% if m.role == 'assistant' %}<pad>{% endif %}{{ '\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}[assistant]{{ '\\n' }}{% endif %}"
-)
-TURNS = (
-    {"role": "system", "content": "Be short."},
-    {"role": "user", "content": "Hi"},
-    {"role": "assistant", "content": "Hello"},
-    {"role": "user", "content": "Why?"},
-)
-
-
-def chat_tokenizer(template=TEMPLATE, made=byte_tokenizer):
-    tokenizer = copy.deepcopy(made())
-    tokenizer.chat_template = template
-    return tokenizer
 
 
 def row(**values):

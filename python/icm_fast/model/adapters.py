@@ -261,6 +261,8 @@ def foreign_code() -> Iterator[None]:
         warnings.filterwarnings("ignore", "fan_in_fan_out is set to", UserWarning)
         # The head or embedding of the adapter is kept apart; nothing ties them again.
         warnings.filterwarnings("ignore", "Model has `tie_word_embeddings=True`", UserWarning)
+        # peft 0.18 asks about the base of a checkpoint, which has no name there.
+        warnings.filterwarnings("ignore", "Could not find a config file in", UserWarning)
         # check_keys refuses them.
         warnings.filterwarnings("ignore", "(?s).*Found missing adapter keys", UserWarning)
         try:

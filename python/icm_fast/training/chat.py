@@ -6,7 +6,7 @@ All trainings, reward models and judges read prompts through this module.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypedDict
 
 from icm_fast.errors import InputError, shown, suggest
@@ -73,8 +73,7 @@ def render_prompt(tokenizer: ChatTokenizer, prompt: Prompt, *, format: str) -> s
     if not messages or not messages[-1]["content"].strip():
         raise InputError("a prompt is blank, so there is nothing to answer; remove it")
     if format == PLAIN:
-        turns = [_SPEAKERS[message["role"]] + message["content"] for message in messages]
-        return _SEPARATOR.join([*turns, _SPEAKERS[ASSISTANT].rstrip()])
+        return _SEPARATOR.join([prompt_dialogue(messages), _SPEAKERS[ASSISTANT].rstrip()])
     for message in messages:
         token = control_token_in(message["content"], tokenizer)
         if token is not None:
@@ -114,9 +113,19 @@ def answer_ids(
         before = prompt_ids(tokenizer, prompt, format=CHAT)
         whole = before + tuple(text_ids(tokenizer, [answer])[0])
         return whole if end is None else (*whole, end)
+    return whole_text_ids(plain_text(prompt, answer), tokenizer)
+
+
+def plain_text(prompt: Prompt, answer: str) -> str:
+    """The text of a prompt and its answer in ``plain``; an empty prompt leaves the answer alone."""
     if not prompt:
-        return whole_text_ids(answer, tokenizer)
-    return whole_text_ids(f"{render_prompt(tokenizer, prompt, format=format)} {answer}", tokenizer)
+        return answer
+    return _SEPARATOR.join([prompt_dialogue(messages_of(prompt)), _SPEAKERS[ASSISTANT] + answer])
+
+
+def prompt_dialogue(messages: Sequence[Mapping[str, str]]) -> str:
+    """Messages one after the other, each with its speaker."""
+    return _SEPARATOR.join(_SPEAKERS[message["role"]] + message["content"] for message in messages)
 
 
 def read_prompt(row: Row, column: str = "prompt") -> Prompt:
@@ -201,7 +210,7 @@ def prompt_text(prompt: Prompt) -> str:
     """A prompt for people: a text as it is, messages with their speakers."""
     if isinstance(prompt, str):
         return prompt
-    return _SEPARATOR.join(_SPEAKERS[m["role"]] + m["content"] for m in prompt)
+    return prompt_dialogue(messages_of(prompt))
 
 
 def _messages(row: Row, column: str) -> tuple[Message, ...]:

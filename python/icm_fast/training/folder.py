@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self, TypedDict
@@ -25,9 +25,12 @@ from icm_fast.files import (
 from icm_fast.files.fields import read_object
 from icm_fast.identity import check_same
 from icm_fast.model.adapters import TUNING_FILE, read_tuning
+from icm_fast.runs.provenance import versions
+from icm_fast.training.chat import FORMATS, PLAIN
 
 CHECKPOINTS = "checkpoints"
 _COMPLETE = "complete.json"
+_VERSION = "_version"
 _DIGITS = 18
 """Of a step's number; Python refuses to read thousands of them."""
 
@@ -103,8 +106,11 @@ class TuningFolder:
         self._lock = lock_folder(self.folder)
         try:
             if is_file(self._record):
-                stored = read_tuning(self._record)["identity"]
-                check_same(self.folder, stored, self._identity, "fine-tuning")
+                content = read_tuning(self._record)
+                stored, wanted = content["identity"], self._identity
+                if "losses" in content:  # a finished training is only loaded, by any version
+                    stored, wanted = _without_versions(stored), _without_versions(wanted)
+                check_same(self.folder, stored, wanted, "fine-tuning")
             else:
                 self._write({})
         except BaseException:
@@ -205,6 +211,34 @@ class TuningFolder:
         content = {"identity": self._identity, **result}
         text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
         write_atomically(self._record, text.encode())
+
+
+def version_keys(packages: Sequence[str]) -> dict[str, str]:
+    """Versions of packages for an identity: an unfinished training resumes only with the same."""
+    found = versions(packages)
+    return {f"{name}{_VERSION}": found[name] for name in packages}
+
+
+def _without_versions(identity: Mapping[str, object]) -> dict[str, object]:
+    return {name: value for name, value in identity.items() if not name.endswith(_VERSION)}
+
+
+def recorded_format(model: object) -> str:
+    """How a model reads prompts, as the folder of its training recorded it; ``plain`` otherwise.
+
+    Args:
+        model: What the user names a model with.
+    """
+    if not isinstance(model, str | os.PathLike):
+        return PLAIN
+    record = Path(model).expanduser() / TUNING_FILE
+    if not is_file(record):
+        return PLAIN
+    identity = read_tuning(record)["identity"]
+    config = identity.get("config")
+    settings = {**identity, **(config if isinstance(config, dict) else {})}
+    format = settings.get("format")
+    return format if isinstance(format, str) and format in FORMATS else PLAIN
 
 
 def _state(stored: _Stored) -> TuningState:

@@ -6,11 +6,16 @@ FIXED_BATCHES = (
 )
 """Methods of ``transformers.Trainer`` and trl's trainers that :mod:`.steps` replaces."""
 
-REINFORCEMENT = ("training_step", "create_model_card", "_tokenize_prompts")
+REINFORCEMENT = (
+    *("training_step", "create_model_card"),
+    *("_tokenize_prompts", "_generate_single_turn"),
+)
 """Methods of ``trl.GRPOTrainer`` and ``trl.RLOOTrainer`` that :mod:`.rl.trainer` replaces."""
 
-PRIVATE = ("_tokenize_prompts",)
-"""Those without a public counterpart: trl has no other way to hand over token ids of prompts."""
+PRIVATE = ("_tokenize_prompts", "_generate_single_turn")
+"""Those without a public counterpart: trl has no other way to hand over token ids of prompts, nor
+to sample a part of them at a time."""
 
 ATTRIBUTES = ("accelerator", "model", "processing_class", "state", "args")
-"""Attributes of every trainer that are used here; of reinforcement learning ``beta`` too."""
+"""Attributes of every trainer that are used here; of reinforcement learning ``beta`` too,
+and ``eos_token_ids``, which trl 1.0 lacks."""

@@ -27,7 +27,7 @@ from icm_fast.model.adapters import (
 from icm_fast.model.load import load_model, pick_device, pick_dtype
 from icm_fast.model.loaded import LoadedModel, check_vocabulary, fingerprint_model, max_context_of
 from icm_fast.model.pretrained import UNREADABLE, read_tokenizer
-from icm_fast.training.chat import PLAIN, Prompt, answer_ids
+from icm_fast.training.chat import CHAT, PLAIN, Prompt, answer_ids, plain_text
 from icm_fast.training.reward.network import (
     load_network,
     pad_left,
@@ -113,7 +113,11 @@ class RewardModel:
             InputError: Same as in :meth:`score`, or a prompt that the format cannot render.
         """
         both = zip(prompts, answers, strict=True)
-        return self.score_ids([self.answer_ids(*one) for one in both], batch_size=batch_size)
+        if self.format == CHAT:
+            ids = [self.answer_ids(prompt, answer) for prompt, answer in both]
+            return self.score_ids(ids, batch_size=batch_size)
+        texts = [plain_text(prompt, answer) for prompt, answer in both]
+        return self.score(texts, batch_size=batch_size)
 
     def answer_ids(self, prompt: Prompt, answer: str) -> tuple[int, ...]:
         """What the model reads of an answer to a prompt."""
