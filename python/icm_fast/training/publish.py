@@ -43,6 +43,9 @@ from icm_fast.training.reward.model import (
 )
 from icm_fast.training.session import save_whole
 
+_PATHS = ("name_or_path", "_file")
+"""How keys of configurations end whose values may be paths."""
+
 _MARK = "written by `icm-fast`"
 _PROBE = "The quick brown fox jumps over the lazy dog, and one of 1,234 foxes does not."
 _SMALL = {torch.float32: 1e-3, torch.float16: 0.02, torch.bfloat16: 0.15}
@@ -287,10 +290,16 @@ def _is_reward(record: Mapping[str, object]) -> bool:
 
 
 def _public_config(content: object, base: str) -> object:
-    """A configuration without folders of this machine."""
-    if isinstance(content, dict) and "base_model_name_or_path" in content:
-        content = content | {"base_model_name_or_path": public_name(base)}
-    return redacted("", content)
+    """A configuration of a model, tokenizer or adapter without folders of this machine."""
+    if not isinstance(content, dict):
+        return content
+    public = {
+        key: public_name(value) if key.endswith(_PATHS) and isinstance(value, str) else value
+        for key, value in content.items()
+    }
+    if "base_model_name_or_path" in public:
+        public["base_model_name_or_path"] = public_name(base)
+    return public
 
 
 def _card(

@@ -294,6 +294,26 @@ class FixedBatches(OwnTrainer, Generic[Row]):
         )
         return metrics
 
+    def take_best(self, checkpoint: Path) -> bool:
+        """Read the best weights where a training had ended, perhaps early, with a checkpoint.
+
+        A trainer would go on from there and look after its next step whether to stop.
+
+        Returns:
+            Whether that training had ended.
+        """
+        from transformers.trainer_callback import TrainerState
+        from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+        state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+        control = state.stateful_callbacks.get("TrainerControl", {}).get("args", {})
+        if not (control.get("should_training_stop") and state.best_global_step):
+            return False
+        self.state = state
+        best = checkpoint.parent / f"{PREFIX_CHECKPOINT_DIR}-{state.best_global_step}"
+        self._load_from_checkpoint(str(best))
+        return True
+
     def step_ended(self, step: int) -> None:
         """Show the loss."""
         total = len(self._passes) // self._n_passes
@@ -321,7 +341,7 @@ def _summed(sums: Mapping[str, float]) -> dict[str, float]:
 
 
 def run_training(
-    trainer: FixedBatches[Row], config: TrainingConfig, checkpoint: Path | None
+    trainer: FixedBatches[Row], config: TuningConfig, checkpoint: Path | None
 ) -> TuningState:
     """Train from a checkpoint on, or from the start.
 
@@ -333,6 +353,8 @@ def run_training(
             if parameter.requires_grad:  # trl puts adapters on a base in 4 bits into bfloat16
                 parameter.data = parameter.data.float()
     check = ChangeCheck(trainer.model)
+    if checkpoint and config.eval_fraction and trainer.take_best(checkpoint):
+        return trainer.tuning_state()
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     check.require_change(trainer.model, config)
     return trainer.tuning_state()

@@ -23,7 +23,7 @@ from icm_fast.training.dpo.trainer import (
     preferences_digest,
     train_preferences,
 )
-from icm_fast.training.folder import TuningFolder
+from icm_fast.training.folder import TuningFolder, version_keys
 from icm_fast.training.reward.pairs import Pair
 from icm_fast.training.reward.run_pairs import pairs_of_run
 from icm_fast.training.session import Trained, train_or_resume
@@ -154,5 +154,6 @@ def _identity(
             "model_fingerprint": base.fingerprint,
             "model_dtype": base.dtype_name,
             "model_computation": base.computation,
+            **version_keys(("trl", "peft", "transformers", "torch")),
         }
     )
