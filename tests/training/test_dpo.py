@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from distributed_cases import chat_loaded
 from icm_fast import InputError, SearchConfig, search
 from icm_fast.cli import run
 from icm_fast.model import load_model
@@ -33,18 +34,19 @@ CONFIG = DpoConfig(
     save_steps=2,
     dtype="float32",
 )
+RESUMED = {"format": "chat", "eval_fraction": 0.2, "epochs": 3}
 SCRIPT = """
 import sys, time
 import torch
 from listeners import Listener
-from test_dpo import prefer
+from test_dpo import RESUMED, chat_loaded, prefer
 torch.set_num_threads(1)
 
 def progress(step):
     print(step.done, flush=True)
     time.sleep(0.05)
 
-prefer(sys.argv[1], Listener(progress), method=sys.argv[2])
+prefer(sys.argv[1], Listener(progress), loaded=chat_loaded(), **RESUMED)
 """
 
 
@@ -99,12 +101,12 @@ def test_parts_and_other_losses():
     assert other.losses[0] == pytest.approx((1 / (2 * CONFIG.beta)) ** 2, rel=1e-4)
 
 
-@pytest.mark.parametrize("method", ["lora", "full"])
-def test_killed_in_the_middle_it_ends_with_the_same_bits(method, tmp_path):
-    whole = prefer(tmp_path / "whole", method=method)
+def test_killed_in_the_middle_it_ends_with_the_same_bits(tmp_path):
+    """In the chat format, in several passes, with held-out pairs and dropout."""
+    whole = prefer(tmp_path / "whole", loaded=chat_loaded(), **RESUMED)
     killed = tmp_path / "killed"
     process = subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, str(killed), method],
+        [sys.executable, "-c", SCRIPT, str(killed)],
         stdout=subprocess.PIPE,
         text=True,
         cwd=Path(__file__).parent,
@@ -116,39 +118,31 @@ def test_killed_in_the_middle_it_ends_with_the_same_bits(method, tmp_path):
     process.send_signal(signal.SIGKILL)
     process.communicate()
     shown = Listener()
-    resumed = prefer(killed, shown, method=method)
-    assert 2 <= shown.done[0] <= 5
+    resumed = prefer(killed, shown, loaded=chat_loaded(), **RESUMED)
+    assert 3 <= shown.done[0] <= 5
+    assert (resumed.best_step, resumed.best_loss) == (whole.best_step, whole.best_loss)
     assert resumed.losses == whole.losses
     assert resumed.model.fingerprint == whole.model.fingerprint
     logs = [(folder / "steps.jsonl").read_text() for folder in (killed, tmp_path / "whole")]
     assert logs[0] == logs[1]
     assert {p.name for p in killed.iterdir()} == {
-        *(".lock", "tuning.json", "steps.jsonl"),
-        "adapter" if method == "lora" else "model",
+        *(".lock", "tuning.json", "steps.jsonl", "adapter"),
     }
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A run on comparisons, whose labels give 64 pairs."""
+    """A folder with a tiny model that can be named."""
     folder = tmp_path_factory.mktemp("found")
-    loaded = tiny_loaded("llama", vocab_size=420, max_position_embeddings=2048)
+    loaded = tiny_loaded("llama", max_position_embeddings=2048)
     loaded.model.save_pretrained(folder / "tiny")
     loaded.tokenizer.save_pretrained(folder / "tiny")
-    rows = [
-        {
-            "question": f"What of {k}?",
-            "response_1": f"good {k} of them",
-            "response_2": f"bad {k}, and dull",
-        }
-        for k in range(64)
-    ]
-    return folder, rows
+    return folder
 
 
 def test_from_64_found_pairs_to_a_model_on_the_command_line(finished, capsys):
     """The labels of a search of movie reviews give more pairs than 64; DPO runs end to end."""
-    folder, _ = finished
+    folder = finished
     source = TaskSource("movie-sentiment", limit=40, options={"split": "search", "max_chars": 40})
     config = SearchConfig(dtype="float32", max_evaluations=2)
     dataset = source.load_dataset()

@@ -13,6 +13,7 @@ from icm_fast import InputError
 from icm_fast.model import load_model
 from icm_fast.plan.label_tree import label_tree
 from icm_fast.plan.pieces import tokenize_dataset
+from icm_fast.training import session
 from icm_fast.training.batches import connected_groups, split_groups
 from icm_fast.training.reward import Pair, RewardConfig, load_reward_model, train_reward
 from icm_fast.training.reward.network import last_device, reward_network
@@ -156,6 +157,26 @@ def test_the_weights_with_the_lowest_held_out_loss_are_kept(train, tmp_path):
     if rises:  # stopped at the first
         assert len(seen) == rises[0] + 1
         assert len(early.losses) == 2 * len(seen)
+
+
+@pytest.mark.parametrize("train", [tune, judge])
+def test_killed_after_it_had_stopped_early_it_takes_no_further_step(train, tmp_path, monkeypatch):
+    settings = {"epochs": 8, "learning_rate": 0.3, "scheduler": "constant", "warmup": 0.0}
+    settings |= {"save_steps": 1, "eval_fraction": 0.3, "patience": 1}
+    whole = train(tmp_path / "whole", **settings)
+    assert len(whole.losses) < 8 * 2, "it did not stop early; this test shows nothing"
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(session, "_store", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(tmp_path / "killed", **settings)
+    resumed = train(tmp_path / "killed", **settings)
+    assert resumed.losses == whole.losses
+    assert (resumed.best_step, resumed.best_loss) == (whole.best_step, whole.best_loss)
+    assert resumed.model.fingerprint == whole.model.fingerprint
 
 
 def test_settings_that_need_each_other():

@@ -66,7 +66,12 @@ def sft(
     tuned = fine_tune(
         run.dataset,
         run.labels,
-        model=load_model(model or run.model, dtype=run.config.dtype, device=run.config.device),
+        model=load_model(
+            model or run.model,
+            dtype=run.config.dtype,
+            device=run.config.device,
+            quantization=config.quantization,
+        ),
         config=config,
         output_dir=output or run_folder / "tuning",
         progress=make_progress(progress),
@@ -100,12 +105,11 @@ def texts(
 ) -> None:
     """Fine-tune on plain texts or conversations, as a start for a policy."""
     from icm_fast.engine.progress import make_progress
-    from icm_fast.model import load_model
     from icm_fast.training.sft import fine_tune_texts, read_texts
 
     tuned = fine_tune_texts(
         read_texts(file),
-        model=load_model(model),
+        model=model,
         config=_tuning_config(assignments),
         output_dir=output,
         progress=make_progress(progress),

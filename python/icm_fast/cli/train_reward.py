@@ -120,7 +120,12 @@ class GivenPairs:
         """The base, as the settings of its training want it."""
         from icm_fast.model import load_model
 
-        return load_model(self.model, dtype=self.dtype, device=self.device)
+        return load_model(
+            self.model,
+            dtype=self.dtype,
+            device=self.device,
+            quantization=config.quantization,
+        )
 
 
 def pairs_from(source: Path, labels: str, model: str | None, name: str) -> GivenPairs:

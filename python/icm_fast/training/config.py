@@ -9,14 +9,13 @@ from typing import Any, ClassVar, Self
 
 from icm_fast.config import check_names, check_number, coerced
 from icm_fast.errors import InputError, shown, suggest
+from icm_fast.model.quantised import NOT_QUANTISED, QUANTISATIONS
 from icm_fast.training.chat import PLAIN, check_format
 
 METHODS = ("lora", "full")
 SCHEDULERS = ("linear", "cosine", "constant")
 AUTO = "auto"
 ALL_LINEAR = "all-linear"
-NOT_QUANTISED = "none"
-QUANTISATIONS = (NOT_QUANTISED, "nf4", "fp4")
 DTYPES = (AUTO, "float32", "bfloat16")
 
 _LEARNING_RATES = {"lora": 2e-4, "full": 2e-5}

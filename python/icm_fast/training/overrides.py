@@ -19,3 +19,10 @@ to sample a part of them at a time."""
 ATTRIBUTES = ("accelerator", "model", "processing_class", "state", "args")
 """Attributes of every trainer that are used here; of reinforcement learning ``beta`` too,
 and ``eos_token_ids``, which trl 1.0 lacks."""
+
+PREFERENCES = ("_prepare_dataset",)
+"""Methods of ``trl.DPOTrainer`` that :mod:`.dpo.trainer` replaces: it would tokenize texts."""
+
+CALLED = ("_load_from_checkpoint",)
+"""Private methods of ``transformers.Trainer`` that :mod:`.steps` calls: it reads the best weights.
+Of ``trl.DPOTrainer``, :mod:`.dpo.trainer` reads ``_metrics``."""

@@ -26,11 +26,14 @@ from icm_fast.model.adapters import (
     find_tuned,
     foreign_code,
     import_peft,
+    merge_adapter,
+    quantization_of,
     read_tuning,
 )
 from icm_fast.model.copies import copy_model
 from icm_fast.model.load import load_model
 from icm_fast.model.loaded import LoadedModel
+from icm_fast.model.quantised import NOT_QUANTISED
 from icm_fast.training.reward.model import (
     REWARD_FILE,
     RewardModel,
@@ -39,6 +42,9 @@ from icm_fast.training.reward.model import (
     reward_home,
 )
 from icm_fast.training.session import save_whole
+
+_PATHS = ("name_or_path", "_file")
+"""How keys of configurations end whose values may be paths."""
 
 _MARK = "written by `icm-fast`"
 _PROBE = "The quick brown fox jumps over the lazy dog, and one of 1,234 foxes does not."
@@ -105,7 +111,14 @@ def _merge_causal(adapter: str, target: Path, dtype: str, device: str) -> Merged
             f"{adapter} holds no adapter; name the folder of a training with method=lora, or of a "
             "peft adapter (a whole model needs no merge)"
         )
-    merged = load_model(adapter, dtype=dtype, device=device)
+    record = _record(source.parent / TUNING_FILE)
+    identity = record.get("identity")
+    if isinstance(identity, Mapping) and quantization_of(identity) != NOT_QUANTISED:
+        # Into the base as it is stored: in 4 bits a merge would round.
+        whole = load_model(base_name_of(source), dtype=dtype, device=device)
+        merged = merge_adapter(whole, source, adapter)
+    else:
+        merged = load_model(adapter, dtype=dtype, device=device)
     difference = _difference(merged, source, dtype, device)
     limit = _SMALL[merged.model.dtype]
     if not difference <= limit:
@@ -113,7 +126,6 @@ def _merge_causal(adapter: str, target: Path, dtype: str, device: str) -> Merged
             f"the merged model differs from its adapter by {difference:.3g} of the largest logit, "
             f"where rounding explains {limit:g}; merge in another precision (--dtype float32)"
         )
-    record = _record(source.parent / TUNING_FILE)
     card = _card(record, public_name(base_name_of(source)), "merged", merged.name)
     with _made(target) as made:
         save_whole(merged.model, merged.tokenizer, made)
@@ -278,10 +290,16 @@ def _is_reward(record: Mapping[str, object]) -> bool:
 
 
 def _public_config(content: object, base: str) -> object:
-    """A configuration without folders of this machine."""
-    if isinstance(content, dict) and "base_model_name_or_path" in content:
-        content = content | {"base_model_name_or_path": public_name(base)}
-    return redacted("", content)
+    """A configuration of a model, tokenizer or adapter without folders of this machine."""
+    if not isinstance(content, dict):
+        return content
+    public = {
+        key: public_name(value) if key.endswith(_PATHS) and isinstance(value, str) else value
+        for key, value in content.items()
+    }
+    if "base_model_name_or_path" in public:
+        public["base_model_name_or_path"] = public_name(base)
+    return public
 
 
 def _card(

@@ -23,8 +23,15 @@ from icm_fast.training.step_log import StepLog
 from icm_fast.types import Reporter
 
 if TYPE_CHECKING:
-    from peft import PeftConfig
-    from transformers import Trainer, TrainerCallback, TrainerControl, TrainingArguments
+    from accelerate import Accelerator  # type: ignore[import-untyped]
+    from peft import PeftConfig, PeftModel
+    from transformers import (
+        PreTrainedModel,
+        Trainer,
+        TrainerCallback,
+        TrainerControl,
+        TrainingArguments,
+    )
 else:
     Trainer = object  # transformers' own one takes seconds to import; subclasses inherit it
 
@@ -84,7 +91,9 @@ class OwnTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
         for adapter in getattr(self.model, "peft_config", {}).values():
             # Otherwise every checkpoint would ask the hub for the configuration of the base.
             adapter.base_model_name_or_path = ""
-        if distributed.world_size() > 1:
+        if distributed.is_sharded():
+            _require_fsdp2(self.accelerator)
+        elif distributed.world_size() > 1:
             # DDP averages over processes, whose parts of a batch may differ in size; it sees only
             # what passes through the forward of the whole model; and it fails where an expert has
             # no token. The subclasses sum the gradients themselves.
@@ -227,7 +236,7 @@ class FixedBatches(OwnTrainer, Generic[Row]):
     ) -> torch.Tensor:
         """Gradients of this process's rows, then those of all."""
         loss: torch.Tensor = super().training_step(model, *arguments, **named)
-        if self._n_computed % self._n_passes == 0:
+        if self._n_computed % self._n_passes == 0 and not distributed.is_sharded():
             distributed.sum_gradients(model.parameters())
         return loss
 
@@ -246,8 +255,9 @@ class FixedBatches(OwnTrainer, Generic[Row]):
         self._n_computed += 1
         if self._n_computed % self._n_passes == 0:
             self._end_passes()
-        # The trainer divides by the number of passes.
-        return loss.to(self.args.device) * (share * self._n_passes)
+        # The trainer divides by the number of passes, and FSDP by that of processes.
+        divisor = self._n_passes * (distributed.world_size() if distributed.is_sharded() else 1)
+        return loss.to(self.args.device) * (share * divisor)
 
     def _computed(
         self, model: torch.nn.Module, inputs: Batch
@@ -284,6 +294,26 @@ class FixedBatches(OwnTrainer, Generic[Row]):
         )
         return metrics
 
+    def take_best(self, checkpoint: Path) -> bool:
+        """Read the best weights where a training had ended, perhaps early, with a checkpoint.
+
+        A trainer would go on from there and look after its next step whether to stop.
+
+        Returns:
+            Whether that training had ended.
+        """
+        from transformers.trainer_callback import TrainerState
+        from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+        state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+        control = state.stateful_callbacks.get("TrainerControl", {}).get("args", {})
+        if not (control.get("should_training_stop") and state.best_global_step):
+            return False
+        self.state = state
+        best = checkpoint.parent / f"{PREFIX_CHECKPOINT_DIR}-{state.best_global_step}"
+        self._load_from_checkpoint(str(best))
+        return True
+
     def step_ended(self, step: int) -> None:
         """Show the loss."""
         total = len(self._passes) // self._n_passes
@@ -311,14 +341,20 @@ def _summed(sums: Mapping[str, float]) -> dict[str, float]:
 
 
 def run_training(
-    trainer: FixedBatches[Row], config: TrainingConfig, checkpoint: Path | None
+    trainer: FixedBatches[Row], config: TuningConfig, checkpoint: Path | None
 ) -> TuningState:
     """Train from a checkpoint on, or from the start.
 
     Raises:
         InputError: The loss is not finite, or no weight changed.
     """
+    if config.method == "lora":
+        for parameter in trainer.model.parameters():
+            if parameter.requires_grad:  # trl puts adapters on a base in 4 bits into bfloat16
+                parameter.data = parameter.data.float()
     check = ChangeCheck(trainer.model)
+    if checkpoint and config.eval_fraction and trainer.take_best(checkpoint):
+        return trainer.tuning_state()
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     check.require_change(trainer.model, config)
     return trainer.tuning_state()
@@ -410,9 +446,49 @@ def _digests(model: torch.nn.Module, names: Iterable[str]) -> dict[str, int]:
     """The sum of the bits of every named weight."""
     parameters = dict(model.named_parameters())
     return {
-        name: int(parameters[name].detach().flatten().view(torch.uint8).sum(dtype=torch.int64))
+        name: int(whole(parameters[name]).flatten().view(torch.uint8).sum(dtype=torch.int64))
         for name in names
     }
+
+
+def whole(parameter: torch.Tensor) -> torch.Tensor:
+    """A weight, gathered from all processes where each holds a part; all of them call this."""
+    gather = getattr(parameter, "full_tensor", None)
+    found: torch.Tensor = parameter if gather is None else gather()
+    return found.detach()
+
+
+def unsharded(
+    trained: PreTrainedModel | PeftModel,
+    fresh: Callable[[], PreTrainedModel],
+    config: TrainingConfig,
+) -> PreTrainedModel | PeftModel:
+    """The trained model with all its weights in every process; itself unless FSDP divided it.
+
+    Args:
+        trained: As the trainer left it.
+        fresh: Makes a model as it was before the training.
+        config: Settings of the training.
+    """
+    if not distributed.is_sharded():
+        return trained
+    values = {name: whole(p).cpu() for name, p in trained.named_parameters() if p.requires_grad}
+    model = fresh()
+    if config.method == "lora":
+        model = import_peft().get_peft_model(model, lora_config(config, "CAUSAL_LM"))
+    left = model.load_state_dict(values, strict=False).unexpected_keys
+    assert not left, f"FSDP renamed {left[0]}"
+    return model
+
+
+def _require_fsdp2(accelerator: Accelerator) -> None:
+    """Raise InputError unless FSDP is of version 2, which leaves names and frozen weights alone."""
+    plugin = getattr(accelerator.state, "fsdp_plugin", None)
+    if plugin is None or getattr(plugin, "fsdp_version", 1) != 2:
+        raise InputError(
+            "FSDP of version 2 is needed, with accelerate 1.6 or later and GPUs; launch with "
+            "`accelerate launch --use_fsdp --fsdp_version 2`, or without FSDP"
+        )
 
 
 def lora_config(config: TrainingConfig, task_type: str) -> PeftConfig:
@@ -478,7 +554,7 @@ def trainer_arguments(
             "logging_strategy": "no",
             "report_to": "none",
             "disable_tqdm": True,
-            "use_cpu": base.device.type == "cpu",
+            "use_cpu": base.device.type == "cpu" and not distributed.shards_on_gpus(),
             "bf16": False,
             "fp16": False,
             **checkpointing,

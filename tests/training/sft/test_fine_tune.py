@@ -54,7 +54,7 @@ def test_texts_are_the_tokens_of_a_zero_shot_query(space, bos):
     labels = mixed_labels(dataset)
     pieces = tokenize_dataset(dataset, loaded.tokenizer)
     tree = label_tree(pieces)
-    texts = training_texts(pieces, tree, labels, range(len(labels)))
+    texts = training_texts(pieces, tree, labels)
     unlabelled = np.full(len(dataset), -1, np.int32)
     plan = plan_leave_one_out(dataset, unlabelled, model=(loaded.model, loaded.tokenizer))
     chosen = np.flatnonzero(labels >= 0)
@@ -84,7 +84,7 @@ def test_loss_is_the_log_probability_that_scoring_gives_to_the_labels(family):
     dataset, loaded = reviews(PREFIX), tiny_loaded(family)
     labels = mixed_labels(dataset, ())
     pieces = tokenize_dataset(dataset, loaded.tokenizer)
-    texts = training_texts(pieces, label_tree(pieces), labels, range(len(labels)))
+    texts = training_texts(pieces, label_tree(pieces), labels)
     rows = [
         {
             "input_ids": list(t.ids),

@@ -11,7 +11,6 @@ from icm_fast import distributed
 from icm_fast.engine.progress import Quiet
 from icm_fast.errors import InputError
 from icm_fast.identity import as_stored
-from icm_fast.model.copies import copy_model
 from icm_fast.model.load import load_model
 from icm_fast.model.loaded import LoadedModel, ModelSpec
 from icm_fast.runs.finished import FinishedRun
@@ -24,7 +23,7 @@ from icm_fast.training.dpo.trainer import (
     preferences_digest,
     train_preferences,
 )
-from icm_fast.training.folder import TuningFolder
+from icm_fast.training.folder import TuningFolder, version_keys
 from icm_fast.training.reward.pairs import Pair
 from icm_fast.training.reward.run_pairs import pairs_of_run
 from icm_fast.training.session import Trained, train_or_resume
@@ -32,7 +31,7 @@ from icm_fast.training.sft.train import (
     as_trained,
     load_made,
     resolve_checkpointing,
-    training_dtype,
+    trainable,
 )
 from icm_fast.types import Reporter
 
@@ -91,6 +90,7 @@ def train(
             in use.
     """
     distributed.start()
+    distributed.refuse_sharding("DPO")
     config = config or DpoConfig()
     pairs: Sequence[Pair]
     if isinstance(source, FinishedRun):
@@ -100,7 +100,7 @@ def train(
         pairs = source
     if model is None:
         raise InputError("pairs do not name a model; pass model=, for example model='smollm2'")
-    base = load_model(model)
+    base = load_model(model, quantization=config.quantization)
     check_format(config.format, base.tokenizer)
     config = resolve_checkpointing(config, base)
     ids = preference_ids(pairs, base.tokenizer, config, base.max_context)
@@ -134,11 +134,9 @@ def _train(
     name: str,
     reporter: Reporter,
 ) -> Trained[LoadedModel]:
-    full = config.method == "full"
-    start = copy_model(base.model, training_dtype(base, config), share=not full)
-    if full:
-        start.requires_grad_(True)
-    trained, state = train_preferences(start, base, pairs, config, folder, reporter)
+    trained, state = train_preferences(
+        trainable(base, config), base, pairs, config, folder, reporter
+    )
     return as_trained(trained, state, base, folder, name, {"n_pairs": len(pairs)})
 
 
@@ -156,5 +154,6 @@ def _identity(
             "model_fingerprint": base.fingerprint,
             "model_dtype": base.dtype_name,
             "model_computation": base.computation,
+            **version_keys(("trl", "peft", "transformers", "torch")),
         }
     )

@@ -20,6 +20,7 @@ from icm_fast.model.adapters import (
     base_name_of,
     check_base,
     merge_into,
+    quantization_of,
     read_tuning,
     tokenizer_for,
 )
@@ -206,7 +207,12 @@ def load_reward_model(
     # The base as it was in training, also where the rewards are then computed in float32.
     base_dtype = str(identity["model_dtype"]) if dtype == "auto" else dtype
     try:
-        base = load_model(base_name_of(adapter), dtype=base_dtype, device=device)
+        base = load_model(
+            base_name_of(adapter),
+            dtype=base_dtype,
+            device=device,
+            quantization=quantization_of(identity),
+        )
     except InputError as error:
         raise InputError(f"the base of the reward model {home} is missing: {error}") from error
     check_base(adapter, identity, base)

@@ -13,6 +13,7 @@ from icm_fast.errors import InputError
 from icm_fast.model.copies import copy_model
 from icm_fast.model.loaded import LoadedModel
 from icm_fast.model.pretrained import read_config, read_weights
+from icm_fast.model.quantised import mark_quantised
 
 
 def reward_network(base: LoadedModel, dtype: torch.dtype, *, share: bool) -> PreTrainedModel:
@@ -47,6 +48,7 @@ def reward_network(base: LoadedModel, dtype: torch.dtype, *, share: bool) -> Pre
     if (places := getattr(base.model, "hf_device_map", None)) is not None:
         network.hf_device_map = places  # trainers leave a model that is spread over devices alone
     torch.nn.init.zeros_(network.score.weight)
+    mark_quantised(network, base.model)
     network.config.dtype = dtype
     return network.eval().requires_grad_(False)
 

@@ -88,8 +88,10 @@ def train_reward(
             folder is that of another training or in use.
     """
     distributed.start()
-    base = load_model(model)
-    config = resolve_checkpointing(config or RewardConfig(), base)
+    distributed.refuse_sharding("a reward model")
+    config = config or RewardConfig()
+    base = load_model(model, quantization=config.quantization)
+    config = resolve_checkpointing(config, base)
     ids = pair_ids(pairs, base.tokenizer, config, base.max_context)
     folder = None if output_dir is None else Path(output_dir)
     name = f"{base.name}, reward" if folder is None else str(folder)

@@ -116,7 +116,12 @@ def iterate(
     _check_alone()
     search_config = search_config or SearchConfig()
     batches = split_batches(dataset, batch_size, search_config.seed)
-    base = load_model(model, dtype=search_config.dtype, device=search_config.device)
+    base = load_model(
+        model,
+        dtype=search_config.dtype,
+        device=search_config.device,
+        quantization=(tuning_config or TuningConfig()).quantization,
+    )
     current, searches = base, []
     labels = np.full(len(dataset), UNLABELLED, np.int32)
     with progress or Quiet() as shown:

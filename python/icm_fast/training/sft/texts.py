@@ -56,7 +56,10 @@ class Conversation:
 
 
 def training_texts(
-    pieces: TokenizedDataset, tree: LabelTree, labels: IntArray, groups: Sequence[int]
+    pieces: TokenizedDataset,
+    tree: LabelTree,
+    labels: IntArray,
+    groups: Sequence[int] | None = None,
 ) -> tuple[TrainingText, ...]:
     """The texts of the labelled examples, in their order.
 
@@ -64,12 +67,13 @@ def training_texts(
         pieces: The data set in tokens.
         tree: Its labels.
         labels: ``[n]``, -1 where unlabelled.
-        groups: ``[n]``.
+        groups: ``[n]``; every example stands alone by default.
 
     Raises:
         InputError: No example is labelled.
     """
     chosen = _labelled(labels)
+    groups = range(len(labels)) if groups is None else groups
     # The steps of the tree are what scoring sums over; so training raises just that sum.
     closed = [tuple(token for _, token in path) for path in tree.steps]
     texts = []

@@ -42,6 +42,7 @@ from icm_fast.training.sft.texts import (
     whole_texts,
 )
 from icm_fast.training.sft.trainer import train
+from icm_fast.training.steps import unsharded
 from icm_fast.types import Dataset, Reporter, check_labels
 
 if TYPE_CHECKING:
@@ -113,8 +114,8 @@ def fine_tune(
     """
     distributed.start()
     labels = check_labels(labels, dataset)
-    base = load_model(model)
     config = config or TuningConfig()
+    base = load_model(model, quantization=config.quantization)
     groups = connected_groups(dataset)
     if config.format == CHAT:
         texts = chat_texts(dataset, labels, base.tokenizer, groups)
@@ -146,8 +147,8 @@ def fine_tune_texts(
         InputError: An empty text, or same as in :func:`fine_tune`.
     """
     distributed.start()
-    base = load_model(model)
     config = config or TuningConfig()
+    base = load_model(model, quantization=config.quantization)
     made = whole_texts(texts, base.tokenizer, config.format)
     return _tune(made, base, config, output_dir, progress)
 
@@ -212,7 +213,9 @@ def load_made(base: LoadedModel, home: Path, name: str) -> LoadedModel:
         return merge_adapter(base, adapter, name)
     dtype, device = base.dtype_name, str(base.device)
     return load_tuned(
-        name, home / MODEL_FOLDER, lambda spec: load_model(spec, dtype=dtype, device=device)
+        name,
+        home / MODEL_FOLDER,
+        lambda spec, bits: load_model(spec, dtype=dtype, device=device, quantization=bits),
     )
 
 
@@ -224,12 +227,16 @@ def _train(
     name: str,
     reporter: Reporter,
 ) -> Trained[LoadedModel]:
-    full = config.method == "full"
-    start = copy_model(base.model, training_dtype(base, config), share=not full)
-    if full:
-        start.requires_grad_(True)
-    trained, state = train(start, base, texts, config, folder, reporter)
+    trained, state = train(trainable(base, config), base, texts, config, folder, reporter)
+    trained = unsharded(trained, lambda: trainable(base, config), config)
     return as_trained(trained, state, base, folder, name, {"n_tokens": _n_tokens(texts, config)})
+
+
+def trainable(base: LoadedModel, config: TrainingConfig) -> PreTrainedModel:
+    """A copy of the base to train; adapters leave the memory that it shares with the base alone."""
+    full = config.method == "full"
+    copied = copy_model(base.model, training_dtype(base, config), share=not full)
+    return copied.requires_grad_(True) if full else copied
 
 
 def as_trained(

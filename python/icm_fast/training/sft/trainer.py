@@ -15,10 +15,12 @@ import torch
 import torch.utils.checkpoint
 from transformers import PreTrainedModel
 
+from icm_fast import distributed
 from icm_fast.errors import InputError
 from icm_fast.model.adapters import INSTALL_TRAIN, foreign_code
 from icm_fast.model.label_head import logit_scaling
 from icm_fast.model.loaded import LoadedModel
+from icm_fast.model.quantised import import_before_others
 from icm_fast.training.batches import plan_batches
 from icm_fast.training.config import TuningConfig
 from icm_fast.training.folder import TuningFolder, TuningState
@@ -168,7 +170,8 @@ def label_loss(
     arguments = {name: value for name, value in arguments.items() if name in accepted}
     causal = model if isinstance(model, PreTrainedModel) else model.get_base_model()
     size = causal.config.get_text_config(decoder=True).vocab_size
-    if targets.numel() * size > LOGITS_AT_ONCE:
+    # FSDP has gathered the head only within the forward pass.
+    if targets.numel() * size > LOGITS_AT_ONCE and not distributed.is_sharded():
         return _loss_in_parts(model, causal, arguments, targets, max(1, LOGITS_AT_ONCE // size))
     logits = model(**arguments).logits[:, -n_targets:].float().flatten(0, 1)
     targets = targets.flatten().to(logits.device)
@@ -238,6 +241,7 @@ def training_packages() -> tuple[ModuleType, ModuleType]:
     Raises:
         InputError: One of them is missing.
     """
+    import_before_others()
     try:
         import datasets
         import peft  # noqa: F401 - trl imports it late
