@@ -81,7 +81,7 @@ def test_the_reward_rises_on_held_out_prompts(algorithm, likes_vowels):
 
 
 def test_a_high_price_of_divergence_keeps_the_policy(likes_vowels):
-    changes = {"reward": reward(), "steps": 20, "learning_rate": 0.003}
+    changes = {"reward": reward(), "steps": 20, "learning_rate": 0.003, "micro_batch_size": 8}
     free = train(kl_weight=0.0, **changes).log.measurements[-1]["kl"]
     dear = train(kl_weight=10.0, **changes).log.measurements[-1]["kl"]
     assert dear < free / 2

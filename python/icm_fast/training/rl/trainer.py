@@ -197,19 +197,20 @@ class Recorded(OwnTrainer):
 
     def _generate_single_turn(
         self, prompt_ids: list[list[int]], *arguments: object, **named: object
-    ) -> tuple[list[list[int]], None]:
+    ) -> object:
         """Continuations, sampled no more at once than a training pass takes.
 
-        trl samples all of a step at once, whose keys and values need that much more memory.
+        trl samples all of a step at once, whose keys and values need that much more memory. Its
+        GRPO returns log-probabilities beside the tokens, which are None here; its RLOO does not.
         """
         made: list[list[int]] = []
-        size = self._config.micro_batch_size
-        for start in range(0, len(prompt_ids), size):
-            part, _ = super()._generate_single_turn(
-                prompt_ids[start : start + size], *arguments, **named
-            )
-            made += (self._cut(list(ids)) for ids in part)
-        return made, None
+        with_logprobs = False
+        for start in range(0, len(prompt_ids), self._config.micro_batch_size):
+            part = prompt_ids[start : start + self._config.micro_batch_size]
+            sampled = super()._generate_single_turn(part, *arguments, **named)
+            with_logprobs = isinstance(sampled, tuple)
+            made += (self._cut(list(ids)) for ids in (sampled[0] if with_logprobs else sampled))
+        return (made, None) if with_logprobs else made
 
     def _cut(self, tokens: list[int]) -> list[int]:
         """A continuation up to its end; trl 1.0 knows one token that ends a text."""
