@@ -41,7 +41,7 @@ def folder(tmp_path_factory):
     words = [*LAUNCH.split(), "--dynamo_backend", "no", "--num_processes", "2"]
     words += ["--main_process_port", free_port(), distributed_cases.__file__, str(folder)]
     done = subprocess.run(
-        [sys.executable, "-m", *words], env=ENVIRONMENT, capture_output=True, text=True, timeout=300
+        [sys.executable, "-m", *words], env=ENVIRONMENT, capture_output=True, text=True, timeout=900
     )
     assert done.returncode == 0, done.stderr
     return folder

@@ -17,7 +17,10 @@ from icm_fast.model.adapters import merge_adapter
 from tiny_models import one_thread  # noqa: F401 - in force by its import
 
 ACCELERATE = tuple(map(int, importlib.metadata.version("accelerate").split(".")[:2]))
-pytestmark = pytest.mark.skipif(ACCELERATE < (1, 10), reason="accelerate has no FSDP of version 2")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(ACCELERATE < (1, 10), reason="accelerate has no FSDP of version 2"),
+]
 LAUNCH = {
     "ACCELERATE_USE_FSDP": "true",
     "ACCELERATE_USE_CPU": "true",

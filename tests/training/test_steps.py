@@ -92,13 +92,12 @@ def test_passes_deal_out_rows_and_weigh_them_by_their_terms():
     assert [(one.rows, one.share) for one in whole] == [([1, 3], 1.0)]
 
 
-@pytest.mark.parametrize("micro", [1, 3])
-def test_a_batch_in_parts_is_the_batch(micro, tmp_path):
+def test_a_batch_in_parts_is_the_batch(tmp_path):
     """Also where a batch does not divide, with labels of several lengths; Adam hides no factor."""
     for train in (tune, judge):
         name = train.__name__
         whole = train(tmp_path / f"{name}-whole")
-        parts = train(tmp_path / f"{name}-parts", micro_batch_size=micro)
+        parts = train(tmp_path / f"{name}-parts", micro_batch_size=3)
         assert parts.losses == pytest.approx(whole.losses, abs=1e-5)
         norms = [
             [line["grad_norm"] for line in lines(tmp_path / f"{name}-{kind}")]
@@ -159,11 +158,10 @@ def test_the_weights_with_the_lowest_held_out_loss_are_kept(train, tmp_path):
         assert len(early.losses) == 2 * len(seen)
 
 
-@pytest.mark.parametrize("train", [tune, judge])
-def test_killed_after_it_had_stopped_early_it_takes_no_further_step(train, tmp_path, monkeypatch):
+def test_killed_after_it_had_stopped_early_it_takes_no_further_step(tmp_path, monkeypatch):
     settings = {"epochs": 8, "learning_rate": 0.3, "scheduler": "constant", "warmup": 0.0}
     settings |= {"save_steps": 1, "eval_fraction": 0.3, "patience": 1}
-    whole = train(tmp_path / "whole", **settings)
+    whole = judge(tmp_path / "whole", **settings)
     assert len(whole.losses) < 8 * 2, "it did not stop early; this test shows nothing"
 
     def killed(*_):
@@ -172,8 +170,8 @@ def test_killed_after_it_had_stopped_early_it_takes_no_further_step(train, tmp_p
     with monkeypatch.context() as patched:
         patched.setattr(session, "_store", killed)
         with pytest.raises(KeyboardInterrupt):
-            train(tmp_path / "killed", **settings)
-    resumed = train(tmp_path / "killed", **settings)
+            judge(tmp_path / "killed", **settings)
+    resumed = judge(tmp_path / "killed", **settings)
     assert resumed.losses == whole.losses
     assert (resumed.best_step, resumed.best_loss) == (whole.best_step, whole.best_loss)
     assert resumed.model.fingerprint == whole.model.fingerprint
