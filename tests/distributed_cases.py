@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
+from chat_cases import chatting
 from icm_fast import InputError, distributed
 from icm_fast.model import load_model
 from icm_fast.training.dpo import DpoConfig
@@ -171,6 +172,32 @@ def policy(folder, reward):
     )
 
 
+def chatting_policy(folder, reward):
+    """In the chat template, with two updates from the same continuations, in several passes."""
+    config = PolicyConfig(
+        **{**POLICY.to_dict(), "format": "chat", "num_iterations": 2, "steps": 4, "save_steps": 1}
+    )
+    return train_policy(PROMPTS, model=chatting(), reward=reward, config=config, output_dir=folder)
+
+
+def optimise_and_stop(folder, reward, n_steps):
+    """Optimise until the gradients of so many steps were summed; stops within the next one."""
+    true_sum, n_left = distributed.sum_gradients, iter(range(n_steps))
+
+    def stopping(*arguments):
+        if next(n_left, None) is None:
+            raise StoppedError
+        true_sum(*arguments)
+
+    distributed.sum_gradients = stopping
+    try:
+        chatting_policy(folder, reward)
+    except StoppedError:
+        pass
+    finally:
+        distributed.sum_gradients = true_sum
+
+
 def main(folder):
     torch.set_num_threads(1)
     with gradient_norms() as norms:
@@ -188,6 +215,10 @@ def main(folder):
     labelled = label_pool(trained.model, folder / "rows.jsonl", folder / "pool")
     optimised = policy(folder / "policy", trained.model)
     again = policy(folder / "policy", trained.model)
+    chatted = chatting_policy(folder / "chatted", trained.model)
+    optimise_and_stop(folder / "stopped", trained.model, 3)
+    left = sorted(path.name for path in (folder / "stopped" / "checkpoints").iterdir())
+    chatted_on = chatting_policy(folder / "stopped", trained.model)
     found = {
         "rank": distributed.rank(),
         "averaged": averaged_gradients(),
@@ -205,6 +236,9 @@ def main(folder):
         "samples": optimised.log.samples,
         "policy": optimised.model.fingerprint,
         "policy again": again.model.fingerprint,
+        "chatted": [chatted.log.steps, chatted.log.measurements, chatted.log.samples],
+        "chatted on": [chatted_on.log.steps, chatted_on.log.measurements, chatted_on.log.samples],
+        "chatted left": left,
         "other": wrong(lambda: tune(folder / "tuned", rank=2)),
         "unlike": wrong(lambda: tune(folder / "unlike", seed=distributed.rank())),
         "diverged": wrong(lambda: tune(model=overflowing(), learning_rate=10.0)),

@@ -120,6 +120,15 @@ def test_a_policy_is_trained_by_two_processes(folder, found):
     assert history["steps"] == found["steps"]
 
 
+def test_a_stopped_policy_of_two_processes_resumes_to_the_same_bits(folder, found):
+    """With accumulation, in the chat template, between updates that share continuations."""
+    assert found["chatted left"] == ["checkpoint-2"]
+    assert [step["step"] for step in found["chatted"][0]] == [1, 2, 3, 4]
+    assert found["chatted on"] == found["chatted"]
+    for name in ("adapter/adapter_model.safetensors", "history.json", "steps.jsonl"):
+        assert (folder / "stopped" / name).read_bytes() == (folder / "chatted" / name).read_bytes()
+
+
 def test_what_two_processes_wrote_can_be_read(folder, found):
     merged = merge_adapter(tiny_loaded("llama"), folder / "policy/adapter", "policy")
     assert merged.fingerprint == found["policy"]

@@ -261,6 +261,9 @@ def foreign_code() -> Iterator[None]:
         warnings.filterwarnings("ignore", "fan_in_fan_out is set to", UserWarning)
         # The head or embedding of the adapter is kept apart; nothing ties them again.
         warnings.filterwarnings("ignore", "Model has `tie_word_embeddings=True`", UserWarning)
+        # peft knows names of experts as they were before transformers 5.
+        unmatched = "The following (rank|alpha)_pattern keys did not match"
+        warnings.filterwarnings("ignore", unmatched, RuntimeWarning)
         # peft 0.18 asks about the base of a checkpoint, which has no name there.
         warnings.filterwarnings("ignore", "Could not find a config file in", UserWarning)
         # check_keys refuses them.

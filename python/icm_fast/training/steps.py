@@ -17,6 +17,7 @@ from icm_fast import distributed
 from icm_fast.errors import InputError
 from icm_fast.model.adapters import import_peft
 from icm_fast.model.loaded import LoadedModel
+from icm_fast.training.adapted import adapter_sentence, outside_text
 from icm_fast.training.config import TrainingConfig, TuningConfig
 from icm_fast.training.folder import TuningState, mark_complete
 from icm_fast.training.step_log import StepLog
@@ -88,6 +89,9 @@ class OwnTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
         self._reporter = reporter
         self.remove_callback(PrinterCallback)
         self.add_callback(EventCallback(self))
+        adapted = hasattr(self.model, "peft_config") and distributed.is_main()
+        if adapted and (sentence := adapter_sentence(self.model)) is not None:
+            reporter.warn(sentence)
         for adapter in getattr(self.model, "peft_config", {}).values():
             # Otherwise every checkpoint would ask the hub for the configuration of the base.
             adapter.base_model_name_or_path = ""
@@ -475,7 +479,8 @@ def unsharded(
     values = {name: whole(p).cpu() for name, p in trained.named_parameters() if p.requires_grad}
     model = fresh()
     if config.method == "lora":
-        model = import_peft().get_peft_model(model, lora_config(config, "CAUSAL_LM"))
+        adapters = lora_config(config, "CAUSAL_LM", model)
+        model = import_peft().get_peft_model(model, adapters)
     left = model.load_state_dict(values, strict=False).unexpected_keys
     assert not left, f"FSDP renamed {left[0]}"
     return model
@@ -491,8 +496,8 @@ def _require_fsdp2(accelerator: Accelerator) -> None:
         )
 
 
-def lora_config(config: TrainingConfig, task_type: str) -> PeftConfig:
-    """Adapters on the layers that the settings name.
+def lora_config(config: TrainingConfig, task_type: str, model: PreTrainedModel) -> PeftConfig:
+    """Adapters on the layers that the settings name, as far as texts pass through them.
 
     Raises:
         InputError: peft is missing.
@@ -500,6 +505,7 @@ def lora_config(config: TrainingConfig, task_type: str) -> PeftConfig:
     target = config.target_modules
     return import_peft().LoraConfig(
         task_type=task_type,
+        exclude_modules=outside_text(model) or None,
         target_modules=target if isinstance(target, str) else list(target),
         r=config.rank,
         lora_alpha=config.lora_alpha,

@@ -190,7 +190,7 @@ def train_preferences(
                 **algorithm_of(config),
             ),
             processing_class=tokenizer,
-            peft_config=None if full else lora_config(config, "CAUSAL_LM"),
+            peft_config=None if full else lora_config(config, "CAUSAL_LM", model),
         )
         if distributed.world_size() > 1:
             # trl gathers figures, for which all processes would need as many rows; they are

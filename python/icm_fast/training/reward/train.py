@@ -14,6 +14,7 @@ from icm_fast.model.adapters import ADAPTER_FOLDER
 from icm_fast.model.copies import copy_model
 from icm_fast.model.load import load_model
 from icm_fast.model.loaded import LoadedModel, ModelSpec
+from icm_fast.training.adapted import adapter_figures
 from icm_fast.training.folder import TuningFolder
 from icm_fast.training.reward.config import RewardConfig
 from icm_fast.training.reward.model import (
@@ -137,7 +138,11 @@ def _train(
     trained, state = train_pairs(network, base, pairs, config, folder, reporter)
     if not full:
         final = folder.folder if folder else None
-        return Trained(state, lambda made: save_adapter(trained, made, base.name, final))
+        return Trained(
+            state,
+            lambda made: save_adapter(trained, made, base.name, final),
+            figures=adapter_figures(trained),
+        )
     dtype = reward_dtype(base)
     whole = copy_model(trained, dtype, share=True)
     # A reward model has its head in float32, the folder has it as the rest.

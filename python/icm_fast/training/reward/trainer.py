@@ -210,4 +210,4 @@ def _trainable(network: PreTrainedModel, config: RewardConfig) -> PreTrainedMode
     if config.gradient_checkpointing:
         network.enable_input_require_grads()  # otherwise no gradient passes the frozen embedding
     # The kind of task makes peft train the head as a whole, and save it with the adapters.
-    return import_peft().get_peft_model(network, lora_config(config, "SEQ_CLS"))
+    return import_peft().get_peft_model(network, lora_config(config, "SEQ_CLS", network))

@@ -21,6 +21,7 @@ from icm_fast.identity import as_stored, json_digest
 from icm_fast.model.copies import copy_model
 from icm_fast.model.load import load_model
 from icm_fast.model.loaded import LoadedModel, ModelSpec
+from icm_fast.training.adapted import adapter_figures
 from icm_fast.training.chat import Prompt, check_format, check_prompt, prompt_key, prompt_text
 from icm_fast.training.folder import TuningFolder, version_keys
 from icm_fast.training.reward.model import RewardModel, load_reward_model
@@ -99,6 +100,7 @@ def train_policy(
     """
     config = config or PolicyConfig()
     config.n_episodes_of(distributed.world_size())
+    distributed.refuse_sharding("a policy")
     distributed.start()
     base = load_model(model)
     check_format(config.format, base.tokenizer)
@@ -275,6 +277,7 @@ def _train(
     return Trained(
         log.state(),
         lambda made: save_adapter(trained, made, base.name, final),
+        figures=adapter_figures(trained),
         write_more=lambda home: write_history(home, log),
     )
 

@@ -360,7 +360,7 @@ def train_against(
             # Prompts by their numbers: trl would render messages itself, with thoughts and dates.
             train_dataset=datasets.Dataset.from_dict({"prompt": [*map(str, range(len(prompts)))]}),
             processing_class=_own_tokenizer(base, ends),
-            peft_config=lora_config(config, "CAUSAL_LM"),
+            peft_config=lora_config(config, "CAUSAL_LM", start_policy),
         )
         _count_positions(trainer.model, start_policy)
         check = ChangeCheck(trainer.model)

@@ -27,6 +27,7 @@ from icm_fast.model.load import load_model
 from icm_fast.model.loaded import LoadedModel, ModelSpec
 from icm_fast.plan.label_tree import label_tree
 from icm_fast.plan.pieces import tokenize_dataset
+from icm_fast.training.adapted import adapter_figures
 from icm_fast.training.batches import connected_groups
 from icm_fast.training.chat import CHAT
 from icm_fast.training.config import AUTO, TrainingConfig, TuningConfig
@@ -260,7 +261,9 @@ def as_trained(
     if not isinstance(trained, PreTrainedModel):
         final = folder.folder if folder else None
         return Trained(
-            state, lambda made: save_adapter(trained, made, base.name, final), figures=figures
+            state,
+            lambda made: save_adapter(trained, made, base.name, final),
+            figures={**figures, **adapter_figures(trained)},
         )
     model = as_loaded(copy_model(trained, base.model.dtype, share=True), base, name)
     return Trained(

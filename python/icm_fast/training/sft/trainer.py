@@ -107,7 +107,9 @@ def train(
                 max_length=None,
             ),
             processing_class=copy.deepcopy(base.tokenizer),  # trl sets a padding token
-            peft_config=lora_config(config, "CAUSAL_LM") if config.method == "lora" else None,
+            peft_config=(
+                lora_config(config, "CAUSAL_LM", model) if config.method == "lora" else None
+            ),
         )
         return trainer.model, run_training(trainer, config, checkpoint)
 
