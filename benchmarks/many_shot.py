@@ -2,6 +2,7 @@
 
     python benchmarks/many_shot.py --n 64 --n-test 100 -o benchmarks/results/many_shot.json
 
+The same rows without demonstrations, by the same engine, show what attention to them costs.
 Whole prompts are timed on `--sample` of the held-out examples and extrapolated; transformers with
 its own cache encodes the demonstrations once and then every query.
 """
@@ -48,6 +49,7 @@ def main() -> None:
     config = SearchConfig()
     many_shot(dataset, gold, test.subset([0, 1]), model=loaded, config=config)  # packs the weights
     seconds, ours = timed(lambda: many_shot(dataset, gold, test, model=loaded, config=config))
+    zero_seconds, zero = timed(lambda: many_shot(None, None, test, model=loaded, config=config))
     prompts, label_ids, shared = whole_prompts(dataset, gold, test, loaded, config)
     sample = list(range(min(arguments.sample, len(prompts))))
     with torch.inference_mode():
@@ -63,6 +65,8 @@ def main() -> None:
         "prompt_tokens": sum(map(len, prompts)),
         "tokens": ours.n_tokens,
         "seconds": seconds,
+        "zero_shot_tokens": zero.n_tokens,
+        "zero_shot_seconds": zero_seconds,
         "whole_prompts_seconds": whole_seconds,
         "whole_prompts_timed": len(sample),
         "cache_seconds": cache_seconds,
@@ -71,6 +75,7 @@ def main() -> None:
     }
     document["x_whole_prompts"] = whole_seconds / seconds
     document["x_cache"] = cache_seconds / seconds
+    document["rate_of_zero_shot"] = zero_seconds / seconds
     text = json.dumps(document, indent=1) + "\n"
     print(text)
     if arguments.output is not None:

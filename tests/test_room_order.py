@@ -27,6 +27,7 @@ ORDER = (
     ("engine",),
     ("evaluation",),
     ("export",),
+    ("labelling",),
     ("training",),
     ("experiments",),
     ("cli",),

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from icm_fast.engine.result import SearchResult as SearchResult
     from icm_fast.engine.search import search as search
     from icm_fast.errors import InputError as InputError
+    from icm_fast.labelling import LabelConfig as LabelConfig
+    from icm_fast.labelling import label as label
     from icm_fast.scoring.leave_one_out import leave_one_out
     from icm_fast.scoring.leave_one_out import plan_leave_one_out as plan_leave_one_out
     from icm_fast.tasks.registry import load_task as load_task
@@ -32,6 +34,8 @@ _HOME = {
     "Example": "types",
     "InputError": "errors",
     "LabelSpace": "types",
+    "LabelConfig": "labelling",
+    "label": "labelling",
     "SearchConfig": "config",
     "SearchResult": "engine.result",
     "leave_one_out": "scoring.leave_one_out",
@@ -44,6 +48,8 @@ _ROOMS = {"evaluate": "evaluation", "simulate": "engine.simulate"}
 """Modules that are reached by a short name."""
 
 __all__ = [  # noqa: RUF022 - the order in which a reader meets them
+    "label",
+    "LabelConfig",
     "load_task",
     "SearchConfig",
     "search",

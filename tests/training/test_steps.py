@@ -16,6 +16,7 @@ from icm_fast.plan.pieces import tokenize_dataset
 from icm_fast.training import session
 from icm_fast.training.batches import connected_groups, split_groups
 from icm_fast.training.reward import Pair, RewardConfig, load_reward_model, train_reward
+from icm_fast.training.reward.evaluation import _score_beginnings
 from icm_fast.training.reward.network import last_device, reward_network
 from icm_fast.training.reward.trainer import collate as collate_pairs
 from icm_fast.training.reward.trainer import pair_ids, pair_loss
@@ -347,6 +348,14 @@ def test_chat_is_what_the_template_writes_and_is_recorded(tmp_path):
     assert loaded.tokenizer.decode(text.ids[-text.n_loss :]) == "positive<pad>"
     with pytest.raises(InputError, match="needs a tokenizer with a chat template"):
         tune(format="chat")
+
+
+def test_long_answers_of_a_chat_reward_model_are_cut_where_the_template_still_closes_them():
+    model = judge(loaded=chat_model(), format="chat", epochs=1).model
+    pairs = [Pair("Why?", "good " * 600, "bad")]
+    values, n_truncated = _score_beginnings(model, pairs)
+    assert (values.shape, n_truncated) == ((1, 2), 1)
+    assert values[0, 1] == model.score_answers(["Why?"], ["bad"])[0]
 
 
 def test_a_chat_reward_model_is_loaded_as_one(tmp_path):

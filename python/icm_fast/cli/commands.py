@@ -15,6 +15,7 @@ from icm_fast.cli.evaluate import evaluate_app
 from icm_fast.cli.experiment import experiment
 from icm_fast.cli.export import export
 from icm_fast.cli.kernels import tune_kernels
+from icm_fast.cli.label import label
 from icm_fast.cli.publish import merge, push
 from icm_fast.cli.report import report
 from icm_fast.cli.search import doctor, search_command
@@ -71,6 +72,7 @@ def _options(
 
 
 app.command(rich_help_panel=_LABEL)(demo)
+app.command(rich_help_panel=_LABEL)(label)
 app.command("search", rich_help_panel=_LABEL)(search_command)
 app.command(rich_help_panel=_LABEL)(doctor)
 app.command(rich_help_panel=_LABEL)(report)

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from icm_fast._core import plan_tree
-from icm_fast.config import SearchConfig
+from icm_fast.config import SearchConfig, check_config
 from icm_fast.errors import InputError
+from icm_fast.scoring.protocol import Scored
 from icm_fast.types import (
     UNLABELLED,
     Constraint,
@@ -73,25 +74,73 @@ def many_shot(
     Raises:
         InputError: The demonstrations do not fit the context of the model.
     """
-    make = make_scorer or _local_scorer
-    config = config or SearchConfig()
-    if labels is not None:
-        labels = _some(labels, config.context_demonstrations, config.seed)
-    # All test examples see the same demonstrations, whatever the contexts of the search were.
-    config = replace(config, context_order="tree", context_demonstrations=0)
-    joined, state = _join(demonstrations, labels, test)
-    n_shots = len(joined) - len(test)
-    queries = np.arange(len(joined)) >= n_shots
-    # No context holds two test examples, so the limit is checked on the longest one alone.
-    longest = n_shots + _longest([e.prompt for e in test.examples], model.tokenizer)
-    make(model, joined.subset([*range(n_shots), longest]), config)
-    unbounded = replace(config, context_limit=_UNBOUNDED)
-    scored = make(model, joined, unbounded).score(state, queries)
-    scores = np.asarray(scored.scores[n_shots:], dtype=np.float32)
-    if not np.isfinite(scores).all():
-        raise InputError("the model returned NaN log-probabilities; use dtype float32")
-    labels = predict(scores, calibrated=calibrated)
-    return Predictions(labels, scores, int(scored.n_tokens), n_shots)
+    context = FixedContext(
+        demonstrations, labels, model=model, config=config, make_scorer=make_scorer
+    )
+    scored = context.score(test)
+    predicted = predict(scored.scores, calibrated=calibrated)
+    return Predictions(predicted, scored.scores, scored.n_tokens, context.n_shots)
+
+
+class FixedContext:
+    """Labelled demonstrations, after which any number of examples are scored, batch by batch.
+
+    All examples see the same demonstrations in the same order, and the scores of one do not depend
+    on the others that are scored with it.
+
+    Args:
+        demonstrations: Data set of the demonstrations; None for zero-shot.
+        labels: Their labels, ``[n]``; unlabelled ones are left out.
+        model: A loaded model.
+        config: Settings of the scorer; if there are more demonstrations than
+            ``context_demonstrations``, a random subset is shown.
+        make_scorer: Replaces ``icm_fast.scoring.factory.make_scorer``.
+    """
+
+    def __init__(
+        self,
+        demonstrations: Dataset | None,
+        labels: IntArray | None,
+        *,
+        model: LoadedModel,
+        config: SearchConfig | None = None,
+        make_scorer: MakeScorer | None = None,
+    ) -> None:
+        config = check_config(config)
+        if labels is not None:
+            labels = _some(labels, config.context_demonstrations, config.seed)
+        self._demonstrations = demonstrations
+        self._labels = labels
+        self._model = model
+        # All examples see the same demonstrations, whatever the contexts of the search were.
+        self._config = replace(config, context_order="tree", context_demonstrations=0)
+        self._make = make_scorer or _local_scorer
+
+    @property
+    def n_shots(self) -> int:
+        """Demonstrations in the context."""
+        if self._demonstrations is None or self._labels is None:
+            return 0
+        return int((self._labels != UNLABELLED).sum())
+
+    def score(self, test: Dataset) -> Scored:
+        """Log-probabilities of the examples of ``test``, ``[n_test, n_labels]`` float32.
+
+        Raises:
+            InputError: The demonstrations do not fit the context of the model.
+        """
+        joined, state = _join(self._demonstrations, self._labels, test)
+        n_shots = self.n_shots
+        queries = np.arange(len(joined)) >= n_shots
+        # No context holds two test examples, so the limit is checked on the longest one alone.
+        longest = n_shots + _longest([e.prompt for e in test.examples], self._model.tokenizer)
+        self._make(self._model, joined.subset([*range(n_shots), longest]), self._config)
+        unbounded = replace(self._config, context_limit=_UNBOUNDED)
+        scored = self._make(self._model, joined, unbounded).score(state, queries)
+        scores = np.asarray(scored.scores[n_shots:], dtype=np.float32)
+        if not np.isfinite(scores).all():
+            raise InputError("the model returned NaN log-probabilities; use dtype float32")
+        return Scored(scores, int(scored.n_tokens))
 
 
 def shown_demonstrations(labels: IntArray, *, seed: int, most: int = 0) -> IntArray:

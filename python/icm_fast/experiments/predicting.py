@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from icm_fast.engine.progress import Stopwatch
 from icm_fast.evaluation.many_shot import Predictions, many_shot, predict
 from icm_fast.evaluation.metrics import agreement
-from icm_fast.experiments.cell_data import CROWD_TASKS, CellData
+from icm_fast.evaluation.prompt_formats import HHH_FILE
+from icm_fast.experiments.cell_data import CellData
 from icm_fast.experiments.methods import Method
 from icm_fast.types import UNLABELLED, IntArray
 
@@ -44,8 +45,10 @@ class Prediction:
 
 def not_applicable(method: Method, data: CellData) -> str:
     """Why a method does not apply to a cell; empty if it applies."""
-    if method.labels == "crowd" and data.column.task not in CROWD_TASKS:
+    if method.labels == "crowd" and not data.has_annotators:
         return "the data hold no labels of single annotators"
+    if method.use == "hhh" and data.hhh_prompt is None:
+        return f"there is no {HHH_FILE} in the folder of --data"
     if method.use == "chat" and not getattr(
         data.chat_model.load().tokenizer, "chat_template", None
     ):
@@ -68,9 +71,9 @@ def predict_test(method: Method, data: CellData, found: IntArray, folder: Path) 
     reason = not_applicable(method, data)
     if reason:
         return Prediction(scores=None, reason=reason)
-    started = time.monotonic()
+    watch = Stopwatch()
     labels = data.labels(method.labels, found) if method.labels else None
-    seconds = time.monotonic() - started
+    seconds = watch.seconds()
     model = data.model.load()
     tuned = None
     if method.use == "tuned":
@@ -78,8 +81,8 @@ def predict_test(method: Method, data: CellData, found: IntArray, folder: Path) 
         tuned = _fine_tuned(data, labels, model, folder)
         # Seconds of a resumed fine-tuning include those before the interruption.
         model, seconds = tuned.model, seconds + tuned.seconds
-    started = time.monotonic()
-    if method.use in ("assistant", "chat"):
+    watch = Stopwatch()
+    if method.use in ("dialogue", "hhh", "chat"):
         predicted = _zero_shot(method.use, data)
     else:
         shots = labels if tuned is None else None
@@ -90,7 +93,7 @@ def predict_test(method: Method, data: CellData, found: IntArray, folder: Path) 
         n_shots=predicted.n_shots or n_trained,
         labels_accuracy=None if labels is None else agreement(labels, data.gold),
         n_tokens=predicted.n_tokens,
-        seconds=seconds + time.monotonic() - started,
+        seconds=seconds + watch.seconds(),
     )
 
 
@@ -103,12 +106,22 @@ def _fine_tuned(data: CellData, labels: IntArray, model: LoadedModel, folder: Pa
 
 def _zero_shot(use: str, data: CellData) -> Predictions:
     """Predictions from prompts in another format."""
-    from icm_fast.evaluation.prompt_formats import assistant_pieces, chat_pieces
+    from icm_fast.evaluation.prompt_formats import (
+        ASSISTANT_DIALOGUE,
+        assistant_pieces,
+        chat_pieces,
+    )
     from icm_fast.scoring.local import TreeScorer
 
     loaded = (data.chat_model if use == "chat" else data.model).load()
-    make = assistant_pieces if use == "assistant" else chat_pieces
-    pieces: TokenizedDataset = make(data.test[0], loaded.tokenizer)
+    test, tokenizer = data.test[0], loaded.tokenizer
+    pieces: TokenizedDataset
+    if use == "chat":
+        pieces = chat_pieces(test, tokenizer)
+    else:
+        dialogue = data.hhh_prompt if use == "hhh" else ASSISTANT_DIALOGUE
+        assert dialogue is not None, "not_applicable says so"
+        pieces = assistant_pieces(test, tokenizer, dialogue)
     unlabelled = np.full(len(pieces), UNLABELLED, np.int32)
     scored = TreeScorer(loaded, pieces, data.scoring).score(unlabelled)
     return Predictions(predict(scored.scores), scored.scores, scored.n_tokens, n_shots=0)

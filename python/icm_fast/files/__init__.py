@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import io
 import json
 import os
 import stat
@@ -16,12 +17,16 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO, cast
 
 from icm_fast.errors import InputError
 
 LOCK_FILE = ".lock"
 _STDOUT = tuple(map(Path, ("-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")))
 """Outputs that stand for standard output."""
+
+MAX_BYTES = 1 << 30
+"""Largest file that is read at once."""
 
 _HELD = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
 """What flock says where another process holds the lock."""
@@ -120,14 +125,19 @@ def refuse_links(folder: Path) -> None:
 
 
 def read_file(path: Path, fix: str) -> bytes:
-    """The bytes of a regular file.
+    """The bytes of a regular file of at most 1 GiB.
 
     Raises:
-        InputError: It cannot be read, or is a link or no regular file.
+        InputError: It cannot be read, is larger, or is a link or no regular file.
     """
     with reading(path, fix):
         descriptor = open_regular(path, os.O_RDONLY)
         with os.fdopen(descriptor, "rb") as file:
+            n_bytes = os.fstat(descriptor).st_size  # before reading: it may be one large hole
+            if n_bytes > MAX_BYTES:
+                raise InputError(
+                    f"{path} has {n_bytes:,} bytes, but at most {MAX_BYTES:,} are read; {fix}"
+                )
             return file.read()
 
 
@@ -219,6 +229,54 @@ def write_output(path: Path, content: bytes) -> None:
                 write_all(file.fileno(), content)
     if not special:
         write_atomically(_target(path), content)
+
+
+@contextmanager
+def output_stream(path: Path) -> Iterator[IO[bytes]]:
+    """Write a file that the user named, piece by piece; see :func:`write_output`.
+
+    A regular file appears, or is replaced, when the block ends without an error.
+
+    Raises:
+        InputError: The file system refuses.
+    """
+    if is_stdout(path):
+        yield cast(IO[bytes], _Stdout())
+        return
+    with writing(path):
+        if path.exists() and not path.is_file() and not path.is_dir():
+            with open(path, "wb") as file:
+                yield file
+            return
+        target = _target(path)
+        is_file(target)
+        temporary = target.with_name(f".{target.name}.tmp")
+        with suppress(FileNotFoundError):
+            temporary.unlink()
+        try:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            with open(os.open(temporary, flags, 0o666), "wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, target)
+            sync_folder(target.parent)
+        except BaseException:
+            with suppress(OSError):
+                temporary.unlink()
+            raise
+
+
+class _Stdout(io.RawIOBase):
+    """Standard output as a binary file, in notebooks too."""
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, content: bytes) -> int:  # type: ignore[override]
+        with writing(Path("standard output")):
+            _write_to_stdout(bytes(content))
+        return len(content)
 
 
 def _target(path: Path) -> Path:

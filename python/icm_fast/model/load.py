@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,10 +19,12 @@ from transformers import (
 
 from icm_fast.assets.locate import EMBEDDED_MODELS, embedded_model
 from icm_fast.errors import InputError
+from icm_fast.files import expanded
 from icm_fast.model.adapter_files import fetched_adapter
 from icm_fast.model.copies import without_replaced_methods
 from icm_fast.model.gguf import converted_folder
 from icm_fast.model.hardware import fast_bfloat16
+from icm_fast.model.hub_reach import offline_where_unreachable
 from icm_fast.model.loaded import (
     BALANCED,
     LoadedModel,
@@ -40,6 +45,9 @@ from icm_fast.model.sharing import turn_to_load, use_available_processors
 
 if TYPE_CHECKING:
     from transformers import BitsAndBytesConfig
+
+_HUB_ID = re.compile(r"[\w.-]+(?:/[\w.-]+)?")
+"""Nobody is asked about anything else."""
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -81,7 +89,9 @@ def load_model(
                 "a model must be a hub id, a folder, a .gguf file, a (model, tokenizer) pair or a "
                 f"loaded model, got {type(given).__name__}"
             )
-        return _load(os.fspath(model), dtype, device, trust_remote_code, quantization)
+        spec = os.fspath(model)
+        with offline_where_unreachable() if _is_hub_id(spec) else nullcontext():
+            return _load(spec, dtype, device, trust_remote_code, quantization)
 
 
 def _check_quantised(model: PreTrainedModel, quantization: str) -> None:
@@ -128,6 +138,80 @@ def _load(
     if bits is not None:
         made.cache["cpu_decoder"] = None  # it reads whole weights
     return made
+
+
+@dataclass(frozen=True, slots=True)
+class ModelOutline:
+    """What is known of a model without its weights.
+
+    Attributes:
+        config: Configuration of the decoder.
+        tokenizer: The tokenizer.
+        max_context: Longest context in tokens that the model was built for.
+        dtype: What the weights would be loaded as.
+        device: Where they would be placed.
+        decoder_parameters: Weights of all layers, without embeddings and head.
+        weight_bytes: Memory of all weights.
+    """
+
+    config: PretrainedConfig
+    tokenizer: PreTrainedTokenizerBase
+    max_context: int
+    dtype: torch.dtype
+    device: torch.device
+    decoder_parameters: int
+    weight_bytes: int
+
+    @property
+    def dtype_bytes(self) -> int:
+        """Bytes of one weight."""
+        return int(self.dtype.itemsize)
+
+
+def outline_model(model: str, *, dtype: str = "auto", device: str = "auto") -> ModelOutline:
+    """Read the configuration and the tokenizer of a model, and count its weights.
+
+    Args:
+        model: Hub id, folder, ``.gguf`` file or embedded name; an adapter counts as its base.
+        dtype: See :func:`load_model`.
+        device: See :func:`load_model`.
+
+    Raises:
+        InputError: The model can't be found or read, or has no causal decoder.
+    """
+    from icm_fast.model.adapters import find_tuned
+
+    if find_tuned(model) is not None:
+        loaded = load_model(model, dtype=dtype, device=device)
+        return _outline(loaded.model, loaded.tokenizer, loaded.model.dtype, loaded.device)
+    target = pick_device(device)
+    folder = _resolve(model)
+    config, tokenizer = _read_config(model, folder, trust_remote_code=False)
+    with torch.device("meta"):  # shapes alone: nothing is allocated
+        empty = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    return _outline(empty, tokenizer, pick_dtype(dtype, target), target)
+
+
+def _outline(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> ModelOutline:
+    decoder = model.config.get_text_config(decoder=True)
+    vocabulary = int(model.get_input_embeddings().weight.numel())
+    total = sum(p.numel() for p in model.parameters())
+    head = model.get_output_embeddings()
+    tied = head is None or head.weight is model.get_input_embeddings().weight
+    return ModelOutline(
+        config=decoder,
+        tokenizer=tokenizer,
+        max_context=max_context_of(model.config),
+        dtype=dtype,
+        device=device,
+        decoder_parameters=total - vocabulary * (1 if tied else 2),
+        weight_bytes=total * dtype.itemsize,
+    )
 
 
 def _placed(spec: str, model: PreTrainedModel, device: torch.device) -> PreTrainedModel:
@@ -198,14 +282,26 @@ def _loaded_model(
             "or dtype, more GPUs, or device=cpu"
         )
     check_vocabulary(name, model, tokenizer)
+    _keep_caps(model)
     return LoadedModel(
         name, model, tokenizer, fingerprint_model(model), max_context_of(model.config)
     )
 
 
+def _keep_caps(model: PreTrainedModel) -> None:
+    """Replace torch's attention where it would ignore that the model caps its attention scores.
+
+    Versions of transformers before 5.23 choose it for Gemma 2 all the same.
+    """
+    config = model.config.get_text_config(decoder=True)
+    capped = getattr(config, "attn_logit_softcapping", None)
+    if capped and config.model_type == "gemma2" and config._attn_implementation == "sdpa":
+        model.set_attn_implementation("eager")
+
+
 def check_model_name(spec: str) -> None:
     """Raise InputError if a local model does not exist; hub ids are not looked up."""
-    path = Path(spec).expanduser()
+    path = expanded(spec)
     if spec in EMBEDDED_MODELS:
         embedded_model(spec)
     elif spec.endswith(".gguf"):
@@ -218,16 +314,19 @@ def check_model_name(spec: str) -> None:
 
 
 def _looks_local(spec: str) -> bool:
-    absolute = Path(spec).expanduser().is_absolute()
+    absolute = expanded(spec).is_absolute()
     return absolute or spec.startswith((".", "~")) or spec.count("/") > 1
+
+
+def _is_hub_id(spec: str) -> bool:
+    """Whether a model is looked for on the Hub."""
+    here = spec in EMBEDDED_MODELS or spec.endswith(".gguf") or _looks_local(spec)
+    return not here and _HUB_ID.fullmatch(spec) is not None and not expanded(spec).exists()
 
 
 def _adapter_on_the_hub(spec: str) -> Path | None:
     """The files of the adapter that a hub id names, None where it names none."""
-    path = Path(spec).expanduser()
-    if spec in EMBEDDED_MODELS or spec.endswith(".gguf") or _looks_local(spec) or path.exists():
-        return None
-    return fetched_adapter(spec)
+    return fetched_adapter(spec) if _is_hub_id(spec) else None
 
 
 def _resolve(spec: str) -> str:
@@ -235,7 +334,7 @@ def _resolve(spec: str) -> str:
     check_model_name(spec)
     if spec in EMBEDDED_MODELS:
         return str(converted_folder(embedded_model(spec)))
-    path = Path(spec).expanduser()
+    path = expanded(spec)
     if spec.endswith(".gguf"):
         return str(converted_folder(path))
     return str(path) if _looks_local(spec) else spec

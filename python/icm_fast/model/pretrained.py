@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypedDict
 
 import torch
-from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoTokenizer,
@@ -32,18 +31,12 @@ from icm_fast.model.telemetry import without_telemetry
 if TYPE_CHECKING:
     from transformers import BitsAndBytesConfig
 
-UNREADABLE = (
-    OSError,
-    ValueError,
-    TypeError,
-    AttributeError,
-    LookupError,
-    ArithmeticError,
-    ImportError,
-    RuntimeError,
-    SafetensorError,
-)
-"""What transformers raises on files that are missing, damaged or of an unknown kind."""
+UNREADABLE = (Exception,)
+"""What transformers raises on files that are missing, damaged or of an unknown kind.
+
+Every kind of error is among them: tokenizers raises Exception itself, huggingface_hub has errors of
+its own for fields of a configuration.
+"""
 
 _QUANTISED: dict[str, tuple[str, str]] = {
     "bitsandbytes": ("bitsandbytes", "bitsandbytes"),

@@ -6,11 +6,11 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from string import Formatter
 from typing import Any
 
 from icm_fast.documents import parse_yaml
 from icm_fast.errors import InputError, shown, suggest
+from icm_fast.files import expanded
 from icm_fast.tasks.assembly import TaskData, assemble, label_space
 from icm_fast.tasks.constraints import TEXT_KEYS as RULE_TEXT_KEYS
 from icm_fast.tasks.constraints import RuleLike
@@ -18,7 +18,8 @@ from icm_fast.tasks.formats import file_type, read_text
 from icm_fast.tasks.gold_values import GoldReader
 from icm_fast.tasks.hub import HUB_PREFIX
 from icm_fast.tasks.joins import joined_labels
-from icm_fast.tasks.rows import PathLike, Row, checked_text, read_rows, stream_rows
+from icm_fast.tasks.rows import PathLike, Row, checked_text, read_limited
+from icm_fast.tasks.templates import filled, placeholders
 from icm_fast.types import Example
 
 _YAML_SUFFIXES = (".yaml", ".yml")
@@ -173,28 +174,11 @@ def load_custom(
     if path is None:
         raise InputError("task 'custom' needs a YAML description or a data file")
     if file_type(Path(path)) in _YAML_SUFFIXES:
-        content = _read_yaml(Path(path).expanduser())
+        content = _read_yaml(expanded(path))
     else:
         content = {"data": str(path)}
     spec = CustomSpec.from_mapping({**content, **given})
-    return build_task(spec, _read(spec), seed)
-
-
-def _read(spec: CustomSpec) -> list[Row]:
-    """The rows; of the Hub's only the first ``limit``, and the rest of the last one's group."""
-    if spec.limit is None or not spec.data.startswith(HUB_PREFIX):
-        return read_rows(spec.data)
-    if isinstance(spec.limit, bool) or not isinstance(spec.limit, int) or spec.limit < 1:
-        raise InputError(f"limit must be an integer of at least 1, got {shown(spec.limit)}")
-    if spec.group is None:
-        return read_rows(spec.data, most=spec.limit)
-    rows: list[Row] = []
-    for row in stream_rows(spec.data):
-        last = rows[-1].optional(spec.group) if rows else None
-        if len(rows) >= spec.limit and (last is None or row.optional(spec.group) != last):
-            break
-        rows.append(row)
-    return rows
+    return build_task(spec, read_limited(spec.data, spec.limit, spec.group), seed)
 
 
 def _read_yaml(path: Path) -> dict[str, object]:
@@ -204,7 +188,7 @@ def _read_yaml(path: Path) -> dict[str, object]:
     resolved = dict(content)
     data = resolved.get("data")
     if isinstance(data, str) and not data.startswith(HUB_PREFIX):
-        resolved["data"] = str(path.parent / Path(data).expanduser())
+        resolved["data"] = str(path.parent / expanded(data))
     return resolved
 
 
@@ -225,33 +209,15 @@ def build_task(spec: CustomSpec, rows: Sequence[Row], seed: int = 0) -> TaskData
     )
 
 
-def placeholders(template: str) -> list[str]:
-    """Return the columns that a template names."""
-    return [name for _, name in _pieces(template) if name is not None]
-
-
-def _pieces(template: str) -> list[tuple[str, str | None]]:
-    try:
-        parsed = [
-            (text, name, spec or how) for text, name, spec, how in Formatter().parse(template)
-        ]
-    except ValueError as error:
-        raise InputError(
-            f"template {shown(template)}: {error}; write {{{{ and }}}} for literal braces"
-        ) from error
-    for _, name, extra in parsed:
-        if extra or name == "":
-            raise InputError(
-                f"template {shown(template)}: a placeholder must be a column name in braces, "
-                "no more"
-            )
-    return [(text, name) for text, name, _ in parsed]
-
-
 def _check_columns(spec: CustomSpec, rows: Sequence[Row]) -> None:
     """A column that no row has is a mistake in the description, not in a row."""
     columns = {column for row in rows for column in row.values}
     named = [("template", column) for column in placeholders(spec.template)]
+    if not named:
+        raise InputError(
+            f"template {shown(spec.template)} names no column, so that all prompts would be equal; "
+            f"put one in braces: {', '.join(f'{{{name}}}' for name in sorted(columns)[:5])}"
+        )
     # Gold may be absent altogether: it is only for evaluation.
     named += [(key, getattr(spec, key)) for key in ("group", "answer", "id")]
     for key, column in named:
@@ -263,12 +229,9 @@ def _check_columns(spec: CustomSpec, rows: Sequence[Row]) -> None:
 
 
 def _example(spec: CustomSpec, row: Row) -> Example:
-    parts = [
-        text if name is None else text + row.text(name) for text, name in _pieces(spec.template)
-    ]
     return Example(
         id=row.text(spec.id) if spec.id is not None else f"row-{row.number}",
-        prompt="".join(parts).rstrip(),
+        prompt=filled(spec.template, row).rstrip(),
         group=row.optional(spec.group),
         answer=row.optional(spec.answer),
     )

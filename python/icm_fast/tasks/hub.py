@@ -85,7 +85,7 @@ def _stream(load: object, text: str, address: HubAddress) -> Iterator[Mapping[st
             streaming=True,
             **({} if address.revision is None else {"revision": address.revision}),
         )
-        names = _class_names(getattr(records, "features", None))
+        names = class_names(getattr(records, "features", None))
         for record in records:
             yield {
                 column: class_name(value, names[column]) if column in names else value
@@ -98,7 +98,7 @@ def _stream(load: object, text: str, address: HubAddress) -> Iterator[Mapping[st
         ) from error
 
 
-def _class_names(features: object) -> dict[str, list[str]]:
+def class_names(features: object) -> dict[str, list[str]]:
     """Names of the values of the columns that are ClassLabels."""
     if not isinstance(features, Mapping):
         return {}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 import torch
 
 from icm_fast import distributed
+from icm_fast.engine.progress import Stopwatch
 from icm_fast.errors import InputError
 from icm_fast.model.adapters import import_peft
 from icm_fast.model.loaded import LoadedModel
@@ -222,13 +222,12 @@ class FixedBatches(OwnTrainer, Generic[Row]):
         self._sums: dict[str, float] = {}
         self._figures: dict[str, float] = {}
         self._log = log
-        self._seconds_before = state.seconds
         data = {"data_collator": data_collator, "train_dataset": train_dataset}
         if held_out:
             data["eval_dataset"] = train_dataset  # asked for, and not read: see evaluate
         super().__init__(reporter=reporter, **arguments, **data)
         self.processing_class = None  # checkpoints need no copy of the tokenizer
-        self._start = time.monotonic()
+        self._watch = Stopwatch(state.seconds)
 
     def get_train_dataloader(self) -> torch.utils.data.DataLoader[Row]:
         """This process's rows of all passes of all epochs, in their order."""
@@ -332,10 +331,12 @@ class FixedBatches(OwnTrainer, Generic[Row]):
 
     def tuning_state(self) -> TuningState:
         """Losses and seconds so far, those of earlier processes included."""
-        seconds = self._seconds_before + time.monotonic() - self._start
         best = self.state.best_global_step if self._measured else None
         return TuningState(
-            tuple(self._losses), seconds, best, self.state.best_metric if best else None
+            tuple(self._losses),
+            self._watch.seconds(),
+            best,
+            self.state.best_metric if best else None,
         )
 
 

@@ -25,7 +25,13 @@ from icm_fast.model.adapters import (
     tokenizer_for,
 )
 from icm_fast.model.load import load_model, pick_device, pick_dtype
-from icm_fast.model.loaded import LoadedModel, check_vocabulary, fingerprint_model, max_context_of
+from icm_fast.model.loaded import (
+    LoadedModel,
+    check_vocabulary,
+    computation_digest,
+    fingerprint_model,
+    max_context_of,
+)
 from icm_fast.model.pretrained import UNREADABLE, read_tokenizer
 from icm_fast.training.chat import CHAT, PLAIN, Prompt, answer_ids, plain_text
 from icm_fast.training.reward.network import (
@@ -67,6 +73,11 @@ class RewardModel:
     fingerprint: str
     max_context: int
     format: str = PLAIN
+
+    @property
+    def computation(self) -> str:
+        """Hex digest of what the configuration says about how the network computes."""
+        return computation_digest(self.network.config)
 
     @property
     def device(self) -> torch.device:

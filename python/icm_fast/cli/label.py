@@ -1,0 +1,277 @@
+"""The command ``icm-fast label``."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from icm_fast.cli.parameters import MODEL_HELP, ProgressKind, Seed
+from icm_fast.cli.search import resumable
+from icm_fast.cli.settings import parse_assignments, say
+from icm_fast.errors import InputError
+
+if TYPE_CHECKING:
+    from icm_fast.labelling import Labelling, LabelTask
+    from icm_fast.labelling.config import LabelConfig
+
+_QUESTION = "Question"
+_SETTINGS = "Settings"
+
+_Table = Annotated[
+    str,
+    typer.Argument(
+        metavar="TABLE",
+        help="CSV, TSV, JSON, JSONL (also .gz) or Parquet file, or hub:NAME.",
+        show_default=False,
+    ),
+]
+_Labels = Annotated[
+    str | None,
+    typer.Option(metavar="A,B", help="Labels, 2 to 50.", rich_help_panel=_QUESTION),
+]
+
+
+def _column(help: str) -> Any:
+    return typer.Option(metavar="COLUMN", help=help, rich_help_panel=_QUESTION)
+
+
+def _share(name: str, metavar: str, help: str) -> Any:
+    return typer.Option(name, metavar=metavar, help=help, rich_help_panel=_SETTINGS)
+
+
+_Claim = Annotated[str | None, _column("Instead of --text: texts that are true or false.")]
+_Group = Annotated[str | None, _column("Group inside which rules work.")]
+_Answer = Annotated[str | None, _column("Answer that rules compare.")]
+_Known = Annotated[str | None, _column("Known labels; empty cells are labelled.")]
+_Text = Annotated[str | None, _column("Texts to label.")]
+_Compare = Annotated[
+    tuple[str, str] | None,
+    typer.Option(
+        metavar="A B",
+        help="Two columns, of which one has the better text; --text may name the question.",
+        rich_help_panel=_QUESTION,
+    ),
+]
+_Template = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TEXT",
+        help="Prompt with {column} placeholders that ends right before the label.",
+        rich_help_panel=_QUESTION,
+    ),
+]
+_Rules = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--rule",
+        metavar="NAME",
+        help="Rule inside groups: exclusive, equal, asymmetric; may be repeated.",
+        rich_help_panel=_QUESTION,
+    ),
+]
+_Model = Annotated[
+    str | None,
+    typer.Option(metavar="MODEL", help=f"{MODEL_HELP} By default smollm2.", show_default=False),
+]
+_Output = Annotated[
+    Path | None,
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="FILE",
+        help="The labelled table; TABLE-labelled.csv by default, - is standard output.",
+        show_default=False,
+    ),
+]
+_Folder = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FOLDER",
+        help="Where an interrupted labelling resumes; runs/label-TABLE-seedN by default.",
+        show_default=False,
+    ),
+]
+_Abstain = Annotated[
+    float | None,
+    _share("--abstain", "SHARE", "Leave this share of the rows, the least certain, unlabelled."),
+]
+_Shares = Annotated[
+    str | None, _share("--shares", "X,Y", "Expected share of each label, if it is known.")
+]
+_Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change a setting of the labelling; may be repeated.",
+        show_default=False,
+        rich_help_panel=_SETTINGS,
+    ),
+]
+_Prefix = Annotated[
+    str, typer.Option(metavar="TEXT", help="Put before the names of the new columns.")
+]
+_Corrections = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Reviewed rows with corrected labels, which become known.",
+        show_default=False,
+    ),
+]
+_Plan = Annotated[
+    bool, typer.Option("--plan", help="Print rows, tokens, time and memory, and stop.")
+]
+_AsJson = Annotated[bool, typer.Option("--json", help="Print the plan or the summary as JSON.")]
+
+
+def label(
+    table: _Table,
+    text: _Text = None,
+    labels: _Labels = None,
+    claim: _Claim = None,
+    compare: _Compare = None,
+    template: _Template = None,
+    known: _Known = None,
+    group: _Group = None,
+    answer: _Answer = None,
+    rules: _Rules = None,
+    model: _Model = None,
+    output: _Output = None,
+    folder: _Folder = None,
+    seed: Seed = None,
+    abstain: _Abstain = None,
+    shares: _Shares = None,
+    assignments: _Set = None,
+    prefix: _Prefix = "",
+    corrections: _Corrections = None,
+    plan: _Plan = False,
+    as_json: _AsJson = False,
+    progress: ProgressKind = "auto",
+) -> None:
+    """Label every row of a table; run it again to resume."""
+    from icm_fast.labelling import LabelTask
+
+    task = LabelTask(
+        labels=_listed(labels),
+        text=text,
+        claim=claim,
+        compare=compare,
+        template=template,
+        known=known,
+        group=group,
+        answer=answer,
+        rules=tuple(rules or ()),
+    )
+    config = _config(assignments or [], seed=seed, abstain=abstain, shares=shares)
+    if plan:
+        _print_plan(table, task, model, config, as_json)
+        return
+    _run(table, task, model, config, output, folder, prefix, corrections, as_json, progress)
+
+
+def _run(
+    name: str,
+    task: LabelTask,
+    model: str | None,
+    config: LabelConfig,
+    output: Path | None,
+    folder: Path | None,
+    prefix: str,
+    corrections: Path | None,
+    as_json: bool,
+    progress: str,
+) -> None:
+    from icm_fast.engine.progress import make_progress
+    from icm_fast.labelling import label_rows, open_table
+    from icm_fast.labelling.api import (
+        DEFAULT_MODEL,
+        check_new_columns,
+        output_path,
+        write_labelled,
+    )
+    from icm_fast.labelling.review import corrected_table
+    from icm_fast.model.lazy import LazyModel
+
+    opened = open_table(name)
+    path = output_path(opened, output)
+    stem = path.name.partition(".")[0] if output is None else Path(name).name.partition(".")[0]
+    folder = folder or Path("runs") / f"label-{stem.removesuffix('-labelled')}-seed{config.seed}"
+    check_new_columns(opened, task, prefix)
+    if corrections is not None:
+        opened, task = corrected_table(opened, task, corrections)
+    if model is None:
+        say(f"no --model given: labelling with the small embedded model {DEFAULT_MODEL}", err=True)
+    lazy = LazyModel(model or DEFAULT_MODEL, dtype=config.dtype, device=config.device)
+    with resumable(folder):
+        labelling = label_rows(
+            opened,
+            task,
+            model=lazy,
+            config=config,
+            folder=folder,
+            progress=make_progress(progress),
+        )
+        write_labelled(opened, labelling, path, prefix)
+    if as_json:
+        say(json.dumps(labelling.summary(), indent=2, ensure_ascii=False), err=str(path) == "-")
+        return
+    for line in summary_lines(labelling, str(path), folder):
+        say(line, err=str(path) == "-")
+
+
+def summary_lines(labelling: Labelling, path: str, folder: Path) -> list[str]:
+    """What a labelling found, for people."""
+    decision = labelling.decision
+    n_rows = len(decision.labels)
+    how = ", ".join(f"{n:,} by {name}" for name, n in decision.counts().items() if n)
+    lines = [f"{n_rows:,} rows: {how.replace('by abstained', 'left without a label')}"]
+    counts = zip(labelling.task.labels, decision.label_counts(), strict=True)
+    lines += ["labels: " + ", ".join(f"{name} {n:,} ({n / n_rows:.0%})" for name, n in counts)]
+    lines += [
+        f"confidence: {decision.confidence.mean():.2f} in the mean, "
+        f"below {sorted(decision.confidence)[n_rows // 10]:.2f} in the least certain tenth"
+    ]
+    lines += [f"prompt: {labelling.task.template!r}"]
+    return [*lines, f"labelled table: {path}", f"everything that was scored: {folder}"]
+
+
+def _print_plan(
+    name: str, task: LabelTask, model: str | None, config: LabelConfig, as_json: bool
+) -> None:
+    from icm_fast.labelling import open_table
+    from icm_fast.labelling.api import DEFAULT_MODEL
+    from icm_fast.labelling.plan import plan_labelling
+
+    plan = plan_labelling(open_table(name), task, model or DEFAULT_MODEL, config)
+    if as_json:
+        content = {**dataclasses.asdict(plan), "n_tokens": plan.n_tokens}
+        say(json.dumps(content, indent=2, ensure_ascii=False))
+        return
+    for line in plan.lines():
+        say(line)
+
+
+def _config(
+    assignments: list[str], *, seed: int | None, abstain: float | None, shares: str | None
+) -> LabelConfig:
+    from icm_fast.labelling.config import LabelConfig
+
+    known = [field.name for field in dataclasses.fields(LabelConfig)]
+    given: dict[str, object] = parse_assignments(assignments, known)
+    if shares is not None:
+        try:
+            given["shares"] = tuple(float(part) for part in shares.split(","))
+        except ValueError:
+            raise InputError(f"--shares {shares!r} must be numbers, such as 0.9,0.1") from None
+    flags = {"seed": seed, "abstain": abstain}
+    given |= {name: value for name, value in flags.items() if value is not None}
+    return LabelConfig.from_mapping(given)
+
+
+def _listed(labels: str | None) -> tuple[str, ...]:
+    return () if labels is None else tuple(part.strip() for part in labels.split(","))

@@ -1,0 +1,190 @@
+"""The decision about every row, from all views and the searched cores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from icm_fast.labelling.config import LabelConfig
+from icm_fast.labelling.consistent import consistent_labels
+from icm_fast.labelling.cores import own_margins
+from icm_fast.labelling.decide import (
+    Scale,
+    expected_accuracy,
+    kept_labels,
+    measure_scale,
+    posterior,
+    row_scores,
+    votes,
+    with_shares,
+)
+from icm_fast.labelling.shares import estimated_shares
+from icm_fast.types import UNLABELLED, BoolArray, Constraint, FloatArray, IntArray, ScoreArray
+
+DECIDED_BY = ("known", "search", "prediction", "abstained")
+"""How the label of a row came about: of those of a core, the search is a part of the evidence."""
+
+_KNOWN, _SEARCH, _PREDICTION, _ABSTAINED = range(4)
+
+Chunks = Callable[[], Iterable[ScoreArray]]
+"""Returns the scores of all rows, ``[items, n_labels]`` for each chunk, from the first on."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CoreEvidence:
+    """What the search of a core says about its rows.
+
+    Attributes:
+        rows: ``[n]`` int32, positions in the table.
+        labels: ``[n]`` int32, found or known labels, -1 where there is none.
+        known: ``[n]`` int32, known labels, -1 where there is none.
+        scores: ``[n, n_labels]`` normalised leave-one-out log-probabilities.
+        kept: ``[n]`` bool, rows that became demonstrations.
+    """
+
+    rows: IntArray
+    labels: IntArray
+    known: IntArray
+    scores: FloatArray
+    kept: BoolArray | None = None
+
+    def evidence(self, view: Scale | None = None) -> FloatArray:
+        """Evidence of the rows given all others of the core, ``[n, n_labels]``.
+
+        Args:
+            view: Scale of all rows after the core, to which this is put; its own when absent.
+        """
+        own = measure_scale([self.scores])
+        if view is not None:
+            own = Scale(own.bias, view.size, view.information)
+        return own.evidence(self.scores)
+
+    def confidence(self, plain: FloatArray) -> FloatArray:
+        """How sure each row's label is: by the core and by the row alone, ``[n]``.
+
+        Args:
+            plain: Evidence without demonstrations, ``[n, n_labels]``.
+        """
+        labels = np.where(self.labels >= 0, self.labels, self.scores.argmax(axis=1))
+        both = self.evidence() + plain
+        sure = own_margins(both, labels.astype(np.int32))
+        found: FloatArray = np.where(self.labels >= 0, sure, -np.inf)
+        return found
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Decision:
+    """Labels of all rows.
+
+    Attributes:
+        labels: ``[n]`` int32, -1 where abstained.
+        confidence: ``[n]`` probability of the label, or of the most probable one where abstained.
+        probabilities: ``[n, n_labels]`` float32.
+        decided_by: ``[n]`` int8 index into :data:`DECIDED_BY`.
+        votes: ``[n]`` int32, views that alone say the same.
+        n_views: Number of views.
+        shares: ``[n_labels]`` estimated share of each label.
+    """
+
+    labels: IntArray
+    confidence: FloatArray
+    probabilities: npt.NDArray[np.float32]
+    decided_by: npt.NDArray[np.int8]
+    votes: IntArray
+    n_views: int
+    shares: FloatArray
+
+    def counts(self) -> dict[str, int]:
+        """Rows by how they were decided."""
+        found = np.bincount(self.decided_by, minlength=len(DECIDED_BY))
+        return {name: int(n) for name, n in zip(DECIDED_BY, found, strict=True)}
+
+    def label_counts(self) -> list[int]:
+        """Rows of each label."""
+        n_labels = self.probabilities.shape[1]
+        counts = np.bincount(self.labels[self.labels >= 0], minlength=n_labels)
+        return [int(n) for n in counts]
+
+
+def decide(
+    plain: Chunks,
+    views: Sequence[Chunks],
+    cores: Sequence[CoreEvidence],
+    *,
+    known: IntArray,
+    per_row: int,
+    config: LabelConfig,
+    constraints: Sequence[Constraint] = (),
+) -> Decision:
+    """Put the evidence of all views together.
+
+    Rows that are demonstrations are judged by their core's leave-one-out scores where the view
+    shows them their own label.
+
+    Args:
+        plain: Scores without demonstrations.
+        views: Scores after each core; none where one core holds all rows.
+        cores: The cores, in the order of ``views``.
+        known: ``[n]`` known labels, -1 where there is none.
+        per_row: Prompts of each row.
+        config: Settings.
+        constraints: Rules between rows.
+    """
+    _, alone = _evidence_of(plain, per_row)
+    after = [_after_core(view, core, per_row) for view, core in zip(views, cores, strict=False)]
+    if not views:
+        after = [_whole_core(cores[0], len(alone))]
+    cored = np.asarray(np.mean(after, axis=0, dtype=np.float64)) * _sameness(after)
+    together = alone + cored
+    shares = np.array(config.shares) / sum(config.shares) if config.shares else None
+    if shares is None:
+        shares = estimated_shares(together)
+    accuracy = expected_accuracy(
+        with_shares(alone.astype(np.float64), shares), with_shares(cored, shares), alone.shape[1]
+    )
+    judged = posterior(together, accuracy, shares)
+    decided = np.full(len(alone), _PREDICTION, np.int8)
+    for core in cores:
+        decided[core.rows] = _SEARCH
+    fixed = known >= 0
+    decided[fixed] = _KNOWN
+    labels = np.where(fixed, known, judged.labels).astype(np.int32)
+    labels = consistent_labels(judged.probabilities, labels, fixed, constraints)
+    confidence = judged.probabilities[np.arange(len(labels)), labels].astype(np.float64)
+    confidence[fixed] = 1.0
+    counted = votes([with_shares(v.astype(np.float64), shares) for v in (alone, *after)], labels)
+    without = ~kept_labels(confidence, config.abstain) & ~fixed
+    labels[without], decided[without] = UNLABELLED, _ABSTAINED
+    return Decision(
+        labels, confidence, judged.probabilities, decided, counted, 1 + len(after), judged.shares
+    )
+
+
+def _evidence_of(chunks: Chunks, per_row: int) -> tuple[Scale, npt.NDArray[np.float32]]:
+    """The scale of a view, and its evidence for all rows, ``[n, n_labels]``."""
+    scale = measure_scale(row_scores(chunk, per_row) for chunk in chunks())
+    parts = [scale.evidence(row_scores(chunk, per_row)).astype(np.float32) for chunk in chunks()]
+    return scale, np.concatenate(parts)
+
+
+def _after_core(chunks: Chunks, core: CoreEvidence, per_row: int) -> npt.NDArray[np.float32]:
+    scale, evidence = _evidence_of(chunks, per_row)
+    if core.kept is not None:
+        evidence[core.rows[core.kept]] = core.evidence(scale)[core.kept].astype(np.float32)
+    return evidence
+
+
+def _whole_core(core: CoreEvidence, n_rows: int) -> npt.NDArray[np.float32]:
+    evidence = np.empty((n_rows, core.scores.shape[1]), np.float32)
+    evidence[core.rows] = core.evidence()
+    return evidence
+
+
+def _sameness(views: Sequence[npt.NDArray[np.float32]]) -> float:
+    """What a mean of views is multiplied by, so that it counts as much as they do."""
+    each = np.mean([np.mean(np.square(view, dtype=np.float64)) for view in views])
+    together = np.mean(np.square(np.mean(views, axis=0, dtype=np.float64)))
+    return float(np.sqrt(each / max(together, 1e-12)))

@@ -1,0 +1,206 @@
+"""What a labelling will do and cost, from the table, the tokenizer and the configuration alone."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from icm_fast.engine.progress import clock
+from icm_fast.labelling.config import LabelConfig
+from icm_fast.labelling.run import core_sizes
+from icm_fast.labelling.scan import Lengths, measure_prompts, scan_table
+from icm_fast.labelling.tables import Table
+from icm_fast.labelling.task import LabelTask
+from icm_fast.labelling.template_choice import SAMPLE_ROWS
+from icm_fast.model.hardware import available_bytes, available_processors
+from icm_fast.model.kv_size import head_dim, kv_numbers_per_token
+from icm_fast.model.load import ModelOutline, outline_model
+from icm_fast.tasks.duplicates import same_text
+
+SEARCH_EVALUATIONS = 4
+"""Evaluations of U(D) in a typical search of a core, which starts from sure labels; measured."""
+
+_EFFICIENCY = 0.5
+"""Share of the speed of a large product that whole forward passes reach; on the safe side."""
+
+
+@dataclass(frozen=True, slots=True)
+class LabelPlan:
+    """What a labelling will do.
+
+    Attributes:
+        n_rows: Rows of the table.
+        n_known: Rows with a known label.
+        n_duplicates: Rows whose text another row has, too.
+        n_cores: Cores.
+        core_rows: Rows in each.
+        template_tokens: Tokens to choose a prompt.
+        plain_tokens: Tokens of all rows without demonstrations.
+        search_tokens: Tokens of the searches, about.
+        core_tokens: Tokens of all rows after all cores.
+        seconds: Predicted seconds.
+        weight_bytes: Memory of the weights.
+        pool_bytes: Memory of keys and values at most.
+        row_bytes: Memory of what is kept for every row.
+        free_bytes: Memory that is free.
+        processors: Processors that may be used.
+        longest_row: Tokens of the longest prompt.
+        context: Tokens that the model reads at most.
+    """
+
+    n_rows: int
+    n_known: int
+    n_duplicates: int
+    n_cores: int
+    core_rows: int
+    template_tokens: int
+    plain_tokens: int
+    search_tokens: int
+    core_tokens: int
+    seconds: float
+    weight_bytes: int
+    pool_bytes: int
+    row_bytes: int
+    free_bytes: int
+    processors: int
+    longest_row: int
+    context: int
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens in all."""
+        return self.template_tokens + self.plain_tokens + self.search_tokens + self.core_tokens
+
+    def lines(self) -> Iterator[str]:
+        """The plan for people."""
+        known = f", {self.n_known:,} with a known label" if self.n_known else ""
+        yield f"rows       {self.n_rows:,}{known}, longest {self.longest_row:,} tokens"
+        if self.n_duplicates:
+            yield f"duplicates {self.n_duplicates:,} rows have the text of an earlier row"
+        if self.template_tokens:
+            yield f"prompt     chosen on {SAMPLE_ROWS} rows, {self.template_tokens:,} tokens"
+        yield f"alone      every row without demonstrations, {self.plain_tokens:,} tokens"
+        what = "core" if self.n_cores == 1 else "cores"
+        yield (
+            f"search     {self.n_cores} {what} of {self.core_rows} rows, "
+            f"about {self.search_tokens:,} tokens"
+        )
+        if self.core_tokens:
+            yield f"predict    every row after each core, {self.core_tokens:,} tokens"
+        yield (
+            f"time       about {clock(self.seconds)} on {self.processors} processors "
+            f"({self.n_tokens:,} tokens)"
+        )
+        need = self.weight_bytes + self.pool_bytes + self.row_bytes
+        yield (
+            f"memory     up to {_mib(need)} MiB ({_mib(self.weight_bytes)} weights, "
+            f"{_mib(self.pool_bytes)} keys and values, {_mib(self.row_bytes)} rows); "
+            f"{_mib(self.free_bytes)} MiB are free"
+        )
+
+
+def plan_labelling(table: Table, task: LabelTask, model: str, config: LabelConfig) -> LabelPlan:
+    """Plan a labelling; the model's weights are not loaded.
+
+    Args:
+        table: The rows.
+        task: What is asked of each.
+        model: The model as the user names it.
+        config: Settings.
+
+    Raises:
+        InputError: What a labelling with the same arguments would refuse, too.
+    """
+    config.check_labels(task.labels)
+    scan = scan_table(table, task)
+    outline = outline_model(model, dtype=config.dtype, device=config.device)
+    templates = task.templates()
+    asked = task.with_template(templates[0])
+    limit = config.context_limit or outline.max_context
+    label_tokens = max(
+        len(ids)
+        for ids in outline.tokenizer(list(task.labels), add_special_tokens=False)["input_ids"]
+    )
+    lengths = measure_prompts(table, asked, outline.tokenizer, limit, label_tokens)
+    n_items = len(lengths.items)
+    n_cores, size = core_sizes(config, asked, scan.n_rows, lengths, limit)
+    core_items = size * asked.per_row
+    whole = core_items >= n_items
+    mean = float(lengths.items.mean())
+    plain = int(lengths.items.sum())
+    tree = round(core_items * (mean + label_tokens) * (1 + math.log2(max(2, core_items))))
+    n_chunks = -(-scan.n_rows // config.chunk_rows)
+    context = round(config.keep * core_items * (mean + label_tokens))
+    after = 0 if whole else n_cores * (plain + n_chunks * context)
+    n_views = 1 + (0 if whole else n_cores)
+    sample = 0 if len(templates) == 1 else round(len(templates) * min(SAMPLE_ROWS, n_items) * mean)
+    search = n_cores * SEARCH_EVALUATIONS * tree
+    seconds = _seconds(outline, plain + search + sample, after, context)
+    numbers = kv_numbers_per_token(outline.config)
+    return LabelPlan(
+        n_rows=scan.n_rows,
+        n_known=int((scan.known >= 0).sum()),
+        n_duplicates=_duplicates(table, asked),
+        n_cores=n_cores,
+        core_rows=size,
+        template_tokens=sample,
+        plain_tokens=plain,
+        search_tokens=search,
+        core_tokens=after,
+        seconds=seconds,
+        weight_bytes=outline.weight_bytes,
+        pool_bytes=_pool_tokens(config, lengths, context, tree) * numbers * outline.dtype_bytes,
+        row_bytes=scan.n_rows * (40 + 8 * len(task.labels) * (n_views + 3)),
+        free_bytes=available_bytes(),
+        processors=available_processors(),
+        longest_row=int(lengths.items.max()),
+        context=limit,
+    )
+
+
+def _pool_tokens(config: LabelConfig, lengths: Lengths, context: int, tree: int) -> int:
+    """Tokens whose keys and values are held at once, at most."""
+    per_batch = context + config.batch_tokens + int(lengths.items.max())
+    return min(config.kv_budget_tokens, max(per_batch, tree))
+
+
+def _duplicates(table: Table, task: LabelTask) -> int:
+    seen: set[int] = set()
+    n = 0
+    for row in table.rows():
+        # 64 bits for each text: a row in millions may be counted too much, and memory stays small.
+        key = hash(same_text(task.examples(row)[0].prompt))
+        n += key in seen
+        seen.add(key)
+    return n
+
+
+def _seconds(outline: ModelOutline, plain: int, after: int, context: int) -> float:
+    """Seconds for tokens of short prompts, and for tokens that also attend to a context."""
+    config = outline.config
+    layers, heads = int(config.num_hidden_layers), int(config.num_attention_heads)
+    attention = 4 * layers * heads * head_dim(config) * context
+    work = 2.0 * outline.decoder_parameters * (plain + after) + 2.0 * attention * after
+    return work / (_EFFICIENCY * _speed(outline))
+
+
+def _speed(outline: ModelOutline) -> float:
+    """Operations per second of a large product in the model's type, measured for a moment."""
+    import torch
+
+    a = torch.ones(512, 1024, dtype=outline.dtype, device=outline.device)
+    b = torch.ones(1024, 1024, dtype=outline.dtype, device=outline.device)
+    best = math.inf
+    for _ in range(6):
+        started = time.perf_counter()
+        float((a @ b)[0, 0])
+        best = min(best, time.perf_counter() - started)
+    return 2.0 * 512 * 1024 * 1024 / best
+
+
+def _mib(n_bytes: int) -> str:
+    return f"{np.ceil(n_bytes / 2**20):,.0f}"

@@ -1,0 +1,424 @@
+"""``label``: every row of a table, from one call."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from icm_fast.engine.progress import Quiet
+from icm_fast.engine.search import search
+from icm_fast.evaluation.many_shot import FixedContext
+from icm_fast.identity import json_digest
+from icm_fast.labelling.config import LabelConfig
+from icm_fast.labelling.cores import (
+    RESERVE,
+    Core,
+    candidates,
+    kept_demonstrations,
+    make_cores,
+    own_margins,
+)
+from icm_fast.labelling.decide import measure_scale, row_scores
+from icm_fast.labelling.evidence import CoreEvidence, Decision, decide
+from icm_fast.labelling.folder import LabellingFolder, open_labelling
+from icm_fast.labelling.interrupts import stop_when_stored
+from icm_fast.labelling.scan import Lengths, Scan, measure_prompts, scan_table
+from icm_fast.labelling.tables import Table
+from icm_fast.labelling.task import LabelTask
+from icm_fast.labelling.template_choice import SAMPLE_ROWS, choose_template
+from icm_fast.labelling.views import Question, StoredView, View, ViewScorer
+from icm_fast.model.lazy import LazyModel
+from icm_fast.runs.provenance import versions
+from icm_fast.tasks.constraints import compile_rules
+from icm_fast.tasks.sampling import digest
+from icm_fast.types import (
+    UNLABELLED,
+    Constraint,
+    Dataset,
+    Example,
+    FloatArray,
+    IntArray,
+    LabelSpace,
+    Reporter,
+    ScoreArray,
+)
+
+if TYPE_CHECKING:
+    from icm_fast.engine.result import SearchResult
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Labelling:
+    """What a labelling found.
+
+    Attributes:
+        task: What was asked, with the template that was used.
+        decision: Labels, confidence and shares of all rows.
+        n_tokens: Tokens that the model forwarded in all, earlier calls included.
+        seconds: Wall-clock seconds of this call.
+        settings: The settings.
+    """
+
+    task: LabelTask
+    decision: Decision
+    n_tokens: int
+    seconds: float
+    settings: LabelConfig
+
+    def summary(self) -> dict[str, object]:
+        """Counts and shares, as plain JSON types."""
+        return {
+            "n_rows": len(self.decision.labels),
+            "decided_by": self.decision.counts(),
+            "labels": dict(zip(self.task.labels, self.decision.label_counts(), strict=True)),
+            "estimated_shares": dict(
+                zip(
+                    self.task.labels,
+                    [round(float(x), 4) for x in self.decision.shares],
+                    strict=True,
+                )
+            ),
+            "mean_confidence": round(float(self.decision.confidence.mean()), 4),
+            "template": self.task.template,
+            "n_tokens_forwarded": self.n_tokens,
+            "seconds": round(self.seconds, 3),
+            "versions": versions(),
+        }
+
+
+def label_rows(
+    table: Table,
+    task: LabelTask,
+    *,
+    model: LazyModel,
+    config: LabelConfig | None = None,
+    folder: str | os.PathLike[str] | None = None,
+    progress: Reporter | None = None,
+) -> Labelling:
+    """Label all rows of a table.
+
+    Args:
+        table: The rows.
+        task: What is asked of each.
+        model: The model.
+        config: Settings.
+        folder: Where everything that was computed is kept, so that an interrupted labelling
+            resumes from it; a temporary one when absent.
+        progress: Receives what is going on.
+
+    Raises:
+        InputError: Bad input, a folder of another labelling, or a file that cannot be written.
+    """
+    config = config or LabelConfig()
+    config.check_labels(task.labels)
+    started = time.monotonic()
+    scan = scan_table(table, task)
+    with _opened(folder) as opened, progress or Quiet() as shown_to:
+        with stop_when_stored(shown_to.say) as check:
+            labelling = _Run(table, task, scan, model, config, opened, shown_to, check).run()
+        labelling = replace(labelling, seconds=time.monotonic() - started)
+        opened.write_settings({"task": labelling.task.to_dict(), "config": config.to_dict()})
+        opened.write_summary(labelling.summary())
+    return labelling
+
+
+@contextmanager
+def _opened(folder: str | os.PathLike[str] | None) -> Iterator[LabellingFolder]:
+    if folder is not None:
+        with open_labelling(Path(folder)) as opened:
+            yield opened
+        return
+    with (
+        tempfile.TemporaryDirectory(prefix="icm-fast-") as scratch,
+        open_labelling(Path(scratch)) as opened,
+    ):
+        yield opened
+
+
+class _Run:
+    """One labelling, stage by stage."""
+
+    def __init__(
+        self,
+        table: Table,
+        task: LabelTask,
+        scan: Scan,
+        model: LazyModel,
+        config: LabelConfig,
+        folder: LabellingFolder,
+        shown_to: Reporter,
+        check: Callable[[], None],
+    ) -> None:
+        self._table = table
+        self._task = task
+        self._scan = scan
+        self._model = model
+        self._config = config
+        self._folder = folder
+        self._shown = shown_to
+        self._check = check
+        self._searching = config.search_config()
+
+    def run(self) -> Labelling:
+        """Template, rows without demonstrations, cores, rows after each core, decision."""
+        self._task = self._with_template()
+        lengths = self._measure()
+        question = self._question(lengths)
+        limit = self._config.context_limit or self._model.load().max_context
+        n_cores, size = core_sizes(self._config, self._task, self._scan.n_rows, lengths, limit)
+        scorer = ViewScorer(
+            self._folder.views,
+            question,
+            self._model.load,
+            self._searching,
+            self._config.chunk_rows,
+            1 + (n_cores if size < self._scan.n_rows else 0),
+        )
+        plain = scorer.score(View("no demonstrations"), self._shown, self._check)
+        found = []
+        views: list[StoredView] = []
+        for k, core in enumerate(self._cores(plain, lengths, n_cores, size), start=1):
+            self._check()
+            evidence, view, tokens = self._searched(k, core, plain, question)
+            found.append((evidence, tokens))
+            if len(core.rows) < self._scan.n_rows:
+                views.append(scorer.score(view, self._shown, self._check))
+        decision = decide(
+            plain.chunks,
+            [view.chunks for view in views],
+            [evidence for evidence, _ in found],
+            known=self._scan.known,
+            per_row=self._task.per_row,
+            config=self._config,
+            constraints=self._constraints(),
+        )
+        n_tokens = plain.n_tokens + sum(v.n_tokens for v in views) + sum(t for _, t in found)
+        return Labelling(self._task, decision, n_tokens, 0.0, self._config)
+
+    # ---- the question
+
+    def _with_template(self) -> LabelTask:
+        first = {
+            "data": self._scan.digest,
+            "n_rows": self._scan.n_rows,
+            "labels": list(self._task.labels),
+            "form": self._task.form,
+        }
+        stored = self._folder.stored_template(first)
+        templates = self._task.templates()
+        if stored is not None and (stored in templates):
+            return self._task.with_template(stored)
+        if len(templates) > 1:
+            self._shown.say(f"choosing one of {len(templates)} prompts on {SAMPLE_ROWS} rows")
+        return self._task.with_template(choose_template(templates, self._sample_scores))
+
+    def _sample_scores(self, template: str) -> ScoreArray:
+        self._check()
+        task = self._task.with_template(template)
+        n, seed = self._scan.n_rows, self._config.seed
+        drawn = sorted(range(n), key=lambda row: digest("sample", seed, row))[:SAMPLE_ROWS]
+        examples = tuple(e for row in self._examples(task, set(drawn)).values() for e in row)
+        labels = LabelSpace(task.model_labels([e.prompt for e in examples]))
+        dataset = Dataset(examples, labels, (), task.form, task.separator)
+        context = FixedContext(None, None, model=self._model.load(), config=self._searching)
+        return context.score(dataset).scores
+
+    def _measure(self) -> Lengths:
+        loaded = self._model.load()
+        limit = self._config.context_limit or loaded.max_context
+        longest_label = max(
+            len(ids)
+            for ids in loaded.tokenizer(
+                [f" {label}" for label in self._task.labels], add_special_tokens=False
+            )["input_ids"]
+        )
+        return measure_prompts(self._table, self._task, loaded.tokenizer, limit, longest_label)
+
+    def _question(self, lengths: Lengths) -> Question:
+        labels = self._task.model_labels(lengths.endings)
+        model = self._model.identity()
+        identity = {
+            "data": self._scan.digest,
+            "n_rows": self._scan.n_rows,
+            "labels": list(self._task.labels),
+            "form": self._task.form,
+            "template": self._task.template,
+            "separator": self._task.separator,
+            "model_fingerprint": model.fingerprint,
+            "model_dtype": model.dtype,
+            **model.more,
+            "token_counts": json_digest(lengths.items.tolist()),
+            "int8": self._config.int8,
+            "chunk_rows": self._config.chunk_rows,
+        }
+        self._folder.keep_identity(identity)
+        return Question(
+            self._table, self._task, LabelSpace(labels), self._scan.n_rows, json_digest(identity)
+        )
+
+    # ---- the cores
+
+    def _cores(
+        self, plain: StoredView, lengths: Lengths, n_cores: int, size: int
+    ) -> Iterator[Core]:
+        n_labels, n_rows = len(self._task.labels), self._scan.n_rows
+        if size >= n_rows:
+            rows = np.arange(n_rows, dtype=np.int32)
+            yield Core(rows, self._scan.known)
+            return
+        predicted, margins = _plain_predictions(plain, self._task.per_row)
+        # Long rows would fill the contexts of all others.
+        row_tokens = lengths.items.reshape(n_rows, -1).max(axis=1)
+        margins = np.where(row_tokens > np.percentile(row_tokens, 75), -np.inf, margins)
+        needed = -(-n_cores * size // n_labels)
+        drawn = candidates(
+            predicted,
+            margins,
+            self._scan.known,
+            n_labels,
+            share=self._config.confident,
+            needed=needed,
+            seed=self._config.seed,
+        )
+        drawn = [rows[: RESERVE * n_cores * size] for rows in drawn]
+        wanted = {row for rows in drawn for row in rows}
+        wanted |= set(np.flatnonzero(self._scan.known >= 0)[: 4 * n_cores * size].tolist())
+        texts = {
+            row: examples[0].prompt for row, examples in self._examples(self._task, wanted).items()
+        }
+        yield from make_cores(
+            drawn, texts, self._scan.known, n_cores=n_cores, size=size, seed=self._config.seed
+        )
+
+    def _examples(self, task: LabelTask, wanted: set[int]) -> dict[int, list[Example]]:
+        """The prompts of some rows, in the order of the table."""
+        found: dict[int, list[Example]] = {}
+        for row in self._table.rows():
+            if row.number in wanted:
+                found[row.number] = list(task.examples(row))
+                if len(found) == len(wanted):
+                    break
+        return found
+
+    def _constraints(self) -> tuple[Constraint, ...]:
+        """The rules between rows; those inside a comparison are kept by its two prompts."""
+        task = self._task
+        if not task.rules:
+            return ()
+        examples = [
+            Example(f"row-{row.number}", ".", row.optional(task.group), row.optional(task.answer))
+            for row in self._table.rows()
+        ]
+        return compile_rules(examples, LabelSpace(task.labels), task.rules)
+
+    def _searched(
+        self, number: int, core: Core, plain: StoredView, question: Question
+    ) -> tuple[CoreEvidence, View, int]:
+        """Search a core; return what it says, the context that it makes, and its tokens."""
+        task = self._task
+        rows = self._examples(task, set(core.rows.tolist()))
+        examples = tuple(e for row in core.rows.tolist() for e in rows[row])
+        dataset = replace(
+            question.dataset(examples),
+            constraints=compile_rules(examples, question.label_space, task.model_rules()),
+        )
+        fixed = tuple(y for label in core.known.tolist() for y in task.item_labels(label))
+        more = {"fixed_labels": fixed} if (core.known >= 0).any() else {}
+        config = self._config.search_config(**more)
+        content = [question.identity, dataset.fingerprint(), config.to_dict()]
+        folder = self._folder.core(json_digest(content))
+        self._shown.say(f"searching core {number}: {len(core.rows)} rows")
+        result = search(
+            dataset, model=self._model, config=config, output_dir=folder, progress=self._shown
+        )
+        return self._core_evidence(number, core, dataset, result, plain)
+
+    def _core_evidence(
+        self, number: int, core: Core, dataset: Dataset, result: SearchResult, plain: StoredView
+    ) -> tuple[CoreEvidence, View, int]:
+        task, per_row = self._task, self._task.per_row
+        scores = row_scores(np.asarray(result.scores, np.float32), per_row)
+        labels = _row_labels(result.labels, scores, per_row)
+        labels = np.where(core.known >= 0, core.known, labels).astype(np.int32)
+        evidence = CoreEvidence(core.rows, labels, core.known, scores)
+        confidence = evidence.confidence(_rows_of(plain, core.rows, per_row))
+        whole = len(core.rows) == self._scan.n_rows
+        keep = (
+            np.ones(len(labels), np.bool_)
+            if whole
+            else kept_demonstrations(
+                labels, confidence, core.known, len(task.labels), self._config.keep
+            )
+        )
+        evidence = replace(evidence, kept=keep)
+        shown_labels = [
+            y
+            for label, kept in zip(labels.tolist(), keep.tolist(), strict=True)
+            for y in (task.item_labels(label) if kept else (UNLABELLED,) * per_row)
+        ]
+        view = View(f"after core {number}", dataset, np.array(shown_labels, np.int32))
+        return evidence, view, result.n_tokens_forwarded
+
+
+def core_sizes(
+    config: LabelConfig, task: LabelTask, n_rows: int, lengths: Lengths, limit: int
+) -> tuple[int, int]:
+    """Number of cores, and rows in each, that a table has and a context holds.
+
+    Args:
+        config: Settings.
+        task: What is asked of each row.
+        n_rows: Rows of the table.
+        lengths: Tokens of the prompts.
+        limit: Tokens that a context holds.
+    """
+    typical = float(np.percentile(lengths.items, 75)) + 2.0
+    room = int((limit - int(lengths.items.max())) / typical)
+    items = min(config.core_size, n_rows * task.per_row, max(room, task.per_row))
+    size = max(1, items // task.per_row)
+    return max(1, min(config.cores, n_rows // size)), size
+
+
+def _plain_predictions(plain: StoredView, per_row: int) -> tuple[IntArray, FloatArray]:
+    """Label of each row without demonstrations, and how far it is ahead of the next one."""
+    scale = measure_scale(row_scores(chunk, per_row) for chunk in plain.chunks())
+    labels, margins = [], []
+    for chunk in plain.chunks():
+        evidence = scale.evidence(row_scores(chunk, per_row))
+        best = evidence.argmax(axis=1).astype(np.int32)
+        labels.append(best)
+        margins.append(own_margins(evidence, best))
+    return np.concatenate(labels), np.concatenate(margins)
+
+
+def _rows_of(plain: StoredView, rows: IntArray, per_row: int) -> FloatArray:
+    """Evidence of some rows without demonstrations, ``[n, n_labels]``."""
+    scale = measure_scale(row_scores(chunk, per_row) for chunk in plain.chunks())
+    found: dict[int, FloatArray] = {}
+    first = 0
+    for chunk in plain.chunks():
+        scores = row_scores(chunk, per_row)
+        here = rows[(rows >= first) & (rows < first + len(scores))]
+        found |= {int(row): scores[int(row) - first] for row in here}
+        first += len(scores)
+    return scale.evidence(np.stack([found[int(row)] for row in rows]))
+
+
+def _row_labels(labels: IntArray, scores: FloatArray, per_row: int) -> IntArray:
+    """The label of each row, from those of its prompts.
+
+    Where the two claims of a comparison do not say the same, their scores decide.
+    """
+    if per_row == 1:
+        return labels
+    first, second = labels[0::2], labels[1::2]
+    same_claim = (first >= 0) & (second >= 0) & (first != second)
+    return np.where(same_claim, second, scores.argmax(axis=1)).astype(np.int32)

@@ -1,0 +1,190 @@
+"""Scoring every row of a table after one context, durable chunk by chunk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from icm_fast.evaluation.many_shot import FixedContext
+from icm_fast.labelling.scan import blocks
+from icm_fast.labelling.tables import Table
+from icm_fast.labelling.task import LabelTask
+from icm_fast.labelling.view_file import ViewFile, ViewShape
+from icm_fast.types import Dataset, Example, IntArray, LabelSpace, Reporter
+
+if TYPE_CHECKING:
+    from icm_fast.config import SearchConfig
+    from icm_fast.model.loaded import LoadedModel
+    from icm_fast.types import ScoreArray
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What the model is asked of every row.
+
+    Attributes:
+        table: The rows.
+        task: What is asked, with its template.
+        label_space: The labels as the model reads them.
+        n_rows: Rows of the table.
+        identity: SHA-256 (hex) of the data, the question and the model.
+    """
+
+    table: Table
+    task: LabelTask
+    label_space: LabelSpace
+    n_rows: int
+    identity: str
+
+    def dataset(self, examples: tuple[Example, ...]) -> Dataset:
+        """Examples as a data set without constraints."""
+        return Dataset(examples, self.label_space, (), self.task.form, self.task.separator)
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """One context after which all rows are scored.
+
+    Attributes:
+        name: For people: ``no demonstrations``, ``core 1``.
+        demonstrations: What is in the context; None for nothing.
+        labels: Their labels, ``[n]``.
+    """
+
+    name: str
+    demonstrations: Dataset | None = None
+    labels: IntArray | None = None
+
+    def digest(self, question: Question, seed: int) -> str:
+        """SHA-256 (hex) of everything that the scores depend on."""
+        shown: object = None
+        if self.demonstrations is not None and self.labels is not None:
+            shown = [self.demonstrations.fingerprint(), self.labels.tolist(), seed]
+        content = json.dumps([question.identity, shown])
+        return hashlib.sha256(content.encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class RowsScored:
+    """How far the scoring of a table is.
+
+    Attributes:
+        done: Prompts that are scored, over all contexts.
+        total: Prompts in all.
+        view: Name of the context.
+        row: Row of the table that is reached.
+        n_rows: Rows of the table.
+        rate: Tokens per second; 0 where it is not known yet.
+    """
+
+    done: int
+    total: int
+    view: str
+    row: int
+    n_rows: int
+    rate: float
+
+    def describe(self) -> str:
+        """One line of figures."""
+        speed = f"  {self.rate:,.0f} tokens/s" if self.rate else ""
+        return f"{self.view}: row {self.row:,}/{self.n_rows:,}{speed}"
+
+
+class ViewScorer:
+    """Scores tables after contexts, into files of one folder.
+
+    Args:
+        folder: Where the files are.
+        question: What is asked.
+        load: Returns the model; called when a row has to be scored.
+        config: Settings of the scoring.
+        chunk_rows: Rows that are scored and stored at a time.
+        n_views: Contexts that are planned, for the progress.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        question: Question,
+        load: Callable[[], LoadedModel],
+        config: SearchConfig,
+        chunk_rows: int,
+        n_views: int,
+    ) -> None:
+        self._folder = folder
+        self._question = question
+        self._load = load
+        self._config = config
+        self._chunk_rows = chunk_rows
+        self._n_views = n_views
+        self._n_started = 0
+
+    def score(self, view: View, shown: Reporter, check: Callable[[], None]) -> StoredView:
+        """Score all rows after a context, or what is left of them.
+
+        Args:
+            view: The context.
+            shown: Receives the progress.
+            check: Called between chunks; may raise to stop there.
+
+        Raises:
+            InputError: The data do not fit the model, or the file cannot be used.
+        """
+        question = self._question
+        per_row = question.task.per_row
+        n_items = question.n_rows * per_row
+        shape = ViewShape(n_items, len(question.label_space), self._chunk_rows * per_row)
+        digest = view.digest(question, self._config.seed)
+        path = self._folder / f"{digest[:16]}.bin"
+        before = self._n_started * n_items
+        self._n_started += 1
+        total = max(self._n_views, self._n_started) * n_items
+        with ViewFile(path, shape, digest) as file:
+            if not file.is_whole:
+                context = FixedContext(
+                    view.demonstrations, view.labels, model=self._load(), config=self._config
+                )
+                for scores, n_tokens, seconds in self._chunks(context, file.n_done):
+                    file.append(scores, n_tokens)
+                    row = min(file.n_done * self._chunk_rows, question.n_rows)
+                    done = before + row * per_row
+                    rate = n_tokens / max(seconds, 1e-9)
+                    shown.update(RowsScored(done, total, view.name, row, question.n_rows, rate))
+                    check()
+            return StoredView(view, path, shape, digest, file.n_tokens)
+
+    def _chunks(self, context: FixedContext, skip: int) -> Iterator[tuple[ScoreArray, int, float]]:
+        question = self._question
+        for _, examples in blocks(question.table, question.task, self._chunk_rows, skip):
+            started = time.monotonic()
+            scored = context.score(question.dataset(tuple(examples)))
+            yield scored.scores, scored.n_tokens, time.monotonic() - started
+
+
+@dataclass(frozen=True, slots=True)
+class StoredView:
+    """A context with the scores of all rows.
+
+    Attributes:
+        view: The context.
+        path: File of the scores.
+        shape: What its records look like.
+        digest: What its scores depend on.
+        n_tokens: Tokens forwarded for them.
+    """
+
+    view: View
+    path: Path
+    shape: ViewShape
+    digest: str
+    n_tokens: int
+
+    def chunks(self) -> Iterator[ScoreArray]:
+        """The scores, ``[items, n_labels]`` float32 each."""
+        with ViewFile(self.path, self.shape, self.digest) as file:
+            yield from file.chunks()
