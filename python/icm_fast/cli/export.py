@@ -24,8 +24,8 @@ _Format = Annotated[
     str | None,
     typer.Option(
         metavar="FORMAT",
-        help="jsonl, csv, parquet, trl-sft, trl-preference, dpo, axolotl or lm-eval; taken "
-        "from the suffix of the file by default.",
+        help="jsonl, csv, parquet, trl-sft, messages, trl-preference, dpo, axolotl or lm-eval; "
+        "taken from the suffix of the file by default.",
         show_default=False,
     ),
 ]

@@ -187,6 +187,11 @@ def _row(position: int, record: Record) -> Row:
     return Row(position, where, values)
 
 
+def is_text_file(source: PathLike) -> bool:
+    """Whether a source is a file with one text per line: .txt or .txt.gz."""
+    return not str(source).startswith(HUB_PREFIX) and file_type(Path(source)) == ".txt"
+
+
 def read_column(source: PathLike, column: str) -> list[str]:
     """Read one text per record.
 
@@ -199,7 +204,7 @@ def read_column(source: PathLike, column: str) -> list[str]:
         InputError: Same as :func:`read_rows`; a row (with its line) in which the column is missing
             or not text; or no text at all.
     """
-    if not str(source).startswith(HUB_PREFIX) and file_type(Path(source)) == ".txt":
+    if is_text_file(source):
         path = expanded(source)
         texts = [
             checked_text(line, f"{path.name}, line {position}")
