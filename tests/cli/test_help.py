@@ -41,7 +41,7 @@ def name_of(words: object) -> str | None:
 
 def test_the_commands():
     assert {" ".join(words) for words in COMMANDS if words} == {
-        *("search", "demo", "report", "export", "assistant", "experiment", "doctor"),
+        *("label", "search", "demo", "report", "export", "assistant", "experiment", "doctor"),
         *("tune-kernels", "version"),
         *("evaluate", "evaluate run", "evaluate reward", "evaluate policy"),
         *("train", "train sft", "train texts", "train iterative", "train reward", "train rl"),
