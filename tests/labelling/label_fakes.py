@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from run_fakes import FakeLoaded, FakeScored, install_fake_model
 
 from icm_fast.config import SearchConfig
 from icm_fast.types import UNLABELLED, Dataset, ScoreArray
+from run_fakes import FakeLoaded, FakeScored, install_fake_model
 
 GOOD = ("good", "great", "fine", "warm")
 BAD = ("bad", "dull", "poor", "cold")
