@@ -16,6 +16,10 @@ import numpy.typing as npt
 from icm_fast.types import FloatArray, IntArray, ScoreArray
 
 _FLOOR = 1e-12
+_UNSURE_ROWS = 8
+"""Rows that count as much as an agreement half way between chance and certainty."""
+_FEW_ROWS = 4
+"""Rows that count as much as the assumption that there is no bias."""
 
 
 def row_scores(scores: ScoreArray, per_row: int) -> FloatArray:
@@ -40,7 +44,7 @@ class Scale:
     """How the scores of one view become evidence.
 
     Attributes:
-        bias: ``[n_labels]`` log of the mean prediction.
+        bias: ``[n_labels]`` log of the mean prediction, less where there are few rows.
         size: Root mean square of what remains without it.
         information: Mutual information of texts and predictions in nats.
     """
@@ -52,7 +56,7 @@ class Scale:
     @property
     def weight(self) -> float:
         """Root mean square of the evidence: a view that tells little counts little."""
-        return float(np.sqrt(max(self.information, 0.0)))
+        return float(np.sqrt(max(self.information, 1e-4)))
 
     def evidence(self, scores: FloatArray) -> FloatArray:
         """Evidence of normalised log-probabilities, ``[rows, n_labels]``; each row adds up to 0."""
@@ -78,11 +82,12 @@ def measure_scale(chunks: Iterable[FloatArray]) -> Scale:
         negative_entropy += float((predictions * chunk).sum())
         n += len(chunk)
     share = np.maximum(np.asarray(mean) / n, _FLOOR)
-    bias = np.log(share)
+    # The mean of a few rows says more about these rows than about the words.
+    bias = np.log(share) * (n / (n + _FEW_ROWS))
     off = bias - bias.mean()
     rest = squares - 2.0 * float(off @ np.asarray(sums)) + n * float(off @ off)
     size = float(np.sqrt(max(rest, 0.0) / (n * len(off))))
-    information = negative_entropy / n - float(share @ bias)
+    information = negative_entropy / n - float(share @ np.log(share))
     return Scale(bias, max(size, 1e-6), information)
 
 
@@ -166,11 +171,12 @@ def expected_accuracy(one: IntArray, other: IntArray, n_labels: int) -> float:
         other: ``[rows]`` labels of the other.
         n_labels: Number of labels.
     """
-    agreement = float((one == other).mean())
+    chance = 1.0 / n_labels
+    unknown = _UNSURE_ROWS * (1.0 + chance) / 2.0
+    agreement = (float((one == other).sum()) + unknown) / (len(one) + _UNSURE_ROWS)
     rest = 1.0 / (n_labels - 1)
     root = np.sqrt(max(0.0, rest**2 - (1.0 + rest) * (rest - agreement)))
     independent = (rest + float(root)) / (1.0 + rest)
-    chance = 1.0 / n_labels
     return float(np.clip((agreement + independent) / 2, chance + 0.01, 0.995))
 
 

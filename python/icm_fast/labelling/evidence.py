@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from icm_fast.labelling.config import LabelConfig
+from icm_fast.labelling.consistent import consistent_labels
 from icm_fast.labelling.cores import own_margins
 from icm_fast.labelling.decide import (
     Scale,
@@ -21,10 +22,10 @@ from icm_fast.labelling.decide import (
     with_shares,
 )
 from icm_fast.labelling.shares import estimated_shares
-from icm_fast.types import UNLABELLED, BoolArray, FloatArray, IntArray, ScoreArray
+from icm_fast.types import UNLABELLED, BoolArray, Constraint, FloatArray, IntArray, ScoreArray
 
 DECIDED_BY = ("known", "search", "prediction", "abstained")
-"""How the label of a row came about."""
+"""How the label of a row came about: of those of a core, the search is a part of the evidence."""
 
 _KNOWN, _SEARCH, _PREDICTION, _ABSTAINED = range(4)
 
@@ -116,6 +117,7 @@ def decide(
     known: IntArray,
     per_row: int,
     config: LabelConfig,
+    constraints: Sequence[Constraint] = (),
 ) -> Decision:
     """Put the evidence of all views together.
 
@@ -129,6 +131,7 @@ def decide(
         known: ``[n]`` known labels, -1 where there is none.
         per_row: Prompts of each row.
         config: Settings.
+        constraints: Rules between rows.
     """
     _, alone = _evidence_of(plain, per_row)
     after = [_after_core(view, core, per_row) for view, core in zip(views, cores, strict=False)]
@@ -143,14 +146,13 @@ def decide(
         with_shares(alone.astype(np.float64), shares), with_shares(cored, shares), alone.shape[1]
     )
     judged = posterior(together, accuracy, shares)
-    labels, decided = judged.labels.copy(), np.full(len(alone), _PREDICTION, np.int8)
+    decided = np.full(len(alone), _PREDICTION, np.int8)
     for core in cores:
-        kept = np.ones(len(core.rows), np.bool_) if core.kept is None else core.kept
-        kept = kept & (core.labels >= 0)
-        labels[core.rows[kept]] = core.labels[kept]
-        decided[core.rows[kept]] = _SEARCH
+        decided[core.rows] = _SEARCH
     fixed = known >= 0
-    labels[fixed], decided[fixed] = known[fixed], _KNOWN
+    decided[fixed] = _KNOWN
+    labels = np.where(fixed, known, judged.labels).astype(np.int32)
+    labels = consistent_labels(judged.probabilities, labels, fixed, constraints)
     confidence = judged.probabilities[np.arange(len(labels)), labels].astype(np.float64)
     confidence[fixed] = 1.0
     counted = votes([with_shares(v.astype(np.float64), shares) for v in (alone, *after)], labels)

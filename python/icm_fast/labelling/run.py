@@ -41,6 +41,7 @@ from icm_fast.tasks.constraints import compile_rules
 from icm_fast.tasks.sampling import digest
 from icm_fast.types import (
     UNLABELLED,
+    Constraint,
     Dataset,
     Example,
     FloatArray,
@@ -197,6 +198,7 @@ class _Run:
             known=self._scan.known,
             per_row=self._task.per_row,
             config=self._config,
+            constraints=self._constraints(),
         )
         n_tokens = plain.n_tokens + sum(v.n_tokens for v in views) + sum(t for _, t in found)
         return Labelling(self._task, decision, n_tokens, 0.0, self._config)
@@ -305,6 +307,17 @@ class _Run:
                 if len(found) == len(wanted):
                     break
         return found
+
+    def _constraints(self) -> tuple[Constraint, ...]:
+        """The rules between rows; those inside a comparison are kept by its two prompts."""
+        task = self._task
+        if not task.rules:
+            return ()
+        examples = [
+            Example(f"row-{row.number}", ".", row.optional(task.group), row.optional(task.answer))
+            for row in self._table.rows()
+        ]
+        return compile_rules(examples, LabelSpace(task.labels), task.rules)
 
     def _searched(
         self, number: int, core: Core, plain: StoredView, question: Question
