@@ -66,23 +66,25 @@ def test_the_scores_of_an_example_do_not_depend_on_those_beside_it(tiny, shots):
 
 
 def test_the_plan_counts_what_a_run_forwards(tiny, tmp_path, monkeypatch):
-    path = tmp_path / "model"
+    path = str(tmp_path / "model")
     tiny.model.save_pretrained(path)
     tiny.tokenizer.save_pretrained(path)
-    ran = labelled(str(path), tmp_path / "run", keep=1.0)
-    monkeypatch.setattr("icm_fast.model.load_model", lambda *a, **k: pytest.fail("loads weights"))
-    plan = plan_labelling(TABLE, TASK, str(path), dataclasses.replace(CONFIG, keep=1.0))
-    assert (plan.n_rows, plan.n_cores, plan.core_rows) == (N, 2, 6)
-    assert plan.n_duplicates == 0
-    print(plan, ran.n_tokens, tmp_path)
-    import struct
+    forwarded: dict[bool, int] = {False: 0, True: 0}
+    score = FixedContext.score
 
-    for p in sorted((tmp_path / "run" / "views").iterdir()):
-        b = p.read_bytes()[64:]
-        out = []
-        while b:
-            out.append(struct.unpack("<Q", b[:8])[0])
-            k = 8 + min(4, 14 - 4 * (len(out) - 1)) * 8 + 4
-            b = b[k:]
-        print(out, sum(out))
-    assert 0
+    def counted(context, test):
+        scored = score(context, test)
+        forwarded[context.n_shots > 0] += scored.n_tokens
+        return scored
+
+    monkeypatch.setattr(FixedContext, "score", counted)
+    labelled(tiny)
+    monkeypatch.setattr("icm_fast.model.load_model", lambda *a, **k: pytest.fail("loads weights"))
+    plan = plan_labelling(TABLE, TASK, path, CONFIG)
+    assert (plan.n_rows, plan.n_cores, plan.core_rows, plan.n_duplicates) == (N, 2, 6, 0)
+    assert plan.template_tokens == 0
+    assert plan.plain_tokens == forwarded[False]
+    # How many demonstrations there are, and how long ones, is known only when they are found.
+    assert forwarded[True] <= plan.core_tokens <= 1.3 * forwarded[True]
+    assert plan.n_tokens >= plan.plain_tokens + plan.search_tokens + plan.core_tokens
+    assert "14, longest 21 tokens" in next(plan.lines())
