@@ -159,8 +159,9 @@ def read_decision(path: Path, n_rows: int, n_labels: int) -> Decision:
         arrays = _arrays(content)
     except _UNREADABLE as error:
         raise InputError(problem) from error
-    shapes = dict.fromkeys(_ARRAYS, (n_rows,))
-    shapes |= {"probabilities": (n_rows, n_labels), "shares": (n_labels,), "n_views": ()}
+    special: dict[str, tuple[int, ...]] = {"probabilities": (n_rows, n_labels)}
+    special |= {"shares": (n_labels,), "n_views": ()}
+    shapes = {name: special.get(name, (n_rows,)) for name in _ARRAYS}
     if any(arrays[name].shape != shape for name, shape in shapes.items()) or not _sound(
         arrays, n_labels
     ):
