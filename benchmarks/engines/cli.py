@@ -66,14 +66,19 @@ def bench(
         Path, typer.Option("--output", "-o", help="Folder for the result files.")
     ] = Path("benchmarks/results"),
     peers_dir: Annotated[
-        Path, typer.Option(help="Folder of the environments built by `make peers`.")
-    ] = Path(".peers"),
+        Path | None,
+        typer.Option(
+            help="Folder of the environments built by `make peers`; .peers of this clone by "
+            "default.",
+            show_default=False,
+        ),
+    ] = None,
     curve: Annotated[bool, typer.Option("--curve", help="Time our scorer alone, over n.")] = False,
     sizes: Annotated[str, typer.Option(help="Sizes of the curve.")] = "8,16,32,64,128,256",
 ) -> None:
     """Time one exact U(D) against other engines; answers are verified first."""
     from benchmarks.engines.cases import choose_case
-    from benchmarks.engines.launch import Launcher
+    from benchmarks.engines.launch import PEERS_DIR, Launcher
     from benchmarks.engines.run import Settings
 
     counts = _read_sizes(sizes) if curve else []
@@ -89,7 +94,7 @@ def bench(
     if curve:
         chosen = dataclasses.replace(chosen, name=_curve_name(chosen))
     shared: _Shared = {
-        "launcher": Launcher(peers_dir, threads),
+        "launcher": Launcher(peers_dir or PEERS_DIR, threads),
         "settings": Settings(repeats, max_seconds),
         "folder": output,
         "command": f"{NAME} {shlex.join(sys.argv[1:])}",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import subprocess
 import sys
 import tempfile
@@ -17,6 +18,9 @@ from icm_fast.errors import InputError
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _REPOSITORY = Path(__file__).resolve().parents[2]
+PEERS_DIR = _REPOSITORY / ".peers"
+"""Where `make peers` puts the environments: in this clone, whatever the working folder is."""
+
 _KV_SPACE_GIB = 4
 _SHOWN_LINES = 15
 _SYSTEM_LIBRARIES = Path("/usr/lib")
@@ -51,6 +55,8 @@ class Launcher:
                 f"{len(os.sched_getaffinity(0))} CPUs; pass at most that number"
             )
         peer = PEERS[peer_name]
+        if peer.environment is not None:
+            _require_own(self.peers_dir, self.peers_dir / peer.environment)
         if not self._python(peer).is_file():
             raise InputError(
                 f"peer {peer_name!r} has no environment {self.peers_dir / str(peer.environment)}; "
@@ -126,6 +132,26 @@ class Launcher:
             *sorted(_SYSTEM_LIBRARIES.glob("*/libtcmalloc_minimal.so.4"))[:1],
             *sorted((environment / "lib").glob("libiomp5.so"))[:1],
         ]
+
+
+def _require_own(*folders: Path) -> None:
+    """Raise InputError if somebody else may put programs into an environment that is run.
+
+    Args:
+        folders: The folder of environments, and the one that is run; absent ones are nobody's.
+    """
+    inner = [folders[-1] / name for name in ("bin", "bin/python", "lib")]
+    for path in (*folders, *inner):
+        try:
+            status = os.stat(path) if path.name == "python" else os.lstat(path)
+        except OSError:
+            continue
+        others = stat.S_IMODE(status.st_mode) & 0o022
+        if others or status.st_uid not in (0, os.geteuid()):
+            raise InputError(
+                f"others may change {path}, which would be run; make the environment anew with "
+                "`make peers`, or pass a folder of yours with --peers-dir"
+            )
 
 
 def _import_path(*folders: str) -> str:

@@ -363,6 +363,7 @@ void bind_decoder(py::module_& module) {
              py::kw_only(), py::arg("n_tokens"), py::arg("own"), py::arg("range_offsets"),
              py::arg("range_begin"), py::arg("range_end"), py::arg("wanted"))
         .def_property_readonly("isa", [](const cpu::Decoder& d) { return d.ops().name; })
+        .def_property_readonly("n_threads", &cpu::Decoder::n_threads)
         .def_property_readonly("n_weight_bytes", [](const cpu::Decoder& d) {
             const py::gil_scoped_release release;
             return d.n_weight_bytes();

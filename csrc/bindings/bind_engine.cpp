@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <memory>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <tuple>
@@ -122,15 +123,26 @@ py::array_t<bool> to_mask(const std::vector<bool>& rows) {
     return array;
 }
 
+void check_fixed_labels(const IntArray& fixed, const IntArray& labels, std::int64_t n_labels) {
+    check_labels(fixed, n_labels);
+    if (fixed.size() != labels.size()) {
+        throw std::invalid_argument("fixed_labels has " + std::to_string(fixed.size()) +
+                                    " entries, labels has " + std::to_string(labels.size()));
+    }
+}
+
 double compute_utility(const IntArray& labels, const ScoreArray& scores, const IntArray& pairs,
-                       const TableArray& tables, const std::string& objective, double alpha) {
+                       const TableArray& tables, const std::string& objective, double alpha,
+                       double violation_weight, const std::optional<IntArray>& fixed_labels) {
     const std::int64_t n_labels = scores.ndim() == 2 ? scores.shape(1) : 0;
     check_labels(labels, n_labels);
+    if (fixed_labels) check_fixed_labels(*fixed_labels, labels, n_labels);
     check_scores(scores, labels.size(), n_labels);
     const ConstraintGraph graph = make_graph(static_cast<std::int32_t>(labels.size()),
                                              static_cast<std::int32_t>(n_labels), pairs, tables);
-    return engine::utility(engine::parse_objective(objective), alpha, graph, view(labels),
-                           {view(scores), static_cast<std::size_t>(n_labels)});
+    return engine::utility(engine::parse_objective(objective), {alpha, violation_weight}, graph,
+                           view(labels), {view(scores), static_cast<std::size_t>(n_labels)},
+                           fixed_labels ? view(*fixed_labels) : engine::FixedLabels{});
 }
 
 std::int64_t count_violations(const IntArray& labels, const IntArray& pairs,
@@ -207,7 +219,8 @@ void bind_engine(py::module_& module) {
     bind_state(type);
     bind_progress(type);
     module.def("utility", &compute_utility, py::arg("labels"), py::arg("scores"), py::arg("pairs"),
-               py::arg("tables"), py::arg("objective"), py::arg("alpha"));
+               py::arg("tables"), py::arg("objective"), py::arg("alpha"),
+               py::arg("violation_weight") = 1.0, py::arg("fixed_labels") = py::none());
     module.def("count_violations", &count_violations, py::arg("labels"), py::arg("pairs"),
                py::arg("tables"));
     module.def("engine_setting_names", &engine_setting_names);

@@ -60,6 +60,12 @@ inline void take_setting(Keywords& keywords, const char* name, engine::CoolingCl
 inline void take_setting(Keywords& keywords, const char* name, engine::Start& value) {
     value = engine::parse_start(keywords.take<std::string>(name));
 }
+inline void take_setting(Keywords& keywords, const char* name, engine::FixPairs& value) {
+    value = engine::parse_fix_pairs(keywords.take<std::string>(name));
+}
+inline void take_setting(Keywords& keywords, const char* name, engine::FixOptions& value) {
+    value = engine::parse_fix_options(keywords.take<std::string>(name));
+}
 inline void take_setting(Keywords& keywords, const char* name, engine::MoveKinds& value) {
     value = engine::parse_moves(keywords.take<std::vector<std::string>>(name));
 }

@@ -86,6 +86,8 @@ class Decoder {
     // Takes its turn as well.
     [[nodiscard]] std::int64_t n_weight_bytes() const;
 
+    [[nodiscard]] std::int32_t n_threads() const { return threads_.size(); }
+
     // Runs a batch: writes its keys and values into the pool and the last hidden states of wanted
     // segments, before the final norm, into `out` [n_wanted][hidden]. `embeddings` is
     // [n_tokens][hidden]; layers name `rotary` by index. Concurrent calls, of add_layer too, take

@@ -22,8 +22,8 @@ Evaluation Acceptance::evaluate(const Ask& ask, std::span<const float> scores) c
     Evaluation evaluation{.scores = {scores.begin(), scores.end()}};
     evaluation.is_whole = covers(scores, labelled_rows(ask.labels));
     if (evaluation.is_whole) {
-        evaluation.utility =
-            utility(s.objective, s.alpha, problem_.graph, ask.labels, view(scores));
+        evaluation.utility = utility(s.objective, s.weights(), problem_.graph, ask.labels,
+                                     view(scores), problem_.fixed);
         // What else was requested serves the proposals from an accepted state.
         if (!s.is_lazy() && evaluation.utility >= ask.threshold) check_covered(ask, scores);
         return evaluation;
@@ -60,7 +60,8 @@ bool Acceptance::covers(std::span<const float> scores, const std::vector<bool>& 
 
 double Acceptance::bound(const Ask& ask, std::span<const float> scores) const {
     const SearchSettings& s = problem_.settings;
-    return utility_bound(s.objective, s.alpha, problem_.graph, ask.labels, view(scores));
+    return utility_bound(s.objective, s.weights(), problem_.graph, ask.labels, view(scores),
+                         problem_.fixed);
 }
 
 }  // namespace icm_fast::engine

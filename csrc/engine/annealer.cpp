@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <numeric>
 #include <stdexcept>
 #include <utility>
 
@@ -12,6 +11,10 @@
 
 namespace icm_fast::engine {
 namespace {
+
+// Moves in a row that neither ask nor change anything, after which a search is over. Only where a
+// violation cannot be fixed do they come without an end, and each of them is logged.
+constexpr std::int64_t kMostIdle = 100'000;
 
 State unlabelled_state(const Problem& problem) {
     return {.labels = Labels(problem.n_examples(), kUnlabelled),
@@ -28,7 +31,7 @@ Annealer::Annealer(ConstraintGraph graph, SearchSettings settings)
     if (problem_.settings.needs_prior()) {
         phase_ = Phase::kPrior;
         pending_ =
-            Ask{.labels = state_.labels, .rows = std::vector<bool>(problem_.n_examples(), true)};
+            Ask{.labels = problem_.fixed, .rows = std::vector<bool>(problem_.n_examples(), true)};
         return;
     }
     begin_init(first_labels());
@@ -50,20 +53,20 @@ void Annealer::tell(std::span<const float> scores) {
         tell_evaluation(*pending_, scores);
     }
     pending_.reset();
+    n_idle_ = 0;
     advance();
 }
 
-// What the model says without any demonstration: where the search starts, or what its proposals
-// lean on.
+// What the model says without any demonstration but the known ones: where the search starts, or
+// what its proposals lean on.
 void Annealer::tell_prior(const Ask& ask, std::span<const float> scores) {
     acceptance_.check_covered(ask, scores);
     std::vector<double> prior =
-        adjusted_scores(settings().objective, state_.labels, {scores, problem_.n_labels()},
-                        settings().label_shares);
+        adjusted_scores(settings().objective, ask.labels, {scores, problem_.n_labels()},
+                        settings().label_shares, problem_.fixed);
     if (settings().start == Start::kZeroShot) {
-        Examples everyone(state_.labels.size());
-        std::iota(everyone.begin(), everyone.end(), 0);
-        begin_init(assign_jointly(problem_.graph, state_.labels, everyone, prior));
+        const Examples open = unlabelled_examples(ask.labels);
+        begin_init(assign_jointly(problem_.graph, ask.labels, open, prior));
     } else {
         begin_init(first_labels());
     }
@@ -120,7 +123,7 @@ void Annealer::advance() {
 }
 
 void Annealer::propose() {
-    if (proposals_.has_converged()) {
+    if (proposals_.has_converged() || n_idle_ >= kMostIdle) {
         if (!propose_restart()) end("converged");
     } else if (iteration_ >= settings().max_iterations) {
         end("max_iterations");
@@ -204,10 +207,12 @@ void Annealer::decide() {
     event.accepted = Acceptance::accepts(candidate, threshold);
     event.forced = is_forced(proposal_.move);
     event.abandoned = !candidate.is_whole;
+    if (event.accepted && proposal_.move != Move::kInit) ++n_acceptances_;
     if (event.accepted && !event.changes.empty()) {
         adopt(candidate);
     } else {
         proposals_.reject(proposal_);
+        ++n_idle_;
     }
     log(std::move(event));
     phase_ = Phase::kPropose;
@@ -249,8 +254,16 @@ void Annealer::stop(std::string reason) {
 // The labels of a start that asks the model nothing.
 Labels Annealer::first_labels() const {
     const SearchSettings& s = settings();
-    if (!s.initial_labels.empty()) return s.initial_labels;
-    return initial_labels(graph().n_examples(), graph().n_labels(), s.n_initial, problem_.rng);
+    if (s.initial_labels.empty()) {
+        return s.initial_groups
+                   ? initial_group_labels(graph(), problem_.fixed, s.n_initial, problem_.rng)
+                   : initial_labels(problem_.fixed, graph().n_labels(), s.n_initial, problem_.rng);
+    }
+    Labels labels = s.initial_labels;
+    for (std::size_t i = 0; i < labels.size(); ++i) {
+        if (problem_.fixed[i] != kUnlabelled) labels[i] = problem_.fixed[i];
+    }
+    return labels;
 }
 
 void Annealer::begin_init(Labels labels) {
@@ -265,7 +278,9 @@ void Annealer::begin(Proposal proposal) {
     known_.clear();
     known_.emplace(state_.labels, Evaluation{.scores = state_.scores, .utility = state_.utility});
     if (is_fixed(proposal_.move)) {
-        fix_.begin(std::move(proposal_.labels), step());
+        const bool is_new = proposal_.move == Move::kSingle;
+        fix_.begin(std::move(proposal_.labels), step(),
+                   is_new ? FixStart::kNewLabel : FixStart::kKnown);
         phase_ = Phase::kFix;
     } else {
         phase_ = Phase::kDecide;
@@ -292,6 +307,7 @@ void Annealer::look_up(const State& state, std::vector<bool> rows) {
 
 void Annealer::adopt(const Evaluation& evaluation) {
     if (proposal_.move != Move::kInit) ++n_accepted_;
+    n_idle_ = 0;
     state_ = {.labels = proposal_.labels,
               .scores = evaluation.scores,
               .utility = evaluation.utility,
@@ -308,7 +324,8 @@ bool Annealer::is_spent() const {
 }
 
 double Annealer::temperature() const {
-    return settings().schedule.temperature(iteration_, n_accepted_);
+    return settings().schedule.temperature(
+        {.iterations = iteration_, .n_accepted = n_accepted_, .acceptances = n_acceptances_});
 }
 
 // ---- The log ------------------------------------------------------------------------------------

@@ -141,10 +141,12 @@ class Annealer {
     std::string reason_;
     std::int64_t iteration_ = 0;
     std::int64_t n_asks_ = 0;
-    std::int64_t n_evaluations_ = 0;  // asks that had a labelled example
-    std::int64_t n_accepted_ = 0;
+    std::int64_t n_evaluations_ = 0;  // asks for a utility
+    std::int64_t n_accepted_ = 0;     // changes
+    std::int64_t n_acceptances_ = 0;  // proposals, also those that the fix led back to the state
     std::int64_t n_unlabelled_draws_ = 0;
     std::int64_t n_restarts_ = 0;
+    std::int64_t n_idle_ = 0;      // moves in a row that asked nothing and changed nothing
     std::int64_t null_draws_ = 0;  // since the last event
 };
 

@@ -11,8 +11,9 @@ void Favourites::lean_on(std::vector<double> prior) { prior_ = std::move(prior);
 void Favourites::enter(const State& state) {
     const SearchSettings& settings = problem_.settings;
     state_ = &state;
-    adjusted_ = adjusted_scores(settings.objective, state.labels,
-                                {state.scores, problem_.n_labels()}, settings.label_shares);
+    adjusted_ =
+        adjusted_scores(settings.objective, state.labels, {state.scores, problem_.n_labels()},
+                        settings.label_shares, problem_.fixed);
     for (std::size_t k = 0; k < prior_.size(); ++k) {
         adjusted_[k] += settings.prior_weight * prior_[k];
     }
@@ -31,7 +32,7 @@ Examples Favourites::disagreeing() const {
     Examples found;
     for (std::int32_t i = 0; i < problem_.graph.n_examples(); ++i) {
         const std::int32_t label = state_->labels[index(i)];
-        if (label != kUnlabelled && label != of(i)) found.push_back(i);
+        if (label != kUnlabelled && problem_.is_free(i) && label != of(i)) found.push_back(i);
     }
     return found;
 }

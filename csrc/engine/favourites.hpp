@@ -29,7 +29,7 @@ class Favourites {
     // [n_examples * n_labels]
     [[nodiscard]] std::span<const double> adjusted() const { return adjusted_; }
     [[nodiscard]] std::int32_t of(std::int32_t example) const;
-    // Labelled examples that prefer another label than they have, ascending.
+    // Labelled examples that prefer another label than they have, known ones aside, ascending.
     [[nodiscard]] Examples disagreeing() const;
     // By how much a labelled example's favourite beats the label that it has, in adjusted scores.
     [[nodiscard]] double gain(std::int32_t example) const;

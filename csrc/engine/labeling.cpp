@@ -97,6 +97,21 @@ class JointAssignment {
     std::span<const double> adjusted_;
 };
 
+// The labels, with balanced ones in random order for the chosen examples.
+Labels label_balanced(const Examples& chosen, Labels labels, std::int32_t n_labels,
+                      const CounterRng& rng) {
+    const auto count = static_cast<std::uint32_t>(chosen.size());
+    Labels balanced(count);
+    for (std::uint32_t k = 0; k < count; ++k) {
+        balanced[k] = static_cast<std::int32_t>(k % static_cast<std::uint32_t>(n_labels));
+    }
+    for (std::uint32_t k = count; k-- > 1;) {
+        std::swap(balanced[k], balanced[rng.bounded(Purpose::kInitLabel, 0, k, k + 1ULL)]);
+    }
+    for (std::uint32_t k = 0; k < count; ++k) labels[index(chosen[k])] = balanced[k];
+    return labels;
+}
+
 }  // namespace
 
 std::int64_t count_labelled(std::span<const std::int32_t> labels) {
@@ -107,6 +122,14 @@ Examples labelled_examples(std::span<const std::int32_t> labels) {
     Examples found;
     for (std::size_t i = 0; i < labels.size(); ++i) {
         if (labels[i] != kUnlabelled) found.push_back(static_cast<std::int32_t>(i));
+    }
+    return found;
+}
+
+Examples unlabelled_examples(std::span<const std::int32_t> labels) {
+    Examples found;
+    for (std::size_t i = 0; i < labels.size(); ++i) {
+        if (labels[i] == kUnlabelled) found.push_back(static_cast<std::int32_t>(i));
     }
     return found;
 }
@@ -128,25 +151,33 @@ std::vector<LabelChange> changes_between(std::span<const std::int32_t> before,
     return changes;
 }
 
-Labels initial_labels(std::int32_t n_examples, std::int32_t n_labels, std::int64_t n_initial,
+Labels initial_labels(Labels labels, std::int32_t n_labels, std::int64_t n_initial,
                       const CounterRng& rng) {
-    const auto count = static_cast<std::uint32_t>(std::min<std::int64_t>(n_initial, n_examples));
-    Examples order(index(n_examples));
-    std::iota(order.begin(), order.end(), 0);
-    Labels balanced(count);
+    Examples order = unlabelled_examples(labels);
+    const auto count =
+        static_cast<std::uint32_t>(std::min<std::int64_t>(n_initial, std::ssize(order)));
     for (std::uint32_t k = 0; k < count; ++k) {
         const std::uint64_t rest = order.size() - k;
         std::swap(order[k], order[k + rng.bounded(Purpose::kInitPick, 0, k, rest)]);
-        balanced[k] = static_cast<std::int32_t>(k % static_cast<std::uint32_t>(n_labels));
     }
-    for (std::uint32_t k = count; k-- > 1;) {
-        std::swap(balanced[k], balanced[rng.bounded(Purpose::kInitLabel, 0, k, k + 1ULL)]);
+    order.resize(count);
+    return label_balanced(order, std::move(labels), n_labels, rng);
+}
+
+Labels initial_group_labels(const ConstraintGraph& graph, Labels labels, std::int64_t n_initial,
+                            const CounterRng& rng) {
+    const Examples open = unlabelled_examples(labels);
+    std::vector<Examples> groups = graph.components(open);
+    const auto count =
+        static_cast<std::size_t>(std::min<std::int64_t>(n_initial, std::ssize(open)));
+    Examples chosen;
+    for (std::uint32_t k = 0; chosen.size() < count; ++k) {
+        const std::uint64_t rest = groups.size() - k;
+        std::swap(groups[k], groups[k + rng.bounded(Purpose::kInitGroup, 0, k, rest)]);
+        chosen.insert(chosen.end(), groups[k].begin(), groups[k].end());
     }
-    Labels labels(index(n_examples), kUnlabelled);
-    for (std::uint32_t k = 0; k < count; ++k) {
-        labels[index(order[k])] = balanced[k];
-    }
-    return labels;
+    chosen.resize(count);
+    return label_balanced(chosen, std::move(labels), graph.n_labels(), rng);
 }
 
 std::vector<std::uint64_t> draw_weights(const ConstraintGraph& graph,

@@ -27,6 +27,9 @@ struct LabelChange {
 // The examples that have a label, ascending.
 [[nodiscard]] Examples labelled_examples(std::span<const std::int32_t> labels);
 
+// Those that have none, ascending.
+[[nodiscard]] Examples unlabelled_examples(std::span<const std::int32_t> labels);
+
 // Whether each example has a label.
 [[nodiscard]] std::vector<bool> labelled_rows(std::span<const std::int32_t> labels);
 
@@ -34,9 +37,14 @@ struct LabelChange {
 [[nodiscard]] std::vector<LabelChange> changes_between(std::span<const std::int32_t> before,
                                                        std::span<const std::int32_t> after);
 
-// `n_initial` random examples (all, if there are fewer) with balanced labels in random order.
-[[nodiscard]] Labels initial_labels(std::int32_t n_examples, std::int32_t n_labels,
-                                    std::int64_t n_initial, const CounterRng& rng);
+// The labels [n_examples], and `n_initial` random examples (all, if there are fewer) of those that
+// had none with balanced labels in random order.
+[[nodiscard]] Labels initial_labels(Labels labels, std::int32_t n_labels, std::int64_t n_initial,
+                                    const CounterRng& rng);
+
+// The same for whole constraint components in random order; the last one is cut after `n_initial`.
+[[nodiscard]] Labels initial_group_labels(const ConstraintGraph& graph, Labels labels,
+                                          std::int64_t n_initial, const CounterRng& rng);
 
 // One integer weight per example: `group_weight` if it is unlabelled and shares a constraint with a
 // labelled one, else 1.

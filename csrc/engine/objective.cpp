@@ -37,6 +37,15 @@ void add_softmax(std::span<const float> row, std::span<double> sums) {
     }
 }
 
+bool is_fixed(FixedLabels fixed, std::size_t example) {
+    return !fixed.empty() && fixed[example] != kUnlabelled;
+}
+
+bool is_averaged(Marginal over, bool is_known, bool is_labelled) {
+    if (over == Marginal::kFixed) return is_known && is_labelled;
+    return !is_known && (over == Marginal::kAll || is_labelled);
+}
+
 }  // namespace
 
 Objective parse_objective(std::string_view name) {
@@ -48,11 +57,11 @@ Objective parse_objective(std::string_view name) {
 }
 
 std::vector<double> log_marginal(std::span<const std::int32_t> labels, ScoreView scores,
-                                 Marginal over) {
+                                 Marginal over, FixedLabels fixed) {
     std::vector<double> marginal(scores.n_labels, 0.0);
     std::int64_t n_rows = 0;
     for (std::size_t i = 0; i < labels.size(); ++i) {
-        if (over == Marginal::kAll || labels[i] != kUnlabelled) {
+        if (is_averaged(over, is_fixed(fixed, i), labels[i] != kUnlabelled)) {
             add_softmax(scores.row(i), marginal);
             ++n_rows;
         }
@@ -66,10 +75,14 @@ std::vector<double> log_marginal(std::span<const std::int32_t> labels, ScoreView
     return marginal;
 }
 
-double predictability(Objective objective, std::span<const std::int32_t> labels, ScoreView scores) {
-    const std::vector<double> log_q = objective == Objective::kCalibrated
-                                          ? log_marginal(labels, scores, Marginal::kLabelled)
-                                          : std::vector<double>(scores.n_labels, 0.0);
+double predictability(Objective objective, std::span<const std::int32_t> labels, ScoreView scores,
+                      FixedLabels fixed) {
+    const auto marginal = [&](Marginal over) {
+        return objective == Objective::kCalibrated ? log_marginal(labels, scores, over, fixed)
+                                                   : std::vector<double>(scores.n_labels, 0.0);
+    };
+    const std::vector<double> log_q = marginal(Marginal::kLabelled);
+    const std::vector<double> log_q_fixed = marginal(Marginal::kFixed);
     double total = 0.0;
     std::int64_t n_labelled = 0;
     for (std::size_t i = 0; i < labels.size(); ++i) {
@@ -79,7 +92,8 @@ double predictability(Objective objective, std::span<const std::int32_t> labels,
         const auto label = static_cast<std::size_t>(labels[i]);
         total += objective == Objective::kMeanLogodds
                      ? log_odds(scores.row(i), label)
-                     : static_cast<double>(scores.row(i)[label]) - log_q[label];
+                     : static_cast<double>(scores.row(i)[label]) -
+                           (is_fixed(fixed, i) ? log_q_fixed : log_q)[label];
         ++n_labelled;
     }
     if (n_labelled == 0) {
@@ -88,33 +102,34 @@ double predictability(Objective objective, std::span<const std::int32_t> labels,
     return objective == Objective::kSumLogprob ? total : total / static_cast<double>(n_labelled);
 }
 
-double utility(Objective objective, double alpha, const ConstraintGraph& graph,
-               std::span<const std::int32_t> labels, ScoreView scores) {
-    return alpha * predictability(objective, labels, scores) -
-           static_cast<double>(graph.count_violations(labels));
+double utility(Objective objective, Weights weights, const ConstraintGraph& graph,
+               std::span<const std::int32_t> labels, ScoreView scores, FixedLabels fixed) {
+    return weights.alpha * predictability(objective, labels, scores, fixed) -
+           weights.violation * static_cast<double>(graph.count_violations(labels));
 }
 
 bool has_bound(Objective objective) {
     return objective == Objective::kMeanLogprob || objective == Objective::kSumLogprob;
 }
 
-double utility_bound(Objective objective, double alpha, const ConstraintGraph& graph,
-                     std::span<const std::int32_t> labels, ScoreView scores) {
+double utility_bound(Objective objective, Weights weights, const ConstraintGraph& graph,
+                     std::span<const std::int32_t> labels, ScoreView scores, FixedLabels fixed) {
     // Summed in the order of `predictability`: rounding is monotone, so with terms of at most 0
     // replaced by 0 the sum cannot come out smaller.
     std::vector<float> filled(scores.values.begin(), scores.values.end());
     for (float& score : filled) {
         if (std::isnan(score)) score = 0.0F;
     }
-    return utility(objective, alpha, graph, labels, {filled, scores.n_labels});
+    return utility(objective, weights, graph, labels, {filled, scores.n_labels}, fixed);
 }
 
 std::vector<double> adjusted_scores(Objective objective, std::span<const std::int32_t> labels,
-                                    ScoreView scores, std::span<const double> shares) {
+                                    ScoreView scores, std::span<const double> shares,
+                                    FixedLabels fixed) {
     std::vector<double> adjusted(scores.values.begin(), scores.values.end());
     if (objective == Objective::kCalibrated) {
-        const std::vector<double> labelled = log_marginal(labels, scores, Marginal::kLabelled);
-        const std::vector<double> all = log_marginal(labels, scores, Marginal::kAll);
+        const auto labelled = log_marginal(labels, scores, Marginal::kLabelled, fixed);
+        const auto all = log_marginal(labels, scores, Marginal::kAll, fixed);
         for (std::size_t k = 0; k < adjusted.size(); ++k) {
             const bool has_label = labels[k / scores.n_labels] != kUnlabelled;
             adjusted[k] -= (has_label ? labelled : all)[k % scores.n_labels];

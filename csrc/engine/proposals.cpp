@@ -27,7 +27,8 @@ void Proposals::reject(const Proposal& proposal) {
 }
 
 bool Proposals::has_converged() const {
-    return state_->n_labelled == problem_.graph.n_examples() && n_violations_ == 0 &&
+    const bool may_fix = n_violations_ > 0 && !problem_.settings.is_quiet();
+    return state_->n_labelled == problem_.graph.n_examples() && !may_fix &&
            favourites_.disagreeing().empty();
 }
 
@@ -43,7 +44,8 @@ std::optional<Proposal> Proposals::next(std::uint64_t step) {
 
 // ---- Labelled examples --------------------------------------------------------------------------
 
-// All labelled examples of every constraint component that holds a disagreement, at once.
+// All labelled examples of every constraint component that holds a disagreement, at once. Known
+// labels belong to no component: they part what they join, and constrain it from outside.
 std::optional<Proposal> Proposals::sweep() {
     const Examples wrong = favourites_.disagreeing();
     if (!problem_.settings.moves.sweep || tried_.sweep || wrong.empty()) return std::nullopt;
@@ -113,7 +115,7 @@ Proposal Proposals::single(std::int32_t example) const {
 }
 
 std::vector<Examples> Proposals::components() const {
-    return problem_.graph.components(labelled_examples(state_->labels));
+    return problem_.graph.components(problem_.changeable(state_->labels));
 }
 
 Labels Proposals::best_labels(const Examples& members) const {
@@ -168,7 +170,11 @@ std::optional<Proposal> Proposals::unlabelled_single(std::uint64_t step) const {
 }
 
 std::vector<std::uint64_t> Proposals::weights(const Labels& labels) const {
-    return draw_weights(problem_.graph, labels, problem_.settings.group_weight);
+    auto drawn = draw_weights(problem_.graph, labels, problem_.settings.group_weight);
+    for (std::size_t i = 0; i < drawn.size(); ++i) {
+        if (problem_.fixed[i] != kUnlabelled) drawn[i] = 0;
+    }
+    return drawn;
 }
 
 // ---- The paper's draw ---------------------------------------------------------------------------
@@ -179,8 +185,8 @@ std::vector<std::uint64_t> Proposals::weights(const Labels& labels) const {
 Draw Proposals::draw(std::uint64_t step, std::int64_t n_unlabelled_draws) const {
     auto all = weights(state_->labels);
     const std::uint64_t total = std::accumulate(all.begin(), all.end(), std::uint64_t{0});
-    const auto n_labelled = static_cast<std::uint64_t>(state_->n_labelled);  // of weight 1 each
-    const std::uint64_t unlabelled = total - n_labelled;
+    // Labelled examples have weight 1, or 0 where their label is known.
+    const std::uint64_t unlabelled = total - problem_.changeable(state_->labels).size();
     const Examples labelled = changing();
     const std::uint64_t real = unlabelled + labelled.size();
     const std::int64_t null_draws = count_null_draws(real, total, step);
@@ -192,9 +198,11 @@ Draw Proposals::draw(std::uint64_t step, std::int64_t n_unlabelled_draws) const 
     return {labelled[k], null_draws};
 }
 
-// Labelled examples that a draw may change: with a violation all of them, for ConsistencyFix runs.
+// Labelled examples that a draw may change, known ones never: with a violation all others, for
+// ConsistencyFix runs unless null draws are quiet.
 Examples Proposals::changing() const {
-    return n_violations_ > 0 ? labelled_examples(state_->labels) : favourites_.disagreeing();
+    const bool may_fix = n_violations_ > 0 && !problem_.settings.is_quiet();
+    return may_fix ? problem_.changeable(state_->labels) : favourites_.disagreeing();
 }
 
 // How often a draw changes nothing before one does; `real` of the `total` weight change something.
@@ -219,9 +227,10 @@ Proposal Proposals::restart(const Labels& from, std::uint64_t step) const {
             .labels = assign_jointly(problem_.graph, from, pick_kicked(from, step), random)};
 }
 
-// Whole components in random order, until they hold the share `kick` of the labelled examples.
+// Whole components in random order, until they hold the share `kick` of the labelled examples
+// that may change.
 Examples Proposals::pick_kicked(const Labels& from, std::uint64_t step) const {
-    const Examples labelled = labelled_examples(from);
+    const Examples labelled = problem_.changeable(from);
     auto components = problem_.graph.components(labelled);
     const double wanted = problem_.settings.kick * static_cast<double>(labelled.size());
     Examples members;

@@ -28,7 +28,9 @@ enum class Purpose : std::uint32_t {
     kDrawUnlabelled = 6,
     kKickPick = 7,   // which examples a restart relabels (index: position)
     kKickScore = 8,  // how (index: position in the table of scores)
-    // 9 screened candidates by surrogate scores in version 0.1: take 10 next.
+    // 9 screened candidates by surrogate scores in version 0.1.
+    kFixOrder = 10,   // order of violated pairs (index: how many were drawn before in the fix)
+    kInitGroup = 11,  // which groups are labelled at the start (index: position)
 };
 
 // The draws of one search. Counter words: (index, purpose, iteration low, iteration high).

@@ -9,7 +9,17 @@ namespace icm_fast::engine {
 // What the logarithm of the schedule counts.
 enum class CoolingClock {
     kIterations,  // search steps, null draws included (the paper)
-    kAccepted,    // 1 + accepted changes (the authors' code)
+    kAccepted,    // 1 + accepted changes
+    // 1 + accepted proposals, those that ConsistencyFix led back to where they started included
+    // (the authors' code)
+    kAcceptances,
+};
+
+// How far a search is.
+struct Steps {
+    std::int64_t iterations = 0;   // null draws included; the initial state counts as 1
+    std::int64_t n_accepted = 0;   // accepted changes
+    std::int64_t acceptances = 0;  // accepted proposals
 };
 
 // The name that SearchConfig uses; throws std::invalid_argument for an unknown one.
@@ -22,9 +32,8 @@ struct Schedule {
     double cooling = 0.99;
     CoolingClock clock = CoolingClock::kIterations;
 
-    // Temperature at iteration 1, 2, ... after `n_accepted` accepted changes; iteration 0 (the
-    // initial state) counts as 1.
-    [[nodiscard]] double temperature(std::int64_t iteration, std::int64_t n_accepted) const;
+    // Temperature after this many steps; the initial state comes before the first.
+    [[nodiscard]] double temperature(const Steps& steps) const;
 };
 
 }  // namespace icm_fast::engine

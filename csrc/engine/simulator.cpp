@@ -159,9 +159,9 @@ SimulatedSearch simulate(ConstraintGraph graph, const SearchSettings& settings,
                          const SyntheticTask& task) {
     task.check(graph);
     const std::int32_t n_labels = graph.n_labels();
-    const double true_utility =
-        utility(settings.objective, settings.alpha, graph, task.truth,
-                {synthetic_scores(task, n_labels, task.truth), index(n_labels)});
+    const double true_utility = utility(
+        settings.objective, settings.weights(), graph, task.truth,
+        {synthetic_scores(task, n_labels, task.truth), index(n_labels)}, settings.fixed_labels);
     SimulatedSearch found = Simulation(std::move(graph), settings, task).run();
     found.true_utility = true_utility;
     return found;

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <limits>
-#include <ranges>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -355,7 +354,8 @@ std::vector<std::int32_t> LooTree::context(std::int64_t example) const {
         path.push_back(at);
     }
     std::vector<std::int32_t> order;
-    for (const std::int32_t segment : std::views::reverse(path)) {
+    std::ranges::reverse(path);
+    for (const std::int32_t segment : path) {
         const auto part = demos_of(segment);
         order.insert(order.end(), part.begin(), part.end());
     }

@@ -81,7 +81,14 @@ std::optional<Schedule> PrefixCache::place(const LooTree& tree,
         ++next_node_;
     }
     // Batches of what has to be forwarded; then in the numbers of the whole tree again.
-    Schedule schedule = make_schedule(select(tree, is_new_), limits);
+    Schedule schedule;
+    try {
+        schedule = make_schedule(select(tree, is_new_), limits);
+    } catch (...) {
+        // What is new has a place, but nothing will be forwarded to it.
+        clear();
+        throw;
+    }
     std::vector<std::int32_t> number;
     for (std::size_t s = 0; s < n_segments; ++s) {
         if (is_new_[s]) number.push_back(static_cast<std::int32_t>(s));

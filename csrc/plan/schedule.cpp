@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <iterator>
-#include <ranges>
 #include <span>
 #include <stdexcept>
 #include <string>
@@ -126,7 +125,7 @@ class Batcher {
             groups.back().push_back(s);
             room -= tokens;
         }
-        std::ranges::move(std::views::reverse(groups), std::back_inserter(pending));
+        std::move(groups.rbegin(), groups.rend(), std::back_inserter(pending));
     }
 
     void run_levels(Segments level) {

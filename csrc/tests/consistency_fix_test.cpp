@@ -82,6 +82,26 @@ NATIVE_TEST(fix, may_leave_out_both_false) {
            Labels{1, 0}));
 }
 
+NATIVE_TEST(fix, tries_no_other_label_for_a_known_example) {
+    const SearchSettings settings{.fixed_labels = {1, engine::kUnlabelled}};
+    // (1, 0) is all that is left; not to allow (0, 0) makes no difference to it.
+    for (const bool both_false : {true, false}) {
+        SearchSettings one = settings;
+        one.fix_both_false = both_false;
+        CHECK((fixed(one, with_utilities({{kViolated, 0.0}, {{1, 0}, 1.0}})) == Labels{1, 0}));
+    }
+}
+
+NATIVE_TEST(fix, a_known_label_that_leaves_no_choice_keeps_the_violation) {
+    const std::vector<std::int32_t> pairs = {0, 1};
+    const std::vector<std::uint8_t> never_one_first = {1, 1, 0, 0};
+    const Problem problem({2, 2, pairs, never_one_first}, {.fixed_labels = {1, -1}});
+    ConsistencyFix fix(problem);
+    fix.begin({1, 0}, 1);
+    CHECK(!fix.advance(with_utilities({{{1, 0}, 0.0}})));
+    CHECK((fix.take() == Labels{1, 0}));
+}
+
 NATIVE_TEST(fix, treats_one_pair_a_round_and_no_more_rounds_than_allowed) {
     const Labels all = {1, 1, 1, 1};
     for (const std::int64_t rounds : {0, 1, 2}) {
@@ -94,6 +114,52 @@ NATIVE_TEST(fix, treats_one_pair_a_round_and_no_more_rounds_than_allowed) {
                 evaluated(-static_cast<double>(problem.graph.count_violations(*missing)));
         }
         CHECK_EQUAL(problem.graph.count_violations(fix.take()), 2 - rounds);
+    }
+}
+
+// The authors' code.
+const SearchSettings kAuthors{.fix_accepts_ties = true,
+                              .fix_pairs = engine::FixPairs::kAll,
+                              .fix_options = engine::FixOptions::kOneLabel,
+                              .fix_forced = true};
+
+NATIVE_TEST(fix, may_try_only_labels_that_change_one_of_the_pair) {
+    CHECK((fixed(kAuthors, with_utilities({{kViolated, 0.0}, {{0, 1}, 1.0}, {{1, 0}, 2.0}})) ==
+           Labels{1, 0}));
+    const std::vector<std::uint8_t> equal = {1, 0, 0, 1};
+    const std::vector<std::int32_t> turned = {1, 0};
+    const Problem problem(engine::ConstraintGraph(2, 2, turned, equal), kAuthors);
+    ConsistencyFix fix(problem);
+    fix.begin({0, 1}, 1);
+    CHECK(!fix.advance(with_utilities({{{0, 1}, 0.0}, {{0, 0}, 1.0}, {{1, 1}, 1.0}})));
+    CHECK((fix.take() == Labels{0, 0}));
+}
+
+NATIVE_TEST(fix, the_first_of_a_new_label_may_be_taken_whatever_it_costs) {
+    const auto known = with_utilities({{{0, 1}, -9.0}, {{1, 0}, -8.0}});
+    const Problem problem(neighbours(2, 1), kAuthors);
+    ConsistencyFix fix(problem);
+    fix.begin(kViolated, 1, engine::FixStart::kNewLabel);
+    CHECK(!fix.advance(known));  // the utility of the candidate is not needed
+    CHECK((fix.take() == Labels{1, 0}));
+    fix.begin(kViolated, 1);
+    CHECK(fix.advance(known).has_value());
+}
+
+NATIVE_TEST(fix, may_look_at_all_pairs_until_one_helps) {
+    const Labels all = {1, 1, 1, 1};
+    for (std::uint64_t step = 1; step < 20; ++step) {
+        const Problem problem(neighbours(4, 2), kAuthors);
+        ConsistencyFix fix(problem);
+        fix.begin(all, step);
+        Evaluations known;
+        // The first pair cannot be helped, the second one can.
+        while (const auto missing = fix.advance(known)) {
+            const bool is_first_changed = (*missing)[0] != 1 || (*missing)[1] != 1;
+            const double gain = (*missing)[2] == 0 ? 1.0 : 0.0;
+            known[*missing] = evaluated(is_first_changed ? -5.0 : gain);
+        }
+        CHECK((fix.take() == Labels{1, 1, 0, 1}));
     }
 }
 

@@ -1,6 +1,8 @@
 // Proposals alone: which move comes next, from states that are made for it.
 #include "engine/proposals.hpp"
 
+#include <set>
+
 #include "engine/unlabelled_draws.hpp"
 #include "tests/check.hpp"
 #include "tests/small_search.hpp"
@@ -176,6 +178,31 @@ NATIVE_TEST(proposals, a_restart_relabels_whole_groups_up_to_the_share) {
         has_changed = has_changed || !changes.empty();
     }
     CHECK(has_changed);
+}
+
+NATIVE_TEST(proposals, known_labels_are_not_touched_and_part_what_they_join) {
+    SearchSettings settings =
+        with_moves({.single = true, .group = true, .sweep = true, .grow = true});
+    settings.fixed_labels = {kUnlabelled, 0, kUnlabelled, kUnlabelled};
+    // A chain of equal labels; all prefer 1, and the last two are free to have it.
+    const std::vector<std::int32_t> pairs = {0, 1, 2, 3};
+    const std::vector<std::uint8_t> equal = {1, 0, 0, 1, 1, 0, 0, 1};
+    Search search({4, 2, pairs, equal}, settings, {0, 0, 0, 0},
+                  preferring({1, 1, 1, 1}, {1.0F, 9.0F, 1.0F, 1.0F}));
+    const auto sweep = search.proposals.next(1);
+    CHECK(sweep && sweep->move == Move::kSweep);
+    CHECK((sweep->labels == Labels{0, 0, 1, 1}));
+    search.proposals.reject(*sweep);
+    const auto group = search.proposals.next(2);
+    CHECK(group && group->move == Move::kGroup);
+    CHECK((group->examples == engine::Examples{2, 3}));
+    std::set<std::int32_t> drawn;
+    for (std::uint64_t step = 1; step < 60; ++step) {
+        drawn.insert(search.proposals.draw(step, 0).example);
+        const engine::Proposal kicked = search.proposals.restart({0, 0, 1, 1}, step);
+        CHECK_EQUAL(kicked.labels[1], 0);
+    }
+    CHECK((drawn == std::set<std::int32_t>{0, 2, 3}));
 }
 
 }  // namespace icm_fast::tests

@@ -51,6 +51,10 @@ NATIVE_TEST(settings, values_out_of_range_are_refused) {
     refuse("-1 .. n_labels - 1", {.initial_labels = {0, 1, 2, 0}});
     refuse("label no example", {.initial_labels = {-1, -1, -1, -1}});
     refuse("not zero-shot", {.start = engine::Start::kZeroShot, .initial_labels = {0, 0, 0, 0}});
+    refuse("fixed_labels must be [n_examples]", {.fixed_labels = {0}});
+    refuse("fixed_labels must lie in -1", {.fixed_labels = {0, -2, 0, 0}});
+    refuse("examples 0 and 1 contradict constraint 0", {.fixed_labels = {1, 1, -1, -1}});
+    SearchSettings{.fixed_labels = {1, 0, -1, -1}}.check(neighbours(4, 1));
 }
 
 }  // namespace icm_fast::tests

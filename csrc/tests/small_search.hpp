@@ -40,8 +40,8 @@ inline std::vector<float> preferring(const Labels& favourites, const std::vector
 inline engine::State make_state(const engine::Problem& problem, Labels labels,
                                 std::vector<float> scores) {
     const engine::SearchSettings& s = problem.settings;
-    const double utility =
-        engine::utility(s.objective, s.alpha, problem.graph, labels, {scores, problem.n_labels()});
+    const double utility = engine::utility(s.objective, s.weights(), problem.graph, labels,
+                                           {scores, problem.n_labels()}, problem.fixed);
     const std::int64_t n_labelled = engine::count_labelled(labels);
     return {std::move(labels), std::move(scores), utility, n_labelled};
 }

@@ -396,6 +396,10 @@ class CpuDecoder:
         """Instruction set, slowest first: "portable", "avx2", "avx512", "avx512_bf16"."""
 
     @property
+    def n_threads(self) -> int:
+        """Threads that run a forward pass together."""
+
+    @property
     def n_weight_bytes(self) -> int:
         """Bytes of the packed weights."""
 
@@ -673,8 +677,14 @@ def utility(
     tables: npt.NDArray[np.uint8],
     objective: str,
     alpha: float,
+    violation_weight: float = 1.0,
+    fixed_labels: npt.NDArray[np.int32] | None = None,
 ) -> float:
     """Return U(D) = alpha P(D) - I(D) for labels ``[n]`` and scores ``[n, n_labels]``.
+
+    Each violated pair adds ``violation_weight`` to I(D). With ``fixed_labels`` ``[n]``, -1 where
+    free, the calibrated objective compares known examples and the others each with the mean
+    prediction of their own kind.
 
     Raises:
         ValueError: If a shape or a value is out of range.

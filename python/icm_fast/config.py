@@ -21,10 +21,38 @@ OBJECTIVES = ("calibrated", "mean_logprob", "sum_logprob", "mean_logodds")
 MOVES = ("single", "group", "sweep", "grow")
 SCORERS = ("tree", "naive")
 NORMALIZATIONS = ("labels", "vocabulary")
-COOLING_CLOCKS = ("iterations", "accepted")
+COOLING_CLOCKS = ("iterations", "accepted", "acceptances")
+FIX_PAIRS = ("one", "all")
+FIX_OPTIONS = ("allowed", "one-label")
 STARTS = ("zero-shot", "random", "given")
 CONTEXT_ORDERS = ("tree", "append")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+ADDED_SETTINGS: dict[str, object] = {
+    "violation_weight": 1.0,
+    "fix_pairs": "one",
+    "fix_options": "allowed",
+    "fix_forced": False,
+    "quiet_null_draws": False,
+    "initial_groups": False,
+    "fixed_labels": (),
+}
+"""Settings younger than version 0.1, each with the value that all earlier runs had."""
+
+_PAPER: dict[str, object] = {
+    "objective": "mean_logprob",
+    "moves": ("single",),
+    "initial_temperature": 10.0,
+    "cooling_clock": "iterations",
+    "cooling": 0.99,
+    "fix_both_false": True,
+    "fix_accepts_ties": False,
+    "max_iterations": 3000,
+    "return_best": False,
+    "start": "random",
+    "prior_weight": 0.0,
+    **ADDED_SETTINGS,
+}
 
 _PRESETS: dict[str, dict[str, object]] = {
     # Ours: calibrated objective, moves that change many labels for one evaluation, proposals that
@@ -41,33 +69,36 @@ _PRESETS: dict[str, dict[str, object]] = {
         "return_best": True,
         "start": "zero-shot",
         "prior_weight": 1.0,
+        **ADDED_SETTINGS,
     },
-    # Algorithms 1 and 2 as printed in arXiv 2506.10139.
-    "paper": {
-        "objective": "mean_logprob",
-        "moves": ("single",),
-        "initial_temperature": 10.0,
-        "cooling_clock": "iterations",
-        "cooling": 0.99,
-        "fix_both_false": True,
-        "fix_accepts_ties": False,
-        "max_iterations": 3000,
-        "return_best": False,
-        "start": "random",
-        "prior_weight": 0.0,
+    # Algorithms 1 and 2 of arXiv 2506.10139, with a mean for its sum as in the authors' code, each
+    # pair of I(D) counted once, and 3000 iterations whatever n.
+    "paper": _PAPER,
+    # The same with the formulas as they are printed: P(D) a sum, I(D) over ordered pairs.
+    "paper-literal": {
+        **_PAPER,
+        "objective": "sum_logprob",
+        "violation_weight": 2.0,
+        "max_iterations": -1,
     },
-    # The choices of the authors' repository.
+    # The steps of the authors' repository at commit d6260a9 (docs/settings.md lists what differs).
     "authors-code": {
+        **ADDED_SETTINGS,
         "objective": "mean_logodds",
         "moves": ("single",),
         "initial_temperature": 10.0,
-        "cooling_clock": "accepted",
+        "cooling_clock": "acceptances",
         "cooling": 2.0,
-        "fix_both_false": False,
+        "fix_both_false": True,
         "fix_accepts_ties": True,
+        "fix_pairs": "all",
+        "fix_options": "one-label",
+        "fix_forced": True,
+        "quiet_null_draws": True,
         "max_iterations": 3000,
         "return_best": False,
         "start": "random",
+        "initial_groups": True,
         "prior_weight": 0.0,
     },
 }
@@ -213,29 +244,55 @@ class SearchConfig:
     """Settings of one search. ``None`` means "what the preset says".
 
     Attributes:
-        preset: ``default``, ``paper`` or ``authors-code``.
+        preset: ``default``; ``paper``, Algorithms 1 and 2 with the mean of log-probabilities where
+            a sum is printed, each contradictory pair counted once, and up to 3000 iterations
+            whatever the number of examples; ``paper-literal``, the same as printed: a sum, ordered
+            pairs, as many iterations as examples; or ``authors-code``, the steps of the authors'
+            repository.
         objective: Mutual predictability P(D): ``calibrated``, ``mean_logprob``,
             ``sum_logprob`` or ``mean_logodds``.
         alpha: Weight of P(D) in U(D) = alpha P(D) - I(D).
+        violation_weight: What one contradictory pair adds to I(D): 1, or 2 for the printed sum over
+            ordered pairs.
         initial_temperature: T_0 of the schedule T = max(T_min, T_0 / (1 + beta log n)).
         min_temperature: T_min.
         cooling: beta, the coefficient of the logarithm.
-        cooling_clock: n counts ``iterations`` (paper) or 1 + ``accepted`` changes (authors' code).
+        cooling_clock: n counts ``iterations`` (paper), 1 + ``accepted`` changes, or 1 +
+            ``acceptances``: accepted proposals, those that the fix led back to where they started
+            included (authors' code).
         start: Labels before the first move: ``random`` (n_initial of them, balanced),
             ``zero-shot`` (every example's best label without any demonstration, calibrated) or
             ``given`` (initial_labels).
         n_initial: K, examples with balanced random labels at a random start.
+        initial_groups: Whether a random start labels whole constraint groups, drawn at random, the
+            last one cut after n_initial examples.
         initial_labels: Index of each example's label at the start ``given``, -1 where unlabelled.
             The search may change them.
-        label_shares: Expected share of each label, in the order of the label space, where it is
-            roughly known. The calibrated objective cannot tell a model's preference for a label
-            from a frequent label, and without this setting its proposals aim at equal shares.
+        fixed_labels: Index of each example's label where it is known, -1 where the search is free.
+            Known examples carry their label from the start on, whatever ``start`` and
+            initial_labels say, and are evidence in every other example's context; the search never
+            changes nor drops them. How well the others predict them counts in P(D). The start
+            ``zero-shot`` then has the known labels as demonstrations.
+        label_shares: Expected share of each label, in the order of the label space and among the
+            examples that are not fixed, where it is roughly known. The calibrated objective cannot
+            tell a model's preference for a label from a frequent label, and without this setting
+            its proposals aim at equal shares.
         prior_weight: Weight, in proposals alone, of the calibrated zero-shot log-probabilities
             next to the leave-one-out ones. The label words then keep their meaning: without them a
             small model climbs to labellings that predict each other better than true ones do.
         fix_rounds: M, rounds of ConsistencyFix.
         fix_both_false: Whether the fix may set a pair to label 0 on both sides.
         fix_accepts_ties: Whether the fix accepts an equal utility.
+        fix_pairs: Whether a round of the fix tries ``one`` violated pair, drawn at random
+            (Algorithm 2), or ``all`` in random order until one helps; the fix is over where none
+            does (authors' code).
+        fix_options: Labels that the fix tries for a pair: all that are ``allowed``, or those that
+            change ``one-label`` of the pair, where there are any (authors' code).
+        fix_forced: Whether the first fix after a new label is taken whatever it does to U (authors'
+            code).
+        quiet_null_draws: Whether a draw that proposes the present label does nothing even where a
+            pair is violated (authors' code); otherwise the fix runs. Not with ``group``, ``sweep``
+            or ``grow``.
         group_weight: Weight of unlabelled examples that share a constraint with
             labelled ones when an example is drawn; all others have weight 1.
         moves: Kinds of proposals: ``single`` (the paper's), ``group`` (the best consistent labels
@@ -253,7 +310,8 @@ class SearchConfig:
             needs its scores. Changes no decision.
         early_rejection: Stop scoring a candidate once its remaining examples cannot save it from
             rejection (objectives ``mean_logprob`` and ``sum_logprob``). Changes no decision.
-        max_iterations: Maximum number of search steps (null draws count).
+        max_iterations: Maximum number of search steps (null draws count); -1 for as many as there
+            are examples.
         max_evaluations: Maximum number of exact evaluations of U(D); 0 for no bound.
         max_tokens: No further labelling is scored once this many tokens have been forwarded; 0 for
             no bound.
@@ -279,18 +337,25 @@ class SearchConfig:
     preset: Annotated[str, OneOf(PRESETS)] = "default"
     objective: Annotated[str | None, OneOf(OBJECTIVES)] = None
     alpha: Annotated[float, Between(0.0, 1e9)] = 50.0
+    violation_weight: Annotated[float | None, Between(0.0, 1e9)] = None
     initial_temperature: Annotated[float | None, Between(0.0, 1e9)] = None
     min_temperature: Annotated[float, Between(0.0, 1e9)] = 0.01
     cooling: Annotated[float | None, Between(0.0, 1e9)] = None
     cooling_clock: Annotated[str | None, OneOf(COOLING_CLOCKS)] = None
     start: Annotated[str | None, OneOf(STARTS)] = None
     n_initial: Annotated[int, Between(1, 1_000_000)] = 8
+    initial_groups: Annotated[bool | None, Switch()] = None
     initial_labels: Annotated[tuple[int, ...], ListOf(LabelIndex())] = ()
+    fixed_labels: Annotated[tuple[int, ...], ListOf(LabelIndex())] = ()
     label_shares: Annotated[tuple[float, ...], ListOf(Between(1e-9, 1.0))] = ()
     prior_weight: Annotated[float | None, Between(0.0, 1e6)] = None
     fix_rounds: Annotated[int, Between(0, 1_000_000)] = 10
     fix_both_false: Annotated[bool | None, Switch()] = None
     fix_accepts_ties: Annotated[bool | None, Switch()] = None
+    fix_pairs: Annotated[str | None, OneOf(FIX_PAIRS)] = None
+    fix_options: Annotated[str | None, OneOf(FIX_OPTIONS)] = None
+    fix_forced: Annotated[bool | None, Switch()] = None
+    quiet_null_draws: Annotated[bool | None, Switch()] = None
     group_weight: Annotated[int, Between(1, 1_000_000)] = 100
     moves: Annotated[tuple[str, ...] | None, ListOf(OneOf(MOVES), "move", required=True)] = None
     growth: Annotated[float, Between(0.0, 1e6)] = 1.0
@@ -300,7 +365,7 @@ class SearchConfig:
     chains: Annotated[int, Between(1, 10_000)] = 1
     lazy_queries: Annotated[bool, Switch()] = True
     early_rejection: Annotated[bool, Switch()] = True
-    max_iterations: Annotated[int | None, Between(0, 10**12)] = None
+    max_iterations: Annotated[int | None, Between(-1, 10**12)] = None
     max_evaluations: Annotated[int, Between(0, 10**12)] = 0
     max_tokens: Annotated[int, Between(0, 10**15)] = 0
     return_best: Annotated[bool | None, Switch()] = None
@@ -354,9 +419,17 @@ class SearchConfig:
             )
 
     def to_dict(self) -> dict[str, JsonValue]:
-        """Return the resolved settings as plain YAML types."""
-        values = ((f.name, getattr(self, f.name)) for f in dataclasses.fields(self))
-        return {name: list(v) if isinstance(v, tuple) else v for name, v in values}
+        """Return the resolved settings as plain YAML types.
+
+        Younger settings are left out where they have the value of all earlier runs, unless the
+        preset says otherwise: results of earlier versions stay results of the same settings.
+        """
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        preset = _PRESETS[self.preset]
+        for name, former in ADDED_SETTINGS.items():
+            if values[name] == former == preset[name]:
+                del values[name]
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}
 
     @classmethod
     def from_mapping(cls, content: Mapping[str, Any]) -> SearchConfig:
@@ -364,6 +437,12 @@ class SearchConfig:
         settings = without_removed(content)
         check_names(settings, (f.name for f in dataclasses.fields(cls)))
         return cls(**coerced(cls, settings))
+
+
+def resolved_settings(content: Mapping[str, T]) -> dict[str, T | object]:
+    """What :meth:`SearchConfig.to_dict` wrote, with the younger settings of earlier runs."""
+    missing = {name: value for name, value in ADDED_SETTINGS.items() if name not in content}
+    return {**content, **missing}
 
 
 _NUMBER = re.compile(r"[-+]?(?:\.\d+|\d+(?:\.\d*)?)(?:[eE][-+]?\d+)?")

@@ -1,4 +1,4 @@
-"""The Makefile in a folder whose name holds a blank, and installing without pip."""
+"""The Makefile in a folder whose name holds a blank."""
 
 import shlex
 import shutil
@@ -6,9 +6,6 @@ import subprocess
 from pathlib import Path
 
 import pytest
-
-from icm_fast.assets import install
-from icm_fast.errors import InputError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -33,9 +30,3 @@ def test_no_recipe_breaks_a_path_with_a_blank(tmp_path):
     assert named
     for line in named:
         assert not any(word.startswith("blank") for word in shlex.split(line)), line
-
-
-def test_an_environment_without_pip_says_so(tmp_path, monkeypatch):
-    monkeypatch.setattr(install.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(InputError, match=r"there is no pip in .*uv pip install pip.*--sdist PATH"):
-        install.download(tmp_path)

@@ -1,9 +1,12 @@
 """The command line and the processes that it starts."""
 
+import os
 import sys
+from pathlib import Path
 
 import pytest
 
+from benchmarks.engines import launch
 from benchmarks.engines.cli import run
 from benchmarks.engines.launch import Launcher, PeerError
 from benchmarks.engines.peers.protocol import Job
@@ -46,8 +49,52 @@ def test_bad_input_is_one_line(arguments, words, capsys, tmp_path, monkeypatch):
 @pytest.mark.parametrize("peer", ["vllm", "llama-cpp"])
 def test_missing_environment_names_the_command(peer, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(launch, "PEERS_DIR", tmp_path / ".peers")
     arguments = [*CASE, "--threads", "1", "--peer", peer]
     fails(capsys, arguments, f"bash benchmarks/peers/install_peers.sh {peer}", f".peers/{peer}")
+
+
+def environment(folder):
+    """An environment that would leave a mark if it were run."""
+    python = folder / "llama-cpp" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f"#!/bin/sh\ntouch {folder / 'ran'}\n")
+    for path in (folder, *folder.rglob("*")):
+        path.chmod(0o755)
+    return python
+
+
+def test_the_working_folder_brings_no_programs(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(launch, "PEERS_DIR", tmp_path / "clone" / ".peers")
+    environment(tmp_path / ".peers")
+    monkeypatch.chdir(tmp_path)
+    arguments = [*CASE, "--threads", "1", "--peer", "llama-cpp"]
+    fails(capsys, arguments, "no environment", str(tmp_path / "clone" / ".peers"))
+    assert not (tmp_path / ".peers" / "ran").exists()
+
+
+def test_the_default_is_this_clone():
+    assert Path(__file__).resolve().parents[2] / ".peers" == launch.PEERS_DIR
+
+
+@pytest.mark.parametrize("name", [".", "llama-cpp", "llama-cpp/bin", "llama-cpp/bin/python"])
+@pytest.mark.parametrize("mode", [0o775, 0o757])
+def test_programs_that_others_may_change_are_not_run(tmp_path, name, mode):
+    environment(tmp_path / "peers")
+    (tmp_path / "peers" / name).chmod(mode)
+    with pytest.raises(InputError, match=r"others may change .*, which would be run"):
+        Launcher(tmp_path / "peers", 1).check("llama-cpp")
+
+
+def test_programs_of_another_user_are_not_run(tmp_path, monkeypatch):
+    environment(tmp_path / "peers")
+    Launcher(tmp_path / "peers", 1).check("llama-cpp")
+    if os.geteuid() == 0:
+        os.chown(tmp_path / "peers" / "llama-cpp" / "bin", 12345, -1)
+    else:
+        monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    with pytest.raises(InputError, match="others may change"):
+        Launcher(tmp_path / "peers", 1).check("llama-cpp")
 
 
 def test_more_threads_than_processors(capsys, tmp_path, monkeypatch):

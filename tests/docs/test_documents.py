@@ -255,9 +255,10 @@ def test_settings_are_those_of_the_search() -> None:
     import dataclasses
 
     from icm_fast import SearchConfig
+    from icm_fast.config import PRESETS
 
     page = REPOSITORY / "docs/settings.md"
     rows = re.findall(r"^\| (`[^|]*`) \|", page.read_text(encoding="utf-8"), re.MULTILINE)
     named = {re.split(r"[=\[]", name)[0] for row in rows for name in re.findall(r"`([^`]+)`", row)}
     fields = {field.name for field in dataclasses.fields(SearchConfig)}
-    assert not named - fields - {"default", "paper", "authors-code"}
+    assert not named - fields - set(PRESETS)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from icm_fast import _core
-from icm_fast.config import SearchConfig
+from icm_fast.config import ADDED_SETTINGS, SearchConfig
 from icm_fast.engine.native import engine_settings
 from reference import ReferenceEngine
 
@@ -19,6 +19,14 @@ ENGINES = (_core.Engine, ReferenceEngine)
 
 # Searches that begin with few labels, whatever the preset.
 RANDOM_START = {"start": "random", "prior_weight": 0.0}
+
+FORMER_AUTHORS_CODE = {
+    "preset": "authors-code",
+    "cooling_clock": "accepted",
+    "fix_both_false": False,
+    **ADDED_SETTINGS,
+}
+"""What the preset ``authors-code`` was up to version 0.2."""
 
 EXCLUSIVE = ((1, 1), (1, 0))  # not both label 1
 ONE_TRUE = ((0, 1), (1, 0))
@@ -110,6 +118,7 @@ class Case:
             self.tables,
             str(self.config.objective),
             self.config.alpha,
+            self.config.violation_weight,
         )
 
     def violations(self, labels: np.ndarray) -> int:

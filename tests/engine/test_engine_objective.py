@@ -39,6 +39,13 @@ def test_utility_equals_reference_bit_for_bit(seed, n, n_labels, n_pairs, spread
     expected = reference.utility(labels.tolist(), rows, graph, objective, 50.0)
     assert _core.utility(labels, scores, pairs, tables, objective, 50.0) == expected
     assert math.isfinite(expected)
+    fixed = np.where(rng.random(n) < 0.5, labels, -1).astype(np.int32)
+    expected = reference.utility(
+        labels.tolist(), rows, graph, objective, 50.0, fixed=fixed.tolist()
+    )
+    assert expected == _core.utility(
+        labels, scores, pairs, tables, objective, 50.0, fixed_labels=fixed
+    )
 
 
 @settings(max_examples=60, deadline=None)

@@ -5,7 +5,8 @@ import pytest
 
 import icm_fast
 from icm_fast import InputError, LabelSpace, SearchConfig, evaluate
-from run_fakes import FakeScorer, toy_dataset
+from icm_fast.evaluation.many_shot import many_shot
+from run_fakes import FakeLoaded, FakeScorer, toy_dataset
 
 DATA = toy_dataset(6)
 
@@ -29,6 +30,11 @@ def test_a_dataset_is_one(dataset, words):
 def test_a_config_is_one(config):
     with pytest.raises(InputError, match=r"config must be an icm_fast.SearchConfig, got"):
         icm_fast.search(DATA, model="x", config=config, scorer=FakeScorer(6))
+    for function in (icm_fast.leave_one_out, icm_fast.plan_leave_one_out):
+        with pytest.raises(InputError, match=r"config must be an icm_fast.SearchConfig, got"):
+            function(DATA, [0] * 6, model="x", config=config)
+    with pytest.raises(InputError, match=r"config must be an icm_fast.SearchConfig, got"):
+        many_shot(None, None, DATA, model=FakeLoaded(), config=config)
 
 
 @pytest.mark.parametrize("model", [None, 3, b"x", ["smollm2"]])

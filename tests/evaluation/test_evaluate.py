@@ -1,6 +1,7 @@
 import dataclasses
 import itertools
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -334,13 +335,55 @@ def test_agreement_is_told_where_everything_was_searched(tmp_path):
 
 
 def test_a_model_that_was_trained_again_is_another_one(tmp_path):
-    from icm_fast.evaluation.run import _files_digest
+    from icm_fast.evaluation.run import _model_digest
 
     (tmp_path / "adapter").mkdir()
     weights = tmp_path / "adapter" / "adapter_model.safetensors"
     weights.write_bytes(b"one")
-    before = _files_digest(str(tmp_path))
-    assert before == _files_digest(str(tmp_path))
-    weights.write_bytes(b"other")
-    assert _files_digest(str(tmp_path)) != before
-    assert _files_digest("smollm2") == ""
+    model = LazyModel(str(tmp_path))
+    before = _model_digest(model)
+    weights.touch()  # a later time alone is no other model
+    assert before == _model_digest(model) != ""
+    weights.write_bytes(b"two")
+    assert _model_digest(model) != before
+    assert _model_digest(LazyModel("owner/never-downloaded")) == ""
+
+
+def test_labels_that_were_given_are_not_found(tmp_path):
+    path = tmp_path / "claims.jsonl"
+    write_claims(path)
+    source = TaskSource("truthfulqa", str(path))
+    dataset, gold = source.load()
+    fixed = np.where(np.arange(24) < 16, gold, -1)
+    labels = gold.copy()
+    labels[16:18] = 1 - labels[16:18]
+    found = evaluate.compare(
+        source,
+        dataset,
+        labels,
+        model=LazyModel("none"),
+        config=SearchConfig(fixed_labels=fixed),
+    )
+    assert (found.agreement, found.n_gold) == (0.75, 8)
+    for config, message in (
+        (SearchConfig(fixed_labels=gold), "all 24 examples with gold have fixed_labels"),
+        (SearchConfig(fixed_labels=gold[:5]), "fixed_labels has 5 entries"),
+    ):
+        with pytest.raises(InputError, match=message):
+            evaluate.compare(source, dataset, gold, model=LazyModel("none"), config=config)
+
+
+def test_other_weights_in_memory_are_another_model():
+    from icm_fast.evaluation.run import _model_digest
+
+    one, same, other = (
+        SimpleNamespace(fingerprint=f, dtype_name="float32", computation="c")
+        for f in ("a", "a", "b")
+    )
+    digests = []
+    for loaded in (one, same, other):
+        lazy = LazyModel(object())
+        lazy._loaded = loaded
+        digests.append(_model_digest(lazy))
+    assert digests[0] == digests[1] != digests[2]
+    assert "" not in digests

@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from icm_fast.config import (
+    ADDED_SETTINGS,
     PRESETS,
     Between,
     LabelIndex,
@@ -163,11 +164,22 @@ def test_lists_become_tuples_of_plain_numbers():
 
 
 def test_settings_survive_yaml_in_their_order():
-    config = SearchConfig(label_shares=(0.3, 0.7), start="given", initial_labels=(0, 1))
+    config = SearchConfig(
+        label_shares=(0.3, 0.7), start="given", initial_labels=(0, 1), fixed_labels=(-1, 1)
+    )
     content = config.to_dict()
-    assert list(content) == list(DECLARED)
+    left_out = ADDED_SETTINGS.keys() - {"fixed_labels"}
+    assert list(content) == [name for name in DECLARED if name not in left_out]
     text = yaml.safe_dump(content, sort_keys=False)
     assert SearchConfig.from_mapping(yaml.safe_load(text)) == config
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("former", [False, True])
+def test_younger_settings_survive_where_they_differ_from_the_preset(preset, former):
+    changes = ADDED_SETTINGS if former else {"fix_forced": True, "initial_groups": True}
+    config = SearchConfig(preset=preset, **changes)
+    assert SearchConfig.from_mapping(config.to_dict()) == config
 
 
 def test_an_unknown_setting_names_the_nearest():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from icm_fast.config import SearchConfig
-from icm_fast.documents import parse_json, parse_old_yaml, parse_yaml
+from icm_fast.documents import parse_json, parse_old_yaml, parse_yaml, yaml_text
 from icm_fast.errors import InputError, shown
 from icm_fast.training.config import TuningConfig
 
@@ -120,8 +121,20 @@ plain = st.recursive(
 
 @given(plain)
 def test_what_run_folders_hold_is_read_as_written(value):
-    text = yaml.safe_dump(value, sort_keys=False, allow_unicode=True)
-    assert parse_old_yaml(text, "f") == value
+    assert parse_old_yaml(yaml_text(value), "f") == value
+
+
+@given(plain)
+def test_what_is_written_is_what_earlier_versions_wrote(value):
+    """But for a sign that these read back as a blank."""
+    if "\x85" not in json.dumps(value, ensure_ascii=False):
+        before = yaml.safe_dump(value, sort_keys=False, allow_unicode=True)
+        assert yaml_text(value) == before
+
+
+@pytest.mark.parametrize("text", ["\x85", "a\x85b", "\u2028", "\u2029 x", "\ufeff"])
+def test_signs_that_end_lines_come_back(text):
+    assert parse_old_yaml(yaml_text({text: [text]}), "f") == {text: [text]}
 
 
 @given(st.text(max_size=60))

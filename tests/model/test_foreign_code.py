@@ -160,3 +160,10 @@ def test_code_of_another_repository_is_not_covered_by_trust(evil, yes):
 
 def test_the_reward_network_of_a_base_runs_no_code():
     assert reward_network(tiny_loaded("llama"), torch.float32, share=True).score.weight.sum() == 0
+
+
+def test_an_adapter_configuration_that_is_not_utf_8_is_one_line(tmp_path):
+    (tmp_path / "adapter_config.json").write_bytes(b'{"peft_type": "\xa1"}')
+    with pytest.raises(InputError, match=r"adapter_config\.json is corrupt") as caught:
+        load_model(tmp_path, device="cpu")
+    assert "\n" not in str(caught.value)

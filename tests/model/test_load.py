@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 
 import pytest
 import torch
@@ -256,3 +257,23 @@ def test_available_memory(monkeypatch, text, expected):
 
 def test_this_machine_has_memory():
     assert available_bytes() > 0
+
+
+@pytest.mark.parametrize(
+    ("file", "before", "after"),
+    [
+        ("config.json", '"pad_token_id": 0', '"pad_token_id": "0"'),
+        ("config.json", '"max_position_embeddings": 512', '"max_position_embeddings": 1e9'),
+        ("config.json", '"num_attention_heads": 4', '"num_attention_heads": 5'),
+        ("tokenizer.json", '"id": 0', '"id": 1e400'),
+        ("tokenizer.json", '"type": "BPE"', '"type": "XPE"'),
+    ],
+)
+def test_damaged_json_of_a_model_is_one_line(folder, tmp_path, file, before, after):
+    # Found by fuzzing: huggingface_hub and tokenizers have errors of their own, the latter
+    # Exception itself.
+    damaged = shutil.copytree(folder, tmp_path / "damaged")
+    text = (damaged / file).read_text()
+    assert before in text
+    (damaged / file).write_text(text.replace(before, after, 1))
+    assert f"cannot load model '{damaged}'" in input_error(damaged, device="cpu")

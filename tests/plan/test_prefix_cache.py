@@ -139,3 +139,16 @@ def test_misuse_is_refused():
             make_plan(cache, labels, appended)
     with pytest.raises(ValueError, match="appended names"):
         make_plan(cache, np.where(np.arange(N) == 2, -1, 0), [2])
+
+
+def test_a_plan_that_is_refused_leaves_the_cache_usable():
+    # Found by fuzzing: the cache waited for the end of a plan that nobody had got, and held
+    # segments that nobody had forwarded.
+    cache = _core.PrefixCache(400)
+    labels = np.zeros(N, np.int32)
+    with pytest.raises(ValueError, match="batch_tokens"):
+        make_plan(cache, labels, [0], batch_tokens=0)
+    assert (cache.n_held, cache.held_tokens) == (0, 0)
+    plan = make_plan(cache, labels, [0])
+    assert plan.forwarded_tokens == plan.total_tokens
+    cache.finish(np.ones(plan.n_segments, np.bool_))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -14,10 +14,17 @@ import numpy.typing as npt
 
 from icm_fast.types import UNLABELLED, IntArray, ScoreArray
 from reference.graph import ReferenceGraph
-from reference.labeling import Labels, Scores, with_label
+from reference.labeling import Labels, Scores, unlabelled_examples, with_label
 from reference.objective import utility
-from reference.proposals import Move, Proposals, State, adjusted_scores, initial_labels
-from reference.rng import ACCEPT, FIX_PAIR, ReferenceRng
+from reference.proposals import (
+    Move,
+    Proposals,
+    State,
+    adjusted_scores,
+    initial_group_labels,
+    initial_labels,
+)
+from reference.rng import ACCEPT, FIX_ORDER, FIX_PAIR, ReferenceRng
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +38,21 @@ class ReferenceAsk:
 FORCED = frozenset({"grow", "restart"})
 """Moves that are taken whatever their utility."""
 
+MOST_IDLE = 100_000
+"""Moves in a row that neither ask nor change anything, after which a search is over."""
+
 
 def _changes(before: Labels, after: Labels) -> list[tuple[int, int, int]]:
     pairs = enumerate(zip(before, after, strict=True))
     return [(i, old, new) for i, (old, new) in pairs if old != new]
+
+
+class _GivenUpError(Exception):
+    """The budget is spent in the middle of a fix, which got as far as these labels."""
+
+    def __init__(self, labels: Labels) -> None:
+        super().__init__()
+        self.labels = labels
 
 
 class _BudgetSpent(Exception):  # noqa: N818  # it ends the search, it is no error
@@ -66,8 +84,11 @@ class ReferenceEngine:
         self._n = n_examples
         self._n_labels = n_labels
         self._graph = ReferenceGraph(pairs, tables)
+        if settings["max_iterations"] == -1:
+            settings["max_iterations"] = n_examples
         self._settings = SimpleNamespace(**settings)
         self._rng = ReferenceRng(settings["seed"])
+        self._fixed: Labels = tuple(settings["fixed_labels"]) or (UNLABELLED,) * n_examples
         self._prior: Scores | None = None
         self._visited: set[Labels] = set()
         self._n_evaluations = 0
@@ -76,7 +97,8 @@ class ReferenceEngine:
         self._best = self._state
         self._events: list[dict[str, Any]] = []
         self.iteration = self.n_asks = self.n_accepted = self._null_draws = 0
-        self._n_unlabelled_draws = self._n_restarts = 0
+        self._n_idle = 0  # moves in a row that asked nothing and changed nothing
+        self._n_unlabelled_draws = self._n_restarts = self._n_acceptances = 0
         self.reason = self._ending = ""
         self._search = self._run()
         self._pending: ReferenceAsk | None = next(self._search)
@@ -97,6 +119,7 @@ class ReferenceEngine:
             raise ValueError("tell() without an ask: the search is over")
         if scores.shape != (self._n, self._n_labels) or not np.isfinite(scores).all():
             raise ValueError(f"scores must be finite and [{self._n}, {self._n_labels}]")
+        self._n_idle = 0
         try:
             self._pending = self._search.send(scores)
         except StopIteration:
@@ -111,8 +134,11 @@ class ReferenceEngine:
     def temperature(self) -> float:
         """T = max(T_min, T_0 / (1 + beta log count))."""
         s = self._settings
-        by_step = s.cooling_clock == "iterations"
-        count = max(1, self.iteration) if by_step else 1 + self.n_accepted
+        count = {
+            "iterations": max(1, self.iteration),
+            "accepted": 1 + self.n_accepted,
+            "acceptances": 1 + self._n_acceptances,
+        }[s.cooling_clock]
         return float(
             max(s.min_temperature, s.initial_temperature / (1.0 + s.cooling * math.log(count)))
         )
@@ -180,24 +206,36 @@ class ReferenceEngine:
     def _initial_labels(self) -> _Search:
         s = self._settings
         if s.start == "zero-shot" or s.prior_weight > 0:
-            table = yield ReferenceAsk(self.labels, -math.inf)
+            table = yield ReferenceAsk(np.array(self._fixed, dtype=np.int32), -math.inf)
             scores = [[float(x) for x in row] for row in table]
             self._prior = adjusted_scores(
-                State(self._state.labels, scores, 0.0), s.objective, s.label_shares
+                State(self._fixed, scores, 0.0), s.objective, s.label_shares, self._fixed
             )
             self.n_asks += 1
         if s.start == "zero-shot":
             assert self._prior is not None
-            everyone = list(range(self._n))
-            return self._graph.assign_jointly(self._state.labels, everyone, self._prior)
+            free = unlabelled_examples(self._fixed)
+            return self._graph.assign_jointly(self._fixed, free, self._prior)
         if s.initial_labels:
-            return tuple(s.initial_labels)
-        return initial_labels(self._n, self._n_labels, s.n_initial, self._rng)
+            pairs = zip(s.initial_labels, self._fixed, strict=True)
+            return tuple(given if known == UNLABELLED else known for given, known in pairs)
+        if s.initial_groups:
+            return initial_group_labels(
+                self._graph, self._fixed, self._n_labels, s.n_initial, self._rng
+            )
+        return initial_labels(self._fixed, self._n_labels, s.n_initial, self._rng)
 
     def _perform(self, move: Move) -> _Search:
         known = {self._state.labels: self._state} if move.kind != "init" else {}
         if move.kind in ("init", "single", "fix"):
-            move.labels = yield from self._consistency_fix(move.labels, known)
+            forced = self._settings.fix_forced and move.kind == "single"
+            try:
+                move.labels = yield from self._consistency_fix(move.labels, known, forced)
+            except _GivenUpError as given_up:
+                # A move ends here, but an initial state there must be, fixed or not.
+                if move.kind != "init":
+                    raise _BudgetSpent from given_up
+                move.labels = given_up.labels
         threshold = self._draw_threshold(move)
         candidate = yield from self._evaluate(move.labels, threshold, known)
         self._decide(move, candidate, threshold)
@@ -209,45 +247,93 @@ class ReferenceEngine:
             table = yield ReferenceAsk(np.array(labels, dtype=np.int32), threshold)
             scores = [[float(s) for s in row] for row in table]
             s = self._settings
-            value = utility(labels, scores, self._graph, s.objective, s.alpha)
+            value = utility(
+                labels,
+                scores,
+                self._graph,
+                s.objective,
+                s.alpha,
+                s.violation_weight,
+                self._fixed,
+            )
             known[labels] = State(labels, scores, value)
             self.n_asks += 1
             self._n_evaluations += 1
         return known[labels]
 
-    def _consistency_fix(self, labels: Labels, known: dict[Labels, State]) -> _Search:
+    def _consistency_fix(self, labels: Labels, known: dict[Labels, State], forced: bool) -> _Search:
+        """Algorithm 2, or with ``fix_pairs`` all the authors' rendering of it.
+
+        ``forced``: the first repair is taken whatever it costs.
+        """
+        draws = itertools.count()
         for fix_round in range(self._settings.fix_rounds):
             violated = self._graph.violated(labels)
             if not violated:
                 break
-            draw = self._rng.bounded(FIX_PAIR, self.iteration, fix_round, len(violated))
-            try:
-                labels = yield from self._fix_pair(labels, violated[draw], known)
-            except _BudgetSpent:
-                if self.iteration > 0:
-                    raise
-                break  # an initial state there must be, fixed or not
+            before = labels
+            for pair in self._pairs_of_round(violated, fix_round, draws):
+                try:
+                    repaired = yield from self._fix_pair(labels, pair, known, forced)
+                except _BudgetSpent as spent:
+                    raise _GivenUpError(labels) from spent
+                if repaired is not None:
+                    labels, forced = repaired, False
+                    break
+            if labels == before and self._settings.fix_pairs == "all":
+                break
         return labels
 
-    def _fix_pair(self, labels: Labels, pair: int, known: dict[Labels, State]) -> _Search:
-        current = yield from self._evaluate(labels, -math.inf, known)
+    def _pairs_of_round(
+        self, violated: list[int], fix_round: int, draws: Iterator[int]
+    ) -> list[int]:
+        if self._settings.fix_pairs == "one":
+            draw = self._rng.bounded(FIX_PAIR, self.iteration, fix_round, len(violated))
+            return [violated[draw]]
+        rest, order = list(violated), []
+        while len(rest) > 1:
+            draw = self._rng.bounded(FIX_ORDER, self.iteration, next(draws), len(rest))
+            rest[-1], rest[draw] = rest[draw], rest[-1]
+            order.append(rest.pop())
+        return order + rest
+
+    def _fix_pair(
+        self, labels: Labels, pair: int, known: dict[Labels, State], forced: bool
+    ) -> _Search:
+        """The labels with the pair's best option, or None if it does not help."""
+        least = -math.inf
+        if not forced:
+            current = yield from self._evaluate(labels, -math.inf, known)
+            least = current.utility
         best: State | None = None
         for option in self._fix_options(labels, pair):
             state = yield from self._evaluate(option, -math.inf, known)
             if best is None or state.utility > best.utility:
                 best = state
         if best is None:
-            return labels
-        ties = self._settings.fix_accepts_ties and best.utility == current.utility
-        return best.labels if best.utility > current.utility or ties else labels
+            return None
+        ties = self._settings.fix_accepts_ties and best.utility == least
+        return best.labels if best.utility > least or ties else None
 
     def _fix_options(self, labels: Labels, pair: int) -> list[Labels]:
         first, second, table = self._graph.constraints[pair]
-        choices = itertools.product(range(self._n_labels), repeat=2)
-        allowed = [(a, b) for a, b in choices if table[a][b]]
-        if not self._settings.fix_both_false and len(allowed) > 1:
-            allowed = [choice for choice in allowed if choice != (0, 0)]
-        return [with_label(with_label(labels, first, a), second, b) for a, b in allowed]
+        every = itertools.product(range(self._n_labels), repeat=2)
+        choices = [
+            (a, b)
+            for a, b in every
+            if table[a][b]
+            and self._fixed[first] in (UNLABELLED, a)
+            and self._fixed[second] in (UNLABELLED, b)
+        ]
+        options = [with_label(with_label(labels, first, a), second, b) for a, b in choices]
+        if self._settings.fix_options == "one-label":
+            close = [option for option in options if len(_changes(labels, option)) == 1]
+            if close:
+                small, large = sorted((first, second))
+                return sorted(close, key=lambda option: (option[small], option[large]))
+        if not self._settings.fix_both_false and len(choices) > 1:
+            return [o for o, choice in zip(options, choices, strict=True) if choice != (0, 0)]
+        return options
 
     def _draw_threshold(self, move: Move) -> float:
         u = self._rng.uniform(ACCEPT, self.iteration, 0)
@@ -260,14 +346,17 @@ class ReferenceEngine:
         accepted = candidate.utility >= threshold
         changes = _changes(before.labels, candidate.labels)
         temperature = self.temperature
+        self._n_acceptances += accepted and move.kind != "init"
         if accepted and changes:
             self.n_accepted += move.kind != "init"
             self._set_state(candidate)
             best = self._best
             if (candidate.n_labelled, candidate.utility) > (best.n_labelled, best.utility):
                 self._best = candidate
+            self._n_idle = 0
         else:
             self._proposals.tried.remember(move)
+            self._n_idle += 1
         limit = None if threshold == -math.inf else threshold
         self._log(move.kind, changes, before.utility, candidate.utility, limit, accepted)
         self._events[-1]["temperature"] = temperature
@@ -277,7 +366,7 @@ class ReferenceEngine:
         spent = 0 < s.max_evaluations <= self._n_evaluations
         may_restart = self._n_restarts < s.restarts
         may_restart = may_restart and self.iteration < s.max_iterations and not spent
-        if self._proposals.converged():
+        if self._proposals.converged() or self._n_idle >= MOST_IDLE:
             return self._restart() if may_restart else self._end("converged")
         if self.iteration >= s.max_iterations:
             return self._end("max_iterations")
@@ -316,7 +405,7 @@ class ReferenceEngine:
         self._state = state
         self._visited.add(state.labels)
         self._proposals = Proposals(
-            self._settings, self._graph, self._rng, state, self._prior, self._visited
+            self._settings, self._graph, self._rng, state, self._prior, self._visited, self._fixed
         )
 
     def _log(

@@ -30,16 +30,27 @@ def _log_odds(row: Sequence[float], label: int) -> float:
     return row[label] - (largest + math.log(add_up(math.exp(s - largest) for s in others)))
 
 
-def predictability(labels: Sequence[int], scores: Scores, objective: str) -> float:
-    """Return P(D) over the labelled examples; 0 when there is none."""
+def predictability(
+    labels: Sequence[int], scores: Scores, objective: str, fixed: Sequence[int] = ()
+) -> float:
+    """Return P(D) over the labelled examples; 0 when there is none.
+
+    Examples that are ``fixed`` (a label, or -1) are calibrated among themselves, and so are the
+    others.
+    """
     members = labelled_examples(labels)
+    known = set(labelled_examples(fixed))
     if not members:
         return 0.0
     if objective == "mean_logodds":
         terms = [_log_odds(scores[i], labels[i]) for i in members]
     elif objective == "calibrated":
-        log_q = log_marginal(members, scores)
-        terms = [scores[i][labels[i]] - log_q[labels[i]] for i in members]
+        log_q = log_marginal([i for i in members if i not in known], scores)
+        log_q_known = log_marginal([i for i in members if i in known], scores)
+        terms = [
+            scores[i][labels[i]] - (log_q_known if i in known else log_q)[labels[i]]
+            for i in members
+        ]
     else:
         terms = [scores[i][labels[i]] for i in members]
     total = add_up(terms)
@@ -47,7 +58,14 @@ def predictability(labels: Sequence[int], scores: Scores, objective: str) -> flo
 
 
 def utility(
-    labels: Sequence[int], scores: Scores, graph: ReferenceGraph, objective: str, alpha: float
+    labels: Sequence[int],
+    scores: Scores,
+    graph: ReferenceGraph,
+    objective: str,
+    alpha: float,
+    violation_weight: float = 1.0,
+    fixed: Sequence[int] = (),
 ) -> float:
-    """Return U(D) = alpha P(D) - I(D)."""
-    return alpha * predictability(labels, scores, objective) - len(graph.violated(labels))
+    """Return U(D) = alpha P(D) - I(D), where each violated pair adds the weight to I(D)."""
+    inconsistency = violation_weight * len(graph.violated(labels))
+    return alpha * predictability(labels, scores, objective, fixed) - inconsistency

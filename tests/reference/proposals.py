@@ -22,6 +22,7 @@ from reference.rng import (
     DRAW,
     DRAW_UNLABELLED,
     GROW_PICK,
+    INIT_GROUP,
     INIT_LABEL,
     INIT_PICK,
     KICK_PICK,
@@ -79,6 +80,7 @@ class Proposals:
         state: State,
         prior: Scores | None = None,
         visited: Container[Labels] = (),
+        fixed: Sequence[int] = (),
     ) -> None:
         self._settings = settings
         self._graph = graph
@@ -86,7 +88,8 @@ class Proposals:
         self._state = state
         self._labels = state.labels
         self._visited = visited
-        self._adjusted = adjusted_scores(state, settings.objective, settings.label_shares)
+        self._fixed = set(labelled_examples(fixed))
+        self._adjusted = adjusted_scores(state, settings.objective, settings.label_shares, fixed)
         self.tried = Tried()
         if prior is not None:
             self._adjusted = [
@@ -101,7 +104,8 @@ class Proposals:
 
     def converged(self) -> bool:
         """Whether no proposal would change anything."""
-        return not (self._disagreeing() or unlabelled_examples(self._labels) or self.violations)
+        open_work = self._disagreeing() or unlabelled_examples(self._labels)
+        return not (open_work or self._draws_fix())
 
     def next_move(self, iteration: int) -> Move | None:
         """Return the next of sweep, group, single, grow and fix; None if none is left."""
@@ -123,8 +127,8 @@ class Proposals:
         weights = self._weights(self._labels)
         unlabelled = sum(weights[i] for i in unlabelled_examples(self._labels))
         changing = self._disagreeing()
-        if self.violations:
-            changing = labelled_examples(self._labels)
+        if self._draws_fix():
+            changing = self._changeable(self._labels)
         real, null_draws = unlabelled + len(changing), 0
         if real < sum(weights):
             u = self._rng.uniform(DRAW, iteration, 0)
@@ -135,6 +139,11 @@ class Proposals:
         else:
             example = changing[self._rng.bounded(DRAW, iteration, 2, len(changing))]
         return example, min(null_draws, 2**52)
+
+    def _draws_fix(self) -> bool:
+        """Whether there is a violation to fix, and a draw of any labelled example tries to."""
+        large = {"sweep", "group", "grow"} & set(self._settings.moves)
+        return self.violations > 0 and (bool(large) or not self._settings.quiet_null_draws)
 
     def next_unlabelled(self, labels: Labels, n_drawn: int) -> int | None:
         """Return the unlabelled example that is drawn after ``n_drawn`` others."""
@@ -153,8 +162,8 @@ class Proposals:
 
     def restart(self, best: Labels, iteration: int) -> Move:
         """Relabel a share of the best labelling's constraint components at random."""
-        components = self._graph.components(labelled_examples(best))
-        wanted = self._settings.kick * len(labelled_examples(best))
+        components = self._graph.components(self._changeable(best))
+        wanted = self._settings.kick * len(self._changeable(best))
         members: list[int] = []
         for k in range(len(components)):
             if len(members) >= wanted:
@@ -174,25 +183,31 @@ class Proposals:
         return row.index(max(row))
 
     def _disagreeing(self) -> list[int]:
-        return [i for i in labelled_examples(self._labels) if self._labels[i] != self._favourite(i)]
+        return [i for i in self._changeable(self._labels) if self._labels[i] != self._favourite(i)]
+
+    def _changeable(self, labels: Labels) -> list[int]:
+        """Labelled examples whose label is not fixed."""
+        return [i for i in labelled_examples(labels) if i not in self._fixed]
 
     def _untried(self, examples: list[int]) -> list[int]:
         return [i for i in examples if i not in self.tried.examples]
 
     def _weights(self, labels: Labels) -> list[int]:
+        """Weights of draws; a fixed example is never drawn."""
         members = set(labelled_examples(labels))
-        return [
+        weights = [
             int(self._settings.group_weight)
             if i not in members and self._graph.neighbours(i) & members
             else 1
             for i in range(len(labels))
         ]
+        return [0 if i in self._fixed else weight for i, weight in enumerate(weights)]
 
     def _sweep(self) -> Move | None:
         wrong = set(self._disagreeing())
         if "sweep" not in self._settings.moves or "sweep" in self.tried.kinds or not wrong:
             return None
-        components = self._graph.components(labelled_examples(self._labels))
+        components = self._graph.components(self._changeable(self._labels))
         members = [i for component in components if wrong & set(component) for i in component]
         move = Move("sweep", self._graph.assign_jointly(self._labels, members, self._adjusted))
         if move.labels in self._visited:
@@ -218,7 +233,7 @@ class Proposals:
         if self.tried.n_small >= self._settings.single_tries:
             return None
         moves = []
-        for component in self._graph.components(labelled_examples(self._labels)):
+        for component in self._graph.components(self._changeable(self._labels)):
             if set(component) & set(self._untried(self._disagreeing())):
                 labels = self._graph.assign_jointly(self._labels, component, self._adjusted)
                 if labels != self._labels and labels not in self._visited:
@@ -271,33 +286,57 @@ class Proposals:
         return Move("fix", self._labels)
 
 
-def initial_labels(n_examples: int, n_labels: int, n_initial: int, rng: ReferenceRng) -> Labels:
-    """Return random examples with balanced labels in random order."""
-    count = min(n_initial, n_examples)
-    order = list(range(n_examples))
+def initial_labels(labels: Labels, n_labels: int, n_initial: int, rng: ReferenceRng) -> Labels:
+    """Return the labels, with balanced random ones for some of the examples that had none."""
+    order = unlabelled_examples(labels)
+    count = min(n_initial, len(order))
     for k in range(count):
-        j = k + rng.bounded(INIT_PICK, 0, k, n_examples - k)
+        j = k + rng.bounded(INIT_PICK, 0, k, len(order) - k)
         order[k], order[j] = order[j], order[k]
-    balanced = [k % n_labels for k in range(count)]
-    for k in range(count - 1, 0, -1):
+    return _label_balanced(order[:count], labels, n_labels, rng)
+
+
+def initial_group_labels(
+    graph: ReferenceGraph, labels: Labels, n_labels: int, n_initial: int, rng: ReferenceRng
+) -> Labels:
+    """The same for whole constraint components in random order, cut after ``n_initial``."""
+    groups = graph.components(unlabelled_examples(labels))
+    chosen: list[int] = []
+    for k in range(len(groups)):
+        j = k + rng.bounded(INIT_GROUP, 0, k, len(groups) - k)
+        groups[k], groups[j] = groups[j], groups[k]
+        chosen += groups[k]
+    return _label_balanced(chosen[:n_initial], labels, n_labels, rng)
+
+
+def _label_balanced(chosen: list[int], labels: Labels, n_labels: int, rng: ReferenceRng) -> Labels:
+    balanced = [k % n_labels for k in range(len(chosen))]
+    for k in range(len(chosen) - 1, 0, -1):
         j = rng.bounded(INIT_LABEL, 0, k, k + 1)
         balanced[k], balanced[j] = balanced[j], balanced[k]
-    chosen = dict(zip(order, balanced, strict=False))
-    return tuple(chosen.get(i, UNLABELLED) for i in range(n_examples))
+    new = dict(zip(chosen, balanced, strict=True))
+    return tuple(new.get(i, label) for i, label in enumerate(labels))
 
 
-def adjusted_scores(state: State, objective: str, shares: Sequence[float] = ()) -> Scores:
+def adjusted_scores(
+    state: State, objective: str, shares: Sequence[float] = (), fixed: Sequence[int] = ()
+) -> Scores:
     """What proposals compare: the scores, calibrated for the calibrated objective."""
     if objective != "calibrated":
         return state.scores
     extra = [math.log(share) for share in shares] or [0.0] * len(state.scores[0])
-    return [[s + e for s, e in zip(row, extra, strict=True)] for row in _calibrated(state)]
+    return [[s + e for s, e in zip(row, extra, strict=True)] for row in _calibrated(state, fixed)]
 
 
-def _calibrated(state: State) -> list[list[float]]:
-    """Log p - log q, with q over the labelled examples for those, over all for the others."""
-    labelled = log_marginal(labelled_examples(state.labels), state.scores)
-    everything = log_marginal(range(len(state.labels)), state.scores)
+def _calibrated(state: State, fixed: Sequence[int]) -> list[list[float]]:
+    """Log p - log q, with q over the labelled examples for those, over all for the others.
+
+    Fixed examples count in neither, and their own rows are never looked at.
+    """
+    known = set(labelled_examples(fixed))
+    free = [i for i in range(len(state.labels)) if i not in known]
+    labelled = log_marginal([i for i in free if state.labels[i] != UNLABELLED], state.scores)
+    everything = log_marginal(free, state.scores)
     return [
         [s - q for s, q in zip(row, everything if label < 0 else labelled, strict=True)]
         for label, row in zip(state.labels, state.scores, strict=True)

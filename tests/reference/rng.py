@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 INIT_PICK, INIT_LABEL, DRAW, ACCEPT, FIX_PAIR, GROW_PICK = range(6)
 DRAW_UNLABELLED, KICK_PICK, KICK_SCORE = range(6, 9)
+FIX_ORDER, INIT_GROUP = range(10, 12)
 """Purposes of random draws, numbered as in csrc/engine/rng.hpp."""
 
 _WORD = 2**32

@@ -19,6 +19,7 @@ import numpy as np
 
 import icm_fast
 from icm_fast import Dataset, SearchConfig, load_task
+from icm_fast.config import ADDED_SETTINGS
 
 GOLDEN = Path(__file__).resolve().parent.parent / "golden" / "run_folders"
 FILES = ("labels.jsonl", "events.jsonl", "config.yaml")
@@ -115,7 +116,15 @@ SEARCHES = (
         "authors-code",
         "larger-than",
         24,
-        SearchConfig(preset="authors-code", seed=3, max_iterations=400),
+        # What the preset was then; the settings that are younger had these values.
+        SearchConfig(
+            preset="authors-code",
+            seed=3,
+            max_iterations=400,
+            cooling_clock="accepted",
+            fix_both_false=False,
+            **ADDED_SETTINGS,
+        ),
     ),
     RecordedSearch(
         "many-moves",

@@ -229,6 +229,17 @@ def test_the_result_has_the_scores_of_its_labels_alone(tmp_path):
     assert (again.utility, again.n_tokens_forwarded) == (result.utility, result.n_tokens_forwarded)
 
 
+@pytest.mark.parametrize("prior_weight", [0.0, 1.0])
+def test_known_labels_stay_in_growing_contexts(tmp_path, prior_weight):
+    dataset, loaded = reviews(SINGLE), tiny_loaded("llama")
+    fixed = np.full(len(dataset), -1)
+    fixed[[1, 4]] = 0, 1
+    result = search(dataset, loaded, tmp_path, fixed_labels=fixed, prior_weight=prior_weight)
+    assert result.labels[[1, 4]].tolist() == [0, 1]
+    canonical = make_scorer(loaded, dataset, SearchConfig(seed=4)).score(result.labels)
+    assert np.array_equal(result.scores, canonical.scores)
+
+
 def test_a_search_with_growing_contexts_resumes_to_the_same_decisions(tmp_path, monkeypatch):
     dataset, loaded = reviews(SINGLE), tiny_loaded("llama", dtype=torch.bfloat16)
     search(dataset, loaded, tmp_path / "whole")

@@ -8,9 +8,12 @@ import random
 import numpy as np
 import pytest
 
+from icm_fast.cli.settings import read_request
+from icm_fast.config import PRESETS
 from icm_fast.errors import InputError
 from icm_fast.tasks.gsm8k import canonical_answer
-from icm_fast.tasks.registry import load_task
+from icm_fast.tasks.registry import TASKS as KNOWN_TASKS
+from icm_fast.tasks.registry import load_task, preset_options
 
 CLAIMS = [
     {"question": f"Q{group}?", "choice": f"C{claim}.", "label": claim % 2, "consistency_id": group}
@@ -237,3 +240,73 @@ def test_authors_files(name, file, n, n_constraints, shared_data):
         assert len({example.group for example in dataset.examples}) == 285
     violated = [not c.allowed[gold[c.first]][gold[c.second]] for c in dataset.constraints]
     assert sum(violated) < 0.02 * n
+
+
+# ---- Options that go with presets ----
+
+
+def test_claims_of_a_question_may_be_drawn_together_without_a_rule(tmp_path):
+    dataset, _ = load_task("truthfulqa", save(tmp_path, CLAIMS), rules="groups")
+    groups = [example.group for example in dataset.examples]
+    joined = {(c.first, c.second) for c in dataset.constraints}
+    n = len(groups)
+    assert joined == {(i, j) for i in range(n) for j in range(i + 1, n) if groups[i] == groups[j]}
+    assert all(all(map(all, c.allowed)) and c.rule == "group" for c in dataset.constraints)
+
+
+def test_gsm8k_may_have_the_rule_of_the_papers_text_alone(tmp_path):
+    path = save(tmp_path, SOLUTIONS)
+    dataset, _ = load_task("gsm8k-verification", path, rules="different")
+    assert {c.rule for c in dataset.constraints} == {"exclusive"}
+    assert (0, 2) not in {(c.first, c.second) for c in dataset.constraints}
+    with pytest.raises(InputError, match="unknown rules 'diferent' of gsm8k; did you mean"):
+        load_task("gsm8k-verification", path, rules="diferent")
+
+
+@pytest.mark.parametrize(("newlines", "joined"), [("blank", "a b"), ("delete", "ab")])
+def test_line_breaks_of_alpaca_become_blanks_or_nothing(tmp_path, newlines, joined):
+    row = {"question": "Q\nq", "choice": "a\nb", "choice_2": "c\r\nd", "consistency_id": 1}
+    path = save(tmp_path, [row, {**row, "choice": "c\r\nd", "choice_2": "a\nb"}])
+    dataset, _ = load_task("alpaca-preference", path, newlines=newlines)
+    assert f"Human: Q\nq\nResponse 1: {joined}\n" in dataset.examples[0].prompt
+    assert len(dataset.constraints) == 1
+    with pytest.raises(InputError, match="unknown newlines 'drop' of alpaca-preference"):
+        load_task("alpaca-preference", path, newlines="drop")
+
+
+def test_truthfulqa_preference_pairs_the_claims_of_a_question(tmp_path):
+    path = save(tmp_path, CLAIMS)
+    dataset, gold = load_task("truthfulqa-preference", path)
+    first = dataset.examples[0].prompt
+    assert first == (
+        "Question: Q0?\nAnswer 1: C0.\nAnswer 2: C1.\n"
+        "Claim: Answer 1 is more truthful than Answer 2.\nI think this claim is"
+    )
+    assert len(dataset) == len(CLAIMS)
+    assert gold.tolist()[:2] == [0, 1]
+    assert [(c.first, c.second) for c in dataset.constraints[:2]] == [(0, 1), (2, 3)]
+    without = save(tmp_path, [{k: v for k, v in row.items() if k != "label"} for row in CLAIMS])
+    unlabelled, unknown = load_task("truthfulqa-preference", without)
+    assert unlabelled.fingerprint() == dataset.fingerprint()
+    assert set(unknown.tolist()) == {-1}
+    ready = {"question": "Q?", "choice": "x", "choice_2": "y", "consistency_id": 3, "label": 1}
+    pairs = [ready, {**ready, "choice": "y", "choice_2": "x", "label": 0}]
+    found, gold = load_task("truthfulqa-preference", save(tmp_path, pairs))
+    assert (len(found), gold.tolist(), len(found.constraints)) == (2, [1, 0], 1)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets_choose_options_that_their_tasks_have(preset, tmp_path):
+    for task in KNOWN_TASKS:
+        options = preset_options(task, preset)
+        if options:
+            load_task(task, save(tmp_path, TASKS.get(task, CLAIMS)), **options)
+    paper = preset_options("alpaca-preference", preset).get("paper_mode", False)
+    assert paper == preset.startswith("paper")
+
+
+def test_the_command_line_takes_the_options_of_the_preset(tmp_path):
+    flags = {"task": "gsm8k-verification", "data": "x.jsonl", "model": "fake", "preset": "paper"}
+    assert read_request(None, **flags).source.options == {"rules": "different"}
+    assert read_request(None, (), ["rules=all"], **flags).source.options == {"rules": "all"}
+    assert read_request(None, **{**flags, "preset": "default"}).source.options == {}

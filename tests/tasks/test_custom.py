@@ -262,3 +262,9 @@ def test_names_in_yaml_are_text(tmp_path):
     assert (dataset.examples[0].id, dataset.examples[0].group) == ("x", "y")
     assert dataset.label_space.labels == (" no", " yes")
     assert gold.tolist() == [1]
+
+
+@pytest.mark.parametrize("template", ["Is it good?", "{{text}}", "x"])
+def test_a_template_without_a_column_is_refused(tmp_path, template):
+    with pytest.raises(InputError, match=r"names no column, .*one in braces: \{gold\}, \{pair\}"):
+        load_task("custom", spec(tmp_path, template=template))

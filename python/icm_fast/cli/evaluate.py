@@ -155,6 +155,13 @@ def evaluate_reward_command(
             show_default=False,
         ),
     ] = None,
+    prior_sets: Annotated[
+        bool, typer.Option("--prior-sets", help="Count RewardBench's prior sets, at half weight.")
+    ] = False,
+    refuse_long: Annotated[
+        bool,
+        typer.Option("--refuse-long", help="Refuse texts over the context; do not cut them."),
+    ] = False,
 ) -> None:
     """Measure a reward model's accuracy on pairs, as RewardBench does."""
     from icm_fast.files import is_stdout, write_atomically, write_output
@@ -165,7 +172,9 @@ def evaluate_reward_command(
         raise InputError(
             f"--output {path} must end in .json; the Markdown file is written next to it"
         )
-    result = evaluate_reward(load_reward_model(reward_model), data)
+    result = evaluate_reward(
+        load_reward_model(reward_model), data, prior_sets=prior_sets, refuse_long=refuse_long
+    )
     content = (json.dumps(result.to_dict(), indent=2) + "\n").encode()
     if is_stdout(path):
         write_output(path, content)

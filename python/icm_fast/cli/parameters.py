@@ -39,7 +39,8 @@ Limit = Annotated[
     int | None,
     typer.Option(
         metavar="N",
-        help="Maximum number of examples to load; all by default.",
+        help="Maximum number of examples to load: whole groups, drawn at random by the seed. All "
+        "by default.",
         show_default=False,
     ),
 ]
@@ -57,7 +58,7 @@ Preset = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="Set of defaults: default, paper or authors-code.",
+        help="Set of defaults: default, paper, paper-literal or authors-code.",
         show_default=False,
         rich_help_panel=_SETTINGS,
     ),

@@ -134,7 +134,10 @@ def doctor(
         if not as_json:
             say(f"{finding.state:4}  {finding.check}: {finding.detail}")
     if as_json:
-        rows = [{"check": f.check, "state": f.state, "detail": f.detail} for f in findings]
+        rows = [
+            {"check": f.check, "state": f.state, "detail": f.detail, "fields": dict(f.fields)}
+            for f in findings
+        ]
         typer.echo(json.dumps({"findings": rows}, indent=2, ensure_ascii=False))
     failed = [finding.detail for finding in findings if not finding.passed]
     if failed:

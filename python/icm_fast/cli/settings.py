@@ -10,7 +10,15 @@ from pathlib import Path
 
 import typer
 
-from icm_fast.config import REMOVED_SETTINGS, ListOf, OneOf, SearchConfig, Text, limits
+from icm_fast.config import (
+    REMOVED_SETTINGS,
+    ListOf,
+    OneOf,
+    SearchConfig,
+    Text,
+    limits,
+    resolved_settings,
+)
 from icm_fast.distributed import is_main
 from icm_fast.documents import NotYamlError, parse_old_yaml, parse_yaml
 from icm_fast.errors import InputError, shown, suggest
@@ -71,6 +79,8 @@ def read_request(
     """
     content = read_settings_file(file) if file else {}
     resolved = content.pop(IDENTITY, None) is not None
+    if resolved:
+        content = resolved_settings(content)
     if resolved and flags.get("preset") not in (None, content.get("preset")):
         raise InputError(
             f"{file} holds resolved settings, which --preset {flags['preset']} would not change; "
@@ -79,7 +89,7 @@ def read_request(
     content |= parse_assignments(assignments)
     content |= {name: value for name, value in flags.items() if value is not None}
     content["options"] = {**_mapping(content.get("options")), **parse_assignments(options, None)}
-    return _request(content)
+    return _request(content, resolved)
 
 
 def read_settings_file(file: Path) -> dict[str, object]:
@@ -163,7 +173,9 @@ def _mapping(value: object) -> Mapping[str, object]:
     return value
 
 
-def _request(content: Mapping[str, object]) -> Request:
+def _request(content: Mapping[str, object], resolved: bool) -> Request:
+    from icm_fast.tasks.registry import preset_options
+
     settings = (*SETTINGS, *REMOVED_SETTINGS)
     config = SearchConfig.from_mapping({k: v for k, v in content.items() if k in settings})
     if not content.get("task"):
@@ -174,13 +186,15 @@ def _request(content: Mapping[str, object]) -> Request:
         if "\0" in str(content.get(name)):
             raise InputError(f"{name} holds a NUL character: {shown(content[name])}; remove it")
     data, output = content.get("data"), content.get("output")
+    # Resolved settings have the options of their run.
+    going_with = {} if resolved else preset_options(str(content["task"]), config.preset)
     return Request(
         source=TaskSource(
             task=str(content["task"]),
             data=None if data is None else str(data),
             limit=_limit(content.get("limit")),
             seed=config.seed,
-            options=_mapping(content["options"]),
+            options={**going_with, **_mapping(content["options"])},
         ),
         model=str(content["model"]),
         config=config,

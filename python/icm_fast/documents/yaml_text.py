@@ -26,6 +26,7 @@ from icm_fast.errors import InputError, first_line, shown
 if TYPE_CHECKING:
     import yaml
 
+_NEXT_LINE = "\x85"
 _CORE = "tag:yaml.org,2002:"
 _WORDS = {
     "null": re.compile(r"(?:~|null|Null|NULL|)\Z"),
@@ -78,6 +79,35 @@ def parse_old_yaml(text: str, where: str) -> object:
     except (ValueError, TypeError, OverflowError, RecursionError, yaml.YAMLError) as error:
         problem = getattr(error, "problem", None) or first_line(error)
         raise InputError(f"{where}: a value cannot be read ({problem}); quote it") from error
+
+
+def yaml_text(content: object, *, width: int = 80) -> str:
+    """The content as YAML that :func:`parse_old_yaml` reads back as it was, keys in their order.
+
+    Args:
+        content: Mappings, lists, text, numbers, truth values and None.
+        width: Characters after which lines are broken where they can be.
+    """
+    import yaml
+
+    text: str = yaml.dump(
+        content, Dumper=_dumper(), sort_keys=False, allow_unicode=True, width=width
+    )
+    return text
+
+
+@cache
+def _dumper() -> type[yaml.SafeDumper]:
+    """PyYAML's writer, which quotes every text that its reader would change."""
+    import yaml
+
+    class Dumper(yaml.SafeDumper):
+        def represent_str(self, data: str) -> yaml.ScalarNode:
+            style = '"' if _NEXT_LINE in data else None  # elsewhere it is read as a line's end
+            return self.represent_scalar(_CORE + "str", data, style=style)
+
+    Dumper.add_representer(str, Dumper.represent_str)
+    return Dumper
 
 
 @cache

@@ -15,6 +15,7 @@ import numpy as np
 
 from icm_fast._core import count_violations
 from icm_fast._core import utility as native_utility
+from icm_fast.engine.native import fixed_array
 from icm_fast.tasks.duplicates import duplicates_text
 from icm_fast.types import UNLABELLED, Dataset, IntArray, Reporter
 
@@ -52,7 +53,7 @@ class Rival:
 
     Attributes:
         utility: Its U(D).
-        differs: Share of examples whose label differs from the found one.
+        differs: Share of examples whose label differs from the found one; known ones aside.
     """
 
     utility: float
@@ -77,14 +78,22 @@ def one_sided(labels: IntArray, dataset: Dataset) -> Concern | None:
     )
 
 
+def free_labels(labels: IntArray, config: SearchConfig) -> IntArray:
+    """The labels ``[n]`` of examples that the search was free to label; -1 for all others."""
+    fixed = fixed_array(config)
+    return labels if fixed is None else np.where(fixed == UNLABELLED, labels, UNLABELLED)
+
+
 def find_rival(
     labels: IntArray, dataset: Dataset, config: SearchConfig, scored: Iterable[ScoredLabelling]
 ) -> Rival | None:
     """The runner-up: the best scored labelling that is complete and a different answer."""
     pairs, tables = dataset.constraint_arrays()
+    fixed = fixed_array(config)
+    n_free = len(labels) if fixed is None else int((fixed == UNLABELLED).sum())
     best: Rival | None = None
     for candidate in scored:
-        differs = float((candidate.labels != labels).mean())
+        differs = float((candidate.labels != labels).sum() / max(n_free, 1))
         if differs < RIVAL_SHARE or (candidate.labels == UNLABELLED).any():
             continue
         if not np.isfinite(candidate.scores).all():  # scoring was stopped early
@@ -96,6 +105,8 @@ def find_rival(
             tables,
             str(config.objective),
             config.alpha,
+            float(config.violation_weight or 0.0),
+            fixed,
         )
         if best is None or utility > best.utility:
             best = Rival(utility, differs)
@@ -114,16 +125,17 @@ def search_concerns(
     n_unlabelled = int((labels == UNLABELLED).sum())
     n_violations = count_violations(labels, pairs, tables)
     found = [
-        one_sided(labels, dataset),
+        one_sided(free_labels(labels, config), dataset),
         _no_signal(labels, utility, config, n_violations),
         _close_rival(utility, config, rival),
     ]
     if n_violations:
+        held = _held_by_known(labels, dataset, config)
         found.append(
             Concern(
                 "violations",
                 f"{n_violations} of {len(pairs)} constraints are violated: raise max_iterations or "
-                "fix_rounds, or lower alpha to give constraints more weight",
+                f"fix_rounds, or lower alpha to give constraints more weight{held}",
             )
         )
     if n_unlabelled:
@@ -138,6 +150,19 @@ def search_concerns(
     if copies is not None:
         found.append(Concern("duplicates", copies))
     return tuple(concern for concern in found if concern is not None)
+
+
+def _held_by_known(labels: IntArray, dataset: Dataset, config: SearchConfig) -> str:
+    """How many violated constraints have an end that the search could not change."""
+    fixed = config.fixed_labels
+    n_held = sum(
+        max(fixed[c.first], fixed[c.second]) >= 0
+        for c in dataset.constraints
+        if fixed
+        and min(labels[c.first], labels[c.second]) >= 0
+        and not c.allowed[labels[c.first]][labels[c.second]]
+    )
+    return f"; fixed_labels hold one end of {n_held} of them: are they right?" if n_held else ""
 
 
 def _no_signal(
@@ -174,8 +199,9 @@ def _close_rival(utility: float, config: SearchConfig, rival: Rival | None) -> C
 class CollapseWatch:
     """Warns once when a complete labelling has become one-sided."""
 
-    def __init__(self, dataset: Dataset, shown: Reporter) -> None:
+    def __init__(self, dataset: Dataset, config: SearchConfig, shown: Reporter) -> None:
         self._dataset = dataset
+        self._config = config
         self._shown = shown
         self._warned = False
 
@@ -183,7 +209,7 @@ class CollapseWatch:
         """Check the labels of the current state."""
         if self._warned or (labels == UNLABELLED).any():
             return
-        concern = one_sided(labels, self._dataset)
+        concern = one_sided(free_labels(labels, self._config), self._dataset)
         if concern is not None:
             self._shown.warn(concern.text)
             self._warned = True

@@ -1,24 +1,27 @@
-"""Checks before a long run: model, labels, boundaries, context length, cost."""
+"""Checks before a long run: model, labels, boundaries, what runs where, context length, cost."""
 
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from icm_fast.config import SearchConfig
-from icm_fast.engine.progress import clock
+from icm_fast.engine.native import check_fits
+from icm_fast.engine.progress import Stopwatch, clock
 from icm_fast.errors import InputError
 from icm_fast.model.lazy import LazyModel
 from icm_fast.scoring.checks import check_scores
-from icm_fast.tasks.duplicates import duplicates_text
+from icm_fast.tasks.duplicates import duplicates, duplicates_text
 from icm_fast.types import UNLABELLED, Dataset, IntArray
 
 if TYPE_CHECKING:
+    from icm_fast.model.forward.path import ForwardPath
+    from icm_fast.model.hardware import Memory, Processors
     from icm_fast.model.loaded import LoadedModel
     from icm_fast.plan.pieces import TokenizedDataset
     from icm_fast.plan.text_ids import Tokenizer
@@ -37,14 +40,16 @@ class Finding:
     Attributes:
         check: What was looked at.
         passed: Whether a search can run.
-        detail: What was found.
+        detail: What was found, for people.
         note: Whether it passed, but is worth a look.
+        fields: What was found, by name: plain values for JSON, bytes and seconds in numbers.
     """
 
     check: str
     passed: bool
     detail: str
     note: bool = False
+    fields: Mapping[str, object] = field(default_factory=dict)
 
     @property
     def state(self) -> str:
@@ -59,12 +64,10 @@ def diagnose(
 
     Args:
         load: Loads the data set.
-        model: The model; the second check loads it.
+        model: The model; a later check loads it.
         config: Settings of the planned search.
     """
-    from icm_fast.model.hardware import describe_cpu
-
-    yield Finding("processor", True, describe_cpu())
+    yield _processor()
     steps = _steps(load, model, config)
     while True:
         try:
@@ -83,21 +86,84 @@ def _steps(
     from icm_fast.scoring.factory import make_scorer
 
     dataset = load()
-    yield Finding("data", True, _describe_data(dataset))
-    copies = duplicates_text(dataset.examples)
-    yield Finding("duplicates", True, copies or "no prompt occurs twice", copies is not None)
+    check_fits(config, dataset)
+    yield _data(dataset)
+    yield _copies(dataset)
     loaded = model.load()
-    yield Finding("model", True, _describe_model(loaded))
+    yield _model(loaded)
     pieces = tokenize_dataset(dataset, loaded.tokenizer)
-    yield Finding("label tokens", True, _describe_labels(dataset, pieces.labels))
+    yield _label_tokens(dataset, pieces)
     yield Finding("boundaries", True, f"the pieces of all {len(dataset)} prompts join like text")
     yield from _reading(dataset, loaded.tokenizer, pieces)
-    scorer = make_scorer(loaded, dataset, config)
+    scorer = make_scorer(loaded, dataset, config)  # the one that a search makes
+    yield from _computing(loaded, scorer, config)
     limit = config.context_limit or loaded.max_context
-    yield Finding("context", True, _describe_context(scorer, pieces, limit))
+    yield _context(scorer, pieces, limit)
+    yield _memory(loaded, scorer, len(dataset), len(dataset.label_space))
     rate = _tokens_per_second(loaded, dataset, config, make_scorer)
-    yield Finding("speed", True, f"{rate:,.0f} tokens per second")
-    yield Finding("cost", True, _describe_cost(scorer, dataset, config, rate))
+    speed = {"tokens_per_second": rate}
+    yield Finding("speed", True, f"{rate:,.0f} tokens per second", fields=speed)
+    yield _cost(scorer, dataset, config, rate)
+
+
+def _processor() -> Finding:
+    from icm_fast._core import cpu_int8_isa, cpu_isa
+    from icm_fast.model.hardware import cpu_flags, describe_cpu
+
+    best = {dtype: cpu_isa(dtype) for dtype in ("float32", "bfloat16")} | {"int8": cpu_int8_isa()}
+    listed = ", ".join(f"{dtype} by {isa}" for dtype, isa in best.items() if isa)
+    return Finding(
+        "processor",
+        True,
+        f"{describe_cpu()}; native code runs {listed}",
+        fields={"flags": sorted(cpu_flags()), "instructions": best},
+    )
+
+
+def _data(dataset: Dataset) -> Finding:
+    counts = {
+        "examples": len(dataset),
+        "groups": len({e.group for e in dataset.examples if e.group is not None}),
+        "constraints": len(dataset.constraints),
+    }
+    listed = ", ".join(f"{count} {name}" for name, count in counts.items())
+    labels = list(dataset.label_space)
+    return Finding(
+        "data",
+        True,
+        f"{dataset.name}: {listed}",
+        fields={"name": dataset.name} | counts | {"labels": labels},
+    )
+
+
+def _copies(dataset: Dataset) -> Finding:
+    text = duplicates_text(dataset.examples)
+    ids = [[dataset.examples[row].id for row in rows] for rows in duplicates(dataset.examples)]
+    detail = text or "no prompt occurs twice"
+    return Finding("duplicates", True, detail, text is not None, {"equal_prompts": ids})
+
+
+def _model(loaded: LoadedModel) -> Finding:
+    return Finding(
+        "model",
+        True,
+        f"{loaded.name}: {loaded.n_parameters / 1e6:,.0f} M parameters, {loaded.dtype_name}, "
+        f"context {loaded.max_context}",
+        fields={
+            "name": loaded.name,
+            "parameters": loaded.n_parameters,
+            "dtype": loaded.dtype_name,
+            "device": str(loaded.device),
+            "max_context": loaded.max_context,
+            "fingerprint": loaded.fingerprint,
+        },
+    )
+
+
+def _label_tokens(dataset: Dataset, pieces: TokenizedDataset) -> Finding:
+    tokens = {text: list(ids) for text, ids in zip(dataset.label_space, pieces.labels, strict=True)}
+    listed = ", ".join(f"{text!r} = {ids}" for text, ids in tokens.items())
+    return Finding("label tokens", True, listed, fields={"tokens": tokens})
 
 
 def _reading(dataset: Dataset, tokenizer: Tokenizer, pieces: TokenizedDataset) -> Iterator[Finding]:
@@ -114,45 +180,85 @@ def _reading(dataset: Dataset, tokenizer: Tokenizer, pieces: TokenizedDataset) -
     joins = "labels follow the prompts as in running text"
     if usual != labels:
         joins = f"labels {list(labels)} follow a word without a blank; {list(usual)} is usual"
-    yield Finding("label join", True, joins, usual != labels)
+    both = {"labels": list(labels), "usual": list(usual)}
+    yield Finding("label join", True, joins, usual != labels, both)
     if not isinstance(tokenizer, Decoder):
         return
     ids = pieces.root + pieces.demonstration(0, 0, first=True)
-    yield Finding(
-        "prompt", True, f"example {dataset.examples[0].id!r}: {marked_text(tokenizer, ids)}"
-    )
+    shown = dataset.examples[0].id
+    marked = marked_text(tokenizer, ids)
+    prompt = {"example": shown, "token_ids": list(ids), "marked": marked}
+    yield Finding("prompt", True, f"example {shown!r}: {marked}", fields=prompt)
 
 
-def _describe_data(dataset: Dataset) -> str:
-    groups = len({e.group for e in dataset.examples if e.group is not None})
-    return (
-        f"{dataset.name}: {len(dataset)} examples, {groups} groups, "
-        f"{len(dataset.constraints)} constraints"
-    )
+def _computing(loaded: LoadedModel, scorer: Scorer, config: SearchConfig) -> Iterator[Finding]:
+    """The forward path of the scorer, and its threads under the limits of this process."""
+    from icm_fast.model.forward.path import path_of
+    from icm_fast.model.hardware import processors
+
+    runner = getattr(scorer, "runner", None)  # the naive scorer has none
+    path = path_of(loaded, None if runner is None else runner.forward, int8=config.int8)
+    yield Finding("forward", True, path.sentence(), fields=asdict(path))
+    yield _threads(path, processors())
 
 
-def _describe_model(loaded: LoadedModel) -> str:
-    return (
-        f"{loaded.name}: {loaded.n_parameters / 1e6:,.0f} M parameters, {loaded.dtype_name}, "
-        f"context {loaded.max_context}"
-    )
+def _threads(path: ForwardPath, found: Processors) -> Finding:
+    where = f"{found.affinity} of {found.machine} processors may be used"
+    if found.quota is not None:
+        where += f", and the container's quota is {found.quota:g}"
+    if "OMP_NUM_THREADS" in os.environ:
+        where += f"; OMP_NUM_THREADS={os.environ['OMP_NUM_THREADS']}"
+    limits = {"threads": path.threads, "usable": found.usable} | asdict(found)
+    count = f"{path.threads} threads" if path.threads > 1 else "1 thread"
+    return Finding("threads", True, f"{count}; {where}", fields=limits)
 
 
-def _describe_context(scorer: Scorer, pieces: TokenizedDataset, limit: int) -> str:
+def _context(scorer: Scorer, pieces: TokenizedDataset, limit: int) -> Finding:
     from icm_fast.scoring.bounded import BoundedScorer
     from icm_fast.scoring.factory import longest_context
 
     if isinstance(scorer, BoundedScorer):
-        n_blocks = len(scorer.blocks)
-        return f"up to {scorer.longest_context} of {limit} tokens, in {n_blocks} blocks of examples"
-    needed = longest_context(pieces, len(pieces))
-    return f"{needed} of {limit} tokens with all {len(pieces)} labelled"
+        needed, n_blocks = scorer.longest_context, len(scorer.blocks)
+        detail = f"up to {needed} of {limit} tokens, in {n_blocks} blocks of examples"
+    else:
+        needed, n_blocks = longest_context(pieces, len(pieces)), 1
+        detail = f"{needed} of {limit} tokens with all {len(pieces)} labelled"
+    numbers = {"tokens": needed, "limit": limit, "blocks": n_blocks}
+    return Finding("context", True, detail, fields=numbers)
 
 
-def _describe_labels(dataset: Dataset, labels: tuple[tuple[int, ...], ...]) -> str:
-    return ", ".join(
-        f"{text!r} = {list(ids)}" for text, ids in zip(dataset.label_space, labels, strict=True)
-    )
+def _memory(loaded: LoadedModel, scorer: Scorer, n: int, n_labels: int) -> Finding:
+    """Free memory under the container's limits, and what keys and values will take of it."""
+    from icm_fast.model.hardware import memory
+    from icm_fast.scoring.bounded import BoundedScorer
+    from icm_fast.scoring.local import TreeScorer
+
+    held = 0
+    if isinstance(scorer, (TreeScorer, BoundedScorer)):
+        held = scorer.pool_bytes(balanced_labels(n, n_labels))
+    free = _device_memory(loaded) or memory()
+    detail = f"{_gigabytes(free.free)} free"
+    if free.container is not None and free.container < free.machine:
+        detail += " under the container's limit"
+    if held:
+        detail += f"; keys and values take up to {_gigabytes(held)}"
+    numbers = {"free": free.free, "keys_and_values": held} | asdict(free)
+    return Finding("memory", True, detail, held > free.free, numbers)
+
+
+def _device_memory(loaded: LoadedModel) -> Memory | None:
+    """Free memory of the model's GPU; None for a model on the processor."""
+    from icm_fast.model.hardware import Memory
+
+    if loaded.device.type != "cuda":
+        return None
+    import torch
+
+    return Memory(int(torch.cuda.mem_get_info(loaded.device)[0]), None)
+
+
+def _gigabytes(n_bytes: int) -> str:
+    return f"{n_bytes / 2**30:,.1f} GiB" if n_bytes >= 2**29 else f"{n_bytes / 2**20:,.1f} MiB"
 
 
 def _tokens_per_second(
@@ -163,28 +269,43 @@ def _tokens_per_second(
     scorer = make_scorer(loaded, dataset.subset(range(n)), config)
     labels = balanced_labels(n, len(dataset.label_space))
     check_scores(dataset.subset(range(n)), scorer.score(labels).scores)
-    started = time.monotonic()
+    watch = Stopwatch()
     n_tokens = scorer.score(labels).n_tokens
-    return float(n_tokens / max(time.monotonic() - started, 1e-9))
+    return float(n_tokens / max(watch.seconds(), 1e-9))
 
 
-def _describe_cost(scorer: Scorer, dataset: Dataset, config: SearchConfig, rate: float) -> str:
+def _cost(scorer: Scorer, dataset: Dataset, config: SearchConfig, rate: float) -> Finding:
     n, n_labels = len(dataset), len(dataset.label_space)
     full = scorer.predict_tokens(balanced_labels(n, n_labels))
     sizes = growth_sizes(n, config)
     growing = sum(scorer.predict_tokens(balanced_labels(n, n_labels, n_labelled=m)) for m in sizes)
     n_final = config.max_evaluations or TYPICAL_FINAL_EVALUATIONS
     total = growing + n_final * full
-    return (
+    numbers = {
+        "tokens_per_evaluation": full,
+        "seconds_per_evaluation": full / rate,
+        "evaluations": len(sizes) + n_final,
+        "tokens": total,
+        "seconds": total / rate,
+    }
+    detail = (
         f"{full:,} tokens and {clock(full / rate)} per evaluation once all are labelled; about "
         f"{total:,} tokens and {clock(total / rate)} for a search of {len(sizes) + n_final} "
         "evaluations (many settle after fewer)"
     )
+    return Finding("cost", True, detail, fields=numbers)
 
 
 def growth_sizes(n: int, config: SearchConfig) -> list[int]:
-    """How many examples are labelled at each evaluation of a search that accepts every move."""
-    sizes, labelled = [], min(config.n_initial, n)
+    """How many examples are labelled at each evaluation of a search that accepts every move.
+
+    Known labels are there from the start, and beforehand all examples are scored under them alone
+    where the start or the proposals lean on that.
+    """
+    known = sum(label != UNLABELLED for label in config.fixed_labels)
+    leans = config.start == "zero-shot" or bool(config.prior_weight)
+    sizes = [known] if known and leans else []
+    labelled = known + min(config.n_initial, n - known)
     grows = "grow" in (config.moves or ())
     while labelled < n:
         sizes.append(labelled)

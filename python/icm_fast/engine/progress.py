@@ -97,16 +97,16 @@ class PlainLines(Quiet):
 
     def __init__(self, *, timed: bool = False) -> None:
         self._stamp = _Stamp(timed)
-        self._last = time.monotonic()
+        self._since_line = Stopwatch()
 
     def say(self, text: str) -> None:
         """Print ``text``."""
         print(self._stamp(text), file=sys.stderr, flush=True)
-        self._last = time.monotonic()
+        self._since_line = Stopwatch()
 
     def update(self, progress: Progress) -> None:
         """Print the figures if the last line is old enough."""
-        if time.monotonic() - self._last >= PLAIN_SECONDS:
+        if self._since_line.seconds() >= PLAIN_SECONDS:
             of = "" if progress.total is None else f"{progress.done}/{progress.total}  "
             self.say(f"{of}{progress.describe()}")
 
@@ -116,7 +116,7 @@ class _Job:
     """What one ``with`` block shows."""
 
     task: TaskID
-    began: float
+    watch: Stopwatch
     first_done: int | None = None
 
 
@@ -139,7 +139,7 @@ class TerminalProgress:
         for outer in self._jobs:
             self._bar.update(outer.task, visible=outer.first_done is not None)
         task = self._bar.add_task("", total=None, detail="getting ready", left="")
-        self._jobs.append(_Job(task, time.monotonic()))
+        self._jobs.append(_Job(task, Stopwatch()))
         if len(self._jobs) == 1:
             self._bar.start()
         return self
@@ -168,7 +168,7 @@ class TerminalProgress:
         job = self._jobs[-1]
         if job.first_done is None:
             job.first_done = progress.done
-        left = seconds_left(progress, time.monotonic() - job.began, job.first_done)
+        left = seconds_left(progress, job.watch.seconds(), job.first_done)
         self._bar.update(
             job.task,
             visible=True,
@@ -269,17 +269,36 @@ def clock(seconds: float) -> str:
     return f"{whole} s"
 
 
+class Stopwatch:
+    """Seconds since it was made, never negative and never falling, whatever the clock does.
+
+    Args:
+        before: Seconds that had passed by then.
+    """
+
+    def __init__(self, before: float = 0.0) -> None:
+        self._seconds = before
+        self._read = time.monotonic()
+
+    def seconds(self) -> float:
+        """Seconds that have passed."""
+        now = time.monotonic()
+        self._seconds += max(0.0, now - self._read)
+        self._read = now
+        return self._seconds
+
+
 class _Stamp:
     """Puts the time that has passed since it was made before a line, or nothing."""
 
     def __init__(self, timed: bool) -> None:
-        self._began = time.monotonic() if timed else None
+        self._watch = Stopwatch() if timed else None
 
     def __call__(self, text: str) -> str:
         text = printable(text)
-        if self._began is None:
+        if self._watch is None:
             return text
-        minutes, seconds = divmod(int(time.monotonic() - self._began), 60)
+        minutes, seconds = divmod(int(self._watch.seconds()), 60)
         return f"{minutes:3d}:{seconds:02d}  {text}"
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -11,7 +10,7 @@ from icm_fast.config import SearchConfig, check_config
 from icm_fast.engine.answers import answer
 from icm_fast.engine.chains import make_search_engine
 from icm_fast.engine.concerns import CollapseWatch
-from icm_fast.engine.progress import Quiet, SearchState
+from icm_fast.engine.progress import Quiet, SearchState, Stopwatch
 from icm_fast.engine.protocol import SearchEngine
 from icm_fast.engine.result import SearchResult, rescored, result_of, summary_of
 from icm_fast.runs.labels import labels_lines
@@ -55,12 +54,12 @@ def search(
     config = check_config(config)
     engine = make_search_engine(config, dataset)
     lazy_scorer = LazyScorer(dataset, config, model, scorer)
-    started = time.monotonic()
+    watch = Stopwatch()
     with (
         open_store(output_dir, dataset, config, lazy_scorer, source) as store,
         progress or Quiet() as shown,
     ):
-        collapse = CollapseWatch(dataset, shown)
+        collapse = CollapseWatch(dataset, config, shown)
         stopped = False
         while (ask := engine.ask()) is not None:
             if not stopped and engine.n_labelled and 0 < config.max_tokens <= store.n_tokens:
@@ -75,7 +74,7 @@ def search(
         result = result_of(engine, store, dataset, config)
         if config.context_order == "append":
             result = rescored(result, store, lazy_scorer, dataset, config)
-        result = replace(result, seconds=time.monotonic() - started)
+        result = replace(result, seconds=watch.seconds())
         summary = store.finish(
             labels_lines(dataset, result.labels, result.scores), summary_of(engine, store, result)
         )

@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from icm_fast.config import SearchConfig
+from icm_fast.engine.concerns import free_labels
+from icm_fast.engine.native import check_fits
 from icm_fast.errors import InputError
 from icm_fast.evaluation.gold import NothingHeldOutError, held_out, load_gold
 from icm_fast.evaluation.many_shot import Predictions, many_shot, predict
@@ -66,9 +68,10 @@ class GoldComparison:
     """Found labels against gold, and what each set of labels is worth in context.
 
     Attributes:
-        agreement: Share of found labels that equal gold.
+        agreement: Share of found labels that equal gold; labels that the search was given
+            (``fixed_labels``) were not found, and are left out.
         permuted_agreement: The same under the best renaming of the labels.
-        n_gold: Searched examples with gold.
+        n_gold: Searched examples with gold, without those whose label was given.
         n_test: Held-out examples with gold; 0 where all of them were searched.
         methods: One row per way to predict; none without held-out examples.
     """
@@ -106,18 +109,28 @@ def compare(
         make_scorer: Replaces ``icm_fast.scoring.factory.make_scorer``.
 
     Raises:
-        InputError: The source has no gold, or the data do not fit the model.
+        InputError: The source has no gold, none but for labels that were given, or the data do not
+            fit the model or the settings.
     """
+    check_fits(config, dataset)
     gold = load_gold(source, dataset)
     if (gold == UNLABELLED).all():
         raise InputError(
             f"task {source.task!r} has no gold labels to evaluate against; add a label column, or "
             "`gold: COLUMN` to the description of a custom task"
         )
+    other_gold = free_labels(gold, config)
+    if (other_gold == UNLABELLED).all():
+        raise InputError(
+            f"all {int((gold != UNLABELLED).sum())} examples with gold have fixed_labels, so there "
+            "is nothing to evaluate; leave some of them free"
+        )
     found = GoldComparison(
-        agreement=agreement(labels, gold),
-        permuted_agreement=agreement_up_to_permutation(labels, gold, len(dataset.label_space)),
-        n_gold=int((gold != UNLABELLED).sum()),
+        agreement=agreement(labels, other_gold),
+        permuted_agreement=agreement_up_to_permutation(
+            labels, other_gold, len(dataset.label_space)
+        ),
+        n_gold=int((other_gold != UNLABELLED).sum()),
         n_test=0,
         methods=(),
     )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from icm_fast._core import plan_tree
-from icm_fast.config import SearchConfig
+from icm_fast.config import SearchConfig, check_config
 from icm_fast.errors import InputError
 from icm_fast.scoring.protocol import Scored
 from icm_fast.types import (
@@ -106,7 +106,7 @@ class FixedContext:
         config: SearchConfig | None = None,
         make_scorer: MakeScorer | None = None,
     ) -> None:
-        config = config or SearchConfig()
+        config = check_config(config)
         if labels is not None:
             labels = _some(labels, config.context_demonstrations, config.seed)
         self._demonstrations = demonstrations

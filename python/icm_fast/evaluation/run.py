@@ -11,7 +11,7 @@ from icm_fast.errors import InputError
 from icm_fast.evaluation.compare import compare
 from icm_fast.evaluation.gold import NothingHeldOutError, held_out, load_gold
 from icm_fast.evaluation.report import EVALUATION_FILE, read_stored
-from icm_fast.files import expanded, write_atomically
+from icm_fast.files import write_atomically
 from icm_fast.identity import json_digest
 from icm_fast.model.lazy import LazyModel
 from icm_fast.runs.finished import FinishedRun
@@ -26,8 +26,8 @@ def evaluate_run(
 
     Args:
         run: The finished run.
-        model: The model that predicts, loaded only if no comparison by it is stored. A local model
-            whose files have changed counts as another one.
+        model: The model that predicts, loaded only if no comparison by it is stored. A model whose
+            files have changed counts as another one, as do other weights in memory.
         n_test: Maximum number of held-out examples.
         file_name: Name of the file in the run folder that stores the comparison.
 
@@ -45,7 +45,7 @@ def evaluate_run(
     key = {
         "n_test": n_test,
         "model": model.name,
-        "model_files": _files_digest(model.name),
+        "model_files": _model_digest(model),
         "labels_sha256": _labels_digest(run),
         "gold_sha256": _gold_digest(run.source, run.dataset, n_test),
     }
@@ -66,15 +66,16 @@ def _labels_digest(run: FinishedRun) -> str:
     return hashlib.sha256(run.labels.astype("<i4").tobytes()).hexdigest()
 
 
-def _files_digest(name: str) -> str:
-    """Hash of the sizes and times of a local model's files; empty for a hub id."""
-    path = expanded(name)
-    if not path.exists():
-        return ""
-    files = sorted(path.rglob("*")) if path.is_dir() else [path]
-    stats = [(str(file), file.stat()) for file in files if file.is_file()]
-    content = [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]
-    return json_digest(content)
+def _model_digest(model: LazyModel) -> str:
+    """What tells the model from others of its name: its files, or what a model in memory holds.
+
+    Empty for a name of which no file is here.
+    """
+    files = model.files_digest()
+    if files or model.is_named:
+        return files
+    identity = model.identity()
+    return json_digest([identity.fingerprint, identity.dtype, dict(identity.more)])
 
 
 def _gold_digest(source: TaskSource, dataset: Dataset, n_test: int) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from icm_fast.config import SearchConfig
+from icm_fast.tasks.registry import preset_options
 from icm_fast.tasks.source import TaskSource
 from icm_fast.training.config import TuningConfig
 
@@ -34,7 +35,7 @@ class Column:
         n_test: Held-out examples.
         x: Place on a numeric axis (figure ``lines``); ``parameters``: millions of parameters of the
             model.
-        options: Options of the task.
+        options: Options of the task, beside those that go with the preset of the search.
         settings: Settings of the search.
         constraints: Whether the search knows the task's constraints.
         start: Labels that the search begins with, from gold: ``golden``, ``worst`` or ``random``.
@@ -66,7 +67,8 @@ class Column:
     def source(self, seed: int, data: Path | None) -> TaskSource:
         """Where the examples come from; ``data`` is the folder of the data files."""
         file = None if self.data is None or data is None else str(data / self.data)
-        return TaskSource(self.task, file, limit=self.n, seed=seed, options=dict(self.options))
+        options = {**preset_options(self.task, self.config(seed).preset), **self.options}
+        return TaskSource(self.task, file, limit=self.n, seed=seed, options=options)
 
     def config(self, seed: int) -> SearchConfig:
         """Settings of the search.

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from icm_fast.engine.progress import Stopwatch
 from icm_fast.evaluation.many_shot import Predictions, many_shot, predict
 from icm_fast.evaluation.metrics import agreement
 from icm_fast.experiments.cell_data import CROWD_TASKS, CellData
@@ -68,9 +68,9 @@ def predict_test(method: Method, data: CellData, found: IntArray, folder: Path) 
     reason = not_applicable(method, data)
     if reason:
         return Prediction(scores=None, reason=reason)
-    started = time.monotonic()
+    watch = Stopwatch()
     labels = data.labels(method.labels, found) if method.labels else None
-    seconds = time.monotonic() - started
+    seconds = watch.seconds()
     model = data.model.load()
     tuned = None
     if method.use == "tuned":
@@ -78,7 +78,7 @@ def predict_test(method: Method, data: CellData, found: IntArray, folder: Path) 
         tuned = _fine_tuned(data, labels, model, folder)
         # Seconds of a resumed fine-tuning include those before the interruption.
         model, seconds = tuned.model, seconds + tuned.seconds
-    started = time.monotonic()
+    watch = Stopwatch()
     if method.use in ("assistant", "chat"):
         predicted = _zero_shot(method.use, data)
     else:
@@ -90,7 +90,7 @@ def predict_test(method: Method, data: CellData, found: IntArray, folder: Path) 
         n_shots=predicted.n_shots or n_trained,
         labels_accuracy=None if labels is None else agreement(labels, data.gold),
         n_tokens=predicted.n_tokens,
-        seconds=seconds + time.monotonic() - started,
+        seconds=seconds + watch.seconds(),
     )
 
 

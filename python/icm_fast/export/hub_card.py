@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import PurePath
 
 import numpy as np
-import yaml
 
+from icm_fast.documents import yaml_text
 from icm_fast.evaluation.report import (
     comparison_text,
     concern_parts,
@@ -94,7 +94,7 @@ def _front_matter(run: FinishedRun, file: str, license: str | None) -> str:
         **({"license": license} if license else {}),
         "tags": tags,
     }
-    return f"---\n{_yaml(content)}---"
+    return f"---\n{yaml_text(content)}---"
 
 
 def _provenance(run: FinishedRun) -> str:
@@ -176,9 +176,4 @@ def _terms(run: FinishedRun) -> list[str]:
 
 
 def _fenced(content: Mapping[str, object]) -> str:
-    return fenced(printable(_yaml(content)), "yaml")
-
-
-def _yaml(content: Mapping[str, object]) -> str:
-    text: str = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
-    return text
+    return fenced(printable(yaml_text(content)), "yaml")

@@ -14,8 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
+from icm_fast.documents import yaml_text
 from icm_fast.errors import InputError
 from icm_fast.evaluation.gold import held_out
 from icm_fast.evaluation.many_shot import shown_demonstrations
@@ -174,6 +173,6 @@ def _definition(task: LmEvalTask, run: FinishedRun, shown_labels: IntArray) -> b
             },
         },
     }
-    text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=1000)
+    text = yaml_text(content, width=1000)
     # The folder's name may hold what ends a comment of YAML.
     return f"# {printable(task.command)}\n{text}".encode()

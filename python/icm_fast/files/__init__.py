@@ -25,6 +25,9 @@ LOCK_FILE = ".lock"
 _STDOUT = tuple(map(Path, ("-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")))
 """Outputs that stand for standard output."""
 
+MAX_BYTES = 1 << 30
+"""Largest file that is read at once."""
+
 _HELD = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
 """What flock says where another process holds the lock."""
 
@@ -122,14 +125,19 @@ def refuse_links(folder: Path) -> None:
 
 
 def read_file(path: Path, fix: str) -> bytes:
-    """The bytes of a regular file.
+    """The bytes of a regular file of at most 1 GiB.
 
     Raises:
-        InputError: It cannot be read, or is a link or no regular file.
+        InputError: It cannot be read, is larger, or is a link or no regular file.
     """
     with reading(path, fix):
         descriptor = open_regular(path, os.O_RDONLY)
         with os.fdopen(descriptor, "rb") as file:
+            n_bytes = os.fstat(descriptor).st_size  # before reading: it may be one large hole
+            if n_bytes > MAX_BYTES:
+                raise InputError(
+                    f"{path} has {n_bytes:,} bytes, but at most {MAX_BYTES:,} are read; {fix}"
+                )
             return file.read()
 
 

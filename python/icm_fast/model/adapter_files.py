@@ -51,9 +51,9 @@ def adapter_content(adapter: Path) -> dict[str, object]:
     """
     path = adapter / ADAPTER_CONFIG
     with reading(path, FIX):
-        text = path.read_text(encoding="utf-8")
+        text = path.read_bytes()
     try:
-        content = json.loads(text)
+        content = json.loads(text.decode())
     except (ValueError, RecursionError):
         content = None
     if not isinstance(content, dict):

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from icm_fast import distributed
 from icm_fast.errors import InputError, first_line
+from icm_fast.files import expanded
 from icm_fast.files.fields import read_object
 from icm_fast.model.adapter_files import (
     ADAPTER_CONFIG,
@@ -144,7 +145,7 @@ def find_tuned(spec: str) -> Path | None:
     Raises:
         InputError: The fine-tuning is not finished.
     """
-    folder = Path(spec).expanduser()
+    folder = expanded(spec)
     if (folder / ADAPTER_CONFIG).is_file():
         return folder
     if not (folder / TUNING_FILE).is_file():
@@ -252,7 +253,7 @@ def base_name_for(adapter: Path, base_name: str) -> str:
     """
     if find_tuned(base_name) is None:
         return base_name
-    tuned = Path(base_name).expanduser().resolve()
+    tuned = expanded(base_name).resolve()
     return Path(os.path.relpath(tuned, adapter.resolve())).as_posix()
 
 
@@ -270,8 +271,9 @@ def base_name_of(adapter: Path) -> str:
             "base yourself and call icm_fast.model.adapters.merge_adapter"
         )
     read_adapter_config(adapter)  # refused before its base is loaded
-    seen = adapter.resolve() / str(name)
-    return str(seen.resolve()) if str(name).startswith("..") and seen.is_dir() else str(name)
+    # As it is written: links on the way, which came with the adapter, lead nowhere else.
+    seen = os.path.normpath(adapter.resolve() / str(name))
+    return seen if str(name).startswith("..") and os.path.isdir(seen) else str(name)
 
 
 def check_base(adapter: Path, identity: Mapping[str, object], base: LoadedModel) -> None:

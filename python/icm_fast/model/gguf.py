@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import shutil
-import struct
 import tempfile
 import warnings
 from collections.abc import Mapping
@@ -126,7 +125,7 @@ def _convert(gguf: Path, folder: Path) -> str:
         check_complete(str(gguf), info)
     except InputError:
         raise
-    except (*UNREADABLE, struct.error) as error:
+    except UNREADABLE as error:
         raise InputError(
             f"cannot convert {gguf}: {first_line(error)}; use a model in safetensors"
         ) from error

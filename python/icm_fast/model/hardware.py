@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 ROOT = Path("/")
 UNKNOWN_BYTES = 2**62
+_NO_LIMIT = 2**62
+"""Version 1 of control groups writes a number near 2**63 where there is no limit."""
 
 
 @cache
@@ -28,31 +31,84 @@ def fast_bfloat16() -> bool:
     return bool(cpu_flags() & {"avx512_bf16", "amx_bf16", "bf16"})
 
 
-def available_processors(root: Path = ROOT) -> int:
-    """Processors that this process may use: its affinity, and the CPU quotas of its containers.
+@dataclass(frozen=True, slots=True)
+class Processors:
+    """Processors of the machine, and those that this process may use.
 
-    A quota is rounded down: threads that wait for each other lose more to throttling than one
-    thread adds.
+    Attributes:
+        machine: In the machine, as far as the system says.
+        affinity: Those that this process may run on.
+        quota: Processors that its containers may keep busy; None without a limit.
+    """
+
+    machine: int
+    affinity: int
+    quota: float | None
+
+    @property
+    def usable(self) -> int:
+        """Threads that are worth starting, at least 1.
+
+        A quota is rounded down: threads that wait for each other lose more to throttling than one
+        thread adds.
+        """
+        allowed = self.affinity if self.quota is None else min(self.affinity, int(self.quota))
+        return max(1, allowed)
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Bytes that a new allocation may take; a very large number where unknown.
+
+    Attributes:
+        machine: Free in the machine.
+        container: Left under the limits of the containers; None without a limit.
+    """
+
+    machine: int
+    container: int | None
+
+    @property
+    def free(self) -> int:
+        """The smaller of both."""
+        return self.machine if self.container is None else min(self.machine, self.container)
+
+
+def processors(root: Path = ROOT) -> Processors:
+    """Processors under the affinity of this process and the quotas of its containers.
 
     Args:
         root: Where ``/proc`` and ``/sys`` are.
     """
+    machine = os.cpu_count() or 1
     try:
-        allowed = len(os.sched_getaffinity(0))
+        affinity = len(os.sched_getaffinity(0))
     except AttributeError:  # not on every system
-        allowed = os.cpu_count() or 1
+        affinity = machine
     quotas = [_quota(folder) for folder in _cgroup_folders(root, "cpu")]
-    return max(1, min([allowed, *(int(quota) for quota in quotas if quota is not None)]))
+    known = [quota for quota in quotas if quota is not None]
+    return Processors(machine, affinity, min(known, default=None))
+
+
+def memory(root: Path = ROOT) -> Memory:
+    """Free memory of the machine, and what its containers leave to this process.
+
+    Args:
+        root: Where ``/proc`` and ``/sys`` are.
+    """
+    left = [_free_in_container(folder) for folder in _cgroup_folders(root, "memory")]
+    known = [free for free in left if free is not None]
+    return Memory(_free_on_machine(root), min(known, default=None))
+
+
+def available_processors(root: Path = ROOT) -> int:
+    """Processors that this process may use; see :class:`Processors`."""
+    return processors(root).usable
 
 
 def available_bytes(root: Path = ROOT) -> int:
-    """Memory that a new allocation may take; a very large number where unknown.
-
-    Args:
-        root: Where ``/proc`` and ``/sys`` are.
-    """
-    free = [_free_in_container(folder) for folder in _cgroup_folders(root, "memory")]
-    return min([_free_on_machine(root), *free])
+    """Memory that a new allocation may take; a very large number where unknown."""
+    return memory(root).free
 
 
 def describe_cpu() -> str:
@@ -98,8 +154,8 @@ def _quota(folder: Path) -> float | None:
     return used / per if used is not None and per and used > 0 else None
 
 
-def _free_in_container(folder: Path) -> int:
-    """What one control group has left of its memory, version 2 or 1.
+def _free_in_container(folder: Path) -> int | None:
+    """What one control group has left of its memory, version 2 or 1; None without a limit.
 
     Cached files count as used, but the kernel drops them before it refuses memory.
     """
@@ -111,8 +167,8 @@ def _free_in_container(folder: Path) -> int:
             "total_inactive_file",
         )
     most = _number(_read(folder / limit))
-    if most is None:
-        return UNKNOWN_BYTES
+    if most is None or most >= _NO_LIMIT:
+        return None
     dropped = _fields(folder / "memory.stat").get(cached, 0)
     return max(0, most - max(0, (_number(_read(folder / used)) or 0) - dropped))
 

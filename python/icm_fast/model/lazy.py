@@ -43,6 +43,11 @@ class LazyModel:
             return os.fspath(self._model)
         return self.load().name
 
+    @property
+    def is_named(self) -> bool:
+        """Whether it was given as a name or path, and not as a model in memory."""
+        return isinstance(self._model, (str, os.PathLike))
+
     def load(self) -> LoadedModel:
         """The loaded model.
 

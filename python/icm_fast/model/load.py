@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,10 +18,12 @@ from transformers import (
 
 from icm_fast.assets.locate import EMBEDDED_MODELS, embedded_model
 from icm_fast.errors import InputError
+from icm_fast.files import expanded
 from icm_fast.model.adapter_files import fetched_adapter
 from icm_fast.model.copies import without_replaced_methods
 from icm_fast.model.gguf import converted_folder
 from icm_fast.model.hardware import fast_bfloat16
+from icm_fast.model.hub_reach import offline_where_unreachable
 from icm_fast.model.loaded import (
     BALANCED,
     LoadedModel,
@@ -36,6 +40,9 @@ from icm_fast.model.pretrained import (
     read_weights,
 )
 from icm_fast.model.sharing import turn_to_load, use_available_processors
+
+_HUB_ID = re.compile(r"[\w.-]+(?:/[\w.-]+)?")
+"""Nobody is asked about anything else."""
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -72,7 +79,9 @@ def load_model(
                 "a model must be a hub id, a folder, a .gguf file, a (model, tokenizer) pair or a "
                 f"loaded model, got {type(given).__name__}"
             )
-        return _load(os.fspath(model), dtype, device, trust_remote_code)
+        spec = os.fspath(model)
+        with offline_where_unreachable() if _is_hub_id(spec) else nullcontext():
+            return _load(spec, dtype, device, trust_remote_code)
 
 
 def _load(spec: str, dtype: str, device: str, trust_remote_code: bool) -> LoadedModel:
@@ -246,14 +255,26 @@ def _loaded_model(
             "or dtype, more GPUs, or device=cpu"
         )
     check_vocabulary(name, model, tokenizer)
+    _keep_caps(model)
     return LoadedModel(
         name, model, tokenizer, fingerprint_model(model), max_context_of(model.config)
     )
 
 
+def _keep_caps(model: PreTrainedModel) -> None:
+    """Replace torch's attention where it would ignore that the model caps its attention scores.
+
+    Versions of transformers before 5.23 choose it for Gemma 2 all the same.
+    """
+    config = model.config.get_text_config(decoder=True)
+    capped = getattr(config, "attn_logit_softcapping", None)
+    if capped and config.model_type == "gemma2" and config._attn_implementation == "sdpa":
+        model.set_attn_implementation("eager")
+
+
 def check_model_name(spec: str) -> None:
     """Raise InputError if a local model does not exist; hub ids are not looked up."""
-    path = Path(spec).expanduser()
+    path = expanded(spec)
     if spec in EMBEDDED_MODELS:
         embedded_model(spec)
     elif spec.endswith(".gguf"):
@@ -266,16 +287,19 @@ def check_model_name(spec: str) -> None:
 
 
 def _looks_local(spec: str) -> bool:
-    absolute = Path(spec).expanduser().is_absolute()
+    absolute = expanded(spec).is_absolute()
     return absolute or spec.startswith((".", "~")) or spec.count("/") > 1
+
+
+def _is_hub_id(spec: str) -> bool:
+    """Whether a model is looked for on the Hub."""
+    here = spec in EMBEDDED_MODELS or spec.endswith(".gguf") or _looks_local(spec)
+    return not here and _HUB_ID.fullmatch(spec) is not None and not expanded(spec).exists()
 
 
 def _adapter_on_the_hub(spec: str) -> Path | None:
     """The files of the adapter that a hub id names, None where it names none."""
-    path = Path(spec).expanduser()
-    if spec in EMBEDDED_MODELS or spec.endswith(".gguf") or _looks_local(spec) or path.exists():
-        return None
-    return fetched_adapter(spec)
+    return fetched_adapter(spec) if _is_hub_id(spec) else None
 
 
 def _resolve(spec: str) -> str:
@@ -283,7 +307,7 @@ def _resolve(spec: str) -> str:
     check_model_name(spec)
     if spec in EMBEDDED_MODELS:
         return str(converted_folder(embedded_model(spec)))
-    path = Path(spec).expanduser()
+    path = expanded(spec)
     if spec.endswith(".gguf"):
         return str(converted_folder(path))
     return str(path) if _looks_local(spec) else spec

@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from typing import TypedDict
 
 import torch
-from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoTokenizer,
@@ -29,18 +28,12 @@ from transformers.utils import logging as transformers_logging
 from icm_fast.errors import InputError, first_line
 from icm_fast.model.telemetry import without_telemetry
 
-UNREADABLE = (
-    OSError,
-    ValueError,
-    TypeError,
-    AttributeError,
-    LookupError,
-    ArithmeticError,
-    ImportError,
-    RuntimeError,
-    SafetensorError,
-)
-"""What transformers raises on files that are missing, damaged or of an unknown kind."""
+UNREADABLE = (Exception,)
+"""What transformers raises on files that are missing, damaged or of an unknown kind.
+
+Every kind of error is among them: tokenizers raises Exception itself, huggingface_hub has errors of
+its own for fields of a configuration.
+"""
 
 _QUANTISED: dict[str, tuple[str, str]] = {
     "bitsandbytes": ("bitsandbytes", "bitsandbytes"),

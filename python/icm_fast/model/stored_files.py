@@ -12,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from icm_fast.assets.locate import EMBEDDED_MODELS
+from icm_fast.files import expanded
 
 # The number is increased when the conversion changes, so that old folders are not reused; another
 # version of transformers may convert, and tokenize, otherwise.
@@ -31,7 +32,7 @@ def files_digest(name: str) -> str:
     """
     if name in EMBEDDED_MODELS:
         return _digest([EMBEDDED_MODELS[name].sha256])
-    path = Path(name).expanduser()
+    path = expanded(name)
     try:
         if path.is_file():
             return _digest([_content(path)])
@@ -58,7 +59,8 @@ def _base_of(config: Path) -> Path | None:
     try:
         name = json.loads(config.read_bytes())["base_model_name_or_path"]
         base = (config.parent / str(name)) if str(name).startswith("..") else Path(str(name))
-        return base.expanduser() if base.expanduser().is_dir() else None
+        base = expanded(base)
+        return base if base.is_dir() else None
     except (OSError, ValueError, LookupError, TypeError):
         return None
 

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from icm_fast.config import without_removed
-from icm_fast.documents import parse_old_yaml
+from icm_fast.config import resolved_settings, without_removed
+from icm_fast.documents import parse_old_yaml, yaml_text
 from icm_fast.errors import InputError
 from icm_fast.files.fields import Fields, read_text
 from icm_fast.identity import refuse_differences
@@ -41,8 +41,6 @@ def config_content(
     model_files: str = "",
 ) -> tuple[dict[str, object], str]:
     """Content of config.yaml, as plain types and as text."""
-    import yaml
-
     content: dict[str, object] = {**(source.to_dict() if source else {}), "model": model_name}
     content |= config.to_dict()
     content[IDENTITY] = {
@@ -53,8 +51,7 @@ def config_content(
         **({MODEL_FILES: model_files} if model_files else {}),
         "versions": versions(),
     }
-    text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
-    return content, _HEADLINE + text
+    return content, _HEADLINE + yaml_text(content)
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -115,11 +112,12 @@ def check_same_run(
         InputError: Names the first difference and the fix.
     """
     without_removed(stored)  # refuses a run that used a removed setting
-    settings, data, former = config.to_dict(), _dataset_identity(dataset), identity_of(stored)
+    settings, data = resolved_settings(config.to_dict()), _dataset_identity(dataset)
+    stored_settings, former = resolved_settings(stored), identity_of(stored)
     differences = [
-        (name, stored.get(name), value)
+        (name, stored_settings.get(name), value)
         for name, value in settings.items()
-        if stored.get(name) != value
+        if stored_settings.get(name) != value
     ] + [
         (name, former.get(name), value) for name, value in data.items() if former.get(name) != value
     ]

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from icm_fast.config import REMOVED_SETTINGS, SearchConfig
+from icm_fast.config import REMOVED_SETTINGS, SearchConfig, resolved_settings
 from icm_fast.errors import InputError
 from icm_fast.files import refuse_links
 from icm_fast.files.fields import checked, read_object_lines
 from icm_fast.runs.config import IDENTITY, read_config
+from icm_fast.runs.digests import check_files
 from icm_fast.runs.labels import read_results
 from icm_fast.runs.store import CONFIG_FILE, EVENTS_FILE, EXAMPLES_FILE, RUN_AGAIN, read_summary
 from icm_fast.tasks.source import TaskSource
@@ -52,7 +53,7 @@ def read_run(folder: Path) -> FinishedRun:
     """Read a run folder.
 
     Raises:
-        InputError: No run there, or an unfinished one.
+        InputError: No run there, an unfinished one, or files that are damaged.
     """
     refuse_links(folder)
     content = read_config(folder / CONFIG_FILE)
@@ -62,6 +63,8 @@ def read_run(folder: Path) -> FinishedRun:
     config = checked(lambda: stored_settings(content), str(folder / CONFIG_FILE), RUN_AGAIN)
     dataset = _dataset(folder, content[IDENTITY])
     results = read_results(folder, dataset)
+    events = tuple(_events(folder))
+    check_files(summary, folder, RUN_AGAIN)
     return FinishedRun(
         folder=folder,
         model=str(content["model"]),
@@ -72,7 +75,7 @@ def read_run(folder: Path) -> FinishedRun:
         scores=results.scores,
         margins=results.margins,
         summary=summary,
-        events=tuple(_events(folder)),
+        events=events,
     )
 
 
@@ -115,7 +118,8 @@ def _events(folder: Path) -> Iterator[dict[str, Any]]:
 def stored_settings(content: Mapping[str, Any]) -> SearchConfig:
     """The SearchConfig inside the content of config.yaml."""
     names = {f.name for f in dataclasses.fields(SearchConfig)} | REMOVED_SETTINGS.keys()
-    return SearchConfig.from_mapping({k: v for k, v in content.items() if k in names})
+    settings = {k: v for k, v in content.items() if k in names}
+    return SearchConfig.from_mapping(resolved_settings(settings))
 
 
 def stored_source(content: Mapping[str, Any]) -> TaskSource | None:

@@ -13,11 +13,12 @@ import zlib
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
 from icm_fast.errors import InputError
-from icm_fast.files import is_file, open_regular, read_file, write_all, write_atomically, writing
+from icm_fast.files import is_file, open_regular, reading, write_all, write_atomically, writing
 from icm_fast.types import UNLABELLED, IntArray, ScoreArray
 
 MAGIC = b"ICMEVAL\x00"
@@ -69,9 +70,9 @@ class ScoreLog:
         self._header = _header(n_examples, n_labels, fingerprint)
         if not is_file(path):
             write_atomically(path, self._header)
-        content = read_file(path, _DELETE)
-        self._check_header(content)
-        self.labellings, self._end = self._read_records(content)
+        with reading(path, _DELETE), os.fdopen(open_regular(path, os.O_RDONLY), "rb") as file:
+            self._check_header(file.read(len(self._header)))
+            self.labellings, self._end = self._read_records(file)
         with writing(path):
             self._descriptor = open_regular(path, os.O_WRONLY)
             os.ftruncate(self._descriptor, self._end)
@@ -107,21 +108,23 @@ class ScoreLog:
         os.close(self._descriptor)
 
     def _check_header(self, content: bytes) -> None:
-        if content[: len(self._header)] != self._header:
+        if content != self._header:
             raise InputError(
                 f"{self.path} belongs to another run or is corrupt (its header does not match this "
                 "data, configuration and model); choose another output folder or delete the file"
             )
 
-    def _read_records(self, content: bytes) -> tuple[list[ScoredLabelling], int]:
+    def _read_records(self, file: BinaryIO) -> tuple[list[ScoredLabelling], int]:
+        """Read record after record, so that a huge file is refused at its first bad one."""
         start, size = len(self._header), self.record_bytes
-        n_whole = (len(content) - start) // size
+        total = os.fstat(file.fileno()).st_size
+        n_whole = (total - start) // size
         labellings: list[ScoredLabelling] = []
         for k in range(n_whole):
             at = start + k * size
-            scored = self._decode(content[at : at + size])
+            scored = self._decode(file.read(size))
             if scored is None:
-                if at + 2 * size > len(content):  # the last one: torn by a crash
+                if at + 2 * size > total:  # the last one: torn by a crash
                     return labellings, at
                 raise InputError(
                     f"{self.path}: record {k + 1} of {n_whole} is corrupt (checksum differs at "

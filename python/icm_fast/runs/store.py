@@ -23,8 +23,15 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 
-from icm_fast.errors import InputError
-from icm_fast.files import is_file, lock_folder, read_file, write_atomically
+from icm_fast.errors import InputError, shown
+from icm_fast.files import (
+    LOCK_FILE,
+    is_file,
+    lock_folder,
+    read_file,
+    reading,
+    write_atomically,
+)
 from icm_fast.files.fields import read_object
 from icm_fast.runs.config import (
     MODEL_FILES,
@@ -35,6 +42,7 @@ from icm_fast.runs.config import (
     read_config,
     run_fingerprint,
 )
+from icm_fast.runs.digests import check_summary, with_digests
 from icm_fast.runs.event_log import EventLog
 from icm_fast.runs.score_log import ScoredLabelling, ScoreLog, labels_key
 
@@ -61,6 +69,9 @@ RUN_FILES = (
 
 RUN_AGAIN = "run the search again with the same settings and folder; it resumes where it stopped"
 """The fix of an unfinished or damaged run folder."""
+
+_SEALED = (CONFIG_FILE, EXAMPLES_FILE, EVENTS_FILE, LABELS_FILE)
+"""Files of a finished run whose digests its summary holds; evaluations.bin has checksums itself."""
 
 _COUNTS = ("n_examples", "n_iterations", "n_accepted", "n_evaluations", "n_tokens_forwarded")
 _NEW_SUMMARY = "delete it and run the search again with the same settings and folder"
@@ -283,6 +294,7 @@ class RunStore(MemoryStore):
         former = read_summary(self.folder)
         if former is not None and not self.n_scored_now:
             return former
+        summary = with_digests(summary, self.folder, _SEALED, RUN_AGAIN)
         content = json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
         write_atomically(self.folder / SUMMARY_FILE, content.encode())
         return summary
@@ -330,6 +342,7 @@ def read_summary(folder: Path) -> dict[str, Any] | None:
     for concern in fields.objects("concerns") if "concerns" in fields else ():
         concern.text("kind")
         concern.text("text")
+    check_summary(fields)
     return dict(fields.content)
 
 
@@ -356,12 +369,26 @@ def _open_config(
                 f"{folder} contains {name} but no {CONFIG_FILE}, so it is not a run that can be "
                 "resumed; choose another folder or delete this one"
             )
+    _refuse_foreign_files(folder)
     content, text = config_content(
         dataset, config, model.model_name, model.identity(), source, model.files_digest()
     )
     write_atomically(folder / EXAMPLES_FILE, _examples(dataset))
     write_atomically(path, text.encode())
     return content
+
+
+def _refuse_foreign_files(folder: Path) -> None:
+    """Raise InputError if a folder that is to become a run holds something else already."""
+    ours = {LOCK_FILE, *RUN_FILES, *(f".{name}.tmp" for name in RUN_FILES)}
+    with reading(folder, "make it readable"):
+        foreign = sorted(set(os.listdir(folder)) - ours)
+    if foreign:
+        more = f" and {len(foreign) - 1} more" if len(foreign) > 1 else ""
+        raise InputError(
+            f"{folder} holds {shown(foreign[0])}{more}, which no run wrote; choose a new or an "
+            "empty folder"
+        )
 
 
 def _keep_examples(path: Path, content: bytes) -> None:

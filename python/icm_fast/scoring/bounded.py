@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from icm_fast.config import SearchConfig
 from icm_fast.errors import InputError
+from icm_fast.model.forward.runner import ModelRunner
 from icm_fast.model.loaded import LoadedModel
 from icm_fast.plan.leave_one_out import LeaveOneOutPlan
 from icm_fast.plan.pieces import TokenizedDataset
@@ -34,6 +35,11 @@ class BoundedScorer:
         self._pieces = pieces
         self._tree = TreeScorer(loaded, pieces, config)
         self.blocks = ring_of_blocks(len(pieces), config.context_demonstrations, config.seed)
+
+    @property
+    def runner(self) -> ModelRunner:
+        """Forwards the segments of all blocks."""
+        return self._tree.runner
 
     @property
     def longest_context(self) -> int:
@@ -99,6 +105,11 @@ class BoundedScorer:
             for k, block in enumerate(self.blocks)
             if rows[block].any()
         )
+
+    def pool_bytes(self, labels: IntArray) -> int:
+        """Bytes of the keys and values that scoring all examples under ``labels`` holds."""
+        shown = (self._shown(labels, k) for k in range(len(self.blocks)))
+        return max(self._tree.pool_bytes(*pair) for pair in shown)
 
     def _shown(self, labels: IntArray, k: int) -> tuple[IntArray, BoolArray]:
         """The labels that block ``k`` sees, ``[n]``, and its examples as queries, ``[n]``."""

@@ -51,6 +51,7 @@ class AppendingScorer(TreeScorer):
         budget = min(config.kv_budget_tokens, most)
         _check_memory(loaded, budget)
         self._orders = ContextOrders(tokens, budget)
+        self._budget = budget
         self._cache = PrefixCache(budget)
         # Its contexts do not depend on what was scored before; the final labels are scored by it.
         self.canonical = TreeScorer(loaded, pieces, replace(config, context_order="tree"))
@@ -70,6 +71,10 @@ class AppendingScorer(TreeScorer):
         if queries is not None and not queries.all():
             return self.canonical.score(labels, queries)
         return self.score_rows(labels, np.ones(len(labels), np.bool_))
+
+    def pool_bytes(self, labels: IntArray, queries: BoolArray | None = None) -> int:
+        """Bytes of the pool of all contexts and of that of the final labels."""
+        return self._budget * self._bytes_per_token() + self.canonical.pool_bytes(labels, queries)
 
     def score_canonical(self, labels: IntArray) -> Scored:
         """Score all examples under the contexts of ``context_order=tree``."""

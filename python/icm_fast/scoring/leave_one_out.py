@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy.typing as npt
 
-from icm_fast.config import SearchConfig
+from icm_fast.config import SearchConfig, check_config
 from icm_fast.plan.leave_one_out import LeaveOneOutPlan
 from icm_fast.types import Dataset, ScoreArray, check_dataset, check_labels
 
@@ -28,7 +28,7 @@ def plan_leave_one_out(
     Raises:
         InputError: Same as :func:`leave_one_out`, or ``context_demonstrations`` is set.
     """
-    config = SearchConfig(seed=seed) if config is None else config
+    config = SearchConfig(seed=seed) if config is None else check_config(config)
     return _open_scorer(dataset, model, config).plan(check_labels(labels, dataset))
 
 
@@ -59,7 +59,7 @@ def leave_one_out(
     Raises:
         InputError: Labels, prompts or context length do not fit the data or the model.
     """
-    config = SearchConfig(seed=seed, scorer=scorer) if config is None else config
+    config = SearchConfig(seed=seed, scorer=scorer) if config is None else check_config(config)
     return _open_scorer(dataset, model, config).score(check_labels(labels, dataset)).scores
 
 

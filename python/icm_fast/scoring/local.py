@@ -10,7 +10,7 @@ import torch
 
 from icm_fast.config import SearchConfig
 from icm_fast.model.forward.runner import ModelRunner
-from icm_fast.model.kv_size import fitting_kv_tokens
+from icm_fast.model.kv_size import fitting_kv_tokens, kv_numbers_per_token
 from icm_fast.model.label_head import LabelHead, label_logprobs
 from icm_fast.model.loaded import LoadedModel
 from icm_fast.model.sharing import turn_of
@@ -104,6 +104,15 @@ class TreeScorer(_LocalScorer):
     def predict_tokens(self, labels: IntArray, queries: BoolArray | None = None) -> int:
         """Tokens that :meth:`score` would forward."""
         return self.plan(labels, queries).n_tokens
+
+    def pool_bytes(self, labels: IntArray, queries: BoolArray | None = None) -> int:
+        """Bytes of the keys and values that :meth:`score` would hold."""
+        return int(self.plan(labels, queries).tree.pool_tokens) * self._bytes_per_token()
+
+    def _bytes_per_token(self) -> int:
+        """Bytes of one token's keys and values."""
+        config = self._loaded.model.config.get_text_config(decoder=True)
+        return kv_numbers_per_token(config) * int(self._loaded.model.dtype.itemsize)
 
     def score(self, labels: IntArray, queries: BoolArray | None = None) -> Scored:
         """Score the queried examples (all by default) under ``labels``, ``[n]``."""

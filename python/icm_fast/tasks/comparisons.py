@@ -6,13 +6,14 @@ from collections.abc import Callable
 
 from icm_fast.errors import InputError, shown
 from icm_fast.tasks.movie_sentiment import review_comparisons
-from icm_fast.tasks.preference import alpaca_comparisons, gender_comparisons
+from icm_fast.tasks.preference import alpaca_comparisons, gender_comparisons, truth_comparisons
 from icm_fast.tasks.source import TaskSource
 from icm_fast.tasks.sun_poems import poem_comparisons
 from icm_fast.types import Comparison
 
 COMPARING_TASKS: dict[str, Callable[..., dict[str, Comparison]]] = {
     "alpaca-preference": alpaca_comparisons,
+    "truthfulqa-preference": truth_comparisons,
     "author-gender": gender_comparisons,
     "movie-sentiment": review_comparisons,
     "sun-poems": poem_comparisons,

@@ -217,6 +217,23 @@ def _are_reversed(one: str | None, other: str | None) -> bool:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Group:
+    """Same group: any labels. What shares a group is drawn and begun with together.
+
+    Without it only rules join examples, and a task whose groups have none loses the weight of
+    ``group_weight`` and the whole groups of ``initial_groups``.
+    """
+
+    name: str = "group"
+
+    def pairs(self, scope: Scope) -> Iterator[PairTable]:
+        """Yield all pairs in each group."""
+        table = scope.table(lambda _a, _b: True)
+        for i, j in scope.group_pairs():
+            yield i, j, table
+
+
+@dataclass(frozen=True, kw_only=True)
 class Implies:
     """If one claim is positive, so is the other.
 
@@ -314,6 +331,7 @@ RULES: dict[str, Callable[..., Rule]] = {
     "exclusive": Exclusive,
     "equal": Equal,
     "asymmetric": Asymmetric,
+    "group": Group,
     "implies": Implies,
     "custom": Custom,
 }
@@ -400,7 +418,8 @@ def compile_rules(
     """Compile rules to constraints, at most one per pair, sorted by (first, second).
 
     If several rules constrain a pair, only what all of them allow is allowed, and their names
-    are joined by ``+``. Pairs that every combination of labels satisfies are dropped.
+    are joined by ``+``. Pairs that every combination of labels satisfies are dropped, but for
+    those of the rule ``group``.
 
     Raises:
         InputError: A malformed rule, or a pair that no labelling can satisfy.
@@ -431,7 +450,7 @@ def compile_rules(
                 f"{shown(examples[i].id)} "
                 f"and {shown(examples[j].id)}; drop or change one of the rules"
             )
-        if not all(map(all, table)):
+        if not all(map(all, table)) or Group.name in names:
             constraints.append(Constraint(i, j, table, rule_names))
     return tuple(constraints)
 

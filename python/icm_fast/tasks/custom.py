@@ -10,6 +10,7 @@ from typing import Any
 
 from icm_fast.documents import parse_yaml
 from icm_fast.errors import InputError, shown, suggest
+from icm_fast.files import expanded
 from icm_fast.tasks.assembly import TaskData, assemble, label_space
 from icm_fast.tasks.constraints import TEXT_KEYS as RULE_TEXT_KEYS
 from icm_fast.tasks.constraints import RuleLike
@@ -17,7 +18,7 @@ from icm_fast.tasks.formats import file_type, read_text
 from icm_fast.tasks.gold_values import GoldReader
 from icm_fast.tasks.hub import HUB_PREFIX
 from icm_fast.tasks.joins import joined_labels
-from icm_fast.tasks.rows import PathLike, Row, checked_text, read_rows, stream_rows
+from icm_fast.tasks.rows import PathLike, Row, checked_text, read_limited
 from icm_fast.tasks.templates import filled, placeholders
 from icm_fast.types import Example
 
@@ -173,28 +174,11 @@ def load_custom(
     if path is None:
         raise InputError("task 'custom' needs a YAML description or a data file")
     if file_type(Path(path)) in _YAML_SUFFIXES:
-        content = _read_yaml(Path(path).expanduser())
+        content = _read_yaml(expanded(path))
     else:
         content = {"data": str(path)}
     spec = CustomSpec.from_mapping({**content, **given})
-    return build_task(spec, _read(spec), seed)
-
-
-def _read(spec: CustomSpec) -> list[Row]:
-    """The rows; of the Hub's only the first ``limit``, and the rest of the last one's group."""
-    if spec.limit is None or not spec.data.startswith(HUB_PREFIX):
-        return read_rows(spec.data)
-    if isinstance(spec.limit, bool) or not isinstance(spec.limit, int) or spec.limit < 1:
-        raise InputError(f"limit must be an integer of at least 1, got {shown(spec.limit)}")
-    if spec.group is None:
-        return read_rows(spec.data, most=spec.limit)
-    rows: list[Row] = []
-    for row in stream_rows(spec.data):
-        last = rows[-1].optional(spec.group) if rows else None
-        if len(rows) >= spec.limit and (last is None or row.optional(spec.group) != last):
-            break
-        rows.append(row)
-    return rows
+    return build_task(spec, read_limited(spec.data, spec.limit, spec.group), seed)
 
 
 def _read_yaml(path: Path) -> dict[str, object]:
@@ -204,7 +188,7 @@ def _read_yaml(path: Path) -> dict[str, object]:
     resolved = dict(content)
     data = resolved.get("data")
     if isinstance(data, str) and not data.startswith(HUB_PREFIX):
-        resolved["data"] = str(path.parent / Path(data).expanduser())
+        resolved["data"] = str(path.parent / expanded(data))
     return resolved
 
 
@@ -229,6 +213,11 @@ def _check_columns(spec: CustomSpec, rows: Sequence[Row]) -> None:
     """A column that no row has is a mistake in the description, not in a row."""
     columns = {column for row in rows for column in row.values}
     named = [("template", column) for column in placeholders(spec.template)]
+    if not named:
+        raise InputError(
+            f"template {shown(spec.template)} names no column, so that all prompts would be equal; "
+            f"put one in braces: {', '.join(f'{{{name}}}' for name in sorted(columns)[:5])}"
+        )
     # Gold may be absent altogether: it is only for evaluation.
     named += [(key, getattr(spec, key)) for key in ("group", "answer", "id")]
     for key, column in named:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import stat
 import sys
 import zlib
 from collections import Counter
@@ -26,6 +27,9 @@ GZIP_SUFFIX = ".gz"
 MAX_UNPACKED_BYTES = 2**30
 """Most bytes that a .gz file may unpack to."""
 
+MAX_BYTES = 2**33
+"""Most bytes of a file as it lies on disk."""
+
 _SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _PANDAS_INDEX = "__index_level_"
@@ -44,10 +48,7 @@ def read_text(path: Path) -> str:
     Raises:
         InputError: The file is missing, cannot be read, or is not UTF-8.
     """
-    if path.is_dir():
-        raise InputError(f"{path} is a folder; pass the path of a file in it")
-    if not path.exists():
-        raise InputError(f"no file at {path.absolute()}; check the path")
+    require_data_file(path)
     try:
         content = _unpacked(path) if path.suffix.lower() == GZIP_SUFFIX else path.read_bytes()
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
@@ -62,6 +63,25 @@ def read_text(path: Path) -> str:
         place = error.start + 3 * content.startswith(b"\xef\xbb\xbf")
         raise InputError(f"{path} is not UTF-8 at byte {place}; convert it") from error
     return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def require_data_file(path: Path) -> None:
+    """Raise InputError unless ``path`` is a file that can be read to its end; links are followed.
+
+    A pipe may wait for ever, and a device such as /dev/zero never ends.
+    """
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise InputError(f"no file at {path.absolute()}; check the path") from error
+    if stat.S_ISDIR(status.st_mode):
+        raise InputError(f"{path} is a folder; pass the path of a file in it")
+    if not stat.S_ISREG(status.st_mode):
+        raise InputError(f"{path} is a pipe or a device; write the data to a file")
+    if status.st_size > MAX_BYTES:
+        raise InputError(
+            f"{path} has {status.st_size:,} bytes, but at most {MAX_BYTES:,} are read; split it"
+        )
 
 
 def _unpacked(path: Path) -> bytes:
@@ -169,10 +189,7 @@ def long_fields() -> Iterator[None]:
 
 
 def _parquet_records(path: Path) -> Iterator[Record]:
-    if path.is_dir():
-        raise InputError(f"{path} is a folder; pass the path of a file in it")
-    if not path.is_file():
-        raise InputError(f"no file at {path.absolute()}; check the path")
+    require_data_file(path)
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -8,10 +8,11 @@ from decimal import Decimal, InvalidOperation
 from icm_fast.errors import InputError, shown, suggest
 from icm_fast.tasks.assembly import CLAIM_ENDING, TaskData, assemble
 from icm_fast.tasks.constraints import Equal, Exclusive
-from icm_fast.tasks.rows import PathLike, Row, binary_gold, read_rows, require_path
+from icm_fast.tasks.rows import PathLike, Row, binary_gold, read_limited, require_path
 from icm_fast.types import Example
 
 _ANSWERS = ("spelling", "number")
+_RULES = ("all", "different")
 _DECORATION = re.compile(r"[\s,$€£%]")
 
 
@@ -21,6 +22,7 @@ def load_gsm8k_verification(
     limit: int | None = None,
     seed: int = 0,
     answers: str = "spelling",
+    rules: str = "all",
 ) -> TaskData:
     """Load solutions; columns question, cot (or choice), answer, consistency_id, label.
 
@@ -33,17 +35,21 @@ def load_gsm8k_verification(
         seed: Seed of the draw of groups.
         answers: How final answers are compared: by ``spelling`` (as the authors' gold labels
             do: "$18" is wrong if "18" is right) or by ``number``.
+        rules: ``all``, or ``different`` for the rule of the paper's text alone: two solutions with
+            different answers are not both correct.
     """
     if answers not in _ANSWERS:
         raise InputError(
             f"unknown answers {shown(answers)} of gsm8k{suggest(str(answers), _ANSWERS)}"
         )
-    rows = read_rows(require_path("gsm8k-verification", path))
+    if rules not in _RULES:
+        raise InputError(f"unknown rules {shown(rules)} of gsm8k{suggest(str(rules), _RULES)}")
+    rows = read_limited(require_path("gsm8k-verification", path), limit, "consistency_id")
     return assemble(
         "gsm8k-verification",
         [_example(row, answers) for row in rows],
         [binary_gold(row) for row in rows],
-        rules=(Exclusive(), Equal()),
+        rules=(Exclusive(), Equal()) if rules == "all" else (Exclusive(),),
         limit=limit,
         seed=seed,
     )

@@ -15,6 +15,7 @@ import numpy as np
 
 from icm_fast.assets.locate import MOVIE_GROUND_TRUTH, MOVIE_RATINGS, movie_review_file
 from icm_fast.errors import InputError, shown, suggest
+from icm_fast.files import expanded
 from icm_fast.tasks.assembly import TRUTH_LABELS, TaskData, assemble
 from icm_fast.tasks.constraints import Asymmetric
 from icm_fast.tasks.formats import read_text
@@ -169,7 +170,7 @@ def _paired(row_id: str, text: str, score: float) -> Iterator[tuple[Example, int
 def _file(path: PathLike | None, name: str) -> Path:
     if path is None:
         return movie_review_file(name)
-    given = Path(path).expanduser()
+    given = expanded(path)
     return given / name if given.is_dir() else given
 
 

@@ -12,7 +12,11 @@ from icm_fast.tasks.constraints import TEXT_KEYS as RULE_TEXT_KEYS
 from icm_fast.tasks.custom import TEXT_KEYS, load_custom
 from icm_fast.tasks.gsm8k import load_gsm8k_verification
 from icm_fast.tasks.movie_sentiment import load_movie_sentiment
-from icm_fast.tasks.preference import load_alpaca_preference, load_author_gender
+from icm_fast.tasks.preference import (
+    load_alpaca_preference,
+    load_author_gender,
+    load_truthfulqa_preference,
+)
 from icm_fast.tasks.rows import PathLike
 from icm_fast.tasks.sun_poems import load_sun_poems
 from icm_fast.tasks.truthfulqa import load_truthfulqa
@@ -21,6 +25,7 @@ TASKS: dict[str, Callable[..., TaskData]] = {
     "truthfulqa": load_truthfulqa,
     "gsm8k-verification": load_gsm8k_verification,
     "alpaca-preference": load_alpaca_preference,
+    "truthfulqa-preference": load_truthfulqa_preference,
     "author-gender": load_author_gender,
     "movie-sentiment": load_movie_sentiment,
     "arithmetic": load_arithmetic,
@@ -31,7 +36,32 @@ TASKS: dict[str, Callable[..., TaskData]] = {
 """Loaders by task name; all take ``(path, *, limit, seed, **options)``."""
 
 
+_PAPER_OPTIONS: dict[str, dict[str, object]] = {
+    "gsm8k-verification": {"rules": "different"},
+    "alpaca-preference": {"paper_mode": True},
+    "truthfulqa-preference": {"paper_mode": True},
+    "author-gender": {"paper_mode": True},
+}
+_PRESET_OPTIONS: dict[str, dict[str, dict[str, object]]] = {
+    "paper": _PAPER_OPTIONS,
+    "paper-literal": _PAPER_OPTIONS,
+    "authors-code": {
+        "truthfulqa": {"rules": "groups"},
+        "alpaca-preference": {"newlines": "delete"},
+    },
+}
+
 _MAX_INTEGER = 2**63
+
+
+def preset_options(task: str, preset: str) -> dict[str, object]:
+    """Options of a task that go with a preset of :class:`~icm_fast.config.SearchConfig`.
+
+    The command line and the experiments take them unless others are named; ``load_task`` does not
+    know of presets, so in Python they are passed on: ``load_task(task, path,
+    **preset_options(task, "paper"))``.
+    """
+    return dict(_PRESET_OPTIONS.get(preset, {}).get(task, {}))
 
 
 def text_options() -> frozenset[str]:

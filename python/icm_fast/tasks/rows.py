@@ -10,6 +10,7 @@ from itertools import islice
 from pathlib import Path
 
 from icm_fast.errors import InputError, shown
+from icm_fast.files import expanded
 from icm_fast.tasks.formats import Record, file_type, read_records, read_text
 from icm_fast.tasks.hub import HUB_PREFIX, hub_records
 
@@ -121,7 +122,7 @@ def require_path(task: str, path: PathLike | None) -> Path:
     """Return the path of a task that reads a file."""
     if path is None:
         raise InputError(f"task {shown(task)} needs a file: load_task({shown(task)}, 'data.jsonl')")
-    return Path(path).expanduser()
+    return expanded(path)
 
 
 def read_rows(source: PathLike, *, most: int | None = None) -> list[Row]:
@@ -146,8 +147,36 @@ def stream_rows(source: PathLike) -> Iterator[Row]:
     if str(source).startswith(HUB_PREFIX):
         records = hub_records(str(source))
     else:
-        records = read_records(Path(source).expanduser())
+        records = read_records(expanded(source))
     return (_row(position, record) for position, record in enumerate(records))
+
+
+def read_limited(source: PathLike, limit: int | None, group: str | None) -> list[Row]:
+    """The rows of :func:`read_rows` from which a task draws its examples.
+
+    All of a file; of the Hub only the first ``limit``, and the rest of the last one's group.
+
+    Args:
+        source: See :func:`read_rows`.
+        limit: Maximum number of examples that the task wants; None for all.
+        group: Column of the rows' groups, if there are any.
+
+    Raises:
+        InputError: Same as :func:`read_rows`, or a limit that is not an integer of at least 1.
+    """
+    if limit is None or not str(source).startswith(HUB_PREFIX):
+        return read_rows(source)
+    if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
+        raise InputError(f"limit must be an integer of at least 1, got {shown(limit)}")
+    if group is None:
+        return read_rows(source, most=limit)
+    rows: list[Row] = []
+    for row in stream_rows(source):
+        last = rows[-1].optional(group) if rows else None
+        if len(rows) >= limit and (last is None or row.optional(group) != last):
+            break
+        rows.append(row)
+    return rows
 
 
 def _row(position: int, record: Record) -> Row:
@@ -170,7 +199,7 @@ def read_column(source: PathLike, column: str) -> list[str]:
             or not text; or no text at all.
     """
     if not str(source).startswith(HUB_PREFIX) and file_type(Path(source)) == ".txt":
-        path = Path(source).expanduser()
+        path = expanded(source)
         texts = [
             checked_text(line, f"{path.name}, line {position}")
             for position, line in enumerate(read_text(path).split("\n"), start=1)

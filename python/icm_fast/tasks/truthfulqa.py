@@ -8,11 +8,11 @@ from collections.abc import Sequence
 
 from icm_fast.errors import InputError, shown, suggest
 from icm_fast.tasks.assembly import CLAIM_ENDING, TRUTH_LABELS, TaskData, assemble
-from icm_fast.tasks.constraints import Equal, Exclusive, compile_rules
-from icm_fast.tasks.rows import PathLike, Row, binary_gold, read_rows, require_path
+from icm_fast.tasks.constraints import Equal, Exclusive, Group, compile_rules
+from icm_fast.tasks.rows import PathLike, Row, binary_gold, read_limited, require_path
 from icm_fast.types import Constraint, Example, LabelSpace
 
-_RULES = ("none", "authors-code")
+_RULES = ("none", "groups", "authors-code")
 
 
 def load_truthfulqa(
@@ -24,16 +24,26 @@ def load_truthfulqa(
         path: JSON or JSONL file (CSV and Parquet too).
         limit: Maximum number of examples.
         seed: Seed of the draw of groups.
-        rules: ``none``, or ``authors-code`` for the rule of the authors' repository, which
-            uses the gold label as answer key and thus leaks supervision into the search.
+        rules: ``none``; ``groups``, under which any labels are consistent, but the claims of one
+            question are drawn together; or ``authors-code`` for the rule of the authors'
+            repository, which uses the gold label as answer key and thus leaks supervision into the
+            search.
     """
     if rules not in _RULES:
         raise InputError(f"unknown rules {shown(rules)} of truthfulqa{suggest(str(rules), _RULES)}")
-    rows = read_rows(require_path("truthfulqa", path))
+    rows = read_limited(require_path("truthfulqa", path), limit, "consistency_id")
     examples = [_example(row) for row in rows]
     gold = [binary_gold(row) for row in rows]
     constraints = _leaking_constraints(examples, gold) if rules == "authors-code" else ()
-    return assemble("truthfulqa", examples, gold, constraints=constraints, limit=limit, seed=seed)
+    return assemble(
+        "truthfulqa",
+        examples,
+        gold,
+        rules=[Group()] if rules == "groups" else [],
+        constraints=constraints,
+        limit=limit,
+        seed=seed,
+    )
 
 
 def _example(row: Row) -> Example:

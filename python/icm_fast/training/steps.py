@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 import torch
 
 from icm_fast import distributed
+from icm_fast.engine.progress import Stopwatch
 from icm_fast.errors import InputError
 from icm_fast.model.adapters import import_peft
 from icm_fast.model.loaded import LoadedModel
@@ -150,11 +150,10 @@ class FixedBatches(OwnTrainer, Generic[Row]):
         self._collate = data_collator
         self._rows = train_dataset
         self._losses = list(state.losses)
-        self._seconds_before = state.seconds
         data = {"data_collator": data_collator, "train_dataset": train_dataset}
         super().__init__(reporter=reporter, **arguments, **data)
         self.processing_class = None  # checkpoints need no copy of the tokenizer
-        self._start = time.monotonic()
+        self._watch = Stopwatch(state.seconds)
 
     def get_train_dataloader(self) -> torch.utils.data.DataLoader[Row]:
         """This process's rows of all batches of all epochs, in their order."""
@@ -200,8 +199,7 @@ class FixedBatches(OwnTrainer, Generic[Row]):
 
     def tuning_state(self) -> TuningState:
         """Losses and seconds so far, those of earlier processes included."""
-        seconds = self._seconds_before + time.monotonic() - self._start
-        return TuningState(tuple(self._losses), seconds)
+        return TuningState(tuple(self._losses), self._watch.seconds())
 
 
 class ChangeCheck:

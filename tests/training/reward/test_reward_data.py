@@ -11,7 +11,13 @@ from icm_fast.tasks.source import TaskSource
 from icm_fast.training.reward import pairs_of_labels, pairs_of_run, read_pairs
 from icm_fast.training.reward.evaluation import summarise
 from icm_fast.training.reward.human_pairs import human_pairs
-from icm_fast.training.reward.rewardbench import SECTIONS, final_score, section_scores
+from icm_fast.training.reward.rewardbench import COUNTS as REWARDBENCH_COUNTS
+from icm_fast.training.reward.rewardbench import (
+    PRIOR_SETS,
+    SECTIONS,
+    final_score,
+    section_scores,
+)
 
 PREFERENCE = [
     {
@@ -263,12 +269,12 @@ RIGHT = {
     "alpacaeval-easy": 10, "mt-bench-easy": 15, "mt-bench-hard": 1, "donotanswer": 5,
     "xstest-should-refuse": 3, "math-prm": 10, "hep-cpp": 10, "hep-go": 15,
 }  # fmt: skip
-BY_HAND = {
-    "Chat": (10 + 15) / 40,
+BY_HAND = {  # by the published numbers, of which this file has a part
+    "Chat": (100 * 1.0 + 28 * 0.5) / 128,
     "Chat Hard": 1 / 4,
-    "Safety": (5 + 3) / 20,
-    # math-prm 0.25 and code (10 + 15) / 40 = 0.625 weigh the same.
-    "Reasoning": (0.25 + 0.625) / 2,
+    "Safety": (136 * 1.0 + 154 * 0.2) / 290,
+    # math-prm 0.25 weighs as much as six code subsets, hep-cpp 1.0 and hep-go 0.5 as one each.
+    "Reasoning": (6 * 0.25 + 1.0 + 0.5) / 8,
 }
 
 
@@ -279,25 +285,27 @@ def outcomes():
 def test_sections_and_score_by_hand():
     found = summarise(outcomes() | {"mine": np.array([True, False])})
     assert {s: f.value for s, f in found.sections.items()} == pytest.approx(BY_HAND)
-    assert found.score.value == pytest.approx((0.625 + 0.25 + 0.4 + 0.4375) / 4)
+    assert found.score.value == pytest.approx(sum(BY_HAND.values()) / 4)
     assert found.score.n == 144
     assert found.subsets["mine"].value == 0.5
     assert found.overall.value == pytest.approx((sum(RIGHT.values()) + 1) / 146)
     text = found.to_markdown()
-    assert "| Reasoning | 0.438 |" in text
-    assert "| **score** | 0.428 |" in text
+    assert "| Reasoning | 0.375 |" in text
+    assert f"| **score** | {found.score.value:.3f} |" in text
+    assert found.other_counts["alpacaeval-easy"] == 10
+    assert found.other_counts["hep-js"] == 0
+    assert "published numbers of pairs" in text
+    assert "alpacaeval-easy 10 of 100" in text
     assert "In no section of RewardBench: mine." in text
 
 
 def test_the_published_counts_give_the_published_weights():
     """1 for one subset and 0 for the others: its score is its weight."""
-    code = [s for s in SECTIONS["Reasoning"] if s.startswith("hep-")]
-    counts = {"math-prm": 447} | dict.fromkeys(code, 164)
-    for subset in counts:
-        accuracies = {name: float(name == subset) for name in counts}
+    for subset in SECTIONS["Reasoning"]:
+        accuracies = {name: float(name == subset) for name in SECTIONS["Reasoning"]}
         # The published code counts math-prm as 984 examples beside 6 x 164.
         expected = (984 if subset == "math-prm" else 164) / (984 + 6 * 164)
-        assert section_scores(accuracies, counts)["Reasoning"] == pytest.approx(expected)
+        assert section_scores(accuracies)["Reasoning"] == pytest.approx(expected)
 
 
 def test_without_all_sections_there_is_no_score():
@@ -306,11 +314,33 @@ def test_without_all_sections_there_is_no_score():
     assert found.score is None
     assert "Chat Hard" not in found.sections
     assert final_score({"Chat": 1.0}) is None
-    only_math = section_scores({"math-prm": 0.3}, {"math-prm": 7})
+    only_math = section_scores({"math-prm": 0.3})
     assert only_math == {"Reasoning": pytest.approx(0.3)}
     unknown = summarise({"mine": np.array([True])})
     assert unknown.sections == {}
     assert "section" not in unknown.to_markdown()
+
+
+def test_prior_sets_are_a_section_of_half_the_weight_on_request():
+    prior = {"anthropic_hhh": np.array([True, False]), "shp": np.array([True] * 3)}
+    without = summarise(outcomes() | prior)
+    assert PRIOR_SETS not in without.sections
+    assert "In no section of RewardBench: anthropic_hhh, shp." in without.to_markdown()
+    found = summarise(outcomes() | prior, prior_sets=True)
+    assert found.sections[PRIOR_SETS].value == pytest.approx((0.5 + 1.0) / 2)
+    expected = (sum(BY_HAND.values()) + 0.5 * 0.75) / 4.5
+    assert found.score.value == pytest.approx(expected)
+    assert "In no section" not in found.to_markdown()
+    assert summarise(outcomes(), prior_sets=True).score is None
+
+
+def test_the_whole_file_has_the_published_counts_and_no_warning():
+    whole = {name: np.ones(n, bool) for name, n in REWARDBENCH_COUNTS.items()}
+    found = summarise(whole)
+    assert sum(REWARDBENCH_COUNTS.values()) == found.overall.n == 2985
+    assert found.other_counts == {}
+    assert "Warning" not in found.to_markdown()
+    assert summarise({"mine": np.array([True])}).other_counts == {}
 
 
 def test_texts_that_stand_in_several_pairs_widen_the_interval():
@@ -343,7 +373,7 @@ def test_intervals_are_those_of_a_bootstrap():
     drawn = []
     for _ in range(4000):
         accuracies = {s: rng.choice(f, len(f)).mean() for s, f in flags.items()}
-        drawn.append(np.mean(list(section_scores(accuracies, COUNTS).values())))
+        drawn.append(np.mean(list(section_scores(accuracies).values())))
     low, high = np.quantile(drawn, [0.025, 0.975])
     assert found.score.low == pytest.approx(low, abs=0.015)
     assert found.score.high == pytest.approx(high, abs=0.015)

@@ -22,6 +22,7 @@ from icm_fast.training.reward import (
     two_stage,
 )
 from icm_fast.training.reward import pool as pool_module
+from icm_fast.training.reward.evaluation import _beginning
 from icm_fast.training.reward.pool import CHUNK, PoolRows, label_pool
 from icm_fast.training.steps import TrainingStep
 from listeners import Listener
@@ -143,6 +144,16 @@ def test_a_part_of_any_length_is_taken_up(n_bytes, judge, tmp_path):
     (folder / "pool.json").write_text(json.dumps({"identity": record["identity"]}))
     label_pool(model, pool, folder)
     assert (folder / "pool.jsonl").read_bytes() == whole
+
+
+def test_labels_of_a_network_that_computes_otherwise_are_not_taken(judge, tmp_path):
+    pool, folder = write_lines(tmp_path / "pool.jsonl", pool_rows(4)), tmp_path / "out"
+    model, other = (load_reward_model(judge, dtype="float32") for _ in range(2))
+    label_pool(model, pool, folder)
+    other.network.config.rms_norm_eps = 0.5
+    assert other.fingerprint == model.fingerprint
+    with pytest.raises(InputError, match="model_computation"):
+        label_pool(other, pool, folder)
 
 
 def test_killed_before_the_record_was_written(judge, tmp_path, monkeypatch):
@@ -287,6 +298,21 @@ def test_a_file_is_evaluated_by_subset(judge, tmp_path):
     assert (tied.overall.value, tied.n_ties) == (0.0, 1)
     assert "1 pairs have equal rewards" in tied.to_markdown()
     assert list(tied.subsets) == ["all"]
+
+
+def test_long_texts_are_cut_and_counted_or_refused(judge, tmp_path):
+    model = load_reward_model(judge, dtype="float32")
+    long = "so much text " * model.max_context
+    rows = [{"chosen": long, "rejected": "b"}, {"chosen": long + "more", "rejected": "c"}]
+    path = write_lines(tmp_path / "long.jsonl", rows)
+    found = evaluate_reward(model, path)
+    assert found.n_truncated == 2
+    assert "2 texts are longer than the model's context" in found.to_markdown()
+    with pytest.raises(InputError, match="tokens, but the maximum of the reward model"):
+        evaluate_reward(model, path, refuse_long=True)
+    read = _beginning(long, model)
+    longer = long[: len(read) + 1]
+    assert len(model.token_ids(read)) <= model.max_context < len(model.token_ids(longer))
 
 
 def test_command_line_from_a_file_to_a_score(base, tmp_path, capsys):

@@ -67,6 +67,13 @@ def from_trl(tmp_path):
     return trainer.model, byte_tokenizer()
 
 
+def require_replaced(model):
+    """trl has to have replaced ``forward``, which its 1.0 did not do yet."""
+    if "forward" not in vars(model) and trl.__version__.startswith("1.0."):
+        pytest.skip("trl 1.0 replaces nothing")
+    assert "forward" in vars(model), "trl no longer replaces forward; this test shows nothing"
+
+
 @pytest.mark.parametrize("method", ["full", "lora"])
 def test_a_tuned_model_forwards_its_own_weights(method):
     config = FULL if method == "full" else LORA
@@ -87,7 +94,7 @@ def test_adapters_on_a_tuned_model_are_those_on_its_folder(tmp_path):
 
 def test_a_pair_from_another_trainer_can_be_copied_and_tuned(tmp_path):
     model, tokenizer = from_trl(tmp_path)
-    assert "forward" in vars(model), "trl no longer replaces forward; this test shows nothing"
+    require_replaced(model)
     loaded = load_model((model, tokenizer))
     assert torch.equal(logits(loaded.model), logits(model))
     copied = copy_model(model, torch.float32, share=False)
@@ -105,6 +112,7 @@ def test_a_pair_from_another_trainer_can_be_copied_and_tuned(tmp_path):
 
 def test_loading_a_pair_leaves_the_trainer_that_it_came_from_working(tmp_path):
     model, tokenizer = from_trl(tmp_path)
+    require_replaced(model)
     forward = vars(model)["forward"]
     loaded = load_model((model, tokenizer))
     assert vars(model)["forward"] is forward

@@ -17,9 +17,9 @@ from icm_fast.model.forward.decoder_layers import (
     Decoder,
     DecoderLayer,
     decoder_of,
-    is_known,
     linear_parts,
     rotary_tables,
+    unknown_because,
 )
 from icm_fast.model.hardware import available_bytes
 from icm_fast.model.loaded import LoadedModel
@@ -65,7 +65,7 @@ def cpu_decoder(loaded: LoadedModel, *, int8: bool = False) -> CpuDecoder | None
     key = "cpu_decoder_int8" if int8 else "cpu_decoder"
     with turn_of(loaded.model):
         if key not in loaded.cache:
-            loaded.cache[key] = _make(loaded, int8) if _is_supported(loaded) else None
+            loaded.cache[key] = None if unsupported_because(loaded) else _make(loaded, int8)
         decoder = loaded.cache[key]
     assert decoder is None or isinstance(decoder, CpuDecoder)
     if int8 and decoder is None:
@@ -76,15 +76,24 @@ def cpu_decoder(loaded: LoadedModel, *, int8: bool = False) -> CpuDecoder | None
     return decoder
 
 
-def _is_supported(loaded: LoadedModel) -> bool:
-    model = loaded.model
-    if loaded.device.type != "cpu" or loaded.dtype_name not in {"float32", "bfloat16"}:
-        return False
-    if cpu_isa(loaded.dtype_name) is None or not is_known(model):
-        return False
+def unsupported_because(loaded: LoadedModel) -> str:
+    """Why the native decoder does not run a model; empty where it does."""
+    model, dtype = loaded.model, loaded.dtype_name
+    if loaded.device.type != "cpu":
+        return f"the model is on {loaded.device}"
+    if dtype not in {"float32", "bfloat16"}:
+        return f"the native decoder has no {dtype}; dtype=float32 is faster"
+    if cpu_isa(dtype) is None:
+        return f"no instructions for {dtype} may be used here; dtype=float32 is faster"
+    if unknown := unknown_because(model):
+        return unknown
+    if int(model.config.hidden_size) % 2:
+        return f"the hidden size {model.config.hidden_size} is odd"
     # The packed copy is held in addition to the model's own weights.
     weight_bytes = sum(p.nbytes for part in linear_parts(model) for p in part.parameters())
-    return int(model.config.hidden_size) % 2 == 0 and weight_bytes < available_bytes()
+    if weight_bytes >= (free := available_bytes()):
+        return f"a packed copy of the weights takes {weight_bytes:,} bytes, and {free:,} are free"
+    return ""
 
 
 def _make(loaded: LoadedModel, int8: bool) -> CpuDecoder:
@@ -141,6 +150,7 @@ class CpuForward:
     def __init__(self, loaded: LoadedModel, decoder: CpuDecoder) -> None:
         self._model: PreTrainedModel = loaded.model
         self._decoder = decoder
+        self.native = decoder.native
         self._pool: KvPool | None = None
         self._rotary: RotaryTables | None = None
 

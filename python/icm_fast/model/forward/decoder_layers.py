@@ -141,12 +141,22 @@ def is_known(model: PreTrainedModel) -> bool:
 
     Models with wrapped layers, such as the live adapters of peft, are not.
     """
+    return not unknown_because(model)
+
+
+def unknown_because(model: PreTrainedModel) -> str:
+    """What :func:`decoder_of` does not know of a model; empty where it knows all."""
     config = model.config
-    if config.model_type not in FAMILIES or _activation(config) not in _ACTIVATIONS:
-        return False
-    return all(type(part) is torch.nn.Linear for part in linear_parts(model)) and all(
-        _known_biases(layer) for layer in model.base_model.layers
-    )
+    if config.model_type not in FAMILIES:
+        return f"the family {config.model_type} has no decoder here"
+    if (activation := _activation(config)) not in _ACTIVATIONS:
+        return f"the activation {activation} has no kernel here"
+    for part in linear_parts(model):
+        if type(part) is not torch.nn.Linear:
+            return f"its linear layers are wrapped ({type(part).__name__})"
+    if not all(_known_biases(layer) for layer in model.base_model.layers):
+        return "some of its linear layers have biases of their own"
+    return ""
 
 
 def linear_parts(model: PreTrainedModel) -> list[torch.nn.Module]:

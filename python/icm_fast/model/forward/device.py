@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +14,12 @@ from icm_fast.kernels.tree_attention import AttentionWork
 from icm_fast.kernels.tree_attention.select import select_tree_attention
 from icm_fast.kernels.triton_devices import DTYPES, has_triton_kernels
 from icm_fast.model.forward.batch import IntArray64, PackedBatch, rows_of
-from icm_fast.model.forward.decoder_layers import DecoderLayer, decoder_of, is_known, rotary_tables
+from icm_fast.model.forward.decoder_layers import (
+    DecoderLayer,
+    decoder_of,
+    rotary_tables,
+    unknown_because,
+)
 from icm_fast.model.forward.halving import PooledForward
 from icm_fast.model.loaded import LoadedModel
 from icm_fast.model.sharing import turn_of
@@ -25,14 +31,24 @@ def serves(loaded: LoadedModel) -> bool:
     Its family must be known, and all its weights be on one device with Triton kernels, in one dtype
     that these support.
     """
+    return not unserved_because(loaded)
+
+
+def unserved_because(loaded: LoadedModel) -> str:
+    """Why a model does not run this way; empty where it does."""
     tensors = list(loaded.model.parameters())
-    return (
-        {t.device for t in tensors} == {loaded.device}
-        and {t.dtype for t in tensors} <= DTYPES
-        and len({t.dtype for t in tensors}) == 1
-        and has_triton_kernels(loaded.device)
-        and is_known(loaded.model)
-    )
+    dtypes = {t.dtype for t in tensors}
+    if {t.device for t in tensors} != {loaded.device}:
+        return "its weights are spread over several devices"
+    if len(dtypes) > 1 or not dtypes <= DTYPES:
+        names = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))
+        return f"the kernels take one dtype of weights, float32, bfloat16 or float16, not {names}"
+    if not has_triton_kernels(loaded.device):
+        return (
+            f"{loaded.device} has no Triton kernels, which need triton 3.7 and an NVIDIA GPU of "
+            "compute capability 8.0 or later"
+        )
+    return unknown_because(loaded.model)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +84,15 @@ class DeviceForward(PooledForward):
         self._gated = select_gated_activation(weight.device, weight.dtype)
         self._rope_write = select_rope_kv_write(weight.device, weight.dtype)
         self._tables: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    @property
+    def kernels(self) -> dict[str, Callable[..., object]]:
+        """Implementations of all operations but attention, whose choice depends on tensors."""
+        return {
+            "norms": self._add_norm,
+            "gated units": self._gated,
+            "rotary positions": self._rope_write,
+        }
 
     def open(self, pool_tokens: int, longest_context: int, *, keep: bool = False) -> None:
         """Make room for a plan, and its rotary tables."""

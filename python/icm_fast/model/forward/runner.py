@@ -44,6 +44,11 @@ class ModelRunner:
         self.peak_kv_bytes = 0
 
     @property
+    def forward(self) -> Forward:
+        """The implementation that was picked."""
+        return self._forward
+
+    @property
     def windows(self) -> dict[int, int | None]:
         """Sliding windows seen by the generic implementation."""
         return self._forward.windows if isinstance(self._forward, GenericForward) else {}

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
 from icm_fast.files.text import cell
 from icm_fast.tasks.rows import PathLike, read_rows
 from icm_fast.training.reward.model import RewardModel
-from icm_fast.training.reward.pairs import row_pair
-from icm_fast.training.reward.rewardbench import SECTION_OF, final_score, section_scores
-from icm_fast.types import BoolArray, FloatArray
+from icm_fast.training.reward.pairs import Pair, row_pair
+from icm_fast.training.reward.rewardbench import (
+    COUNTS,
+    PRIOR_SETS,
+    final_score,
+    other_counts,
+    section_scores,
+    sections_of,
+)
+from icm_fast.training.reward.text import reward_text
+from icm_fast.types import BoolArray, FloatArray, ScoreArray
 
 NO_SUBSET = "all"
 N_RESAMPLES = 1000
@@ -46,6 +54,9 @@ class RewardEvaluation:
         score: RewardBench's score; None unless all four sections are there.
         overall: Share of all pairs, whatever their subset.
         n_ties: Pairs with equal rewards.
+        other_counts: Pairs of those subsets of RewardBench of which the file has not the published
+            number; the sections are weighted by the published numbers all the same.
+        n_truncated: Texts that were longer than the model's context and read up to there.
     """
 
     subsets: Mapping[str, Figure]
@@ -53,6 +64,8 @@ class RewardEvaluation:
     score: Figure | None
     overall: Figure
     n_ties: int
+    other_counts: Mapping[str, int] = field(default_factory=dict)
+    n_truncated: int = 0
 
     def to_dict(self) -> dict[str, object]:
         """Plain JSON types."""
@@ -65,15 +78,32 @@ class RewardEvaluation:
             rows = dict(self.sections) | ({"**score**": self.score} if self.score else {})
             parts.append(_table("section", rows))
         parts.append(_table("subset", {**self.subsets, "**all pairs**": self.overall}))
-        unknown = [name for name in self.subsets if name not in SECTION_OF]
+        known = {
+            s for subsets in sections_of(PRIOR_SETS in self.sections).values() for s in subsets
+        }
+        unknown = [name for name in self.subsets if name not in known]
         if self.sections and unknown:
             parts.append(f"In no section of RewardBench: {', '.join(map(cell, unknown))}.")
         if self.n_ties:
             parts.append(f"{self.n_ties} pairs have equal rewards and count as wrong.")
+        if self.other_counts:
+            parts.append(_counts_warning(self.other_counts))
+        if self.n_truncated:
+            parts.append(
+                f"{self.n_truncated} texts are longer than the model's context; it read their "
+                "beginning."
+            )
         return "\n\n".join(parts) + "\n"
 
 
-def evaluate_reward(model: RewardModel, path: PathLike, *, seed: int = 0) -> RewardEvaluation:
+def evaluate_reward(
+    model: RewardModel,
+    path: PathLike,
+    *,
+    seed: int = 0,
+    prior_sets: bool = False,
+    refuse_long: bool = False,
+) -> RewardEvaluation:
     """Score the pairs of a file in RewardBench's schema.
 
     Args:
@@ -81,13 +111,19 @@ def evaluate_reward(model: RewardModel, path: PathLike, *, seed: int = 0) -> Rew
         path: JSON, JSONL, CSV or Parquet file, or ``hub:NAME``, with the columns ``chosen``
             and ``rejected``, perhaps ``prompt`` and ``subset``.
         seed: Seed of the resamples.
+        prior_sets: Whether RewardBench's prior sets are a section, of half the weight.
+        refuse_long: Refuse a text that is longer than the model's context; otherwise the model
+            reads its beginning, and such texts are counted.
 
     Raises:
-        InputError: A file that cannot be read or used, or a text too long for the model.
+        InputError: A file that cannot be read or used, or with ``refuse_long`` a long text.
     """
     rows = read_rows(path)
     pairs = [row_pair(row) for row in rows]
-    rewards = model.score_pairs(pairs)
+    if refuse_long:
+        rewards, n_truncated = model.score_pairs(pairs), 0
+    else:
+        rewards, n_truncated = _score_beginnings(model, pairs)
     subsets = [row.optional("subset") or NO_SUBSET for row in rows]
     right = rewards[:, 0] > rewards[:, 1]
     n_ties = int((rewards[:, 0] == rewards[:, 1]).sum())
@@ -103,7 +139,32 @@ def evaluate_reward(model: RewardModel, path: PathLike, *, seed: int = 0) -> Rew
         },
         n_ties=n_ties,
         seed=seed,
+        prior_sets=prior_sets,
+        n_truncated=n_truncated,
     )
+
+
+def _score_beginnings(model: RewardModel, pairs: Sequence[Pair]) -> tuple[ScoreArray, int]:
+    """Rewards ``[n_pairs, 2]`` of texts as far as the context reaches, and how many are longer."""
+    texts = [reward_text(p.prompt, text) for p in pairs for text in (p.chosen, p.rejected)]
+    shorter: dict[str, str] = {}
+    for text in dict.fromkeys(texts):
+        if len(model.token_ids(text)) > model.max_context:
+            shorter[text] = _beginning(text, model)
+    rewards = model.score([shorter.get(text, text) for text in texts]).reshape(-1, 2)
+    return rewards, sum(text in shorter for text in texts)
+
+
+def _beginning(text: str, model: RewardModel) -> str:
+    """The longest beginning of a text that was found to fit the context, by halving."""
+    fits, too_long = 0, len(text)
+    while too_long - fits > 1:
+        middle = (fits + too_long) // 2
+        if len(model.token_ids(text[:middle])) > model.max_context:
+            too_long = middle
+        else:
+            fits = middle
+    return text[:fits]
 
 
 def summarise(
@@ -112,6 +173,8 @@ def summarise(
     texts: Mapping[str, Sequence[tuple[str, str]]] | None = None,
     n_ties: int = 0,
     seed: int = 0,
+    prior_sets: bool = False,
+    n_truncated: int = 0,
 ) -> RewardEvaluation:
     """Figures from whether each pair of each subset is right.
 
@@ -124,6 +187,8 @@ def summarise(
         texts: Subset to chosen and rejected text of each pair; all are different by default.
         n_ties: For the record.
         seed: Seed of the resamples.
+        prior_sets: Whether RewardBench's prior sets are a section.
+        n_truncated: For the record.
     """
     random = np.random.Generator(np.random.Philox(seed))
     counts = {name: len(right) for name, right in outcomes.items()}
@@ -131,12 +196,14 @@ def summarise(
     drawn: dict[str, FloatArray] = {
         name: _draw(right, texts[name] if texts else (), random) for name, right in outcomes.items()
     }
-    sections, drawn_sections = (section_scores(each, counts) for each in (accuracies, drawn))
-    n_of = {
-        section: sum(n for name, n in counts.items() if SECTION_OF.get(name) == section)
-        for section in sections
-    }
-    score, drawn_score = final_score(sections), final_score(drawn_sections)
+    sections, drawn_sections = (
+        section_scores(each, prior_sets=prior_sets) for each in (accuracies, drawn)
+    )
+    members = sections_of(prior_sets)
+    n_of = {section: sum(counts.get(name, 0) for name in members[section]) for section in sections}
+    score, drawn_score = (
+        final_score(each, prior_sets=prior_sets) for each in (sections, drawn_sections)
+    )
     total = sum(counts.values())
     return RewardEvaluation(
         subsets={name: _figure(accuracies[name], drawn[name], n) for name, n in counts.items()},
@@ -150,6 +217,17 @@ def summarise(
             total,
         ),
         n_ties=n_ties,
+        other_counts=other_counts(counts),
+        n_truncated=n_truncated,
+    )
+
+
+def _counts_warning(counts: Mapping[str, int]) -> str:
+    shown = [f"{name} {n} of {COUNTS[name]}" for name, n in counts.items()]
+    more = f" and {len(shown) - 4} more" if len(shown) > 4 else ""
+    return (
+        "Warning: the file does not hold RewardBench's published numbers of pairs, by which the "
+        f"sections are weighted: {', '.join(shown[:4])}{more}."
     )
 
 

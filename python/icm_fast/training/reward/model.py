@@ -23,7 +23,13 @@ from icm_fast.model.adapters import (
     tokenizer_for,
 )
 from icm_fast.model.load import load_model, pick_device, pick_dtype
-from icm_fast.model.loaded import LoadedModel, check_vocabulary, fingerprint_model, max_context_of
+from icm_fast.model.loaded import (
+    LoadedModel,
+    check_vocabulary,
+    computation_digest,
+    fingerprint_model,
+    max_context_of,
+)
 from icm_fast.model.pretrained import UNREADABLE, read_tokenizer
 from icm_fast.training.reward.network import (
     load_network,
@@ -62,6 +68,11 @@ class RewardModel:
     tokenizer: PreTrainedTokenizerBase
     fingerprint: str
     max_context: int
+
+    @property
+    def computation(self) -> str:
+        """Hex digest of what the configuration says about how the network computes."""
+        return computation_digest(self.network.config)
 
     @property
     def device(self) -> torch.device:

@@ -161,6 +161,7 @@ def _label_once(
         identity = {
             "pool_sha256": _file_digest(pool),
             "model_fingerprint": model.fingerprint,
+            "model_computation": model.computation,
             "labels": "soft" if soft else "hard",
         }
         n_rows = 0 if is_file(output) else _count_rows(pool)

@@ -6,7 +6,6 @@ import inspect
 import json
 import math
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -18,6 +17,7 @@ import torch
 from transformers import PreTrainedModel
 
 from icm_fast import distributed
+from icm_fast.engine.progress import Stopwatch
 from icm_fast.errors import InputError
 from icm_fast.files import write_atomically
 from icm_fast.files.fields import Fields, read_object
@@ -159,7 +159,7 @@ class Recorded(OwnTrainer):
         self._record = record
         self._tokenize = tokenize
         self._measure = measure
-        self._start = time.monotonic() - record.seconds
+        self._watch = Stopwatch(record.seconds)
         self.beta = kl_weight
 
     def _tokenize_prompts(
@@ -236,7 +236,7 @@ class Recorded(OwnTrainer):
 
     def seconds(self) -> float:
         """Time of training and measuring so far, that of earlier processes included."""
-        return time.monotonic() - self._start
+        return self._watch.seconds()
 
     def tuning_state(self) -> TuningState:
         """Losses and seconds when the record was last stored."""
