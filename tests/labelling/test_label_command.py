@@ -50,6 +50,40 @@ def test_the_summary_as_json(table, capsys):
     assert summary["labels"] == {"negative": N // 2, "positive": N // 2}
 
 
+@pytest.mark.usefixtures("fake")
+def test_a_file_gives_what_flags_give_and_flags_override_it(table, capsys):
+    assert run(["label", "a.csv", *QUESTION, *SETTINGS, "-o", "flags.csv"]) == 0
+    content = {
+        "text": "review",
+        "labels": ["negative", "positive"],
+        "template": "{review} is",
+        "model": "fake",
+        "output": "file.csv",
+        "folder": "work",
+        "cores": 2,
+        "core_size": 4,
+    }
+    table.with_name("a.yaml").write_text(json.dumps(content))
+    assert run(["label", "a.csv", "--config", "a.yaml"]) == 0
+    flags, file = (table.with_name(name).read_bytes() for name in ("flags.csv", "file.csv"))
+    assert file == flags
+    assert run(["label", "a.csv", "--config", "a.yaml", "--abstain", "0.5"]) == 0
+    assert pd.read_csv("file.csv")["label"].isna().sum() == N // 2
+    capsys.readouterr()
+    for wrong, message in (
+        ({"lables": []}, "a.yaml: unknown setting 'lables'; did you mean 'labels'?"),
+        ({"labels": "a,b"}, "labels must be a list, got 'a,b'"),
+        ({"output": ["x"]}, "output must be text, got ['x']"),
+        ({"cores": "x"}, "cores"),
+        ({"scorer": "naive"}, "unknown setting 'scorer'"),
+    ):
+        table.with_name("a.yaml").write_text(json.dumps(content | wrong))
+        assert run(["label", "a.csv", "--config", "a.yaml"]) == 2
+        err = capsys.readouterr().err
+        assert message in err
+        assert err.count("\n") == 1
+
+
 def gaps(table):
     pd.DataFrame({"review": ["good", np.nan], "known": [np.nan, np.nan]}).to_csv(table, index=False)
 
