@@ -73,11 +73,13 @@ def test_log_probabilities_are_normalised():
 
 
 def test_a_bias_is_taken_off():
-    plain = planted(bias=(4.0, 0.0, 0.0))
-    assert (plain.argmax(axis=1) == TRUTH).mean() < 0.7
+    n = 600
+    truth = np.arange(n) % 3
+    plain = planted(n=n, bias=(4.0, 0.0, 0.0))
+    assert (plain.argmax(axis=1) == truth).mean() < 0.7
     evidence = measure_scale([row_scores(plain, 1)]).evidence(row_scores(plain, 1))
-    assert (evidence.argmax(axis=1) == TRUTH).mean() > 0.85
-    assert evidence.sum(axis=1) == pytest.approx(np.zeros(N), abs=1e-9)
+    assert (evidence.argmax(axis=1) == truth).mean() > 0.85
+    assert evidence.sum(axis=1) == pytest.approx(np.zeros(n), abs=1e-9)
 
 
 def test_the_scale_does_not_depend_on_the_chunks():
@@ -87,9 +89,12 @@ def test_the_scale_does_not_depend_on_the_chunks():
     assert (parts.size, parts.information) == pytest.approx((whole.size, whole.information))
 
 
-def test_a_view_that_tells_nothing_counts_nothing():
+def test_a_view_that_tells_nothing_counts_almost_nothing():
     same = np.log(np.tile([0.7, 0.2, 0.1], (N, 1)))
-    assert np.abs(measure_scale([same]).evidence(same)).max() < 1e-6
+    telling = row_scores(planted(), 1)
+    nothing = measure_scale([same]).evidence(same)
+    assert np.abs(nothing).max() < 0.02
+    assert np.abs(measure_scale([telling]).evidence(telling)).mean() > 0.2
 
 
 @pytest.mark.parametrize("n_labels", [2, 3, 10])
@@ -104,9 +109,15 @@ def test_expected_accuracy_follows_its_formula(n_labels, right):
 
 
 def test_expected_accuracy_stays_between_chance_and_certainty():
-    one = np.zeros(10, np.int32)
+    one = np.zeros(10_000, np.int32)
     assert expected_accuracy(one, one, 4) == 0.995
     assert expected_accuracy(one, 1 - one, 4) == pytest.approx(0.26)
+
+
+def test_few_rows_that_agree_are_no_certainty():
+    few = [expected_accuracy(np.zeros(n), np.zeros(n), 2) for n in (1, 4, 64)]
+    assert few == sorted(few)
+    assert 0.7 < few[0] < few[1] < 0.95 < few[2] < 0.995
 
 
 @settings(max_examples=30, deadline=None)
