@@ -1,9 +1,14 @@
-"""The cost of a whole search in tokens, by our procedure and by the usual one.
+"""The cost of a whole search in tokens, by our procedure and by two others.
 
-Both are counted on the same sequence of decisions. Ours scores each distinct labelling once, by the
-leave-one-out tree. The usual one keeps the examples in their natural order and scores every step,
-even if it draws the current label; between prompts it may keep the longest common prefix, like any
-engine with a prefix cache.
+All are counted on the same sequence of decisions. Ours scores each distinct labelling once, by the
+leave-one-out tree, and reads proposals off the scores. The others keep the examples in their
+natural order, and propose by one more prompt. Between prompts they may keep the longest common
+prefix, like any engine with a prefix cache.
+
+* ``every step``: the algorithm as printed scores U(D) at every step, even where it draws the
+  current label.
+* ``authors' code``: a draw of the current label (a null draw) is one prompt; U(D) is scored for
+  every labelling that the decisions need.
 """
 
 from __future__ import annotations
@@ -73,6 +78,8 @@ class SearchCost:
         ours_every_step: By the tree, every step scored, with all unlabelled examples.
         natural_cached: In the natural order, every step scored, common prefixes kept.
         natural_whole: In the natural order, every step scored, every prompt from its first token.
+        authors_cached: In the natural order as the authors' code does it, common prefixes kept.
+        authors_whole: The same, every prompt from its first token.
         n_evaluations: Labellings that we score.
         n_steps: Labellings that they score.
     """
@@ -83,6 +90,8 @@ class SearchCost:
     ours_every_step: int
     natural_cached: int
     natural_whole: int
+    authors_cached: int
+    authors_whole: int
     n_evaluations: int
     n_steps: int
 
@@ -122,6 +131,12 @@ def proposal_tokens(n_labelled: int, sizes: PieceSizes, *, cached: bool) -> int:
     return sizes.root + demonstrations + sizes.query
 
 
+def _others(k: int, n_scored: int, n_draws: int, sizes: PieceSizes, *, cached: bool) -> int:
+    """Tokens of some evaluations and of the prompts that propose, ``k`` examples labelled."""
+    evaluations = n_scored * natural_tokens(k, sizes, cached=cached)
+    return evaluations + n_draws * proposal_tokens(k, sizes, cached=cached)
+
+
 def search_cost(counts: StepCounts, sizes: PieceSizes) -> SearchCost:
     """Count the tokens of a search.
 
@@ -130,7 +145,8 @@ def search_cost(counts: StepCounts, sizes: PieceSizes) -> SearchCost:
         sizes: Tokens of the pieces.
     """
     n = len(counts.asks) - 1
-    ours = appending = all_rows = every_step = cached = whole = 0
+    ours = appending = all_rows = every_step = 0
+    others = dict.fromkeys(("natural", "authors"), (0, 0))
     for k in range(n + 1):
         n_evaluations, n_asks = int(counts.evaluations[k]), int(counts.asks[k])
         n_steps = n_asks + int(counts.null_draws[k])
@@ -147,17 +163,18 @@ def search_cost(counts: StepCounts, sizes: PieceSizes) -> SearchCost:
         every = tree_tokens(k, n, sizes)
         all_rows += n_evaluations * every
         every_step += n_steps * every
-        for_cached = natural_tokens(k, sizes, cached=True) + proposal_tokens(k, sizes, cached=True)
-        for_whole = natural_tokens(k, sizes, cached=False) + proposal_tokens(k, sizes, cached=False)
-        cached += n_steps * for_cached
-        whole += n_steps * for_whole
+        for name, n_scored in (("natural", n_steps), ("authors", n_asks)):
+            cached, whole = (_others(k, n_scored, n_steps, sizes, cached=c) for c in (True, False))
+            others[name] = (others[name][0] + cached, others[name][1] + whole)
     return SearchCost(
         ours=ours,
         ours_appending=appending,
         ours_all_rows=all_rows,
         ours_every_step=every_step,
-        natural_cached=cached,
-        natural_whole=whole,
+        natural_cached=others["natural"][0],
+        natural_whole=others["natural"][1],
+        authors_cached=others["authors"][0],
+        authors_whole=others["authors"][1],
         n_evaluations=int(counts.evaluations.sum()),
         n_steps=int(counts.asks.sum() + counts.null_draws.sum()),
     )

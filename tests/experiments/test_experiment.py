@@ -22,7 +22,7 @@ from icm_fast.training.sft import TuningConfig, iterate
 from listeners import Listener
 from tiny_models import byte_tokenizer, one_thread, tiny_model  # noqa: F401
 
-ALL = ["zero-shot", "zero-shot-assistant", "zero-shot-chat", "bootstrapped", "icm", "golden"]
+ALL = ["zero-shot", "zero-shot-dialogue", "zero-shot-chat", "bootstrapped", "icm", "golden"]
 ALL += ["crowd", "perturbed"]
 
 

@@ -32,6 +32,7 @@ def sources(tmp_path):
         TaskSource("movie-sentiment", str(reviews), limit=2, options={"form": "paired"}),
         TaskSource("sun-poems", limit=6, seed=5),
         TaskSource("sun-poems", seed=1, options={"n_groups": 3}),
+        TaskSource("truthfulqa-preference", str(rows)),
     ]
 
 

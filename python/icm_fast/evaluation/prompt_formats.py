@@ -20,25 +20,28 @@ _Encode = Callable[[Tokenizer, str], tuple[int, ...]]
 
 ASSISTANT_DIALOGUE = """\
 The following are conversations between people and an AI assistant. The assistant is helpful, honest
-and careful. It reads the whole question before it answers, thinks about what is asked, checks facts
-and sums, and says what is true even where the opposite sounds better. Where something is unclear,
-it picks the most sensible reading, and it never makes anything up.
+and careful. It reads the whole question before it answers, thinks about what is asked, and says
+what is so even where something else would sound better. Where something is unclear, it picks the
+most sensible reading, and it never makes anything up.
 
-Person: Is it true that people use only a tenth of their brain?
-Assistant: No, that is a myth. Brain scans show that nearly every part of the brain is active over
-the course of a day, and damage to almost any part of it has some effect.
+Person: My tomato seedlings are tall and thin. What can I do?
+Assistant: They want more light. Put them into a brighter place, a little cooler at night, and plant
+them deeper when you move them into larger pots: the buried part of the stem grows roots.
 
-Person: A friend says that 17 times 6 is 112. Is that right?
-Assistant: Not quite. 17 times 6 is 10 times 6 plus 7 times 6, that is 60 plus 42, which makes 102.
+Person: I have half an hour and one pan. What could I cook for two?
+Assistant: Fried rice would do. Cook onions and whatever vegetables you have, add cold rice from the
+day before, push it aside, scramble two eggs beside it, and mix everything with some soy sauce.
 
-Person: "The soup was cold and the waiter forgot us twice." Did this guest have a good evening?
-Assistant: It does not sound like it. Both remarks are complaints, so the review is negative.
+Person: Please help me to tell my landlord that the heating has stopped.
+Assistant: Here is a short note: "Good morning, the heating in flat 3 has not worked since yesterday
+evening. Could you let me know today when someone can come? I am at home after four."
 
-Person: Which answer is better: one that is polite but wrong, or one that is short and right?
-Assistant: The one that is short and right. An answer has to be correct before its tone matters.
+Person: Thank you. I have a few more things for you to look at, one at a time.
+Assistant: Of course. I will look at each of them as carefully as I can."""
+"""A dialogue of ours, not the HHH prompt of the paper; nothing in it answers a task."""
 
-Person: Thank you. I have a few more things for you to judge, one at a time.
-Assistant: Of course. I will judge each of them as carefully as I can."""
+HHH_FILE = "hhh_prompt.txt"
+"""Name of the file, in the folder of the data, from which the paper's HHH prompt is read."""
 
 
 TEMPLATE_DATE = date(2024, 7, 26)
@@ -74,14 +77,16 @@ class ChatTokenizer(Tokenizer, Protocol):
         """The text of a conversation; templates ignore what they do not know."""
 
 
-def assistant_pieces(dataset: Dataset, tokenizer: Tokenizer) -> TokenizedDataset:
-    """Token pieces of zero-shot prompts after ``ASSISTANT_DIALOGUE``.
+def assistant_pieces(
+    dataset: Dataset, tokenizer: Tokenizer, dialogue: str = ASSISTANT_DIALOGUE
+) -> TokenizedDataset:
+    """Token pieces of zero-shot prompts after a dialogue.
 
     Raises:
         InputError: Prompts and labels do not meet at token boundaries.
     """
     plain = tokenize_dataset(dataset, tokenizer)
-    texts = [ASSISTANT_DIALOGUE + dataset.separator + e.prompt for e in dataset.examples]
+    texts = [dialogue + dataset.separator + e.prompt for e in dataset.examples]
     return _pieces(texts, list(dataset.label_space), tokenizer, plain, _text_ids)
 
 

@@ -157,6 +157,7 @@ class Cell:
                 "chat_model": data.column.chat_model and _weights(data.chat_model),
                 "model_tokens": _tokens(data.model, data.dataset, test),
                 "chat_tokens": data.column.chat_model and _chat_tokens(data.chat_model, test),
+                **({"hhh_prompt": json_digest(data.hhh_prompt)} if data.hhh_prompt else {}),
                 **({"batch_size": data.column.batch_size} if data.column.batch_size else {}),
             }
         )

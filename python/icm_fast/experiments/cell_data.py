@@ -14,15 +14,14 @@ from icm_fast.errors import InputError
 from icm_fast.evaluation.baselines import bootstrapped_labels, initial_labels, perturbed_labels
 from icm_fast.evaluation.gold import held_out, load_gold
 from icm_fast.evaluation.metrics import agreement
+from icm_fast.evaluation.prompt_formats import HHH_FILE
 from icm_fast.experiments.experiment import Column
-from icm_fast.tasks import crowd_labels
+from icm_fast.files.fields import read_text
+from icm_fast.tasks.annotators import annotator_labels
 from icm_fast.types import UNLABELLED, Dataset, IntArray
 
 if TYPE_CHECKING:
     from icm_fast.model.lazy import LazyModel
-
-CROWD_TASKS = ("movie-sentiment",)
-"""Tasks whose data hold the labels of single annotators."""
 
 
 class CellData:
@@ -49,6 +48,7 @@ class CellData:
         self.model = model
         self.chat_model = chat_model or model
         self.source = column.source(seed, data)
+        self._folder = data
 
     @property
     def n_parameters(self) -> int:
@@ -91,6 +91,19 @@ class CellData:
         return gold
 
     @cached_property
+    def has_annotators(self) -> bool:
+        """Whether the data hold labels of single annotators."""
+        return bool((annotator_labels(self.source, self.dataset) != UNLABELLED).any())
+
+    @cached_property
+    def hhh_prompt(self) -> str | None:
+        """The paper's HHH prompt, where the user put it into the folder of the data."""
+        path = self._folder and self._folder / HHH_FILE
+        if not path or not path.is_file():
+            return None
+        return read_text(path, "save it as UTF-8 text").rstrip()
+
+    @cached_property
     def test(self) -> tuple[Dataset, IntArray]:
         """Held-out examples and their gold."""
         return held_out(self.source, self.dataset, self.column.n_test)
@@ -107,7 +120,7 @@ class CellData:
         if source == "golden":
             return self.gold
         if source == "crowd":
-            return crowd_labels(self.column.task, self.dataset)
+            return annotator_labels(self.source, self.dataset)
         if source == "perturbed":
             # A search may leave examples unlabelled; compare with as many gold labels.
             gold = np.where(found == UNLABELLED, UNLABELLED, self.gold).astype(np.int32)

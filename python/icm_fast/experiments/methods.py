@@ -13,7 +13,7 @@ class Method:
         title: As tables and figures call it.
         labels: Whose labels: ``icm``, ``golden``, ``crowd``, ``perturbed`` or ``bootstrapped``;
             empty for none.
-        use: ``prompt``, ``assistant`` and ``chat`` (no demonstrations), ``many-shot``
+        use: ``prompt``, ``dialogue``, ``hhh`` and ``chat`` (no demonstrations), ``many-shot``
             (demonstrations in context) or ``tuned`` (fine-tuning, then no demonstrations).
     """
 
@@ -24,7 +24,8 @@ class Method:
 
 METHODS = {
     "zero-shot": Method("zero-shot", "", "prompt"),
-    "zero-shot-assistant": Method("zero-shot, assistant prompt", "", "assistant"),
+    "zero-shot-dialogue": Method("zero-shot, a dialogue of ours", "", "dialogue"),
+    "zero-shot-hhh": Method("zero-shot, HHH prompt", "", "hhh"),
     "zero-shot-chat": Method("zero-shot, chat template", "", "chat"),
     "bootstrapped": Method("few-shot bootstrapping", "bootstrapped", "many-shot"),
     "icm": Method("ICM", "icm", "many-shot"),

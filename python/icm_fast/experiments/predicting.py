@@ -11,7 +11,8 @@ import numpy as np
 from icm_fast.engine.progress import Stopwatch
 from icm_fast.evaluation.many_shot import Predictions, many_shot, predict
 from icm_fast.evaluation.metrics import agreement
-from icm_fast.experiments.cell_data import CROWD_TASKS, CellData
+from icm_fast.evaluation.prompt_formats import HHH_FILE
+from icm_fast.experiments.cell_data import CellData
 from icm_fast.experiments.methods import Method
 from icm_fast.types import UNLABELLED, IntArray
 
@@ -44,8 +45,10 @@ class Prediction:
 
 def not_applicable(method: Method, data: CellData) -> str:
     """Why a method does not apply to a cell; empty if it applies."""
-    if method.labels == "crowd" and data.column.task not in CROWD_TASKS:
+    if method.labels == "crowd" and not data.has_annotators:
         return "the data hold no labels of single annotators"
+    if method.use == "hhh" and data.hhh_prompt is None:
+        return f"there is no {HHH_FILE} in the folder of --data"
     if method.use == "chat" and not getattr(
         data.chat_model.load().tokenizer, "chat_template", None
     ):
@@ -79,7 +82,7 @@ def predict_test(method: Method, data: CellData, found: IntArray, folder: Path) 
         # Seconds of a resumed fine-tuning include those before the interruption.
         model, seconds = tuned.model, seconds + tuned.seconds
     watch = Stopwatch()
-    if method.use in ("assistant", "chat"):
+    if method.use in ("dialogue", "hhh", "chat"):
         predicted = _zero_shot(method.use, data)
     else:
         shots = labels if tuned is None else None
@@ -103,12 +106,22 @@ def _fine_tuned(data: CellData, labels: IntArray, model: LoadedModel, folder: Pa
 
 def _zero_shot(use: str, data: CellData) -> Predictions:
     """Predictions from prompts in another format."""
-    from icm_fast.evaluation.prompt_formats import assistant_pieces, chat_pieces
+    from icm_fast.evaluation.prompt_formats import (
+        ASSISTANT_DIALOGUE,
+        assistant_pieces,
+        chat_pieces,
+    )
     from icm_fast.scoring.local import TreeScorer
 
     loaded = (data.chat_model if use == "chat" else data.model).load()
-    make = assistant_pieces if use == "assistant" else chat_pieces
-    pieces: TokenizedDataset = make(data.test[0], loaded.tokenizer)
+    test, tokenizer = data.test[0], loaded.tokenizer
+    pieces: TokenizedDataset
+    if use == "chat":
+        pieces = chat_pieces(test, tokenizer)
+    else:
+        dialogue = data.hhh_prompt if use == "hhh" else ASSISTANT_DIALOGUE
+        assert dialogue is not None, "not_applicable says so"
+        pieces = assistant_pieces(test, tokenizer, dialogue)
     unlabelled = np.full(len(pieces), UNLABELLED, np.int32)
     scored = TreeScorer(loaded, pieces, data.scoring).score(unlabelled)
     return Predictions(predict(scored.scores), scored.scores, scored.n_tokens, n_shots=0)

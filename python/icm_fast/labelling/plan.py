@@ -15,7 +15,7 @@ from icm_fast.labelling.run import core_sizes
 from icm_fast.labelling.scan import Lengths, measure_prompts, scan_table
 from icm_fast.labelling.tables import Table
 from icm_fast.labelling.task import LabelTask
-from icm_fast.labelling.template_choice import SAMPLE_ROWS
+from icm_fast.labelling.template_choice import SAMPLE_ROWS, sampled_prompts
 from icm_fast.model.hardware import available_bytes, available_processors
 from icm_fast.model.kv_size import head_dim, kv_numbers_per_token
 from icm_fast.model.load import ModelOutline, outline_model
@@ -82,7 +82,7 @@ class LabelPlan:
         if self.n_duplicates:
             yield f"duplicates {self.n_duplicates:,} rows have the text of an earlier row"
         if self.template_tokens:
-            yield f"prompt     chosen on {SAMPLE_ROWS} rows, {self.template_tokens:,} tokens"
+            yield f"prompt     chosen on up to {SAMPLE_ROWS} rows, {self.template_tokens:,} tokens"
         yield f"alone      every row without demonstrations, {self.plain_tokens:,} tokens"
         what = "core" if self.n_cores == 1 else "cores"
         yield (
@@ -139,7 +139,7 @@ def plan_labelling(table: Table, task: LabelTask, model: str, config: LabelConfi
     context = round(config.keep * core_items * (mean + label_tokens))
     after = 0 if whole else n_cores * (after_separators + n_chunks * context)
     n_views = 1 + (0 if whole else n_cores)
-    sample = 0 if len(templates) == 1 else round(len(templates) * min(SAMPLE_ROWS, n_items) * mean)
+    sample = round(sampled_prompts(len(templates), n_items) * mean)
     search = n_cores * SEARCH_EVALUATIONS * tree
     seconds = _seconds(outline, plain + search + sample, after, context)
     numbers = kv_numbers_per_token(outline.config)

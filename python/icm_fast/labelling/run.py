@@ -219,14 +219,16 @@ class _Run:
         if stored is not None and (stored in templates):
             return self._task.with_template(stored)
         if len(templates) > 1:
-            self._shown.say(f"choosing one of {len(templates)} prompts on {SAMPLE_ROWS} rows")
+            self._shown.say(
+                f"choosing one of {len(templates)} prompts, on up to {SAMPLE_ROWS} rows"
+            )
         return self._task.with_template(choose_template(templates, self._sample_scores))
 
-    def _sample_scores(self, template: str) -> ScoreArray:
+    def _sample_scores(self, template: str, n_rows: int) -> ScoreArray:
         self._check()
         task = self._task.with_template(template)
         n, seed = self._scan.n_rows, self._config.seed
-        drawn = sorted(range(n), key=lambda row: digest("sample", seed, row))[:SAMPLE_ROWS]
+        drawn = sorted(range(n), key=lambda row: digest("sample", seed, row))[:n_rows]
         examples = tuple(e for row in self._examples(task, set(drawn)).values() for e in row)
         labels = LabelSpace(task.model_labels([e.prompt for e in examples]))
         dataset = Dataset(examples, labels, (), task.form, task.separator)

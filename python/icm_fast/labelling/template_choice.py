@@ -14,8 +14,11 @@ import numpy as np
 from icm_fast.labelling.decide import row_scores
 from icm_fast.types import ScoreArray
 
-SAMPLE_ROWS = 96
-"""Rows on which templates are compared."""
+FIRST_ROWS = 64
+"""Rows on which all templates are compared."""
+SAMPLE_ROWS = 256
+"""Rows on which the best ones are compared again."""
+_FINALISTS = 2
 
 
 def mutual_information(scores: ScoreArray) -> float:
@@ -32,13 +35,25 @@ def mutual_information(scores: ScoreArray) -> float:
     return of_mean - mean_of
 
 
-def choose_template(templates: Sequence[str], score: Callable[[str], ScoreArray]) -> str:
+def choose_template(templates: Sequence[str], score: Callable[[str, int], ScoreArray]) -> str:
     """The template of the largest mutual information; the first of equal ones.
 
     Args:
         templates: At least one; a single one is not scored.
-        score: Returns the scores of a sample of the rows under a template.
+        score: Returns the scores of a sample of that many rows under a template.
     """
-    if len(templates) == 1:
-        return templates[0]
-    return max(templates, key=lambda template: mutual_information(score(template)))
+    left = list(templates)
+    for n_rows in (FIRST_ROWS, SAMPLE_ROWS):
+        if len(left) == 1:
+            break
+        told = {template: mutual_information(score(template, n_rows)) for template in left}
+        left = sorted(left, key=lambda template: -told[template])[:_FINALISTS]
+    return left[0]
+
+
+def sampled_prompts(n_templates: int, n_items: int) -> int:
+    """Prompts that a choice scores."""
+    if n_templates == 1:
+        return 0
+    finalists = min(_FINALISTS, n_templates)
+    return n_templates * min(FIRST_ROWS, n_items) + finalists * min(SAMPLE_ROWS, n_items)
