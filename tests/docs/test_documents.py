@@ -238,6 +238,7 @@ def test_citation_names_the_version_and_the_paper() -> None:
     [
         ("icm_fast", "icm_fast"),
         ("icm_fast.evaluation", "evaluation"),
+        ("icm_fast.labelling", "labelling"),
         ("icm_fast.training.sft", "sft"),
         ("icm_fast.training.reward", "reward"),
         ("icm_fast.training.rl", "rl"),

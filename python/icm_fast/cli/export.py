@@ -25,7 +25,8 @@ _Format = Annotated[
     typer.Option(
         metavar="FORMAT",
         help="jsonl, csv, parquet, trl-sft, messages, trl-preference, dpo, axolotl or lm-eval; "
-        "taken from the suffix of the file by default.",
+        "taken from the suffix of the file by default. Of a labelling: argilla, label-studio or "
+        "cleanlab, and of a comparison trl-preference or dpo.",
         show_default=False,
     ),
 ]
@@ -99,6 +100,18 @@ _CsvSafe = Annotated[
 ]
 
 
+_Rows = Annotated[
+    int | None,
+    typer.Option(
+        "--rows",
+        metavar="N",
+        help="Number of rows for review, the least certain ones; 100 by default.",
+        show_default=False,
+        rich_help_panel="Review of a labelling",
+    ),
+]
+
+
 def export(
     run_folder: RunFolder,
     format: _Format = None,
@@ -110,12 +123,20 @@ def export(
     license: _License = None,
     dry_run: _DryRun = False,
     csv_safe: _CsvSafe = False,
+    rows: _Rows = None,
 ) -> None:
-    """Write labels as a table, training data or lm-eval task."""
+    """Write labels as a table, training data, lm-eval task or for review."""
     from icm_fast.export.lm_eval import LM_EVAL
     from icm_fast.export.tables import format_of
     from icm_fast.runs.finished import read_run
 
+    if _is_labelling(run_folder):
+        others = (shots, test, push, private, license)
+        _refuse_for_labelling(any(v is not None for v in others) or dry_run or csv_safe)
+        say(_labelling(run_folder, format, output, rows), err=is_stdout(output))
+        return
+    if rows is not None:
+        raise InputError(f"--rows belongs to the folder of a labelling, and {run_folder} is a run")
     chosen = format_of(None if push else output, format)
     if chosen != LM_EVAL and (shots is not None or test is not None):
         raise InputError("--shots and --test belong to --format lm-eval; add it or leave them out")
@@ -135,6 +156,31 @@ def export(
         say(_lm_eval(run, output or run_folder / LM_EVAL, shots, test))
     else:
         say(_file(run, chosen, output, csv_safe), err=is_stdout(output))
+
+
+def _is_labelling(folder: Path) -> bool:
+    from icm_fast.labelling.folder import LABELLING_FILE
+
+    return (folder / LABELLING_FILE).exists()
+
+
+def _refuse_for_labelling(given: bool) -> None:
+    if given:
+        raise InputError(
+            "of a labelling, --format, --rows and --output are the options of export; leave the "
+            "others out"
+        )
+
+
+def _labelling(folder: Path, format: str | None, output: Path | None, rows: int | None) -> str:
+    from icm_fast.labelling.export import DEFAULT_ROWS, FORMATS, export_labelling
+
+    if format is None:
+        raise InputError(f"name the format of the export: --format {', '.join(FORMATS)}")
+    n_rows = DEFAULT_ROWS if rows is None else rows
+    path, n = export_labelling(folder, format, output, n_rows=n_rows)
+    where = "standard output" if is_stdout(path) else str(path)
+    return f"{n} rows written to {where}"
 
 
 def _file(run: FinishedRun, format: str, output: Path | None, csv_safe: bool) -> str:

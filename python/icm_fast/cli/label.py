@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,8 +12,8 @@ import typer
 
 from icm_fast.cli.parameters import MODEL_HELP, ProgressKind, Seed
 from icm_fast.cli.search import resumable
-from icm_fast.cli.settings import parse_assignments, say
-from icm_fast.errors import InputError
+from icm_fast.cli.settings import parse_assignments, read_settings_file, say
+from icm_fast.errors import InputError, shown
 
 if TYPE_CHECKING:
     from icm_fast.labelling import Labelling, LabelTask
@@ -118,13 +119,22 @@ _Set = Annotated[
     ),
 ]
 _Prefix = Annotated[
-    str, typer.Option(metavar="TEXT", help="Put before the names of the new columns.")
+    str | None, typer.Option(metavar="TEXT", help="Put before the names of the new columns.")
 ]
 _Corrections = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE",
         help="Reviewed rows with corrected labels, which become known.",
+        show_default=False,
+    ),
+]
+_ConfigFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        metavar="FILE",
+        help="YAML file of options and settings by their names; flags override it.",
         show_default=False,
     ),
 ]
@@ -152,45 +162,94 @@ def label(
     abstain: _Abstain = None,
     shares: _Shares = None,
     assignments: _Set = None,
-    prefix: _Prefix = "",
+    prefix: _Prefix = None,
     corrections: _Corrections = None,
+    file: _ConfigFile = None,
     plan: _Plan = False,
     as_json: _AsJson = False,
     progress: ProgressKind = "auto",
 ) -> None:
     """Label every row of a table; run it again to resume."""
-    from icm_fast.labelling import LabelTask
-
-    task = LabelTask(
-        labels=_listed(labels),
-        text=text,
-        claim=claim,
-        compare=compare,
-        template=template,
-        known=known,
-        group=group,
-        answer=answer,
-        rules=tuple(rules or ()),
-    )
-    config = _config(assignments or [], seed=seed, abstain=abstain, shares=shares)
+    flags: dict[str, object] = {
+        "labels": None if labels is None else _listed(labels),
+        "text": text,
+        "claim": claim,
+        "compare": compare,
+        "template": template,
+        "known": known,
+        "group": group,
+        "answer": answer,
+        "rules": rules,
+        "model": model,
+        "output": output,
+        "folder": folder,
+        "prefix": prefix,
+        "corrections": corrections,
+        "seed": seed,
+        "abstain": abstain,
+    }
+    request = _request(file, assignments or [], shares, flags)
     if plan:
-        _print_plan(table, task, model, config, as_json)
-        return
-    _run(table, task, model, config, output, folder, prefix, corrections, as_json, progress)
+        _print_plan(table, request, as_json)
+    else:
+        _run(table, request, as_json, progress)
 
 
-def _run(
-    name: str,
-    task: LabelTask,
-    model: str | None,
-    config: LabelConfig,
-    output: Path | None,
-    folder: Path | None,
-    prefix: str,
-    corrections: Path | None,
-    as_json: bool,
-    progress: str,
-) -> None:
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """What the options and a file say."""
+
+    task: LabelTask
+    config: LabelConfig
+    model: str | None
+    output: Path | None
+    folder: Path | None
+    prefix: str
+    corrections: Path | None
+
+
+_TASK_TEXTS = ("text", "claim", "template", "known", "group", "answer")
+_TASK_LISTS = ("labels", "compare", "rules")
+_OTHERS = ("model", "output", "folder", "prefix", "corrections")
+
+
+def _request(
+    file: Path | None, assignments: list[str], shares: str | None, flags: dict[str, object]
+) -> _Request:
+    """Merge a YAML file, ``--set`` assignments and flags (None where not given)."""
+    from icm_fast.labelling import LabelTask
+    from icm_fast.labelling.config import LabelConfig
+
+    settings = [field.name for field in dataclasses.fields(LabelConfig)]
+    names = (*_TASK_TEXTS, *_TASK_LISTS, *_OTHERS)
+    content: dict[str, Any] = {}
+    if file is not None:
+        texts = frozenset((*_TASK_TEXTS, *_OTHERS, "labels", "compare"))
+        content = read_settings_file(file, (*names, *settings), texts)
+    content |= parse_assignments(assignments, settings)
+    if shares is not None:
+        content["shares"] = _numbers(shares)
+    content |= {name: value for name, value in flags.items() if value is not None}
+    for name in _OTHERS:
+        value = content.get(name)
+        if value is not None and not isinstance(value, str | Path):
+            raise InputError(f"{name} must be text, got {shown(value)}")
+    config = LabelConfig.from_mapping({k: v for k, v in content.items() if k not in names})
+    asked = {k: v for k, v in content.items() if k in (*_TASK_TEXTS, *_TASK_LISTS)}
+    paths = {
+        name: Path(content[name]) if content.get(name) else None
+        for name in ("output", "folder", "corrections")
+    }
+    return _Request(
+        task=LabelTask(**{k: v for k, v in asked.items() if v is not None}),
+        config=config,
+        model=content.get("model"),
+        prefix=content.get("prefix") or "",
+        **paths,
+    )
+
+
+def _run(name: str, request: _Request, as_json: bool, progress: str) -> None:
     from icm_fast.engine.progress import make_progress
     from icm_fast.labelling import label_rows, open_table
     from icm_fast.labelling.api import (
@@ -202,13 +261,16 @@ def _run(
     from icm_fast.labelling.review import corrected_table
     from icm_fast.model.lazy import LazyModel
 
+    task, config, model = request.task, request.config, request.model
     opened = open_table(name)
-    path = output_path(opened, output)
-    stem = path.name.partition(".")[0] if output is None else Path(name).name.partition(".")[0]
-    folder = folder or Path("runs") / f"label-{stem.removesuffix('-labelled')}-seed{config.seed}"
-    check_new_columns(opened, task, prefix)
-    if corrections is not None:
-        opened, task = corrected_table(opened, task, corrections)
+    path = output_path(opened, request.output)
+    stem = (path.name if request.output is None else Path(name).name).partition(".")[0]
+    folder = request.folder or (
+        Path("runs") / f"label-{stem.removesuffix('-labelled')}-seed{config.seed}"
+    )
+    check_new_columns(opened, task, request.prefix)
+    if request.corrections is not None:
+        opened, task = corrected_table(opened, task, request.corrections)
     if model is None:
         say(f"no --model given: labelling with the small embedded model {DEFAULT_MODEL}", err=True)
     lazy = LazyModel(model or DEFAULT_MODEL, dtype=config.dtype, device=config.device)
@@ -221,7 +283,7 @@ def _run(
             folder=folder,
             progress=make_progress(progress),
         )
-        write_labelled(opened, labelling, path, prefix)
+        write_labelled(opened, labelling, path, request.prefix)
     if as_json:
         say(json.dumps(labelling.summary(), indent=2, ensure_ascii=False), err=str(path) == "-")
         return
@@ -246,14 +308,13 @@ def summary_lines(labelling: Labelling, path: str, folder: Path) -> list[str]:
     return [*lines, f"labelled table: {path}", f"everything that was scored: {folder}"]
 
 
-def _print_plan(
-    name: str, task: LabelTask, model: str | None, config: LabelConfig, as_json: bool
-) -> None:
+def _print_plan(name: str, request: _Request, as_json: bool) -> None:
     from icm_fast.labelling import open_table
     from icm_fast.labelling.api import DEFAULT_MODEL
     from icm_fast.labelling.plan import plan_labelling
 
-    plan = plan_labelling(open_table(name), task, model or DEFAULT_MODEL, config)
+    model = request.model or DEFAULT_MODEL
+    plan = plan_labelling(open_table(name), request.task, model, request.config)
     if as_json:
         content = {**dataclasses.asdict(plan), "n_tokens": plan.n_tokens}
         say(json.dumps(content, indent=2, ensure_ascii=False))
@@ -262,22 +323,12 @@ def _print_plan(
         say(line)
 
 
-def _config(
-    assignments: list[str], *, seed: int | None, abstain: float | None, shares: str | None
-) -> LabelConfig:
-    from icm_fast.labelling.config import LabelConfig
-
-    known = [field.name for field in dataclasses.fields(LabelConfig)]
-    given: dict[str, object] = parse_assignments(assignments, known)
-    if shares is not None:
-        try:
-            given["shares"] = tuple(float(part) for part in shares.split(","))
-        except ValueError:
-            raise InputError(f"--shares {shares!r} must be numbers, such as 0.9,0.1") from None
-    flags = {"seed": seed, "abstain": abstain}
-    given |= {name: value for name, value in flags.items() if value is not None}
-    return LabelConfig.from_mapping(given)
+def _numbers(shares: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in shares.split(","))
+    except ValueError:
+        raise InputError(f"--shares {shares!r} must be numbers, such as 0.9,0.1") from None
 
 
-def _listed(labels: str | None) -> tuple[str, ...]:
-    return () if labels is None else tuple(part.strip() for part in labels.split(","))
+def _listed(labels: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in labels.split(","))

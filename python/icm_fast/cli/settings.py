@@ -92,8 +92,17 @@ def read_request(
     return _request(content, resolved)
 
 
-def read_settings_file(file: Path) -> dict[str, object]:
+def read_settings_file(
+    file: Path,
+    known: Sequence[str] = (*REQUEST_KEYS, *SETTINGS, IDENTITY),
+    texts: frozenset[str] = frozenset(),
+) -> dict[str, object]:
     """Read a YAML file of settings.
+
+    Args:
+        file: The file.
+        known: Keys that it may have.
+        texts: Keys whose values are text, besides those of searches.
 
     Raises:
         InputError: The file cannot be read, is not a YAML mapping, or has an unknown key.
@@ -108,7 +117,7 @@ def read_settings_file(file: Path) -> dict[str, object]:
         if re.search(rf"^{IDENTITY}:", text, re.MULTILINE):
             content = parse_old_yaml(text, str(file))  # written by a run
         else:
-            content = parse_yaml(text, str(file), texts=text_keys())
+            content = parse_yaml(text, str(file), texts=text_keys() | texts)
     except NotYamlError as error:
         raise InputError(f"{file} is not YAML: {error.reason}; correct it") from error
     if content is None:
@@ -116,7 +125,7 @@ def read_settings_file(file: Path) -> dict[str, object]:
     if not isinstance(content, dict):
         raise InputError(f"{file} must hold 'key: value' lines, got a {type(content).__name__}")
     for key in content:
-        _check_key(key, f"{file}: ", (*REQUEST_KEYS, *SETTINGS, IDENTITY))
+        _check_key(key, f"{file}: ", known)
     return content
 
 

@@ -81,16 +81,17 @@ def trl_preference(run: FinishedRun) -> Encoded:
     Raises:
         InputError: See :func:`~icm_fast.export.preferences.found_preferences`.
     """
+    return _preferences(run, preference_texts)
 
-    def row(pair: Preference) -> dict[str, object]:
-        # trl joins prompt and response as they are, so the response starts with the space.
-        return {
-            "prompt": f"Human: {pair.question.strip()}\n\nAssistant:",
-            "chosen": f" {pair.chosen.strip()}",
-            "rejected": f" {pair.rejected.strip()}",
-        }
 
-    return _preferences(run, row)
+def preference_texts(pair: Preference) -> dict[str, object]:
+    """A preference as trl reads it for models without a chat template."""
+    # trl joins prompt and response as they are, so the response starts with the space.
+    return {
+        "prompt": f"Human: {pair.question.strip()}\n\nAssistant:",
+        "chosen": f" {pair.chosen.strip()}",
+        "rejected": f" {pair.rejected.strip()}",
+    }
 
 
 def dpo(run: FinishedRun) -> Encoded:
@@ -99,15 +100,16 @@ def dpo(run: FinishedRun) -> Encoded:
     Raises:
         InputError: See :func:`~icm_fast.export.preferences.found_preferences`.
     """
+    return _preferences(run, preference_messages)
 
-    def row(pair: Preference) -> dict[str, object]:
-        return {
-            "prompt": [{"role": "user", "content": pair.question}],
-            "chosen": [{"role": "assistant", "content": pair.chosen}],
-            "rejected": [{"role": "assistant", "content": pair.rejected}],
-        }
 
-    return _preferences(run, row)
+def preference_messages(pair: Preference) -> dict[str, object]:
+    """A preference as messages, to which trl applies the model's chat template."""
+    return {
+        "prompt": [{"role": "user", "content": pair.question}],
+        "chosen": [{"role": "assistant", "content": pair.chosen}],
+        "rejected": [{"role": "assistant", "content": pair.rejected}],
+    }
 
 
 def _demonstrations(

@@ -1,9 +1,10 @@
 """The folder of a labelling: what it is of, its cores, the scores of all rows, its summary.
 
     labelling.json   the question, the model and the data that all scores depend on
-    settings.json    the settings of the last call
+    settings.json    where the table is, the question and the settings of the last call
     cores/           one run folder for each searched core
     views/           scores of all rows, one file for each context
+    decision.npz     label, confidence, probabilities and votes of each row
     summary.json     what was found; written last
 
 Names of cores and views are digests of what they depend on: settings may change from call to call,
@@ -27,6 +28,7 @@ from icm_fast.identity import as_stored, check_same
 LABELLING_FILE = "labelling.json"
 SETTINGS_FILE = "settings.json"
 SUMMARY_FILE = "summary.json"
+DECISION_FILE = "decision.npz"
 _CORES, _VIEWS = "cores", "views"
 _FIX = "delete the folder to label again, or choose another one"
 FORMAT = 1
@@ -81,6 +83,10 @@ class LabellingFolder:
     def write_settings(self, settings: Mapping[str, object]) -> None:
         """Record the settings of this call."""
         self._write(SETTINGS_FILE, settings)
+
+    def write_decision(self, content: bytes) -> None:
+        """Record the labels of all rows; see :mod:`icm_fast.labelling.stored`."""
+        write_atomically(self.path / DECISION_FILE, content)
 
     def write_summary(self, summary: Mapping[str, object]) -> None:
         """Record what was found; its presence marks a finished labelling."""

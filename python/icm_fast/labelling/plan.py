@@ -131,11 +131,13 @@ def plan_labelling(table: Table, task: LabelTask, model: str, config: LabelConfi
     core_items = size * asked.per_row
     whole = core_items >= n_items
     mean = float(lengths.items.mean())
-    plain = int(lengths.items.sum())
+    separator = outline.tokenizer([asked.separator], add_special_tokens=False)["input_ids"][0]
+    after_separators = int(lengths.items.sum())
+    plain = after_separators - n_items * len(separator)
     tree = round(core_items * (mean + label_tokens) * (1 + math.log2(max(2, core_items))))
     n_chunks = -(-scan.n_rows // config.chunk_rows)
     context = round(config.keep * core_items * (mean + label_tokens))
-    after = 0 if whole else n_cores * (plain + n_chunks * context)
+    after = 0 if whole else n_cores * (after_separators + n_chunks * context)
     n_views = 1 + (0 if whole else n_cores)
     sample = round(sampled_prompts(len(templates), n_items) * mean)
     search = n_cores * SEARCH_EVALUATIONS * tree

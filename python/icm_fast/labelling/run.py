@@ -31,6 +31,7 @@ from icm_fast.labelling.evidence import CoreEvidence, Decision, decide
 from icm_fast.labelling.folder import LabellingFolder, open_labelling
 from icm_fast.labelling.interrupts import stop_when_stored
 from icm_fast.labelling.scan import Lengths, Scan, measure_prompts, scan_table
+from icm_fast.labelling.stored import packed_decision, stored_settings
 from icm_fast.labelling.tables import Table
 from icm_fast.labelling.task import LabelTask
 from icm_fast.labelling.template_choice import SAMPLE_ROWS, choose_template
@@ -126,7 +127,8 @@ def label_rows(
         with stop_when_stored(shown_to.say) as check:
             labelling = _Run(table, task, scan, model, config, opened, shown_to, check).run()
         labelling = replace(labelling, seconds=time.monotonic() - started)
-        opened.write_settings({"task": labelling.task.to_dict(), "config": config.to_dict()})
+        opened.write_settings(stored_settings(table, labelling.task, config.to_dict()))
+        opened.write_decision(packed_decision(labelling.decision))
         opened.write_summary(labelling.summary())
     return labelling
 
