@@ -18,6 +18,7 @@ from chat_cases import chatting
 from icm_fast import InputError
 from icm_fast.cli import run
 from icm_fast.model import load_model
+from icm_fast.training.publish import write_model_folder
 from icm_fast.training.reward import RewardModel
 from icm_fast.training.reward.text import reward_ids, reward_text
 from icm_fast.training.rl import PolicyConfig, judged_text, train_policy, trainer
@@ -344,6 +345,10 @@ def test_command(tmp_path, capsys):
     assert all(line["grad_norm"] > 0 for line in lines)
     assert lines[0]["learning_rate"] > lines[-1]["learning_rate"] > 0
     assert load_model(str(folder)).fingerprint != load_model(str(base)).fingerprint
+    write_model_folder(folder, tmp_path / "hub")  # what `icm-fast push` uploads
+    card = (tmp_path / "hub/README.md").read_text()
+    assert "kl_weight" in card
+    assert str(tmp_path) not in card
     assert run([*arguments, "--set", "steps=7"]) == 2
     assert "steps is 6 there and 7 here" in capsys.readouterr().err
 
