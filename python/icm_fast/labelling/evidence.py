@@ -27,6 +27,9 @@ from icm_fast.types import UNLABELLED, BoolArray, Constraint, FloatArray, IntArr
 DECIDED_BY = ("known", "search", "prediction", "abstained")
 """How the label of a row came about: of those of a core, the search is a part of the evidence."""
 
+SHARES_FROM = ("assumed", "estimated", "given")
+"""Where shares come from; assumed means that labels were taken to be about equally frequent."""
+
 _KNOWN, _SEARCH, _PREDICTION, _ABSTAINED = range(4)
 
 Chunks = Callable[[], Iterable[ScoreArray]]
@@ -87,8 +90,7 @@ class Decision:
         votes: ``[n]`` int32, views that alone say the same.
         n_views: Number of views.
         shares: ``[n_labels]`` mean probability of each label.
-        shares_from: ``given``, ``estimated``, or ``assumed``: labels were taken to be about equally
-            frequent.
+        shares_source: Index into :data:`SHARES_FROM`.
     """
 
     labels: IntArray
@@ -98,7 +100,12 @@ class Decision:
     votes: IntArray
     n_views: int
     shares: FloatArray
-    shares_from: str
+    shares_source: int = 0
+
+    @property
+    def shares_from(self) -> str:
+        """Where the shares come from."""
+        return SHARES_FROM[self.shares_source]
 
     def counts(self) -> dict[str, int]:
         """Rows by how they were decided."""
@@ -144,7 +151,7 @@ def decide(
     together = alone + cored
     given = np.array(config.shares) / sum(config.shares) if config.shares else None
     shares = estimated_shares(together) if given is None else given
-    source = "assumed" if shares is None else "estimated" if given is None else "given"
+    source = 0 if shares is None else 1 if given is None else 2
     accuracy = expected_accuracy(
         with_shares(alone.astype(np.float64), shares), with_shares(cored, shares), alone.shape[1]
     )

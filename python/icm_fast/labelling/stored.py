@@ -16,7 +16,7 @@ import numpy.typing as npt
 from icm_fast.errors import InputError
 from icm_fast.files import is_file, read_file
 from icm_fast.files.fields import Fields, checked, read_object
-from icm_fast.labelling.evidence import DECIDED_BY, Decision
+from icm_fast.labelling.evidence import DECIDED_BY, SHARES_FROM, Decision
 from icm_fast.labelling.folder import DECISION_FILE, LABELLING_FILE, SETTINGS_FILE, SUMMARY_FILE
 from icm_fast.labelling.review import CorrectedTable
 from icm_fast.labelling.scan import scan_table
@@ -33,6 +33,7 @@ _ARRAYS = {
     "votes": ("i4", 1),
     "shares": ("f8", 1),
     "n_views": ("i8", 0),
+    "shares_source": ("i8", 0),
 }
 """Type and number of dimensions of each array of a stored decision."""
 
@@ -160,14 +161,14 @@ def read_decision(path: Path, n_rows: int, n_labels: int) -> Decision:
     except _UNREADABLE as error:
         raise InputError(problem) from error
     special: dict[str, tuple[int, ...]] = {"probabilities": (n_rows, n_labels)}
-    special |= {"shares": (n_labels,), "n_views": ()}
+    special |= {"shares": (n_labels,), "n_views": (), "shares_source": ()}
     shapes = {name: special.get(name, (n_rows,)) for name in _ARRAYS}
     if any(arrays[name].shape != shape for name, shape in shapes.items()) or not _sound(
         arrays, n_labels
     ):
         raise InputError(problem)
-    n_views = int(arrays.pop("n_views"))
-    return Decision(n_views=n_views, **arrays)
+    numbers = {name: int(arrays.pop(name)) for name in ("n_views", "shares_source")}
+    return Decision(**numbers, **arrays)  # type: ignore[arg-type]
 
 
 def _arrays(content: bytes) -> dict[str, npt.NDArray[Any]]:
@@ -193,6 +194,7 @@ def _sound(arrays: Mapping[str, npt.NDArray[Any]], n_labels: int) -> bool:
         "votes": (0, 2**20),
         "shares": (0, 1 + 1e-6),
         "n_views": (1, 2**20),
+        "shares_source": (0, len(SHARES_FROM) - 1),
     }
     # NaN is between no two numbers.
     return all(
