@@ -320,7 +320,7 @@ def main() -> None:
     """Run one command; with --output the results are written as JSON."""
     arguments = parse()
     found = simulate(arguments) if arguments.command == "simulate" else run(arguments)
-    found["shell"] = " ".join(["python", *sys.argv])
+    found["shell"] = " ".join(["python", "-m", "benchmarks.search_cost", *sys.argv[1:]])
     if arguments.output is not None:
         arguments.output.write_text(json.dumps(found, indent=2, default=str) + "\n")
 

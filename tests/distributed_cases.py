@@ -3,6 +3,7 @@
 Started as a script in every process: the only argument is the folder for what they find.
 """
 
+import copy
 import json
 import sys
 from contextlib import contextmanager
@@ -11,16 +12,40 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
+from chat_cases import chatting
 from icm_fast import InputError, distributed
+from icm_fast.model import load_model
+from icm_fast.training.dpo import DpoConfig
+from icm_fast.training.dpo import train as train_dpo
 from icm_fast.training.reward import Pair, RewardConfig, train_reward
 from icm_fast.training.reward.pool import label_pool
 from icm_fast.training.rl import PolicyConfig, train_policy
 from icm_fast.training.sft import TuningConfig, fine_tune
-from tiny_models import MULTI, mixed_labels, reviews, tiny_loaded
+from tiny_models import MULTI, byte_tokenizer, mixed_labels, reviews, tiny_loaded, tiny_model
 
 # Labels of two and of three tokens; 7 examples make batches of 3, 3 and 1.
-TUNING = TuningConfig(epochs=2, batch_size=3, learning_rate=1e-3, save_steps=2, dtype="float32")
-REWARD = RewardConfig(epochs=2, batch_size=3, learning_rate=1e-3, dtype="float32")
+TUNING = TuningConfig(
+    epochs=2,
+    batch_size=3,
+    micro_batch_size=1,
+    format="chat",
+    learning_rate=1e-3,
+    save_steps=2,
+    dtype="float32",
+)
+REWARD = RewardConfig(
+    epochs=2, batch_size=3, micro_batch_size=1, learning_rate=1e-3, dtype="float32"
+)
+DPO = DpoConfig(
+    epochs=2,
+    batch_size=5,
+    micro_batch_size=2,
+    learning_rate=1e-3,
+    dtype="float32",
+    format="chat",
+    eval_fraction=0.2,
+    save_steps=2,
+)
 POLICY = PolicyConfig(
     steps=3,
     batch_size=3,
@@ -43,7 +68,7 @@ PAIRS = tuple(
 
 def overflowing():
     """A model whose first loss is not a number, on every processor."""
-    loaded = tiny_loaded("llama")
+    loaded = chat_loaded()
     with torch.no_grad():
         loaded.model.get_output_embeddings().weight.mul_(1e38)
     return loaded
@@ -54,7 +79,7 @@ def tune(folder=None, method="lora", model=None, **changes):
     return fine_tune(
         dataset,
         mixed_labels(dataset, unlabelled=(2,)),
-        model=model or tiny_loaded("llama"),
+        model=model or chat_loaded(),
         config=TuningConfig(**{**TUNING.to_dict(), "method": method, **changes}),
         output_dir=folder,
     )
@@ -62,6 +87,20 @@ def tune(folder=None, method="lora", model=None, **changes):
 
 def judge(folder=None):
     return train_reward(PAIRS, model=tiny_loaded("llama"), config=REWARD, output_dir=folder)
+
+
+def prefer(folder=None):
+    return train_dpo(PAIRS, model=chat_loaded(), config=DPO, output_dir=folder)
+
+
+def chat_loaded():
+    """A model whose tokenizer has a chat template."""
+    tokenizer = copy.deepcopy(byte_tokenizer())
+    tokenizer.chat_template = (
+        "<s>{% for m in messages %}[{{ m.role }}] {{ m.content }}{% endfor %}"
+        "{% if add_generation_prompt %}[assistant] {% endif %}"
+    )
+    return load_model((tiny_model("llama"), tokenizer))
 
 
 def weights(model):
@@ -109,8 +148,8 @@ def averaged_gradients():
     return [None if p.grad is None else p.grad.tolist() for p in parameters]
 
 
-def tune_and_stop(folder, n_sums):
-    """Tune until the processes have exchanged numbers so often; twice in a step."""
+def tune_and_stop(folder, n_sums, **changes):
+    """Tune until the processes have exchanged numbers so often; twice in a step, once with FSDP."""
     summed, n_left = distributed.summed, iter(range(n_sums))
 
     def stopping(values):
@@ -120,7 +159,7 @@ def tune_and_stop(folder, n_sums):
 
     distributed.summed = stopping
     try:
-        tune(folder)
+        tune(folder, **changes)
     except StoppedError:
         pass
     finally:
@@ -133,12 +172,39 @@ def policy(folder, reward):
     )
 
 
+def chatting_policy(folder, reward):
+    """In the chat template, with two updates from the same continuations, in several passes."""
+    config = PolicyConfig(
+        **{**POLICY.to_dict(), "format": "chat", "num_iterations": 2, "steps": 4, "save_steps": 1}
+    )
+    return train_policy(PROMPTS, model=chatting(), reward=reward, config=config, output_dir=folder)
+
+
+def optimise_and_stop(folder, reward, n_steps):
+    """Optimise until the gradients of so many steps were summed; stops within the next one."""
+    true_sum, n_left = distributed.sum_gradients, iter(range(n_steps))
+
+    def stopping(*arguments):
+        if next(n_left, None) is None:
+            raise StoppedError
+        true_sum(*arguments)
+
+    distributed.sum_gradients = stopping
+    try:
+        chatting_policy(folder, reward)
+    except StoppedError:
+        pass
+    finally:
+        distributed.sum_gradients = true_sum
+
+
 def main(folder):
     torch.set_num_threads(1)
     with gradient_norms() as norms:
         tuned = tune(folder / "tuned")
         full = tune(method="full")
         trained = judge(folder / "reward")
+        preferred = prefer(folder / "dpo")
     tune_and_stop(folder / "resumed", 9)
     started = sorted(path.name for path in (folder / "resumed" / "checkpoints").iterdir())
     resumed = tune(folder / "resumed")
@@ -149,6 +215,10 @@ def main(folder):
     labelled = label_pool(trained.model, folder / "rows.jsonl", folder / "pool")
     optimised = policy(folder / "policy", trained.model)
     again = policy(folder / "policy", trained.model)
+    chatted = chatting_policy(folder / "chatted", trained.model)
+    optimise_and_stop(folder / "stopped", trained.model, 3)
+    left = sorted(path.name for path in (folder / "stopped" / "checkpoints").iterdir())
+    chatted_on = chatting_policy(folder / "stopped", trained.model)
     found = {
         "rank": distributed.rank(),
         "averaged": averaged_gradients(),
@@ -156,6 +226,8 @@ def main(folder):
         "tuned": tuned.losses,
         "full": full.losses,
         "reward": trained.losses,
+        "dpo": preferred.losses,
+        "dpo best": [preferred.best_step, preferred.best_loss],
         "resumed": resumed.losses,
         "started": started,
         "n_rows": labelled.n_rows,
@@ -164,6 +236,9 @@ def main(folder):
         "samples": optimised.log.samples,
         "policy": optimised.model.fingerprint,
         "policy again": again.model.fingerprint,
+        "chatted": [chatted.log.steps, chatted.log.measurements, chatted.log.samples],
+        "chatted on": [chatted_on.log.steps, chatted_on.log.measurements, chatted_on.log.samples],
+        "chatted left": left,
         "other": wrong(lambda: tune(folder / "tuned", rank=2)),
         "unlike": wrong(lambda: tune(folder / "unlike", seed=distributed.rank())),
         "diverged": wrong(lambda: tune(model=overflowing(), learning_rate=10.0)),
@@ -171,7 +246,7 @@ def main(folder):
     }
     (folder / f"found-{distributed.rank()}.json").write_text(json.dumps(found))
     made = {"tuned": tuned.model.model, "full": full.model.model, "reward": trained.model.network}
-    made["resumed"] = resumed.model.model
+    made |= {"resumed": resumed.model.model, "dpo": preferred.model.model}
     for name, model in made.items():
         save_file(weights(model), folder / f"{name}-{distributed.rank()}.safetensors")
 

@@ -17,7 +17,7 @@ def random_judge():
     base = tiny_loaded("llama", bos=True)
     network = reward_network(base, base.model.dtype, share=True)
     torch.nn.init.normal_(network.score.weight, generator=torch.Generator().manual_seed(3))
-    return as_reward_model("random", network, base.tokenizer)
+    return as_reward_model("random", network, base.tokenizer, "plain")
 
 
 def judge_of(score):

@@ -58,6 +58,12 @@ engine::SearchSettings random_settings(Bytes& bytes, const engine::ConstraintGra
     s.prior_weight = bytes.flag() ? bytes.real(0.0, 2.0) : 0.0;
     s.fix_rounds = bytes.number(0, 10);
     s.fix_both_false = bytes.flag();
+    s.fix_pairs = bytes.flag() ? engine::FixPairs::kAll : engine::FixPairs::kOne;
+    s.fix_options = bytes.flag() ? engine::FixOptions::kOneLabel : engine::FixOptions::kAllowed;
+    s.fix_forced = bytes.flag();
+    s.quiet_null_draws = bytes.flag();
+    s.initial_groups = bytes.flag();
+    s.violation_weight = bytes.real(0.0, 2.0);
     s.fix_accepts_ties = bytes.flag();
     s.group_weight = static_cast<std::uint64_t>(bytes.number(1, 100));
     const auto kinds = bytes.raw<std::uint8_t>();

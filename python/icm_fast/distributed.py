@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _VARIABLES = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-_OTHER_WAYS = {"ACCELERATE_USE_FSDP": "FSDP", "ACCELERATE_USE_DEEPSPEED": "DeepSpeed"}
 _WAIT = timedelta(days=7)  # the main process may label a pool in the meantime
 _STORE_TIMEOUT = timedelta(seconds=10)
 _BUCKET_ELEMENTS = 2**25
@@ -61,22 +60,44 @@ def is_main() -> bool:
     return rank() == 0
 
 
+def is_sharded() -> bool:
+    """Whether the launcher requests FSDP: processes hold parts of the model that is trained."""
+    return world_size() > 1 and _is_set("ACCELERATE_USE_FSDP")
+
+
+def shards_on_gpus() -> bool:
+    """Whether FSDP puts its parts on GPUs, also those of a base that is held on the CPU."""
+    if not is_sharded() or _on_cpu():
+        return False
+    import torch
+
+    return bool(torch.cuda.is_available())
+
+
+def refuse_sharding(what: str) -> None:
+    """Raise InputError if the launcher requests FSDP for ``what``, which does not support it."""
+    if is_sharded():
+        raise InputError(
+            f"{what} cannot be trained with FSDP; launch without it (accelerate launch "
+            "--multi_gpu), or train in one process with device=balanced"
+        )
+
+
 def start() -> None:
     """Join the other processes and select the device of this one; call before loading a model.
 
     Raises:
-        InputError: The launcher requests FSDP or DeepSpeed, or more processes than GPUs.
+        InputError: The launcher requests DeepSpeed, or more processes than GPUs.
     """
     if world_size() == 1:
         return
     import torch
 
-    for variable, name in _OTHER_WAYS.items():
-        if os.environ.get(variable, "").lower() in ("1", "true"):
-            raise InputError(
-                f"{name} is not supported: every process holds the whole model; launch without it "
-                "(accelerate launch --multi_gpu), or train in one process with device=balanced"
-            )
+    if _is_set("ACCELERATE_USE_DEEPSPEED"):
+        raise InputError(
+            "DeepSpeed is not supported; launch with FSDP (accelerate launch --use_fsdp "
+            "--fsdp_version 2), which also divides the model, or without either"
+        )
     devices = torch.cuda.is_available() and not _on_cpu()
     local = int(os.environ["LOCAL_RANK"])
     if devices and local >= torch.cuda.device_count():
@@ -228,7 +249,11 @@ def say_once(message: str, show: Callable[[str], None]) -> None:
 
 def _on_cpu() -> bool:
     """Whether ``accelerate launch --cpu`` was requested."""
-    return os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true")
+    return _is_set("ACCELERATE_USE_CPU")
+
+
+def _is_set(variable: str) -> bool:
+    return os.environ.get(variable, "").lower() in ("1", "true")
 
 
 @cache

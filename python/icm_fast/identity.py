@@ -9,8 +9,16 @@ from pathlib import Path
 
 from icm_fast.errors import InputError
 
-_LATER = frozenset(("model_computation", "model_tokens", "chat_tokens"))
+_LATER = frozenset(
+    (
+        *("model_computation", "model_tokens", "chat_tokens", "trl_arguments", "format"),
+        *("trl_version", "transformers_version", "peft_version", "torch_version"),
+    )
+)
 """Keys that came to identities later."""
+
+_WITHOUT_EFFECT = frozenset(("clip",))
+"""Settings of earlier versions that changed no result."""
 
 
 def json_digest(content: object) -> str:
@@ -32,6 +40,7 @@ def check_same(
     What earlier versions did not record yet is not compared with their results.
     """
     old, new = _flat(stored), _flat(wanted)
+    old = {key: value for key, value in old.items() if key not in _WITHOUT_EFFECT}
     new = {key: value for key, value in new.items() if key in old or key not in _LATER}
     refuse_differences(
         folder,

@@ -41,10 +41,11 @@ def name_of(words: object) -> str | None:
 
 def test_the_commands():
     assert {" ".join(words) for words in COMMANDS if words} == {
-        *("label", "search", "demo", "report", "export", "assistant", "experiment", "doctor"),
-        *("tune-kernels", "version"),
+        *("search", "label", "demo", "report", "export", "assistant", "experiment", "doctor"),
+        *("merge", "push", "tune-kernels", "version"),
         *("evaluate", "evaluate run", "evaluate reward", "evaluate policy"),
         *("train", "train sft", "train texts", "train iterative", "train reward", "train rl"),
+        "train dpo",
     }
 
 

@@ -1,6 +1,8 @@
 """Every stage of the assistant on a tiny random model and real reviews."""
 
+import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -9,8 +11,9 @@ from icm_fast import InputError
 from icm_fast.cli import run
 from icm_fast.experiments.assistant.config import AssistantConfig
 from icm_fast.experiments.assistant.materials import draw_materials
-from icm_fast.experiments.assistant.report import report_text
+from icm_fast.experiments.assistant.report import report_text, seeds_text
 from icm_fast.experiments.assistant.run import run_assistant
+from icm_fast.experiments.assistant.seeds import parse_seeds, run_seeds
 from icm_fast.experiments.assistant.stages import best_threshold
 from icm_fast.experiments.demo import demo_source
 from icm_fast.training.reward import RewardConfig
@@ -64,13 +67,14 @@ def whole(tmp_path_factory):
 def test_report(whole):
     folder, report, stages = whole
     assert json.loads((folder / "report.json").read_text()) == report
-    assert len(stages) == 8
-    assert set(report["reward_models"]) == {"icm", "gold", "judge"}
-    assert set(report["bouts"]) == {"icm against start", "gold against start", "icm against gold"}
+    assert len(stages) == 10
+    assert set(report["reward_models"]) == {"icm", "gold", "human", "judge"}
+    against_start = {f"{name} against start" for name in ("icm", "gold", "human")}
+    assert set(report["bouts"]) == against_start | {"icm against gold", "icm against human"}
     for bout in report["bouts"].values():
         assert bout["low"] <= bout["value"] <= bout["high"]
         assert bout["n"] == 5
-    for name in ("start", "icm", "gold"):
+    for name in ("start", "icm", "gold", "human"):
         assert 0 <= report["positive"][name]["value"] <= 1
     text = report_text(report)
     assert "| found labels | " in text
@@ -81,7 +85,7 @@ def test_report(whole):
 def test_stopped_in_every_stage_it_ends_the_same_and_repeats_nothing(whole, tmp_path):
     folder, report, stages = whole
     told: list[str] = []
-    for stage in (stages[2], stages[4], stages[5], stages[7]):
+    for stage in (stages[2], stages[5], stages[6], stages[9]):
 
         def stop(text: str, stage: str = stage) -> None:
             told.append(text)
@@ -96,11 +100,67 @@ def test_stopped_in_every_stage_it_ends_the_same_and_repeats_nothing(whole, tmp_
                 progress=Listener(on_say=stop),
             )
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "a").rglob("adapter_model.*")}
-    assert len(before) == 4 + 1 + 1 + 2  # reward models, judge, start, policies
+    assert len(before) == 5 + 1 + 1 + 3  # reward models, judge, start, policies
     again = run_assistant(tiny_loaded("llama"), output=tmp_path / "a", config=CONFIG)
     assert again == report
     assert stable_files(tmp_path / "a") == stable_files(folder)
     assert {p: p.stat().st_mtime_ns for p in before} == before
+
+
+def test_people_label_as_many_pairs_as_the_others_have(whole):
+    """Pairs of the reviews' gold labels, and as many of the pool's as the pool has rows."""
+    folder, _, _ = whole
+    counts = {
+        name: json.loads((folder / path / "reward.json").read_text())["identity"]["n_pairs"]
+        for name, path in (("gold", "reward-gold/final"), ("human", "reward-human"))
+    }
+    pool = json.loads((folder / "reward-gold/pool.json").read_text())
+    assert counts["human"] == counts["gold"] + pool["n_skipped"]
+
+
+def test_two_seeds_by_one_command(whole, tmp_path):
+    folder, first, _ = whole
+    shutil.copytree(folder, tmp_path / "seed0")  # finished, so it is only read
+    told: list[str] = []
+
+    def config_of(seed: int) -> AssistantConfig:
+        parts = {
+            name: dataclasses.replace(getattr(CONFIG, name), seed=seed)
+            for name in ("start", "reward", "policy")
+        }
+        return dataclasses.replace(CONFIG, seed=seed, **parts)
+
+    report = run_seeds(
+        tiny_loaded("llama"),
+        [0, 4],
+        output=tmp_path,
+        config_of=config_of,
+        after_each=lambda home, one: told.append(home.name),
+    )
+    assert told == ["seed0", "seed4"]
+    assert json.loads((tmp_path / "seeds.json").read_text()) == report
+    second = json.loads((tmp_path / "seed4/report.json").read_text())
+    for bout, rate in report["win_rates"].items():
+        expected = [one["bouts"][bout]["value"] for one in (first, second)]
+        assert rate["seeds"] == pytest.approx(expected)
+        assert rate["low"] <= rate["value"] <= rate["high"]
+    for name, share in report["positive"].items():
+        expected = [one["positive"][name]["value"] for one in (first, second)]
+        assert share["seeds"] == pytest.approx(expected)
+    for name, difference in report["differences"].items():
+        bouts = [f"{part} against start" for part in name.split(" minus ")]
+        one, two = (np.array(report["win_rates"][bout]["seeds"]) for bout in bouts)
+        assert difference["seeds"] == pytest.approx(one - two)
+    text = seeds_text(report)
+    assert "| found labels minus gold labels of the pool too | " in text
+    assert "| seed 0 | seed 4 |" in text
+
+
+@pytest.mark.parametrize("text", ["0", "0,0", "0,x", "", "0,-1", "0;1"])
+def test_seeds_are_two_or_more_different_integers(text):
+    with pytest.raises(InputError, match="--seeds is"):
+        parse_seeds(text)
+    assert parse_seeds("0, 1,2") == [0, 1, 2]
 
 
 def test_no_review_serves_two_stages():
@@ -148,5 +208,5 @@ def test_settings_by_name():
 
 def test_command_tells_what_is_wrong(tmp_path, capsys):
     assert run(["assistant", "--model", str(tmp_path / "none"), "-o", str(tmp_path / "o")]) == 2
-    assert run(["assistant", "--rl", "stepz=3", "-o", str(tmp_path / "o")]) == 2
+    assert run(["assistant", "--seeds", "0,1", "--rl", "stepz=3", "-o", str(tmp_path / "o")]) == 2
     assert "steps" in capsys.readouterr().err

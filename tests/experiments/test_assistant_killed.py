@@ -63,7 +63,7 @@ def changed(folder: Path) -> dict[str, int]:
 @pytest.mark.usefixtures("smollm2")
 def test_killed_in_each_stage_it_ends_the_same_and_repeats_nothing(tmp_path):
     expected, stages = finish(tmp_path / "whole")
-    assert len(stages) == 9
+    assert len(stages) == 11
     killed = tmp_path / "killed"
     written: dict[str, int] = {}
     for (stage, began), (_, ended) in itertools.pairwise(stages):

@@ -20,7 +20,7 @@ from tiny_models import byte_tokenizer
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "export"
 PREFERENCES = ("trl-preference", "dpo")
-TRAINING = ("trl-sft", "axolotl", *PREFERENCES)
+TRAINING = ("trl-sft", "messages", "axolotl", *PREFERENCES)
 
 
 @pytest.fixture(scope="module")

@@ -23,6 +23,7 @@ class Coverage:
 
     def __enter__(self) -> Self:
         self.n_new = 0
+        self._former = sys.gettrace()  # such as that of a coverage report
         sys.settrace(self._call)
         return self
 
@@ -32,7 +33,7 @@ class Coverage:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        sys.settrace(None)
+        sys.settrace(self._former)
 
     def _call(self, frame: FrameType, event: str, argument: object) -> Callable[..., Any] | None:
         code = frame.f_code

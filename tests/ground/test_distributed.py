@@ -41,7 +41,7 @@ def folder(tmp_path_factory):
     words = [*LAUNCH.split(), "--dynamo_backend", "no", "--num_processes", "2"]
     words += ["--main_process_port", free_port(), distributed_cases.__file__, str(folder)]
     done = subprocess.run(
-        [sys.executable, "-m", *words], env=ENVIRONMENT, capture_output=True, text=True, timeout=300
+        [sys.executable, "-m", *words], env=ENVIRONMENT, capture_output=True, text=True, timeout=900
     )
     assert done.returncode == 0, done.stderr
     return folder
@@ -60,6 +60,7 @@ def alone():
             "tuned": distributed_cases.tune(),
             "full": distributed_cases.tune(method="full"),
             "reward": distributed_cases.judge(),
+            "dpo": distributed_cases.prefer(),
         }
     return trained | {"resumed": trained["tuned"]}, norms
 
@@ -70,7 +71,7 @@ def test_every_process_finds_the_same(folder, found):
     assert other == found
 
 
-@pytest.mark.parametrize("name", ["tuned", "full", "reward", "resumed"])
+@pytest.mark.parametrize("name", ["tuned", "full", "reward", "dpo", "resumed"])
 def test_two_processes_train_as_one_does(name, folder, found, alone):
     """Also with batches that do not divide, and one that leaves a process without a row."""
     trained = alone[0][name]
@@ -84,6 +85,12 @@ def test_two_processes_train_as_one_does(name, folder, found, alone):
     before = tiny_loaded("llama").model.state_dict()
     changed = [(expected[key] - before[key]).abs().max() for key in expected if key in before]
     assert max(changed) > 1e-3  # so that the tolerance above says something
+
+
+def test_what_is_held_out_is_measured_as_by_one_process(found, alone):
+    best_step, best_loss = found["dpo best"]
+    assert best_step == alone[0]["dpo"].best_step
+    assert best_loss == pytest.approx(alone[0]["dpo"].best_loss, abs=1e-5)
 
 
 def test_gradients_are_those_of_one_process(found, alone):
@@ -107,9 +114,19 @@ def test_a_policy_is_trained_by_two_processes(folder, found):
     assert [sample["step"] for sample in found["samples"]] == [0] * 4 + [1] * 4 + [2] * 4
     assert found["policy again"] == found["policy"] != tiny_loaded("llama").fingerprint
     left = {path.name for path in (folder / "policy").iterdir()}
-    assert left == {".lock", "tuning.json", "adapter", "history.json", "samples.jsonl"}
+    made = {"adapter", "history.json", "samples.jsonl", "steps.jsonl"}
+    assert left == {".lock", "tuning.json", *made}
     history = json.loads((folder / "policy/history.json").read_text())
     assert history["steps"] == found["steps"]
+
+
+def test_a_stopped_policy_of_two_processes_resumes_to_the_same_bits(folder, found):
+    """With accumulation, in the chat template, between updates that share continuations."""
+    assert found["chatted left"] == ["checkpoint-2"]
+    assert [step["step"] for step in found["chatted"][0]] == [1, 2, 3, 4]
+    assert found["chatted on"] == found["chatted"]
+    for name in ("adapter/adapter_model.safetensors", "history.json", "steps.jsonl"):
+        assert (folder / "stopped" / name).read_bytes() == (folder / "chatted" / name).read_bytes()
 
 
 def test_what_two_processes_wrote_can_be_read(folder, found):
@@ -194,7 +211,10 @@ def test_unsupported_launchers_are_refused(monkeypatch):
     for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.setenv(name, "2")
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    with pytest.raises(InputError, match="FSDP is not supported"):
+    with pytest.raises(InputError, match="a reward model cannot be trained with FSDP"):
+        distributed.refuse_sharding("a reward model")
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    with pytest.raises(InputError, match="DeepSpeed is not supported; launch with FSDP"):
         distributed.start()
 
 

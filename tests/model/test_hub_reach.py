@@ -5,7 +5,6 @@ import threading
 import time
 
 import pytest
-import torch
 from huggingface_hub import constants
 
 from icm_fast.errors import InputError
@@ -74,19 +73,3 @@ def test_what_is_set_stays(closed, monkeypatch):
     with offline_where_unreachable():
         assert constants.HF_HUB_OFFLINE is True
     assert constants.HF_HUB_OFFLINE is True
-
-
-def test_gemma2_keeps_its_cap_on_attention():
-    """Torch's attention ignores it, and transformers before 5.23 chose that for Gemma 2."""
-    ids = torch.arange(3, 43)[None]
-    model = tiny_model("gemma2")
-    model.set_attn_implementation("eager")
-    with torch.inference_mode():
-        expected = model(input_ids=ids).logits
-    try:
-        model.set_attn_implementation("sdpa")
-    except ValueError:
-        pytest.skip("this transformers has no other attention for Gemma 2")
-    loaded = load_model((model, byte_tokenizer()))
-    with torch.inference_mode():
-        assert torch.equal(loaded.model(input_ids=ids).logits, expected)

@@ -259,6 +259,18 @@ def test_this_machine_has_memory():
     assert available_bytes() > 0
 
 
+def test_gemma2_keeps_its_cap_on_attention():
+    """Torch's attention ignores it, and transformers before 5.23 chose that for Gemma 2."""
+    ids = torch.arange(3, 43)[None]
+    model = tiny_model("gemma2")
+    model.set_attn_implementation("eager")
+    with torch.inference_mode():
+        expected = model(input_ids=ids).logits
+        model.config._attn_implementation_internal = "sdpa"  # which 5.23 refuses to run
+        loaded = load_model((model, byte_tokenizer()))
+        assert torch.equal(loaded.model(input_ids=ids).logits, expected)
+
+
 @pytest.mark.parametrize(
     ("file", "before", "after"),
     [
@@ -277,3 +289,21 @@ def test_damaged_json_of_a_model_is_one_line(folder, tmp_path, file, before, aft
     assert before in text
     (damaged / file).write_text(text.replace(before, after, 1))
     assert f"cannot load model '{damaged}'" in input_error(damaged, device="cpu")
+
+
+@pytest.mark.parametrize(
+    "name", ["x" * 300, "./" + "x" * 300, "a/" * 3000, "x\0y", "x" * 300 + ".gguf"]
+)
+def test_a_name_that_no_file_can_have_is_one_line(name):
+    # Found by fuzzing, as the base that an adapter names.
+    for load in (load_model, load_module.check_model_name):
+        with pytest.raises(InputError, match="is not a name that a file can have") as caught:
+            load(name)
+        assert len(str(caught.value)) < 400
+
+
+def test_an_adapter_that_names_no_possible_base_is_one_line(tmp_path):
+    content = {"peft_type": "LORA", "base_model_name_or_path": "../" + "x" * 300}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(content))
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"")
+    assert "is not a name that a file can have" in input_error(tmp_path, device="cpu")

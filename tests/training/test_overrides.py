@@ -21,7 +21,7 @@ def replaced(*classes, of):
     return {name for name in own if not name.startswith("__") and hasattr(of, name)}
 
 
-@pytest.mark.parametrize("foreign", [transformers.Trainer, trl.SFTTrainer])
+@pytest.mark.parametrize("foreign", [transformers.Trainer, trl.SFTTrainer, trl.DPOTrainer])
 def test_fixed_batches_replace_what_is_named(foreign):
     found = replaced(OwnTrainer, FixedBatches, of=foreign)
     assert found == set(overrides.FIXED_BATCHES)
@@ -54,3 +54,11 @@ def test_attributes_exist(tmp_path):
     assert all(hasattr(trainer, name) for name in overrides.ATTRIBUTES)
     assert "self.beta" in inspect.getsource(trl.GRPOTrainer)
     assert "self.beta" in inspect.getsource(trl.RLOOTrainer)
+
+
+def test_private_parts_exist():
+    assert all(hasattr(transformers.Trainer, name) for name in overrides.CALLED)
+    assert all(hasattr(trl.DPOTrainer, name) for name in overrides.PREFERENCES)
+    source = inspect.getsource(trl.DPOTrainer)
+    for noted in ("rewards/accuracies", "rewards/margins"):
+        assert f'self._metrics[mode]["{noted}"].append' in source

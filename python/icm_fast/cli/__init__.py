@@ -10,7 +10,7 @@ import typer
 
 from icm_fast.cli.commands import app
 from icm_fast.distributed import say_once, stop
-from icm_fast.errors import InputError
+from icm_fast.errors import InputError, shown
 from icm_fast.files.text import printable, without_secrets
 
 EXIT_INPUT = 2
@@ -41,6 +41,12 @@ def run_app(app: typer.Typer, arguments: Sequence[str], name: str) -> int:
         code = command.main(list(arguments), prog_name=name, standalone_mode=False)
     except InputError as error:
         return _fail(str(error), EXIT_INPUT)
+    except OSError as error:
+        # Of a path that was looked at before it was opened: too long, in a folder of others, ...
+        if error.filename is None or error.strerror is None:
+            raise
+        message = f"cannot use {shown(error.filename)}: {error.strerror}; name another path"
+        return _fail(message, EXIT_INPUT)
     except (KeyboardInterrupt, typer.Abort):
         return _fail("interrupted; run the same command again to resume", EXIT_INTERRUPTED)
     except Exception as error:

@@ -16,6 +16,7 @@ from icm_fast.cli.experiment import experiment
 from icm_fast.cli.export import export
 from icm_fast.cli.kernels import tune_kernels
 from icm_fast.cli.label import label
+from icm_fast.cli.publish import merge, push
 from icm_fast.cli.report import report
 from icm_fast.cli.search import doctor, search_command
 from icm_fast.cli.train import train_app
@@ -78,6 +79,8 @@ app.command(rich_help_panel=_LABEL)(report)
 app.add_typer(evaluate_app, name="evaluate", rich_help_panel=_USE)
 app.command(rich_help_panel=_USE)(export)
 app.add_typer(train_app, name="train", rich_help_panel=_USE)
+app.command(rich_help_panel=_USE)(merge)
+app.command(rich_help_panel=_USE)(push)
 app.command(rich_help_panel=_PAPER)(experiment)
 app.command(rich_help_panel=_PAPER)(assistant)
 app.command(rich_help_panel=_INSTALLATION)(tune_kernels)

@@ -200,7 +200,7 @@ _Prompts = Annotated[
     str,
     typer.Option(
         metavar="FILE",
-        help="File with the column prompt, or a .txt file with one prompt per line.",
+        help="File with the column prompt (texts or messages), or a .txt file with one per line.",
         show_default=False,
     ),
 ]
@@ -235,6 +235,24 @@ _Kind = Annotated[
         metavar="KIND",
         help="dialogue (prompts are questions) or continuation (prompts are beginnings).",
         rich_help_panel=_CONTINUATIONS,
+    ),
+]
+_Format = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FORMAT",
+        help="What the policies read: plain, or chat (their chat templates); by default what they "
+        "were trained with.",
+        show_default=False,
+        rich_help_panel=_CONTINUATIONS,
+    ),
+]
+_JudgeFormat = Annotated[
+    str,
+    typer.Option(
+        metavar="FORMAT",
+        help="With --pairwise: format in which the judge reads prompts, plain or chat.",
+        rich_help_panel=_JUDGE,
     ),
 ]
 _Tokens = Annotated[
@@ -293,7 +311,9 @@ def evaluate_policy_command(
     judge: _Judge,
     pairwise: _Pairwise = False,
     tie_margin: _TieMargin = 0.0,
+    judge_format: _JudgeFormat = "plain",
     kind: _Kind = "dialogue",
+    format: _Format = None,
     tokens: _Tokens = 128,
     samples: _Samples = 1,
     temperature: _Temperature = 1.0,
@@ -318,6 +338,8 @@ def evaluate_policy_command(
         judge=judging,
         prompts=prompts,
         kind=kind,
+        format=format,
+        judge_format=judge_format,
         max_new_tokens=tokens,
         samples=samples,
         temperature=temperature,

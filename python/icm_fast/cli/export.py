@@ -24,8 +24,8 @@ _Format = Annotated[
     str | None,
     typer.Option(
         metavar="FORMAT",
-        help="jsonl, csv, parquet, trl-sft, trl-preference, dpo, axolotl or lm-eval; taken "
-        "from the suffix of the file by default. Of a labelling: argilla, label-studio or "
+        help="jsonl, csv, parquet, trl-sft, messages, trl-preference, dpo, axolotl or lm-eval; "
+        "taken from the suffix of the file by default. Of a labelling: argilla, label-studio or "
         "cleanlab, and of a comparison trl-preference or dpo.",
         show_default=False,
     ),

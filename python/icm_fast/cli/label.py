@@ -19,6 +19,11 @@ if TYPE_CHECKING:
     from icm_fast.labelling import Labelling, LabelTask
     from icm_fast.labelling.config import LabelConfig
 
+_SHARES = {
+    "given": "as given",
+    "estimated": "estimated from the rows",
+    "assumed": "taken to be about equal; if one label is rare, say so with --shares",
+}
 _QUESTION = "Question"
 _SETTINGS = "Settings"
 
@@ -294,6 +299,7 @@ def summary_lines(labelling: Labelling, path: str, folder: Path) -> list[str]:
     lines = [f"{n_rows:,} rows: {how.replace('by abstained', 'left without a label')}"]
     counts = zip(labelling.task.labels, decision.label_counts(), strict=True)
     lines += ["labels: " + ", ".join(f"{name} {n:,} ({n / n_rows:.0%})" for name, n in counts)]
+    lines += [f"shares: {_SHARES[decision.shares_from]}"]
     lines += [
         f"confidence: {decision.confidence.mean():.2f} in the mean, "
         f"below {sorted(decision.confidence)[n_rows // 10]:.2f} in the least certain tenth"

@@ -1,4 +1,4 @@
-"""The commands ``icm-fast train``: fine-tuning here, rewards and policies in their own files."""
+"""The commands ``icm-fast train``: fine-tuning here, all others in their own files."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from icm_fast.cli.parameters import (
     TrainingAssignments,
 )
 from icm_fast.cli.settings import parse_assignments, read_request, say
+from icm_fast.cli.train_dpo import dpo
 from icm_fast.cli.train_reward import reward
 from icm_fast.cli.train_rl import rl
 from icm_fast.distributed import start
@@ -65,7 +66,12 @@ def sft(
     tuned = fine_tune(
         run.dataset,
         run.labels,
-        model=load_model(model or run.model, dtype=run.config.dtype, device=run.config.device),
+        model=load_model(
+            model or run.model,
+            dtype=run.config.dtype,
+            device=run.config.device,
+            quantization=config.quantization,
+        ),
         config=config,
         output_dir=output or run_folder / "tuning",
         progress=make_progress(progress),
@@ -79,7 +85,7 @@ def texts(
         str,
         typer.Argument(
             metavar="FILE",
-            help="File with the column text, or a .txt file with one text per line.",
+            help="File with the column text or messages, or a .txt file with one text per line.",
             show_default=False,
         ),
     ],
@@ -97,15 +103,13 @@ def texts(
     assignments: TrainingAssignments = None,
     progress: ProgressKind = "auto",
 ) -> None:
-    """Fine-tune on plain texts, as a start for a policy."""
+    """Fine-tune on plain texts or conversations, as a start for a policy."""
     from icm_fast.engine.progress import make_progress
-    from icm_fast.model import load_model
-    from icm_fast.tasks.rows import read_column
-    from icm_fast.training.sft import fine_tune_texts
+    from icm_fast.training.sft import fine_tune_texts, read_texts
 
     tuned = fine_tune_texts(
-        read_column(file, "text"),
-        model=load_model(model),
+        read_texts(file),
+        model=model,
         config=_tuning_config(assignments),
         output_dir=output,
         progress=make_progress(progress),
@@ -188,6 +192,7 @@ def iterative(
     say(_summary(result.tuned))
 
 
+train_app.command()(dpo)
 train_app.command()(reward)
 train_app.command()(rl)
 
@@ -202,9 +207,10 @@ def _summary(tuned: Tuned, what: str = "labels") -> str:
     """Losses and where the model is, for people."""
     tenth = max(1, len(tuned.losses) // 10)
     first, last = (_mean(part) for part in (tuned.losses[:tenth], tuned.losses[-tenth:]))
+    kept = "" if tuned.best_step is None else f" Kept: the weights of step {tuned.best_step}."
     return (
         f"Tuned on {tuned.n_examples} {what}: {len(tuned.losses)} steps, loss {first:.3f} at the "
-        f"start, {last:.3f} at the end, {tuned.n_tokens:,} tokens, {tuned.seconds:.0f} s.\n"
+        f"start, {last:.3f} at the end, {tuned.n_tokens:,} tokens, {tuned.seconds:.0f} s.{kept}\n"
         f"Model: {tuned.folder} (a folder that --model takes)"
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,14 +13,16 @@ from icm_fast.cli.settings import parse_assignments, say
 from icm_fast.errors import InputError, suggest
 
 if TYPE_CHECKING:
+    from icm_fast.model.loaded import LoadedModel
     from icm_fast.runs.finished import FinishedRun
+    from icm_fast.training.config import TuningConfig
     from icm_fast.training.reward import PairSet, TwoStage
 
 FOUND = "icm"
 _POOL_LABELS = ("soft", "hard")
 
 
-_Source = Annotated[
+PairSource = Annotated[
     Path,
     typer.Argument(
         metavar="SOURCE",
@@ -27,7 +30,7 @@ _Source = Annotated[
         show_default=False,
     ),
 ]
-_Labels = Annotated[
+LabelSource = Annotated[
     str,
     typer.Option(
         metavar="NAME",
@@ -63,9 +66,9 @@ _Output = Annotated[
 
 
 def reward(
-    source: _Source,
+    source: PairSource,
     model: RunModel = None,
-    labels: _Labels = FOUND,
+    labels: LabelSource = FOUND,
     pool: _Pool = None,
     pool_labels: _PoolLabels = "soft",
     assignments: TrainingAssignments = None,
@@ -74,44 +77,87 @@ def reward(
 ) -> None:
     """Train a reward model on labels or pairs; run it again to resume."""
     from icm_fast.engine.progress import make_progress
-    from icm_fast.model import load_model
-    from icm_fast.training.reward import RewardConfig, read_pairs, two_stage
+    from icm_fast.training.reward import RewardConfig, two_stage
 
     config = RewardConfig.from_mapping(parse_assignments(assignments or (), None))
     if pool_labels not in _POOL_LABELS:
         raise InputError(
             f"unknown --pool-labels {pool_labels!r}{suggest(pool_labels, _POOL_LABELS)}"
         )
-    dtype = device = "auto"
-    if source.is_dir():
-        from icm_fast.runs.finished import read_run
-
-        run = read_run(source)
-        pairs = _pairs_of(run, labels)
-        model = model or run.model
-        dtype, device = run.config.dtype, run.config.device
-        name = "reward" if labels == FOUND else f"reward-{labels}"
-        folder = output or source / name
-    else:
-        if labels != FOUND:
-            raise InputError(
-                f"--labels {labels} is for the folder of a run; {source} holds its own labels, so "
-                "leave --labels out"
-            )
-        if model is None:
-            raise InputError("no model given; add --model, for example --model smollm2")
-        pairs = read_pairs(source)
-        folder = output or Path("runs") / f"reward-{source.stem}"
+    given = pairs_from(source, labels, model, "reward")
+    folder = output or given.folder
     done = two_stage(
-        pairs,
-        model=load_model(model, dtype=dtype, device=device),
+        given.pairs,
+        model=given.load(config),
         output_dir=folder,
         pool=pool,
         config=config,
         soft=pool_labels == "soft",
         progress=make_progress(progress),
     )
-    say(_summary(pairs, done, folder))
+    say(_summary(given.pairs, done, folder))
+
+
+@dataclass(frozen=True, slots=True)
+class GivenPairs:
+    """Pairs to train on, and what the command line says about their training.
+
+    Attributes:
+        pairs: The pairs.
+        model: Name of the base.
+        dtype: In which it is loaded.
+        device: Where to.
+        folder: Where the result goes where no other place is named.
+    """
+
+    pairs: PairSet
+    model: str
+    dtype: str
+    device: str
+    folder: Path
+
+    def load(self, config: TuningConfig) -> LoadedModel:
+        """The base, as the settings of its training want it."""
+        from icm_fast.model import load_model
+
+        return load_model(
+            self.model,
+            dtype=self.dtype,
+            device=self.device,
+            quantization=config.quantization,
+        )
+
+
+def pairs_from(source: Path, labels: str, model: str | None, name: str) -> GivenPairs:
+    """Pairs of a run or file.
+
+    Args:
+        source: Folder of a run, or a file.
+        labels: Whose labels of a run.
+        model: Base that the user named.
+        name: Of the folder of the training.
+
+    Raises:
+        InputError: They cannot be read, or no model is known.
+    """
+    from icm_fast.training.reward import read_pairs
+
+    if source.is_dir():
+        from icm_fast.runs.finished import read_run
+
+        run = read_run(source)
+        inside = source / (name if labels == FOUND else f"{name}-{labels}")
+        dtype, device = run.config.dtype, run.config.device
+        return GivenPairs(_pairs_of(run, labels), model or run.model, dtype, device, inside)
+    if labels != FOUND:
+        raise InputError(
+            f"--labels {labels} is for the folder of a run; {source} holds its own labels, so "
+            "leave --labels out"
+        )
+    if model is None:
+        raise InputError("no model given; add --model, for example --model smollm2")
+    folder = Path("runs") / f"{name}-{source.stem}"
+    return GivenPairs(read_pairs(source), model, "auto", "auto", folder)
 
 
 def _pairs_of(run: FinishedRun, labels: str) -> PairSet:
@@ -125,7 +171,7 @@ def _pairs_of(run: FinishedRun, labels: str) -> PairSet:
 
 
 def _summary(pairs: PairSet, done: TwoStage, folder: Path) -> str:
-    lines = [f"{len(pairs.pairs)} pairs" + _left_out(pairs)]
+    lines = [f"{len(pairs.pairs)} pairs" + left_out(pairs)]
     if done.pool is not None:
         lines.append(
             f"Pool: {done.pool.n_rows} rows labelled by the initial model, {done.pool.n_skipped} "
@@ -137,12 +183,14 @@ def _summary(pairs: PairSet, done: TwoStage, folder: Path) -> str:
         f"Trained on {last.n_pairs} pairs{too_long}: {len(last.losses)} steps, loss "
         f"{last.losses[0]:.3f} at the start, {last.losses[-1]:.3f} at the end, "
         f"{last.seconds:.0f} s."
+        + ("" if last.best_step is None else f" Kept: the weights of step {last.best_step}.")
     )
     lines.append(f"Reward model: {folder} (for `icm-fast evaluate reward`)")
     return "\n".join(lines)
 
 
-def _left_out(pairs: PairSet) -> str:
+def left_out(pairs: PairSet) -> str:
+    """What did not become pairs, and why."""
     if not pairs.left_out:
         return ""
     return "; left out: " + ", ".join(f"{n} x {why}" for why, n in pairs.left_out.items())

@@ -19,7 +19,7 @@ def rl(
         str,
         typer.Argument(
             metavar="FILE",
-            help="File with the column prompt, or a .txt file with one prompt per line.",
+            help="File with the column prompt (texts or messages), or a .txt file with one a line.",
             show_default=False,
         ),
     ],

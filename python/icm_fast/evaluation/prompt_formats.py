@@ -6,12 +6,10 @@ good answers are wanted, and a chat model needs its template.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from datetime import date, datetime, tzinfo
-from typing import Protocol, Self
+from collections.abc import Callable, Sequence
 
-from icm_fast.errors import InputError, first_line
+from icm_fast.errors import InputError
+from icm_fast.model.chat_template import ChatTokenizer, render_messages, template_ids
 from icm_fast.plan.pieces import TokenizedDataset, tokenize_dataset
 from icm_fast.plan.text_ids import Tokenizer, control_token_in, text_ids
 from icm_fast.types import Dataset
@@ -42,39 +40,6 @@ Assistant: Of course. I will look at each of them as carefully as I can."""
 
 HHH_FILE = "hhh_prompt.txt"
 """Name of the file, in the folder of the data, from which the paper's HHH prompt is read."""
-
-
-TEMPLATE_DATE = date(2024, 7, 26)
-"""Today, as far as chat templates know: the date that Llama's own have without a clock."""
-
-_HARMONY, _FINAL = "<|start|>assistant", "<|channel|>final<|message|>"
-"""Where gpt-oss' template stops, and what opens the answer rather than the analysis."""
-
-_THOUGHTS = (
-    ("<think>", "</think>"),
-    ("<thinking>", "</thinking>"),
-    ("[THINK]", "[/THINK]"),
-)
-
-
-class ChatTokenizer(Tokenizer, Protocol):
-    """A tokenizer that may know the template of a chat model."""
-
-    @property
-    def chat_template(self) -> object:
-        """The template; None or empty where there is none."""
-
-    def apply_chat_template(
-        self,
-        conversation: list[dict[str, str]],
-        *,
-        tokenize: bool,
-        add_generation_prompt: bool,
-        enable_thinking: bool,
-        thinking: bool,
-        date_string: str,
-    ) -> str:
-        """The text of a conversation; templates ignore what they do not know."""
 
 
 def assistant_pieces(
@@ -110,69 +75,13 @@ def chat_pieces(dataset: Dataset, tokenizer: ChatTokenizer) -> TokenizedDataset:
     answers = [label.strip() for label in dataset.label_space]
     question = f"Answer with one of: {', '.join(answers)}."
     texts = [
-        _rendered(tokenizer, f"{example.prompt}\n\n{question}") for example in dataset.examples
+        render_messages(tokenizer, [{"role": "user", "content": f"{example.prompt}\n\n{question}"}])
+        for example in dataset.examples
     ]
     # The template already writes the token that begins a text.
     return _pieces(
-        texts, answers, tokenizer, tokenize_dataset(dataset, tokenizer), _encode, root=()
+        texts, answers, tokenizer, tokenize_dataset(dataset, tokenizer), template_ids, root=()
     )
-
-
-def _rendered(tokenizer: ChatTokenizer, message: str) -> str:
-    """The text before the answer to a message: without thinking, and the same on every day.
-
-    Raises:
-        InputError: The template fails, or opens a thought that the answer would stand in.
-    """
-    try:
-        with _fixed_clock():
-            text = tokenizer.apply_chat_template(
-                [{"role": "user", "content": message}],
-                tokenize=False,
-                add_generation_prompt=True,
-                enable_thinking=False,
-                thinking=False,
-                date_string=TEMPLATE_DATE.strftime("%d %b %Y"),
-            )
-    except Exception as error:  # templates are programs of others, and raise what they like
-        raise InputError(
-            f"the chat template cannot render a prompt: {first_line(error)}; use a model whose "
-            "template takes a single message of the user"
-        ) from error
-    _check_not_thinking(text, message)
-    return text + _FINAL if text.endswith(_HARMONY) else text
-
-
-class _FixedClock(datetime):
-    """The clock of chat templates, which transformers gives them as ``strftime_now``."""
-
-    @classmethod
-    def now(cls, tz: tzinfo | None = None) -> Self:
-        return cls(TEMPLATE_DATE.year, TEMPLATE_DATE.month, TEMPLATE_DATE.day, tzinfo=tz)
-
-
-@contextmanager
-def _fixed_clock() -> Iterator[None]:
-    """Stop the clock; transformers lets nobody pass another one."""
-    from transformers.utils import chat_template_utils
-
-    clock = chat_template_utils.datetime
-    chat_template_utils.datetime = _FixedClock
-    try:
-        yield
-    finally:
-        chat_template_utils.datetime = clock
-
-
-def _check_not_thinking(text: str, message: str) -> None:
-    """Refuse templates that always begin the answer with a thought."""
-    after = text.rpartition(message)[2]
-    for opening, closing in _THOUGHTS:
-        if after.count(opening) > after.count(closing):
-            raise InputError(
-                f"the chat template opens {opening} before the answer and has no switch for it; "
-                "use a chat model that does not think"
-            )
 
 
 def _pieces(
@@ -200,10 +109,6 @@ def _pieces(
 
 def _text_ids(tokenizer: Tokenizer, text: str) -> tuple[int, ...]:
     return tuple(text_ids(tokenizer, [text])[0])
-
-
-def _encode(tokenizer: Tokenizer, text: str) -> tuple[int, ...]:
-    return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 def _answer_ids(text: str, label: str, tokenizer: Tokenizer, encode: _Encode) -> tuple[int, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from pathlib import PurePath
+from pathlib import Path, PurePath
 
 import numpy as np
 
@@ -66,7 +66,7 @@ def dataset_card(
     content = read_config(run.folder / CONFIG_FILE)
     parts = [
         _front_matter(run, file, license),
-        f"# {cell(run.dataset.name)}: labels found by {cell(_public(run.model))} "
+        f"# {cell(run.dataset.name)}: labels found by {cell(public_name(run.model))} "
         "without supervision",
         f"{n_rows} rows in `{file}`, written by `icm-fast export --format {format}`"
         + (f"; {note}." if note else "."),
@@ -77,11 +77,11 @@ def dataset_card(
     ]
     comparison = read_comparison(run.folder)
     if comparison is not None:
-        public = comparison | {"model": _public(comparison.get("model") or run.model)}
+        public = comparison | {"model": public_name(comparison.get("model") or run.model)}
         parts.append("## Against gold\n\n" + comparison_text(public))
-    parts.append("## Resolved configuration\n\n" + _fenced(_configuration(content)))
+    parts.append("## Resolved configuration\n\n" + fenced_yaml(_configuration(content)))
     parts += _terms(run)
-    parts.append("## Versions\n\n" + _fenced(run.summary["versions"]))
+    parts.append("## Versions\n\n" + fenced_yaml(run.summary["versions"]))
     return "\n\n".join(parts) + "\n"
 
 
@@ -113,7 +113,7 @@ def _provenance(run: FinishedRun) -> str:
 def _facts(run: FinishedRun, identity: Mapping[str, object]) -> str:
     config, summary = run.config, run.summary
     rows = [
-        ("model", _public(run.model)),
+        ("model", public_name(run.model)),
         ("fingerprint of its weights", identity["model_fingerprint"]),
         ("format of its weights", identity["model_dtype"]),
         ("task", run.source.task if run.source else run.dataset.name),
@@ -140,29 +140,40 @@ def _margins(run: FinishedRun) -> str:
 def _configuration(content: Mapping[str, object]) -> dict[str, object]:
     """Settings and source as the run resolved them; the card has identities elsewhere."""
     public = {
-        key: _public(value)
+        key: public_name(value)
         if key in ("model", "data") and isinstance(value, str)
-        else _redacted(key, value)
+        else redacted(key, value)
         for key, value in content.items()
     }
     del public[IDENTITY]
     return public
 
 
-def _redacted(key: str, value: object) -> object:
+def model_terms(name: str) -> list[str]:
+    """Terms that the makers of a model set for what is made with it, as far as they are known."""
+    return [terms for part, terms in _MODEL_TERMS.items() if part in name.lower()]
+
+
+def is_public(name: str) -> bool:
+    """Whether a name is one that others can use: a hub id rather than a path of this machine."""
+    return "/" in name and _PUBLIC_NAME.fullmatch(name) is not None and not Path(name).exists()
+
+
+def redacted(key: str, value: object) -> object:
     """A setting or option without folders, access tokens and passwords, at any depth."""
     if _SECRET_KEY.search(key) and isinstance(value, str) and value:
         return "(removed)"
     if isinstance(value, Mapping):
-        return {str(inner): _redacted(str(inner), one) for inner, one in value.items()}
+        return {str(inner): redacted(str(inner), one) for inner, one in value.items()}
     if isinstance(value, list):
-        return [_redacted(key, one) for one in value]
+        return [redacted(key, one) for one in value]
     if not isinstance(value, str):
         return value
     return PurePath(value.replace("\\", "/")).name if _PATH.match(value) else without_secrets(value)
 
 
-def _public(name: str) -> str:
+def public_name(name: str) -> str:
+    """A name that others may read: a hub id as it is, of a path its last part."""
     plain = name if _PUBLIC_NAME.fullmatch(name) else PurePath(without_secrets(name)).name
     return without_secrets(plain)
 
@@ -170,10 +181,11 @@ def _public(name: str) -> str:
 def _terms(run: FinishedRun) -> list[str]:
     """Terms that the makers of the model and of the data set for what is made with them."""
     task = run.source.task if run.source else ""
-    known = [terms for name, terms in _MODEL_TERMS.items() if name in run.model.lower()]
+    known = model_terms(run.model)
     known += [terms for name, terms in _DATA_TERMS.items() if name in task]
     return ["## Terms\n\n" + "\n".join(f"- {terms}" for terms in known)] if known else []
 
 
-def _fenced(content: Mapping[str, object]) -> str:
+def fenced_yaml(content: Mapping[str, object]) -> str:
+    """A block of YAML in Markdown."""
     return fenced(printable(yaml_text(content)), "yaml")

@@ -1,4 +1,7 @@
-"""A run as a data set on the Hugging Face Hub: the folder that is pushed, and the push."""
+"""A run as a data set on the Hugging Face Hub: the folder that is pushed, and the push.
+
+Models go the same way; see :mod:`icm_fast.training.publish`.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +26,11 @@ _WRITTEN_BY_US = "written by `icm-fast export --format"
 _REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
 
 
+DATASET, MODEL = "dataset", "model"
+_SAYS = {DATASET: ("data set", "Labels found by icm_fast"), MODEL: ("model", "Model of icm_fast")}
+"""What a kind of repository is called, and the message of a commit there."""
+
+
 @dataclass(frozen=True, slots=True)
 class HubFolder:
     """What is pushed.
@@ -32,12 +40,14 @@ class HubFolder:
         files: Names of the files to push; others in the folder stay.
         n_rows: Number of rows of the data.
         note: What was left out of the data and how to use it; may be empty.
+        kind: ``dataset`` or ``model``.
     """
 
     folder: Path
-    files: tuple[str, str]
+    files: tuple[str, ...]
     n_rows: int
     note: str
+    kind: str = DATASET
 
 
 def write_hub_folder(
@@ -59,7 +69,7 @@ def write_hub_folder(
     card = dataset_card(
         run, file=file, format=format, n_rows=encoded.n_rows, note=encoded.note, license=license
     )
-    _check_card(folder / CARD_FILE)
+    check_card(folder / CARD_FILE, _WRITTEN_BY_US)
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / file, encoded.content)
@@ -67,36 +77,37 @@ def write_hub_folder(
     return HubFolder(folder, (CARD_FILE, file), encoded.n_rows, encoded.note)
 
 
-def _check_card(path: Path) -> None:
-    """Refuse to replace a README.md that is not ours."""
+def check_card(path: Path, mark: str) -> None:
+    """Raise InputError if a README.md stands there that does not hold ``mark``, so is not ours."""
     if not is_file(path):
         return
-    if _WRITTEN_BY_US.encode() not in read_file(path, "choose another folder"):
+    if mark.encode() not in read_file(path, "choose another folder"):
         raise InputError(f"{path} was not written by an export; choose another folder (--output)")
 
 
-def check_repository(name: str) -> None:
+def check_repository(name: str, kind: str = DATASET) -> None:
     """Raise InputError unless ``name`` has the form OWNER/NAME."""
     if not _REPOSITORY.fullmatch(name):
-        raise InputError(f"{name!r} is not the name of a data set on the Hub; write OWNER/NAME")
+        what, _ = _SAYS[kind]
+        raise InputError(f"{name!r} is not the name of a {what} on the Hub; write OWNER/NAME")
 
 
 def push(pushed: HubFolder, repository: str, *, private: bool = True) -> str:
-    """Upload the folder as a data set; the token comes from the environment or the Hub login.
+    """Upload the folder; the token comes from the environment or the Hub login.
 
     Args:
-        pushed: What :func:`write_hub_folder` wrote.
+        pushed: What :func:`write_hub_folder` or ``write_model_folder`` wrote.
         repository: OWNER/NAME; created if absent.
         private: Create it private, and refuse an existing public one; otherwise create it public.
 
     Returns:
-        The URL of the data set.
+        The URL of the repository.
 
     Raises:
         InputError: No token, a public repository where a private one was requested, or an error
             of the Hub or the network.
     """
-    check_repository(repository)
+    check_repository(repository, pushed.kind)
     import huggingface_hub
 
     token = huggingface_hub.get_token()
@@ -118,7 +129,7 @@ def push(pushed: HubFolder, repository: str, *, private: bool = True) -> str:
 
 
 def _upload(api: HfApi, pushed: HubFolder, repository: str, private: bool) -> str:
-    kind = "dataset"
+    kind = pushed.kind
     address = api.create_repo(repository, repo_type=kind, private=private, exist_ok=True)
     if private and not api.repo_info(repository, repo_type=kind).private:
         raise InputError(
@@ -130,6 +141,6 @@ def _upload(api: HfApi, pushed: HubFolder, repository: str, private: bool) -> st
         repo_type=kind,
         folder_path=pushed.folder,
         allow_patterns=list(pushed.files),
-        commit_message="Labels found by icm_fast",
+        commit_message=_SAYS[kind][1],
     )
     return str(address)

@@ -13,7 +13,14 @@ from typing import TypedDict
 
 from icm_fast.errors import InputError, suggest
 from icm_fast.export.lm_eval import LM_EVAL
-from icm_fast.export.training_data import Encoded, axolotl, dpo, trl_preference, trl_sft
+from icm_fast.export.training_data import (
+    Encoded,
+    axolotl,
+    dpo,
+    messages,
+    trl_preference,
+    trl_sft,
+)
 from icm_fast.files import json_lines, write_atomically, write_output
 from icm_fast.runs.finished import FinishedRun
 from icm_fast.runs.store import RUN_FILES
@@ -171,6 +178,7 @@ FORMATS: dict[str, Callable[[FinishedRun], Encoded]] = {
     "csv": _csv,
     "parquet": _parquet,
     "trl-sft": trl_sft,
+    "messages": messages,
     "trl-preference": trl_preference,
     "dpo": dpo,
     "axolotl": axolotl,

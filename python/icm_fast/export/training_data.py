@@ -43,6 +43,21 @@ def trl_sft(run: FinishedRun) -> Encoded:
     return _demonstrations(run, lambda prompt, label: {"prompt": prompt, "completion": label})
 
 
+def messages(run: FinishedRun) -> Encoded:
+    """Conversations of a prompt and its label, for chat models: trl, axolotl, ``train texts``.
+
+    Raises:
+        InputError: The run labelled nothing.
+    """
+
+    def row(prompt: str, label: str) -> dict[str, object]:
+        user, assistant = ("user", prompt), ("assistant", label.strip())
+        turns = [{"role": role, "content": content} for role, content in (user, assistant)]
+        return {"messages": turns}
+
+    return _demonstrations(run, row)
+
+
 def axolotl(run: FinishedRun) -> Encoded:
     """Segments with and without loss, axolotl's ``type: input_output``.
 

@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, cast
 
-from icm_fast.errors import InputError
+from icm_fast.errors import InputError, shown
 
 LOCK_FILE = ".lock"
 _STDOUT = tuple(map(Path, ("-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")))
@@ -33,6 +33,10 @@ _HELD = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
 
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL)
 """What flock says on file systems without locks, such as some network mounts."""
+
+
+_LONGEST_PART, _LONGEST_PATH = 255, 4095
+"""Bytes of a name and of a path on Linux."""
 
 
 @contextmanager
@@ -69,6 +73,20 @@ def expanded(path: str | os.PathLike[str]) -> Path:
             f"the home in {os.fspath(path)} is unknown (HOME is not set, or there is no such "
             "user); give an absolute path"
         ) from error
+
+
+def check_name(what: str, name: str) -> None:
+    """Refuse a name that no file can have, before a path is made of it.
+
+    Raises:
+        InputError: It holds NUL, or is longer than file systems allow.
+    """
+    longest = max(len(os.fsencode(part)) for part in name.split("/"))
+    if "\0" in name or longest > _LONGEST_PART or len(name) > _LONGEST_PATH:
+        raise InputError(
+            f"{what} {shown(name)} is not a name that a file can have (at most {_LONGEST_PART} "
+            "bytes between slashes, no NUL); correct it"
+        )
 
 
 def open_regular(path: Path, flags: int) -> int:
@@ -115,8 +133,10 @@ def refuse_links(folder: Path) -> None:
     Folders of runs and trainings hold files and folders only, so that nothing that is read, written
     or deleted there is elsewhere.
     """
-    if not folder.is_dir():
-        return
+    check_name("folder", os.fspath(folder))
+    with reading(folder, "make it readable"):
+        if not folder.is_dir():
+            return
     with reading(folder, "make it readable"), os.scandir(folder) as entries:
         for entry in sorted(entries, key=lambda entry: entry.name):
             plain = entry.is_file(follow_symlinks=False) or entry.is_dir(follow_symlinks=False)

@@ -86,7 +86,9 @@ class Decision:
         decided_by: ``[n]`` int8 index into :data:`DECIDED_BY`.
         votes: ``[n]`` int32, views that alone say the same.
         n_views: Number of views.
-        shares: ``[n_labels]`` estimated share of each label.
+        shares: ``[n_labels]`` mean probability of each label.
+        shares_from: ``given``, ``estimated``, or ``assumed``: labels were taken to be about equally
+            frequent.
     """
 
     labels: IntArray
@@ -96,6 +98,7 @@ class Decision:
     votes: IntArray
     n_views: int
     shares: FloatArray
+    shares_from: str
 
     def counts(self) -> dict[str, int]:
         """Rows by how they were decided."""
@@ -139,9 +142,9 @@ def decide(
         after = [_whole_core(cores[0], len(alone))]
     cored = np.asarray(np.mean(after, axis=0, dtype=np.float64)) * _sameness(after)
     together = alone + cored
-    shares = np.array(config.shares) / sum(config.shares) if config.shares else None
-    if shares is None:
-        shares = estimated_shares(together)
+    given = np.array(config.shares) / sum(config.shares) if config.shares else None
+    shares = estimated_shares(together) if given is None else given
+    source = "assumed" if shares is None else "estimated" if given is None else "given"
     accuracy = expected_accuracy(
         with_shares(alone.astype(np.float64), shares), with_shares(cored, shares), alone.shape[1]
     )
@@ -159,7 +162,14 @@ def decide(
     without = ~kept_labels(confidence, config.abstain) & ~fixed
     labels[without], decided[without] = UNLABELLED, _ABSTAINED
     return Decision(
-        labels, confidence, judged.probabilities, decided, counted, 1 + len(after), judged.shares
+        labels,
+        confidence,
+        judged.probabilities,
+        decided,
+        counted,
+        1 + len(after),
+        judged.shares,
+        source,
     )
 
 

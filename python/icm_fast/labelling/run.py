@@ -80,7 +80,8 @@ class Labelling:
             "n_rows": len(self.decision.labels),
             "decided_by": self.decision.counts(),
             "labels": dict(zip(self.task.labels, self.decision.label_counts(), strict=True)),
-            "estimated_shares": dict(
+            "shares_from": self.decision.shares_from,
+            "shares": dict(
                 zip(
                     self.task.labels,
                     [round(float(x), 4) for x in self.decision.shares],

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from icm_fast import distributed
 from icm_fast.errors import InputError, first_line
-from icm_fast.files import expanded
+from icm_fast.files import check_name, expanded
 from icm_fast.files.fields import read_object
 from icm_fast.model.adapter_files import (
     ADAPTER_CONFIG,
@@ -34,6 +34,7 @@ from icm_fast.model.adapter_files import (
 from icm_fast.model.copies import copy_model
 from icm_fast.model.loaded import LoadedModel, check_vocabulary, fingerprint_model
 from icm_fast.model.pretrained import UNREADABLE, read_tokenizer
+from icm_fast.model.quantised import NOT_QUANTISED, import_before_others, is_quantised
 from icm_fast.model.telemetry import without_telemetry
 
 ADAPTER_FOLDER = "adapter"
@@ -82,6 +83,8 @@ def tokenizer_for(
 def merge_into(model: PreTrainedModel, adapter: Path, base_name: str) -> PreTrainedModel:
     """Add an adapter's weights to a model, without writing to memory that it shares.
 
+    In a model in 4 bits they stay beside the weights.
+
     Raises:
         InputError: Same as :func:`merge_adapter`.
     """
@@ -94,6 +97,10 @@ def merge_into(model: PreTrainedModel, adapter: Path, base_name: str) -> PreTrai
             live = peft.PeftModel.from_pretrained(model, str(adapter), trust_remote_code=False)
             check_targets(adapter, config.get("target_modules"), _module_names(live))
             check_keys(adapter, shapes, _adapter_keys(peft, live))
+            if is_quantised(model):
+                # A merge would round to 4 bits again; so the adapter stays beside the base.
+                beside: PreTrainedModel = live.get_base_model()
+                return beside
             # A safe merge adds to a clone, so weights that are shared with the base stay unchanged.
             merged: PreTrainedModel = live.merge_and_unload(safe_merge=True)
     except InputError:
@@ -133,7 +140,10 @@ def _take_vocabulary(model: PreTrainedModel, shapes: Mapping[str, tuple[int, ...
 def as_loaded(model: PreTrainedModel, base: LoadedModel, name: str) -> LoadedModel:
     """A changed copy of ``base`` with its own fingerprint."""
     model = model.eval().requires_grad_(False)
-    return LoadedModel(name, model, base.tokenizer, fingerprint_model(model), base.max_context)
+    made = LoadedModel(name, model, base.tokenizer, fingerprint_model(model), base.max_context)
+    if is_quantised(model):
+        made.cache["cpu_decoder"] = None  # it reads whole weights
+    return made
 
 
 def find_tuned(spec: str) -> Path | None:
@@ -159,28 +169,44 @@ def find_tuned(spec: str) -> Path | None:
     return adapter if adapter.is_dir() else folder / MODEL_FOLDER
 
 
-def load_tuned(spec: str, folder: Path, load: Callable[[str], LoadedModel]) -> LoadedModel:
+def load_tuned(
+    spec: str,
+    folder: Path,
+    load: Callable[[str, str], LoadedModel],
+    quantization: str = NOT_QUANTISED,
+) -> LoadedModel:
     """Load a folder that :func:`find_tuned` found.
 
     Args:
         spec: Name given by the user.
         folder: The adapter or the whole model.
-        load: Loads a base model by name.
+        load: Loads a base model by name, with its linear layers quantised as it is told.
+        quantization: How; an adapter that was trained on a base in 4 bits has one as well.
 
     Raises:
         InputError: The base is missing or is not the one that the adapter was trained on.
     """
     if not (folder / ADAPTER_CONFIG).is_file():
-        return replace(load(str(folder)), name=spec)
+        return replace(load(str(folder), quantization), name=spec)
     name = base_name_of(folder)
+    record = folder.parent / TUNING_FILE
+    identity = read_tuning(record)["identity"] if record.is_file() else {}
+    if quantization == NOT_QUANTISED:
+        quantization = quantization_of(identity)
     try:
-        base = load(name)
+        base = load(name, quantization)
     except InputError as error:
         raise InputError(f"the base of the adapter {spec} is missing: {error}") from error
-    record = folder.parent / TUNING_FILE
-    if record.is_file():
-        check_base(folder, read_tuning(record)["identity"], base)
+    if quantization == quantization_of(identity):
+        check_base(folder, identity, base)
     return merge_adapter(base, folder, spec)
+
+
+def quantization_of(identity: Mapping[str, object]) -> str:
+    """How the base was quantised in a training."""
+    config = identity.get("config")
+    found = config.get("quantization") if isinstance(config, Mapping) else None
+    return NOT_QUANTISED if found is None else str(found)
 
 
 def read_tuning(path: Path) -> dict[str, Any]:
@@ -197,6 +223,9 @@ def read_tuning(path: Path) -> dict[str, Any]:
         if not content.numbers("losses"):
             raise content.wrong("losses", "one loss for each step")
         content.number("seconds", 0)
+        content.optional_number("best_loss")
+        if content.content.get("best_step") is not None:
+            content.integer("best_step")
     return dict(content.content)
 
 
@@ -206,6 +235,7 @@ def import_peft() -> ModuleType:
     Raises:
         InputError: It is not installed.
     """
+    import_before_others()
     try:
         import peft
     except ImportError as error:
@@ -232,6 +262,11 @@ def foreign_code() -> Iterator[None]:
         warnings.filterwarnings("ignore", "fan_in_fan_out is set to", UserWarning)
         # The head or embedding of the adapter is kept apart; nothing ties them again.
         warnings.filterwarnings("ignore", "Model has `tie_word_embeddings=True`", UserWarning)
+        # peft knows names of experts as they were before transformers 5.
+        unmatched = "The following (rank|alpha)_pattern keys did not match"
+        warnings.filterwarnings("ignore", unmatched, RuntimeWarning)
+        # peft 0.18 asks about the base of a checkpoint, which has no name there.
+        warnings.filterwarnings("ignore", "Could not find a config file in", UserWarning)
         # check_keys refuses them.
         warnings.filterwarnings("ignore", "(?s).*Found missing adapter keys", UserWarning)
         try:
@@ -271,6 +306,7 @@ def base_name_of(adapter: Path) -> str:
             "base yourself and call icm_fast.model.adapters.merge_adapter"
         )
     read_adapter_config(adapter)  # refused before its base is loaded
+    check_name(f"{path}: the base", str(name))
     # As it is written: links on the way, which came with the adapter, lead nowhere else.
     seen = os.path.normpath(adapter.resolve() / str(name))
     return seen if str(name).startswith("..") and os.path.isdir(seen) else str(name)
@@ -278,6 +314,8 @@ def base_name_of(adapter: Path) -> str:
 
 def check_base(adapter: Path, identity: Mapping[str, object], base: LoadedModel) -> None:
     """Raise InputError unless ``base`` has the weights that ``identity`` recorded."""
+    if "model_fingerprint" not in identity:
+        return
     same_dtype = identity.get("model_dtype") == base.dtype_name
     if same_dtype and identity.get("model_fingerprint") != base.fingerprint:
         raise InputError(

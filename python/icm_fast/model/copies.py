@@ -27,8 +27,10 @@ def copy_model(model: PreTrainedModel, dtype: torch.dtype, *, share: bool) -> Pr
     memo: dict[int, object] = {
         id(p): torch.nn.Parameter(p.detach().to(dtype, copy=not share), requires_grad=False)
         for p in model.parameters()
-        if p.is_floating_point()  # quantised weights are copied as they are
+        if p.is_floating_point()
     }
+    if share:  # weights in 4 bits stay as they are: nothing is merged into them
+        memo |= {id(p): p for p in model.parameters() if not p.is_floating_point()}
     copied = copy.deepcopy(model, memo)
     copied.config.dtype = dtype
     _restore_methods(copied)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tokenizers import pre_tokenizers
+from tokenizers import decoders, pre_tokenizers
 from transformers import PreTrainedTokenizerBase
 
 _DIGITS = (
@@ -33,6 +33,8 @@ def set_pre_tokenizer(gguf: Path, tokenizer: PreTrainedTokenizerBase) -> str:
         An empty text, or a warning that the rule is not known.
     """
     kind, rule = _names(gguf)
+    if kind == "gpt2":  # bytes, whatever the rule; some versions drop the first blank
+        tokenizer.backend_tokenizer.decoder = decoders.ByteLevel()
     if kind != "gpt2" or rule in _GPT2 or rule in _known_to_transformers():
         return ""
     if rule in _DIGITS:

@@ -23,12 +23,7 @@ class LabelHead:
             raise InputError(
                 f"{type(model).__name__} has no language-model head; pass a causal language model"
             )
-        config = model.config.get_text_config(decoder=True)
-        # Cohere multiplies its logits, Granite divides them.
-        scale = float(getattr(config, "logit_scale", None) or 1.0) / float(
-            getattr(config, "logits_scaling", None) or 1.0
-        )
-        softcap: float | None = getattr(config, "final_logit_softcapping", None)
+        scale, softcap = logit_scaling(model)
         self._head = Head(weight, getattr(head, "bias", None), scale, softcap)
 
     @property
@@ -86,6 +81,17 @@ class LabelHead:
         if self._head.softcap:
             logits = self._head.softcap * torch.tanh(logits / self._head.softcap)
         return logits
+
+
+def logit_scaling(model: PreTrainedModel) -> tuple[float, float | None]:
+    """What becomes of the products of the head: a factor, and then a soft cap or none."""
+    config = model.config.get_text_config(decoder=True)
+    # Cohere multiplies its logits, Granite divides them.
+    scale = float(getattr(config, "logit_scale", None) or 1.0) / float(
+        getattr(config, "logits_scaling", None) or 1.0
+    )
+    softcap: float | None = getattr(config, "final_logit_softcapping", None)
+    return scale, softcap
 
 
 def label_logprobs(

@@ -7,6 +7,7 @@ import re
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from transformers import (
@@ -18,7 +19,7 @@ from transformers import (
 
 from icm_fast.assets.locate import EMBEDDED_MODELS, embedded_model
 from icm_fast.errors import InputError
-from icm_fast.files import expanded
+from icm_fast.files import check_name, expanded
 from icm_fast.model.adapter_files import fetched_adapter
 from icm_fast.model.copies import without_replaced_methods
 from icm_fast.model.gguf import converted_folder
@@ -39,7 +40,11 @@ from icm_fast.model.pretrained import (
     read_tokenizer,
     read_weights,
 )
+from icm_fast.model.quantised import NOT_QUANTISED, four_bits, is_quantised
 from icm_fast.model.sharing import turn_to_load, use_available_processors
+
+if TYPE_CHECKING:
+    from transformers import BitsAndBytesConfig
 
 _HUB_ID = re.compile(r"[\w.-]+(?:/[\w.-]+)?")
 """Nobody is asked about anything else."""
@@ -53,6 +58,7 @@ def load_model(
     dtype: str = "auto",
     device: str = "auto",
     trust_remote_code: bool = False,
+    quantization: str = NOT_QUANTISED,
 ) -> LoadedModel:
     """Load a model for scoring.
 
@@ -64,15 +70,19 @@ def load_model(
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N``, or ``balanced``: layers over all GPUs.
         trust_remote_code: Run code that this very repository brings along; the base that an
             adapter names, and code that lies elsewhere, are not covered.
+        quantization: ``nf4`` or ``fp4``: linear layers in 4 bits, by bitsandbytes.
 
     Raises:
         InputError: The model can't be found or read, or has no causal decoder.
     """
     if isinstance(model, LoadedModel):
+        _check_quantised(model.model, quantization)
         return model
     with turn_to_load():
         if isinstance(model, tuple):
-            return _wrap_pair(model)
+            pair = _wrap_pair(model)
+            _check_quantised(pair.model, quantization)
+            return pair
         given: object = model
         if not isinstance(given, (str, os.PathLike)):
             raise InputError(
@@ -81,12 +91,24 @@ def load_model(
             )
         spec = os.fspath(model)
         with offline_where_unreachable() if _is_hub_id(spec) else nullcontext():
-            return _load(spec, dtype, device, trust_remote_code)
+            return _load(spec, dtype, device, trust_remote_code, quantization)
 
 
-def _load(spec: str, dtype: str, device: str, trust_remote_code: bool) -> LoadedModel:
+def _check_quantised(model: PreTrainedModel, quantization: str) -> None:
+    """Raise InputError if a model that is loaded is not in the 4 bits that are wanted."""
+    if quantization != NOT_QUANTISED and not is_quantised(model):
+        raise InputError(
+            f"quantization={quantization} applies while a model is read, but this one is loaded "
+            "already; pass its name, or load_model(name, quantization=...)"
+        )
+
+
+def _load(
+    spec: str, dtype: str, device: str, trust_remote_code: bool, quantization: str
+) -> LoadedModel:
     from icm_fast.model.adapters import find_tuned, load_tuned
 
+    check_name("model", spec)
     if spec.startswith(("http://", "https://")):
         raise InputError(
             f"{spec} is a server address, but models are scored with local weights only; "
@@ -100,17 +122,23 @@ def _load(spec: str, dtype: str, device: str, trust_remote_code: bool) -> Loaded
             spec,
             tuned,
             # Trust in an adapter is not trust in the repository that it names.
-            lambda name: load_model(name, dtype=dtype, device=device),
+            lambda name, bits: load_model(name, dtype=dtype, device=device, quantization=bits),
+            quantization,
         )
     folder = _resolve(spec)
     config, tokenizer = _read_config(spec, folder, trust_remote_code)
+    kind = pick_dtype(dtype, target)
+    bits = four_bits(quantization, kind)
     spread = device == BALANCED
-    loaded = _read_weights(
-        spec, folder, config, pick_dtype(dtype, target), trust_remote_code, spread=spread
-    )
-    # With device=balanced, transformers has placed the layers already.
-    loaded = (loaded if spread else _placed(spec, loaded, target)).eval().requires_grad_(False)
-    return _loaded_model(spec, loaded, tokenizer)
+    # Layers in 4 bits are made where they stay.
+    places = BALANCED if spread else None if bits is None else {"": target}
+    loaded = _read_weights(spec, folder, config, kind, trust_remote_code, places, bits)
+    # With a device map, transformers has placed the layers already.
+    loaded = (_placed(spec, loaded, target) if places is None else loaded).eval()
+    made = _loaded_model(spec, loaded.requires_grad_(False), tokenizer)
+    if bits is not None:
+        made.cache["cpu_decoder"] = None  # it reads whole weights
+    return made
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,6 +302,7 @@ def _keep_caps(model: PreTrainedModel) -> None:
 
 def check_model_name(spec: str) -> None:
     """Raise InputError if a local model does not exist; hub ids are not looked up."""
+    check_name("model", spec)
     path = expanded(spec)
     if spec in EMBEDDED_MODELS:
         embedded_model(spec)
@@ -341,8 +370,8 @@ def _read_weights(
     config: PretrainedConfig,
     dtype: torch.dtype,
     trust_remote_code: bool,
-    *,
-    spread: bool,
+    places: str | dict[str, torch.device] | None,
+    bits: BitsAndBytesConfig | None,
 ) -> PreTrainedModel:
     try:
         return read_weights(
@@ -352,7 +381,8 @@ def _read_weights(
             dtype,
             name=spec,
             trust_remote_code=trust_remote_code,
-            device_map=BALANCED if spread else None,
+            device_map=places,
+            four_bits=bits,
         )
     except (InputError, torch.OutOfMemoryError):
         raise

@@ -11,7 +11,7 @@ import importlib.util
 import warnings
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
 import torch
 from transformers import (
@@ -27,6 +27,9 @@ from transformers.utils import logging as transformers_logging
 
 from icm_fast.errors import InputError, first_line
 from icm_fast.model.telemetry import without_telemetry
+
+if TYPE_CHECKING:
+    from transformers import BitsAndBytesConfig
 
 UNREADABLE = (Exception,)
 """What transformers raises on files that are missing, damaged or of an unknown kind.
@@ -120,7 +123,8 @@ def read_weights(
     *,
     name: str,
     trust_remote_code: bool = False,
-    device_map: str | None = None,
+    device_map: str | dict[str, torch.device] | None = None,
+    four_bits: BitsAndBytesConfig | None = None,
 ) -> PreTrainedModel:
     """Read a model's weights from safetensors, and check that all of them were there.
 
@@ -132,6 +136,7 @@ def read_weights(
         name: What the user called the model.
         trust_remote_code: Same as in :func:`read_config`.
         device_map: See transformers.
+        four_bits: Quantise linear layers while they are read.
 
     Raises:
         InputError: Weights are missing or of another size, or the format needs a package.
@@ -146,6 +151,7 @@ def read_weights(
             use_safetensors=True,
             trust_remote_code=trust_remote_code,
             device_map=device_map,
+            **({} if four_bits is None else {"quantization_config": four_bits}),
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # they are refused below, by name
         )

@@ -10,7 +10,7 @@ from typing import Any
 
 from icm_fast.documents import parse_yaml
 from icm_fast.errors import InputError, shown, suggest
-from icm_fast.files import expanded
+from icm_fast.files import check_name, expanded
 from icm_fast.tasks.assembly import TaskData, assemble, label_space
 from icm_fast.tasks.constraints import TEXT_KEYS as RULE_TEXT_KEYS
 from icm_fast.tasks.constraints import RuleLike
@@ -173,6 +173,7 @@ def load_custom(
     given = {name: value for name, value in options.items() if value is not None}
     if path is None:
         raise InputError("task 'custom' needs a YAML description or a data file")
+    check_name("file", str(path))
     if file_type(Path(path)) in _YAML_SUFFIXES:
         content = _read_yaml(expanded(path))
     else:

@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 
 from icm_fast.errors import InputError, shown
-from icm_fast.files import expanded
+from icm_fast.files import check_name, expanded
 from icm_fast.tasks.formats import Record, file_type, read_records, read_text
 from icm_fast.tasks.hub import HUB_PREFIX, hub_records
 
@@ -144,6 +144,7 @@ def read_rows(source: PathLike, *, most: int | None = None) -> list[Row]:
 
 def stream_rows(source: PathLike) -> Iterator[Row]:
     """Yield the rows of :func:`read_rows` one by one; those of the Hub as they are fetched."""
+    check_name("data file", str(source))
     if str(source).startswith(HUB_PREFIX):
         records = hub_records(str(source))
     else:
@@ -186,6 +187,11 @@ def _row(position: int, record: Record) -> Row:
     return Row(position, where, values)
 
 
+def is_text_file(source: PathLike) -> bool:
+    """Whether a source is a file with one text per line: .txt or .txt.gz."""
+    return not str(source).startswith(HUB_PREFIX) and file_type(Path(source)) == ".txt"
+
+
 def read_column(source: PathLike, column: str) -> list[str]:
     """Read one text per record.
 
@@ -198,7 +204,7 @@ def read_column(source: PathLike, column: str) -> list[str]:
         InputError: Same as :func:`read_rows`; a row (with its line) in which the column is missing
             or not text; or no text at all.
     """
-    if not str(source).startswith(HUB_PREFIX) and file_type(Path(source)) == ".txt":
+    if is_text_file(source):
         path = expanded(source)
         texts = [
             checked_text(line, f"{path.name}, line {position}")

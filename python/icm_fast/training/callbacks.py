@@ -64,3 +64,15 @@ class EventCallback(TrainerCallback):  # type: ignore[misc]  # transformers has 
     ) -> None:
         """Pass on where a checkpoint is."""
         self._events.saved(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+
+
+class MeasureLast(TrainerCallback):  # type: ignore[misc]
+    """Measures the loss on held-out examples after the last step too, and keeps those weights."""
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
+    ) -> TrainerControl:
+        """Ask for it after the last step."""
+        if state.global_step >= state.max_steps:
+            control.should_evaluate = control.should_save = True
+        return control

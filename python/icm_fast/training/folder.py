@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self, TypedDict
@@ -25,9 +25,12 @@ from icm_fast.files import (
 from icm_fast.files.fields import read_object
 from icm_fast.identity import check_same
 from icm_fast.model.adapters import TUNING_FILE, read_tuning
+from icm_fast.runs.provenance import versions
+from icm_fast.training.chat import FORMATS, PLAIN
 
 CHECKPOINTS = "checkpoints"
 _COMPLETE = "complete.json"
+_VERSION = "_version"
 _DIGITS = 18
 """Of a step's number; Python refuses to read thousands of them."""
 
@@ -39,10 +42,14 @@ class TuningState:
     Attributes:
         losses: Mean loss of each step, natural log.
         seconds: Time spent on these steps, earlier processes included.
+        best_step: The step whose weights are kept; None where nothing is held out.
+        best_loss: Mean loss on held-out examples after that step, natural log.
     """
 
     losses: tuple[float, ...] = ()
     seconds: float = 0.0
+    best_step: int | None = None
+    best_loss: float | None = None
 
 
 class _Stored(TypedDict):
@@ -50,6 +57,8 @@ class _Stored(TypedDict):
 
     losses: list[float]
     seconds: float
+    best_step: int | None
+    best_loss: float | None
 
 
 class _Checkpoint(_Stored):
@@ -97,8 +106,11 @@ class TuningFolder:
         self._lock = lock_folder(self.folder)
         try:
             if is_file(self._record):
-                stored = read_tuning(self._record)["identity"]
-                check_same(self.folder, stored, self._identity, "fine-tuning")
+                content = read_tuning(self._record)
+                stored, wanted = content["identity"], self._identity
+                if "losses" in content:  # a finished training is only loaded, by any version
+                    stored, wanted = _without_versions(stored), _without_versions(wanted)
+                check_same(self.folder, stored, wanted, "fine-tuning")
             else:
                 self._write({})
         except BaseException:
@@ -122,21 +134,26 @@ class TuningFolder:
     def result(self) -> TuningState | None:
         """Losses and seconds of a training that is finished, otherwise None."""
         found = distributed.on_main(self._result)
-        return None if found is None else TuningState(tuple(found["losses"]), found["seconds"])
+        return None if found is None else _state(found)
 
     def _result(self) -> _Stored | None:
         content = read_tuning(self._record)
         if "losses" not in content:
             return None
         self._drop_checkpoints()  # left by a process that was interrupted inside finish()
-        return {"losses": content["losses"], "seconds": content["seconds"]}
+        return {
+            "losses": content["losses"],
+            "seconds": content["seconds"],
+            "best_step": content.get("best_step"),
+            "best_loss": content.get("best_loss"),
+        }
 
     def last_checkpoint(self) -> tuple[Path, TuningState] | None:
         """The newest complete checkpoint; incomplete ones are deleted."""
         found = distributed.on_main(self._last_checkpoint)
         if found is None:
             return None
-        return Path(found["path"]), TuningState(tuple(found["losses"]), found["seconds"])
+        return Path(found["path"]), _state(found)
 
     def _last_checkpoint(self) -> _Checkpoint | None:
         with writing(self.checkpoints):
@@ -157,7 +174,13 @@ class TuningFolder:
             return None
         content = read_object(best[1] / _COMPLETE, f"delete the folder {best[1]}")
         losses, seconds = content.numbers("losses"), content.number("seconds", 0)
-        return {"path": str(best[1]), "losses": losses, "seconds": seconds}
+        return {
+            "path": str(best[1]),
+            "losses": losses,
+            "seconds": seconds,
+            "best_step": None,  # the trainer's own state has it
+            "best_loss": None,
+        }
 
     def put(self, name: str, made: Path) -> None:
         """Move the folder ``made`` of the main process to ``name`` in this folder."""
@@ -188,6 +211,40 @@ class TuningFolder:
         content = {"identity": self._identity, **result}
         text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
         write_atomically(self._record, text.encode())
+
+
+def version_keys(packages: Sequence[str]) -> dict[str, str]:
+    """Versions of packages for an identity: an unfinished training resumes only with the same."""
+    found = versions(packages)
+    return {f"{name}{_VERSION}": found[name] for name in packages}
+
+
+def _without_versions(identity: Mapping[str, object]) -> dict[str, object]:
+    return {name: value for name, value in identity.items() if not name.endswith(_VERSION)}
+
+
+def recorded_format(model: object) -> str:
+    """How a model reads prompts, as the folder of its training recorded it; ``plain`` otherwise.
+
+    Args:
+        model: What the user names a model with.
+    """
+    if not isinstance(model, str | os.PathLike):
+        return PLAIN
+    record = Path(model).expanduser() / TUNING_FILE
+    if not is_file(record):
+        return PLAIN
+    identity = read_tuning(record)["identity"]
+    config = identity.get("config")
+    settings = {**identity, **(config if isinstance(config, dict) else {})}
+    format = settings.get("format")
+    return format if isinstance(format, str) and format in FORMATS else PLAIN
+
+
+def _state(stored: _Stored) -> TuningState:
+    return TuningState(
+        tuple(stored["losses"]), stored["seconds"], stored["best_step"], stored["best_loss"]
+    )
 
 
 def mark_complete(checkpoint: Path, state: TuningState) -> None:

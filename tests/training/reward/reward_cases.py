@@ -6,7 +6,13 @@ from icm_fast.training.reward import Pair, RewardConfig, train_reward
 from tiny_models import REVIEWS, tiny_loaded
 
 CONFIG = RewardConfig(
-    epochs=4, batch_size=4, learning_rate=0.01, lora_dropout=0.2, save_steps=3, dtype="float32"
+    epochs=4,
+    batch_size=4,
+    micro_batch_size=3,
+    learning_rate=0.01,
+    lora_dropout=0.2,
+    save_steps=3,
+    dtype="float32",
 )
 TOPICS = ("film", "cast", "plot", "end", "wonder", "smile")
 

@@ -210,7 +210,7 @@ def test_killed_in_the_middle_it_ends_with_the_same_bits(method, tmp_path):
     assert finished.model.fingerprint == whole.model.fingerprint
     assert weights(killed) == weights(tmp_path / "whole") != {}
     part = "adapter" if method == "lora" else "model"
-    assert {p.name for p in killed.iterdir()} == {".lock", "reward.json", part}
+    assert {p.name for p in killed.iterdir()} == {".lock", "reward.json", "steps.jsonl", part}
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])

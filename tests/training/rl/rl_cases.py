@@ -21,6 +21,9 @@ CONFIG = PolicyConfig(
     dtype="float32",
 )
 
+KILLED = {"kl_target": 0.01, "format": "chat", "num_iterations": 2, "save_steps": 1}
+"""Of a training that is killed; its passes are two for each update."""
+
 
 def reward_model(folder=None):
     """Trained on pairs whose better text holds ``great``."""

@@ -94,7 +94,11 @@ def test_files_of_every_form(tmp_path):
             "p.jsonl, line 3: column 'prompt' is m",
         ),
         ("p.jsonl", '{"prompt": " "}\n', "line 1: column 'prompt' is empty"),
-        ("p.jsonl", '{"prompt": [{"role": "user"}]}\n', "line 1: column 'prompt' is a list"),
+        (
+            "p.jsonl",
+            '{"prompt": [{"role": "user"}]}\n',
+            "line 1: column 'prompt', message 1 is not",
+        ),
         ("p.jsonl", "{\n", "p.jsonl, line 1: not JSON"),
         ("p.csv", "prompt\na,b\n", "p.csv, line 2: not 1 fields"),
         ("p.txt", "\n \n", "p.txt contains no prompts"),

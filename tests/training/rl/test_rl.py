@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 import rl_cases
 import torch
-from rl_cases import CONFIG, PROMPTS, train
+from rl_cases import CONFIG, KILLED, PROMPTS, train
 
+from chat_cases import chatting
 from icm_fast import InputError
 from icm_fast.cli import run
 from icm_fast.model import load_model
+from icm_fast.training.publish import write_model_folder
 from icm_fast.training.reward import RewardModel
 from icm_fast.training.reward.text import reward_ids, reward_text
 from icm_fast.training.rl import PolicyConfig, judged_text, train_policy, trainer
@@ -28,14 +30,15 @@ from tiny_models import metaspace_tokenizer, one_thread, tiny_loaded  # noqa: F4
 # Trains as `train` does; slowly, so that it can be killed between two steps.
 SCRIPT = """
 import sys, time
+from chat_cases import chatting
 from listeners import Listener
-from rl_cases import train
+from rl_cases import KILLED, train
 
 def progress(step):
     print(step.done, flush=True)
     time.sleep(0.05)
 
-train(sys.argv[1], Listener(progress), kl_target=0.01)
+train(sys.argv[1], Listener(progress), loaded=chatting(), **KILLED)
 """
 
 
@@ -47,7 +50,7 @@ def reward():
 def files(folder: Path) -> dict[str, bytes]:
     """What must be the same however often a training was interrupted."""
     adapter = {p.name: p.read_bytes() for p in folder.glob("adapter/*.safetensors")}
-    names = ("history.json", "samples.jsonl")
+    names = ("history.json", "samples.jsonl", "steps.jsonl")
     return adapter | {name: (folder / name).read_bytes() for name in names}
 
 
@@ -79,7 +82,7 @@ def test_the_reward_rises_on_held_out_prompts(algorithm, likes_vowels):
 
 
 def test_a_high_price_of_divergence_keeps_the_policy(likes_vowels):
-    changes = {"reward": reward(), "steps": 20, "learning_rate": 0.003}
+    changes = {"reward": reward(), "steps": 20, "learning_rate": 0.003, "micro_batch_size": 8}
     free = train(kl_weight=0.0, **changes).log.measurements[-1]["kl"]
     dear = train(kl_weight=10.0, **changes).log.measurements[-1]["kl"]
     assert dear < free / 2
@@ -205,7 +208,8 @@ def test_one_folder_for_one_training(tmp_path):
 
 
 def test_killed_twice_it_ends_the_same(tmp_path):
-    train(tmp_path / "whole", kl_target=0.01)
+    """With gradient accumulation, in the chat template, and updates that share continuations."""
+    train(tmp_path / "whole", loaded=chatting(), **KILLED)
     for last in (3, 5):
         process = subprocess.Popen(
             [sys.executable, "-c", SCRIPT, str(tmp_path / "killed")],
@@ -222,7 +226,7 @@ def test_killed_twice_it_ends_the_same(tmp_path):
         process.communicate()
     assert not (tmp_path / "killed" / "history.json").exists()
     shown = Listener()
-    train(tmp_path / "killed", shown, kl_target=0.01)
+    train(tmp_path / "killed", shown, loaded=chatting(), **KILLED)
     seen = shown.done
     assert seen == list(range(seen[0], 7))
     assert seen[0] > 3  # from the checkpoint of step 4, or later
@@ -334,7 +338,17 @@ def test_command(tmp_path, capsys):
     history = json.loads((folder / "history.json").read_text())
     assert [step["step"] for step in history["steps"]] == [1, 2, 3, 4, 5, 6]
     assert np.isfinite([step["loss"] for step in history["steps"]]).all()
+    lines = [json.loads(line) for line in (folder / "steps.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
+    named = {"learning_rate", "grad_norm", "reward", "kl", "clip_share", "unfinished", "loss"}
+    assert all(named <= line.keys() for line in lines)
+    assert all(line["grad_norm"] > 0 for line in lines)
+    assert lines[0]["learning_rate"] > lines[-1]["learning_rate"] > 0
     assert load_model(str(folder)).fingerprint != load_model(str(base)).fingerprint
+    write_model_folder(folder, tmp_path / "hub")  # what `icm-fast push` uploads
+    card = (tmp_path / "hub/README.md").read_text()
+    assert "kl_weight" in card
+    assert str(tmp_path) not in card
     assert run([*arguments, "--set", "steps=7"]) == 2
     assert "steps is 6 there and 7 here" in capsys.readouterr().err
 

@@ -15,8 +15,9 @@ from icm_fast.model.copies import copy_model
 from icm_fast.plan.label_tree import label_tree
 from icm_fast.plan.pieces import tokenize_dataset
 from icm_fast.scoring.factory import make_scorer
+from icm_fast.training.batches import order_batches
 from icm_fast.training.sft import TuningConfig, fine_tune, fine_tune_texts
-from icm_fast.training.sft.texts import order_batches, plain_texts, training_texts
+from icm_fast.training.sft.texts import plain_texts, training_texts
 from icm_fast.training.sft.trainer import collate, label_loss
 from icm_fast.training.steps import TrainingStep
 from listeners import Listener
@@ -93,7 +94,7 @@ def test_loss_is_the_log_probability_that_scoring_gives_to_the_labels(family):
     ]
     accepted = frozenset({"input_ids", "attention_mask", "position_ids", "logits_to_keep"})
     with torch.no_grad():
-        loss = float(label_loss(loaded.model, collate(rows), accepted))
+        loss = float(label_loss(loaded.model, collate(rows), accepted)[0])
     config = SearchConfig(scorer="naive", normalize="vocabulary")
     scores = make_scorer(loaded, dataset, config).score(np.full(len(dataset), -1, np.int32)).scores
     expected = -sum(scores[i, y] for i, y in enumerate(labels)) / sum(t.n_loss for t in texts)
@@ -236,7 +237,7 @@ def test_a_finished_folder_is_loaded_and_is_a_model(method, tmp_path):
         output_dir=folder,
         progress=Listener(must_not_train),
     )
-    content = {".lock", "tuning.json", "adapter" if method == "lora" else "model"}
+    content = {".lock", "tuning.json", "steps.jsonl", "adapter" if method == "lora" else "model"}
     assert {path.name for path in folder.iterdir()} == content
     by_name = load_model(str(folder), dtype="float32")
     assert again.losses == first.losses

@@ -22,7 +22,13 @@ from tiny_models import one_thread, reviews, tiny_loaded  # noqa: F401 - in forc
 
 LABELS = np.array([0, 1, -1, 0, 1, -1, 1, 0], np.int32)
 CONFIG = TuningConfig(
-    epochs=10, batch_size=3, learning_rate=0.01, lora_dropout=0.2, save_steps=3, dtype="float32"
+    epochs=10,
+    batch_size=3,
+    micro_batch_size=2,
+    learning_rate=0.01,
+    lora_dropout=0.2,
+    save_steps=3,
+    dtype="float32",
 )
 
 # Trains as `tune` below does; slowly, so that it can be killed between two steps.

@@ -33,7 +33,7 @@ class SearchSummary(TypedDict):
 
 
 class RewardModelReport(TypedDict):
-    """Accuracies on held-out pairs; the judge has no initial model."""
+    """Accuracies on held-out pairs; ``human`` and the judge have no initial model."""
 
     initial: NotRequired[CountedShare]
     final: CountedShare
@@ -47,6 +47,7 @@ class PositiveShares(TypedDict):
     icm: Share
     start: Share
     gold: Share
+    human: Share
 
 
 class AssistantReport(TypedDict):
@@ -59,3 +60,25 @@ class AssistantReport(TypedDict):
     policies: dict[str, list[dict[str, object]]]
     positive: PositiveShares
     bouts: dict[str, Bout]
+
+
+class SeedsFigure(Share):
+    """A mean over seeds; its interval is over seeds and prompts, both drawn together."""
+
+    seeds: list[float]
+
+
+class SeedsReport(TypedDict):
+    """What the reports of several seeds say together.
+
+    ``win_rates`` are those of the bouts; ``differences`` are of win rates against the start policy,
+    paired by seed, prompt and sample; ``reward_models`` are accuracies, by seed.
+    """
+
+    model: str
+    seeds: list[int]
+    agreement: list[float]
+    reward_models: dict[str, list[float]]
+    positive: dict[str, SeedsFigure]
+    win_rates: dict[str, SeedsFigure]
+    differences: dict[str, SeedsFigure]

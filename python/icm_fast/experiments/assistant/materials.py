@@ -13,6 +13,7 @@ from icm_fast.errors import InputError
 from icm_fast.experiments.demo import MAX_CHARS
 from icm_fast.tasks.sampling import digest
 from icm_fast.tasks.source import TaskSource
+from icm_fast.training.chat import prompt_text
 from icm_fast.training.reward import pairs_of_labels
 from icm_fast.types import Dataset, IntArray
 
@@ -29,6 +30,8 @@ class Materials:
     Attributes:
         start: Reviews that the start policy learns to write, longer than those of other stages.
         pool: Rows with ``response_1`` and ``response_2``, without labels.
+        pool_reviews: The reviews in these rows, for the human-supervised reward model.
+        pool_gold: ``[2 * n_pool]`` their gold labels.
         prompts: Beginnings of reviews, all different.
         judge: Reviews that train the judge.
         judge_gold: ``[n_judge]`` gold labels.
@@ -39,6 +42,8 @@ class Materials:
 
     start: tuple[str, ...]
     pool: tuple[dict[str, str], ...]
+    pool_reviews: Dataset
+    pool_gold: IntArray
     prompts: tuple[str, ...]
     judge: Dataset
     judge_gold: IntArray
@@ -94,6 +99,7 @@ def draw_materials(
     longer = set(_texts(_reviews("search", START_CHARS)[0])) - set(row_of)
     start = sorted(longer, key=lambda text: digest("start", seed, text))[:n_start]
     rows = [row_of[text] for text in judge]
+    pool_rows = [row_of[text] for text in pool]
     test, test_gold = _reviews("test")
     test_rows = sorted(range(len(test)), key=lambda i: digest("test", seed, test.examples[i].id))
     _check_enough("n_start", len(start), n_start, "longer reviews")
@@ -107,13 +113,16 @@ def draw_materials(
     return Materials(
         start=tuple(start),
         pool=_pool_rows(pool),
+        pool_reviews=_part(data, np.array(pool_rows)),
+        pool_gold=gold[pool_rows],
         prompts=prompts,
         judge=_part(data, np.array(rows)),
         judge_gold=gold[rows],
         test=held_out,
         test_gold=test_gold[kept],
         test_pairs=tuple(
-            {"prompt": p.prompt, "chosen": p.chosen, "rejected": p.rejected} for p in pairs.pairs
+            {"prompt": prompt_text(p.prompt), "chosen": p.chosen, "rejected": p.rejected}
+            for p in pairs.pairs
         ),
     )
 

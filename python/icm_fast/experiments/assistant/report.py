@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from icm_fast.experiments.assistant.documents import AssistantReport, Share
+from icm_fast.experiments.assistant.documents import AssistantReport, SeedsReport, Share
 from icm_fast.files.text import cell
 
 _MEASURES = (
@@ -17,8 +17,14 @@ _MEASURES = (
     ("repetition", "share of repeated three-token sequences", "{:.3f}"),
     ("distinct", "share of different token pairs", "{:.2f}"),
 )
-_POLICIES: tuple[Literal["start"], Literal["icm"], Literal["gold"]] = ("start", "icm", "gold")
-_NAMES = {"icm": "found labels", "gold": "gold labels", "start": "start policy"}
+_Policy = Literal["start", "icm", "gold", "human"]
+_POLICIES: tuple[_Policy, ...] = ("start", "icm", "gold", "human")
+_NAMES = {
+    "icm": "found labels",
+    "gold": "gold labels",
+    "human": "gold labels of the pool too",
+    "start": "start policy",
+}
 
 
 def report_text(report: AssistantReport) -> str:
@@ -38,7 +44,10 @@ def report_text(report: AssistantReport) -> str:
                 for name, stages in report["reward_models"].items()
             ],
         ),
-        "The judge is trained on gold labels of other reviews. It separates positive from negative "
+        "The reward models of found and of gold labels have these of the same reviews, and label "
+        "the pool themselves. The third one has gold labels of the pool's reviews instead, and as "
+        "many pairs. The judge is trained on gold labels of other reviews. It separates positive "
+        "from negative "
         f"held-out reviews in {_figure(judge)} of cases.",
         "## What the policies write for held-out prompts",
         f"The start policy is the model fine-tuned on {report['config']['n_start']} other reviews, "
@@ -48,13 +57,9 @@ def report_text(report: AssistantReport) -> str:
             [(_NAMES[name], _figure(positive[name])) for name in _POLICIES],
         ),
         _table(
-            ("judged by the third model", "win rate", "ties"),
+            ("by the judge", "win rate", "ties"),
             [
-                (
-                    " against ".join(_NAMES[name] for name in bout.split(" against ")),
-                    _figure(won),
-                    str(won["ties"]),
-                )
+                (_bout_name(bout), _figure(won), str(won["ties"]))
                 for bout, won in report["bouts"].items()
             ],
         ),
@@ -96,3 +101,60 @@ def _figure(figure: Share | None) -> str:
 def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
     lines = [head, tuple("---" for _ in head), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def seeds_text(report: SeedsReport) -> str:
+    """Markdown tables of what ``run_seeds`` returns."""
+    listed = ", ".join(map(str, report["seeds"]))
+    heads = tuple(f"seed {seed}" for seed in report["seeds"])
+    parts = [
+        f"# An assistant without labels: {cell(report['model'])}, seeds {listed}",
+        "Intervals are 95 % bootstrap, seeds and prompts drawn together, each prompt with all its "
+        "samples.",
+        "## Policies, by the judge of each seed",
+        _table(
+            ("policy", "positive", *heads),
+            [(_NAMES[n], _figure(f), *_each(f["seeds"])) for n, f in report["positive"].items()],
+        ),
+        _table(
+            ("win rate", "mean", *heads),
+            [
+                (_bout_name(n), _figure(f), *_each(f["seeds"]))
+                for n, f in report["win_rates"].items()
+            ],
+        ),
+        _table(
+            ("difference of win rates against the start policy", "mean", *heads),
+            [
+                (
+                    " minus ".join(_NAMES[part] for part in n.split(" minus ")),
+                    _figure(f),
+                    *_each(f["seeds"]),
+                )
+                for n, f in report["differences"].items()
+            ],
+        ),
+        "## Labels and reward models",
+        _table(
+            ("right", *heads),
+            [
+                ("found labels, on reviews", *_each(report["agreement"])),
+                *(
+                    (
+                        f"reward model of {_NAMES.get(name, 'the judge')}, on held-out pairs",
+                        *_each(values),
+                    )
+                    for name, values in report["reward_models"].items()
+                ),
+            ],
+        ),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _bout_name(bout: str) -> str:
+    return " against ".join(_NAMES[name] for name in bout.split(" against "))
+
+
+def _each(values: Sequence[float]) -> list[str]:
+    return [f"{value:.2f}" for value in values]

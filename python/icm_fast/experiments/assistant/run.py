@@ -2,7 +2,8 @@
 
 Found labels train an initial reward model, which labels a pool for the final one. The start policy
 learns to write reviews from reviews without labels, and is optimised against the final reward
-model. Its gold counterpart uses gold labels instead of found ones. A third reward model, trained on
+model. Its gold counterpart uses gold labels instead of found ones; the human one has gold labels of
+the pool as well, as the paper's has, and no labels of a model. A further reward model, trained on
 gold labels of other reviews, judges what the policies write.
 
 Each stage has a separate folder and is not repeated once it is finished.
@@ -30,7 +31,7 @@ from icm_fast.experiments.assistant.documents import (
     SearchSummary,
 )
 from icm_fast.experiments.assistant.materials import Materials, draw_materials
-from icm_fast.experiments.assistant.stages import GOLD, ICM, Stages
+from icm_fast.experiments.assistant.stages import GOLD, HUMAN, ICM, Stages
 from icm_fast.experiments.demo import demo_source
 from icm_fast.files import json_lines, write_atomically
 from icm_fast.model.load import load_model, pick_device
@@ -87,14 +88,18 @@ def _run_stages(
     pool, test = output / "pool.jsonl", output / "test-pairs.jsonl"
     write_atomically(pool, json_lines(materials.pool))
     write_atomically(test, json_lines(materials.test_pairs))
-    rewards = {
+    gold_pairs = human_pairs(run, GOLD)
+    two_stages = {
         ICM: stages.reward_model(ICM, pairs_of_run(run), pool),
-        GOLD: stages.reward_model(GOLD, human_pairs(run, GOLD), pool),
+        GOLD: stages.reward_model(GOLD, gold_pairs, pool),
     }
+    human = stages.human_model(gold_pairs, materials).model
+    rewards = {**{name: two.model for name, two in two_stages.items()}, HUMAN: human}
     judge = stages.judge(materials)
     start = stages.start(materials)
     policies = {
-        name: stages.policy(name, materials, start.model, rewards[name].model) for name in rewards
+        name: stages.policy(name, materials, start.model, reward)
+        for name, reward in rewards.items()
     }
     reporter.say("comparing")
     bouts = stages.bouts(judge, start.model, policies)
@@ -103,7 +108,8 @@ def _run_stages(
         "config": asdict(config),
         "search": _search_figures(run),
         "reward_models": {
-            **{name: _accuracies(two, test, config) for name, two in rewards.items()},
+            **{name: _accuracies(two, test, config) for name, two in two_stages.items()},
+            HUMAN: {"final": _accuracy(human, test, config)},
             "judge": {"final": _accuracy(judge, test, config)},
         },
         "policies": {name: policy.log.measurements for name, policy in policies.items()},

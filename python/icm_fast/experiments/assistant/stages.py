@@ -16,6 +16,7 @@ from icm_fast.model.loaded import LoadedModel
 from icm_fast.training.reward import (
     PairSet,
     RewardModel,
+    TrainedReward,
     TwoStage,
     pairs_of_labels,
     train_reward,
@@ -31,8 +32,10 @@ from icm_fast.training.rl import (
 from icm_fast.training.sft import Tuned, fine_tune_texts
 from icm_fast.types import BoolArray, FloatArray, Reporter
 
-ICM, GOLD, START = "icm", "gold", "start"
-BOUTS = ((ICM, START), (GOLD, START), (ICM, GOLD))
+ICM, GOLD, HUMAN, START = "icm", "gold", "human", "start"
+"""Labels of a policy's reward model: found; gold of the same reviews; gold of the pool too."""
+
+BOUTS = ((ICM, START), (GOLD, START), (HUMAN, START), (ICM, GOLD), (ICM, HUMAN))
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +63,23 @@ class Stages:
             output_dir=self.output / f"reward-{name}",
             pool=pool,
             config=self.config.reward,
+            progress=self.reporter,
+        )
+
+    def human_model(self, pairs: PairSet, materials: Materials) -> TrainedReward:
+        """The reward model of people, as in the paper: gold labels of the pool, none by a model.
+
+        It gets as many pairs as the final models of the other labels.
+        """
+        self.reporter.say("reward model of gold labels of reviews and pool")
+        pool = pairs_of_labels(
+            materials.pool_reviews, materials.pool_gold, seed=self.config.seed
+        ).pairs
+        return train_reward(
+            (*pairs.pairs, *pool[: self.config.n_pool]),
+            model=self.base,
+            config=self.config.reward,
+            output_dir=self.output / f"reward-{HUMAN}",
             progress=self.reporter,
         )
 
@@ -143,7 +163,7 @@ class Stages:
         gold = materials.test_gold
         right = ((judge.score(materials.test_texts) > threshold) == (gold == 1))[gold >= 0]
         shares: dict[str, Share] = {}
-        for one, other in BOUTS[:2]:
+        for one, other in (bout for bout in BOUTS if START in bout):
             rows = bouts[one, other].samples
             prompts = [row["prompt"] for row in rows]
             sides = ([row["score_a"] for row in rows], [row["score_b"] for row in rows])
@@ -157,6 +177,7 @@ class Stages:
             "icm": shares[ICM],
             "start": shares[START],
             "gold": shares[GOLD],
+            "human": shares[HUMAN],
         }
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
 from icm_fast.files.text import cell
 from icm_fast.tasks.rows import PathLike, read_rows
+from icm_fast.training.chat import CHAT, Prompt, plain_text
 from icm_fast.training.reward.model import RewardModel
 from icm_fast.training.reward.pairs import Pair, row_pair
 from icm_fast.training.reward.rewardbench import (
@@ -19,7 +20,6 @@ from icm_fast.training.reward.rewardbench import (
     section_scores,
     sections_of,
 )
-from icm_fast.training.reward.text import reward_text
 from icm_fast.types import BoolArray, FloatArray, ScoreArray
 
 NO_SUBSET = "all"
@@ -146,7 +146,9 @@ def evaluate_reward(
 
 def _score_beginnings(model: RewardModel, pairs: Sequence[Pair]) -> tuple[ScoreArray, int]:
     """Rewards ``[n_pairs, 2]`` of texts as far as the context reaches, and how many are longer."""
-    texts = [reward_text(p.prompt, text) for p in pairs for text in (p.chosen, p.rejected)]
+    if model.format == CHAT:
+        return _score_beginnings_of_answers(model, pairs)
+    texts = [plain_text(p.prompt, text) for p in pairs for text in (p.chosen, p.rejected)]
     shorter: dict[str, str] = {}
     for text in dict.fromkeys(texts):
         if len(model.token_ids(text)) > model.max_context:
@@ -155,16 +157,38 @@ def _score_beginnings(model: RewardModel, pairs: Sequence[Pair]) -> tuple[ScoreA
     return rewards, sum(text in shorter for text in texts)
 
 
+def _score_beginnings_of_answers(
+    model: RewardModel, pairs: Sequence[Pair]
+) -> tuple[ScoreArray, int]:
+    """The same in a chat template, which has to close every answer: only answers are shortened."""
+    ids, n_truncated = [], 0
+    for pair in pairs:
+        for text in (pair.chosen, pair.rejected):
+
+            def fits(part: str, prompt: Prompt = pair.prompt) -> bool:
+                return len(model.answer_ids(prompt, part)) <= model.max_context
+
+            whole = fits(text)
+            n_truncated += not whole
+            ids.append(model.answer_ids(pair.prompt, text if whole else _longest(text, fits)))
+    return model.score_ids(ids).reshape(-1, 2), n_truncated
+
+
 def _beginning(text: str, model: RewardModel) -> str:
     """The longest beginning of a text that was found to fit the context, by halving."""
-    fits, too_long = 0, len(text)
-    while too_long - fits > 1:
-        middle = (fits + too_long) // 2
-        if len(model.token_ids(text[:middle])) > model.max_context:
-            too_long = middle
+    return _longest(text, lambda part: len(model.token_ids(part)) <= model.max_context)
+
+
+def _longest(text: str, fits: Callable[[str], bool]) -> str:
+    """The longest beginning that was found to fit, by halving."""
+    longest, too_long = 0, len(text)
+    while too_long - longest > 1:
+        middle = (longest + too_long) // 2
+        if fits(text[:middle]):
+            longest = middle
         else:
-            fits = middle
-    return text[:fits]
+            too_long = middle
+    return text[:longest]
 
 
 def summarise(

@@ -13,12 +13,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from icm_fast.errors import InputError, first_line
 from icm_fast.files import expanded
+from icm_fast.model.adapter_files import ADAPTER_CONFIG
 from icm_fast.model.adapters import (
     ADAPTER_FOLDER,
     MODEL_FOLDER,
     base_name_of,
     check_base,
     merge_into,
+    quantization_of,
     read_tuning,
     tokenizer_for,
 )
@@ -31,6 +33,7 @@ from icm_fast.model.loaded import (
     max_context_of,
 )
 from icm_fast.model.pretrained import UNREADABLE, read_tokenizer
+from icm_fast.training.chat import CHAT, PLAIN, Prompt, answer_ids, plain_text
 from icm_fast.training.reward.network import (
     load_network,
     pad_left,
@@ -39,7 +42,7 @@ from icm_fast.training.reward.network import (
     with_float_head,
 )
 from icm_fast.training.reward.pairs import Pair
-from icm_fast.training.reward.text import FORMAT, reward_ids, reward_text
+from icm_fast.training.reward.text import recorded_format, reward_ids
 from icm_fast.types import ScoreArray
 
 REWARD_FILE = "reward.json"
@@ -61,6 +64,7 @@ class RewardModel:
         tokenizer: Its tokenizer.
         fingerprint: Hex digest of architecture and weights.
         max_context: Longest text in tokens.
+        format: How it reads prompts: ``plain`` or ``chat``, see :mod:`icm_fast.training.chat`.
     """
 
     name: str
@@ -68,6 +72,7 @@ class RewardModel:
     tokenizer: PreTrainedTokenizerBase
     fingerprint: str
     max_context: int
+    format: str = PLAIN
 
     @property
     def computation(self) -> str:
@@ -100,8 +105,39 @@ class RewardModel:
         Raises:
             InputError: A text is longer than the model's context, or a reward is not finite.
         """
+        return self.score_ids([self.token_ids(text) for text in texts], batch_size=batch_size)
+
+    def score_answers(
+        self, prompts: Sequence[Prompt], answers: Sequence[str], *, batch_size: int = 16
+    ) -> ScoreArray:
+        """Rewards of answers to prompts, in the format that the model was trained in.
+
+        Args:
+            prompts: ``[n]``, texts or messages; an empty text leaves its answer alone.
+            answers: ``[n]``.
+            batch_size: Same as in :meth:`score`.
+
+        Returns:
+            ``[n]`` float32.
+
+        Raises:
+            InputError: Same as in :meth:`score`, or a prompt that the format cannot render.
+        """
+        both = zip(prompts, answers, strict=True)
+        if self.format == CHAT:
+            ids = [self.answer_ids(prompt, answer) for prompt, answer in both]
+            return self.score_ids(ids, batch_size=batch_size)
+        texts = [plain_text(prompt, answer) for prompt, answer in both]
+        return self.score(texts, batch_size=batch_size)
+
+    def answer_ids(self, prompt: Prompt, answer: str) -> tuple[int, ...]:
+        """What the model reads of an answer to a prompt."""
+        return answer_ids(self.tokenizer, prompt, answer, format=self.format)
+
+    def score_ids(self, texts: Sequence[tuple[int, ...]], *, batch_size: int = 16) -> ScoreArray:
+        """Rewards of token ids as :meth:`score` has them of texts, ``[n_texts]`` float32."""
         once = {text: row for row, text in enumerate(dict.fromkeys(texts))}
-        ids = [self.token_ids(text) for text in once]
+        ids = list(once)
         longest = max(map(len, ids), default=0)
         if longest > self.max_context:
             raise InputError(
@@ -129,18 +165,24 @@ class RewardModel:
         Raises:
             InputError: Same as in :meth:`score`.
         """
-        texts = [reward_text(p.prompt, text) for p in pairs for text in (p.chosen, p.rejected)]
-        return self.score(texts).reshape(-1, 2)
+        prompts = [pair.prompt for pair in pairs for _ in range(2)]
+        answers = [text for pair in pairs for text in (pair.chosen, pair.rejected)]
+        return self.score_answers(prompts, answers).reshape(-1, 2)
 
 
 def as_reward_model(
-    name: str, network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+    name: str, network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, format: str
 ) -> RewardModel:
-    """A finished network with its tokenizer."""
+    """A finished network with its tokenizer, and the format that it reads."""
     network = with_float_head(network)
     check_vocabulary(name, network, tokenizer)
     return RewardModel(
-        name, network, tokenizer, fingerprint_model(network), max_context_of(network.config)
+        name,
+        network,
+        tokenizer,
+        fingerprint_model(network),
+        max_context_of(network.config),
+        format,
     )
 
 
@@ -157,29 +199,36 @@ def load_reward_model(
     Raises:
         InputError: No finished reward model there, or its base is missing or has changed.
     """
-    home = _home(expanded(folder))
+    home = reward_home(expanded(folder))
+    if home is None:
+        raise InputError(
+            f"{folder} holds no reward model (no {REWARD_FILE}); name a folder that "
+            "`icm-fast train reward` wrote"
+        )
     content = read_tuning(home / REWARD_FILE)
     if "losses" not in content:
         raise InputError(f"the reward model in {home} is not finished; {_TRAIN_AGAIN}")
     identity = content["identity"]
-    if identity.get("format") != FORMAT:
-        raise InputError(
-            f"the reward model in {home} reads texts in format {identity.get('format')}, but this "
-            f"version writes format {FORMAT}; train it again"
-        )
-    adapter = home / ADAPTER_FOLDER
-    if not adapter.is_dir():
+    format = recorded_format(identity.get("format"), home)
+    adapter = adapter_of(home)
+    if adapter is None:
         trained = str(identity["model_dtype"])
-        return _load_whole(str(folder), home / MODEL_FOLDER, dtype, device, trained)
+        whole = home / MODEL_FOLDER if (home / MODEL_FOLDER).is_dir() else home
+        return _load_whole(str(folder), whole, dtype, device, trained, format)
     # The base as it was in training, also where the rewards are then computed in float32.
     base_dtype = str(identity["model_dtype"]) if dtype == "auto" else dtype
     try:
-        base = load_model(base_name_of(adapter), dtype=base_dtype, device=device)
+        base = load_model(
+            base_name_of(adapter),
+            dtype=base_dtype,
+            device=device,
+            quantization=quantization_of(identity),
+        )
     except InputError as error:
         raise InputError(f"the base of the reward model {home} is missing: {error}") from error
     check_base(adapter, identity, base)
     wanted = reward_dtype(base) if dtype == "auto" else base.model.dtype
-    return merge_reward(base, adapter, str(folder), wanted)
+    return merge_reward(base, adapter, str(folder), wanted, format)
 
 
 def reward_dtype(base: LoadedModel) -> torch.dtype:
@@ -191,7 +240,9 @@ def reward_dtype(base: LoadedModel) -> torch.dtype:
     return torch.float32 if base.device.type == "cpu" else base.model.dtype
 
 
-def merge_reward(base: LoadedModel, adapter: Path, name: str, dtype: torch.dtype) -> RewardModel:
+def merge_reward(
+    base: LoadedModel, adapter: Path, name: str, dtype: torch.dtype, format: str
+) -> RewardModel:
     """The reward model of an adapter on a base, which stays as it is, in ``dtype``.
 
     Raises:
@@ -199,26 +250,37 @@ def merge_reward(base: LoadedModel, adapter: Path, name: str, dtype: torch.dtype
     """
     network = reward_network(base, dtype, share=True)
     merged = merge_into(network, adapter, base.name)
-    return as_reward_model(name, merged, tokenizer_for(merged, adapter, base))
+    return as_reward_model(name, merged, tokenizer_for(merged, adapter, base), format)
 
 
-def _home(folder: Path) -> Path:
-    """The folder with the record, from that of two stages too."""
+def reward_home(folder: Path) -> Path | None:
+    """The folder with the record of a reward model, from that of two stages too.
+
+    Returns:
+        None where there is no reward model.
+
+    Raises:
+        InputError: The second stage is not finished.
+    """
     if (folder / REWARD_FILE).is_file():
         return folder
     if (folder / FINAL / REWARD_FILE).is_file():
         return folder / FINAL
     if (folder / POOL_RECORD).is_file():
         raise InputError(f"the second stage in {folder} is not finished; {_TRAIN_AGAIN}")
-    if (folder / INITIAL / REWARD_FILE).is_file():
-        return folder / INITIAL
-    raise InputError(
-        f"{folder} holds no reward model (no {REWARD_FILE}); name a folder that "
-        "`icm-fast train reward` wrote"
-    )
+    return folder / INITIAL if (folder / INITIAL / REWARD_FILE).is_file() else None
 
 
-def _load_whole(name: str, folder: Path, dtype: str, device: str, base_dtype: str) -> RewardModel:
+def adapter_of(home: Path) -> Path | None:
+    """Where the adapter of a reward model is: in its own folder, or as it was downloaded."""
+    if (home / ADAPTER_FOLDER).is_dir():
+        return home / ADAPTER_FOLDER
+    return home if (home / ADAPTER_CONFIG).is_file() else None
+
+
+def _load_whole(
+    name: str, folder: Path, dtype: str, device: str, base_dtype: str, format: str
+) -> RewardModel:
     target = pick_device(device)
     try:
         # See reward_dtype.
@@ -231,4 +293,4 @@ def _load_whole(name: str, folder: Path, dtype: str, device: str, base_dtype: st
         raise InputError(
             f"cannot load the reward model {name}: {first_line(error)}; {_TRAIN_AGAIN}"
         ) from error
-    return as_reward_model(name, network.to(target), tokenizer)
+    return as_reward_model(name, network.to(target), tokenizer, format)

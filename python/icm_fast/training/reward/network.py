@@ -13,6 +13,7 @@ from icm_fast.errors import InputError
 from icm_fast.model.copies import copy_model
 from icm_fast.model.loaded import LoadedModel
 from icm_fast.model.pretrained import read_config, read_weights
+from icm_fast.model.quantised import mark_quantised
 
 
 def reward_network(base: LoadedModel, dtype: torch.dtype, *, share: bool) -> PreTrainedModel:
@@ -42,11 +43,23 @@ def reward_network(base: LoadedModel, dtype: torch.dtype, *, share: bool) -> Pre
     setattr(network, network.base_model_prefix, body)
     head = network.score
     network.score = torch.nn.Linear(
-        head.in_features, 1, bias=False, dtype=torch.float32, device=base.device
+        head.in_features, 1, bias=False, dtype=torch.float32, device=last_device(body)
     )
+    if (places := getattr(base.model, "hf_device_map", None)) is not None:
+        network.hf_device_map = places  # trainers leave a model that is spread over devices alone
     torch.nn.init.zeros_(network.score.weight)
+    mark_quantised(network, base.model)
     network.config.dtype = dtype
     return network.eval().requires_grad_(False)
+
+
+def last_device(body: torch.nn.Module) -> torch.device:
+    """Where the last hidden states of a decoder are: with its last weights, those of a norm.
+
+    The embedding may stand elsewhere (``device=balanced``).
+    """
+    *_, last = body.parameters()
+    return last.device
 
 
 def load_network(folder: str, dtype: torch.dtype, name: str) -> PreTrainedModel:
@@ -99,5 +112,8 @@ def rewards(network: PreTrainedModel, batch: dict[str, torch.Tensor]) -> torch.T
     accepted = inspect.signature(body.forward).parameters
     arguments = {name: batch[name] for name in batch if name in accepted}
     hidden = body(**arguments, use_cache=False).last_hidden_state[:, -1]
-    value: torch.Tensor = network.score(hidden.float())[:, 0]
+    head = network.score
+    # Also under autocast: a reward is float32.
+    with torch.autocast(hidden.device.type, enabled=False):
+        value: torch.Tensor = head(hidden.float().to(head.weight.device))[:, 0]
     return value

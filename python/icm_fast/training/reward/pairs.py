@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from icm_fast.errors import InputError
 from icm_fast.export.preferences import SAME_TEXT
 from icm_fast.tasks.rows import PathLike, Row, read_rows
+from icm_fast.training.chat import Prompt, read_answer, read_conversation, read_prompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +17,7 @@ class Pair:
     """Two responses to a prompt.
 
     Attributes:
-        prompt: The question; empty where the texts stand alone.
+        prompt: The question, a text or messages; empty where the texts stand alone.
         chosen: The better response.
         rejected: The worse one.
         group: Pairs of one group belong together; None stands alone.
@@ -24,7 +25,7 @@ class Pair:
         probability: That ``chosen`` is the better one, in 0 .. 1 (a soft label).
     """
 
-    prompt: str
+    prompt: Prompt
     chosen: str
     rejected: str
     group: str | None = None
@@ -57,7 +58,8 @@ def read_pairs(path: PathLike) -> PairSet:
     Args:
         path: JSON, JSONL, CSV or Parquet file, or ``hub:NAME``, with the columns
             ``chosen`` and ``rejected`` and, as far as they are there, ``prompt``, ``group``,
-            ``margin`` and ``probability``. Rows whose two texts are the same are left out.
+            ``margin`` and ``probability``. Texts may be lists of messages, as trl has them. Rows
+            whose two texts are the same are left out.
 
     Raises:
         InputError: A file that cannot be read, or a column that is missing or of a wrong type.
@@ -66,22 +68,17 @@ def read_pairs(path: PathLike) -> PairSet:
 
 
 def row_pair(row: Row) -> Pair:
-    """The pair of one row.
+    """The pair of one row: texts, or messages as trl has them, with or without a prompt column.
 
     Raises:
         InputError: A column is missing or of a wrong type.
     """
-    for column in ("prompt", "chosen", "rejected"):
-        row.check_text(
-            column,
-            ", the last turn of a conversation in chosen and rejected and what came before it in "
-            "prompt",
-        )
+    prompt, chosen, rejected = _texts(row)
     try:
         return Pair(
-            prompt=row.optional("prompt") or "",
-            chosen=row.text("chosen"),
-            rejected=row.text("rejected"),
+            prompt=prompt,
+            chosen=chosen,
+            rejected=rejected,
             group=row.optional("group"),
             margin=_number(row, "margin", 0.0),
             probability=_number(row, "probability", 1.0),
@@ -90,6 +87,27 @@ def row_pair(row: Row) -> Pair:
         if str(error).startswith(row.where):
             raise
         raise InputError(f"{row.where}: {error}; correct that row") from error
+
+
+def _texts(row: Row) -> tuple[Prompt, str, str]:
+    """Prompt, chosen and rejected text of a row."""
+    both = [row.values.get(column) for column in ("chosen", "rejected")]
+    if all(isinstance(value, list) and len(value) > 1 for value in both):
+        # Whole conversations, which hold the prompt; a prompt column repeats its text.
+        (prompt, chosen), (other, rejected) = (
+            read_conversation(row, column) for column in ("chosen", "rejected")
+        )
+        if prompt != other:
+            raise InputError(
+                f"{row.where}: the conversations in chosen and rejected differ before their last "
+                "message, so they answer different prompts; remove that row"
+            )
+        return prompt, chosen, rejected
+    if isinstance(row.values.get("prompt"), list):
+        return read_prompt(row), read_answer(row, "chosen"), read_answer(row, "rejected")
+    row.check_text("prompt", ", or a list of messages with role and content")
+    text = row.optional("prompt") or ""
+    return text, read_answer(row, "chosen"), read_answer(row, "rejected")
 
 
 def different(pairs: Iterable[Pair]) -> PairSet:

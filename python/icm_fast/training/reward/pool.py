@@ -32,7 +32,6 @@ from icm_fast.identity import check_same
 from icm_fast.tasks.rows import Row
 from icm_fast.training.reward.model import POOL_FILE, POOL_RECORD, RewardModel
 from icm_fast.training.reward.pairs import Pair
-from icm_fast.training.reward.text import reward_text
 from icm_fast.types import Reporter
 
 CHUNK = 64
@@ -234,10 +233,10 @@ def _keep_whole_chunks(part: Path, descriptor: int) -> int:
 
 def _label(model: RewardModel, rows: list[tuple[str, str, str]], soft: bool) -> list[str]:
     """One line for each row."""
-    texts = [reward_text(prompt, text) for prompt, *both in rows for text in both]
-    fits = [len(model.token_ids(text)) <= model.max_context for text in texts]
-    values = np.full(len(texts), np.nan)
-    values[fits] = model.score([text for text, fit in zip(texts, fits, strict=True) if fit])
+    ids = [model.answer_ids(prompt, text) for prompt, *both in rows for text in both]
+    fits = [len(one) <= model.max_context for one in ids]
+    values = np.full(len(ids), np.nan)
+    values[fits] = model.score_ids([one for one, fit in zip(ids, fits, strict=True) if fit])
     made = []
     for (prompt, first, second), (one, two) in zip(rows, values.reshape(-1, 2), strict=True):
         line: LabelledRow = {"prompt": prompt}

@@ -2,12 +2,38 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from transformers import PreTrainedTokenizerBase
 
+from icm_fast.errors import InputError
 from icm_fast.plan.pieces import whole_text_ids
+from icm_fast.training.chat import CHAT, PLAIN
 
 FORMAT = 1
-"""Recorded with every model; raised whenever the functions below change."""
+"""Recorded with every model of the plain format; raised whenever the functions below change."""
+
+FORMATS: dict[str, object] = {PLAIN: FORMAT, CHAT: "chat 1"}
+"""What is recorded of each format."""
+
+
+def recorded_format(recorded: object, home: Path) -> str:
+    """The format that a model was trained in.
+
+    Args:
+        recorded: What its record says.
+        home: Its folder.
+
+    Raises:
+        InputError: This version does not write that format.
+    """
+    for format, name in FORMATS.items():
+        if recorded == name:
+            return format
+    raise InputError(
+        f"the reward model in {home} reads texts in format {recorded}, but this version writes "
+        f"format {FORMAT}; train it again"
+    )
 
 
 def reward_text(prompt: str, response: str) -> str:

@@ -14,6 +14,7 @@ from icm_fast.model.adapters import ADAPTER_FOLDER
 from icm_fast.model.copies import copy_model
 from icm_fast.model.load import load_model
 from icm_fast.model.loaded import LoadedModel, ModelSpec
+from icm_fast.training.adapted import adapter_figures
 from icm_fast.training.folder import TuningFolder
 from icm_fast.training.reward.config import RewardConfig
 from icm_fast.training.reward.model import (
@@ -26,7 +27,7 @@ from icm_fast.training.reward.model import (
 )
 from icm_fast.training.reward.network import reward_network
 from icm_fast.training.reward.pairs import Pair
-from icm_fast.training.reward.text import FORMAT
+from icm_fast.training.reward.text import FORMATS
 from icm_fast.training.reward.trainer import PairIds, pair_ids, pairs_digest, train_pairs
 from icm_fast.training.session import Trained, save_adapter, save_whole, train_or_resume
 from icm_fast.training.sft.train import resolve_checkpointing, training_dtype
@@ -46,6 +47,8 @@ class TrainedReward:
         n_pairs: Pairs that were trained on.
         n_too_long: Pairs that were left out for their length.
         folder: Output folder, None without one; ``load_reward_model`` takes it.
+        best_step: The step whose weights were kept, None where nothing was held out.
+        best_loss: Mean loss on held-out pairs after that step, natural log.
     """
 
     model: RewardModel
@@ -54,6 +57,8 @@ class TrainedReward:
     n_pairs: int
     n_too_long: int
     folder: Path | None
+    best_step: int | None = None
+    best_loss: float | None = None
 
 
 def train_reward(
@@ -84,8 +89,10 @@ def train_reward(
             folder is that of another training or in use.
     """
     distributed.start()
-    base = load_model(model)
-    config = resolve_checkpointing(config or RewardConfig(), base)
+    distributed.refuse_sharding("a reward model")
+    config = config or RewardConfig()
+    base = load_model(model, quantization=config.quantization)
+    config = resolve_checkpointing(config, base)
     ids = pair_ids(pairs, base.tokenizer, config, base.max_context)
     folder = None if output_dir is None else Path(output_dir)
     name = f"{base.name}, reward" if folder is None else str(folder)
@@ -94,7 +101,7 @@ def train_reward(
             folder,
             lambda: _identity(base, ids, config),
             lambda opened: _train(base, ids, config, opened, name, shown),
-            lambda home: _load_made(base, home, name),
+            lambda home: _load_made(base, home, name, config.format),
             packages=_PACKAGES,
             record=REWARD_FILE,
         )
@@ -105,14 +112,16 @@ def train_reward(
         n_pairs=len(ids),
         n_too_long=len(pairs) - len(ids),
         folder=folder,
+        best_step=state.best_step,
+        best_loss=state.best_loss,
     )
 
 
-def _load_made(base: LoadedModel, home: Path, name: str) -> RewardModel:
+def _load_made(base: LoadedModel, home: Path, name: str, format: str) -> RewardModel:
     """The model whose adapter or weights are in ``home``, on a base that is loaded already."""
     adapter = home / ADAPTER_FOLDER
     if adapter.is_dir():
-        return merge_reward(base, adapter, name, reward_dtype(base))
+        return merge_reward(base, adapter, name, reward_dtype(base), format)
     return load_reward_model(home, device=str(base.device))
 
 
@@ -129,11 +138,16 @@ def _train(
     trained, state = train_pairs(network, base, pairs, config, folder, reporter)
     if not full:
         final = folder.folder if folder else None
-        return Trained(state, lambda made: save_adapter(trained, made, base.name, final))
+        return Trained(
+            state,
+            lambda made: save_adapter(trained, made, base.name, final),
+            figures=adapter_figures(trained),
+        )
     dtype = reward_dtype(base)
     whole = copy_model(trained, dtype, share=True)
     # A reward model has its head in float32, the folder has it as the rest.
-    model = as_reward_model(name, copy_model(whole, dtype, share=True), base.tokenizer)
+    scoring = copy_model(whole, dtype, share=True)
+    model = as_reward_model(name, scoring, base.tokenizer, config.format)
     return Trained(state, lambda made: save_whole(whole, base.tokenizer, made), model)
 
 
@@ -143,7 +157,7 @@ def _identity(
     return as_stored(
         {
             "config": config.to_dict(),
-            "format": FORMAT,
+            "format": FORMATS[config.format],
             "n_pairs": len(pairs),
             "data_digest": pairs_digest(pairs),
             "model_fingerprint": base.fingerprint,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,18 +15,21 @@ from icm_fast.errors import InputError
 from icm_fast.identity import json_digest
 from icm_fast.model.adapters import foreign_code, import_peft
 from icm_fast.model.loaded import LoadedModel
+from icm_fast.training.batches import plan_batches
+from icm_fast.training.chat import answer_ids
 from icm_fast.training.folder import TuningFolder, TuningState
 from icm_fast.training.reward.config import RewardConfig
 from icm_fast.training.reward.network import pad_left, rewards
 from icm_fast.training.reward.pairs import Pair
-from icm_fast.training.reward.text import reward_ids, reward_text
-from icm_fast.training.sft.texts import order_batches
+from icm_fast.training.step_log import StepLog
 from icm_fast.training.steps import (
     Batch,
-    ChangeCheck,
     FixedBatches,
     lora_config,
-    trainer_arguments,
+    n_passes_of,
+    run_training,
+    tuning_arguments,
+    tuning_callbacks,
 )
 from icm_fast.types import Reporter
 
@@ -43,12 +46,14 @@ class PairIds:
         rejected: Those of the worse one.
         margin: Difference of rewards that the loss asks for.
         probability: That ``chosen`` is better.
+        group: Pairs of one group are held out together.
     """
 
     chosen: tuple[int, ...]
     rejected: tuple[int, ...]
     margin: float
     probability: float
+    group: str | int = 0
 
     @property
     def length(self) -> int:
@@ -69,12 +74,13 @@ def pair_ids(
     """
     made = [
         PairIds(
-            reward_ids(reward_text(pair.prompt, pair.chosen), tokenizer),
-            reward_ids(reward_text(pair.prompt, pair.rejected), tokenizer),
+            answer_ids(tokenizer, pair.prompt, pair.chosen, format=config.format),
+            answer_ids(tokenizer, pair.prompt, pair.rejected, format=config.format),
             config.margin_scale * pair.margin,
             pair.probability,
+            row if pair.group is None else pair.group,
         )
-        for pair in pairs
+        for row, pair in enumerate(pairs)
     ]
     if not made:
         raise InputError("there are no pairs to train on; pass at least one")
@@ -91,7 +97,8 @@ def pair_ids(
 
 def pairs_digest(pairs: Sequence[PairIds]) -> str:
     """SHA-256 (hex) over all that training sees of the data."""
-    return json_digest([asdict(pair) for pair in pairs])
+    seen = ("chosen", "rejected", "margin", "probability")
+    return json_digest([{name: getattr(pair, name) for name in seen} for pair in pairs])
 
 
 def collate(pairs: Sequence[PairIds]) -> Batch:
@@ -117,12 +124,25 @@ def bradley_terry(
     return -(probability * right + (1 - probability) * wrong).mean()
 
 
-def pair_loss(model: PreTrainedModel | PeftModel, inputs: Batch) -> torch.Tensor:
-    """Loss of a batch of :func:`collate`; ``model`` is the network or the peft model around it."""
+def pair_loss(
+    model: PreTrainedModel | PeftModel, inputs: Batch
+) -> tuple[torch.Tensor, dict[str, float]]:
+    """Loss of a batch of :func:`collate`; ``model`` is the network or the peft model around it.
+
+    Returns:
+        The loss, and of the pairs the share with a higher reward of the chosen text (``accuracy``)
+        and the mean difference of the rewards (``margin``).
+    """
     network = model if isinstance(model, PreTrainedModel) else model.get_base_model()
     values = rewards(network, inputs)
     chosen, rejected = values.chunk(2)
-    return bradley_terry(chosen, rejected, inputs["margin"], inputs["probability"])
+    margin, probability = (inputs[name].to(values.device) for name in ("margin", "probability"))
+    difference = (chosen - rejected).detach()
+    figures = {
+        "accuracy": float((difference > 0).float().mean()),
+        "margin": float(difference.mean()),
+    }
+    return bradley_terry(chosen, rejected, margin, probability), figures
 
 
 def train_pairs(
@@ -148,25 +168,31 @@ def train_pairs(
     class PairTrainer(FixedBatches[PairIds], Trainer):  # type: ignore[misc]
         """Defined here because transformers' Trainer takes long to import."""
 
-    start = folder.last_checkpoint() if folder else None
-    batches = order_batches(
-        [pair.length for pair in pairs],
-        epochs=config.epochs,
-        batch_size=config.batch_size,
-        seed=config.seed,
+    checkpoint, state = (folder.last_checkpoint() if folder else None) or (None, TuningState())
+    batches, held_out = plan_batches(
+        [pair.length for pair in pairs], [pair.group for pair in pairs], config
     )
-    with tempfile.TemporaryDirectory() as scratch, foreign_code():
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        StepLog(folder.folder if folder else None, len(state.losses)) as log,
+        foreign_code(),
+    ):
         set_seed(config.seed)
         trainer = PairTrainer(
             batches=batches,
+            held_out=held_out,
             loss=pair_loss,
-            count=lambda batch: len(batch["margin"]),
+            terms=[1] * len(pairs),
+            n_passes=n_passes_of(config),
+            autocast=config.autocast,
             data_collator=collate,
             train_dataset=list(pairs),
-            state=start[1] if start else TuningState(),
+            state=state,
+            log=log,
             reporter=reporter,
+            callbacks=tuning_callbacks(config),
             model=_trainable(network, config),
-            args=trainer_arguments(
+            args=tuning_arguments(
                 TrainingArguments,
                 config,
                 base,
@@ -175,10 +201,7 @@ def train_pairs(
                 Path(scratch),
             ),
         )
-        check = ChangeCheck(trainer.model)
-        trainer.train(resume_from_checkpoint=str(start[0]) if start else None)
-        check.require_change(trainer.model, config)
-        return trainer.model, trainer.tuning_state()
+        return trainer.model, run_training(trainer, config, checkpoint)
 
 
 def _trainable(network: PreTrainedModel, config: RewardConfig) -> PreTrainedModel | PeftModel:
@@ -187,4 +210,4 @@ def _trainable(network: PreTrainedModel, config: RewardConfig) -> PreTrainedMode
     if config.gradient_checkpointing:
         network.enable_input_require_grads()  # otherwise no gradient passes the frozen embedding
     # The kind of task makes peft train the head as a whole, and save it with the adapters.
-    return import_peft().get_peft_model(network, lora_config(config, "SEQ_CLS"))
+    return import_peft().get_peft_model(network, lora_config(config, "SEQ_CLS", network))

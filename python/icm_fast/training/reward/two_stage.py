@@ -65,7 +65,7 @@ def two_stage(
     """
     folder = Path(output_dir)
     distributed.start()
-    base = load_model(model)
+    base = load_model(model, quantization=(config or RewardConfig()).quantization)
     with progress or Quiet() as shown:
         shown.say(f"{INITIAL}: {len(pairs.pairs)} pairs")
         initial = train_reward(

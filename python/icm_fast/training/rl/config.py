@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, ClassVar, Self
 
-from icm_fast.errors import InputError, suggest
+from icm_fast.errors import InputError, shown, suggest
+from icm_fast.training.chat import CHAT, FORMATS, PLAIN
 from icm_fast.training.config import Ranges, TrainingConfig, check_ranges
-from icm_fast.training.rl.prompts import KINDS
+from icm_fast.training.rl.prompts import CONTINUATION, KINDS, PromptForm
 
 ALGORITHMS = ("grpo", "rloo")
+LOSS_TYPES = ("dapo", "grpo", "dr_grpo", "bnpo")
+SCALES = {"grpo": ("group", "batch", "none"), "rloo": ("none", "batch")}
+"""Of what the spread scales advantages; the first one of an algorithm is its default."""
+
+LEVELS = ("token", "sequence")
+_OF_GRPO = ("loss_type", "delta", "importance_sampling_level", "use_bias_correction_kl")
+_OF_ITERATIONS = ("epsilon", "epsilon_high", "delta", "importance_sampling_level")
 
 _RANGES: Ranges = (
     ("steps", 1, 10_000_000),
@@ -20,7 +31,8 @@ _RANGES: Ranges = (
     ("temperature", 1e-3, 100.0),
     ("top_p", 1e-6, 1.0),
     ("kl_weight", 0.0, 1e6),
-    ("clip", 1e-6, 1e6),
+    ("num_iterations", 1, 10_000),
+    ("epsilon", 1e-6, 1.0),
     ("unfinished_penalty", 0.0, 1e6),
     ("n_held_out", 0, 1_000_000),
     ("eval_steps", 1, 10**9),
@@ -56,11 +68,36 @@ class PolicyConfig(TrainingConfig):
             most; None keeps the weight.
         unfinished_penalty: What is taken off the reward of a continuation that has not ended by
             itself; reward models read it as if it had, and often prefer it.
-        clip: Ratios of probabilities count up to 1 +- this.
+        format: What the policy reads: ``plain`` (Human: and Assistant:) or ``chat``, its
+            tokenizer's template. A reward model reads the format it was trained in.
+        num_iterations: Updates from the same continuations.
+        epsilon: Ratios of probabilities, against the policy that sampled, count up to 1 +- this.
+            The first update from a batch has ratios of 1, so this needs ``num_iterations`` above 1;
+            so do the next two and ``importance_sampling_level``.
+        epsilon_high: The upper bound alone (DAPO has 0.28); None: that of ``epsilon``.
+        delta: ``grpo``: upper bound of ratios also where the advantage is negative; None for none.
+        loss_type: ``grpo``: how losses of tokens are averaged: ``dapo`` (over all tokens of a
+            step), ``grpo`` (within each continuation first), ``dr_grpo`` (by a constant) or
+            ``bnpo`` (over the tokens of a pass).
+        scale_rewards: Spread by which advantages are divided: of the ``group``, the ``batch``, or
+            ``none``. None: ``group`` for ``grpo``, ``none`` for ``rloo``.
+        importance_sampling_level: ``grpo``: ratios of each ``token`` or of a whole ``sequence``
+            (GSPO).
+        use_bias_correction_kl: ``grpo``: weigh the divergence by the ratios, for an unbiased
+            gradient (DeepSeek-V3.2).
+        mask_truncated_completions: Learn nothing from continuations that have not ended.
         n_held_out: Prompts that are never trained on; the policy is measured on them.
         eval_steps: Steps between two measurements; the first one is before training.
         sample_steps: Steps between two entries of the table of samples.
     """
+
+    LATER: ClassVar[frozenset[str]] = TrainingConfig.LATER.union(
+        (
+            *("num_iterations", "epsilon", "epsilon_high", "delta", "loss_type"),
+            *("scale_rewards", "importance_sampling_level", "use_bias_correction_kl"),
+            "mask_truncated_completions",
+        )
+    )
 
     algorithm: str = "grpo"
     kind: str = "dialogue"
@@ -73,7 +110,16 @@ class PolicyConfig(TrainingConfig):
     top_p: float = 1.0
     kl_weight: float = 0.05
     kl_target: float | None = None
-    clip: float = 0.2
+    format: str = PLAIN
+    num_iterations: int = 1
+    epsilon: float = 0.2
+    epsilon_high: float | None = None
+    delta: float | None = None
+    loss_type: str = "dapo"
+    scale_rewards: str | None = None
+    importance_sampling_level: str = "token"
+    use_bias_correction_kl: bool = True
+    mask_truncated_completions: bool = False
     unfinished_penalty: float = 0.0
     n_held_out: int = 64
     eval_steps: int = 20
@@ -82,10 +128,25 @@ class PolicyConfig(TrainingConfig):
     def __post_init__(self) -> None:
         TrainingConfig.__post_init__(self)  # super() fails in a class with slots
         check_ranges(self, _RANGES)
-        for name, known in (("algorithm", ALGORITHMS), ("kind", KINDS)):
+        choices = (
+            ("algorithm", ALGORITHMS),
+            ("kind", KINDS),
+            ("format", FORMATS),
+            ("loss_type", LOSS_TYPES),
+            ("importance_sampling_level", LEVELS),
+        )
+        for name, known in choices:
             value = getattr(self, name)
             if value not in known:
-                raise InputError(f"unknown {name} {value!r}{suggest(str(value), known)}")
+                raise InputError(f"unknown {name} {shown(value)}{suggest(str(value), known)}")
+        for name in ("use_bias_correction_kl", "mask_truncated_completions"):
+            if not isinstance(value := getattr(self, name), bool):
+                raise InputError(f"{name} must be true or false, got {shown(value)}")
+        self._check_policy()
+        self._check_algorithm()
+
+    def _check_policy(self) -> None:
+        """Raise InputError where a policy could not be trained so."""
         if self.kl_target is not None:
             check_ranges(self, (("kl_target", 1e-9, 1e6),))
             if self.kl_weight == 0:
@@ -105,6 +166,65 @@ class PolicyConfig(TrainingConfig):
                 f"min_new_tokens = {self.min_new_tokens} is above max_new_tokens = "
                 f"{self.max_new_tokens}; lower it"
             )
+        if self.format == CHAT and self.kind == CONTINUATION:
+            raise InputError(
+                f"format={CHAT} answers a message, and kind={CONTINUATION} continues a text; set "
+                f"format={PLAIN}, or kind=dialogue"
+            )
+
+    def _check_algorithm(self) -> None:
+        """Resolve ``scale_rewards``, and refuse settings that would have no effect."""
+        scales = SCALES[self.algorithm]
+        if self.scale_rewards is None:
+            object.__setattr__(self, "scale_rewards", scales[0])
+        if self.scale_rewards not in scales:
+            raise InputError(
+                f"unknown scale_rewards {shown(self.scale_rewards)} for algorithm={self.algorithm}"
+                f"{suggest(str(self.scale_rewards), scales)}"
+            )
+        for name in ("epsilon_high", "delta"):
+            if getattr(self, name) is not None:
+                check_ranges(self, ((name, 1e-6, 1e6),))
+        changed = [name for name in self.LATER if getattr(self, name) != _DEFAULTS[name]]
+        for name in _OF_GRPO:
+            if self.algorithm != "grpo" and name in changed:
+                raise InputError(
+                    f"{name} is a setting of algorithm=grpo; remove it, or set algorithm=grpo"
+                )
+        for name in _OF_ITERATIONS:
+            if self.num_iterations == 1 and name in changed:
+                raise InputError(
+                    f"{name} = {getattr(self, name)} has no effect with num_iterations = 1, where "
+                    "every ratio of probabilities is 1; raise num_iterations, or remove it"
+                )
+        if self.steps % self.num_iterations:
+            nearest = self.num_iterations * math.ceil(self.steps / self.num_iterations)
+            raise InputError(
+                f"steps = {self.steps} is not a multiple of num_iterations = "
+                f"{self.num_iterations}; set it to {nearest}"
+            )
+
+    def to_dict(self) -> dict[str, object]:
+        """Return the resolved settings as plain JSON types; of :attr:`LATER` those that are set."""
+        content = TrainingConfig.to_dict(self)
+        if self.scale_rewards == SCALES[self.algorithm][0]:
+            content.pop("scale_rewards", None)
+        return content
+
+    @classmethod
+    def from_mapping(cls, content: Mapping[str, Any]) -> Self:
+        """Build from YAML content; an unknown key is an error that names the nearest one."""
+        if "clip" in content:
+            raise InputError(
+                "clip is called epsilon now, and takes effect with num_iterations above 1; remove "
+                "it, or set epsilon"
+            )
+        return super(PolicyConfig, cls).from_mapping(content)
+
+    @property
+    def form(self) -> PromptForm:
+        """How prompts are read and answers judged."""
+        return PromptForm(self.kind, self.format)
 
     @property
     def n_episodes_per_step(self) -> int:
@@ -140,3 +260,19 @@ class PolicyConfig(TrainingConfig):
         while episodes % passes:
             passes += 1
         return passes
+
+    @property
+    def n_batches(self) -> int:
+        """Batches of continuations that are sampled, each for ``num_iterations`` steps."""
+        return self.steps // self.num_iterations
+
+    @property
+    def checkpoint_steps(self) -> int:
+        """Steps between checkpoints: ``save_steps``, to the end of the updates from a batch.
+
+        Continuations are not stored, so a training cannot resume among its updates from them.
+        """
+        return self.num_iterations * math.ceil(self.save_steps / self.num_iterations)
+
+
+_DEFAULTS = {field.name: field.default for field in dataclasses.fields(PolicyConfig)}

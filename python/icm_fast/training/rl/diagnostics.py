@@ -11,10 +11,10 @@ import numpy as np
 
 from icm_fast.evaluation.metrics import mean_interval
 from icm_fast.model.loaded import LoadedModel
+from icm_fast.training.chat import Prompt, prompt_text
 from icm_fast.training.reward.model import RewardModel
 from icm_fast.training.rl.config import PolicyConfig
-from icm_fast.training.rl.generation import Continuation, generate, mean_nll
-from icm_fast.training.rl.prompts import judged_text, policy_text
+from icm_fast.training.rl.generation import Continuation, Readable, generate, mean_nll
 
 N_GRAM = 3
 N_SHOWN = 8
@@ -42,7 +42,7 @@ class HeldOut:
         config: Settings of the training; its seed makes every measurement draw the same numbers.
     """
 
-    prompts: tuple[str, ...]
+    prompts: tuple[Prompt, ...]
     reward: RewardModel
     config: PolicyConfig
 
@@ -63,7 +63,8 @@ class HeldOut:
             that ended by itself), ``repetition``, ``distinct``, and some ``samples``.
         """
         config = self.config
-        read = [policy_text(config.kind, prompt) for prompt in self.prompts]
+        form = config.form
+        read: list[Readable] = [form.read_ids(policy.tokenizer, prompt) for prompt in self.prompts]
         made = generate(
             policy,
             read,
@@ -73,12 +74,13 @@ class HeldOut:
             top_p=config.top_p,
             seed=config.seed,
             batch_size=config.micro_batch_size,
+            more_ends=form.ends(policy.tokenizer),
         )
-        rewards = self.reward.score(
-            [
-                judged_text(config.kind, prompt, one.text)
-                for prompt, one in zip(self.prompts, made, strict=True)
-            ]
+        rewards = self.reward.score_answers(
+            *zip(
+                *(form.answered(p, one.text) for p, one in zip(self.prompts, made, strict=True)),
+                strict=True,
+            )
         )
         under_policy = _token_mean(policy, read, made)
         with without_adapters:
@@ -98,13 +100,13 @@ class HeldOut:
             "repetition": float(np.mean([repetition(one) for one in ids])),
             "distinct": distinct(ids),
             "samples": [
-                {"prompt": prompt, "continuation": one.text, "reward": float(value)}
+                {"prompt": prompt_text(prompt), "continuation": one.text, "reward": float(value)}
                 for prompt, one, value in zip(self.prompts, made, rewards, strict=True)
             ][:N_SHOWN],
         }
 
 
-def _token_mean(model: LoadedModel, read: list[str], made: list[Continuation]) -> float:
+def _token_mean(model: LoadedModel, read: list[Readable], made: list[Continuation]) -> float:
     """Mean negative log-likelihood of a token, over all continuations."""
     lengths = np.array([len(one.token_ids) for one in made], dtype=np.float64)
     return float(np.average(mean_nll(model, read, made), weights=np.maximum(lengths, 1e-9)))

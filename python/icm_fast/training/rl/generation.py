@@ -22,6 +22,9 @@ from icm_fast.types import FloatArray
 
 _MOST = 10**9
 
+Readable = str | tuple[int, ...]
+"""What a policy reads of a prompt: a text, or token ids."""
+
 
 @dataclass(frozen=True, slots=True)
 class Continuation:
@@ -43,7 +46,7 @@ class Continuation:
 
 def generate(
     loaded: LoadedModel,
-    prompts: Sequence[str],
+    prompts: Sequence[Readable],
     *,
     max_new_tokens: int,
     temperature: float = 1.0,
@@ -52,6 +55,7 @@ def generate(
     batch_size: int = 16,
     min_new_tokens: int = 0,
     with_logprob: bool = False,
+    more_ends: frozenset[int] = frozenset(),
 ) -> list[Continuation]:
     """Continue every prompt once.
 
@@ -61,7 +65,8 @@ def generate(
 
     Args:
         loaded: The policy.
-        prompts: As ``policy_text`` gives them; BOS is put before them where the tokenizer has one.
+        prompts: As ``policy_text`` gives them, BOS is put before them where the tokenizer has one;
+            or token ids as ``PromptForm.read_ids`` gives them.
         max_new_tokens: Maximum number of tokens of a continuation.
         temperature: 0 takes the likeliest token each time.
         top_p: Draw from the likeliest tokens that have this much probability together.
@@ -69,6 +74,7 @@ def generate(
         batch_size: Prompts in one forward pass; those of about the same length share one.
         min_new_tokens: EOS is not drawn before so many tokens.
         with_logprob: Compute ``logprob``, for one more forward pass.
+        more_ends: Tokens that end a text besides those of :func:`end_tokens`.
 
     Returns:
         One continuation for each prompt, in their order.
@@ -76,7 +82,7 @@ def generate(
     Raises:
         InputError: A setting out of range, an empty prompt, or one too long for the model.
     """
-    ends = end_tokens(loaded)
+    ends = end_tokens(loaded) | more_ends
     settings = _settings(ends, max_new_tokens, min_new_tokens, temperature, top_p)
     check_number("batch_size", batch_size, 1, _MOST)
     ids = [prompt_ids(loaded, prompt, max_new_tokens) for prompt in prompts]
@@ -132,7 +138,7 @@ def _settings(
 
 def token_logprobs(
     loaded: LoadedModel,
-    prompts: Sequence[str],
+    prompts: Sequence[Readable],
     continuations: Sequence[Continuation],
     *,
     batch_size: int = 16,
@@ -174,7 +180,7 @@ def token_logprobs(
 
 def mean_nll(
     loaded: LoadedModel,
-    prompts: Sequence[str],
+    prompts: Sequence[Readable],
     continuations: Sequence[Continuation],
     *,
     batch_size: int = 16,
@@ -191,19 +197,20 @@ def mean_nll(
     return np.array([-float(values.mean()) for values in logprobs], dtype=np.float64)
 
 
-def prompt_ids(loaded: LoadedModel, prompt: str, n_new: int = 0) -> tuple[int, ...]:
-    """Token ids of a prompt, BOS before them where the tokenizer has one.
+def prompt_ids(loaded: LoadedModel, prompt: Readable, n_new: int = 0) -> tuple[int, ...]:
+    """Token ids of a prompt, BOS before those of a text where the tokenizer has one.
 
     Raises:
         InputError: No tokens at all, or no room for ``n_new`` more.
     """
-    ids = root_ids(loaded.tokenizer) + _encode(loaded.tokenizer, prompt)
+    ids = prompt if isinstance(prompt, tuple) else _encode(loaded.tokenizer, prompt)
     if not ids:
         raise InputError("a prompt has no tokens, so there is nothing to continue; remove it")
     if len(ids) + n_new > loaded.max_context:
         raise InputError(
-            f"the prompt {prompt[:40]!r} has {len(ids)} tokens, which with {n_new} new ones "
-            f"exceeds the {loaded.max_context} of {loaded.name}; shorten it, or request fewer"
+            f"the prompt {_beginning(loaded.tokenizer, prompt)!r} has {len(ids)} tokens, which "
+            f"with {n_new} new ones exceeds the {loaded.max_context} of {loaded.name}; "
+            "shorten it, or request fewer"
         )
     return ids
 
@@ -218,7 +225,12 @@ def end_tokens(loaded: LoadedModel) -> frozenset[int]:
 
 
 def _encode(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[int, ...]:
-    return tuple(text_ids(tokenizer, [text])[0])
+    return root_ids(tokenizer) + tuple(text_ids(tokenizer, [text])[0])
+
+
+def _beginning(tokenizer: PreTrainedTokenizerBase, prompt: Readable) -> str:
+    text = prompt if isinstance(prompt, str) else _decode(tokenizer, prompt)
+    return text[:40]
 
 
 def read_continuation(

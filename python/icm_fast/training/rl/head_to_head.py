@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,16 +18,26 @@ from icm_fast.model.load import load_model
 from icm_fast.model.loaded import LoadedModel, ModelSpec
 from icm_fast.tasks.rows import PathLike
 from icm_fast.tasks.sampling import digest
+from icm_fast.training.chat import (
+    CHAT,
+    PLAIN,
+    Prompt,
+    check_format,
+    check_prompt,
+    prompt_key,
+    prompt_text,
+)
+from icm_fast.training.folder import recorded_format
 from icm_fast.training.reward.evaluation import Figure
 from icm_fast.training.reward.model import RewardModel, load_reward_model
-from icm_fast.training.rl.generation import Continuation, generate, prompt_ids
+from icm_fast.training.rl.generation import Continuation, Readable, generate, prompt_ids
 from icm_fast.training.rl.judges import TIE, Bout, Verdicts, judge_by_claims, judge_by_rewards
 from icm_fast.training.rl.outcome import BoutRow, HeadToHead, Side
 from icm_fast.training.rl.prompts import (
     DIALOGUE,
+    PromptForm,
     PromptSet,
     check_kind,
-    policy_text,
     read_prompts,
     response_of,
 )
@@ -49,8 +60,10 @@ def evaluate_policies(
     b: ModelSpec,
     *,
     judge: RewardModel | LoadedModel | PathLike,
-    prompts: PathLike | Sequence[str] | PromptSet,
+    prompts: PathLike | Sequence[Prompt] | PromptSet,
     kind: str = DIALOGUE,
+    format: str | Sequence[str] | None = None,
+    judge_format: str = PLAIN,
     max_new_tokens: int = 128,
     samples: int = 1,
     temperature: float = 1.0,
@@ -73,6 +86,9 @@ def evaluate_policies(
             the claim of ``alpaca-preference`` in both orders.
         prompts: A file for ``read_prompts``, or the prompts themselves.
         kind: ``dialogue`` or ``continuation``, see ``policy_text``.
+        format: What the policies read: ``plain``, or ``chat``: their tokenizers' templates; one for
+            both, or one of each. None: what their trainings recorded, otherwise ``plain``.
+        judge_format: The same of a language model that judges; a reward model has its own.
         max_new_tokens: Maximum number of tokens of a continuation.
         samples: Continuations of each policy for each prompt.
         temperature: 0 takes the likeliest token, and then allows one sample.
@@ -87,6 +103,13 @@ def evaluate_policies(
         InputError: A setting out of range, or models or prompts that cannot be read or used.
     """
     _check(kind, samples, temperature, tie_margin)
+    check_format(judge_format)
+    if judge_format != PLAIN and isinstance(judge, RewardModel | str | os.PathLike):
+        raise InputError(
+            f"judge_format={judge_format} is for a language model that judges; a reward model "
+            "reads the format it was trained in, so remove it"
+        )
+    forms = _forms(kind, format, (a, b))
     chosen = _prompt_set(prompts)
     drawing: _Drawing = {
         "max_new_tokens": max_new_tokens,
@@ -97,9 +120,31 @@ def evaluate_policies(
     if not isinstance(judge, RewardModel | LoadedModel):
         judge = load_reward_model(Path(judge))
     policies = (load_model(a), load_model(b))
-    match = _Match(policies, judge, kind, drawing, samples, seed, tie_margin, batch_size)
+    for form, policy in zip(forms, policies, strict=True):
+        check_format(form.format, policy.tokenizer)
+    match = _Match(
+        policies, judge, forms, judge_format, drawing, samples, seed, tie_margin, batch_size
+    )
     with progress or Quiet() as shown:
         return match.play(chosen, shown)
+
+
+def _forms(
+    kind: str, format: str | Sequence[str] | None, policies: tuple[ModelSpec, ModelSpec]
+) -> tuple[PromptForm, PromptForm]:
+    """How each policy reads prompts."""
+    if format is None:
+        formats = [recorded_format(policy) for policy in policies]
+    else:
+        formats = [format] * 2 if isinstance(format, str) else list(format)
+    if len(formats) != len(policies):
+        raise InputError(f"format names {len(formats)} formats for 2 policies; name 1 or 2")
+    for one in formats:
+        check_format(one)
+    if kind != DIALOGUE and CHAT in formats:
+        raise InputError(f"format={CHAT} answers a message; set kind={DIALOGUE}, or format={PLAIN}")
+    first, second = (PromptForm(kind, one) for one in formats)
+    return first, second
 
 
 def _check(kind: str, samples: int, temperature: float, tie_margin: float) -> None:
@@ -118,7 +163,8 @@ class _Match:
 
     policies: tuple[LoadedModel, LoadedModel]
     judge: RewardModel | LoadedModel
-    kind: str
+    forms: tuple[PromptForm, PromptForm]
+    judge_format: str
     drawing: _Drawing
     samples: int
     seed: int
@@ -130,9 +176,14 @@ class _Match:
         prompts = [prompt for prompt in chosen.prompts for _ in range(self.samples)]
         written = self._write(prompts, reporter)
         reporter.say(f"{self.judge.name} judges them")
-        bouts = [Bout(p, x.text, y.text) for p, x, y in zip(prompts, *written, strict=True)]
+        texts = [
+            [form.continuation(one.text) for one in made]
+            for form, made in zip(self.forms, written, strict=True)
+        ]
+        bouts = [Bout(p, x, y) for p, x, y in zip(prompts, *texts, strict=True)]
         verdicts = self._judge(bouts)
         points, scores = verdicts.points, verdicts.scores
+        keys = [prompt_key(prompt) for prompt in prompts]
         return HeadToHead(
             a=_side(self.policies[0], written[0], int((points == 1).sum())),
             b=_side(self.policies[1], written[1], int((points == 0).sum())),
@@ -142,40 +193,51 @@ class _Match:
             n_prompts=len(chosen.prompts),
             n_repeated=chosen.n_repeated,
             n_ties=int((points == TIE).sum()),
-            win_rate=_figure(points, prompts, self.seed),
-            mean_difference=_figure(scores[:, 0] - scores[:, 1], prompts, self.seed),
+            win_rate=_figure(points, keys, self.seed),
+            mean_difference=_figure(scores[:, 0] - scores[:, 1], keys, self.seed),
             order_gap=verdicts.order_gap,
             order_disagreement=verdicts.order_disagreement,
-            samples=_rows(self.kind, bouts, written, verdicts),
+            samples=_rows(self.forms[0].kind, bouts, written, verdicts),
         )
 
-    def _write(self, prompts: Sequence[str], reporter: Reporter) -> list[list[Continuation]]:
+    def _write(self, prompts: Sequence[Prompt], reporter: Reporter) -> list[list[Continuation]]:
         """What each policy writes after the prompts."""
-        texts = [policy_text(self.kind, prompt) for prompt in prompts]
-        for policy in self.policies:  # refuse a prompt that is too long before any time is spent
+        read: list[list[Readable]] = [
+            [form.read_ids(policy.tokenizer, prompt) for prompt in prompts]
+            for form, policy in zip(self.forms, self.policies, strict=True)
+        ]
+        # Refuse a prompt that is too long before any time is spent.
+        for policy, texts in zip(self.policies, read, strict=True):
             for text in texts[:: self.samples]:
                 prompt_ids(policy, text, self.drawing["max_new_tokens"])
         written = []
-        for policy in self.policies:
+        for form, policy, texts in zip(self.forms, self.policies, read, strict=True):
             reporter.say(f"{policy.name} writes {len(texts)} texts")
             # torch takes seeds of 63 bits
             seed = digest("policy", self.seed, policy.fingerprint) >> 1
             written.append(
-                generate(policy, texts, seed=seed, batch_size=self.batch_size, **self.drawing)
+                generate(
+                    policy,
+                    texts,
+                    seed=seed,
+                    batch_size=self.batch_size,
+                    more_ends=form.ends(policy.tokenizer),
+                    **self.drawing,
+                )
             )
         return written
 
     def _judge(self, bouts: Sequence[Bout]) -> Verdicts:
-        judge, margin = self.judge, self.tie_margin
+        judge, kind, margin = self.judge, self.forms[0].kind, self.tie_margin
         if isinstance(judge, LoadedModel):
-            return judge_by_claims(judge, self.kind, bouts, tie_margin=margin)
-        return judge_by_rewards(
-            judge, self.kind, bouts, tie_margin=margin, batch_size=self.batch_size
-        )
+            return judge_by_claims(judge, kind, bouts, tie_margin=margin, format=self.judge_format)
+        return judge_by_rewards(judge, kind, bouts, tie_margin=margin, batch_size=self.batch_size)
 
     def _settings(self) -> dict[str, object]:
         return {
-            "kind": self.kind,
+            "kind": self.forms[0].kind,
+            "format": [form.format for form in self.forms],
+            "judge_format": self.judge_format,
             **self.drawing,
             "samples": self.samples,
             "seed": self.seed,
@@ -184,15 +246,16 @@ class _Match:
         }
 
 
-def _prompt_set(prompts: PathLike | Sequence[str] | PromptSet) -> PromptSet:
+def _prompt_set(prompts: PathLike | Sequence[Prompt] | PromptSet) -> PromptSet:
     if isinstance(prompts, PromptSet):
         return prompts
     if isinstance(prompts, str) or not isinstance(prompts, Sequence):
         return read_prompts(prompts)
-    once = tuple(dict.fromkeys(prompts))
-    if not once:
+    if not prompts:
         raise InputError("there are no prompts to compare policies on; pass at least one")
-    return PromptSet(once, len(prompts) - len(once))
+    given = [check_prompt(prompt, f"prompt {k}") for k, prompt in enumerate(prompts, start=1)]
+    once = tuple({str(prompt): prompt for prompt in given}.values())
+    return PromptSet(once, len(given) - len(once))
 
 
 def _side(policy: LoadedModel, made: Sequence[Continuation], wins: int) -> Side:
@@ -215,7 +278,7 @@ def _rows(
 ) -> tuple[BoutRow, ...]:
     return tuple(
         {
-            "prompt": bout.prompt,
+            "prompt": prompt_text(bout.prompt),
             "a": response_of(kind, bout.a),
             "b": response_of(kind, bout.b),
             "score_a": float(scores[0]),

@@ -11,14 +11,26 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from icm_fast.config import SearchConfig
 from icm_fast.errors import InputError
 from icm_fast.evaluation.many_shot import calibrate, many_shot
+from icm_fast.evaluation.prompt_formats import chat_pieces
 from icm_fast.model.loaded import LoadedModel
+from icm_fast.scoring.local import TreeScorer
 from icm_fast.tasks.assembly import TRUTH_LABELS
 from icm_fast.tasks.preference import preference_claim
+from icm_fast.training.chat import PLAIN, Prompt, check_format, plain_text
 from icm_fast.training.reward.model import RewardModel
-from icm_fast.training.rl.prompts import DIALOGUE, judged_text, response_of
-from icm_fast.types import BoolArray, Dataset, Example, FloatArray, LabelSpace
+from icm_fast.training.rl.prompts import DIALOGUE, PromptForm
+from icm_fast.types import (
+    UNLABELLED,
+    BoolArray,
+    Dataset,
+    Example,
+    FloatArray,
+    LabelSpace,
+    ScoreArray,
+)
 
 TIE = 0.5
 
@@ -28,9 +40,9 @@ _GAP_SHARE = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Bout:
-    """A prompt and what two policies wrote after it."""
+    """A prompt and what two policies wrote after it, as :func:`policy_text` leaves it open."""
 
-    prompt: str
+    prompt: Prompt
     a: str
     b: str
 
@@ -67,7 +79,7 @@ def judge_by_rewards(
 
     Args:
         judge: The reward model.
-        kind: Of the prompts.
+        kind: Of the prompts; the judge reads them in its own format.
         bouts: What to judge.
         tie_margin: Rewards that differ by no more are a tie.
         batch_size: Texts in one forward pass.
@@ -75,11 +87,13 @@ def judge_by_rewards(
     Raises:
         InputError: A text too long for the judge, or rewards that depend on the order of the texts.
     """
-    pairs = [[judged_text(kind, bout.prompt, text) for text in (bout.a, bout.b)] for bout in bouts]
+    form = PromptForm(kind)
+    pairs = [[form.answered(bout.prompt, text) for text in (bout.a, bout.b)] for bout in bouts]
     # Each text once and sorted: who is a and who is b cannot change the batches, nor a reward.
-    texts = sorted({text for pair in pairs for text in pair})
-    rewards = judge.score(texts, batch_size=batch_size).astype(np.float64)
-    swapped = judge.score(texts[::-1], batch_size=batch_size)[::-1]
+    answers = {plain_text(*answer): answer for pair in pairs for answer in pair}
+    texts = sorted(answers)
+    rewards = _scores(judge, [answers[text] for text in texts], batch_size)
+    swapped = _scores(judge, [answers[text] for text in texts[::-1]], batch_size)[::-1]
     gap = float(np.abs(rewards - swapped).max())
     if gap > max(_LEAST_GAP, _GAP_SHARE * float(rewards.std())):
         raise InputError(
@@ -87,14 +101,26 @@ def judge_by_rewards(
             f"and spread by {rewards.std():.3g} only; load it with dtype float32"
         )
     reward_of = dict(zip(texts, rewards, strict=True))
-    scores = np.array([[reward_of[text] for text in pair] for pair in pairs], dtype=np.float64)
+    scores = np.array(
+        [[reward_of[plain_text(*answer)] for answer in pair] for pair in pairs], dtype=np.float64
+    )
     difference, margin = scores[:, 0] - scores[:, 1], max(tie_margin, gap)
     points = _points(difference > margin, difference < -margin, bouts)
     return Verdicts(scores, points, order_gap=gap)
 
 
+def _scores(judge: RewardModel, answers: Sequence[tuple[Prompt, str]], size: int) -> FloatArray:
+    prompts, texts = zip(*answers, strict=True)
+    return judge.score_answers(prompts, texts, batch_size=size).astype(np.float64)
+
+
 def judge_by_claims(
-    judge: LoadedModel, kind: str, bouts: Sequence[Bout], *, tie_margin: float = 0.0
+    judge: LoadedModel,
+    kind: str,
+    bouts: Sequence[Bout],
+    *,
+    tie_margin: float = 0.0,
+    format: str = PLAIN,
 ) -> Verdicts:
     """Ask a language model, without demonstrations, for the claim of ``alpaca-preference``.
 
@@ -107,10 +133,13 @@ def judge_by_claims(
         kind: Of the prompts; the claim is about responses, so it has to be ``dialogue``.
         bouts: What to judge.
         tie_margin: Log-odds no further from 0 count as undecided.
+        format: How the judge is asked: ``plain``, or ``chat``: in its tokenizer's template.
 
     Raises:
         InputError: Another kind, or a claim that does not fit the judge.
     """
+    check_format(format, judge.tokenizer)
+    form = PromptForm(kind)
     if kind != DIALOGUE:
         raise InputError(
             f"a language model judges responses of kind {DIALOGUE}, not {kind}; judge with a "
@@ -118,16 +147,26 @@ def judge_by_claims(
         )
     claims = []
     for number, bout in enumerate(bouts):
-        a, b = (response_of(kind, text) for text in (bout.a, bout.b))
-        claims.append(Example(f"{number}-a", preference_claim(bout.prompt, a, b)))
-        claims.append(Example(f"{number}-b", preference_claim(bout.prompt, b, a)))
+        a, b = (form.response(text) for text in (bout.a, bout.b))
+        asked = form.shown(bout.prompt)
+        claims.append(Example(f"{number}-a", preference_claim(asked, a, b)))
+        claims.append(Example(f"{number}-b", preference_claim(asked, b, a)))
     dataset = Dataset(tuple(claims), LabelSpace(TRUTH_LABELS), name="alpaca-preference")
-    said = calibrate(many_shot(None, None, dataset, model=judge).scores)
+    said = calibrate(_claim_scores(judge, dataset, format))
     scores: FloatArray = (said[:, 1] - said[:, 0]).reshape(-1, 2)
     yes, no = scores > tie_margin, scores < -tie_margin
     points = _points(yes[:, 0] & no[:, 1], no[:, 0] & yes[:, 1], bouts)
     turned = (yes.all(1) | no.all(1)) & _different(bouts)
     return Verdicts(scores, points, order_disagreement=float(turned.mean()))
+
+
+def _claim_scores(judge: LoadedModel, claims: Dataset, format: str) -> ScoreArray:
+    """Log-probabilities of both words for every claim, ``[n_claims, 2]``."""
+    if format == PLAIN:
+        return many_shot(None, None, claims, model=judge).scores
+    pieces = chat_pieces(claims, judge.tokenizer)
+    unlabelled = np.full(len(claims), UNLABELLED, np.int32)
+    return TreeScorer(judge, pieces, SearchConfig()).score(unlabelled).scores
 
 
 def _points(a_wins: BoolArray, b_wins: BoolArray, bouts: Sequence[Bout]) -> FloatArray:

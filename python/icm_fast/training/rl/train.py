@@ -21,13 +21,19 @@ from icm_fast.identity import as_stored, json_digest
 from icm_fast.model.copies import copy_model
 from icm_fast.model.load import load_model
 from icm_fast.model.loaded import LoadedModel, ModelSpec
-from icm_fast.tasks.duplicates import same_text
-from icm_fast.training.folder import TuningFolder
+from icm_fast.training.adapted import adapter_figures
+from icm_fast.training.chat import Prompt, check_format, check_prompt, prompt_key, prompt_text
+from icm_fast.training.folder import TuningFolder, version_keys
 from icm_fast.training.reward.model import RewardModel, load_reward_model
+from icm_fast.training.rl.algorithm import PACKAGES, algorithm_arguments
 from icm_fast.training.rl.config import PolicyConfig
 from icm_fast.training.rl.diagnostics import HeldOut
-from icm_fast.training.rl.generation import end_tokens, prompt_ids, read_continuation
-from icm_fast.training.rl.prompts import judged_text, policy_text
+from icm_fast.training.rl.generation import (
+    Continuation,
+    end_tokens,
+    prompt_ids,
+    read_continuation,
+)
 from icm_fast.training.rl.trainer import PolicyLog, Record, read_log, train_against
 from icm_fast.training.session import Trained, save_adapter, train_or_resume
 from icm_fast.training.sft.train import load_made, resolve_checkpointing, training_dtype
@@ -55,12 +61,12 @@ class TrainedPolicy:
 
     model: LoadedModel
     log: PolicyLog
-    held_out: tuple[str, ...]
+    held_out: tuple[Prompt, ...]
     folder: Path | None
 
 
 def train_policy(
-    prompts: Sequence[str],
+    prompts: Sequence[Prompt],
     *,
     model: ModelSpec,
     reward: RewardModel | str | os.PathLike[str],
@@ -76,8 +82,9 @@ def train_policy(
     writes.
 
     Args:
-        prompts: What the policy answers, or continues; ``config.n_held_out`` of them are drawn
-            for measurements and never trained on.
+        prompts: What the policy answers (texts, or messages of which the last is the user's), or
+            continues; ``config.n_held_out`` of them are drawn for measurements and never trained
+            on.
         model: The start policy: hub id, folder, .gguf file, embedded name, (model, tokenizer) pair
             or loaded model. Its weights are not changed.
         reward: A reward model, or the folder of its training.
@@ -93,9 +100,12 @@ def train_policy(
     """
     config = config or PolicyConfig()
     config.n_episodes_of(distributed.world_size())
+    distributed.refuse_sharding("a policy")
     distributed.start()
     base = load_model(model)
-    if not end_tokens(base):
+    check_format(config.format, base.tokenizer)
+    prompts = [check_prompt(prompt, f"prompt {k}") for k, prompt in enumerate(prompts, start=1)]
+    if not end_tokens(base) | config.form.ends(base.tokenizer):
         raise InputError(
             f"the tokenizer of {base.name} has no EOS token, so a policy could not end a text; "
             "set one (tokenizer.eos_token)"
@@ -122,19 +132,19 @@ def train_policy(
 
 
 def split_prompts(
-    prompts: Sequence[str], config: PolicyConfig
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Prompts of all steps in their order, and those that are held out.
+    prompts: Sequence[Prompt], config: PolicyConfig
+) -> tuple[tuple[Prompt, ...], tuple[Prompt, ...]]:
+    """Prompts of all batches in their order, and those that are held out.
 
     Every prompt that is not held out comes once before any comes twice.
 
     Raises:
         InputError: Too few prompts, or one of them twice.
     """
-    counts = Counter(map(same_text, prompts))
+    counts = Counter(map(prompt_key, prompts))
     if len(counts) < len(prompts):
-        twice = next(prompt for prompt in prompts if counts[same_text(prompt)] > 1)
-        raise InputError(f"the prompt {twice[:60]!r} appears twice; keep one of them")
+        twice = next(prompt for prompt in prompts if counts[prompt_key(prompt)] > 1)
+        raise InputError(f"the prompt {prompt_text(twice)[:60]!r} appears twice; keep one of them")
     if len(prompts) <= config.n_held_out:
         raise InputError(
             f"n_held_out is {config.n_held_out}, but there are only {len(prompts)} prompts, which "
@@ -143,8 +153,8 @@ def split_prompts(
     random = np.random.Generator(np.random.Philox(key=[config.seed, 1]))
     order = [prompts[int(k)] for k in random.permutation(len(prompts))]
     held_out, others = order[: config.n_held_out], order[config.n_held_out :]
-    wanted = config.steps * config.batch_size
-    drawn: list[str] = []
+    wanted = config.n_batches * config.batch_size
+    drawn: list[Prompt] = []
     while len(drawn) < wanted:
         drawn += [others[int(k)] for k in random.permutation(len(others))]
     return tuple(drawn[:wanted]), tuple(held_out)
@@ -176,49 +186,53 @@ class _Job:
 
     base: LoadedModel
     reward: RewardModel
-    prompts: tuple[str, ...]
-    held_out: tuple[str, ...]
+    prompts: tuple[Prompt, ...]
+    held_out: tuple[Prompt, ...]
     config: PolicyConfig
 
-    def read(self, prompt: str) -> tuple[int, ...]:
+    @property
+    def ends(self) -> frozenset[int]:
+        """Tokens that end a continuation."""
+        return end_tokens(self.base) | self.config.form.ends(self.base.tokenizer)
+
+    def read(self, prompt: Prompt) -> tuple[int, ...]:
         """What the policy reads of a prompt."""
-        return prompt_ids(self.base, policy_text(self.config.kind, prompt))
+        return self.config.form.read_ids(self.base.tokenizer, prompt)
 
     def judge(
-        self, prompts: Sequence[str], tokens: Sequence[Sequence[int]]
-    ) -> list[tuple[str, float]]:
-        """Texts of continuations and their rewards: the model's, less what unfinished ones cost.
+        self, prompts: Sequence[Prompt], tokens: Sequence[Sequence[int]]
+    ) -> list[tuple[Continuation, float]]:
+        """Continuations and their rewards: the model's, less what unfinished ones cost.
 
         The reward model reads them as it did in its training.
         """
-        ends = end_tokens(self.base)
         made = [
-            read_continuation(self.base, self.read(prompt), list(ids), ends)
+            read_continuation(self.base, self.read(prompt), list(ids), self.ends)
             for prompt, ids in zip(prompts, tokens, strict=True)
         ]
-        texts = [
-            judged_text(self.config.kind, prompt, one.text)
+        answers = [
+            self._fitting(*self.config.form.answered(prompt, one.text))
             for prompt, one in zip(prompts, made, strict=True)
         ]
-        values = self.reward.score([self._fitting(text) for text in texts])
+        values = self.reward.score_answers(*zip(*answers, strict=True))
         penalty = self.config.unfinished_penalty
         return [
-            (one.text, float(value) - penalty * (not one.finished))
+            (one, float(value) - penalty * (not one.finished))
             for one, value in zip(made, values, strict=True)
         ]
 
-    def _fitting(self, text: str) -> str:
-        """The beginning of a text that the reward model can read; all of it but in rare cases.
+    def _fitting(self, prompt: Prompt, answer: str) -> tuple[Prompt, str]:
+        """The beginning of an answer that the reward model can read; all of it but in rare cases.
 
         The reward model's tokens may be more than the policy's.
         """
-        while len(self.reward.token_ids(text)) > self.reward.max_context:
-            text = text[: -max(1, len(text) // 20)]
-        return text
+        while len(self.reward.answer_ids(prompt, answer)) > self.reward.max_context:
+            answer = answer[: -max(1, len(answer) // 20)]
+        return prompt, answer
 
-    def tokens_digest(self, prompts: Sequence[str]) -> str:
+    def tokens_digest(self, prompts: Sequence[Prompt]) -> str:
         """SHA-256 over what the policy reads and where it stops."""
-        content = [[self.read(prompt) for prompt in prompts], sorted(end_tokens(self.base))]
+        content = [[self.read(prompt) for prompt in prompts], sorted(self.ends)]
         return json_digest(content)
 
     def measure(self, policy: PeftModel, step: int) -> Record:
@@ -252,6 +266,7 @@ def _train(
         job.prompts,
         tokenize=job.read,
         judge=job.judge,
+        ends=job.ends,
         config=config,
         folder=folder,
         measure=job.measure if job.held_out else None,
@@ -262,26 +277,31 @@ def _train(
     return Trained(
         log.state(),
         lambda made: save_adapter(trained, made, base.name, final),
+        figures=adapter_figures(trained),
         write_more=lambda home: write_history(home, log),
     )
 
 
-def _check_length(base: LoadedModel, judge: RewardModel, prompt: str, config: PolicyConfig) -> None:
+def _check_length(
+    base: LoadedModel, judge: RewardModel, prompt: Prompt, config: PolicyConfig
+) -> None:
     """Raise InputError where a prompt leaves no room for a continuation."""
-    prompt_ids(base, policy_text(config.kind, prompt), config.max_new_tokens)
-    n_tokens = len(judge.token_ids(judged_text(config.kind, prompt, "")))
+    prompt_ids(base, config.form.read_ids(base.tokenizer, prompt), config.max_new_tokens)
+    n_tokens = len(judge.answer_ids(*config.form.answered(prompt, "")))
     if n_tokens + config.max_new_tokens > judge.max_context:
         raise InputError(
-            f"the prompt {prompt[:40]!r} has {n_tokens} tokens, which with {config.max_new_tokens} "
-            f"new ones exceeds the {judge.max_context} of the reward model {judge.name}; shorten "
-            "it, or lower max_new_tokens"
+            f"the prompt {prompt_text(prompt)[:40]!r} has {n_tokens} tokens, which with "
+            f"{config.max_new_tokens} new ones exceeds the {judge.max_context} of the reward model "
+            f"{judge.name}; shorten it, or lower max_new_tokens"
         )
 
 
-def _identity(job: _Job, prompts: Sequence[str]) -> dict[str, object]:
+def _identity(job: _Job, prompts: Sequence[Prompt]) -> dict[str, object]:
     return as_stored(
         {
             "config": job.config.to_dict(),
+            "trl_arguments": algorithm_arguments(job.config, job.base.model),
+            **version_keys(PACKAGES),
             "n_prompts": len(prompts),
             "data_digest": json_digest(list(prompts)),
             "model_fingerprint": job.base.fingerprint,

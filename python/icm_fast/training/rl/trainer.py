@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import json
 import math
@@ -14,7 +15,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from icm_fast import distributed
 from icm_fast.engine.progress import Stopwatch
@@ -23,10 +24,14 @@ from icm_fast.files import write_atomically
 from icm_fast.files.fields import Fields, read_object
 from icm_fast.model.adapters import foreign_code
 from icm_fast.model.loaded import LoadedModel
+from icm_fast.training.chat import Prompt, prompt_text
 from icm_fast.training.folder import TuningFolder, TuningState
+from icm_fast.training.rl.algorithm import algorithm_arguments, known_arguments
 from icm_fast.training.rl.config import PolicyConfig
 from icm_fast.training.rl.diagnostics import repetition
+from icm_fast.training.rl.generation import Continuation
 from icm_fast.training.sft.trainer import training_packages
+from icm_fast.training.step_log import StepLog
 from icm_fast.training.steps import (
     ChangeCheck,
     OwnTrainer,
@@ -52,9 +57,9 @@ _STEER = 1.1
 _STEER_RANGE = 10.0
 """How many times as large or as small as its setting it may become."""
 
-Tokenize = Callable[[str], Sequence[int]]
-Judge = Callable[[Sequence[str], Sequence[Sequence[int]]], list[tuple[str, float]]]
-"""Texts and rewards of continuations, from their prompts and token ids."""
+Tokenize = Callable[[Prompt], Sequence[int]]
+Judge = Callable[[Sequence[Prompt], Sequence[Sequence[int]]], list[tuple[Continuation, float]]]
+"""Continuations and their rewards, from their prompts and token ids."""
 
 Record = dict[str, object]
 """An entry of a history, of plain JSON types."""
@@ -72,10 +77,17 @@ _FIGURES = {
     "kl": "kl",
     "entropy": "entropy",
     "length": "completions/mean_length",
-    "unfinished": "completions/clipped_ratio",
+    "unfinished": "unfinished",
     "repetition": "repetition",
+    "clip_share": "clip_ratio/region_mean",
+    "router_loss": "aux_loss",
+    "grad_norm": "grad_norm",
+    "learning_rate": "learning_rate",
 }
 """Name in our history, and in the log of trl."""
+
+_OF_BATCH = ("reward", "reward_std", "length", "unfinished", "repetition")
+"""Figures of continuations, which stay for all updates from them."""
 
 
 @dataclass(slots=True)
@@ -137,8 +149,11 @@ class Recorded(OwnTrainer):
         config: Settings.
         record: What earlier processes recorded; continued here.
         kl_weight: Weight of the divergence, as far as it was steered.
+        prompts: What the rows of the training set stand for.
         tokenize: Token ids that the policy reads of a prompt.
+        ends: Tokens that end a continuation.
         measure: Called before the first step, every ``eval_steps`` and after the last one.
+        log: Receives the figures of each step at once.
         reporter: Shows the mean reward of each step.
         arguments: Further arguments of the trainer.
     """
@@ -149,23 +164,58 @@ class Recorded(OwnTrainer):
         config: PolicyConfig,
         record: PolicyLog,
         kl_weight: float,
+        prompts: Sequence[Prompt],
         tokenize: Tokenize,
+        ends: frozenset[int],
         measure: Measure | None,
+        log: StepLog,
         reporter: Reporter,
         **arguments: object,
     ) -> None:
         super().__init__(reporter=reporter, **arguments)
+        self._prompts = prompts
+        self._ends = ends
+        self._log = log
         self._config = config
         self._record = record
         self._tokenize = tokenize
         self._measure = measure
         self._watch = Stopwatch(record.seconds)
         self.beta = kl_weight
+        if hasattr(self, "eos_token_ids"):
+            self.eos_token_ids = sorted(ends)
+        elif config.mask_truncated_completions:
+            raise InputError(
+                "mask_truncated_completions needs a trl that knows all tokens that end a text, "
+                "such as 1.16; upgrade trl, or remove it"
+            )
 
     def _tokenize_prompts(
         self, prompts: list[str]
     ) -> tuple[list[list[int]], None, dict[str, object]]:
-        return [list(self._tokenize(prompt)) for prompt in prompts], None, {}
+        return [list(self._tokenize(self._prompts[int(row)])) for row in prompts], None, {}
+
+    def _generate_single_turn(
+        self, prompt_ids: list[list[int]], *arguments: object, **named: object
+    ) -> object:
+        """Continuations, sampled no more at once than a training pass takes.
+
+        trl samples all of a step at once, whose keys and values need that much more memory. Its
+        GRPO returns log-probabilities beside the tokens, which are None here; its RLOO does not.
+        """
+        made: list[list[int]] = []
+        with_logprobs = False
+        for start in range(0, len(prompt_ids), self._config.micro_batch_size):
+            part = prompt_ids[start : start + self._config.micro_batch_size]
+            sampled = super()._generate_single_turn(part, *arguments, **named)
+            with_logprobs = isinstance(sampled, tuple)
+            made += (self._cut(list(ids)) for ids in (sampled[0] if with_logprobs else sampled))
+        return (made, None) if with_logprobs else made
+
+    def _cut(self, tokens: list[int]) -> list[int]:
+        """A continuation up to its end; trl 1.0 knows one token that ends a text."""
+        end = next((k for k, token in enumerate(tokens) if token in self._ends), len(tokens))
+        return tokens[: end + 1]
 
     def training_step(self, *arguments: object, **named: object) -> torch.Tensor:
         """Gradients of all processes; refuse a loss that is not a number."""
@@ -215,16 +265,22 @@ class Recorded(OwnTrainer):
 
     def logged(self, step: int, logs: dict[str, float]) -> None:
         """Note the figures of a step, and steer the weight of the divergence."""
-        if "reward" not in logs:  # the summary at the end of a training
+        if "loss" not in logs:  # the summary at the end of a training
             return
         figures = {name: logs.get(key) for name, key in _FIGURES.items()}
-        self._record.steps.append({"step": step, **figures, "kl_weight": self.beta})
+        if self._record.steps and figures["reward"] is None:  # another update from the same batch
+            figures |= {name: self._record.steps[-1][name] for name in _OF_BATCH}
+        line: Figures = {"step": step, **figures, "kl_weight": self.beta}
+        self._record.steps.append(line)
+        self._log.write({name: value for name, value in line.items() if value is not None})
         target, start = self._config.kl_target, self._config.kl_weight
         if target is not None and figures["kl"] is not None:
             steered = self.beta * (_STEER if figures["kl"] > target else 1 / _STEER)
             # Bounded, so that a long start below the target is not paid back later.
             self.beta = min(max(steered, start / _STEER_RANGE), start * _STEER_RANGE)
-        self.report(TrainingStep(step, self._config.steps, "reward", float(logs["reward"])))
+        if figures["reward"] is not None:
+            shown = TrainingStep(step, self._config.steps, "reward", figures["reward"])
+            self.report(shown)
 
     def saved(self, checkpoint: Path) -> None:
         """Store the record beside a checkpoint, and mark that as whole."""
@@ -246,10 +302,11 @@ class Recorded(OwnTrainer):
 def train_against(
     start_policy: PreTrainedModel,
     base: LoadedModel,
-    prompts: Sequence[str],
+    prompts: Sequence[Prompt],
     *,
     tokenize: Tokenize,
     judge: Judge,
+    ends: frozenset[int],
     config: PolicyConfig,
     folder: TuningFolder | None,
     measure: Measure | None,
@@ -260,9 +317,10 @@ def train_against(
     Args:
         start_policy: The policy before training, a copy of the base; its weights stay.
         base: Where it comes from.
-        prompts: ``steps * batch_size`` prompts in their order.
+        prompts: ``n_batches * batch_size`` prompts in their order.
         tokenize: Token ids that the policy reads of a prompt.
         judge: Rewards of continuations.
+        ends: Tokens that end a continuation.
         config: Settings.
         folder: Of the checkpoints; None keeps none.
         measure: Same as in :class:`Recorded`.
@@ -277,7 +335,11 @@ def train_against(
     checkpoint, record, kl_weight = _start(folder, config)
     trl, datasets = training_packages()
     trainer_class, kind = _algorithm(trl, config)
-    with tempfile.TemporaryDirectory() as scratch, foreign_code():
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        StepLog(folder.folder if folder else None, len(record.steps)) as log,
+        foreign_code(),
+    ):
 
         class PolicyTrainer(Recorded, trainer_class):  # type: ignore[misc, valid-type]
             """One of trl's trainers; defined here because trl may be missing."""
@@ -286,15 +348,19 @@ def train_against(
             config=config,
             record=record,
             kl_weight=kl_weight,
+            prompts=prompts,
             tokenize=tokenize,
+            ends=ends,
             measure=measure,
+            log=log,
             reporter=reporter,
             model=start_policy,
-            reward_funcs=_reward_function(judge, config, record),
-            args=_arguments(kind, config, base, folder, Path(scratch)),
-            train_dataset=datasets.Dataset.from_dict({"prompt": list(prompts)}),
-            processing_class=base.tokenizer,
-            peft_config=lora_config(config, "CAUSAL_LM"),
+            reward_funcs=_reward_function(prompts, judge, config, record),
+            args=_arguments(kind, config, base, ends, folder, Path(scratch)),
+            # Prompts by their numbers: trl would render messages itself, with thoughts and dates.
+            train_dataset=datasets.Dataset.from_dict({"prompt": [*map(str, range(len(prompts)))]}),
+            processing_class=_own_tokenizer(base, ends),
+            peft_config=lora_config(config, "CAUSAL_LM", start_policy),
         )
         _count_positions(trainer.model, start_policy)
         check = ChangeCheck(trainer.model)
@@ -311,10 +377,19 @@ def _algorithm(trl: ModuleType, config: PolicyConfig) -> tuple[type, type]:
     return trl.RLOOTrainer, trl.RLOOConfig
 
 
+def _own_tokenizer(base: LoadedModel, ends: frozenset[int]) -> PreTrainedTokenizerBase:
+    """A copy for trl, which writes a padding token into it; with an EOS, which trl needs."""
+    tokenizer = copy.deepcopy(base.tokenizer)
+    if tokenizer.eos_token_id is None:
+        tokenizer.eos_token = tokenizer.convert_ids_to_tokens(min(ends))
+    return tokenizer
+
+
 def _reward_function(
-    judge: Judge, config: PolicyConfig, record: PolicyLog
+    prompts: Sequence[Prompt], judge: Judge, config: PolicyConfig, record: PolicyLog
 ) -> Callable[..., list[float]]:
-    """What trl calls with the continuations of a step; it notes some of them."""
+    """What trl calls with the continuations of a batch; it notes some of them."""
+    rows_of = prompts
 
     def reward(
         prompts: list[str],
@@ -324,14 +399,23 @@ def _reward_function(
         trainer_state: TrainerState,
         **_: object,
     ) -> list[float]:
-        judged = judge(prompts, completion_ids)
+        asked = [rows_of[int(row)] for row in prompts]
+        judged = judge(asked, completion_ids)
         repeated = [repetition(ids) for ids in completion_ids]
         log_metric("repetition", sum(repeated) / len(repeated))
+        unfinished = [not one.finished for one, _ in judged]
+        log_metric("unfinished", sum(unfinished) / len(unfinished))
         step = int(trainer_state.global_step)
-        if step % config.sample_steps == 0 and distributed.is_main():
+        # A step without new continuations has none to show; those of the next batch are.
+        if step % config.sample_steps < config.num_iterations and distributed.is_main():
             record.samples += [
-                {"step": step, "prompt": prompt, "continuation": text, "reward": value}
-                for prompt, (text, value) in list(zip(prompts, judged, strict=True))[:N_SAMPLES]
+                {
+                    "step": step,
+                    "prompt": prompt_text(prompt),
+                    "continuation": one.text,
+                    "reward": value,
+                }
+                for prompt, (one, value) in list(zip(asked, judged, strict=True))[:N_SAMPLES]
             ]
         return [value for _, value in judged]
 
@@ -362,6 +446,7 @@ def _arguments(
     kind: type[GRPOConfig],
     config: PolicyConfig,
     base: LoadedModel,
+    ends: frozenset[int],
     folder: TuningFolder | None,
     scratch: Path,
 ) -> GRPOConfig:
@@ -377,21 +462,14 @@ def _arguments(
         scratch,
         per_device_train_batch_size=config.n_episodes_of(size) // passes,
         gradient_accumulation_steps=passes,
-        num_generations=config.group_size,
-        max_completion_length=config.max_new_tokens,
-        temperature=config.temperature,
-        top_p=config.top_p,
-        generation_kwargs=(
-            {"min_new_tokens": config.min_new_tokens} if config.min_new_tokens else None
-        ),
-        # With a weight of 0 trl would leave out the divergence, also from what it reports.
-        beta=config.kl_weight,
-        epsilon=config.clip,
-        # Otherwise a base with dropout would sample as one policy and learn as another.
-        disable_dropout=True,
-        shuffle_dataset=False,
+        generation_kwargs={
+            "eos_token_id": sorted(ends),
+            "min_new_tokens": config.min_new_tokens or None,
+        },
+        save_steps=config.checkpoint_steps,
         logging_strategy="steps",
         logging_steps=1,
+        **known_arguments(kind, algorithm_arguments(config, base.model)),
     )
 
 

@@ -20,8 +20,8 @@ from icm_fast.files import json_lines, write_atomically
 from icm_fast.model.load import load_model
 from icm_fast.model.loaded import LoadedModel, ModelSpec
 from icm_fast.runs.store import LABELS_FILE
-from icm_fast.tasks.constraints import connected_rows
 from icm_fast.tasks.source import TaskSource
+from icm_fast.training.batches import connected_groups
 from icm_fast.training.config import TuningConfig
 from icm_fast.training.sft.train import Tuned, fine_tune
 from icm_fast.types import UNLABELLED, Dataset, IntArray, Reporter
@@ -116,7 +116,12 @@ def iterate(
     _check_alone()
     search_config = search_config or SearchConfig()
     batches = split_batches(dataset, batch_size, search_config.seed)
-    base = load_model(model, dtype=search_config.dtype, device=search_config.device)
+    base = load_model(
+        model,
+        dtype=search_config.dtype,
+        device=search_config.device,
+        quantization=(tuning_config or TuningConfig()).quantization,
+    )
     current, searches = base, []
     labels = np.full(len(dataset), UNLABELLED, np.int32)
     with progress or Quiet() as shown:
@@ -173,15 +178,8 @@ def _rows(dataset: Dataset, labels: IntArray, batches: Sequence[IndexArray]) -> 
 
 def _groups(dataset: Dataset) -> list[list[int]]:
     """Rows that have to stay together, each list ascending, in the order of their first rows."""
-    seen: dict[str, int] = {}
-    pairs = [
-        (seen.setdefault(example.group, row), row)
-        for row, example in enumerate(dataset.examples)
-        if example.group is not None
-    ]
-    pairs += [(constraint.first, constraint.second) for constraint in dataset.constraints]
     groups: dict[int, list[int]] = {}
-    for row, leader in enumerate(connected_rows(len(dataset), pairs)):
+    for row, leader in enumerate(connected_groups(dataset)):
         groups.setdefault(leader, []).append(row)
     return list(groups.values())
 

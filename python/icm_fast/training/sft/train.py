@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy.typing as npt
 import torch
+from transformers import PreTrainedModel
 
 from icm_fast import distributed
 from icm_fast.engine.progress import Quiet
@@ -26,18 +27,27 @@ from icm_fast.model.load import load_model
 from icm_fast.model.loaded import LoadedModel, ModelSpec
 from icm_fast.plan.label_tree import label_tree
 from icm_fast.plan.pieces import tokenize_dataset
+from icm_fast.training.adapted import adapter_figures
+from icm_fast.training.batches import connected_groups
+from icm_fast.training.chat import CHAT
 from icm_fast.training.config import AUTO, TrainingConfig, TuningConfig
-from icm_fast.training.folder import TuningFolder
+from icm_fast.training.folder import TuningFolder, TuningState
 from icm_fast.training.session import Trained, save_adapter, save_whole, train_or_resume
 from icm_fast.training.sft.texts import (
+    Conversation,
     TrainingText,
+    chat_texts,
     check_lengths,
-    plain_texts,
     texts_digest,
     training_texts,
+    whole_texts,
 )
 from icm_fast.training.sft.trainer import train
+from icm_fast.training.steps import unsharded
 from icm_fast.types import Dataset, Reporter, check_labels
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 Config = TypeVar("Config", bound=TrainingConfig)
 
@@ -57,6 +67,8 @@ class Tuned:
         n_tokens: Tokens of the training texts, times the epochs.
         n_examples: Labelled examples, or texts.
         folder: Output folder, None without one; a name that ``model=`` takes.
+        best_step: The step whose weights were kept, None where nothing was held out.
+        best_loss: Mean loss on held-out examples after that step, in nats.
     """
 
     model: LoadedModel
@@ -65,6 +77,8 @@ class Tuned:
     n_tokens: int
     n_examples: int
     folder: Path | None
+    best_step: int | None = None
+    best_loss: float | None = None
 
 
 def fine_tune(
@@ -77,6 +91,8 @@ def fine_tune(
     progress: Reporter | None = None,
 ) -> Tuned:
     """Train a model to give the labels to the prompts, without demonstrations.
+
+    With ``format=chat`` a prompt is a message of the user, and its label the answer.
 
     The same arguments, number of threads and machine give the same weights, bit for bit. Several
     processes (``accelerate launch``, ``torchrun``) share each batch and all return the same model;
@@ -99,14 +115,19 @@ def fine_tune(
     """
     distributed.start()
     labels = check_labels(labels, dataset)
-    base = load_model(model)
-    pieces = tokenize_dataset(dataset, base.tokenizer)
-    texts = training_texts(pieces, label_tree(pieces), labels)
-    return _tune(texts, base, config or TuningConfig(), output_dir, progress)
+    config = config or TuningConfig()
+    base = load_model(model, quantization=config.quantization)
+    groups = connected_groups(dataset)
+    if config.format == CHAT:
+        texts = chat_texts(dataset, labels, base.tokenizer, groups)
+    else:
+        pieces = tokenize_dataset(dataset, base.tokenizer)
+        texts = training_texts(pieces, label_tree(pieces), labels, groups)
+    return _tune(texts, base, config, output_dir, progress)
 
 
 def fine_tune_texts(
-    texts: Sequence[str],
+    texts: Sequence[str | Conversation],
     *,
     model: ModelSpec,
     config: TuningConfig | None = None,
@@ -116,7 +137,8 @@ def fine_tune_texts(
     """Train a model to write texts like these: the usual start of a policy.
 
     Args:
-        texts: Whole texts; each is learned from its first token to its end.
+        texts: Whole texts, each learned from its first token to its end; or conversations, of
+            which the last answer is learned.
         model: Same as in :func:`fine_tune`.
         config: Settings; the defaults when absent.
         output_dir: Same as in :func:`fine_tune`.
@@ -126,9 +148,10 @@ def fine_tune_texts(
         InputError: An empty text, or same as in :func:`fine_tune`.
     """
     distributed.start()
-    base = load_model(model)
-    made = plain_texts(texts, base.tokenizer)
-    return _tune(made, base, config or TuningConfig(), output_dir, progress)
+    config = config or TuningConfig()
+    base = load_model(model, quantization=config.quantization)
+    made = whole_texts(texts, base.tokenizer, config.format)
+    return _tune(made, base, config, output_dir, progress)
 
 
 def _tune(
@@ -158,6 +181,8 @@ def _tune(
         n_tokens=_n_tokens(texts, config),
         n_examples=len(texts),
         folder=folder,
+        best_step=state.best_step,
+        best_loss=state.best_loss,
     )
 
 
@@ -189,7 +214,9 @@ def load_made(base: LoadedModel, home: Path, name: str) -> LoadedModel:
         return merge_adapter(base, adapter, name)
     dtype, device = base.dtype_name, str(base.device)
     return load_tuned(
-        name, home / MODEL_FOLDER, lambda spec: load_model(spec, dtype=dtype, device=device)
+        name,
+        home / MODEL_FOLDER,
+        lambda spec, bits: load_model(spec, dtype=dtype, device=device, quantization=bits),
     )
 
 
@@ -201,16 +228,42 @@ def _train(
     name: str,
     reporter: Reporter,
 ) -> Trained[LoadedModel]:
+    trained, state = train(trainable(base, config), base, texts, config, folder, reporter)
+    trained = unsharded(trained, lambda: trainable(base, config), config)
+    return as_trained(trained, state, base, folder, name, {"n_tokens": _n_tokens(texts, config)})
+
+
+def trainable(base: LoadedModel, config: TrainingConfig) -> PreTrainedModel:
+    """A copy of the base to train; adapters leave the memory that it shares with the base alone."""
     full = config.method == "full"
-    start = copy_model(base.model, training_dtype(base, config), share=not full)
-    if full:
-        start.requires_grad_(True)
-    trained, state = train(start, base, texts, config, folder, reporter)
-    figures = {"n_tokens": _n_tokens(texts, config)}
-    if not full:
+    copied = copy_model(base.model, training_dtype(base, config), share=not full)
+    return copied.requires_grad_(True) if full else copied
+
+
+def as_trained(
+    trained: PreTrainedModel | PeftModel,
+    state: TuningState,
+    base: LoadedModel,
+    folder: TuningFolder | None,
+    name: str,
+    figures: Mapping[str, object],
+) -> Trained[LoadedModel]:
+    """What a training of a causal model gave: an adapter that is merged later, or a whole model.
+
+    Args:
+        trained: The model as its trainer left it; the peft model around it where it has adapters.
+        state: Losses and seconds.
+        base: What was trained.
+        folder: Of the training.
+        name: Of the new model.
+        figures: What else is recorded.
+    """
+    if not isinstance(trained, PreTrainedModel):
         final = folder.folder if folder else None
         return Trained(
-            state, lambda made: save_adapter(trained, made, base.name, final), figures=figures
+            state,
+            lambda made: save_adapter(trained, made, base.name, final),
+            figures={**figures, **adapter_figures(trained)},
         )
     model = as_loaded(copy_model(trained, base.model.dtype, share=True), base, name)
     return Trained(
@@ -224,6 +277,7 @@ def _identity(
     return as_stored(
         {
             "config": config.to_dict(),
+            "format": config.format,
             "n_examples": len(texts),
             "data_digest": texts_digest(texts),
             "model_fingerprint": base.fingerprint,

@@ -2,40 +2,50 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
 import torch
+import torch.utils.checkpoint
 from transformers import PreTrainedModel
 
+from icm_fast import distributed
 from icm_fast.errors import InputError
 from icm_fast.model.adapters import INSTALL_TRAIN, foreign_code
+from icm_fast.model.label_head import logit_scaling
 from icm_fast.model.loaded import LoadedModel
+from icm_fast.model.quantised import import_before_others
+from icm_fast.training.batches import plan_batches
 from icm_fast.training.config import TuningConfig
 from icm_fast.training.folder import TuningFolder, TuningState
-from icm_fast.training.sft.texts import TrainingText, order_batches
+from icm_fast.training.sft.texts import TrainingText
+from icm_fast.training.step_log import StepLog
 from icm_fast.training.steps import (
     Batch,
-    ChangeCheck,
     FixedBatches,
     lora_config,
-    trainer_arguments,
+    n_passes_of,
+    run_training,
+    tuning_arguments,
+    tuning_callbacks,
 )
 from icm_fast.types import Reporter
 
 if TYPE_CHECKING:
     from peft import PeftModel
-    from transformers.modeling_outputs import CausalLMOutput
 
 Row = dict[str, list[int]]
 """``input_ids``, and ``completion_mask`` with 1 where the loss is."""
 
 IGNORED = -100
+LOGITS_AT_ONCE = 2**24
+"""Label tokens times vocabulary of which logits are kept: 64 MiB in float32."""
 
 
 def train(
@@ -57,30 +67,36 @@ def train(
         InputError: trl, peft or datasets is missing, the loss is not finite, or no weight
             changed.
     """
-    start = folder.last_checkpoint() if folder else None
+    checkpoint, state = (folder.last_checkpoint() if folder else None) or (None, TuningState())
     trl, datasets = training_packages()
-    batches = order_batches(
-        [len(text.ids) for text in texts],
-        epochs=config.epochs,
-        batch_size=config.batch_size,
-        seed=config.seed,
+    batches, held_out = plan_batches(
+        [len(text.ids) for text in texts], [text.group for text in texts], config
     )
     accepted = frozenset(inspect.signature(model.forward).parameters)
-    with tempfile.TemporaryDirectory() as scratch, foreign_code():
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        StepLog(folder.folder if folder else None, len(state.losses)) as log,
+        foreign_code(),
+    ):
 
         class LabelTrainer(FixedBatches[Row], trl.SFTTrainer):  # type: ignore[misc, name-defined]
             """trl's trainer on the batches; defined here because trl may be missing."""
 
         trainer = LabelTrainer(
             batches=batches,
+            held_out=held_out,
             loss=partial(label_loss, accepted=accepted),
-            count=lambda batch: int((batch["targets"] != IGNORED).sum()),
+            terms=[text.n_loss for text in texts],
+            n_passes=n_passes_of(config),
+            autocast=config.autocast,
             data_collator=collate,
             train_dataset=datasets.Dataset.from_list([_row(text) for text in texts]),
-            state=start[1] if start else TuningState(),
+            state=state,
+            log=log,
             reporter=reporter,
+            callbacks=tuning_callbacks(config),
             model=model,
-            args=trainer_arguments(
+            args=tuning_arguments(
                 trl.SFTConfig,
                 config,
                 base,
@@ -90,13 +106,12 @@ def train(
                 dataset_kwargs={"skip_prepare_dataset": True},
                 max_length=None,
             ),
-            processing_class=base.tokenizer,
-            peft_config=lora_config(config, "CAUSAL_LM") if config.method == "lora" else None,
+            processing_class=copy.deepcopy(base.tokenizer),  # trl sets a padding token
+            peft_config=(
+                lora_config(config, "CAUSAL_LM", model) if config.method == "lora" else None
+            ),
         )
-        check = ChangeCheck(trainer.model)
-        trainer.train(resume_from_checkpoint=str(start[0]) if start else None)
-        check.require_change(trainer.model, config)
-        return trainer.model, trainer.tuning_state()
+        return trainer.model, run_training(trainer, config, checkpoint)
 
 
 def collate(texts: Sequence[Row]) -> Batch:
@@ -130,14 +145,20 @@ def collate(texts: Sequence[Row]) -> Batch:
 
 
 def label_loss(
-    model: Callable[..., CausalLMOutput], inputs: Batch, accepted: frozenset[str]
-) -> torch.Tensor:
+    model: PreTrainedModel | PeftModel, inputs: Batch, accepted: frozenset[str]
+) -> tuple[torch.Tensor, dict[str, float]]:
     """Mean cross-entropy of the label tokens over the vocabulary.
+
+    Where the logits of all label tokens would be large they are computed in parts, and again for
+    the gradients, so that memory does not grow with tokens times vocabulary.
 
     Args:
         model: The model, or a peft model around it.
         inputs: A batch of :func:`collate`.
         accepted: Arguments that the model's forward takes.
+
+    Returns:
+        The loss, and the share of label tokens that the model finds likeliest (``accuracy``).
     """
     targets = inputs["targets"]
     n_targets = targets.shape[1]
@@ -148,11 +169,72 @@ def label_loss(
         "logits_to_keep": n_targets,
         "use_cache": False,
     }
-    output = model(**{name: value for name, value in arguments.items() if name in accepted})
-    logits = output.logits[:, -n_targets:].float()
-    return torch.nn.functional.cross_entropy(
-        logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED
-    )
+    arguments = {name: value for name, value in arguments.items() if name in accepted}
+    causal = model if isinstance(model, PreTrainedModel) else model.get_base_model()
+    size = causal.config.get_text_config(decoder=True).vocab_size
+    # FSDP has gathered the head only within the forward pass.
+    if targets.numel() * size > LOGITS_AT_ONCE and not distributed.is_sharded():
+        return _loss_in_parts(model, causal, arguments, targets, max(1, LOGITS_AT_ONCE // size))
+    logits = model(**arguments).logits[:, -n_targets:].float().flatten(0, 1)
+    targets = targets.flatten().to(logits.device)
+    loss = torch.nn.functional.cross_entropy(logits, targets, ignore_index=IGNORED)
+    right = (logits.detach().argmax(-1) == targets).sum() / (targets != IGNORED).sum()
+    return loss, {"accuracy": float(right)}
+
+
+def _loss_in_parts(
+    model: torch.nn.Module,
+    causal: PreTrainedModel,
+    arguments: dict[str, object],
+    targets: torch.Tensor,
+    n_at_once: int,
+) -> tuple[torch.Tensor, dict[str, float]]:
+    """The same as in :func:`label_loss`, with the logits of ``n_at_once`` label tokens at a time.
+
+    Args:
+        model: Forwards ``arguments``.
+        causal: Has the head.
+        arguments: Of the forward pass.
+        targets: ``[rows, longest label]``.
+        n_at_once: Label tokens.
+    """
+    head, (scale, softcap) = causal.get_output_embeddings(), logit_scaling(causal)
+    hidden = _input_of(head, model, arguments)[:, -targets.shape[1] :]
+    there = targets != IGNORED
+    hidden, targets = hidden[there.to(hidden.device)], targets[there]
+
+    def part(states: torch.Tensor, aims: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        logits = head(states).float() * scale
+        if softcap:
+            logits = softcap * torch.tanh(logits / softcap)
+        aims = aims.to(logits.device)
+        right = (logits.detach().argmax(-1) == aims).sum()
+        return torch.nn.functional.cross_entropy(logits, aims, reduction="sum"), right
+
+    parts = [
+        torch.utils.checkpoint.checkpoint(part, states, aims, use_reentrant=False)
+        for states, aims in zip(hidden.split(n_at_once), targets.split(n_at_once), strict=True)
+    ]
+    loss = torch.stack([one for one, _ in parts]).sum() / len(targets)
+    return loss, {"accuracy": sum(int(right) for _, right in parts) / len(targets)}
+
+
+def _input_of(
+    head: torch.nn.Module, model: torch.nn.Module, arguments: dict[str, object]
+) -> torch.Tensor:
+    """What the head reads in a forward pass of the model, of which it computes one position."""
+    read: list[torch.Tensor] = []
+
+    def shorten(_: torch.nn.Module, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
+        read.append(inputs[0])
+        return (inputs[0][:, -1:],)
+
+    hook = head.register_forward_pre_hook(shorten)
+    try:
+        model(**arguments)
+    finally:
+        hook.remove()
+    return read[0]
 
 
 def training_packages() -> tuple[ModuleType, ModuleType]:
@@ -161,6 +243,7 @@ def training_packages() -> tuple[ModuleType, ModuleType]:
     Raises:
         InputError: One of them is missing.
     """
+    import_before_others()
     try:
         import datasets
         import peft  # noqa: F401 - trl imports it late

@@ -1,0 +1,74 @@
+"""``steps.jsonl``: the figures of every step of a training, while it runs and afterwards."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, Self
+
+from icm_fast import distributed
+from icm_fast.files import is_file, json_lines, read_file, write_atomically, writing
+from icm_fast.files.fields import Fields, read_line
+
+STEPS_FILE = "steps.jsonl"
+
+Line = dict[str, float]
+"""``step`` (from 1), and what was measured then; see :class:`StepLog`."""
+
+
+class StepLog:
+    """Appends lines to the file of a folder; without a folder, lines go nowhere.
+
+    A line of a step has ``loss`` (natural log), ``learning_rate``, ``grad_norm`` before it is
+    bounded, and, as far as the training has them, ``accuracy`` and ``margin``. A line of a
+    measurement on held-out examples has the same names after ``eval_``.
+
+    The main process reads and writes; a training that resumes drops the lines of steps that were
+    lost.
+
+    Args:
+        folder: Of the training.
+        n_done: Steps that are not taken again.
+    """
+
+    def __init__(self, folder: Path | None, n_done: int) -> None:
+        self._file: BinaryIO | None = None
+        if folder is not None:
+            path = folder / STEPS_FILE
+            distributed.on_main(lambda: self._open(path, n_done))
+
+    def _open(self, path: Path, n_done: int) -> None:
+        kept = [line for line in _read(path) if line.number("step", 0) <= n_done]
+        write_atomically(path, json_lines(line.content for line in kept))
+        with writing(path):
+            self._file = path.open("ab")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def write(self, line: Line) -> None:
+        """Append a line, which others can read at once."""
+        if self._file is not None:
+            # JSON has no infinity, which a norm of gradients may be.
+            self._file.write(json_lines([{k: v for k, v in line.items() if math.isfinite(v)}]))
+            self._file.flush()
+
+
+def _read(path: Path) -> list[Fields]:
+    """The whole lines of the file; a process that was killed may have left part of one."""
+    if not is_file(path):
+        return []
+    fix = f"delete {path}"
+    whole, _, _ = read_file(path, fix).rpartition(b"\n")
+    lines = whole.split(b"\n") if whole else []
+    return [read_line(line, f"{path}, line {k}", fix) for k, line in enumerate(lines, start=1)]
