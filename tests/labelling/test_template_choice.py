@@ -5,7 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from icm_fast.labelling.template_choice import choose_template, mutual_information
+from icm_fast.labelling.template_choice import (
+    FIRST_ROWS,
+    SAMPLE_ROWS,
+    choose_template,
+    mutual_information,
+    sampled_prompts,
+)
 
 
 def logs(*rows):
@@ -29,10 +35,32 @@ def test_what_labels_share_in_probability_does_not_matter():
     assert mutual_information(shifted) == pytest.approx(mutual_information(SURE_AND_DIFFERENT))
 
 
+def chosen(scores, templates="abc"):
+    asked = []
+
+    def score(template, n_rows):
+        asked.append((template, n_rows))
+        return scores[template, n_rows] if (template, n_rows) in scores else scores[template]
+
+    return choose_template(templates, score), asked
+
+
 def test_the_best_template_is_chosen_and_the_first_of_equal_ones():
-    scores = {"a": UNSURE, "b": SURE_AND_DIFFERENT, "c": SURE_AND_DIFFERENT}
-    assert choose_template("abc", scores.__getitem__) == "b"
+    found, asked = chosen({"a": UNSURE, "b": SURE_AND_DIFFERENT, "c": SURE_AND_DIFFERENT})
+    assert found == "b"
+    assert asked[:3] == [(template, FIRST_ROWS) for template in "abc"]
+    assert asked[3:] == [(template, SAMPLE_ROWS) for template in "bc"]
+    assert sampled_prompts(3, 10**6) == sum(n_rows for _, n_rows in asked)
+
+
+def test_more_rows_decide_between_the_best_two():
+    scores = {"a": UNSURE, "b": SURE_AND_DIFFERENT, "c": SURE_OF_ONE + np.float32(0.0)}
+    scores["c", FIRST_ROWS] = logs([0.9, 0.1], [0.1, 0.9])
+    scores["b", SAMPLE_ROWS] = UNSURE
+    scores["c", SAMPLE_ROWS] = SURE_AND_DIFFERENT
+    assert chosen(scores)[0] == "c"
 
 
 def test_a_single_template_is_not_scored():
-    assert choose_template(["a"], lambda template: pytest.fail("scored")) == "a"
+    assert chosen({}, "a") == ("a", [])
+    assert sampled_prompts(1, 100) == 0
