@@ -144,7 +144,8 @@ test-lowest: constraints.txt constraints-lowest.txt
 
 # A search killed at 100 random instants, two on one folder, disks that are full: the same bytes in the end. Minutes.
 kills: install
-	$(BIN)/python tests/runs/kills.py --n 100
+	$(BIN)/python tests/runs/kills.py --n 100 --subject search
+	$(BIN)/python tests/runs/kills.py --n 100 --subject label
 
 bench: install
 	$(BIN)/python -m pytest benchmarks --benchmark-only

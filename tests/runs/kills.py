@@ -31,6 +31,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPOSITORY / "tests"))
 
 N_ROWS = 12
+N_TABLE = 64
 _POLL_SECONDS = 0.0002
 
 
@@ -41,7 +42,7 @@ class Subject:
     Attributes:
         name: For ``--subject``.
         command: Arguments of ``icm-fast``, from the folder of inputs and that of results.
-        files: Results that must be the same bytes.
+        files: Results that must be the same bytes, as patterns of paths in the folder.
         summaries: JSON files of results, with the keys of each that may differ: counts and times of
             the last process.
     """
@@ -53,13 +54,21 @@ class Subject:
 
     def results(self, folder: Path) -> dict[str, bytes]:
         """The files to compare, by name."""
-        content = {name: (folder / name).read_bytes() for name in self.files}
+        content = {
+            str(path.relative_to(folder)): path.read_bytes()
+            for pattern in self.files
+            for path in sorted(folder.glob(pattern))
+        }
         for name, differing in self.summaries.items():
             summary = json.loads((folder / name).read_bytes())
             for key in differing:
                 del summary[key]
             content[name] = json.dumps(summary).encode()
         return content
+
+    def is_whole(self, folder: Path) -> bool:
+        """Whether there is something of all results."""
+        return all(any(folder.glob(name)) for name in (*self.files, *self.summaries))
 
 
 def _search(inputs: Path, folder: Path) -> list[str]:
@@ -76,7 +85,27 @@ SEARCH = Subject(
     files=("config.yaml", "examples.jsonl", "evaluations.bin", "events.jsonl", "labels.jsonl"),
     summaries={"summary.json": ("seconds", "n_evaluations_resumed")},
 )
-SUBJECTS = {subject.name: subject for subject in (SEARCH,)}
+
+
+def _label(inputs: Path, folder: Path) -> list[str]:
+    # Two cores, and chunks so small that most of the time goes to writing.
+    arguments = ["label", str(inputs / "table.jsonl"), "--text", "text", "--labels", "spam,mail"]
+    for setting in ("core_size=8", "cores=2", "chunk_rows=4", "device=cpu"):
+        arguments += ["--set", setting]
+    arguments += ["--model", model_of(inputs), "--folder", str(folder), "--progress", "none"]
+    return [*arguments, "-o", str(folder / "labelled.csv")]
+
+
+LABEL = Subject(
+    name="label",
+    command=_label,
+    files=(
+        *("labelling.json", "settings.json", "decision.npz", "labelled.csv", "views/*.bin"),
+        *("cores/*/evaluations.bin", "cores/*/events.jsonl", "cores/*/labels.jsonl"),
+    ),
+    summaries={"summary.json": ("seconds",)},
+)
+SUBJECTS = {subject.name: subject for subject in (SEARCH, LABEL)}
 
 
 def model_of(inputs: Path) -> str:
@@ -91,6 +120,8 @@ def write_inputs(inputs: Path, model: str | None = None) -> Path:
     rows = [{"text": f"message {row}: {'free' if row % 3 else 'hello'}"} for row in range(N_ROWS)]
     lines = "".join(json.dumps(row) + "\n" for row in rows)
     (inputs / "rows.jsonl").write_text(lines)
+    table = [{"text": f"message {row}: {'free' if row % 3 else 'hello'}"} for row in range(N_TABLE)]
+    (inputs / "table.jsonl").write_text("".join(json.dumps(row) + "\n" for row in table))
     (inputs / "task.yaml").write_text(
         'data: rows.jsonl\ntemplate: "Message: {text}\\nKind:"\nlabels: [" spam", " mail"]\n'
     )
@@ -121,6 +152,7 @@ def load_libraries() -> None:
     import icm_fast.cli.commands
     import icm_fast.engine.search
     import icm_fast.evaluation.report
+    import icm_fast.labelling
     import icm_fast.model
     import icm_fast.scoring.factory  # noqa: F401
 
@@ -241,13 +273,12 @@ class Trials:
             raise SystemExit(f"not resumed, exit code {code}: {errors.read_text()}")
 
     def _state(self, folder: Path) -> str:
-        names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+        names = {path.name for path in folder.rglob("*")} if folder.is_dir() else set()
         if not names:
             return "before the first file"
         if any(name.endswith(".tmp") for name in names):
             return "between a file and its name"
-        wanted = {*self.subject.files, *self.subject.summaries}
-        if not wanted <= names:
+        if not self.subject.is_whole(folder):
             return "with some of the files"
         return "with all files"
 
@@ -320,8 +351,7 @@ def _await_change(folder: Path, pid: int) -> None:
 
 def _signature(folder: Path) -> list[tuple[str, int]]:
     try:
-        with os.scandir(folder) as entries:
-            return sorted((e.name, e.stat(follow_symlinks=False).st_size) for e in entries)
+        return sorted((str(path), path.lstat().st_size) for path in folder.rglob("*"))
     except FileNotFoundError:  # not there yet, or a temporary that was renamed meanwhile
         return []
 

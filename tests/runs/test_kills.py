@@ -4,12 +4,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 KILLS = Path(__file__).parent / "kills.py"
 
 
-def test_killed_searches_resume_to_the_same_bytes():
+@pytest.mark.parametrize("subject", ["search", "label"])
+def test_what_was_killed_resumes_to_the_same_bytes(subject):
+    options = ["--subject", subject, "--n", "3", "--seed", "1", "--disks", "1"]
     done = subprocess.run(
-        [sys.executable, str(KILLS), "--n", "3", "--seed", "1", "--disks", "1"],
+        [sys.executable, str(KILLS), *options],
         capture_output=True,
         text=True,
         timeout=300,
