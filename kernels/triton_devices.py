@@ -10,8 +10,10 @@ from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
-OLDEST_TRITON = (3, 7)
-"""Earlier versions may work, but the kernels were never compiled with them."""
+OLDEST_TRITON = (3, 6)
+"""For devices; torch 2.11 brings it. The kernels were not compiled with earlier versions."""
+OLDEST_INTERPRETER = (3, 7)
+"""For Triton's interpreter."""
 
 OLDEST_CAPABILITY = (8, 0)
 
@@ -42,7 +44,7 @@ def has_triton_kernels(device: torch.device) -> bool:
 
 def is_interpreted(device: torch.device) -> bool:
     """Whether Triton's interpreter runs there: correct results, meaningless times."""
-    return INTERPRETED and device.type == "cpu" and _triton_version() >= OLDEST_TRITON
+    return INTERPRETED and device.type == "cpu" and _triton_version() >= OLDEST_INTERPRETER
 
 
 def _triton_version() -> tuple[int, ...]:

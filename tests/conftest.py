@@ -72,3 +72,13 @@ def gemma3() -> LoadedModel:
     """Gemma-3-270M in float32 on the CPU; mark the test ``model``."""
     assert "gemma3-270m" in EMBEDDED_MODELS
     return _installed("gemma3-270m")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """With ``-m gpu``, import nothing but files with such tests.
+
+    On a machine with a device, packages that only other tests need may be missing.
+    """
+    if config.option.markexpr != "gpu" or not collection_path.name.startswith("test_"):
+        return None
+    return "pytest.mark.gpu" not in collection_path.read_text(encoding="utf-8") or None

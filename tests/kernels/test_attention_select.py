@@ -71,11 +71,21 @@ def test_devices_of_other_makers_take_sdpa(ampere):
     assert select_for_device(CUDA, 64) is sdpa.tree_attention
 
 
-@pytest.mark.parametrize("old", ["2.3.1", "3.6.0+git123"])
+@pytest.mark.parametrize("old", ["2.3.1", "3.5.1+git123"])
 def test_an_older_triton_is_not_used(ampere, old):
     ampere.setattr(triton_devices, "version", lambda name: old)
-    with pytest.warns(RuntimeWarning, match=rf"need triton 3\.7, found {old[:3]}; "):
+    with pytest.warns(RuntimeWarning, match=rf"need triton 3\.6, found {old[:3]}; "):
         assert select_for_device(CUDA, 64) is sdpa.tree_attention
+
+
+@pytest.mark.parametrize("known", ["3.6.0", "3.7.1"])
+def test_what_torch_brings_is_used_on_devices(ampere, recwarn, known):
+    ampere.setattr(triton_devices, "version", lambda name: known)
+    triton_devices.has_triton_kernels.cache_clear()
+    assert triton_devices.has_triton_kernels(CUDA)
+    assert not len(recwarn)
+    ampere.setattr(triton_devices, "INTERPRETED", True)
+    assert triton_devices.is_interpreted(torch.device("cpu")) == (known == "3.7.1")
 
 
 def test_without_triton_sdpa_serves(ampere):
@@ -88,7 +98,7 @@ def test_without_triton_sdpa_serves(ampere):
 
 
 def test_a_device_is_warned_of_once(ampere, recwarn):
-    ampere.setattr(triton_devices, "version", lambda name: "3.6.0")
+    ampere.setattr(triton_devices, "version", lambda name: "3.5.0")
     for _ in range(2):
         assert not triton_devices.has_triton_kernels(CUDA)
     assert len(recwarn) == 1
