@@ -123,7 +123,9 @@ def plan_labelling(table: Table, task: LabelTask, model: str, config: LabelConfi
     limit = config.context_limit or outline.max_context
     label_tokens = max(
         len(ids)
-        for ids in outline.tokenizer(list(task.labels), add_special_tokens=False)["input_ids"]
+        for ids in outline.tokenizer(
+            [f" {label}" for label in task.labels], add_special_tokens=False
+        )["input_ids"]
     )
     lengths = measure_prompts(table, asked, outline.tokenizer, limit, label_tokens)
     n_items = len(lengths.items)
