@@ -7,6 +7,7 @@ import inspect
 import itertools
 import json
 import math
+import tracemalloc
 
 import numpy as np
 import pandas as pd
@@ -17,7 +18,7 @@ import pytest
 from icm_fast.errors import InputError
 from icm_fast.tasks.registry import TASKS as TASK_LOADERS
 from icm_fast.tasks.registry import load_task
-from icm_fast.tasks.rows import Row, read_column, read_rows
+from icm_fast.tasks.rows import Row, read_column, read_rows, stream_rows
 from icm_fast.training.reward.pairs import read_pairs
 
 TASKS = {
@@ -231,3 +232,24 @@ def test_damaged_files_are_read_or_refused(tmp_path, name):
         message = refusal(read)
         assert "\n" not in message
         assert len(message) < 600
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".jsonl.gz", ".parquet"])
+def test_a_file_is_read_without_holding_it(tmp_path, suffix):
+    path, texts = tmp_path / f"table{suffix}", [f"text {row} " + "x" * 150 for row in range(40_000)]
+    if suffix == ".parquet":
+        pq.write_table(pa.table({"text": texts}), path)
+    elif suffix == ".csv":
+        path.write_text("text\n" + "\n".join(texts) + "\n")
+    else:
+        content = "".join(json.dumps({"text": text}) + "\n" for text in texts).encode()
+        path.write_bytes(gzip.compress(content, 1) if suffix.endswith("gz") else content)
+    next(stream_rows(path))  # imports count once
+    tracemalloc.start()
+    found = sum(
+        row.text("text") == text for row, text in zip(stream_rows(path), texts, strict=True)
+    )
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found == len(texts)
+    assert peak < 3e6 < sum(map(len, texts))

@@ -11,6 +11,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ from icm_fast.errors import InputError, first_line, shown, suggest
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    import pyarrow.parquet as pq
 
 Record = tuple[str, Mapping[str, object]]
 """Where a row stands (file and line), and its values by column."""
@@ -33,6 +35,8 @@ MAX_BYTES = 2**33
 _SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _PANDAS_INDEX = "__index_level_"
+_BATCH_ROWS = 2048
+"""Rows of a Parquet file that are held at a time."""
 
 
 def file_type(path: Path) -> str:
@@ -94,6 +98,45 @@ def _unpacked(path: Path) -> bytes:
     return content
 
 
+class _LimitedGzip(gzip.GzipFile):
+    """A gzip file that ends in an error once it has unpacked to too much."""
+
+    unpacked = 0
+
+    def read1(self, size: int = -1) -> bytes:
+        content = super().read1(size)
+        self.unpacked += len(content)
+        if self.unpacked > MAX_UNPACKED_BYTES:
+            raise OverflowError
+        return content
+
+
+def _lines(path: Path) -> Iterator[str]:
+    """Yield what :func:`read_text` returns, line by line; no more of a file is held at a time.
+
+    Raises:
+        InputError: Same as :func:`read_text`, where the line in question is reached.
+    """
+    packed = path.suffix.lower() == GZIP_SUFFIX
+    try:
+        with (
+            _LimitedGzip(path) if packed else open(path, "rb") as file,
+            io.TextIOWrapper(file, encoding="utf-8-sig", newline=None) as text,
+        ):
+            yield from text
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError, OverflowError):
+        read_text(path)  # knows the place and the words
+        raise
+
+
+def _to_first_text(lines: Iterator[str]) -> Iterator[str]:
+    """The blank lines at the beginning, and the first one that is not blank."""
+    for line in lines:
+        yield line
+        if line.strip():
+            return
+
+
 def read_records(path: Path) -> Iterator[Record]:
     """Yield the rows of a file, whose format its suffix tells.
 
@@ -106,12 +149,14 @@ def read_records(path: Path) -> Iterator[Record]:
         raise InputError(f"{path}: unknown file type {shown(suffix)}{suggest(suffix, _SUFFIXES)}")
     if suffix == ".parquet":
         return _parquet_records(path)
-    text = read_text(path)
+    require_data_file(path)
+    lines = _lines(path)
     if suffix in _DELIMITERS:
-        return _delimited_records(path.name, text, _DELIMITERS[suffix])
-    if text.lstrip().startswith("["):
-        return number(path.name, _json_list(path.name, text), "element")
-    return _json_lines(path.name, text)
+        return _delimited_records(path.name, lines, _DELIMITERS[suffix])
+    first = list(_to_first_text(lines))
+    if first and first[-1].lstrip().startswith("["):
+        return number(path.name, _json_list(path.name, read_text(path)), "element")
+    return _json_lines(path.name, chain(first, lines))
 
 
 def number(name: str, records: Iterable[object], unit: str) -> Iterator[Record]:
@@ -135,10 +180,11 @@ def _json_list(name: str, text: str) -> Sequence[object]:
     return content
 
 
-def _json_lines(name: str, text: str) -> Iterator[Record]:
-    for line, part in enumerate(text.split("\n"), start=1):
+def _json_lines(name: str, lines: Iterable[str]) -> Iterator[Record]:
+    for line, part in enumerate(lines, start=1):
         if part.strip():
-            yield _object(f"{name}, line {line}", parse_json(part, name, line=line))
+            content = parse_json(part.removesuffix("\n"), name, line=line)
+            yield _object(f"{name}, line {line}", content)
 
 
 def check_header(where: str, names: Sequence[str | None]) -> None:
@@ -148,10 +194,10 @@ def check_header(where: str, names: Sequence[str | None]) -> None:
         raise InputError(f"{where}: column {shown(twice[0])} occurs twice; rename one of them")
 
 
-def _delimited_records(name: str, text: str, delimiter: str) -> Iterator[Record]:
+def _delimited_records(name: str, lines: Iterator[str], delimiter: str) -> Iterator[Record]:
     """Rows of CSV or TSV; quotes that do not close, or inside a field, are errors."""
     with long_fields():
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+        reader = csv.reader(lines, delimiter=delimiter, strict=True)
         header: list[str] | None = None
         start = 1
         while True:
@@ -195,16 +241,32 @@ def _parquet_records(path: Path) -> Iterator[Record]:
 
     try:
         # read_table would take columns from the names of the folders, such as label=1, too.
-        table = pq.ParquetFile(path).read()
-        check_header(str(path), table.column_names)
-        index = [c for c in table.column_names if c.startswith(_PANDAS_INDEX)]
-        records = table.drop_columns(index).to_pylist()
+        file = pq.ParquetFile(path)
+        check_header(str(path), file.schema_arrow.names)
     except InputError:
         raise
     except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
-        raise InputError(f"{path} is not a readable Parquet file: {first_line(error)}") from error
-    _name_classes(records, _class_names(table.schema))
-    return number(path.name, records, "row")
+        raise _not_parquet(path, error) from error
+    return number(path.name, _parquet_rows(path, file), "row")
+
+
+def _parquet_rows(path: Path, file: pq.ParquetFile) -> Iterator[dict[str, object]]:
+    """The rows, a batch at a time, without pandas' index and with the names of classes."""
+    import pyarrow as pa
+
+    names = _class_names(file.schema_arrow)
+    columns = [c for c in file.schema_arrow.names if not c.startswith(_PANDAS_INDEX)]
+    try:
+        for batch in file.iter_batches(_BATCH_ROWS):
+            records = batch.select(columns).to_pylist()
+            _name_classes(records, names)
+            yield from records
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
+        raise _not_parquet(path, error) from error
+
+
+def _not_parquet(path: Path, error: Exception) -> InputError:
+    return InputError(f"{path} is not a readable Parquet file: {first_line(error)}")
 
 
 def _class_names(schema: pa.Schema) -> dict[str, list[str]]:
