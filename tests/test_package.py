@@ -70,7 +70,7 @@ def test_the_wheel_holds_every_module_once(wheel_files):
 
 def test_the_wheel_holds_no_sources_of_native_code(wheel_files):
     suffixes = {Path(file).suffix for file in wheel_files if file.startswith("icm_fast/")}
-    assert suffixes <= {".py", ".pyi", ".pyc", ".so", ".typed", ".yaml"}
+    assert suffixes <= {".py", ".pyi", ".pyc", ".so", ".typed", ".yaml", ".txt"}
 
 
 def test_the_experiments_travel_with_the_package(wheel_files):

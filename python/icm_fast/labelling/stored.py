@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from icm_fast.errors import InputError
-from icm_fast.files import is_file, read_file
+from icm_fast.files import expanded, is_file, read_file
 from icm_fast.files.fields import Fields, checked, read_object
 from icm_fast.labelling.evidence import DECIDED_BY, SHARES_FROM, Decision
 from icm_fast.labelling.folder import DECISION_FILE, LABELLING_FILE, SETTINGS_FILE, SUMMARY_FILE
@@ -74,7 +74,7 @@ def source_of(table: Table) -> str | None:
         return None
     if table.source.startswith(HUB_PREFIX):
         return table.source
-    return str(Path(table.source).expanduser().absolute())
+    return str(expanded(table.source).absolute())
 
 
 def packed_decision(decision: Decision) -> bytes:

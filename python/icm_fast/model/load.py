@@ -90,6 +90,7 @@ def load_model(
                 f"loaded model, got {type(given).__name__}"
             )
         spec = os.fspath(model)
+        check_name("model", spec)
         with offline_where_unreachable() if _is_hub_id(spec) else nullcontext():
             return _load(spec, dtype, device, trust_remote_code, quantization)
 

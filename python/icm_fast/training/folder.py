@@ -13,6 +13,7 @@ from typing import Self, TypedDict
 from icm_fast import distributed
 from icm_fast.errors import InputError
 from icm_fast.files import (
+    expanded,
     is_file,
     lock_folder,
     open_regular,
@@ -231,7 +232,7 @@ def recorded_format(model: object) -> str:
     """
     if not isinstance(model, str | os.PathLike):
         return PLAIN
-    record = Path(model).expanduser() / TUNING_FILE
+    record = expanded(model) / TUNING_FILE
     if not is_file(record):
         return PLAIN
     identity = read_tuning(record)["identity"]

@@ -249,7 +249,7 @@ def test_files_of_pairs(tmp_path):
     ("row", "text"),
     [
         ({"chosen": "a"}, "line 1: column 'rejected' is missing"),
-        ({"chosen": [{"role": "user"}], "rejected": "b"}, "column 'chosen' is a list; write plain"),
+        ({"chosen": [{"role": "user"}], "rejected": "b"}, "column .chosen., message 1 is not"),
         ({"chosen": "a", "rejected": "b", "margin": "much"}, "'margin' is 'much'; write a number"),
         ({"chosen": "a", "rejected": "b", "probability": 2}, "line 1: the probability of a pair"),
     ],

@@ -264,9 +264,9 @@ def test_two_stages_and_no_finished_one_is_repeated(tmp_path, monkeypatch):
 
 
 def load_home(folder):
-    from icm_fast.training.reward.model import _home
+    from icm_fast.training.reward.model import reward_home
 
-    return _home(folder).name
+    return reward_home(folder).name
 
 
 def bench_file(path):
