@@ -355,7 +355,8 @@ def test_long_answers_of_a_chat_reward_model_are_cut_where_the_template_still_cl
     pairs = [Pair("Why?", "good " * 600, "bad")]
     values, n_truncated = _score_beginnings(model, pairs)
     assert (values.shape, n_truncated) == ((1, 2), 1)
-    assert values[0, 1] == model.score_answers(["Why?"], ["bad"])[0]
+    # Padded beside the longer text, a score may differ in its last bits.
+    assert values[0, 1] == pytest.approx(model.score_answers(["Why?"], ["bad"])[0], abs=1e-5)
 
 
 def test_a_chat_reward_model_is_loaded_as_one(tmp_path):
