@@ -119,7 +119,8 @@ def whole_prompts(
     joined = Dataset(examples, dataset.label_space, (), dataset.name, dataset.separator)
     state = np.concatenate([gold, np.full(len(test), UNLABELLED, np.int32)])
     # As in many_shot: the demonstrations are not queried, so every prompt begins with all of them.
-    plan = make_scorer(loaded, joined, config).plan(state, state == UNLABELLED)
+    unbounded = replace(config, context_limit=10**12)  # no context holds two test examples
+    plan = make_scorer(loaded, joined, unbounded).plan(state, state == UNLABELLED)
     prompts = [plan.prompt_ids(i) for i in range(len(dataset), len(joined))]
     if any(len(ids) != 1 for ids in plan.pieces.labels):
         raise SystemExit("labels must be single tokens; use another --task or --model")
