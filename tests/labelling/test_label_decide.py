@@ -42,7 +42,7 @@ def core(rows, scores, known=None, kept=None):
     known = np.full(len(rows), -1, np.int32) if known is None else known
     labels = np.where(known >= 0, known, TRUTH[rows]).astype(np.int32)
     kept = np.ones(len(rows), bool) if kept is None else kept
-    return CoreEvidence(rows, labels, known, row_scores(scores[rows], 1), kept)
+    return CoreEvidence(rows, labels, row_scores(scores[rows], 1), kept)
 
 
 def decided(known=None, size=17, **settings):

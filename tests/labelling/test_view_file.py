@@ -8,8 +8,7 @@ import os
 import numpy as np
 import pytest
 
-from icm_fast import InputError
-from icm_fast.labelling import view_file
+from icm_fast import InputError, files
 from icm_fast.labelling.view_file import ViewFile, ViewShape
 
 SHAPE = ViewShape(n_items=10, n_labels=3, chunk=4)
@@ -124,7 +123,7 @@ def test_a_full_disk_leaves_the_former_chunks(tmp_path, monkeypatch):
 
     with ViewFile(path, SHAPE, DIGEST) as file:
         with monkeypatch.context() as patch:
-            patch.setattr(view_file, "write_all", half)
+            patch.setattr(files, "write_all", half)
             with pytest.raises(InputError, match="No space left on device; free disk space"):
                 file.append(chunk(1), TOKENS[1])
         assert path.read_bytes() == before

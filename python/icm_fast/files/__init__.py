@@ -181,6 +181,29 @@ def write_all(descriptor: int, content: bytes) -> None:
         view = view[os.write(descriptor, view) :]
 
 
+def append_durably(path: Path, descriptor: int, end: int, record: bytes) -> None:
+    """Write a record at the end of an open file and sync it; on failure cut the file off there.
+
+    Args:
+        path: The file, for messages.
+        descriptor: The open file.
+        end: Where its last whole record ends.
+        record: What is appended.
+
+    Raises:
+        InputError: The file system refuses, for example because the disk is full.
+    """
+    with writing(path):
+        try:
+            os.lseek(descriptor, end, os.SEEK_SET)
+            write_all(descriptor, record)
+            os.fsync(descriptor)
+        except OSError:
+            with suppress(OSError):
+                os.ftruncate(descriptor, end)
+            raise
+
+
 def sync_folder(folder: Path) -> None:
     """Make the names in ``folder`` durable: a rename is on disk only once its folder is."""
     descriptor = os.open(folder, os.O_RDONLY)

@@ -43,14 +43,12 @@ class CoreEvidence:
     Attributes:
         rows: ``[n]`` int32, positions in the table.
         labels: ``[n]`` int32, found or known labels, -1 where there is none.
-        known: ``[n]`` int32, known labels, -1 where there is none.
         scores: ``[n, n_labels]`` normalised leave-one-out log-probabilities.
         kept: ``[n]`` bool, rows that became demonstrations.
     """
 
     rows: IntArray
     labels: IntArray
-    known: IntArray
     scores: FloatArray
     kept: BoolArray | None = None
 

@@ -121,13 +121,7 @@ def plan_labelling(table: Table, task: LabelTask, model: str, config: LabelConfi
     templates = task.templates()
     asked = task.with_template(templates[0])
     limit = config.context_limit or outline.max_context
-    label_tokens = max(
-        len(ids)
-        for ids in outline.tokenizer(
-            [f" {label}" for label in task.labels], add_special_tokens=False
-        )["input_ids"]
-    )
-    lengths = measure_prompts(table, asked, outline.tokenizer, limit, label_tokens)
+    lengths = measure_prompts(table, asked, outline.tokenizer, limit)
     n_items = len(lengths.items)
     n_cores, size = core_sizes(config, asked, scan.n_rows, lengths, limit)
     core_items = size * asked.per_row
@@ -136,9 +130,9 @@ def plan_labelling(table: Table, task: LabelTask, model: str, config: LabelConfi
     separator = outline.tokenizer([asked.separator], add_special_tokens=False)["input_ids"][0]
     after_separators = int(lengths.items.sum())
     plain = after_separators - n_items * len(separator)
-    tree = round(core_items * (mean + label_tokens) * (1 + math.log2(max(2, core_items))))
+    tree = round(core_items * (mean + lengths.label) * (1 + math.log2(max(2, core_items))))
     n_chunks = -(-scan.n_rows // config.chunk_rows)
-    context = round(config.keep * core_items * (mean + label_tokens))
+    context = round(config.keep * core_items * (mean + lengths.label))
     after = 0 if whole else n_cores * (after_separators + n_chunks * context)
     n_views = 1 + (0 if whole else n_cores)
     sample = round(sampled_prompts(len(templates), n_items) * mean)

@@ -173,9 +173,10 @@ class _Run:
     def run(self) -> Labelling:
         """Template, rows without demonstrations, cores, rows after each core, decision."""
         self._task = self._with_template()
-        lengths = self._measure()
+        loaded = self._model.load()
+        limit = self._config.context_limit or loaded.max_context
+        lengths = measure_prompts(self._table, self._task, loaded.tokenizer, limit)
         question = self._question(lengths)
-        limit = self._config.context_limit or self._model.load().max_context
         n_cores, size = core_sizes(self._config, self._task, self._scan.n_rows, lengths, limit)
         scorer = ViewScorer(
             self._folder.views,
@@ -186,11 +187,12 @@ class _Run:
             1 + (n_cores if size < self._scan.n_rows else 0),
         )
         plain = scorer.score(View("no demonstrations"), self._shown, self._check)
+        alone = _evidence_alone(plain, self._task.per_row)
         found = []
         views: list[StoredView] = []
-        for k, core in enumerate(self._cores(plain, lengths, n_cores, size), start=1):
+        for k, core in enumerate(self._cores(alone, lengths, n_cores, size), start=1):
             self._check()
-            evidence, view, tokens = self._searched(k, core, plain, question)
+            evidence, view, tokens = self._searched(k, core, alone[core.rows], question)
             found.append((evidence, tokens))
             if len(core.rows) < self._scan.n_rows:
                 views.append(scorer.score(view, self._shown, self._check))
@@ -236,17 +238,6 @@ class _Run:
         context = FixedContext(None, None, model=self._model.load(), config=self._searching)
         return context.score(dataset).scores
 
-    def _measure(self) -> Lengths:
-        loaded = self._model.load()
-        limit = self._config.context_limit or loaded.max_context
-        longest_label = max(
-            len(ids)
-            for ids in loaded.tokenizer(
-                [f" {label}" for label in self._task.labels], add_special_tokens=False
-            )["input_ids"]
-        )
-        return measure_prompts(self._table, self._task, loaded.tokenizer, limit, longest_label)
-
     def _question(self, lengths: Lengths) -> Question:
         labels = self._task.model_labels(lengths.endings)
         model = self._model.identity()
@@ -272,17 +263,18 @@ class _Run:
     # ---- the cores
 
     def _cores(
-        self, plain: StoredView, lengths: Lengths, n_cores: int, size: int
+        self, alone: FloatArray, lengths: Lengths, n_cores: int, size: int
     ) -> Iterator[Core]:
         n_labels, n_rows = len(self._task.labels), self._scan.n_rows
         if size >= n_rows:
             rows = np.arange(n_rows, dtype=np.int32)
             yield Core(rows, self._scan.known)
             return
-        predicted, margins = _plain_predictions(plain, self._task.per_row)
+        predicted = alone.argmax(axis=1).astype(np.int32)
         # Long rows would fill the contexts of all others.
         row_tokens = lengths.items.reshape(n_rows, -1).max(axis=1)
-        margins = np.where(row_tokens > np.percentile(row_tokens, 75), -np.inf, margins)
+        too_long = row_tokens > np.percentile(row_tokens, 75)
+        margins = np.where(too_long, -np.inf, own_margins(alone, predicted))
         needed = -(-n_cores * size // n_labels)
         drawn = candidates(
             predicted,
@@ -325,7 +317,7 @@ class _Run:
         return compile_rules(examples, LabelSpace(task.labels), task.rules)
 
     def _searched(
-        self, number: int, core: Core, plain: StoredView, question: Question
+        self, number: int, core: Core, alone: FloatArray, question: Question
     ) -> tuple[CoreEvidence, View, int]:
         """Search a core; return what it says, the context that it makes, and its tokens."""
         task = self._task
@@ -344,17 +336,17 @@ class _Run:
         result = search(
             dataset, model=self._model, config=config, output_dir=folder, progress=self._shown
         )
-        return self._core_evidence(number, core, dataset, result, plain)
+        return self._core_evidence(number, core, dataset, result, alone)
 
     def _core_evidence(
-        self, number: int, core: Core, dataset: Dataset, result: SearchResult, plain: StoredView
+        self, number: int, core: Core, dataset: Dataset, result: SearchResult, alone: FloatArray
     ) -> tuple[CoreEvidence, View, int]:
         task, per_row = self._task, self._task.per_row
         scores = row_scores(np.asarray(result.scores, np.float32), per_row)
         labels = _row_labels(result.labels, scores, per_row)
         labels = np.where(core.known >= 0, core.known, labels).astype(np.int32)
-        evidence = CoreEvidence(core.rows, labels, core.known, scores)
-        confidence = evidence.confidence(_rows_of(plain, core.rows, per_row))
+        evidence = CoreEvidence(core.rows, labels, scores)
+        confidence = evidence.confidence(alone)
         whole = len(core.rows) == self._scan.n_rows
         keep = (
             np.ones(len(labels), np.bool_)
@@ -392,29 +384,10 @@ def core_sizes(
     return max(1, min(config.cores, n_rows // size)), size
 
 
-def _plain_predictions(plain: StoredView, per_row: int) -> tuple[IntArray, FloatArray]:
-    """Label of each row without demonstrations, and how far it is ahead of the next one."""
+def _evidence_alone(plain: StoredView, per_row: int) -> FloatArray:
+    """Evidence of all rows without demonstrations, ``[rows, n_labels]``."""
     scale = measure_scale(row_scores(chunk, per_row) for chunk in plain.chunks())
-    labels, margins = [], []
-    for chunk in plain.chunks():
-        evidence = scale.evidence(row_scores(chunk, per_row))
-        best = evidence.argmax(axis=1).astype(np.int32)
-        labels.append(best)
-        margins.append(own_margins(evidence, best))
-    return np.concatenate(labels), np.concatenate(margins)
-
-
-def _rows_of(plain: StoredView, rows: IntArray, per_row: int) -> FloatArray:
-    """Evidence of some rows without demonstrations, ``[n, n_labels]``."""
-    scale = measure_scale(row_scores(chunk, per_row) for chunk in plain.chunks())
-    found: dict[int, FloatArray] = {}
-    first = 0
-    for chunk in plain.chunks():
-        scores = row_scores(chunk, per_row)
-        here = rows[(rows >= first) & (rows < first + len(scores))]
-        found |= {int(row): scores[int(row) - first] for row in here}
-        first += len(scores)
-    return scale.evidence(np.stack([found[int(row)] for row in rows]))
+    return np.concatenate([scale.evidence(row_scores(chunk, per_row)) for chunk in plain.chunks()])
 
 
 def _row_labels(labels: IntArray, scores: FloatArray, per_row: int) -> IntArray:

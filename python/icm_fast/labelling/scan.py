@@ -49,10 +49,12 @@ class Lengths:
     Attributes:
         items: ``[n_items]`` int32, with the separator before each.
         endings: Last characters of the prompts, each as a text.
+        label: Tokens that a label takes at most.
     """
 
     items: IntArray
     endings: tuple[str, ...]
+    label: int
 
 
 def scan_table(table: Table, task: LabelTask) -> Scan:
@@ -89,9 +91,7 @@ def scan_table(table: Table, task: LabelTask) -> Scan:
     return Scan(len(labels), columns, labels, digest.hexdigest())
 
 
-def measure_prompts(
-    table: Table, task: LabelTask, tokenizer: Tokenizer, limit: int, label_tokens: int
-) -> Lengths:
+def measure_prompts(table: Table, task: LabelTask, tokenizer: Tokenizer, limit: int) -> Lengths:
     """Tokenize all prompts once.
 
     Args:
@@ -99,11 +99,13 @@ def measure_prompts(
         task: What is asked, with its template.
         tokenizer: The model's tokenizer.
         limit: Longest context of the model in tokens.
-        label_tokens: Tokens that a label takes at most.
 
     Raises:
         InputError: A row alone does not fit the context.
     """
+    labels = [f" {label}" for label in task.labels]
+    label_ids = tokenizer(labels, add_special_tokens=False)["input_ids"]
+    label_tokens = max(len(ids) for ids in label_ids)
     sizes: list[int] = []
     endings: set[str] = set()
     for rows, examples in blocks(table, task, _BLOCK):
@@ -118,7 +120,7 @@ def measure_prompts(
                 )
             sizes.append(len(ids))
         endings.update(example.prompt[-1:] for example in examples)
-    return Lengths(np.array(sizes, np.int32), tuple(sorted(endings)))
+    return Lengths(np.array(sizes, np.int32), tuple(sorted(endings)), label_tokens)
 
 
 def blocks(

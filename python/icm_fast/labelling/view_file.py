@@ -11,7 +11,6 @@ import os
 import struct
 import zlib
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -20,7 +19,7 @@ from typing import Self
 import numpy as np
 
 from icm_fast.errors import InputError
-from icm_fast.files import is_file, open_regular, write_all, write_atomically, writing
+from icm_fast.files import append_durably, is_file, open_regular, write_atomically, writing
 from icm_fast.types import ScoreArray
 
 MAGIC = b"ICMVIEW\x00"
@@ -119,15 +118,7 @@ class ViewFile:
         assert scores.shape == (self.shape.size(self.n_done), self.shape.n_labels)
         body = _TOKENS.pack(n_tokens) + np.ascontiguousarray(scores, "<f4").tobytes()
         record = body + _CHECKSUM.pack(zlib.crc32(body))
-        with writing(self.path):
-            try:
-                os.lseek(self._descriptor, self._end, os.SEEK_SET)
-                write_all(self._descriptor, record)
-                os.fsync(self._descriptor)
-            except OSError:
-                with suppress(OSError):
-                    os.ftruncate(self._descriptor, self._end)
-                raise
+        append_durably(self.path, self._descriptor, self._end, record)
         self._end += len(record)
         self.n_done += 1
         self.n_tokens += n_tokens

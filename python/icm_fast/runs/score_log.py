@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import struct
 import zlib
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -18,7 +17,7 @@ from typing import BinaryIO
 import numpy as np
 
 from icm_fast.errors import InputError
-from icm_fast.files import is_file, open_regular, reading, write_all, write_atomically, writing
+from icm_fast.files import append_durably, is_file, open_regular, reading, write_atomically, writing
 from icm_fast.types import UNLABELLED, IntArray, ScoreArray
 
 MAGIC = b"ICMEVAL\x00"
@@ -91,15 +90,7 @@ class ScoreLog:
             InputError: The file system refuses, for example because the disk is full.
         """
         record = self._encode(scored)
-        with writing(self.path):
-            try:
-                os.lseek(self._descriptor, self._end, os.SEEK_SET)
-                write_all(self._descriptor, record)
-                os.fsync(self._descriptor)
-            except OSError:
-                with suppress(OSError):
-                    os.ftruncate(self._descriptor, self._end)
-                raise
+        append_durably(self.path, self._descriptor, self._end, record)
         self._end += len(record)
         self.labellings.append(scored)
 
