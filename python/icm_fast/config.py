@@ -26,6 +26,7 @@ FIX_PAIRS = ("one", "all")
 FIX_OPTIONS = ("allowed", "one-label")
 STARTS = ("zero-shot", "random", "given")
 CONTEXT_ORDERS = ("tree", "append")
+SERVERS = ("auto", "vllm", "sglang", "llama.cpp", "openai")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 ADDED_SETTINGS: dict[str, object] = {
@@ -36,6 +37,8 @@ ADDED_SETTINGS: dict[str, object] = {
     "quiet_null_draws": False,
     "initial_groups": False,
     "fixed_labels": (),
+    "server": "auto",
+    "tokenizer": "",
 }
 """Settings younger than version 0.1, each with the value that all earlier runs had."""
 
@@ -173,10 +176,18 @@ class Switch(Limit):
 
 @dataclass(frozen=True, slots=True)
 class Text(Limit):
-    """A text that is not blank."""
+    """A text that is not blank.
+
+    Attributes:
+        may_be_empty: Whether no text at all will do, too.
+    """
+
+    may_be_empty: bool = False
 
     def read(self, name: str, value: object) -> object:
         """Return a text."""
+        if self.may_be_empty and value == "":
+            return value
         if not isinstance(value, str) or not value.strip():
             raise InputError(f"{name} must be a non-empty text, got {shown(value)}")
         if not value.isprintable():
@@ -329,6 +340,11 @@ class SearchConfig:
         int8: Approximate the linear layers by 8-bit integers, weights and activations with a scale
             for every 64 inputs. Only with the ``tree`` scorer, on processors with AVX-512 VNNI.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N``, or ``balanced``: layers over all GPUs.
+        server: Of a model behind an address, the kind of server: ``vllm``, ``sglang``,
+            ``llama.cpp`` or ``openai`` (completions that return the most likely tokens only);
+            ``auto`` asks the server.
+        tokenizer: Of a model behind an address: hub id or folder of its tokenizer; empty for where
+            the server has the model from.
         kv_budget_tokens: Maximum number of tokens whose keys and values are held at a time.
         batch_tokens: Maximum number of tokens in one forward pass.
         context_limit: Longest context in tokens; 0 takes the model's limit.
@@ -377,6 +393,8 @@ class SearchConfig:
     dtype: Annotated[str, OneOf(DTYPES)] = "auto"
     int8: Annotated[bool, Switch()] = False
     device: Annotated[str, Text()] = "auto"
+    server: Annotated[str, OneOf(SERVERS)] = "auto"
+    tokenizer: Annotated[str, Text(may_be_empty=True)] = ""
     kv_budget_tokens: Annotated[int, Between(1, 10**12)] = 65536
     batch_tokens: Annotated[int, Between(1, 10**12)] = 4096
     context_limit: Annotated[int, Between(0, 10**12)] = 0

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from icm_fast.errors import InputError
+from icm_fast.errors import InputError, shown
 
 _LATER = frozenset(
     (
@@ -19,6 +19,64 @@ _LATER = frozenset(
 
 _WITHOUT_EFFECT = frozenset(("clip",))
 """Settings of earlier versions that changed no result."""
+
+
+PROBE = "model_probe"
+"""Key of the answers that a model on a server gave to known sentences."""
+
+Known = Mapping[str, float]
+"""Log-probabilities of the most likely tokens after a known sentence, by their names."""
+
+_COMPARED = 3
+"""Most likely tokens that are compared; the further ones may change places."""
+
+_LARGEST_MEAN = 0.1
+_LARGEST = 0.5
+"""Differences, in nats, that other batches of the same half-precision model stay below."""
+
+
+def probe_difference(before: Known, now: Known) -> str:
+    """How two answers to one probe differ, beyond what rounding explains; empty if they do not."""
+    likely = sorted(before, key=lambda token: -before[token])[:_COMPARED]
+    missing = [token for token in likely if token not in now]
+    if likely[:1] == missing[:1]:
+        return f"the most likely token was {shown(likely[0])}, which is not likely now"
+    apart = [abs(before[token] - now[token]) for token in likely if token in now]
+    if len(missing) > 1 or sum(apart) > _LARGEST_MEAN * len(apart) or max(apart) > _LARGEST:
+        return f"log-probabilities of a known sentence differ by up to {max(apart):.2g}"
+    return ""
+
+
+def record_difference(before: object, now: str) -> str:
+    """How the answers of a model to known sentences differ; empty if they do not.
+
+    Args:
+        before: The stored answers: a JSON list with one object for each sentence.
+        now: The answers of the model that is asked now.
+    """
+    try:
+        old, new = json.loads(str(before)), json.loads(now)
+        if len(old) != len(new):
+            return "other sentences were asked"
+        return next(filter(None, map(probe_difference, old, new)), "")
+    except (ValueError, TypeError, AttributeError, IndexError):
+        return "the stored answers are damaged"
+
+
+def check_probe(folder: Path, stored: Mapping[str, object], now: str) -> None:
+    """Raise InputError if another model answers than the one whose answers are stored.
+
+    Args:
+        folder: Where they are stored.
+        stored: An identity; nothing is compared if it holds no answers.
+        now: See :func:`record_difference`; empty for a model in this process.
+    """
+    difference = record_difference(stored[PROBE], now) if now and PROBE in stored else ""
+    if difference:
+        raise InputError(
+            f"{folder} holds scores of another model than the one that answers now: {difference}; "
+            "restore the model, choose another output folder or delete this one"
+        )
 
 
 def json_digest(content: object) -> str:

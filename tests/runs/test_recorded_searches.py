@@ -71,6 +71,8 @@ def test_settings_at_their_former_values_are_not_written():
     assert ADDED_SETTINGS.keys() <= SearchConfig(preset="authors-code").to_dict().keys() | {
         "violation_weight",
         "fixed_labels",
+        "server",
+        "tokenizer",
     }
     assert SearchConfig(fix_forced=True).to_dict()["fix_forced"] is True
     assert read_config(GOLDEN / "paper" / "config.yaml").keys().isdisjoint(ADDED_SETTINGS)

@@ -19,8 +19,8 @@ from icm_fast.scoring.lazy import LazyScorer
 from icm_fast.types import Dataset, Reporter, check_dataset
 
 if TYPE_CHECKING:
-    from icm_fast.model.lazy import LazyModel
     from icm_fast.model.loaded import ModelSpec
+    from icm_fast.scoring.models import Opened
     from icm_fast.scoring.protocol import SimpleScorer
     from icm_fast.tasks.source import TaskSource
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 def search(
     dataset: Dataset,
     *,
-    model: ModelSpec | LazyModel,
+    model: ModelSpec | Opened,
     config: SearchConfig | None = None,
     output_dir: str | os.PathLike[str] | None = None,
     scorer: SimpleScorer | None = None,
@@ -39,7 +39,8 @@ def search(
 
     Args:
         dataset: Examples, label space and constraints; never gold labels.
-        model: Hub id, folder, .gguf file, (model, tokenizer) pair or loaded model.
+        model: Hub id, folder, .gguf file, (model, tokenizer) pair, loaded model, or address of a
+            server.
         config: Settings; the preset ``default`` when absent.
         output_dir: Run folder. An interrupted search resumes from it, a finished one returns its
             result at once. Without a folder nothing is written.

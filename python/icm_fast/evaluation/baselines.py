@@ -12,7 +12,7 @@ from icm_fast.evaluation.many_shot import many_shot, predict
 from icm_fast.types import UNLABELLED, Dataset, IntArray
 
 if TYPE_CHECKING:
-    from icm_fast.model.loaded import LoadedModel
+    from icm_fast.scoring.models import ScoringModel
 
 N_FEW_SHOT = 8
 """How many demonstrations with zero-shot labels few-shot bootstrapping starts from."""
@@ -41,7 +41,7 @@ def perturbed_labels(gold: IntArray, accuracy: float, n_labels: int, seed: int) 
     return labels
 
 
-def bootstrapped_labels(dataset: Dataset, model: LoadedModel, config: SearchConfig) -> IntArray:
+def bootstrapped_labels(dataset: Dataset, model: ScoringModel, config: SearchConfig) -> IntArray:
     """Labels by few-shot bootstrapping, ``[n]`` int32: no search, no gold.
 
     The model labels ``N_FEW_SHOT`` random examples without demonstrations, then all others with

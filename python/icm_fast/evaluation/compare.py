@@ -25,10 +25,11 @@ from icm_fast.evaluation.metrics import (
     consistency,
 )
 from icm_fast.model.lazy import LazyModel
+from icm_fast.scoring.servers.lazy import LazyServer
 from icm_fast.types import UNLABELLED, Dataset, IntArray
 
 if TYPE_CHECKING:
-    from icm_fast.model.loaded import LoadedModel
+    from icm_fast.scoring.models import Opened, ScoringModel
     from icm_fast.scoring.protocol import MakeScorer
     from icm_fast.tasks.source import TaskSource
 
@@ -92,7 +93,7 @@ def compare(
     dataset: Dataset,
     labels: IntArray,
     *,
-    model: LoadedModel | LazyModel,
+    model: ScoringModel | Opened,
     config: SearchConfig,
     n_test: int = 100,
     make_scorer: MakeScorer | None = None,
@@ -138,7 +139,7 @@ def compare(
         test, test_gold = held_out(source, dataset, n_test)
     except NothingHeldOutError:
         return found
-    loaded = model.load() if isinstance(model, LazyModel) else model
+    loaded = model.load() if isinstance(model, LazyModel | LazyServer) else model
 
     def row(method: str, shots: IntArray | None) -> MethodResult:
         predicted = many_shot(

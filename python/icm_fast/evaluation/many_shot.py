@@ -23,8 +23,8 @@ from icm_fast.types import (
 )
 
 if TYPE_CHECKING:
-    from icm_fast.model.loaded import LoadedModel
     from icm_fast.plan.text_ids import Tokenizer
+    from icm_fast.scoring.models import ScoringModel
     from icm_fast.scoring.protocol import MakeScorer, Scorer
 
 _UNBOUNDED = 10**12
@@ -53,7 +53,7 @@ def many_shot(
     labels: IntArray | None,
     test: Dataset,
     *,
-    model: LoadedModel,
+    model: ScoringModel,
     config: SearchConfig | None = None,
     calibrated: bool = False,
     make_scorer: MakeScorer | None = None,
@@ -64,7 +64,7 @@ def many_shot(
         demonstrations: Data set of the demonstrations; None for zero-shot.
         labels: Their labels, ``[n]``; unlabelled ones are left out.
         test: Data set to predict.
-        model: A loaded model.
+        model: A model in this process or on a server, opened.
         config: Settings of the scorer; if there are more demonstrations than
             ``context_demonstrations``, a random subset is shown.
         calibrated: Take the argmax of log p - log q, with q the mean prediction of the test
@@ -91,7 +91,7 @@ class FixedContext:
     Args:
         demonstrations: Data set of the demonstrations; None for zero-shot.
         labels: Their labels, ``[n]``; unlabelled ones are left out.
-        model: A loaded model.
+        model: A model in this process or on a server, opened.
         config: Settings of the scorer; if there are more demonstrations than
             ``context_demonstrations``, a random subset is shown.
         make_scorer: Replaces ``icm_fast.scoring.factory.make_scorer``.
@@ -102,7 +102,7 @@ class FixedContext:
         demonstrations: Dataset | None,
         labels: IntArray | None,
         *,
-        model: LoadedModel,
+        model: ScoringModel,
         config: SearchConfig | None = None,
         make_scorer: MakeScorer | None = None,
     ) -> None:
@@ -195,7 +195,7 @@ def _longest(prompts: Sequence[str], tokenizer: Tokenizer) -> int:
     return int(np.argmax(sizes))
 
 
-def _local_scorer(model: LoadedModel, dataset: Dataset, config: SearchConfig) -> Scorer:
+def _local_scorer(model: ScoringModel, dataset: Dataset, config: SearchConfig) -> Scorer:
     from icm_fast.scoring.factory import make_scorer
 
     return make_scorer(model, dataset, config)

@@ -13,14 +13,14 @@ from icm_fast.evaluation.gold import NothingHeldOutError, held_out, load_gold
 from icm_fast.evaluation.report import EVALUATION_FILE, read_stored
 from icm_fast.files import write_atomically
 from icm_fast.identity import json_digest
-from icm_fast.model.lazy import LazyModel
 from icm_fast.runs.finished import FinishedRun
+from icm_fast.scoring.models import Opened
 from icm_fast.tasks.source import TaskSource
 from icm_fast.types import UNLABELLED, Dataset
 
 
 def evaluate_run(
-    run: FinishedRun, model: LazyModel, *, n_test: int = 100, file_name: str = EVALUATION_FILE
+    run: FinishedRun, model: Opened, *, n_test: int = 100, file_name: str = EVALUATION_FILE
 ) -> dict[str, Any]:
     """Compare the labels of ``run`` with gold, or return a stored comparison.
 
@@ -66,7 +66,7 @@ def _labels_digest(run: FinishedRun) -> str:
     return hashlib.sha256(run.labels.astype("<i4").tobytes()).hexdigest()
 
 
-def _model_digest(model: LazyModel) -> str:
+def _model_digest(model: Opened) -> str:
     """What tells the model from others of its name: its files, or what a model in memory holds.
 
     Empty for a name of which no file is here.

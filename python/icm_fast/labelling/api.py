@@ -15,7 +15,7 @@ from icm_fast.labelling.output import check_output, write_records
 from icm_fast.labelling.run import Labelling, label_rows
 from icm_fast.labelling.tables import FileTable, Table, open_table
 from icm_fast.labelling.task import LabelTask
-from icm_fast.model.lazy import LazyModel
+from icm_fast.scoring.models import Opened, open_model
 from icm_fast.tasks.constraints import RuleLike
 from icm_fast.types import Reporter
 
@@ -39,7 +39,7 @@ def label(
     group: str | None = None,
     answer: str | None = None,
     rules: Sequence[RuleLike] = (),
-    model: ModelSpec | LazyModel = DEFAULT_MODEL,
+    model: ModelSpec | Opened = DEFAULT_MODEL,
     seed: int | None = None,
     abstain: float | None = None,
     prefix: str = "",
@@ -68,7 +68,8 @@ def label(
         group: Column of the group inside which ``rules`` work.
         answer: Column of the answer that rules compare.
         rules: Consistency rules; see :mod:`icm_fast.tasks.constraints`.
-        model: Hub id, folder, ``.gguf`` file, embedded name, or ``(model, tokenizer)``.
+        model: Hub id, folder, ``.gguf`` file, embedded name, ``(model, tokenizer)``, or the
+            address of a server.
         seed: Seed of every draw; replaces that of ``config``.
         abstain: Share of the rows, the least certain ones, that stay without a label; replaces that
             of ``config``.
@@ -103,11 +104,9 @@ def label(
     config = _settings(config, seed=seed, abstain=abstain)
     path = None if output is None else output_path(table, Path(output))
     check_new_columns(table, task, prefix)
-    lazy = model
-    if not isinstance(lazy, LazyModel):
-        lazy = LazyModel(lazy, dtype=config.dtype, device=config.device)
+    opened = open_model(model, config)
     labelling = label_rows(
-        table, task, model=lazy, config=config, folder=output_dir, progress=progress
+        table, task, model=opened, config=config, folder=output_dir, progress=progress
     )
     if path is not None:
         write_labelled(table, labelling, path, prefix)

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 from icm_fast.config import (
     DTYPES,
+    SERVERS,
     Between,
     ListOf,
     OneOf,
@@ -42,6 +43,8 @@ class LabelConfig:
         preset: Preset of the searches; see :class:`icm_fast.SearchConfig`.
         dtype: See :class:`icm_fast.SearchConfig`.
         device: See :class:`icm_fast.SearchConfig`.
+        server: See :class:`icm_fast.SearchConfig`.
+        tokenizer: See :class:`icm_fast.SearchConfig`.
         int8: See :class:`icm_fast.SearchConfig`.
         kv_budget_tokens: See :class:`icm_fast.SearchConfig`.
         batch_tokens: See :class:`icm_fast.SearchConfig`.
@@ -59,6 +62,8 @@ class LabelConfig:
     preset: Annotated[str, Text()] = "default"
     dtype: Annotated[str, OneOf(DTYPES)] = "auto"
     device: Annotated[str, Text()] = "auto"
+    server: Annotated[str, OneOf(SERVERS)] = "auto"
+    tokenizer: Annotated[str, Text(may_be_empty=True)] = ""
     int8: Annotated[bool, Switch()] = False
     kv_budget_tokens: Annotated[int, Between(1, 10**12)] = 65536
     batch_tokens: Annotated[int, Between(1, 10**12)] = 4096
@@ -91,6 +96,8 @@ class LabelConfig:
             seed=self.seed,
             dtype=self.dtype,
             device=self.device,
+            server=self.server,
+            tokenizer=self.tokenizer,
             int8=self.int8,
             kv_budget_tokens=self.kv_budget_tokens,
             batch_tokens=self.batch_tokens,

@@ -23,7 +23,7 @@ from pathlib import Path
 from icm_fast.errors import InputError
 from icm_fast.files import is_file, lock_folder, refuse_links, write_atomically, writing
 from icm_fast.files.fields import Fields, read_object
-from icm_fast.identity import as_stored, check_same
+from icm_fast.identity import PROBE, as_stored, check_probe, check_same
 
 LABELLING_FILE = "labelling.json"
 SETTINGS_FILE = "settings.json"
@@ -66,8 +66,12 @@ class LabellingFolder:
         check_same(self.path, stored, as_stored(first), "labelling")
         return template
 
-    def keep_identity(self, identity: Mapping[str, object]) -> None:
+    def keep_identity(self, identity: Mapping[str, object], probe: str = "") -> None:
         """Record what all scores depend on, or compare it with what is recorded.
+
+        Args:
+            identity: What must be the same.
+            probe: Answers of a model on a server, which must be about the same.
 
         Raises:
             InputError: The folder belongs to another labelling.
@@ -75,10 +79,12 @@ class LabellingFolder:
         wanted = as_stored(identity)
         content = self._stored()
         if content is None:
-            self._write(LABELLING_FILE, {"format": FORMAT, **wanted})
+            answers = {PROBE: probe} if probe else {}
+            self._write(LABELLING_FILE, {"format": FORMAT, **wanted, **answers})
             return
-        stored = {key: value for key, value in content.content.items() if key != "format"}
+        stored = {k: v for k, v in content.content.items() if k not in ("format", PROBE)}
         check_same(self.path, stored, wanted, "labelling")
+        check_probe(self.path, content.content, probe)
 
     def write_settings(self, settings: Mapping[str, object]) -> None:
         """Record the settings of this call."""

@@ -36,8 +36,8 @@ from icm_fast.labelling.tables import Table
 from icm_fast.labelling.task import LabelTask
 from icm_fast.labelling.template_choice import SAMPLE_ROWS, choose_template
 from icm_fast.labelling.views import Question, StoredView, View, ViewScorer
-from icm_fast.model.lazy import LazyModel
 from icm_fast.runs.provenance import versions
+from icm_fast.scoring.models import Opened
 from icm_fast.tasks.constraints import compile_rules
 from icm_fast.tasks.sampling import digest
 from icm_fast.types import (
@@ -100,7 +100,7 @@ def label_rows(
     table: Table,
     task: LabelTask,
     *,
-    model: LazyModel,
+    model: Opened,
     config: LabelConfig | None = None,
     folder: str | os.PathLike[str] | None = None,
     progress: Reporter | None = None,
@@ -154,7 +154,7 @@ class _Run:
         table: Table,
         task: LabelTask,
         scan: Scan,
-        model: LazyModel,
+        model: Opened,
         config: LabelConfig,
         folder: LabellingFolder,
         shown_to: Reporter,
@@ -255,7 +255,7 @@ class _Run:
             "int8": self._config.int8,
             "chunk_rows": self._config.chunk_rows,
         }
-        self._folder.keep_identity(identity)
+        self._folder.keep_identity(identity, model.probe)
         return Question(
             self._table, self._task, LabelSpace(labels), self._scan.n_rows, json_digest(identity)
         )

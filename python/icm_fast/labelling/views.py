@@ -19,7 +19,7 @@ from icm_fast.types import Dataset, Example, IntArray, LabelSpace, Reporter
 
 if TYPE_CHECKING:
     from icm_fast.config import SearchConfig
-    from icm_fast.model.loaded import LoadedModel
+    from icm_fast.scoring.models import ScoringModel
     from icm_fast.types import ScoreArray
 
 
@@ -111,7 +111,7 @@ class ViewScorer:
         self,
         folder: Path,
         question: Question,
-        load: Callable[[], LoadedModel],
+        load: Callable[[], ScoringModel],
         config: SearchConfig,
         chunk_rows: int,
         n_views: int,

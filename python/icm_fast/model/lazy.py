@@ -19,6 +19,8 @@ class ModelIdentity:
     dtype: str
     more: Mapping[str, str] = field(default_factory=dict)
     """What the model reads and how it computes; empty for scores that no model of ours made."""
+    probe: str = ""
+    """What a model on a server answers to known sentences; rounding may change it a little."""
 
 
 class LazyModel:

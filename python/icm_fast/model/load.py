@@ -112,7 +112,7 @@ def _load(
     check_name("model", spec)
     if spec.startswith(("http://", "https://")):
         raise InputError(
-            f"{spec} is a server address, but models are scored with local weights only; "
+            f"{spec} is a server address, but this needs the weights of the model; "
             "pass a hub id, a folder or a .gguf file"
         )
     use_available_processors()
@@ -192,6 +192,24 @@ def outline_model(model: str, *, dtype: str = "auto", device: str = "auto") -> M
     with torch.device("meta"):  # shapes alone: nothing is allocated
         empty = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     return _outline(empty, tokenizer, pick_dtype(dtype, target), target)
+
+
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """Read the tokenizer of a model, without its weights.
+
+    Args:
+        name: Hub id, folder, ``.gguf`` file or embedded name.
+
+    Raises:
+        InputError: It can't be found or read.
+    """
+    check_name("tokenizer", name)
+    with offline_where_unreachable() if _is_hub_id(name) else nullcontext(), turn_to_load():
+        folder = _resolve(name)
+        try:
+            return read_tokenizer(folder, trust_remote_code=False)
+        except UNREADABLE as error:
+            raise InputError(not_found(name, error, EMBEDDED_MODELS)) from error
 
 
 def _outline(

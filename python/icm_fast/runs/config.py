@@ -12,7 +12,7 @@ from icm_fast.config import resolved_settings, without_removed
 from icm_fast.documents import parse_old_yaml, yaml_text
 from icm_fast.errors import InputError
 from icm_fast.files.fields import Fields, read_text
-from icm_fast.identity import refuse_differences
+from icm_fast.identity import PROBE, check_probe, refuse_differences
 from icm_fast.runs.provenance import versions
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ def config_content(
         "model_fingerprint": identity.fingerprint,
         "model_dtype": identity.dtype,
         **identity.more,
+        **({PROBE: identity.probe} if identity.probe else {}),
         **({MODEL_FILES: model_files} if model_files else {}),
         "versions": versions(),
     }
@@ -137,6 +138,7 @@ def check_same_model(folder: Path, stored: Mapping[str, object], identity: Model
     pairs += tuple((k, new) for k, new in identity.more.items() if k in former)
     differences = [(k, former.get(k), new) for k, new in pairs if former.get(k) != new]
     refuse_differences(folder, differences, "run")
+    check_probe(folder, former, identity.probe)
 
 
 def run_fingerprint(content: Mapping[str, object]) -> str:

@@ -15,11 +15,11 @@ import numpy.typing as npt
 from icm_fast.config import SearchConfig
 from icm_fast.errors import InputError
 from icm_fast.model.forward.runner import ModelRunner
-from icm_fast.model.loaded import LoadedModel
 from icm_fast.plan.leave_one_out import LeaveOneOutPlan
 from icm_fast.plan.pieces import TokenizedDataset
 from icm_fast.scoring.local import TreeScorer
 from icm_fast.scoring.protocol import Enough, Scored
+from icm_fast.scoring.servers.scorer import ServerScorer
 from icm_fast.types import UNLABELLED, BoolArray, FloatArray, IntArray
 
 Block = npt.NDArray[np.intp]
@@ -29,17 +29,24 @@ class BoundedScorer:
     """Scores under at most ``context_demonstrations`` demonstrations per context.
 
     Cost: n (1 + log2 b) demonstrations, with blocks of about b = context_demonstrations / 2.
+
+    Args:
+        tree: Scores the examples of one block at a time.
+        pieces: Token pieces of the data set.
+        config: Settings.
     """
 
-    def __init__(self, loaded: LoadedModel, pieces: TokenizedDataset, config: SearchConfig) -> None:
+    def __init__(
+        self, tree: TreeScorer | ServerScorer, pieces: TokenizedDataset, config: SearchConfig
+    ) -> None:
         self._pieces = pieces
-        self._tree = TreeScorer(loaded, pieces, config)
+        self._tree = tree
         self.blocks = ring_of_blocks(len(pieces), config.context_demonstrations, config.seed)
 
     @property
-    def runner(self) -> ModelRunner:
-        """Forwards the segments of all blocks."""
-        return self._tree.runner
+    def runner(self) -> ModelRunner | None:
+        """Forwards the segments of all blocks; None for a model on a server."""
+        return self._tree.runner if isinstance(self._tree, TreeScorer) else None
 
     @property
     def longest_context(self) -> int:
@@ -108,8 +115,11 @@ class BoundedScorer:
 
     def pool_bytes(self, labels: IntArray) -> int:
         """Bytes of the keys and values that scoring all examples under ``labels`` holds."""
+        tree = self._tree
+        if not isinstance(tree, TreeScorer):
+            return 0  # a server holds them
         shown = (self._shown(labels, k) for k in range(len(self.blocks)))
-        return max(self._tree.pool_bytes(*pair) for pair in shown)
+        return max(tree.pool_bytes(*pair) for pair in shown)
 
     def _shown(self, labels: IntArray, k: int) -> tuple[IntArray, BoolArray]:
         """The labels that block ``k`` sees, ``[n]``, and its examples as queries, ``[n]``."""

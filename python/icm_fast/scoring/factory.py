@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from threading import RLock
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,17 +18,33 @@ from icm_fast.scoring.bounded import BoundedScorer
 from icm_fast.scoring.growing import AppendingScorer
 from icm_fast.scoring.local import NaiveScorer, TreeScorer
 from icm_fast.scoring.protocol import Scorer
+from icm_fast.scoring.servers.lazy import ServedModel
+from icm_fast.scoring.servers.scorer import ServerScorer
 from icm_fast.scoring.support import require_exact_sharing, require_known_head, require_tree_support
 from icm_fast.types import Dataset
 
+if TYPE_CHECKING:
+    from icm_fast.scoring.models import ScoringModel
 
-def make_scorer(loaded: LoadedModel, dataset: Dataset, config: SearchConfig) -> Scorer:
+_tokenizing = RLock()
+"""Tokenizers keep state; of a served model nothing else here does."""
+
+
+def make_scorer(loaded: ScoringModel, dataset: Dataset, config: SearchConfig) -> Scorer:
     """Tokenize the data set, check that it fits the model, and return the scorer.
+
+    Args:
+        loaded: A model in this process, or one of a server.
+        dataset: What is scored.
+        config: Settings.
 
     Raises:
         InputError: Labels or boundaries do not tokenize, the contexts exceed the model's
             limit, or the model can't share prefixes (at this length).
     """
+    if isinstance(loaded, ServedModel):
+        with _tokenizing:
+            return _server_scorer(loaded, dataset, config)
     with turn_of(loaded.model):  # tokenizers and probes change the state of the model, too
         return _make_scorer(loaded, dataset, config)
 
@@ -34,14 +52,12 @@ def make_scorer(loaded: LoadedModel, dataset: Dataset, config: SearchConfig) -> 
 def _make_scorer(loaded: LoadedModel, dataset: Dataset, config: SearchConfig) -> Scorer:
     pieces = tokenize_dataset(dataset, loaded.tokenizer)
     check_embedded(pieces, loaded)
-    lost = lost_texts_sentence(loaded.tokenizer, dataset.examples)
-    if lost is not None:
-        warnings.warn(lost, UserWarning, stacklevel=2)
+    _warn_of_lost_texts(loaded, dataset)
     limit = config.context_limit or loaded.max_context
     require_known_head(loaded)
     if 0 < config.context_demonstrations < len(pieces) - 1:
         require_tree_support(loaded)
-        bounded = BoundedScorer(loaded, pieces, config)
+        bounded = BoundedScorer(TreeScorer(loaded, pieces, config), pieces, config)
         check_bounded_context(bounded.longest_context, limit)
         return bounded
     check_context(pieces, limit)
@@ -53,6 +69,38 @@ def _make_scorer(loaded: LoadedModel, dataset: Dataset, config: SearchConfig) ->
     if config.context_order == "append":
         return AppendingScorer(loaded, pieces, config)
     return TreeScorer(loaded, pieces, config)
+
+
+def _server_scorer(served: ServedModel, dataset: Dataset, config: SearchConfig) -> Scorer:
+    """The scorer of a model on a server; it sends whole prompts, whatever ``scorer`` says."""
+    if config.int8 or config.context_order == "append":
+        name = "int8" if config.int8 else "context_order=append"
+        raise InputError(f"{name} is for models in this process, not for {served.name}; drop it")
+    pieces = tokenize_dataset(dataset, served.tokenizer)
+    _warn_of_lost_texts(served, dataset)
+    limit = config.context_limit or served.max_context
+    scorer = ServerScorer(served, pieces, config, tuple(dataset.label_space))
+    if 0 < config.context_demonstrations < len(pieces) - 1:
+        bounded = BoundedScorer(scorer, pieces, config)
+        check_bounded_context(bounded.longest_context, limit)
+        return bounded
+    check_context(pieces, limit)
+    return scorer
+
+
+def make_piece_scorer(
+    loaded: ScoringModel, pieces: TokenizedDataset, config: SearchConfig
+) -> TreeScorer | ServerScorer:
+    """A scorer of prompts that are token ids already, such as those of a chat template."""
+    if isinstance(loaded, ServedModel):
+        return ServerScorer(loaded, pieces, config)
+    return TreeScorer(loaded, pieces, config)
+
+
+def _warn_of_lost_texts(loaded: ScoringModel, dataset: Dataset) -> None:
+    lost = lost_texts_sentence(loaded.tokenizer, dataset.examples)
+    if lost is not None:
+        warnings.warn(lost, UserWarning, stacklevel=4)
 
 
 def check_embedded(pieces: TokenizedDataset, loaded: LoadedModel) -> None:

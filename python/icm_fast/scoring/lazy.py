@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from icm_fast.identity import json_digest
-from icm_fast.model.lazy import LazyModel, ModelIdentity
+from icm_fast.model.lazy import ModelIdentity
 from icm_fast.scoring.adapter import fingerprint_of, lift
 from icm_fast.scoring.checks import as_float32, checked
+from icm_fast.scoring.models import Opened, open_model
 
 if TYPE_CHECKING:
     from icm_fast.config import SearchConfig
@@ -44,7 +45,7 @@ class _Source(Protocol):
 
 
 class _FromModel:
-    def __init__(self, model: LazyModel, dataset: Dataset, config: SearchConfig) -> None:
+    def __init__(self, model: Opened, dataset: Dataset, config: SearchConfig) -> None:
         self._model = model
         self._dataset = dataset
         self._config = config
@@ -104,7 +105,7 @@ class LazyScorer:
     Args:
         dataset: What is labelled.
         config: Settings of the search.
-        model: See :class:`LazyModel`; a LazyModel is shared, not loaded again.
+        model: See :func:`open_model`; one that is open already is shared, not loaded again.
         scorer: Used instead of the model's own scorer.
     """
 
@@ -112,7 +113,7 @@ class LazyScorer:
         self,
         dataset: Dataset,
         config: SearchConfig,
-        model: ModelSpec | LazyModel,
+        model: ModelSpec | Opened,
         scorer: SimpleScorer | None = None,
     ) -> None:
         self._dataset = dataset
@@ -123,9 +124,7 @@ class LazyScorer:
         if scorer is not None:
             self._source = _FromCaller(scorer, dataset, str(model))
         else:
-            if not isinstance(model, LazyModel):
-                model = LazyModel(model, dtype=config.dtype, device=config.device)
-            self._source = _FromModel(model, dataset, config)
+            self._source = _FromModel(open_model(model, config), dataset, config)
 
     @property
     def model_name(self) -> str:

@@ -8,18 +8,20 @@ import numpy.typing as npt
 
 from icm_fast.config import SearchConfig, check_config
 from icm_fast.plan.leave_one_out import LeaveOneOutPlan
+from icm_fast.scoring.models import open_model
 from icm_fast.types import Dataset, ScoreArray, check_dataset, check_labels
 
 if TYPE_CHECKING:
     from icm_fast.model import ModelSpec
     from icm_fast.scoring.protocol import Scorer
+    from icm_fast.scoring.servers.lazy import ServedModel
 
 
 def plan_leave_one_out(
     dataset: Dataset,
     labels: npt.ArrayLike,
     *,
-    model: ModelSpec,
+    model: ModelSpec | ServedModel,
     seed: int = 0,
     config: SearchConfig | None = None,
 ) -> LeaveOneOutPlan:
@@ -36,7 +38,7 @@ def leave_one_out(
     dataset: Dataset,
     labels: npt.ArrayLike,
     *,
-    model: ModelSpec,
+    model: ModelSpec | ServedModel,
     scorer: str = "tree",
     seed: int = 0,
     config: SearchConfig | None = None,
@@ -47,7 +49,8 @@ def leave_one_out(
         dataset: The examples.
         labels: ``[n]`` label indices, -1 where unlabelled; an unlabelled example is scored given
             all labelled ones.
-        model: Hub id, folder, ``.gguf`` file, embedded name, or ``(model, tokenizer)``.
+        model: Hub id, folder, ``.gguf`` file, embedded name, ``(model, tokenizer)``, or the address
+            of a server.
         scorer: ``tree`` (shared prefixes) or ``naive`` (one prompt per example, same orders).
         seed: Seed of the context orders.
         config: Other settings (dtype, device, normalisation, budgets); its ``seed`` and
@@ -63,10 +66,8 @@ def leave_one_out(
     return _open_scorer(dataset, model, config).score(check_labels(labels, dataset)).scores
 
 
-def _open_scorer(dataset: Dataset, model: ModelSpec, config: SearchConfig) -> Scorer:
-    from icm_fast.model import load_model
+def _open_scorer(dataset: Dataset, model: ModelSpec | ServedModel, config: SearchConfig) -> Scorer:
     from icm_fast.scoring.factory import make_scorer
 
     check_dataset(dataset)
-    loaded = load_model(model, dtype=config.dtype, device=config.device)
-    return make_scorer(loaded, dataset, config)
+    return make_scorer(open_model(model, config).load(), dataset, config)

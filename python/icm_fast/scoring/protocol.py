@@ -10,8 +10,8 @@ from icm_fast.types import BoolArray, FloatArray, IntArray, ScoreArray
 
 if TYPE_CHECKING:
     from icm_fast.config import SearchConfig
-    from icm_fast.model.loaded import LoadedModel
     from icm_fast.plan.leave_one_out import LeaveOneOutPlan
+    from icm_fast.scoring.models import ScoringModel
     from icm_fast.types import Dataset
 
 
@@ -96,6 +96,6 @@ class MakeScorer(Protocol):
     """A function that makes a scorer, such as :func:`icm_fast.scoring.factory.make_scorer`."""
 
     def __call__(
-        self, loaded: LoadedModel, dataset: Dataset, config: SearchConfig, /
+        self, loaded: ScoringModel, dataset: Dataset, config: SearchConfig, /
     ) -> SimpleScorer:
         """Return a scorer for ``dataset``."""

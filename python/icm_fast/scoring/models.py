@@ -1,0 +1,82 @@
+"""From what a user names to a model that is opened when it is first needed, here or on a server."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from icm_fast.errors import InputError
+from icm_fast.model.lazy import LazyModel
+from icm_fast.scoring.servers.address import is_address
+from icm_fast.scoring.servers.lazy import LazyServer, ServedModel
+
+if TYPE_CHECKING:
+    from icm_fast.model.loaded import LoadedModel, ModelSpec
+
+    ScoringModel = LoadedModel | ServedModel
+    """What :func:`icm_fast.scoring.factory.make_scorer` makes scorers of."""
+
+Opened = LazyModel | LazyServer
+"""A model that is loaded, or a server that is asked, on first use."""
+
+
+class Choice(Protocol):
+    """The settings that say how a model is opened, of a search or a labelling."""
+
+    @property
+    def dtype(self) -> str:
+        """Dtype of local weights."""
+
+    @property
+    def device(self) -> str:
+        """Device of local weights."""
+
+    @property
+    def server(self) -> str:
+        """The kind of server."""
+
+    @property
+    def tokenizer(self) -> str:
+        """The tokenizer of a server's model."""
+
+
+def open_model(model: ModelSpec | Opened | ServedModel, config: Choice) -> Opened:
+    """Return what opens a model on first use.
+
+    Args:
+        model: See :func:`icm_fast.model.load_model`; also the address of a server.
+        config: How it is opened.
+
+    Raises:
+        InputError: An address that cannot be used, or settings of servers for another model.
+    """
+    if isinstance(model, LazyModel | LazyServer):
+        return model
+    if isinstance(model, ServedModel):
+        return LazyServer.of(model)
+    if is_address(model):
+        return LazyServer(str(model), server=config.server, tokenizer=config.tokenizer)
+    for name, value in (("server", config.server), ("tokenizer", config.tokenizer)):
+        if value not in ("", "auto"):
+            raise InputError(
+                f"{name}={value} is for models on a server, but the model is not an address such "
+                f"as http://localhost:8000; drop {name}"
+            )
+    return LazyModel(model, dtype=config.dtype, device=config.device)
+
+
+def local_weights(model: LoadedModel | ServedModel, what: str) -> LoadedModel:
+    """The model, if its weights are in this process.
+
+    Args:
+        model: A model.
+        what: What needs the weights, for the message.
+
+    Raises:
+        InputError: It is on a server.
+    """
+    if isinstance(model, ServedModel):
+        raise InputError(
+            f"{what} needs the weights of the model, but {model.name} is a server; pass a hub id, "
+            "a folder or a .gguf file"
+        )
+    return model

@@ -1,0 +1,221 @@
+"""A server that was opened: prompts in, log-probabilities of named tokens out, each checked."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from threading import Lock
+from typing import TYPE_CHECKING
+
+from icm_fast.errors import InputError
+from icm_fast.identity import Known
+from icm_fast.scoring.servers.dialect import (
+    PROBE_TOP,
+    Answer,
+    Dialect,
+    ServerFacts,
+    token_key,
+    token_of,
+)
+from icm_fast.scoring.servers.schedule import run_in_order, waits_for
+from icm_fast.scoring.servers.transport import Transport, UnusableError
+from icm_fast.scoring.servers.verification import Witness
+
+if TYPE_CHECKING:
+    from icm_fast.plan.text_ids import Tokenizer
+
+VOUCH_EVERY = 256
+"""Requests after which a known sentence is asked again, at the latest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One prompt.
+
+    Attributes:
+        ids: Its token ids.
+        wanted: Token ids whose log-probabilities after it are needed.
+        shared: Tokens that it shares with the prompt before it, in depth-first order.
+    """
+
+    ids: tuple[int, ...]
+    wanted: tuple[int, ...]
+    shared: int = 0
+
+
+class MissingTokenError(Exception):
+    """A token that is needed is not among the most likely ones, and the server returns no others.
+
+    Attributes:
+        place: Place of the prompt.
+        token: The token id.
+        width: How many tokens the server returned.
+    """
+
+    def __init__(self, place: int, token: int, width: int) -> None:
+        super().__init__(place, token, width)
+        self.place, self.token, self.width = place, token, width
+
+
+class Client:
+    """Asks one model of one server.
+
+    Args:
+        transport: Sends requests.
+        dialect: The kind of server.
+        facts: What it says about itself.
+        requests: Maximum number of requests in flight.
+    """
+
+    def __init__(
+        self, transport: Transport, dialect: Dialect, facts: ServerFacts, requests: int
+    ) -> None:
+        self.transport = transport
+        self.dialect = dialect
+        self.facts = facts
+        # More than it computes at a time would only push each other's prefixes out of its cache.
+        self.requests = min(requests, facts.slots or requests)
+        self._witness: Witness | None = None
+        self._vouching = Lock()
+        self._breaks_seen = 0
+
+    def begin(self, tokenizer: Tokenizer, name: str) -> str:
+        """Record the answers to known sentences; return them as text.
+
+        Raises:
+            InputError: The server does not answer.
+        """
+        self._witness = Witness(self._likely, self._again, tokenizer, name)
+        return self._witness.record()
+
+    def vouch(self) -> None:
+        """Ask a known sentence again.
+
+        Raises:
+            InputError: Another model answers.
+        """
+        with self._vouching:
+            if self._witness is not None:
+                self._witness.vouch()
+
+    def _vouch_after_breaks(self) -> None:
+        """The same, where the server broke off since: it may have another model now."""
+        with self._vouching:
+            breaks = self.transport.n_breaks
+            if self._witness is not None and breaks != self._breaks_seen:
+                self._witness.vouch()
+                self._breaks_seen = breaks
+
+    def answer(self, prompt: Sequence[int] | str, wanted: Sequence[int], width: int = 0) -> Answer:
+        """Ask once; tokens may be missing unless the server can be asked for them by id.
+
+        Raises:
+            InputError: The server refuses or fails, or its answers cannot be used.
+        """
+        width = width or self.dialect.first_width
+        path, body = self.dialect.request(self.facts.model, prompt, wanted, width)
+        exact = self.dialect.is_exact and self.dialect.wider(width) is None
+
+        def read(content: object) -> Answer:
+            answer = self.dialect.read(content, wanted)
+            _check(answer, prompt, wanted, exact=exact)
+            return answer
+
+        return self.transport.post(path, body, read)
+
+    def ask(self, asks: Sequence[Ask]) -> list[Mapping[int, float]]:
+        """Log-probabilities of all wanted tokens after each prompt.
+
+        Nothing is returned before a known sentence was answered as at the start.
+
+        Args:
+            asks: Prompts in depth-first order.
+
+        Raises:
+            MissingTokenError: A token that is needed is not among those that the server returns.
+            InputError: The server refuses or fails, or another model answers.
+        """
+        found: list[Mapping[int, float]] = []
+        self.transport.start()
+        for start in range(0, len(asks), VOUCH_EVERY):
+            found += self._part(asks[start : start + VOUCH_EVERY], start)
+            self.vouch()
+        return found
+
+    def _part(self, asks: Sequence[Ask], start: int) -> list[Mapping[int, float]]:
+        found: list[Mapping[int, float]] = [{}] * len(asks)
+        lengths = [len(ask.ids) for ask in asks]
+        after = waits_for(lengths, [0, *(ask.shared for ask in asks[1:])])
+
+        def one(k: int) -> Mapping[int, float]:
+            return self._whole(asks[k], start + k)
+
+        for k, logprobs in run_in_order(one, after, self.requests, self.transport.stop):
+            found[k] = logprobs
+        return found
+
+    def _whole(self, ask: Ask, place: int) -> Mapping[int, float]:
+        """All wanted tokens after one prompt, asked for more and more widely where need be."""
+        width = self.dialect.first_width
+        while True:
+            answer = self.answer(ask.ids, ask.wanted, width)
+            missing = [token for token in ask.wanted if token not in answer.logprobs]
+            if not missing:
+                break
+            wider = self.dialect.wider(width)
+            if wider is None:
+                raise MissingTokenError(place, missing[0], width)
+            width = wider
+        self._vouch_after_breaks()
+        return answer.logprobs
+
+    def _likely(self, ids: Sequence[int]) -> Known:
+        answer = self.answer(ids, (), PROBE_TOP)
+        best = sorted(answer.top, key=lambda token: -answer.top[token])[:PROBE_TOP]
+        if not best:
+            raise InputError(f"{self.transport.base} returns no log-probabilities; use another one")
+        return {token: answer.top[token] for token in best}
+
+    def _again(self, ids: Sequence[int], before: Known) -> Known:
+        """The answer to a sentence that was answered before, for the same tokens."""
+        tokens = [token_of(key) for key in before]
+        wanted = [token for token in tokens if token is not None and self.dialect.is_exact]
+        width = max(self.dialect.first_width, PROBE_TOP)
+        path, body = self.dialect.request(self.facts.model, ids, wanted, width)
+
+        def read(content: object) -> Known:
+            answer = self.dialect.read(content, wanted)
+            _check(answer, ids, (), exact=True)
+            now = {**answer.top, **{token_key(t): v for t, v in answer.logprobs.items()}}
+            likeliest = max(before, key=lambda key: before[key])
+            if likeliest not in now:
+                raise UnusableError(
+                    "the most likely token after a known sentence at the start is not in the "
+                    "answer now; another model may answer"
+                )
+            return now
+
+        return self.transport.post(path, body, read)
+
+
+def _check(
+    answer: Answer, prompt: Sequence[int] | str, wanted: Sequence[int], *, exact: bool
+) -> None:
+    """Refuse an answer to another question.
+
+    Raises:
+        UnusableError: Tokens are missing, or the prompt has another length.
+    """
+    if not isinstance(prompt, str) and answer.n_prompt not in (None, len(prompt)):
+        raise UnusableError(
+            f"the server read {answer.n_prompt} tokens of a prompt of {len(prompt)}"
+        )
+    if sum(math.exp(value) for value in answer.logprobs.values()) > 1.01:
+        raise UnusableError("the probabilities of different tokens add up to more than 1")
+    missing = [token for token in wanted if token not in answer.logprobs]
+    if missing and exact:
+        raise UnusableError(
+            f"token {missing[0]} was asked for by its id and is missing; is the server old, or of "
+            "another kind (--server)?"
+        )

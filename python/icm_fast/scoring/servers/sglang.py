@@ -1,0 +1,96 @@
+"""SGLang: ``/generate`` with log-probabilities of named token ids."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from icm_fast.scoring.servers.dialect import (
+    PROBE_TOP,
+    Answer,
+    Listed,
+    ServerFacts,
+    first,
+    integer,
+    logprob,
+    mapping,
+    text,
+    token_key,
+)
+from icm_fast.scoring.servers.openai import computed
+from icm_fast.scoring.servers.transport import UnusableError
+from icm_fast.scoring.servers.vllm import ask_tokens
+
+if TYPE_CHECKING:
+    from icm_fast.scoring.servers.transport import Transport
+
+
+class SGLang:
+    """SGLang's own ``/generate``, with its ``token_ids_logprob``."""
+
+    name = "sglang"
+    is_exact = True
+    first_width = PROBE_TOP
+
+    def wider(self, width: int) -> int | None:
+        """Nothing: ids are asked for by themselves."""
+        return None
+
+    def facts(self, transport: Transport, listed: Listed) -> ServerFacts:
+        """Origin of the model and context."""
+        found = transport.get("/get_model_info")
+        info = found if isinstance(found, dict) else {}
+        longest = integer(listed.content.get("max_model_len"))
+        source = text(info.get("model_path")) or text(listed.content.get("root")) or listed.name
+        return ServerFacts(
+            listed.name,
+            source,
+            max_context=None if longest is None else longest - 1,
+            identity={"model_path": source},
+        )
+
+    def request(
+        self, model: str, prompt: Sequence[int] | str, wanted: Sequence[int], width: int
+    ) -> tuple[str, dict[str, object]]:
+        """One generated token; -1 leaves out the log-probabilities of the prompt."""
+        body: dict[str, object] = {
+            "sampling_params": {"max_new_tokens": 1, "temperature": 0},
+            "return_logprob": True,
+            "logprob_start_len": -1,
+            "top_logprobs_num": 0 if wanted else width,
+            "stream": False,
+        }
+        body |= {"text": prompt} if isinstance(prompt, str) else {"input_ids": list(prompt)}
+        if wanted:
+            body["token_ids_logprob"] = list(wanted)
+        return "/generate", body
+
+    def read(self, content: object, wanted: Sequence[int]) -> Answer:
+        """Read lists of (log-probability, id, text) for the first generated position."""
+        meta = mapping(mapping(content, "the answer").get("meta_info"), "meta_info")
+        n_prompt = integer(meta.get("prompt_tokens"))
+        n_computed = computed(n_prompt, integer(meta.get("cached_tokens")))
+        if not wanted:
+            top = _position(meta, "output_top_logprobs")
+            return Answer({}, {token_key(token): value for token, value in top.items()}, n_prompt)
+        found = _position(meta, "output_token_ids_logprobs")
+        return Answer({t: found[t] for t in wanted if t in found}, {}, n_prompt, n_computed)
+
+    def tokenize(self, transport: Transport, model: str, text: str) -> list[int] | None:
+        """Ask ``/tokenize``, which younger versions have."""
+        body = {"model": model, "prompt": text, "add_special_tokens": False}
+        return ask_tokens(transport, body)
+
+
+def _position(meta: object, name: str) -> dict[int, float]:
+    """Log-probabilities by id at the first generated position."""
+    rows = first(mapping(meta, "meta_info").get(name), name)
+    if not isinstance(rows, list):
+        raise UnusableError(f"{name}[0] is not a list")
+    found: dict[int, float] = {}
+    for row in rows:
+        token = integer(row[1]) if isinstance(row, list) and len(row) >= 2 else None
+        if token is None:
+            raise UnusableError(f"{name} has an entry without a token id")
+        found[token] = logprob(row[0])
+    return found
