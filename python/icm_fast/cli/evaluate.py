@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from icm_fast.cli.parameters import (
+    AllowHttp,
     Assignments,
     Data,
     Limit,
@@ -20,17 +22,20 @@ from icm_fast.cli.parameters import (
     ProgressKind,
     RunModel,
     Seed,
+    Server,
+    Tokenizer,
 )
 from icm_fast.cli.search import request_model, run_search
 from icm_fast.cli.settings import read_request, say
 from icm_fast.errors import InputError
-from icm_fast.model.lazy import LazyModel
 from icm_fast.runs.store import CONFIG_FILE
+from icm_fast.scoring.models import Opened, open_model
 
 if TYPE_CHECKING:
     from typer._click import Context
 
     from icm_fast.model.loaded import LoadedModel
+    from icm_fast.runs.finished import FinishedRun
 
 _JUDGE = "Judge"
 _CONTINUATIONS = "Continuations"
@@ -76,6 +81,9 @@ def evaluate_run_command(
     preset: Preset = None,
     assignments: Assignments = None,
     options: Options = None,
+    server: Server = None,
+    tokenizer: Tokenizer = None,
+    allow_http: AllowHttp = False,
     progress: ProgressKind = "auto",
 ) -> None:
     """Compare zero-shot, found and gold labels on held-out examples."""
@@ -111,12 +119,27 @@ def evaluate_run_command(
             seed=seed,
             limit=limit,
             output=output,
+            server=server,
+            tokenizer=tokenizer,
         )
         run_search(request, request_model(request), progress)
         folder = request.folder
     run = read_run(folder)
-    loaded = LazyModel(model or run.model, dtype=run.config.dtype, device=run.config.device)
-    say(comparison_text(evaluate_run(run, loaded, n_test=n_test)))
+    opened = _predicting(run, model, server, tokenizer)
+    say(comparison_text(evaluate_run(run, opened, n_test=n_test)))
+
+
+def _predicting(
+    run: FinishedRun, model: str | None, server: str | None, tokenizer: str | None
+) -> Opened:
+    """The model that predicts: that of the run as it was reached, or another one."""
+    config = run.config
+    if model is not None:  # how the run's own server was read says nothing about it
+        config = replace(config, server="auto", tokenizer="")
+    config = replace(
+        config, server=server or config.server, tokenizer=tokenizer or config.tokenizer
+    )
+    return open_model(model or run.model, config)
 
 
 def _refuse_search_options(folder: Path, given: Mapping[str, object]) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from icm_fast.cli.parameters import ProgressKind
+from icm_fast.cli.parameters import AllowHttp, ProgressKind, Server, Tokenizer
 from icm_fast.cli.settings import say
 
 _Name = Annotated[
@@ -65,6 +65,9 @@ def experiment(
     seed: _Seed = None,
     only: _Only = None,
     output: _Output = Path("runs/experiments"),
+    server: Server = None,
+    tokenizer: Tokenizer = None,
+    allow_http: AllowHttp = False,
     progress: ProgressKind = "auto",
 ) -> None:
     """Run one of the paper's experiments; run it again to resume."""
@@ -77,7 +80,7 @@ def experiment(
         return
     chosen = read_experiment(name, suite, models=model or (), seeds=seed or (), only=only or ())
     run_experiment(
-        chosen,
+        chosen.with_settings({"server": server, "tokenizer": tokenizer}),
         output=output,
         command=("icm-fast", *map(shlex.quote, sys.argv[1:])),
         data=data,

@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from icm_fast.cli.parameters import MODEL_HELP, ProgressKind, Seed
+from icm_fast.cli.parameters import (
+    MODEL_HELP,
+    AllowHttp,
+    ProgressKind,
+    Seed,
+    Server,
+    Tokenizer,
+)
 from icm_fast.cli.search import resumable
 from icm_fast.cli.settings import parse_assignments, read_settings_file, say
 from icm_fast.errors import InputError, shown
@@ -167,6 +174,9 @@ def label(
     file: _ConfigFile = None,
     plan: _Plan = False,
     as_json: _AsJson = False,
+    server: Server = None,
+    tokenizer: Tokenizer = None,
+    allow_http: AllowHttp = False,
     progress: ProgressKind = "auto",
 ) -> None:
     """Label every row of a table; run it again to resume."""
@@ -187,6 +197,8 @@ def label(
         "corrections": corrections,
         "seed": seed,
         "abstain": abstain,
+        "server": server,
+        "tokenizer": tokenizer,
     }
     request = _request(file, assignments or [], shares, flags)
     if plan:
@@ -259,7 +271,7 @@ def _run(name: str, request: _Request, as_json: bool, progress: str) -> None:
         write_labelled,
     )
     from icm_fast.labelling.review import corrected_table
-    from icm_fast.model.lazy import LazyModel
+    from icm_fast.scoring.models import open_model
 
     task, config, model = request.task, request.config, request.model
     opened = open_table(name)
@@ -273,12 +285,12 @@ def _run(name: str, request: _Request, as_json: bool, progress: str) -> None:
         opened, task = corrected_table(opened, task, request.corrections)
     if model is None:
         say(f"no --model given: labelling with the small embedded model {DEFAULT_MODEL}", err=True)
-    lazy = LazyModel(model or DEFAULT_MODEL, dtype=config.dtype, device=config.device)
+    opened_model = open_model(model or DEFAULT_MODEL, config)
     with resumable(folder):
         labelling = label_rows(
             opened,
             task,
-            model=lazy,
+            model=opened_model,
             config=config,
             folder=folder,
             progress=make_progress(progress),

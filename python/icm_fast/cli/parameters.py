@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-MODEL_HELP = "Hub id, folder, .gguf file, or smollm2 / gemma3-270m."
+from icm_fast.scoring.servers.address import ALLOW_HTTP
+
+MODEL_HELP = "Hub id, folder, .gguf file, smollm2 / gemma3-270m, or http://host:port of a server."
 _SETTINGS = "Settings"
+_SERVER = "Model on a server"
 
 Task = Annotated[
     str | None,
@@ -29,6 +33,40 @@ RunModel = Annotated[
     str | None,
     typer.Option(
         metavar="MODEL", help=f"{MODEL_HELP} By default the model of the run.", show_default=False
+    ),
+]
+Server = Annotated[
+    str | None,
+    typer.Option(
+        metavar="KIND",
+        help="vllm, sglang, llama.cpp or openai; by default the server is asked.",
+        show_default=False,
+        rich_help_panel=_SERVER,
+    ),
+]
+Tokenizer = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Hub id or folder of its tokenizer; by default where the server has the model from.",
+        show_default=False,
+        rich_help_panel=_SERVER,
+    ),
+]
+
+
+def _allow_http(allowed: bool) -> None:
+    if allowed:
+        os.environ[ALLOW_HTTP] = "1"
+
+
+AllowHttp = Annotated[
+    bool,
+    typer.Option(
+        "--allow-http",
+        callback=_allow_http,
+        help="Send texts and keys unencrypted to another machine.",
+        rich_help_panel=_SERVER,
     ),
 ]
 Seed = Annotated[

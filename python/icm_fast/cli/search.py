@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from icm_fast.cli.parameters import (
+    AllowHttp,
     Assignments,
     ConfigFile,
     Data,
@@ -21,11 +22,13 @@ from icm_fast.cli.parameters import (
     Preset,
     ProgressKind,
     Seed,
+    Server,
     Task,
+    Tokenizer,
 )
 from icm_fast.cli.settings import Request, read_request, say
 from icm_fast.errors import InputError
-from icm_fast.model.lazy import LazyModel
+from icm_fast.scoring.models import Opened, open_model
 
 if TYPE_CHECKING:
     from icm_fast.engine.doctor import Finding
@@ -45,6 +48,9 @@ def search_command(
     config: ConfigFile = None,
     assignments: Assignments = None,
     options: Options = None,
+    server: Server = None,
+    tokenizer: Tokenizer = None,
+    allow_http: AllowHttp = False,
     progress: ProgressKind = "auto",
 ) -> None:
     """Label the data of a task; run it again to resume."""
@@ -58,12 +64,14 @@ def search_command(
         preset=preset,
         seed=seed,
         limit=limit,
+        server=server,
+        tokenizer=tokenizer,
         output=output,
     )
     say(run_search(request, request_model(request), progress))
 
 
-def run_search(request: Request, model: LazyModel, progress: str) -> str:
+def run_search(request: Request, model: Opened, progress: str) -> str:
     """Search into the folder of ``request``; return the summary to print."""
     from icm_fast.engine.progress import make_progress
     from icm_fast.engine.search import search
@@ -97,9 +105,9 @@ def resumable(folder: Path) -> Iterator[None]:
         raise typer.Exit(130) from None
 
 
-def request_model(request: Request) -> LazyModel:
+def request_model(request: Request) -> Opened:
     """The model of ``request``, not loaded yet."""
-    return LazyModel(request.model, dtype=request.config.dtype, device=request.config.device)
+    return open_model(request.model, request.config)
 
 
 def doctor(
@@ -112,6 +120,9 @@ def doctor(
     config: ConfigFile = None,
     assignments: Assignments = None,
     options: Options = None,
+    server: Server = None,
+    tokenizer: Tokenizer = None,
+    allow_http: AllowHttp = False,
     as_json: _AsJson = False,
 ) -> None:
     """Check model and data; predict the tokens and time of a search."""
@@ -127,6 +138,8 @@ def doctor(
         preset=preset,
         seed=seed,
         limit=limit,
+        server=server,
+        tokenizer=tokenizer,
     )
     findings: list[Finding] = []
     for finding in diagnose(request.source.load_dataset, request_model(request), request.config):

@@ -14,8 +14,9 @@ from icm_fast.config import SearchConfig
 from icm_fast.engine.native import check_fits
 from icm_fast.engine.progress import Stopwatch, clock
 from icm_fast.errors import InputError
-from icm_fast.model.lazy import LazyModel
 from icm_fast.scoring.checks import check_scores
+from icm_fast.scoring.models import Opened
+from icm_fast.scoring.servers.lazy import ServedModel
 from icm_fast.tasks.duplicates import duplicates, duplicates_text
 from icm_fast.types import UNLABELLED, Dataset, IntArray
 
@@ -57,9 +58,7 @@ class Finding:
         return "FAIL" if not self.passed else "note" if self.note else "ok"
 
 
-def diagnose(
-    load: Callable[[], Dataset], model: LazyModel, config: SearchConfig
-) -> Iterator[Finding]:
+def diagnose(load: Callable[[], Dataset], model: Opened, config: SearchConfig) -> Iterator[Finding]:
     """Run the checks in order and stop at the first failure, since later checks rely on it.
 
     Args:
@@ -79,9 +78,7 @@ def diagnose(
             return
 
 
-def _steps(
-    load: Callable[[], Dataset], model: LazyModel, config: SearchConfig
-) -> Iterator[Finding]:
+def _steps(load: Callable[[], Dataset], model: Opened, config: SearchConfig) -> Iterator[Finding]:
     from icm_fast.plan.pieces import tokenize_dataset
     from icm_fast.scoring.factory import make_scorer
 
@@ -90,20 +87,25 @@ def _steps(
     yield _data(dataset)
     yield _copies(dataset)
     loaded = model.load()
+    if isinstance(loaded, ServedModel):
+        from icm_fast.engine.doctor_server import server_steps
+
+        yield from server_steps(loaded, dataset, config)
+        return
     yield _model(loaded)
     pieces = tokenize_dataset(dataset, loaded.tokenizer)
-    yield _label_tokens(dataset, pieces)
+    yield label_tokens(dataset, pieces)
     yield Finding("boundaries", True, f"the pieces of all {len(dataset)} prompts join like text")
-    yield from _reading(dataset, loaded.tokenizer, pieces)
+    yield from reading(dataset, loaded.tokenizer, pieces)
     scorer = make_scorer(loaded, dataset, config)  # the one that a search makes
     yield from _computing(loaded, scorer, config)
     limit = config.context_limit or loaded.max_context
-    yield _context(scorer, pieces, limit)
+    yield context(scorer, pieces, limit)
     yield _memory(loaded, scorer, len(dataset), len(dataset.label_space))
     rate = _tokens_per_second(loaded, dataset, config, make_scorer)
     speed = {"tokens_per_second": rate}
     yield Finding("speed", True, f"{rate:,.0f} tokens per second", fields=speed)
-    yield _cost(scorer, dataset, config, rate)
+    yield cost(scorer, dataset, config, rate)
 
 
 def _processor() -> Finding:
@@ -160,13 +162,14 @@ def _model(loaded: LoadedModel) -> Finding:
     )
 
 
-def _label_tokens(dataset: Dataset, pieces: TokenizedDataset) -> Finding:
+def label_tokens(dataset: Dataset, pieces: TokenizedDataset) -> Finding:
+    """The token ids of each label."""
     tokens = {text: list(ids) for text, ids in zip(dataset.label_space, pieces.labels, strict=True)}
     listed = ", ".join(f"{text!r} = {ids}" for text, ids in tokens.items())
     return Finding("label tokens", True, listed, fields={"tokens": tokens})
 
 
-def _reading(dataset: Dataset, tokenizer: Tokenizer, pieces: TokenizedDataset) -> Iterator[Finding]:
+def reading(dataset: Dataset, tokenizer: Tokenizer, pieces: TokenizedDataset) -> Iterator[Finding]:
     """How the model reads the data: what gets lost, how labels join, one whole prompt."""
     from icm_fast.plan.text_ids import Decoder, lost_texts_sentence, marked_text
     from icm_fast.tasks.joins import joined_labels
@@ -213,7 +216,8 @@ def _threads(path: ForwardPath, found: Processors) -> Finding:
     return Finding("threads", True, f"{count}; {where}", fields=limits)
 
 
-def _context(scorer: Scorer, pieces: TokenizedDataset, limit: int) -> Finding:
+def context(scorer: Scorer, pieces: TokenizedDataset, limit: int) -> Finding:
+    """The longest context against the limit."""
     from icm_fast.scoring.bounded import BoundedScorer
     from icm_fast.scoring.factory import longest_context
 
@@ -274,7 +278,18 @@ def _tokens_per_second(
     return float(n_tokens / max(watch.seconds(), 1e-9))
 
 
-def _cost(scorer: Scorer, dataset: Dataset, config: SearchConfig, rate: float) -> Finding:
+def cost(
+    scorer: Scorer, dataset: Dataset, config: SearchConfig, rate: float, requests: int = 0
+) -> Finding:
+    """Predicted tokens and time of a search.
+
+    Args:
+        scorer: Predicts the tokens of an evaluation.
+        dataset: What is searched.
+        config: Settings of the search.
+        rate: Tokens per second.
+        requests: Requests to a server for one evaluation; 0 for a model in this process.
+    """
     n, n_labels = len(dataset), len(dataset.label_space)
     full = scorer.predict_tokens(balanced_labels(n, n_labels))
     sizes = growth_sizes(n, config)
@@ -293,6 +308,10 @@ def _cost(scorer: Scorer, dataset: Dataset, config: SearchConfig, rate: float) -
         f"{total:,} tokens and {clock(total / rate)} for a search of {len(sizes) + n_final} "
         "evaluations (many settle after fewer)"
     )
+    if requests:
+        detail += f"; {requests:,} requests per evaluation"
+        numbers |= {"requests_per_evaluation": requests}
+        numbers |= {"requests": requests * (len(sizes) + n_final)}
     return Finding("cost", True, detail, fields=numbers)
 
 

@@ -37,7 +37,7 @@ from icm_fast.runs.provenance import machine_facts, versions
 from icm_fast.types import Dataset, IntArray, Reporter
 
 if TYPE_CHECKING:
-    from icm_fast.model.lazy import LazyModel
+    from icm_fast.scoring.models import Opened
 
 Document = TypeVar("Document")
 
@@ -100,9 +100,9 @@ class Cell:
         column: Column,
         seed: int,
         folder: Path,
-        model: LazyModel,
+        model: Opened,
         data: Path | None,
-        chat_model: LazyModel | None = None,
+        chat_model: Opened | None = None,
     ) -> None:
         self._folder = folder
         self._data = CellData(column, seed, model, data, chat_model)
@@ -245,19 +245,19 @@ class Cell:
         }
 
 
-def _weights(model: LazyModel) -> dict[str, str]:
+def _weights(model: Opened) -> dict[str, str]:
     identity = model.identity()
     return {"fingerprint": identity.fingerprint, "dtype": identity.dtype}
 
 
-def _tokens(model: LazyModel, *datasets: Dataset) -> list[str]:
+def _tokens(model: Opened, *datasets: Dataset) -> list[str]:
     """What a model reads of data sets, and how it computes."""
     tokenizer = model.load().tokenizer
     pieces = [asdict(tokenize_dataset(dataset, tokenizer)) for dataset in datasets]
     return [json_digest(pieces), *model.identity().more.values()]
 
 
-def _chat_tokens(model: LazyModel, dataset: Dataset) -> list[str]:
+def _chat_tokens(model: Opened, dataset: Dataset) -> list[str]:
     """What a chat model reads of a data set in its template, and how it computes."""
     try:
         read = json_digest(asdict(chat_pieces(dataset, model.load().tokenizer)))

@@ -17,11 +17,12 @@ from icm_fast.evaluation.metrics import agreement
 from icm_fast.evaluation.prompt_formats import HHH_FILE
 from icm_fast.experiments.experiment import Column
 from icm_fast.files.fields import read_text
+from icm_fast.scoring.servers.lazy import ServedModel
 from icm_fast.tasks.annotators import annotator_labels
 from icm_fast.types import UNLABELLED, Dataset, IntArray
 
 if TYPE_CHECKING:
-    from icm_fast.model.lazy import LazyModel
+    from icm_fast.scoring.models import Opened
 
 
 class CellData:
@@ -39,9 +40,9 @@ class CellData:
         self,
         column: Column,
         seed: int,
-        model: LazyModel,
+        model: Opened,
         data: Path | None,
-        chat_model: LazyModel | None = None,
+        chat_model: Opened | None = None,
     ) -> None:
         self.column = column
         self.seed = seed
@@ -52,8 +53,11 @@ class CellData:
 
     @property
     def n_parameters(self) -> int:
-        """Parameters of the model; tied ones count once."""
-        return sum(p.numel() for p in self.model.load().model.parameters())
+        """Parameters of the model, tied ones once; 0 where a server does not say."""
+        loaded = self.model.load()
+        if isinstance(loaded, ServedModel):
+            return loaded.client.facts.n_parameters
+        return sum(p.numel() for p in loaded.model.parameters())
 
     @cached_property
     def dataset(self) -> Dataset:

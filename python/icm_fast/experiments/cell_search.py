@@ -14,6 +14,7 @@ from icm_fast.evaluation.metrics import agreement, agreement_up_to_permutation
 from icm_fast.experiments.cell_data import CellData
 from icm_fast.experiments.documents import AgreementFacts, SearchFacts
 from icm_fast.scoring.leave_one_out import leave_one_out
+from icm_fast.scoring.models import local_weights
 from icm_fast.types import UNLABELLED, IntArray, Reporter
 
 
@@ -48,7 +49,7 @@ def _search_by_batch(
 
     found = iterate(
         data.dataset,
-        model=data.model.load(),
+        model=local_weights(data.model.load(), "a search batch by batch"),
         batch_size=batch_size,
         search_config=data.config,
         tuning_config=data.column.tuning_config(data.seed),

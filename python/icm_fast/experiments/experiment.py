@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 from icm_fast.config import SearchConfig
@@ -133,6 +133,14 @@ class Experiment:
     log_x: bool = False
     note: str = ""
     variant: str = ""
+
+    def with_settings(self, settings: Mapping[str, str | None]) -> Experiment:
+        """The same, with other settings of the searches of all columns; None changes nothing."""
+        given = {name: value for name, value in settings.items() if value is not None}
+        columns = tuple(
+            replace(column, settings={**column.settings, **given}) for column in self.columns
+        )
+        return replace(self, columns=columns) if given else self
 
     @property
     def file_name(self) -> str:

@@ -14,11 +14,14 @@ from icm_fast.evaluation.metrics import agreement
 from icm_fast.evaluation.prompt_formats import HHH_FILE
 from icm_fast.experiments.cell_data import CellData
 from icm_fast.experiments.methods import Method
+from icm_fast.scoring.models import local_weights
+from icm_fast.scoring.servers.lazy import LazyServer
 from icm_fast.types import UNLABELLED, IntArray
 
 if TYPE_CHECKING:
     from icm_fast.model.loaded import LoadedModel
     from icm_fast.plan.pieces import TokenizedDataset
+    from icm_fast.scoring.models import ScoringModel
     from icm_fast.training.sft import Tuned
 
 
@@ -53,6 +56,8 @@ def not_applicable(method: Method, data: CellData) -> str:
         data.chat_model.load().tokenizer, "chat_template", None
     ):
         return "the model has no chat template"
+    if method.use == "tuned" and isinstance(data.model, LazyServer):
+        return "the model is on a server, and fine-tuning needs its weights"
     return ""
 
 
@@ -74,11 +79,11 @@ def predict_test(method: Method, data: CellData, found: IntArray, folder: Path) 
     watch = Stopwatch()
     labels = data.labels(method.labels, found) if method.labels else None
     seconds = watch.seconds()
-    model = data.model.load()
+    model: ScoringModel = data.model.load()
     tuned = None
     if method.use == "tuned":
         assert labels is not None
-        tuned = _fine_tuned(data, labels, model, folder)
+        tuned = _fine_tuned(data, labels, local_weights(model, "fine-tuning"), folder)
         # Seconds of a resumed fine-tuning include those before the interruption.
         model, seconds = tuned.model, seconds + tuned.seconds
     watch = Stopwatch()
@@ -111,7 +116,7 @@ def _zero_shot(use: str, data: CellData) -> Predictions:
         assistant_pieces,
         chat_pieces,
     )
-    from icm_fast.scoring.local import TreeScorer
+    from icm_fast.scoring.factory import make_piece_scorer
 
     loaded = (data.chat_model if use == "chat" else data.model).load()
     test, tokenizer = data.test[0], loaded.tokenizer
@@ -123,5 +128,5 @@ def _zero_shot(use: str, data: CellData) -> Predictions:
         assert dialogue is not None, "not_applicable says so"
         pieces = assistant_pieces(test, tokenizer, dialogue)
     unlabelled = np.full(len(pieces), UNLABELLED, np.int32)
-    scored = TreeScorer(loaded, pieces, data.scoring).score(unlabelled)
+    scored = make_piece_scorer(loaded, pieces, data.scoring).score(unlabelled)
     return Predictions(predict(scored.scores), scored.scores, scored.n_tokens, n_shots=0)

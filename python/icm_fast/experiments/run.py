@@ -17,8 +17,9 @@ from icm_fast.experiments.methods import METHODS
 from icm_fast.experiments.summary import summarize_column
 from icm_fast.experiments.table import experiment_text
 from icm_fast.files import write_atomically, writing
-from icm_fast.model.lazy import LazyModel
 from icm_fast.model.load import check_model_name
+from icm_fast.scoring.models import Opened, open_model
+from icm_fast.scoring.servers.address import is_address, parse_address, reach_of
 from icm_fast.training.sft.trainer import training_packages
 from icm_fast.types import Reporter
 
@@ -51,7 +52,7 @@ def run_experiment(
         _check_data(column, data)
         column.source(experiment.seeds[0], data).load_dataset()
         for name in dict.fromkeys((column.model, column.chat_model or column.model)):
-            check_model_name(name)
+            _check_model(column, name)
     _check_packages(experiment)
     models = _Models()
     done: list[ColumnDocument] = []
@@ -93,20 +94,31 @@ class _Models:
     """The models of the current column; those of the last column are reused where they fit."""
 
     def __init__(self) -> None:
-        self._kept: dict[tuple[str, str, str], LazyModel] = {}
+        self._kept: dict[tuple[str, ...], Opened] = {}
 
-    def of(self, column: Column) -> tuple[LazyModel, LazyModel]:
+    def of(self, column: Column) -> tuple[Opened, Opened]:
         """A column's model, and that of its prompts in a chat template."""
         config = column.config(0)
-        keys = [
-            (name, config.dtype, config.device)
-            for name in (column.model, column.chat_model or column.model)
-        ]
+        how = (config.dtype, config.device, config.server, config.tokenizer)
+        keys = [(name, *how) for name in (column.model, column.chat_model or column.model)]
         self._kept = {key: self._kept[key] for key in keys if key in self._kept}
-        for name, dtype, device in keys:
-            if (name, dtype, device) not in self._kept:
-                self._kept[name, dtype, device] = LazyModel(name, dtype=dtype, device=device)
+        for key in keys:
+            if key not in self._kept:
+                self._kept[key] = open_model(key[0], config)
         return self._kept[keys[0]], self._kept[keys[1]]
+
+
+def _check_model(column: Column, name: str) -> None:
+    """Raise InputError now for a model that does not exist, or that cannot do what is wanted."""
+    if not is_address(name):
+        check_model_name(name)
+        return
+    parse_address(name, allow_http=reach_of().allow_http)
+    if column.batch_size is not None:
+        raise InputError(
+            f"column {column.name!r} searches batch by batch and tunes the model in between, but "
+            f"{name} is a server; pass local weights, or leave the column out with --only"
+        )
 
 
 def _heading(experiment: Experiment) -> Heading:

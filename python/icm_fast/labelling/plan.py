@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from icm_fast.engine.progress import clock
+from icm_fast.errors import InputError
 from icm_fast.labelling.config import LabelConfig
 from icm_fast.labelling.run import core_sizes
 from icm_fast.labelling.scan import Lengths, measure_prompts, scan_table
@@ -19,6 +20,7 @@ from icm_fast.labelling.template_choice import SAMPLE_ROWS, sampled_prompts
 from icm_fast.model.hardware import available_bytes, available_processors
 from icm_fast.model.kv_size import head_dim, kv_numbers_per_token
 from icm_fast.model.load import ModelOutline, outline_model
+from icm_fast.scoring.servers.address import is_address
 from icm_fast.tasks.duplicates import same_text
 
 SEARCH_EVALUATIONS = 4
@@ -116,6 +118,11 @@ def plan_labelling(table: Table, task: LabelTask, model: str, config: LabelConfi
         InputError: What a labelling with the same arguments would refuse, too.
     """
     config.check_labels(task.labels)
+    if is_address(model):
+        raise InputError(
+            f"--plan predicts from the weights of the model, but {model} is a server; "
+            "`icm-fast doctor` measures its rate"
+        )
     scan = scan_table(table, task)
     outline = outline_model(model, dtype=config.dtype, device=config.device)
     templates = task.templates()

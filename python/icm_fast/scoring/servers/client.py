@@ -124,6 +124,18 @@ class Client:
 
         return self.transport.post(path, body, read)
 
+    def computed(self, prompt: Sequence[int], wanted: Sequence[int]) -> int | None:
+        """Tokens of a prompt that the server computes, and does not find in its prefix cache.
+
+        Meaningful while nobody else asks this server; None where it does not say.
+        """
+        before = self.dialect.cache_hits(self.transport)
+        answer = self.answer(prompt, wanted)
+        if answer.n_computed is not None:
+            return answer.n_computed
+        after = self.dialect.cache_hits(self.transport)
+        return None if before is None or after is None else len(prompt) - (after - before)
+
     def ask(self, asks: Sequence[Ask]) -> list[Mapping[int, float]]:
         """Log-probabilities of all wanted tokens after each prompt.
 

@@ -111,6 +111,9 @@ class Dialect(Protocol):
             UnusableError: It is not of the form of this dialect.
         """
 
+    def cache_hits(self, transport: Transport) -> int | None:
+        """Tokens that the server found in its prefix cache so far; None where it does not say."""
+
     def tokenize(self, transport: Transport, model: str, text: str) -> list[int] | None:
         """Token ids of a text, without special tokens; None where the server has no such path."""
 

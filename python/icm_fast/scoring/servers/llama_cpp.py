@@ -105,6 +105,10 @@ class LlamaCpp:
             n_computed,
         )
 
+    def cache_hits(self, transport: Transport) -> int | None:
+        """Answers tell it themselves, where at all."""
+        return None
+
     def tokenize(self, transport: Transport, model: str, text: str) -> list[int] | None:
         """Ask ``/tokenize``."""
         return ask_tokens(

@@ -66,6 +66,10 @@ class OpenAICompletions:
                     break
         return Answer(found, top, n_prompt, computed(n_prompt, n_cached))
 
+    def cache_hits(self, transport: Transport) -> int | None:
+        """Answers tell it themselves, where at all."""
+        return None
+
     def tokenize(self, transport: Transport, model: str, text: str) -> list[int] | None:
         """Such servers have no path for it."""
         return None

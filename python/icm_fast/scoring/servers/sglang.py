@@ -76,6 +76,10 @@ class SGLang:
         found = _position(meta, "output_token_ids_logprobs")
         return Answer({t: found[t] for t in wanted if t in found}, {}, n_prompt, n_computed)
 
+    def cache_hits(self, transport: Transport) -> int | None:
+        """Answers tell it themselves, where at all."""
+        return None
+
     def tokenize(self, transport: Transport, model: str, text: str) -> list[int] | None:
         """Ask ``/tokenize``, which younger versions have."""
         body = {"model": model, "prompt": text, "add_special_tokens": False}

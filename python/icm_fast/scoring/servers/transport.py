@@ -95,6 +95,14 @@ class Transport:
                 return None
             raise
 
+    def get_text(self, path: str) -> str | None:
+        """The text at a path, asked for once; None where there is none."""
+        try:
+            answer = self._client.get(self.base + path)
+        except httpx2.HTTPError:
+            return None
+        return answer.text if answer.status_code == 200 else None
+
     def post(self, path: str, body: Mapping[str, object], read: Callable[[object], T]) -> T:
         """Send JSON and read the answer.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,9 @@ from icm_fast.scoring.servers.transport import RefusedError, UnusableError
 
 if TYPE_CHECKING:
     from icm_fast.scoring.servers.transport import Transport
+
+
+_HITS = re.compile(r"^vllm:prefix_cache_hits_total(?:\{.*\})? ([0-9.e+]+)$", re.MULTILINE)
 
 
 class VLLM:
@@ -60,6 +64,11 @@ class VLLM:
             raise UnusableError("tokens are named by texts, though ids were asked for")
         found = {token: top[token_key(token)] for token in wanted if token_key(token) in top}
         return Answer(found, top, n_prompt, computed(n_prompt, n_cached))
+
+    def cache_hits(self, transport: Transport) -> int | None:
+        """Read its counter: answers tell it only with ``--enable-prompt-tokens-details``."""
+        found = _HITS.findall(transport.get_text("/metrics") or "")
+        return round(sum(map(float, found))) if found else None
 
     def tokenize(self, transport: Transport, model: str, text: str) -> list[int] | None:
         """Ask ``/tokenize``."""
