@@ -1,4 +1,4 @@
-"""Real servers: ``make test-servers`` opens llama.cpp's; ``make servers`` says how to open vLLM's.
+"""Real servers: ``make test-servers`` opens llama.cpp's; one of vLLM is used where there is one.
 
 The scores of SmolLM2 there equal those of the naive scorer here, on the same orders.
 """

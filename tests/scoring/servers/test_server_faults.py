@@ -23,12 +23,17 @@ from icm_fast.scoring.servers.lazy import LazyServer
 from run_fakes import run_bytes
 from tiny_models import MULTI, SINGLE, byte_tokenizer, mixed_labels, reviews
 
-QUICK = Reach(requests=8, timeout=0.5, patience=4.0)
+QUICK = Reach(requests=8, timeout=0.5, patience=20.0)
 FAULTS = (
     *("429", "500", "503", "truncated", "wrong ids", "missing ids", "nan", "positive", "empty"),
     *("other prompt", "reset", "slow"),
 )
 """`slow` answers after the time limit."""
+
+
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch):
+    monkeypatch.setattr("icm_fast.scoring.servers.transport._LONGEST_PAUSE", 0.05)
 
 
 @pytest.fixture(scope="module")
