@@ -51,7 +51,8 @@ def main() -> None:
     runs: list[dict[str, object]] = []
     for seed in (int(word) for word in arguments.seeds.split(",")):
         rows = np.random.default_rng([seed, len(texts)]).permutation(len(texts))[: arguments.rows]
-        run = label_once([texts[i] for i in rows], [gold[i] for i in rows], arguments.model, seed)
+        drawn = [texts[i] for i in rows], [gold[i] for i in rows]
+        run = label_once(*drawn, arguments.text, arguments.model, seed)
         runs.append(run)
         document["runs"] = runs
         print(json.dumps(run), flush=True)
@@ -75,14 +76,16 @@ def read_table(path: Path, text: str, gold: str) -> tuple[list[str], list[str]]:
     return list(found), list(found.values())
 
 
-def label_once(texts: list[str], gold: list[str], model: str, seed: int) -> dict[str, object]:
+def label_once(
+    texts: list[str], gold: list[str], column: str, model: str, seed: int
+) -> dict[str, object]:
     """Run the command; return its figures beside those of zero-shot."""
     labels = sorted(set(gold))
     truth = np.array([labels.index(label) for label in gold])
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        write_texts(folder / "table.csv", texts)
-        command = [sys.executable, "-m", "icm_fast", "label", "table.csv", "--text", "text"]
+        write_texts(folder / "table.csv", column, texts)
+        command = [sys.executable, "-m", "icm_fast", "label", "table.csv", "--text", column]
         command += ["--labels", ",".join(labels), "--model", model, "-o", "labelled.csv"]
         command += ["--seed", str(seed), "--json", "--progress", "plain"]
         started = time.monotonic()
@@ -94,7 +97,8 @@ def label_once(texts: list[str], gold: list[str], model: str, seed: int) -> dict
     found = np.array([labels.index(row["label"]) for row in rows])
     confidence = np.array([float(row["confidence"]) for row in rows])
     half = np.argsort(-confidence, kind="stable")[: len(rows) // 2]
-    scores = zero_shot(texts, labels, summary["template"], model)
+    prompts = [summary["template"].replace(f"{{{column}}}", text) for text in texts]
+    scores = zero_shot(prompts, labels, model)
     return {
         "seed": seed,
         "rows": len(texts),
@@ -114,17 +118,16 @@ def label_once(texts: list[str], gold: list[str], model: str, seed: int) -> dict
     }
 
 
-def write_texts(path: Path, texts: list[str]) -> None:
+def write_texts(path: Path, column: str, texts: list[str]) -> None:
     """A table of one column."""
     with open(path, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["text"])
+        writer.writerow([column])
         writer.writerows([text] for text in texts)
 
 
-def zero_shot(texts: list[str], labels: list[str], template: str, model: str) -> np.ndarray:
+def zero_shot(prompts: list[str], labels: list[str], model: str) -> np.ndarray:
     """Log-probabilities without demonstrations, ``[rows, labels]``."""
-    prompts = (template.replace("{text}", text) for text in texts)
     examples = tuple(Example(str(i), prompt) for i, prompt in enumerate(prompts))
     space = LabelSpace(tuple(" " + label for label in labels))
     data = Dataset(examples, space)
