@@ -39,7 +39,7 @@ Server = Annotated[
     str | None,
     typer.Option(
         metavar="KIND",
-        help="vllm, sglang, llama.cpp or openai; by default the server is asked.",
+        help="vllm, sglang, llama.cpp or openai; by default what the server says it is.",
         show_default=False,
         rich_help_panel=_SERVER,
     ),
