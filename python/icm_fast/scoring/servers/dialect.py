@@ -169,8 +169,9 @@ def logprob(value: object) -> float:
     """
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise UnusableError("a log-probability is not a number")
-    if not math.isfinite(value) or value > 1e-3:
-        raise UnusableError(f"a log-probability is {value}, which no probability has")
+    # A sign first: an integer may be too long to be a float.
+    if value > 1e-3 or value < -1e30 or not math.isfinite(value):
+        raise UnusableError("a log-probability is not that of any probability")
     return min(float(value), 0.0)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from icm_fast.errors import InputError, shown
+from icm_fast.files import check_name
 from icm_fast.model.lazy import ModelIdentity
 from icm_fast.scoring.servers.address import Address, Reach, parse_address, reach_of
 
@@ -210,6 +211,7 @@ def _dialect(server: str, transport: Transport, listed: Listed) -> Dialect:
 def _tokenizer_of(facts: ServerFacts, base: str) -> str:
     """Where the server says that it has the model from, if that can be read here."""
     source = facts.source
+    check_name("model of the server", source)
     is_here = Path(source).is_dir() or (source.endswith(".gguf") and Path(source).is_file())
     if is_here or (source.count("/") == 1 and not source.startswith(("/", "."))):
         return source

@@ -34,7 +34,8 @@ def waits_for(lengths: Sequence[int], shared: Sequence[int]) -> list[int]:
         elif k:
             path.append((common, first))
         found.append(first)
-        path.append((length, k))
+        if not path or path[-1][0] < length:
+            path.append((length, k))
     return found
 
 
