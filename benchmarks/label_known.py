@@ -1,6 +1,6 @@
 """What known labels do for the others: the same rows, labelled without and with some of them.
 
-    python benchmarks/label_known.py --seeds 0,1,2,3,4 -o benchmarks/results/label_known.json
+    python benchmarks/label_known.py --seeds 0,1,2,3,4 -o build/label_known.json
 
 For each seed some movie reviews that are not rated neutral are drawn, and some of these have their
 labels known. Agreement with the raters is counted on the others, in both labellings. What is in the

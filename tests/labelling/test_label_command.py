@@ -10,10 +10,13 @@ import pandas as pd
 import pytest
 from label_fakes import rows
 
+import icm_fast
+from icm_fast import LabelConfig
 from icm_fast.cli import run
 
 N = 12
 SETTINGS = ("--set", "cores=2", "--set", "core_size=4", "--template", "{review} is")
+FACES = ("flags", "file", "python")
 QUESTION = ("--text", "review", "--labels", "negative, positive", "--model", "fake")
 
 
@@ -84,6 +87,32 @@ def test_a_file_gives_what_flags_give_and_flags_override_it(table, capsys):
         assert err.count("\n") == 1
 
 
+@pytest.mark.usefixtures("fake")
+def test_an_instruction_and_descriptions_come_by_flags_by_a_file_and_in_python(table):
+    words = ("--instruction", "Judge films.", "--describe", "positive=worth a ticket")
+    assert run(["label", "a.csv", *QUESTION, *SETTINGS, *words, "--folder", "flags"]) == 0
+    described = {"negative": None, "positive": "worth a ticket"}
+    content = {"labels": described, "instruction": "Judge films."}
+    table.with_name("a.yaml").write_text(json.dumps(content))
+    words = ("--text", "review", "--model", "fake", *SETTINGS, "--config", "a.yaml")
+    assert run(["label", "a.csv", *words, "--folder", "file"]) == 0
+    icm_fast.label(
+        "a.csv",
+        text="review",
+        **content,
+        template="{review} is",
+        model="fake",
+        config=LabelConfig(cores=2, core_size=4),
+        output_dir="python",
+    )
+    stored = [json.loads(table.with_name(n).joinpath("labelling.json").read_text()) for n in FACES]
+    assert stored[0] == stored[1] == stored[2]
+    assert stored[0]["preamble"] == (
+        "Judge films.\n\nLabels:\n- negative\n- positive: worth a ticket"
+    )
+    assert run(["export", "flags", "--format", "argilla", "-o", "review.jsonl"]) == 0
+
+
 def gaps(table):
     pd.DataFrame({"review": ["good", np.nan], "known": [np.nan, np.nan]}).to_csv(table, index=False)
 
@@ -98,6 +127,9 @@ WRONG = {
     "shares": (["--shares", "x"], "--shares 'x' must be numbers, such as 0.9,0.1"),
     "abstain": (["--abstain", "2"], "abstain"),
     "setting": (["--set", "corse=2"], "unknown setting 'corse'; did you mean 'cores'?"),
+    "description": (["--describe", "x"], "--describe 'x' must be LABEL=TEXT"),
+    "described twice": (["--describe", "positive=x", "--describe", "positive=y"], "twice"),
+    "no such label": (["--describe", "postive=x"], "is of no label; did you mean 'positive'?"),
     "corrections": (["--corrections", "none.csv"], "no file at"),
 }
 

@@ -8,6 +8,7 @@ import pytest
 from icm_fast.labelling.template_choice import (
     FIRST_ROWS,
     SAMPLE_ROWS,
+    SampledPrompts,
     choose_template,
     mutual_information,
     sampled_prompts,
@@ -50,7 +51,8 @@ def test_the_best_template_is_chosen_and_the_first_of_equal_ones():
     assert found == "b"
     assert asked[:3] == [(template, FIRST_ROWS) for template in "abc"]
     assert asked[3:] == [(template, SAMPLE_ROWS) for template in "bc"]
-    assert sampled_prompts(3, 10**6) == sum(n_rows for _, n_rows in asked)
+    counted = sampled_prompts(3, 10**6)
+    assert (counted.n_prompts, counted.n_passes) == (sum(n for _, n in asked), len(asked))
 
 
 def test_more_rows_decide_between_the_best_two():
@@ -63,4 +65,4 @@ def test_more_rows_decide_between_the_best_two():
 
 def test_a_single_template_is_not_scored():
     assert chosen({}, "a") == ("a", [])
-    assert sampled_prompts(1, 100) == 0
+    assert sampled_prompts(1, 100) == SampledPrompts(0, 0)

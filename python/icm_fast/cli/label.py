@@ -70,6 +70,22 @@ _Template = Annotated[
         rich_help_panel=_QUESTION,
     ),
 ]
+_Instruction = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TEXT",
+        help="Stands once before all rows, such as what the labels are for.",
+        rich_help_panel=_QUESTION,
+    ),
+]
+_Describe = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="LABEL=TEXT",
+        help="What a label means; may be repeated.",
+        rich_help_panel=_QUESTION,
+    ),
+]
 _Rules = Annotated[
     list[str] | None,
     typer.Option(
@@ -151,6 +167,8 @@ def label(
     claim: _Claim = None,
     compare: _Compare = None,
     template: _Template = None,
+    instruction: _Instruction = None,
+    describe: _Describe = None,
     known: _Known = None,
     group: _Group = None,
     answer: _Answer = None,
@@ -176,6 +194,8 @@ def label(
         "claim": claim,
         "compare": compare,
         "template": template,
+        "instruction": instruction,
+        "descriptions": _described(describe),
         "known": known,
         "group": group,
         "answer": answer,
@@ -208,8 +228,8 @@ class _Request:
     corrections: Path | None
 
 
-_TASK_TEXTS = ("text", "claim", "template", "known", "group", "answer")
-_TASK_LISTS = ("labels", "compare", "rules")
+_TASK_TEXTS = ("text", "claim", "template", "instruction", "known", "group", "answer")
+_TASK_LISTS = ("labels", "compare", "rules", "descriptions")
 _OTHERS = ("model", "output", "folder", "prefix", "corrections")
 
 
@@ -224,7 +244,7 @@ def _request(
     names = (*_TASK_TEXTS, *_TASK_LISTS, *_OTHERS)
     content: dict[str, Any] = {}
     if file is not None:
-        texts = frozenset((*_TASK_TEXTS, *_OTHERS, "labels", "compare"))
+        texts = frozenset((*_TASK_TEXTS, *_OTHERS, "labels", "descriptions", "compare"))
         content = read_settings_file(file, (*names, *settings), texts)
     content |= parse_assignments(assignments, settings)
     if shares is not None:
@@ -328,6 +348,19 @@ def _numbers(shares: str) -> tuple[float, ...]:
         return tuple(float(part) for part in shares.split(","))
     except ValueError:
         raise InputError(f"--shares {shares!r} must be numbers, such as 0.9,0.1") from None
+
+
+def _described(assignments: list[str] | None) -> dict[str, str] | None:
+    """Descriptions by label, from words ``LABEL=TEXT``."""
+    found: dict[str, str] = {}
+    for assignment in assignments or ():
+        label, equals, text = assignment.partition("=")
+        if not equals or not label.strip() or not text.strip():
+            raise InputError(f"--describe {shown(assignment)} must be LABEL=TEXT")
+        if label.strip() in found:
+            raise InputError(f"--describe has {shown(label.strip())} twice; leave one of them")
+        found[label.strip()] = text
+    return found or None
 
 
 def _listed(labels: str) -> tuple[str, ...]:

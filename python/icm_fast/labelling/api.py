@@ -31,10 +31,11 @@ def label(
     data: object,
     *,
     text: str | None = None,
-    labels: Sequence[str] = (),
+    labels: Sequence[str] | Mapping[str, str] = (),
     claim: str | None = None,
     compare: tuple[str, str] | None = None,
     template: str | None = None,
+    instruction: str | None = None,
     known: str | None = None,
     group: str | None = None,
     answer: str | None = None,
@@ -57,12 +58,13 @@ def label(
             ``hub:NAME``, a pandas or polars data frame, a ``datasets.Dataset``, or a list of
             dictionaries.
         text: Column whose texts are classified into ``labels``.
-        labels: 2 to 50 labels, as people write them.
+        labels: 2 to 50 labels, as people write them; or what each of them means, by label.
         claim: Instead of ``text``: column whose texts are true or false.
         compare: Instead of ``text``: two columns, of which one has the better text. ``text`` may
             name the column of the question.
         template: Prompt with ``{column}`` placeholders that ends right before the label; chosen by
             the model when absent.
+        instruction: Text that stands once before all rows, such as who asks and what for.
         known: Column with known labels, empty where a row is to be labelled. They never change,
             and are evidence for the others.
         group: Column of the group inside which ``rules`` work.
@@ -90,11 +92,12 @@ def label(
     """
     table = open_table(data)
     task = LabelTask(
-        labels=tuple(labels) if not isinstance(labels, str) else labels,  # type: ignore[arg-type]
+        labels=labels if isinstance(labels, str | Mapping) else tuple(labels),  # type: ignore[arg-type]
         text=text,
         claim=claim,
         compare=compare,
         template=template,
+        instruction=instruction,
         known=known,
         group=group,
         answer=answer,

@@ -50,6 +50,7 @@ class LabelPlan:
         processors: Processors that may be used.
         longest_row: Tokens of the longest prompt.
         context: Tokens that the model reads at most.
+        preamble_tokens: Tokens of the instruction, in the other sums, too.
     """
 
     n_rows: int
@@ -69,6 +70,7 @@ class LabelPlan:
     processors: int
     longest_row: int
     context: int
+    preamble_tokens: int = 0
 
     @property
     def n_tokens(self) -> int:
@@ -83,6 +85,11 @@ class LabelPlan:
             yield f"duplicates {self.n_duplicates:,} rows have the text of an earlier row"
         if self.template_tokens:
             yield f"prompt     chosen on up to {SAMPLE_ROWS} rows, {self.template_tokens:,} tokens"
+        if self.preamble_tokens:
+            yield (
+                f"instruct   {self.preamble_tokens:,} tokens before all rows, read once for each "
+                "chunk of rows"
+            )
         yield f"alone      every row without demonstrations, {self.plain_tokens:,} tokens"
         what = "core" if self.n_cores == 1 else "cores"
         yield (
@@ -129,15 +136,17 @@ def plan_labelling(table: Table, task: LabelTask, model: str, config: LabelConfi
     mean = float(lengths.items.mean())
     separator = outline.tokenizer([asked.separator], add_special_tokens=False)["input_ids"][0]
     after_separators = int(lengths.items.sum())
-    plain = after_separators - n_items * len(separator)
-    tree = round(core_items * (mean + lengths.label) * (1 + math.log2(max(2, core_items))))
     n_chunks = -(-scan.n_rows // config.chunk_rows)
-    context = round(config.keep * core_items * (mean + lengths.label))
+    before = lengths.preamble
+    plain = after_separators + n_chunks * before - (0 if before else n_items * len(separator))
+    tree = round(core_items * (mean + lengths.label) * (1 + math.log2(max(2, core_items)))) + before
+    context = round(config.keep * core_items * (mean + lengths.label)) + before
     after = 0 if whole else n_cores * (after_separators + n_chunks * context)
     n_views = 1 + (0 if whole else n_cores)
-    sample = round(sampled_prompts(len(templates), n_items) * mean)
+    prompts = sampled_prompts(len(templates), n_items)
+    sample = round(prompts.n_prompts * mean) + prompts.n_passes * before
     search = n_cores * SEARCH_EVALUATIONS * tree
-    seconds = _seconds(outline, plain + search + sample, after, context)
+    seconds = _seconds(outline, (plain + search + sample, before), (after, context))
     numbers = kv_numbers_per_token(outline.config)
     return LabelPlan(
         n_rows=scan.n_rows,
@@ -157,6 +166,7 @@ def plan_labelling(table: Table, task: LabelTask, model: str, config: LabelConfi
         processors=available_processors(),
         longest_row=int(lengths.items.max()),
         context=limit,
+        preamble_tokens=before,
     )
 
 
@@ -177,12 +187,12 @@ def _duplicates(table: Table, task: LabelTask) -> int:
     return n
 
 
-def _seconds(outline: ModelOutline, plain: int, after: int, context: int) -> float:
-    """Seconds for tokens of short prompts, and for tokens that also attend to a context."""
+def _seconds(outline: ModelOutline, *parts: tuple[int, int]) -> float:
+    """Seconds for tokens, in pairs of their number and of what else they attend to."""
     config = outline.config
     layers, heads = int(config.num_hidden_layers), int(config.num_attention_heads)
-    attention = 4 * layers * heads * head_dim(config) * context
-    work = 2.0 * outline.decoder_parameters * (plain + after) + 2.0 * attention * after
+    attention = 4.0 * layers * heads * head_dim(config)
+    work = sum(n * (2.0 * outline.decoder_parameters + 2.0 * attention * c) for n, c in parts)
     return work / (_EFFICIENCY * _speed(outline))
 
 

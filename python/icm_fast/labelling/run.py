@@ -216,6 +216,7 @@ class _Run:
             "n_rows": self._scan.n_rows,
             "labels": list(self._task.labels),
             "form": self._task.form,
+            **self._preamble(),
         }
         stored = self._folder.stored_template(first)
         templates = self._task.templates()
@@ -227,6 +228,10 @@ class _Run:
             )
         return self._task.with_template(choose_template(templates, self._sample_scores))
 
+    def _preamble(self) -> dict[str, str]:
+        """The preamble where there is one; folders of labellings without it stay as they were."""
+        return {"preamble": self._task.preamble} if self._task.preamble else {}
+
     def _sample_scores(self, template: str, n_rows: int) -> ScoreArray:
         self._check()
         task = self._task.with_template(template)
@@ -234,7 +239,7 @@ class _Run:
         drawn = sorted(range(n), key=lambda row: digest("sample", seed, row))[:n_rows]
         examples = tuple(e for row in self._examples(task, set(drawn)).values() for e in row)
         labels = LabelSpace(task.model_labels([e.prompt for e in examples]))
-        dataset = Dataset(examples, labels, (), task.form, task.separator)
+        dataset = task.dataset(examples, labels)
         context = FixedContext(None, None, model=self._model.load(), config=self._searching)
         return context.score(dataset).scores
 
@@ -248,6 +253,7 @@ class _Run:
             "form": self._task.form,
             "template": self._task.template,
             "separator": self._task.separator,
+            **self._preamble(),
             "model_fingerprint": model.fingerprint,
             "model_dtype": model.dtype,
             **model.more,
@@ -378,7 +384,7 @@ def core_sizes(
         limit: Tokens that a context holds.
     """
     typical = float(np.percentile(lengths.items, 75)) + 2.0
-    room = int((limit - int(lengths.items.max())) / typical)
+    room = int((limit - lengths.preamble - int(lengths.items.max())) / typical)
     items = min(config.core_size, n_rows * task.per_row, max(room, task.per_row))
     size = max(1, items // task.per_row)
     return max(1, min(config.cores, n_rows // size)), size

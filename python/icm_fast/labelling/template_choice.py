@@ -8,6 +8,7 @@ Information-theoretic Approach to Prompt Engineering Without Ground Truth Labels
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -51,9 +52,23 @@ def choose_template(templates: Sequence[str], score: Callable[[str, int], ScoreA
     return left[0]
 
 
-def sampled_prompts(n_templates: int, n_items: int) -> int:
-    """Prompts that a choice scores."""
+@dataclass(frozen=True, slots=True)
+class SampledPrompts:
+    """What a choice costs.
+
+    Attributes:
+        n_prompts: Prompts that it scores.
+        n_passes: Samples into which they fall.
+    """
+
+    n_prompts: int
+    n_passes: int
+
+
+def sampled_prompts(n_templates: int, n_items: int) -> SampledPrompts:
+    """What a choice between templates scores."""
     if n_templates == 1:
-        return 0
+        return SampledPrompts(0, 0)
     finalists = min(_FINALISTS, n_templates)
-    return n_templates * min(FIRST_ROWS, n_items) + finalists * min(SAMPLE_ROWS, n_items)
+    n_prompts = n_templates * min(FIRST_ROWS, n_items) + finalists * min(SAMPLE_ROWS, n_items)
+    return SampledPrompts(n_prompts, n_templates + finalists)
