@@ -241,13 +241,15 @@ class Dataset:
 
     def _check_encodable(self) -> None:
         """Refuse halves of surrogate pairs, which no file and no tokenizer takes."""
-        for row, e in enumerate(self.examples):
+        # All at once, since examples are many; row by row only for the message.
+        whole = [t for e in self.examples for t in (e.id, e.prompt, e.group, e.answer) if t]
+        for row, e in enumerate(() if _encodable("".join(whole)) else self.examples):
             if not _encodable("".join((e.id, e.prompt, e.group or "", e.answer or ""))):
                 raise ValueError(f"the example in row {row} holds a lone surrogate; remove it")
-        if not _encodable("".join((*self.label_space, self.separator, self.preamble))):
-            raise ValueError(
-                "a label, the separator or the preamble holds a lone surrogate; remove it"
-            )
+        if not _encodable("".join((*self.label_space, self.separator))):
+            raise ValueError("a label or the separator holds a lone surrogate; remove it")
+        if not _encodable(self.preamble):
+            raise ValueError("the preamble holds a lone surrogate; remove it")
 
     def __len__(self) -> int:
         return len(self.examples)

@@ -150,9 +150,8 @@ def decide(
     given = np.array(config.shares) / sum(config.shares) if config.shares else None
     shares = estimated_shares(together) if given is None else given
     source = 0 if shares is None else 1 if given is None else 2
-    accuracy = expected_accuracy(
-        with_shares(alone.astype(np.float64), shares), with_shares(cored, shares), alone.shape[1]
-    )
+    by_alone = with_shares(alone.astype(np.float64), shares)
+    accuracy = expected_accuracy(by_alone, with_shares(cored, shares), alone.shape[1])
     judged = posterior(together, accuracy, shares)
     decided = np.full(len(alone), _PREDICTION, np.int8)
     for core in cores:
@@ -163,7 +162,8 @@ def decide(
     labels = consistent_labels(judged.probabilities, labels, fixed, constraints)
     confidence = judged.probabilities[np.arange(len(labels)), labels].astype(np.float64)
     confidence[fixed] = 1.0
-    counted = votes([with_shares(v.astype(np.float64), shares) for v in (alone, *after)], labels)
+    by_core = [with_shares(view.astype(np.float64), shares) for view in after]
+    counted = votes([by_alone, *by_core], labels)
     without = ~kept_labels(confidence, config.abstain) & ~fixed
     labels[without], decided[without] = UNLABELLED, _ABSTAINED
     return Decision(
