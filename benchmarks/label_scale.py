@@ -58,7 +58,7 @@ def main() -> None:
             "cpu_seconds": round(time.process_time() - started, 1),
             "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
             "peak_mib_before": before // 1024,
-            "folder_mib": sum(p.stat().st_size for p in Path(scratch).rglob("*.*")) >> 20,
+            "files_mib": sum(p.stat().st_size for p in Path(scratch).rglob("*.*")) >> 20,
         }
     print(json.dumps(found))
     if arguments.profile:
