@@ -145,12 +145,22 @@ def test_wrong_options_are_one_clear_line(table, fake, capsys, case):
     assert not table.with_name("a-labelled.csv").exists()
 
 
+def test_the_default_model_is_named_once_the_table_is_known_to_be_good(table, fake, capsys):
+    assert run(["label", "a.csv", *QUESTION[:-2], *SETTINGS, "--text", "reviw"]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("icm-fast: a.csv has no column 'reviw'")
+    assert err.count("\n") == 1
+    assert run(["label", "a.csv", *QUESTION[:-2], *SETTINGS, "--progress", "none"]) == 0
+    assert capsys.readouterr().err.count("no --model given: labelling with the small") == 1
+    assert fake.loads == 1
+
+
 TABLES = {
     "empty": ("", [], "contains no rows|has no rows"),
     "header alone": ("review,n\n", [], "contains no rows|has no rows"),
     "gaps": (gaps, [], "a.csv, line 3: column 'review' is empty; fill it or remove the row"),
     "nan": ("review\nnan\nnan\n", [], "a.csv, line 2: column 'review' is nan, a gap; fill it"),
-    "known": ("review,k\na,\nb,NaN\n", ["--known", "k"], "column 'k' of a.csv holds no label"),
+    "known": ("review,k\na,nan\nb,NaN\n", ["--known", "k"], "column 'k' of a.csv holds no label"),
     "odd label": ("review,k\na,\nb,maybe\n", ["--known", "k"], "line 3: gold 'maybe' is not a"),
     "gone": (None, [], "no file at .*a.csv; check the path"),
     "not UTF-8": (b"review\n\xff\n", [], "a.csv is not UTF-8 at byte 7; convert it"),

@@ -18,6 +18,7 @@ from icm_fast.errors import InputError, shown
 if TYPE_CHECKING:
     from icm_fast.labelling import Labelling, LabelTask
     from icm_fast.labelling.config import LabelConfig
+    from icm_fast.model.loaded import LoadedModel
 
 _SHARES = {
     "given": "as given",
@@ -291,9 +292,18 @@ def _run(name: str, request: _Request, as_json: bool, progress: str) -> None:
     check_new_columns(opened, task, request.prefix)
     if request.corrections is not None:
         opened, task = corrected_table(opened, task, request.corrections)
-    if model is None:
-        say(f"no --model given: labelling with the small embedded model {DEFAULT_MODEL}", err=True)
-    lazy = LazyModel(model or DEFAULT_MODEL, dtype=config.dtype, device=config.device)
+
+    class Announced(LazyModel):
+        """Says which model it is once the table is known to be good, which is when it loads."""
+
+        def load(self) -> LoadedModel:
+            nonlocal model
+            if model is None:
+                model = DEFAULT_MODEL
+                say(f"no --model given: labelling with the small embedded model {model}", err=True)
+            return super().load()
+
+    lazy = Announced(model or DEFAULT_MODEL, dtype=config.dtype, device=config.device)
     with resumable(folder):
         labelling = label_rows(
             opened,
@@ -320,9 +330,11 @@ def summary_lines(labelling: Labelling, path: str, folder: Path) -> list[str]:
     counts = zip(labelling.task.labels, decision.label_counts(), strict=True)
     lines += ["labels: " + ", ".join(f"{name} {n:,} ({n / n_rows:.0%})" for name, n in counts)]
     lines += [f"shares: {_SHARES[decision.shares_from]}"]
+    confidence = decision.confidence.copy()
+    confidence.sort()
     lines += [
-        f"confidence: {decision.confidence.mean():.2f} in the mean, "
-        f"below {sorted(decision.confidence)[n_rows // 10]:.2f} in the least certain tenth"
+        f"confidence: {confidence.mean():.2f} in the mean, "
+        f"below {confidence[n_rows // 10]:.2f} in the least certain tenth"
     ]
     lines += [f"prompt: {labelling.task.template!r}"]
     return [*lines, f"labelled table: {path}", f"everything that was scored: {folder}"]

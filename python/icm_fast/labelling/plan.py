@@ -189,7 +189,7 @@ def counted_plan(
         seconds=seconds,
         weight_bytes=outline.weight_bytes,
         pool_bytes=_pool_tokens(config, lengths, context, tree) * numbers * outline.dtype_bytes,
-        row_bytes=n_rows * (40 + 8 * len(task.labels) * (n_views + 3)),
+        row_bytes=n_rows * (80 + 8 * len(task.labels) * (n_views + 6)),
         free_bytes=available_bytes(),
         processors=available_processors(),
         longest_row=int(lengths.items.max()),
