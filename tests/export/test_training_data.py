@@ -100,6 +100,9 @@ def test_demonstrations_begin_with_the_preamble(claims):
     assert prompts["trl-sft"][0]["prompt"] == text
     assert prompts["messages"][0]["messages"][0]["content"] == text
     assert prompts["axolotl"][0]["segments"][0]["text"] == text
+    for format in ("jsonl", "csv", "parquet"):
+        assert "without the preamble" in encode_run(told, format).note
+        assert encode_run(claims, format).note == ""
 
 
 def test_axolotl_tokenizes_the_segments_to_what_fine_tuning_trains(claims):
