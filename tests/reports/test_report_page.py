@@ -13,7 +13,7 @@ from itertools import pairwise
 import pytest
 from report_cases import HOSTILE, read_page
 
-from icm_fast.files.text import printable
+from icm_fast.reports.charts import visible
 from icm_fast.reports.content import (
     Bars,
     Columns,
@@ -77,7 +77,7 @@ def test_hostile_texts_are_shown_and_change_no_markup(text):
     as_written = [(tag, sorted(attributes)) for tag, attributes in page.tags]
     harmless = [(tag, sorted(attributes)) for tag, attributes in read_page(HARMLESS).tags]
     assert as_written == harmless
-    shown = printable(text)
+    shown = visible(text)
     assert page.text.count(shown) >= 20
     assert page.data["rows"]["texts"] == [shown]
     assert page.data["rows"]["labels"][0] == page.data["rows"]["ids"][0] == shown

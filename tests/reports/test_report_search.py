@@ -14,8 +14,8 @@ from icm_fast.cli import run as icm_fast_command
 from icm_fast.config import SearchConfig
 from icm_fast.errors import InputError
 from icm_fast.evaluation.report import run_report
-from icm_fast.files.text import printable
 from icm_fast.reports import Request, read_report, render_page
+from icm_fast.reports.charts import visible
 from icm_fast.reports.content import Bars, Columns, Lines, Rows
 from icm_fast.reports.course import read_steps
 from icm_fast.reports.pictures import picture
@@ -132,7 +132,7 @@ def test_hostile_texts_of_a_search_are_data(tmp_path):
         scorer=FakeScorer(len(dataset)),
     )
     page = read_page(render_page(report_of(tmp_path / "run"), "run"))
-    assert page.data["rows"]["texts"] == [printable(text.strip()) for text in texts]
+    assert page.data["rows"]["texts"] == [visible(text.strip()) for text in texts]
     assert not {"b", "i", "u", "img", "iframe"} & {tag for tag, _ in page.tags}
     assert len(page.all("script")) == 2
 

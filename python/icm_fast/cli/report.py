@@ -114,8 +114,11 @@ def _chosen_format(format: str | None, output: Path | None) -> str:
 def _write_markdown(folders: list[Path], output: Path | None) -> None:
     from icm_fast.evaluation.report import run_report
     from icm_fast.files import is_stdout, write_output
+    from icm_fast.labelling.stored import is_labelling
     from icm_fast.runs.finished import read_run
 
+    if is_labelling(folders[0]):
+        raise InputError(f"{folders[0]} is a labelling, whose report is a page: -o report.html")
     if len(folders) > 1:
         raise InputError(
             "Markdown summarises one search; compare several on a page: -o report.html"
@@ -143,7 +146,7 @@ def _write_page(
 
     n_rows = DEFAULT_ROWS if rows is None else rows
     found = read_report(Request(tuple(folders), gold, data, n_rows))
-    page = render_page(found, ", ".join(map(str, folders)))
+    page = render_page(found, ", ".join(folder.resolve().name for folder in folders))
     target = Path("-") if output is None else output
     if figures is not None:
         paths = write_pictures(found, figures)

@@ -20,7 +20,10 @@ _TOP, _BOTTOM, _RIGHT = 26, 42, 14
 _CHARACTER = 7.0
 """Width of a digit of a tick label in units of the figure, as phones show them."""
 
-_BAR, _NAMES, _VALUES = 30, 128, 82
+_BAR = 30
+_WIDE = 7.6
+"""Width of a character of a name, as phones show it."""
+
 _NAME_CHARACTERS = 18
 _MOST_POINTS = 300
 """Points of a line beyond which neighbours would fall on the same pixel."""
@@ -28,7 +31,12 @@ _MOST_POINTS = 300
 
 def safe(text: object) -> str:
     """A text of anybody as HTML or SVG: markup and characters that cannot be seen are escaped."""
-    return escape(printable(str(text)), quote=True)
+    return escape(visible(str(text)), quote=True)
+
+
+def visible(text: str) -> str:
+    """A text with signs that cannot be seen as escapes, and with line feeds as line breaks."""
+    return printable(text.replace("\r\n", "\n"))
 
 
 def figure_svg(figure: Figure) -> str:
@@ -108,30 +116,33 @@ def _unit(value: float) -> str:
 
 def _bars(figure: Bars) -> str:
     most = figure.limit or max((*figure.values, *(high for _, high in figure.intervals)), default=0)
-    room = WIDTH - _NAMES - _VALUES
+    names = [_cut(name) for name in figure.names]
+    left = _WIDE * max(map(len, names), default=0) + 12
+    room = WIDTH - left - _WIDE * max(map(len, figure.shown), default=0) - 8
     parts = []
-    for k, (name, value, shown) in enumerate(
-        zip(figure.names, figure.values, figure.shown, strict=True)
-    ):
+    for k, (name, value, shown) in enumerate(zip(names, figure.values, figure.shown, strict=True)):
         top = k * _BAR + 4
         middle = top + (_BAR - 8) / 2
-        cut = name if len(name) <= _NAME_CHARACTERS else name[: _NAME_CHARACTERS - 1] + "…"
         length = room * value / (most or 1)
         parts += [
-            _text(_NAMES - 10, middle + 4.5, cut, kind="name", anchor="end"),
-            f'<rect class="track" x="{_NAMES}" y="{top}" width="{room}" height="{_BAR - 8}" '
-            'rx="3"/>',
-            f'<rect class="k0" x="{_NAMES}" y="{top}" width="{_unit(length)}" '
+            _text(left - 10, middle + 4.5, name, kind="name", anchor="end"),
+            f'<rect class="track" x="{_unit(left)}" y="{top}" width="{_unit(room)}" '
+            f'height="{_BAR - 8}" rx="3"/>',
+            f'<rect class="k0" x="{_unit(left)}" y="{top}" width="{_unit(length)}" '
             f'height="{_BAR - 8}" rx="3"/>',
             _text(WIDTH, middle + 4.5, shown, kind="value", anchor="end"),
         ]
         if figure.intervals:
-            low, high = (_NAMES + room * end / (most or 1) for end in figure.intervals[k])
+            low, high = (left + room * end / (most or 1) for end in figure.intervals[k])
             parts.append(
                 f'<path class="whisker" d="M{_unit(low)} {middle:g}H{_unit(high)}'
                 f'M{_unit(low)} {middle - 4:g}v8M{_unit(high)} {middle - 4:g}v8"/>'
             )
     return _svg(figure, max(1, len(figure.names)) * _BAR + 4, parts)
+
+
+def _cut(name: str) -> str:
+    return name if len(name) <= _NAME_CHARACTERS else name[: _NAME_CHARACTERS - 1] + "…"
 
 
 def _frame(axes: _Axes, figure: Columns | Lines, *, whole: bool = False) -> list[str]:

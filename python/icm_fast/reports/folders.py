@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from icm_fast.errors import InputError
+from icm_fast.labelling.stored import is_labelling
 from icm_fast.reports.content import Report
 from icm_fast.reports.labelled import DEFAULT_ROWS
+from icm_fast.reports.labellings import labelling_report
 from icm_fast.reports.searches import search_gold, search_report
 from icm_fast.runs.finished import read_run
 
@@ -38,7 +40,13 @@ def read_report(request: Request) -> Report:
     """
     if request.n_rows < 1:
         raise InputError(f"{request.n_rows} rows cannot be shown; ask for 1 or more")
+    if len(request.folders) != 1:
+        raise InputError("a page is of one folder; name one")
     (folder,) = request.folders
+    if is_labelling(folder):
+        return labelling_report(folder, gold=request.gold, data=request.data, n_rows=request.n_rows)
+    if request.data is not None:
+        raise InputError("--data names the table of a labelling; leave it out")
     run = read_run(folder)
     gold = None if request.gold is None else search_gold(run, request.gold)
     return search_report(run, gold=gold, n_rows=request.n_rows)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 
 from icm_fast.evaluation.reliability import Reliability, reliability
 from icm_fast.reports.content import (
@@ -29,6 +30,12 @@ from icm_fast.types import UNLABELLED, FloatArray, IntArray
 DEFAULT_ROWS = 20_000
 """Rows in a page: browsers open what these take, some megabytes, without a wait."""
 
+_FEWEST_ROWS = 5
+"""Rows from which on the curve of coverage begins, and a hundredth of all where that is more."""
+
+KNOWN = "known"
+"""How a label came about that was known before."""
+
 _LONGEST_TEXT = 4000
 """Characters of a text in a page."""
 
@@ -39,25 +46,25 @@ class Labelled:
 
     Attributes:
         labels: Names of the labels.
-        ids: How each row is named in its data.
-        texts: The texts.
+        id_of: How a row is named in its data, by its position.
+        text_of: Its text, asked for only of rows that :func:`chosen_rows` names.
         found: ``[n]``, -1 where there is no label.
         confidence: ``[n]`` probability of the label, or of the most probable one without a label.
         decided: ``[n]`` index into ``deciders``.
         deciders: How a label can come about.
-        more: Further values of each row, by name.
+        more: Further values, by name: the value of a row by its position.
         what_confidence: What confidence is, in one sentence.
         gold: ``[n]``, -1 where unknown; None where it was not asked for.
     """
 
     labels: tuple[str, ...]
-    ids: Sequence[str]
-    texts: Sequence[str]
+    id_of: Callable[[int], str]
+    text_of: Callable[[int], str]
     found: IntArray
     confidence: FloatArray
     decided: IntArray
     deciders: tuple[str, ...]
-    more: tuple[tuple[str, Sequence[str]], ...]
+    more: tuple[tuple[str, Callable[[int], str]], ...]
     what_confidence: str
     gold: IntArray | None = None
 
@@ -133,23 +140,28 @@ def _confidence_figure(rows: Labelled) -> Columns:
     )
 
 
+def chosen_rows(confidence: FloatArray, limit: int) -> npt.NDArray[np.intp]:
+    """Positions of the rows of a page, rising: all, or as many of both ends of the confidence."""
+    n = len(confidence)
+    if n <= limit:
+        return np.arange(n)
+    order = np.argsort(confidence, kind="stable")
+    return np.sort(np.concatenate((order[: limit // 2], order[n - (limit + 1) // 2 :])))
+
+
 def rows_section(rows: Labelled, limit: int = DEFAULT_ROWS) -> Section:
     """The table of rows; beyond ``limit`` the least and the most certain ones alone."""
-    order = np.argsort(rows.confidence, kind="stable")
-    if rows.n > limit:
-        order = np.sort(np.concatenate((order[: limit // 2], order[rows.n - (limit + 1) // 2 :])))
-    else:
-        order = np.arange(rows.n)
-    kept = order.tolist()
+    order = chosen_rows(rows.confidence, limit)
+    kept: list[int] = order.tolist()
     block = Rows(
         labels=tuple(name.strip() for name in rows.labels),
-        ids=[rows.ids[k] for k in kept],
-        texts=[rows.texts[k] for k in kept],
+        ids=[rows.id_of(k) for k in kept],
+        texts=[cut_text(rows.text_of(k)) for k in kept],
         found=rows.found[order].tolist(),
         confidence=[round(float(p), 4) for p in rows.confidence[order]],
         decided=rows.decided[order].tolist(),
         deciders=rows.deciders,
-        more=tuple((name, [values[k] for k in kept]) for name, values in rows.more),
+        more=tuple((name, [value(k) for k in kept]) for name, value in rows.more),
         n_total=rows.n,
         what_confidence=rows.what_confidence,
         gold=None if rows.gold is None else rows.gold[order].tolist(),
@@ -179,7 +191,9 @@ def gold_section(rows: Labelled, more: Sequence[Block] = ()) -> Section | None:
     """
     found = None
     if rows.gold is not None:
-        found = reliability(rows.found, rows.confidence, rows.gold)
+        gold = _judged(rows, rows.gold)
+        rows = replace(rows, gold=gold)
+        found = reliability(rows.found, rows.confidence, gold)
     if found is None and not more:
         return None
     blocks: list[Block] = [Paragraph(_APART)]
@@ -188,9 +202,15 @@ def gold_section(rows: Labelled, more: Sequence[Block] = ()) -> Section | None:
     return Section("gold", "Compared with gold", (*blocks, *more))
 
 
+def _judged(rows: Labelled, gold: IntArray) -> IntArray:
+    """Gold of the rows whose labels were found: known labels tell nothing about a search."""
+    known = [k for k, name in enumerate(rows.deciders) if name == KNOWN]
+    return np.where(np.isin(rows.decided, known), UNLABELLED, gold).astype(np.int32)
+
+
 def _reliability_blocks(found: Reliability, rows: Labelled) -> list[Block]:
     assert rows.gold is not None
-    curve = found.coverage
+    curve = _from_few(found)
     best = [
         f"{accuracy:.2f} on the most certain {part} %"
         for part in (25, 50, 75)
@@ -198,7 +218,7 @@ def _reliability_blocks(found: Reliability, rows: Labelled) -> list[Block]:
     ]
     facts = Facts(
         (
-            ("Rows with a label and gold", f"{found.n:,} of {rows.n:,}"),
+            ("Rows with a found label and gold", f"{found.n:,} of {rows.n:,}"),
             ("Labels that agree with gold", f"{found.accuracy:.3f}"),
             ("Mean confidence of the same rows", f"{found.confidence:.3f}"),
             ("Mean distance of confidence and accuracy", f"{found.error:.3f}"),
@@ -247,6 +267,13 @@ def _calibration_table(found: Reliability) -> Folded:
         frozenset((1, 2, 3)),
     )
     return Folded("Calibration in numbers", (table,))
+
+
+def _from_few(found: Reliability) -> tuple[tuple[float, float], ...]:
+    """The curve without its beginning, where one row more or less is all there is to see."""
+    fewest = max(_FEWEST_ROWS, found.n / 100)
+    kept = tuple(point for point in found.coverage if point[0] * found.n >= fewest - 1e-9)
+    return kept or found.coverage[-1:]
 
 
 def _accuracy_at(curve: Sequence[tuple[float, float]], part: float) -> float | None:

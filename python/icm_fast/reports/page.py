@@ -16,8 +16,7 @@ from importlib.resources import files
 from itertools import groupby
 from string import Template
 
-from icm_fast.files.text import printable
-from icm_fast.reports.charts import figure_svg, number, safe, thinned
+from icm_fast.reports.charts import figure_svg, number, safe, thinned, visible
 from icm_fast.reports.content import (
     Bars,
     Block,
@@ -33,6 +32,16 @@ from icm_fast.reports.content import (
     Table,
     Tile,
 )
+
+_KINDS = {
+    "one-sided": "One-sided labels",
+    "no-signal": "No signal",
+    "rival": "Another labelling is nearly as good",
+    "violations": "Violated constraints",
+    "unlabelled": "Rows without a label",
+    "duplicates": "Equal texts",
+}
+"""What the kinds of concerns are called."""
 
 _MOST_DATA = 60
 """Points of a line in its table of data."""
@@ -96,15 +105,15 @@ def _rows_of(report: Report) -> Rows | None:
 def _rows_data(rows: Rows) -> dict[str, object]:
     """The table of rows as the script reads it; signs that cannot be seen are shown as escapes."""
     return {
-        "labels": list(map(printable, rows.labels)),
+        "labels": list(map(visible, rows.labels)),
         "deciders": list(rows.deciders),
-        "ids": list(map(printable, rows.ids)),
-        "texts": list(map(printable, rows.texts)),
+        "ids": list(map(visible, rows.ids)),
+        "texts": list(map(visible, rows.texts)),
         "found": list(rows.found),
         "confidence": list(rows.confidence),
         "decided": list(rows.decided),
         "gold": None if rows.gold is None else list(rows.gold),
-        "more": [[printable(name), list(map(printable, values))] for name, values in rows.more],
+        "more": [[visible(name), list(map(visible, values))] for name, values in rows.more],
     }
 
 
@@ -142,7 +151,7 @@ def _concerns(report: Report) -> str:
         html = f'<p class="text">{safe(report.no_concerns)}</p>'
         return _section("concerns", "Concerns", html, ' class="concerns"')
     items = "".join(
-        f"<li><strong>{safe(c.kind.replace('-', ' ').capitalize())}</strong>{safe(c.text)}</li>"
+        f"<li><strong>{safe(_KINDS.get(c.kind, c.kind))}</strong>{safe(c.text)}</li>"
         for c in concerns
     )
     return _section("concerns", "Concerns", f"<ul>{items}</ul>", ' class="concerns some"')

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from icm_fast.reports.content import (
 )
 from icm_fast.reports.course import Step, course_blocks, read_steps, violations_blocks
 from icm_fast.reports.labelled import (
+    KNOWN,
     Labelled,
     cut_text,
     gold_section,
@@ -50,8 +52,8 @@ REASONS = {
     "max_evaluations": "the maximum number of evaluations was reached",
     "max_tokens": "the maximum number of tokens was reached",
 }
-_DECIDERS = ("known", "search", "nobody")
-_KNOWN, _SEARCH, _NOBODY = range(3)
+_DECIDERS = (KNOWN, "search", "not decided")
+_KNOWN, _SEARCH, _OPEN = range(3)
 
 
 def search_report(run: FinishedRun, *, gold: IntArray | None = None, n_rows: int) -> Report:
@@ -147,22 +149,21 @@ def run_confidence(run: FinishedRun) -> FloatArray:
 def labelled_run(run: FinishedRun) -> Labelled:
     """The rows of a run."""
     examples = run.dataset.examples
-    decided = np.where(run.labels == UNLABELLED, _NOBODY, _SEARCH)
+    texts = own_texts([example.prompt for example in examples])
+    decided = np.where(run.labels == UNLABELLED, _OPEN, _SEARCH)
     if run.config.fixed_labels:
         decided[np.array(run.config.fixed_labels) != UNLABELLED] = _KNOWN
-    more: list[tuple[str, Sequence[str]]] = [
-        ("margin", ["" if m is None else f"{m:.3f}" for m in run.margins])
-    ]
+    more: list[tuple[str, Callable[[int], str]]] = [("margin", lambda k: _margin(run.margins[k]))]
     more += [
-        (f"log-probability of {name.strip()}", [f"{row[k]:.3f}" for row in run.scores])
-        for k, name in enumerate(run.dataset.label_space)
+        (f"log-probability of {name.strip()}", partial(_log_probability, run, y))
+        for y, name in enumerate(run.dataset.label_space)
     ]
     if any(example.group is not None for example in examples):
-        more.append(("group", [example.group or "" for example in examples]))
+        more.append(("group", lambda k: examples[k].group or ""))
     return Labelled(
         labels=tuple(run.dataset.label_space),
-        ids=[example.id for example in examples],
-        texts=[cut_text(text) for text in own_texts([example.prompt for example in examples])],
+        id_of=lambda k: examples[k].id,
+        text_of=lambda k: texts[k],
         found=run.labels,
         confidence=run_confidence(run),
         decided=decided.astype(np.int32),
@@ -171,6 +172,14 @@ def labelled_run(run: FinishedRun) -> Labelled:
         what_confidence="Confidence is the probability of the label among all labels, given the "
         "labels of all other rows. It is not calibrated: its order says more than its level.",
     )
+
+
+def _margin(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def _log_probability(run: FinishedRun, label: int, row: int) -> str:
+    return f"{run.scores[row, label]:.3f}"
 
 
 def own_texts(prompts: Sequence[str]) -> list[str]:
@@ -328,7 +337,7 @@ def settings_blocks(run: FinishedRun) -> tuple[Block, ...]:
     everything = tuple((name, setting(value)) for name, value in content.items())
     versions = tuple((name, str(number)) for name, number in run.summary["versions"].items())
     return (
-        Facts((("Preset", run.config.preset), *changed, ("Folder", str(run.folder)))),
+        Facts((("Preset", run.config.preset), *changed, ("Folder", run.folder.name))),
         Folded("All settings", (Facts(everything),)),
         Folded("Versions", (Facts(versions),)),
     )
