@@ -116,11 +116,11 @@ def _unit(value: float) -> str:
 
 def _bars(figure: Bars) -> str:
     most = figure.limit or max((*figure.values, *(high for _, high in figure.intervals)), default=0)
-    names = [_cut(name) for name in figure.names]
+    names, texts = list(map(_cut, figure.names)), list(map(_cut, figure.shown))
     left = _WIDE * max(map(len, names), default=0) + 12
-    room = WIDTH - left - _WIDE * max(map(len, figure.shown), default=0) - 8
+    room = WIDTH - left - _WIDE * max(map(len, texts), default=0) - 8
     parts = []
-    for k, (name, value, shown) in enumerate(zip(names, figure.values, figure.shown, strict=True)):
+    for k, (name, value, shown) in enumerate(zip(names, figure.values, texts, strict=True)):
         top = k * _BAR + 4
         middle = top + (_BAR - 8) / 2
         length = room * value / (most or 1)

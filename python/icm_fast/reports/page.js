@@ -60,7 +60,7 @@ function element(name, className = "", text = null) {
 
 /** The table of rows: only what can be seen is drawn, so that any number of rows scrolls. */
 class RowTable {
-  static BEYOND = 8; // rows drawn above and below what can be seen
+  static BEYOND = 6; // rows drawn above and below what can be seen
 
   constructor(data) {
     this.data = data;
@@ -76,6 +76,7 @@ class RowTable {
     this.detail = document.getElementById("rows-detail");
     this.spaces = [this.space(), this.space()];
     this.body.replaceChildren(...this.spaces);
+    this.measure();
     this.listen();
     this.apply();
   }
@@ -96,7 +97,10 @@ class RowTable {
       if (button) this.sortBy(button.dataset.key);
     });
     this.scroller.addEventListener("scroll", () => this.draw(), { passive: true });
-    new ResizeObserver(() => this.draw()).observe(this.scroller);
+    new ResizeObserver(() => {
+      this.measure();
+      this.draw();
+    }).observe(this.scroller);
     this.body.addEventListener("click", (event) => {
       const row = event.target.closest("tr.row");
       if (row) this.show(Number(row.dataset.place));
@@ -176,14 +180,21 @@ class RowTable {
     return gold[k] < 0 || found[k] < 0 ? "unknown" : gold[k] === found[k] ? "same" : "other";
   }
 
+  /** Read once per size of the window what drawing needs: reading it makes browsers lay out. */
+  measure() {
+    const rem = parseFloat(getComputedStyle(document.documentElement).fontSize);
+    this.height = rem * parseFloat(getComputedStyle(this.table).getPropertyValue("--row"));
+    this.room = Math.ceil(this.scroller.clientHeight / this.height);
+    const heads = [...this.table.tHead.rows[0].cells];
+    const columns = heads.filter((head) => head.offsetWidth > 0).length;
+    for (const space of this.spaces) space.firstChild.colSpan = columns; // phones show fewer
+  }
+
   /** Draw the rows that can be seen. Those that stay keep their elements, and so their focus. */
   draw() {
-    const rem = parseFloat(getComputedStyle(document.documentElement).fontSize);
-    const style = getComputedStyle(this.table).getPropertyValue("--row");
-    const height = parseFloat(style) * rem;
+    const { height } = this;
     const first = Math.max(0, Math.floor(this.scroller.scrollTop / height) - RowTable.BEYOND);
-    const n = Math.ceil(this.scroller.clientHeight / height) + 2 * RowTable.BEYOND;
-    const last = Math.min(this.visible.length, first + n);
+    const last = Math.min(this.visible.length, first + this.room + 2 * RowTable.BEYOND);
     for (const [place, row] of this.drawn) {
       if (place < first || place >= last) {
         row.remove();
@@ -200,15 +211,8 @@ class RowTable {
       }
       after = row;
     }
-    this.fill(this.spaces[0], first * height);
-    this.fill(this.spaces[1], (this.visible.length - last) * height);
-  }
-
-  /** Stand in for rows that are not drawn; phones show fewer columns. */
-  fill(space, height) {
-    const heads = [...this.table.tHead.rows[0].cells];
-    space.firstChild.colSpan = heads.filter((head) => head.offsetWidth > 0).length;
-    space.firstChild.style.height = `${height}px`;
+    this.spaces[0].firstChild.style.height = `${first * height}px`;
+    this.spaces[1].firstChild.style.height = `${(this.visible.length - last) * height}px`;
   }
 
   row(place) {

@@ -252,7 +252,7 @@ def figure_data(figure: Figure) -> Table:
     caption = f"Data of: {figure.title}"
     if isinstance(figure, Bars):
         rows = tuple(zip(figure.names, figure.shown, strict=True))
-        return Table(caption, ("", figure.measure), rows, frozenset((1,)))
+        return Table(caption, ("name", figure.measure), rows, frozenset((1,)))
     if isinstance(figure, Columns):
         names = (figure.x_label, *(name for name, _ in figure.series))
         counts = list(zip(*(c for _, c in figure.series), strict=True))
