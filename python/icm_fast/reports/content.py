@@ -155,6 +155,7 @@ class Rows:
         deciders: How a label can come about.
         more: Further values of each row, by name; shown with its whole text.
         gold: Index of each gold label, -1 where unknown; absent where gold was not asked for.
+        decided_by: Headline of what ``deciders`` are.
         n_total: Rows that there are; more than here where the page would be too large.
         what_confidence: What confidence is, in one sentence.
     """
@@ -170,6 +171,7 @@ class Rows:
     n_total: int
     what_confidence: str
     gold: Sequence[int] | None = None
+    decided_by: str = "Decided by"
 
 
 @dataclass(frozen=True, slots=True)

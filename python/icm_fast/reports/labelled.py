@@ -55,6 +55,7 @@ class Labelled:
         more: Further values, by name: the value of a row by its position.
         what_confidence: What confidence is, in one sentence.
         gold: ``[n]``, -1 where unknown; None where it was not asked for.
+        decided_by: Headline of what ``deciders`` are.
     """
 
     labels: tuple[str, ...]
@@ -67,6 +68,7 @@ class Labelled:
     more: tuple[tuple[str, Callable[[int], str]], ...]
     what_confidence: str
     gold: IntArray | None = None
+    decided_by: str = "Decided by"
 
     @property
     def n(self) -> int:
@@ -165,6 +167,7 @@ def rows_section(rows: Labelled, limit: int = DEFAULT_ROWS) -> Section:
         n_total=rows.n,
         what_confidence=rows.what_confidence,
         gold=None if rows.gold is None else rows.gold[order].tolist(),
+        decided_by=rows.decided_by,
     )
     blocks: list[Block] = [block]
     if rows.n > len(kept):

@@ -268,7 +268,7 @@ class RowTable {
     const facts = [
       ["Label", data.found[k] < 0 ? "(no label)" : data.labels[data.found[k]]],
       ["Confidence", data.confidence[k].toFixed(4)],
-      ["Decided by", data.deciders[data.decided[k]]],
+      [data.decidedBy, data.deciders[data.decided[k]]],
       ...(data.gold ? [["Gold", data.gold[k] < 0 ? "unknown" : data.labels[data.gold[k]]]] : []),
       ...data.more.map(([name, values]) => [name, values[k]]),
     ];

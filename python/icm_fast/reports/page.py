@@ -106,7 +106,8 @@ def _rows_data(rows: Rows) -> dict[str, object]:
     """The table of rows as the script reads it; signs that cannot be seen are shown as escapes."""
     return {
         "labels": list(map(visible, rows.labels)),
-        "deciders": list(rows.deciders),
+        "deciders": list(map(visible, rows.deciders)),
+        "decidedBy": visible(rows.decided_by),
         "ids": list(map(visible, rows.ids)),
         "texts": list(map(visible, rows.texts)),
         "found": list(rows.found),
@@ -280,7 +281,7 @@ def _rows(rows: Rows) -> str:
         ("text", "Text", ""),
         ("found", "Label", ""),
         ("confidence", "Confidence", "number"),
-        ("decided", "Decided by", "how"),
+        ("decided", safe(rows.decided_by), "how"),
     ]
     widths = ["w-id", "", "w-label", "w-sure", "w-how"]
     if rows.gold is not None:
@@ -323,7 +324,7 @@ def _controls(rows: Rows) -> str:
         '<label class="grow">Search texts<input name="search" type="search" autocomplete="off" '
         'spellcheck="false"></label>'
         + choice("label", "Label", labels)
-        + choice("decided", "Decided by", deciders)
+        + choice("decided", safe(rows.decided_by), deciders)
         + (choice("gold", "Gold", gold) if rows.gold is not None else "")
         + '<span class="pair" role="group" aria-labelledby="rows-sure"><span id="rows-sure">'
         'Confidence</span><span><input name="low" type="number" min="0" max="1" step="0.05" '
