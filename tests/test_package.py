@@ -84,10 +84,12 @@ def test_the_experiments_travel_with_the_package(wheel_files):
 
 
 def test_the_parts_of_pages_travel_with_the_package(wheel_files):
-    written = {path.name for path in (REPOSITORY / "python/icm_fast/reports").glob("page.*")}
+    reports = REPOSITORY / "python/icm_fast/reports"
+    written = {path.name for path in reports.iterdir() if path.is_file() and path.suffix != ".py"}
     folder = "icm_fast/reports/"
     packed = {file.removeprefix(folder) for file in wheel_files if file.startswith(folder)}
-    assert written - {"page.py"} == {"page.html", "page.css", "page.js"}
+    parts = ("page", "review")
+    assert written == {f"{name}.{kind}" for name in parts for kind in ("html", "css", "js")}
     assert written <= packed
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 from browser import AXE, chromium, opened, violations
-from report_cases import HOSTILE
+from report_cases import HOSTILE, write_labelling
 from test_report_page import everything
+from test_review_server import served
 
 from benchmarks.report_examples import doubtful_search, reviews_labelling
 from icm_fast.reports import Request, read_report, render_page
@@ -113,7 +115,7 @@ def test_filters_and_orders_are_right(browser, addresses, reports):
         assert page.get_attribute(".rows th:has-text('Confidence')", "aria-sort") == "descending"
         assert page.get_attribute(".rows", "aria-rowcount") == str(len(wanted) + 1)
         page.click("button[type=reset]")
-        page.wait_for_function("document.querySelector('#rows-status').textContent[0] === 'A'")
+        page.locator("#rows-status", has_text="All 10,605 rows").wait_for()
         page.fill("[name=search]", "no such words anywhere")
         assert status.text_content() == "None of 10,605 rows"
         assert ids(page) == []
@@ -160,7 +162,7 @@ def test_10000_rows_filter_and_scroll_within_100_ms(browser, addresses):
 def test_scrolling_to_the_end_shows_the_last_row(browser, addresses):
     with opened(browser, addresses["labelling"]) as page:
         page.evaluate("document.querySelector('#rows-scroll').scrollTop = 1e9")
-        page.wait_for_function("document.querySelector('tr[aria-rowindex=\"10606\"]')")
+        page.locator('tr[aria-rowindex="10606"]').wait_for()
         box = page.locator("#rows-scroll").bounding_box()
         last = page.locator('tr[aria-rowindex="10606"]').bounding_box()
         assert last["y"] + last["height"] <= box["y"] + box["height"] + 2
@@ -208,6 +210,48 @@ def test_without_javascript_everything_but_the_rows_is_there(browser, addresses)
     assert "needs JavaScript" in page.locator("main").inner_text()
     assert page.locator("svg.chart").count() >= 5
     context.close()
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
+def test_a_review_by_keys(browser, tmp_path, width, scheme):
+    texts = [f"text {k} <b>bold</b>" for k in range(6)]
+    folder = write_labelling(tmp_path, texts)
+    path = folder / "corrections.jsonl"
+
+    def stored():
+        return {r["row"]: r["label"] for r in map(json.loads, path.read_text().splitlines())}
+
+    with (
+        served(folder) as server,
+        opened(browser, server.address, width=width, scheme=scheme) as page,
+    ):
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+        assert violations(page) == []
+
+        def press(key, told):
+            page.keyboard.press(key)
+            page.locator("#said", has_text=told).wait_for()
+
+        assert page.text_content("#text") == "text 1 <b>bold</b>"
+        press("2", "Row 1: b")
+        assert stored() == {1: "b"}
+        press("s", "Row 2: skipped")
+        assert page.text_content("#text").startswith("text 3")
+        press("1", "Row 3: a")
+        press("u", "taken back")
+        assert stored() == {1: "b"}
+        assert page.text_content("#text").startswith("text 3")
+        page.keyboard.press("ArrowLeft")
+        assert page.text_content("#text").startswith("text 2")
+        page.keyboard.press("ArrowDown")
+        page.keyboard.press("Enter")
+        page.locator("#said", has_text="Row 2: a").wait_for()
+        for row in (3, 4, 5):
+            press("1", f"Row {row}: a")
+        assert page.locator("#done").is_visible()
+        assert page.text_content("#progress") == "5 of 5 answered"
+        assert violations(page) == []
+        assert stored() == {1: "b", 2: "a", 3: "a", 4: "a", 5: "a"}
 
 
 def test_pages_come_from_files_alone(addresses):

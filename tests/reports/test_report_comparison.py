@@ -82,7 +82,7 @@ def test_agreement_settings_and_concerns_are_those_of_the_runs(runs):
     assert table(report, "Agreement").rows[0] == ("seed-1", "1.00", f"{share:.2f}")
     differing = {row[0]: row[1:] for row in table(report, "Settings").rows}
     assert differing == {"seed": ("1", "2"), "max_evaluations": ("31", "32")}
-    assert [row[0] for row in table(report, "The runs").rows] == ["seed-1", "seed-2"]
+    assert [row[0] for row in table(report, "What each run found").rows] == ["seed-1", "seed-2"]
     texts = [
         f"seed-{r.config.seed}: {c['text']}" for r in (one, other) for c in r.summary["concerns"]
     ]
@@ -107,7 +107,7 @@ def test_the_command_writes_the_page(runs, tmp_path, capsys):
 
 def test_runs_of_one_name_are_numbered(runs):
     report = report_of([runs[0], runs[0]])
-    names = [row[0] for row in table(report, "The runs").rows]
+    names = [row[0] for row in table(report, "What each run found").rows]
     assert names == ["seed-1 (1)", "seed-1 (2)"]
     assert "All settings are the same." in render_page(report, "x")
 

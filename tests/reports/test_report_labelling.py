@@ -2,63 +2,19 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
-from report_cases import HOSTILE, read_page
+from report_cases import FOUND, HOSTILE, read_page, write_labelling
 
 from benchmarks.report_examples import reviews_labelling
 from icm_fast.cli import run as icm_fast_command
 from icm_fast.errors import InputError
-from icm_fast.labelling import Labelling, LabelTask, open_table
-from icm_fast.labelling.config import LabelConfig
-from icm_fast.labelling.evidence import Decision
-from icm_fast.labelling.folder import open_labelling
-from icm_fast.labelling.scan import scan_table
-from icm_fast.labelling.stored import packed_decision, read_labelling, stored_settings
+from icm_fast.labelling.stored import read_labelling
 from icm_fast.reports import Request, read_report, render_page
 from icm_fast.reports.charts import visible
 from icm_fast.reports.content import Bars, Rows, Table
-
-GOLD = ("a", "b", "a", "", "b", "b")
-FOUND = (0, 1, 1, 0, -1, 1)
-DECIDED = (0, 2, 2, 1, 3, 2)
-
-
-def write_labelling(folder: Path, texts, *, found=FOUND, decided=DECIDED, rules=()) -> Path:
-    """A finished labelling without cores: labels, confidence and how each came about are given."""
-    table = folder / "table.csv"
-    with table.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(("text", "truth", "group"))
-        gold = [GOLD[k % len(GOLD)] for k in range(len(texts))]
-        writer.writerows((t, g, k // 2) for k, (t, g) in enumerate(zip(texts, gold, strict=True)))
-    task = LabelTask(
-        text="text", labels=("a", "b"), template="{text} is", group="group", rules=rules
-    )
-    opened_table, config = open_table(str(table)), LabelConfig()
-    scan = scan_table(opened_table, task)
-    n = len(texts)
-    sure = np.linspace(0.5, 0.95, n)
-    probabilities = np.stack([1 - sure, sure], axis=1).astype(np.float32)
-    decision = Decision(
-        labels=np.array(found, np.int32),
-        confidence=sure,
-        probabilities=probabilities,
-        decided_by=np.array(decided, np.int8),
-        votes=np.array([k % 3 for k in range(n)], np.int32),
-        n_views=2,
-        shares=np.array([0.5, 0.5]),
-    )
-    with open_labelling(folder / "run") as opened:
-        opened.keep_identity({"data": scan.digest, "n_rows": n, "template": task.template})
-        opened.write_settings(stored_settings(opened_table, task, config.to_dict()))
-        opened.write_decision(packed_decision(decision))
-        opened.write_summary(Labelling(task, decision, 100, 2.0, config).summary())
-    return folder / "run"
 
 
 @pytest.fixture

@@ -214,7 +214,8 @@ def _lines(figure: Lines) -> str:
 def _span(values: Sequence[float], margin: float = 0.0) -> tuple[float, float]:
     low, high = min(values, default=0.0), max(values, default=1.0)
     if low == high:
-        return low - 0.5, high + 0.5
+        around = abs(low) / 2 or 0.5
+        return low - around, high + around
     return low - margin * (high - low), high + margin * (high - low)
 
 

@@ -84,7 +84,9 @@ def comparison_report(
             Tile("runs", f"{len(runs):,}"),
             Tile("rows in all runs", f"{rows.n:,}"),
             Tile("all runs agree", share(n_same, rows.n), f"on {n_same:,} rows"),
-            Tile("concerns", str(len(concerns)), "in all runs" if concerns else "none found"),
+            Tile(
+                "concerns", str(len(concerns)), "of all runs together" if concerns else "none found"
+            ),
         ),
         concerns=concerns,
         no_concerns="The checks found nothing that speaks against the labels of these runs. Read "
@@ -185,7 +187,9 @@ def _runs_table(names: Sequence[str], runs: Sequence[FinishedRun]) -> Table:
         for name, run in zip(names, runs, strict=True)
     )
     columns = ("run", "model", "preset", "seed", "labelled", "U", "confidence", "concerns")
-    return Table("The runs", (*columns, "tokens", "time"), rows, frozenset((3, 4, 5, 6, 7, 8, 9)))
+    return Table(
+        "What each run found", (*columns, "tokens", "time"), rows, frozenset((3, 4, 5, 6, 7, 8, 9))
+    )
 
 
 def _utility(names: Sequence[str], runs: Sequence[FinishedRun]) -> tuple[Block, ...]:

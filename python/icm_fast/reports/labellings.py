@@ -123,9 +123,7 @@ def _agreement_tile(stored: StoredLabelling) -> Tile:
 
 
 def _read(folder: Path, data: str | None) -> _Folder:
-    if data is None and is_file(folder / SUMMARY_FILE):
-        _check_table(folder)
-    stored = read_labelling(folder, data)
+    stored = read_labelled(folder, data)
     cores = folder / CORES
     refuse_links(cores)
     found = sorted(cores.iterdir()) if cores.is_dir() else []
@@ -136,6 +134,21 @@ def _read(folder: Path, data: str | None) -> _Folder:
         read_object(folder / SUMMARY_FILE, _AGAIN),
         tuple(map(read_run, found)),
     )
+
+
+def read_labelled(folder: Path, data: str | None) -> StoredLabelling:
+    """A finished labelling with its table; says how to name the table where it has moved.
+
+    Args:
+        folder: Folder of the labelling.
+        data: The table, where it has moved.
+
+    Raises:
+        InputError: An unfinished or damaged folder, or a table that is missing or has changed.
+    """
+    if data is None and is_file(folder / SUMMARY_FILE):
+        _check_table(folder)
+    return read_labelling(folder, data)
 
 
 def _check_table(folder: Path) -> None:

@@ -54,10 +54,10 @@ def render_page(report: Report, source: str) -> str:
         report: What it says.
         source: What its files are called in the last line.
     """
-    style, script = _part("page.css"), _part("page.js")
+    style, script = part("page.css"), part("page.js")
     sections = list(_sections(report))
     rows = _rows_of(report)
-    return Template(_part("page.html")).substitute(
+    return Template(part("page.html")).substitute(
         policy=policy(style, script),
         title=safe(report.title),
         kind=safe(report.kind),
@@ -76,7 +76,8 @@ def render_page(report: Report, source: str) -> str:
 def policy(style: str, script: str) -> str:
     """The content security policy of a page with this style and script."""
     return (
-        f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
+        f"default-src 'none'; style-src '{content_hash(style)}'; "
+        f"script-src '{content_hash(script)}'; "
         "img-src data:; base-uri 'none'; form-action 'none'"
     )
 
@@ -90,11 +91,13 @@ def data_text(content: object) -> str:
 
 
 @cache
-def _part(name: str) -> str:
+def part(name: str) -> str:
+    """The text of a file of this package."""
     return files("icm_fast.reports").joinpath(name).read_text(encoding="utf-8")
 
 
-def _hash(text: str) -> str:
+def content_hash(text: str) -> str:
+    """How a policy names a style or script."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from icm_fast.engine.progress import clock
 from icm_fast.files import is_file
-from icm_fast.model.adapters import TUNING_FILE, read_tuning
 from icm_fast.reports.content import (
     Block,
     Facts,
@@ -74,6 +73,8 @@ def training_report(folder: Path) -> Report:
 
 def _record(folder: Path) -> Mapping[str, object]:
     """What the training wrote about itself, beside its steps."""
+    # These import torch, which no other report needs.
+    from icm_fast.model.adapters import TUNING_FILE, read_tuning
     from icm_fast.training.reward.model import REWARD_FILE
 
     for name in (TUNING_FILE, REWARD_FILE):
