@@ -11,7 +11,9 @@ from report_cases import read_page
 from icm_fast.errors import InputError
 from icm_fast.reports import Request, read_report, render_page
 from icm_fast.reports.content import Lines
+from icm_fast.reports.trainings import RECORDS
 from icm_fast.training.step_log import StepLog
+from run_fakes import PACKAGE
 
 
 def write_training(folder: Path, record: dict | None = None, n: int = 50) -> Path:
@@ -67,6 +69,14 @@ def test_a_training_that_runs_or_has_no_record_is_shown_as_far_as_it_is(tmp_path
     empty.mkdir()
     (empty / "steps.jsonl").write_text("")
     assert "recorded no steps" in render_page(read_report(Request((empty,))), "t")
+
+
+def test_the_records_are_those_that_trainings_write():
+    adapters, reward = (
+        (PACKAGE / name).read_text() for name in ("model/adapters.py", "training/reward/model.py")
+    )
+    assert f'TUNING_FILE = "{RECORDS[0]}"' in adapters
+    assert f'REWARD_FILE = "{RECORDS[1]}"' in reward
 
 
 @pytest.mark.parametrize("line", ['{"step": "one"}', "[1]", '{"step": 1, "loss": NaN}'])

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from icm_fast.engine.progress import clock
 from icm_fast.files import is_file
+from icm_fast.files.fields import Fields, read_object
 from icm_fast.reports.content import (
     Block,
     Facts,
@@ -20,6 +21,9 @@ from icm_fast.reports.content import (
 )
 from icm_fast.reports.searches import setting
 from icm_fast.training.step_log import STEPS_FILE, Line, read_steps
+
+RECORDS = ("tuning.json", "reward.json")
+"""What trainings write about themselves, in modules that import torch, which no report needs."""
 
 _HELD_OUT = "eval_"
 _TITLES = {
@@ -52,8 +56,7 @@ def training_report(folder: Path) -> Report:
     """
     steps = read_steps(folder)
     record = _record(folder)
-    identity = record.get("identity")
-    identity = identity if isinstance(identity, Mapping) else {}
+    identity = record.inner("identity").content if "identity" in record else {}
     finished = "losses" in record
     n_steps = int(max((line.get("step", 0.0) for line in steps), default=0))
     figures = _figures(steps)
@@ -71,30 +74,26 @@ def training_report(folder: Path) -> Report:
     )
 
 
-def _record(folder: Path) -> Mapping[str, object]:
+def _record(folder: Path) -> Fields:
     """What the training wrote about itself, beside its steps."""
-    # These import torch, which no other report needs.
-    from icm_fast.model.adapters import TUNING_FILE, read_tuning
-    from icm_fast.training.reward.model import REWARD_FILE
-
-    for name in (TUNING_FILE, REWARD_FILE):
+    for name in RECORDS:
         if is_file(folder / name):
-            return read_tuning(folder / name)
-    return {}
+            return read_object(folder / name, f"delete {folder} and train again")
+    return Fields({}, str(folder), "train again")
 
 
-def _tiles(n_steps: int, steps: Sequence[Line], record: Mapping[str, object]) -> tuple[Tile, ...]:
+def _tiles(n_steps: int, steps: Sequence[Line], record: Fields) -> tuple[Tile, ...]:
     tiles = [Tile("steps", f"{n_steps:,}")]
     losses = [line["loss"] for line in steps if "loss" in line]
     if losses:
         last = losses[-max(1, len(losses) // 10) :]
         note = "mean of the last tenth of the steps"
         tiles.append(Tile("loss", f"{sum(last) / len(last):.3f}", note))
-    best, at = record.get("best_loss"), record.get("best_step")
-    if isinstance(best, int | float):
-        tiles.append(Tile("best held-out loss", f"{best:.3f}", f"after step {at}"))
-    seconds = record.get("seconds")
-    if isinstance(seconds, int | float):
+    best, seconds = record.optional_number("best_loss"), record.optional_number("seconds", 0)
+    if best is not None:
+        step = record.integer("best_step")
+        tiles.append(Tile("best held-out loss", f"{best:.3f}", f"after step {step:,}"))
+    if seconds is not None:
         tiles.append(Tile("time", clock(seconds)))
     return tuple(tiles)
 
