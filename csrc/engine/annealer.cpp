@@ -21,6 +21,14 @@ State unlabelled_state(const Problem& problem) {
             .scores = std::vector<float>(problem.n_examples() * problem.n_labels(), 0.0F)};
 }
 
+// Whether each row is scored for all labels or for none: its first score stands for all of them.
+bool has_whole_rows(std::span<const float> scores, std::size_t n_labels) {
+    for (std::size_t k = 0; k < scores.size(); ++k) {
+        if (std::isnan(scores[k]) != std::isnan(scores[k - k % n_labels])) return false;
+    }
+    return true;
+}
+
 }  // namespace
 
 Annealer::Annealer(ConstraintGraph graph, SearchSettings settings)
@@ -45,6 +53,8 @@ void Annealer::tell(std::span<const float> scores) {
     require(scores.size() == state_.scores.size(), "scores must be [n_examples, n_labels]");
     require(std::ranges::none_of(scores, [](float s) { return std::isinf(s); }),
             "scores must be finite, or NaN where they are not needed");
+    require(has_whole_rows(scores, index(problem_.n_labels())),
+            "scores of an example must be finite for all labels, or NaN for all");
     if (phase_ == Phase::kPrior) {
         tell_prior(*pending_, scores);
     } else if (pending_->is_lookup) {

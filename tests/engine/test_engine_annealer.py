@@ -95,6 +95,21 @@ def test_scores_that_are_not_finite_are_refused_and_change_nothing(engine, bad):
     assert machine.n_asks == 0
 
 
+def test_a_row_that_was_not_asked_for_is_given_whole_or_not_at_all():
+    case = _random_case(2, "paper")
+    machine = case.start(_core.Engine)
+    ask = machine.ask()
+    row = int(np.flatnonzero(~np.asarray(ask.rows))[0])
+    scores = np.where(np.asarray(ask.rows)[:, None], case.scorer(ask.labels), np.float32(np.nan))
+    scores[row, 0] = -1.0
+    with pytest.raises(ValueError, match="finite for all labels, or NaN for all"):
+        machine.tell(scores)
+    assert machine.n_asks == 0
+    scores[row] = -1.0
+    machine.tell(scores)
+    assert machine.n_asks == 1
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 def test_tell_after_the_end_is_refused(engine):
     case = _random_case(4, "paper")

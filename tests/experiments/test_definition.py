@@ -1,9 +1,13 @@
 """Experiment files are read whole or refused with one clear line."""
 
+from contextlib import suppress
+from dataclasses import fields
+
 import pytest
 
 from icm_fast.errors import InputError
 from icm_fast.experiments.definition import DEFINITIONS, experiment_names, read_experiment
+from icm_fast.experiments.experiment import Column, Experiment
 
 COLUMN = {"name": "a", "task": "larger-than", "model": "smollm2"}
 
@@ -131,3 +135,34 @@ def test_results_are_kept_apart_by_what_they_depend_on(definition):
         digests.append(read.digest())
     assert digests[0] == digests[1]
     assert len(set(digests)) == 3
+
+
+ODD = ([], {}, [{}], {"a": 1}, 3, -1, 0.5, "x", True, False, None, float("nan"), [1], [None], 2**70)
+
+
+@pytest.mark.parametrize("value", ODD, ids=repr)
+@pytest.mark.parametrize("key", [f.name for f in fields(Experiment)] + ["suites", "common"])
+def test_any_value_of_an_experiment_is_read_or_refused(definition, key, value):
+    with suppress(InputError):
+        found = read_experiment(str(definition(**{key: value})), "small")
+        assert isinstance(getattr(found, key, ""), str | tuple | bool)
+
+
+@pytest.mark.parametrize("value", ODD, ids=repr)
+@pytest.mark.parametrize("key", [f.name for f in fields(Column)])
+def test_any_value_of_a_column_is_read_or_refused(definition, key, value):
+    with suppress(InputError):
+        path = str(definition(suites=small({**COLUMN, key: value})))
+        (column,) = read_experiment(path, "small").columns
+        assert type(getattr(column, key)) in KINDS.get(key, (str, type(None)))
+        column.digest()
+
+
+MAPPING, COUNT = (dict,), (int, type(None))
+KINDS = {
+    **dict.fromkeys(("options", "settings", "tuning"), MAPPING),
+    **dict.fromkeys(("n", "n_test", "n_start", "n_orders", "batch_size"), COUNT),
+    "x": (int, float, str, type(None)),
+    "constraints": (bool,),
+    "methods": (tuple,),
+}

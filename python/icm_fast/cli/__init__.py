@@ -15,6 +15,7 @@ from icm_fast.files.text import printable, without_secrets
 
 EXIT_INPUT = 2
 EXIT_INTERRUPTED = 130
+_LONGEST = 600
 
 
 def main() -> NoReturn:
@@ -54,9 +55,14 @@ def run_app(app: typer.Typer, arguments: Sequence[str], name: str) -> int:
         # error is not known here; its method is.
         if not hasattr(error, "format_message"):
             raise
-        return _fail(error.format_message(), EXIT_INPUT)
+        return _fail(_cut(error.format_message()), EXIT_INPUT)
     stop()
     return code if isinstance(code, int) else 0
+
+
+def _cut(message: str) -> str:
+    """Typer repeats every word that it did not expect, and a glob can bring thousands."""
+    return message if len(message) <= _LONGEST else message[:_LONGEST] + " ..."
 
 
 def _fail(message: str, code: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -25,6 +26,8 @@ from icm_fast.tasks.registry import text_options
 DEFINITIONS = Path(__file__).parent / "definitions"
 
 _TEXTS = ("name", "task", "model", "model_title", "chat_model", "data", "start")
+_EXPERIMENT_TEXTS = ("title", "source", "figure", "x_label", "note")
+_FLAGS = ("constraints", "log_x")
 _MAPPINGS = {"options", "settings", "tuning"}
 
 
@@ -125,7 +128,7 @@ def _column(where: str, row: int, content: dict[str, Any], models: Sequence[str]
     if missing:
         fix = "; name one with --model" if missing == ["model"] else ""
         raise InputError(f"{where}, column {row}: no {missing[0]}{fix}")
-    _check_texts(f"{where}, column {row}", content)
+    _check_kinds(f"{where}, column {row}", content, _TEXTS)
     for key in _MAPPINGS & set(content):
         content[key] = _mapping(f"{where}, column {row}, {key}", content[key] or {})
     content["methods"] = _known_methods(where, content.get("methods") or ())
@@ -134,11 +137,14 @@ def _column(where: str, row: int, content: dict[str, Any], models: Sequence[str]
     return replace(column, model_title=column.model_title or title_of(column.model))
 
 
-def _check_texts(where: str, content: Mapping[str, object]) -> None:
-    for key in _TEXTS:
+def _check_kinds(where: str, content: Mapping[str, object], texts: Sequence[str]) -> None:
+    for key in texts:
         value = content.get(key)
         if value is not None and not isinstance(value, str):
-            raise InputError(f"{where}: {key} must be text, got {value!r}; put it in quotes")
+            raise InputError(f"{where}: {key} must be text, got {shown(value)}; put it in quotes")
+    for key in _FLAGS:
+        if not isinstance(content.get(key, True), bool):
+            raise InputError(f"{where}: {key} must be true or false, got {shown(content[key])}")
 
 
 def _check_column(where: str, column: Column) -> None:
@@ -155,15 +161,23 @@ def _check_column(where: str, column: Column) -> None:
         raise InputError(
             f"{where}: start applies to one search, batch_size to several; leave one out"
         )
-    if isinstance(column.x, str) and column.x != "parameters":
-        raise InputError(f"{where}: x must be a number or parameters, got {column.x!r}")
+    if column.x is not None and column.x != "parameters" and not _is_number(column.x):
+        raise InputError(f"{where}: x must be a number or parameters, got {shown(column.x)}")
     column.config(0)
     column.tuning_config(0)
 
 
-def _known_methods(where: str, names: Sequence[str]) -> tuple[str, ...]:
+def _is_number(value: object) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return math.isfinite(value)
+
+
+def _known_methods(where: str, names: object) -> tuple[str, ...]:
+    if not isinstance(names, list | tuple):
+        raise InputError(f"{where}: methods must be a list of names, got {shown(names)}")
     for name in names:
-        if name not in METHODS:
+        if not isinstance(name, str) or name not in METHODS:
             raise InputError(f"{where}: unknown method {name!r}{suggest(str(name), METHODS)}")
     return tuple(names)
 
@@ -173,12 +187,14 @@ def _experiment(where: str, content: dict[str, Any]) -> Experiment:
     for key in content:
         if key not in known:
             raise InputError(f"{where}: unknown key {shown(key)}{suggest(key, known)}")
+    _check_kinds(where, content, _EXPERIMENT_TEXTS)
+    content = {key: value for key, value in content.items() if value is not None}
     for key in ("title", "source", "figure", "seeds", "methods"):
         if not content.get(key):
             raise InputError(f"{where}: no {key}; add it")
     if content["figure"] not in FIGURES:
         figure = content["figure"]
-        raise InputError(f"{where}: unknown figure {figure!r}{suggest(str(figure), FIGURES)}")
+        raise InputError(f"{where}: unknown figure {figure!r}{suggest(figure, FIGURES)}")
     content["methods"] = _known_methods(where, content["methods"])
     content["seeds"] = _seeds(where, content["seeds"])
     content["columns"] = tuple(

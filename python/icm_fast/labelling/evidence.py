@@ -21,6 +21,7 @@ from icm_fast.labelling.decide import (
     votes,
     with_shares,
 )
+from icm_fast.labelling.mixture import Mixture, believed_mixture, view_labels
 from icm_fast.labelling.shares import estimated_shares
 from icm_fast.types import UNLABELLED, BoolArray, Constraint, FloatArray, IntArray, ScoreArray
 
@@ -147,13 +148,11 @@ def decide(
         after = [_whole_core(cores[0], len(alone))]
     cored = np.asarray(np.mean(after, axis=0, dtype=np.float64)) * _sameness(after)
     together = alone + cored
-    given = np.array(config.shares) / sum(config.shares) if config.shares else None
-    shares = estimated_shares(together) if given is None else given
-    source = 0 if shares is None else 1 if given is None else 2
+    found = _found_shares(together, alone.astype(np.float64), cored, config)
     accuracy = expected_accuracy(
-        with_shares(alone.astype(np.float64), shares), with_shares(cored, shares), alone.shape[1]
+        found.labels(alone.astype(np.float64)), found.labels(cored), alone.shape[1]
     )
-    judged = posterior(together, accuracy, shares)
+    judged = posterior(found.evidence(together), accuracy, found.shares)
     decided = np.full(len(alone), _PREDICTION, np.int8)
     for core in cores:
         decided[core.rows] = _SEARCH
@@ -163,7 +162,7 @@ def decide(
     labels = consistent_labels(judged.probabilities, labels, fixed, constraints)
     confidence = judged.probabilities[np.arange(len(labels)), labels].astype(np.float64)
     confidence[fixed] = 1.0
-    counted = votes([with_shares(v.astype(np.float64), shares) for v in (alone, *after)], labels)
+    counted = votes([found.labels(view.astype(np.float64)) for view in (alone, *after)], labels)
     without = ~kept_labels(confidence, config.abstain) & ~fixed
     labels[without], decided[without] = UNLABELLED, _ABSTAINED
     return Decision(
@@ -174,8 +173,40 @@ def decide(
         counted,
         1 + len(after),
         judged.shares,
-        source,
+        found.source,
     )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Shares:
+    """How frequent the labels are, and how evidence is read with that in mind.
+
+    Attributes:
+        source: Index into :data:`SHARES_FROM`.
+        shares: ``[n_labels]`` shares to meet, if any.
+        mixture: Where the rows of each label lie, if that was found.
+    """
+
+    source: int
+    shares: FloatArray | None = None
+    mixture: Mixture | None = None
+
+    def evidence(self, together: FloatArray) -> FloatArray:
+        return together if self.mixture is None else self.mixture.evidence(together)
+
+    def labels(self, view: FloatArray) -> IntArray:
+        """Labels of all rows by one view alone."""
+        return with_shares(view, self.shares) if self.mixture is None else view_labels(view)
+
+
+def _found_shares(
+    together: FloatArray, alone: FloatArray, cored: FloatArray, config: LabelConfig
+) -> _Shares:
+    if config.shares:
+        return _Shares(2, np.array(config.shares) / sum(config.shares))
+    shares = estimated_shares(together)
+    mixture = believed_mixture(together, alone, cored)
+    return _Shares(int(shares is not None or mixture is not None), shares, mixture)
 
 
 def _evidence_of(chunks: Chunks, per_row: int) -> tuple[Scale, npt.NDArray[np.float32]]:

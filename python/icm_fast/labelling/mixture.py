@@ -1,0 +1,172 @@
+"""Where the rows of each of three and more labels lie, estimated from their evidence.
+
+Taking off the mean prediction makes all labels about equally frequent, which costs much where they
+are not: rows of the frequent labels are pushed to the rare ones. But the evidence shows more than
+the largest value of a row. Rows of one label lie together, around a centre that is not quite where
+its word would have it. A mixture of normal distributions, one for each label and all of one shape,
+finds the centres, the shape and the shares (on a language model's scores: Han et al., Prototypical
+Calibration, ICLR 2023, whose distributions are fitted without regard to the label words).
+
+Such a fit can go wrong where a model tells little. So the centres are held near those of the rows
+that have each label now; and the rows alone and the rows after the cores are fitted apart: only
+where both fits give the same labels to most rows are the labels taken from the fit of both.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from icm_fast.types import FloatArray, IntArray
+
+MOST_ROWS = 20_000
+"""Rows that are fitted; of more, evenly spaced ones."""
+FEWEST_ROWS = 90
+"""Below, nothing is fitted."""
+FEWEST_ROWS_OF_A_LABEL = 20
+"""Rows on the average of a label; with fewer, nothing is fitted."""
+AGREEMENT = 0.6
+"""Agreement of the two fits above chance, from which on they are believed (Cohen's kappa for equal
+shares)."""
+
+_LOOSE, _FIRM = 0.3, 1.0
+_ROUNDS = 100
+_SHARPNESS = 3.0
+_RIDGE = 1e-3
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Mixture:
+    """Normal distributions of one shape, one for each label.
+
+    Attributes:
+        centres: ``[n_labels, n_labels - 1]``, in coordinates in which the shape is a ball.
+        coordinates: ``[n_labels, n_labels - 1]``: evidence times these gives the coordinates.
+        log_shares: ``[n_labels]``.
+    """
+
+    centres: FloatArray
+    coordinates: FloatArray
+    log_shares: FloatArray
+
+    def evidence(self, evidence: FloatArray) -> FloatArray:
+        """Log-probabilities of the labels up to a constant of each row, ``[rows, n_labels]``.
+
+        Args:
+            evidence: ``[rows, n_labels]``, each row adding up to 0.
+        """
+        points = evidence @ self.coordinates
+        # The square of the point is the same for all labels.
+        values = points @ self.centres.T - 0.5 * (self.centres**2).sum(axis=1) + self.log_shares
+        centred: FloatArray = values - values.mean(axis=1, keepdims=True)
+        return centred
+
+    def labels(self, evidence: FloatArray) -> IntArray:
+        """The most probable label of each row, ``[rows]`` int32."""
+        return np.asarray(self.evidence(evidence).argmax(axis=1), np.int32)
+
+
+def believed_mixture(together: FloatArray, alone: FloatArray, cored: FloatArray) -> Mixture | None:
+    """The mixture of all evidence; None where there are few rows or its parts contradict.
+
+    Args:
+        together: ``[rows, n_labels]`` all evidence.
+        alone: Evidence of the rows alone.
+        cored: Evidence after the cores.
+    """
+    n_rows, n_labels = together.shape
+    if n_labels < 3 or n_rows < max(FEWEST_ROWS, FEWEST_ROWS_OF_A_LABEL * n_labels):
+        return None
+    same = float((view_labels(alone) == view_labels(cored)).mean())
+    chance = 1.0 / n_labels
+    if (same - chance) / (1.0 - chance) < AGREEMENT:
+        return None
+    return fit_mixture(together, _LOOSE)
+
+
+def view_labels(evidence: FloatArray) -> IntArray:
+    """Labels of the rows from one view by a mixture of its own, ``[rows]`` int32."""
+    return fit_mixture(evidence, _FIRM).labels(evidence)
+
+
+def fit_mixture(evidence: FloatArray, hold: float) -> Mixture:
+    """Fit by expectation maximisation, from the labels that the evidence gives now.
+
+    Args:
+        evidence: ``[rows, n_labels]``, each row adding up to 0.
+        hold: How much the centres are held where the rows of each label are now, in mean numbers
+            of rows of a label.
+    """
+    n_labels = evidence.shape[1]
+    step = -(-len(evidence) // MOST_ROWS)
+    rows = np.asarray(evidence[::step], np.float64)
+    size = max(float(np.sqrt((rows**2).mean())), 1e-9)
+    basis = _basis(n_labels) / size
+    points = rows @ basis
+    held = _means_of_labels(points, rows.argmax(axis=1), n_labels)
+    weight = hold * len(points) / n_labels
+    parts = _softmax(rows * (_SHARPNESS / size))
+    before = -np.inf
+    for _ in range(_ROUNDS):
+        counts = parts.sum(axis=0)
+        centres = (parts.T @ points + weight * held) / (counts + weight)[:, None]
+        whiten = _whitening(points, parts, counts, centres)
+        mixture = Mixture(
+            centres @ whiten, basis @ whiten, np.log((counts + 1.0) / (len(points) + n_labels))
+        )
+        parts, fit = _expectation(points @ whiten, mixture, whiten)
+        if abs(fit - before) < 1e-7:
+            break
+        before = fit
+    return mixture
+
+
+def _basis(n_labels: int) -> FloatArray:
+    """Coordinates in the plane in which values add up to 0, ``[n_labels, n_labels - 1]``."""
+    start = np.column_stack([np.full(n_labels, n_labels**-0.5), np.eye(n_labels)[:, :-1]])
+    basis: FloatArray = np.linalg.qr(start)[0][:, 1:]
+    return basis
+
+
+def _means_of_labels(points: FloatArray, labels: IntArray, n_labels: int) -> FloatArray:
+    """The mean point of the rows of each label; that of all rows where there are none."""
+    means = np.tile(points.mean(axis=0), (n_labels, 1))
+    for label in range(n_labels):
+        rows = points[labels == label]
+        if len(rows):
+            means[label] = rows.mean(axis=0)
+    return means
+
+
+def _whitening(
+    points: FloatArray, parts: FloatArray, counts: FloatArray, centres: FloatArray
+) -> FloatArray:
+    """Makes the shape that all labels share a ball, ``[n_labels - 1, n_labels - 1]``."""
+    crossed = (parts.T @ points).T @ centres
+    spread = points.T @ points - crossed - crossed.T + centres.T @ (counts[:, None] * centres)
+    shape = spread / len(points)
+    shape += _RIDGE * max(float(np.trace(shape)) / len(shape), 1e-9) * np.eye(len(shape))
+    whitening: FloatArray = np.linalg.cholesky(np.linalg.inv(shape))
+    return whitening
+
+
+def _expectation(
+    points: FloatArray, mixture: Mixture, whiten: FloatArray
+) -> tuple[FloatArray, float]:
+    """Probabilities of the labels, ``[rows, n_labels]``, and the mean log-likelihood."""
+    distances = (
+        (points**2).sum(axis=1, keepdims=True)
+        - 2.0 * points @ mixture.centres.T
+        + (mixture.centres**2).sum(axis=1)
+    )
+    logs = mixture.log_shares - 0.5 * distances
+    total = np.logaddexp.reduce(logs, axis=1, keepdims=True)
+    fit = float(total.mean() + np.log(np.abs(np.diag(whiten))).sum())
+    return np.exp(logs - total), fit
+
+
+def _softmax(values: FloatArray) -> FloatArray:
+    exp = np.exp(values - values.max(axis=1, keepdims=True))
+    probabilities: FloatArray = exp / exp.sum(axis=1, keepdims=True)
+    return probabilities
