@@ -69,8 +69,8 @@ def refuse_differences(
     others = listed([key for key, _, _ in differences[1:]])
     more = f" (also different: {others})" if others else ""
     raise InputError(
-        f"{folder} holds a different {what}: {short_word(name)} is {_short(old)} there and {_short(new)} "
-        f"here{more}; choose another output folder or delete this one"
+        f"{folder} holds a different {what}: {short_word(name)} is {_short(old)} there and "
+        f"{_short(new)} here{more}; choose another output folder or delete this one"
     )
 
 
