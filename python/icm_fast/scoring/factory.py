@@ -98,7 +98,7 @@ def make_piece_scorer(
 
 
 def _warn_of_lost_texts(loaded: ScoringModel, dataset: Dataset) -> None:
-    lost = lost_texts_sentence(loaded.tokenizer, dataset.examples)
+    lost = lost_texts_sentence(loaded.tokenizer, dataset)
     if lost is not None:
         warnings.warn(lost, UserWarning, stacklevel=4)
 
