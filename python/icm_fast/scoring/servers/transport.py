@@ -24,7 +24,7 @@ _LONGEST_PAUSE = 30.0
 _PASSING = frozenset((408, 409, 425, 429))
 """Statuses below 500 after which the same request may succeed."""
 
-_UNUSABLE_TRIES = 6
+_UNUSABLE_TRIES = 8
 """Answers of one request in a row that may be unusable: a server that is wrong stays so."""
 
 RESUME = "run the same command again to resume"
