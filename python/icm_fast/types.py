@@ -190,7 +190,8 @@ def _encodable(text: str) -> bool:
 class Dataset:
     """Examples with their label space and constraints; never a gold label.
 
-    A demonstration is ``prompt + label + separator``.
+    A demonstration is ``prompt + label + separator``. A context may begin with a preamble, such as
+    an instruction, which stands once before all demonstrations: ``preamble + separator``.
     """
 
     examples: tuple[Example, ...]
@@ -198,6 +199,7 @@ class Dataset:
     constraints: tuple[Constraint, ...] = ()
     name: str = "custom"
     separator: str = field(default="\n\n")
+    preamble: str = ""
 
     def __post_init__(self) -> None:
         if not self.examples:
@@ -218,6 +220,10 @@ class Dataset:
                     "tokens would differ from those in a demonstration; strip it and begin the "
                     "label with the space"
                 )
+        if self.preamble != self.preamble.rstrip():
+            raise ValueError(
+                "the preamble ends in whitespace, but the separator follows it; strip it"
+            )
         self._check_encodable()
         n_labels = len(self.label_space)
         for constraint in self.constraints:
@@ -235,14 +241,23 @@ class Dataset:
 
     def _check_encodable(self) -> None:
         """Refuse halves of surrogate pairs, which no file and no tokenizer takes."""
-        for row, e in enumerate(self.examples):
+        # All at once, since examples are many; row by row only for the message.
+        whole = [t for e in self.examples for t in (e.id, e.prompt, e.group, e.answer) if t]
+        for row, e in enumerate(() if _encodable("".join(whole)) else self.examples):
             if not _encodable("".join((e.id, e.prompt, e.group or "", e.answer or ""))):
                 raise ValueError(f"the example in row {row} holds a lone surrogate; remove it")
         if not _encodable("".join((*self.label_space, self.separator))):
             raise ValueError("a label or the separator holds a lone surrogate; remove it")
+        if not _encodable(self.preamble):
+            raise ValueError("the preamble holds a lone surrogate; remove it")
 
     def __len__(self) -> int:
         return len(self.examples)
+
+    @property
+    def opening(self) -> str:
+        """What stands before the first prompt of a context: the preamble and a separator."""
+        return self.preamble + self.separator if self.preamble else ""
 
     def subset(self, indices: Sequence[int]) -> Dataset:
         """Return the examples at ``indices``, in that order, with the constraints between them."""
@@ -265,6 +280,7 @@ class Dataset:
             constraints=tuple(constraints),
             name=self.name,
             separator=self.separator,
+            preamble=self.preamble,
         )
 
     def constraint_arrays(self) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.uint8]]:
@@ -276,12 +292,14 @@ class Dataset:
 
     def fingerprint(self) -> str:
         """SHA-256 (hex) of everything that a search sees."""
-        content = {
+        content: dict[str, object] = {
             "examples": [[e.id, e.prompt, e.group, e.answer] for e in self.examples],
             "labels": list(self.label_space),
             "constraints": [[c.first, c.second, c.allowed, c.rule] for c in self.constraints],
             "separator": self.separator,
         }
+        if self.preamble:  # data sets without one keep the fingerprints of earlier versions
+            content["preamble"] = self.preamble
         return hashlib.sha256(json.dumps(content, ensure_ascii=False).encode()).hexdigest()
 
 

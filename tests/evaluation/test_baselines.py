@@ -1,6 +1,7 @@
 """Labels and prompts that found labels are compared with."""
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -81,13 +82,16 @@ def test_bootstrapping_uses_its_own_few_labels():
     assert np.array_equal(labels[rest], predict(second.scores, calibrated=True))
 
 
+@pytest.mark.parametrize("preamble", ["", "Judge the films."])
 @pytest.mark.parametrize("labels", [SINGLE, MULTI])
 @pytest.mark.parametrize("tokenizer", [byte_tokenizer(), metaspace_tokenizer()])
-def test_prompts_after_the_assistant_dialogue_are_those_of_the_whole_text(labels, tokenizer):
-    dataset = reviews(labels)
+def test_prompts_after_the_assistant_dialogue_are_those_of_the_whole_text(
+    labels, tokenizer, preamble
+):
+    dataset = replace(reviews(labels), preamble=preamble)
     pieces = assistant_pieces(dataset, tokenizer)
     for i, example in enumerate(dataset.examples):
-        text = f"{ASSISTANT_DIALOGUE}\n\n{example.prompt}"
+        text = f"{ASSISTANT_DIALOGUE}\n\n{dataset.opening}{example.prompt}"
         whole = list(tokenizer(text)["input_ids"])
         assert [*pieces.root, *pieces.prompt(i, first=True)] == whole
         for y, label in enumerate(labels):
@@ -117,6 +121,11 @@ def test_chat_prompts_score_the_answer_after_the_template():
     )
     assert prompt.count(1) == 1  # the template's own beginning, no second one
     assert [tokenizer.decode(ids) for ids in pieces.labels] == ["positive", "negative"]
+    told = chat_pieces(replace(dataset, preamble="Judge."), tokenizer)
+    prompt = tokenizer.decode([*told.root, *told.prompt(1, first=True)])
+    assert prompt.startswith("<s>[user] Judge.\n\nReview: dull\n")
+    with pytest.raises(InputError, match="the preamble holds '</s>', a control token"):
+        chat_pieces(replace(dataset, preamble="Judge</s> it"), tokenizer)
     with pytest.raises(InputError, match="no chat template"):
         chat_pieces(dataset, byte_tokenizer())
 

@@ -131,6 +131,17 @@ def test_many_shot_queries_only_the_test_examples():
     assert found.n_tokens == 74
 
 
+def test_many_shot_keeps_the_preamble_and_refuses_two():
+    shots, test = (dataclasses.replace(toy_dataset(n), preamble="Answer.") for n in (5, 3))
+    make = Recording()
+    evaluate.many_shot(shots, ints(0, 1, -1, 1, 0), test, model=FakeLoaded(), make_scorer=make)
+    assert {dataset.preamble for dataset, _ in make.made} == {"Answer."}
+    with pytest.raises(InputError, match=r"the preamble 'Answer\.', but the test data have ''"):
+        evaluate.many_shot(
+            shots, ints(0, 1, 0, 1, 0), toy_dataset(3), model=FakeLoaded(), make_scorer=make
+        )
+
+
 def test_a_bounded_search_shows_as_many_demonstrations_in_evaluation():
     seen = []
 

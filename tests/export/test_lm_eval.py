@@ -47,12 +47,13 @@ def lm_eval_samples(loaded, task, **arguments):
     return model, found["results"][task.name], samples
 
 
-@pytest.mark.parametrize("bos", [False, True])
+@pytest.mark.parametrize(("bos", "preamble"), [(False, ""), (True, ""), (True, "{{ so }}?")])
 @pytest.mark.parametrize("shots", [None, 5])
 def test_lm_eval_sees_our_text_and_predicts_what_many_shot_predicts(
-    tmp_path, monkeypatch, offline, bos, shots
+    tmp_path, monkeypatch, offline, bos, shots, preamble
 ):
     run = finished_run(tmp_path)
+    run = replace(run, dataset=replace(run.dataset, preamble=preamble))
     labels = run.labels.copy()
     labels[2] = -1
     run = replace(run, labels=labels)
@@ -74,6 +75,7 @@ def test_lm_eval_sees_our_text_and_predicts_what_many_shot_predicts(
         return Spy()
 
     test, gold = evaluate.held_out(run.source, run.dataset, 100)
+    test = replace(test, preamble=preamble)
     config = replace(run.config, context_demonstrations=shots or 0)
     ours = evaluate.many_shot(
         run.dataset, run.labels, test, model=loaded, config=config, make_scorer=make
@@ -87,7 +89,8 @@ def test_lm_eval_sees_our_text_and_predicts_what_many_shot_predicts(
         shown = [
             (joined.examples[i].prompt, joined.label_space[state[i]]) for i in plan.contexts[row]
         ]
-        text = "".join(prompt + label + joined.separator for prompt, label in shown)
+        text = joined.opening
+        text += "".join(prompt + label + joined.separator for prompt, label in shown)
         text += test.examples[k].prompt
         assert len(shown) == (shots or 7)
         for y, request in enumerate(sample["arguments"]):

@@ -87,6 +87,17 @@ def test_braces_stand_in_the_data_alone(run, tmp_path):
     assert "{%" not in definition
 
 
+def test_a_preamble_is_the_description_of_the_task(run, tmp_path, monkeypatch):
+    """Through a column, so that braces in it are left alone."""
+    told = replace(run, dataset=replace(run.dataset, preamble="{{ so }} or not?"))
+    write_lm_eval_task(told, tmp_path / "out")
+    definition = yaml.safe_load((tmp_path / "out" / "icm_a_run.yaml").read_text())
+    assert definition["description"] == "{{opening}}"
+    for name in ("train", "test"):
+        found = {row["opening"] for row in rows(tmp_path / f"out/{name}.jsonl")}
+        assert found == {"{{ so }} or not?\n\n"}
+
+
 def test_same_run_same_bytes(run, tmp_path):
     write_lm_eval_task(run, tmp_path / "out")
     before = contents(tmp_path / "out")

@@ -1,6 +1,7 @@
 """Every format against its golden file, and read back by the library that it is for."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -87,6 +88,21 @@ def test_demonstrations_are_the_scored_text(claims):
     assert [row["prompt"] for row in rows] == [claims.dataset.examples[i].prompt for i in labelled]
     assert [row["completion"] for row in rows] == [" True", " False", " False", " True", " False"]
     assert encode_run(claims, "trl-sft").note == "unlabelled examples left out: 1"
+
+
+def test_demonstrations_begin_with_the_preamble(claims):
+    told = replace(claims, dataset=replace(claims.dataset, preamble="True or not?"))
+    prompts = {
+        format: [json.loads(line) for line in encode_run(told, format).content.splitlines()]
+        for format in TRAINING[:3]
+    }
+    text = "True or not?\n\n" + claims.dataset.examples[0].prompt
+    assert prompts["trl-sft"][0]["prompt"] == text
+    assert prompts["messages"][0]["messages"][0]["content"] == text
+    assert prompts["axolotl"][0]["segments"][0]["text"] == text
+    for format in ("jsonl", "csv", "parquet"):
+        assert "without the preamble" in encode_run(told, format).note
+        assert encode_run(claims, format).note == ""
 
 
 def test_axolotl_tokenizes_the_segments_to_what_fine_tuning_trains(claims):

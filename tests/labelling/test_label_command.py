@@ -10,10 +10,13 @@ import pandas as pd
 import pytest
 from label_fakes import rows
 
+import icm_fast
+from icm_fast import LabelConfig
 from icm_fast.cli import run
 
 N = 12
 SETTINGS = ("--set", "cores=2", "--set", "core_size=4", "--template", "{review} is")
+FACES = ("flags", "file", "python")
 QUESTION = ("--text", "review", "--labels", "negative, positive", "--model", "fake")
 
 
@@ -84,6 +87,32 @@ def test_a_file_gives_what_flags_give_and_flags_override_it(table, capsys):
         assert err.count("\n") == 1
 
 
+@pytest.mark.usefixtures("fake")
+def test_an_instruction_and_descriptions_come_by_flags_by_a_file_and_in_python(table):
+    words = ("--instruction", "Judge films.", "--describe", "positive=worth a ticket")
+    assert run(["label", "a.csv", *QUESTION, *SETTINGS, *words, "--folder", "flags"]) == 0
+    described = {"negative": None, "positive": "worth a ticket"}
+    content = {"labels": described, "instruction": "Judge films."}
+    table.with_name("a.yaml").write_text(json.dumps(content))
+    words = ("--text", "review", "--model", "fake", *SETTINGS, "--config", "a.yaml")
+    assert run(["label", "a.csv", *words, "--folder", "file"]) == 0
+    icm_fast.label(
+        "a.csv",
+        text="review",
+        **content,
+        template="{review} is",
+        model="fake",
+        config=LabelConfig(cores=2, core_size=4),
+        output_dir="python",
+    )
+    stored = [json.loads(table.with_name(n).joinpath("labelling.json").read_text()) for n in FACES]
+    assert stored[0] == stored[1] == stored[2]
+    assert stored[0]["preamble"] == (
+        "Judge films.\n\nLabels:\n- negative\n- positive: worth a ticket"
+    )
+    assert run(["export", "flags", "--format", "argilla", "-o", "review.jsonl"]) == 0
+
+
 def gaps(table):
     pd.DataFrame({"review": ["good", np.nan], "known": [np.nan, np.nan]}).to_csv(table, index=False)
 
@@ -98,6 +127,9 @@ WRONG = {
     "shares": (["--shares", "x"], "--shares 'x' must be numbers, such as 0.9,0.1"),
     "abstain": (["--abstain", "2"], "abstain"),
     "setting": (["--set", "corse=2"], "unknown setting 'corse'; did you mean 'cores'?"),
+    "description": (["--describe", "x"], "--describe 'x' must be LABEL=TEXT"),
+    "described twice": (["--describe", "positive=x", "--describe", "positive=y"], "twice"),
+    "no such label": (["--describe", "postive=x"], "is of no label; did you mean 'positive'?"),
     "corrections": (["--corrections", "none.csv"], "no file at"),
 }
 
@@ -113,12 +145,22 @@ def test_wrong_options_are_one_clear_line(table, fake, capsys, case):
     assert not table.with_name("a-labelled.csv").exists()
 
 
+def test_the_default_model_is_named_once_the_table_is_known_to_be_good(table, fake, capsys):
+    assert run(["label", "a.csv", *QUESTION[:-2], *SETTINGS, "--text", "reviw"]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("icm-fast: a.csv has no column 'reviw'")
+    assert err.count("\n") == 1
+    assert run(["label", "a.csv", *QUESTION[:-2], *SETTINGS, "--progress", "none"]) == 0
+    assert capsys.readouterr().err.count("no --model given: labelling with the small") == 1
+    assert fake.loads == 1
+
+
 TABLES = {
     "empty": ("", [], "contains no rows|has no rows"),
     "header alone": ("review,n\n", [], "contains no rows|has no rows"),
     "gaps": (gaps, [], "a.csv, line 3: column 'review' is empty; fill it or remove the row"),
     "nan": ("review\nnan\nnan\n", [], "a.csv, line 2: column 'review' is nan, a gap; fill it"),
-    "known": ("review,k\na,\nb,NaN\n", ["--known", "k"], "column 'k' of a.csv holds no label"),
+    "known": ("review,k\na,nan\nb,NaN\n", ["--known", "k"], "column 'k' of a.csv holds no label"),
     "odd label": ("review,k\na,\nb,maybe\n", ["--known", "k"], "line 3: gold 'maybe' is not a"),
     "gone": (None, [], "no file at .*a.csv; check the path"),
     "not UTF-8": (b"review\n\xff\n", [], "a.csv is not UTF-8 at byte 7; convert it"),

@@ -73,6 +73,19 @@ WRONG = {
     "known in prompt": ({"text": "t", "labels": AB, "known": "t"}, "which the prompt reads, too"),
     "braces": ({"text": "t{", "labels": AB}, "a sign of templates in its name; rename it"),
     "empty": ({"text": " ", "labels": AB}, "text must be text, got ' '"),
+    "instruction": (
+        {"text": "t", "labels": AB, "instruction": 3},
+        "instruction must be text, got 3",
+    ),
+    "control in it": ({"text": "t", "labels": AB, "instruction": "a\x00"}, "instruction"),
+    "described twice": ({"text": "t", "labels": {"a": "x", "a ": "y"}}, "'a'"),
+    "no label": (
+        {"text": "t", "labels": ("spam", "fine"), "descriptions": {"span": "x"}},
+        "the description of 'span' is of no label; did you mean 'spam'?",
+    ),
+    "no text": ({"text": "t", "labels": {"a": 1, "b": "x"}}, "the description of 'a' must be text"),
+    "no mapping": ({"text": "t", "labels": AB, "descriptions": "x"}, "must be texts by label"),
+    "claims": ({"claim": "c", "descriptions": {"true": "x"}}, "claim has labels already"),
 }
 
 
@@ -82,6 +95,18 @@ def test_what_cannot_be_asked_is_one_clear_line(case):
     with pytest.raises(InputError, match=re.escape(message)) as caught:
         LabelTask(**settings)
     assert "\n" not in str(caught.value)
+
+
+def test_instruction_and_descriptions_are_the_preamble():
+    assert LabelTask(text="t", labels=AB).preamble == ""
+    assert LabelTask(text="t", labels=AB, instruction=" Do.\n").preamble == "Do."
+    described = LabelTask(text="t", labels={"a": "one\n thing", " b ": None})
+    assert described.labels == AB
+    assert described.preamble == "Labels:\n- a: one thing\n- b"
+    both = LabelTask(text="t", labels=AB, descriptions={"b": "x"}, instruction="Do.")
+    assert both.preamble == "Do.\n\nLabels:\n- a\n- b: x"
+    assert both.with_template("{t}:").preamble == both.preamble
+    assert LabelTask(claim="c", instruction="Do.").preamble == "Do."
 
 
 def test_50_labels_are_read():

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from transformers import AddedToken
@@ -70,9 +72,13 @@ def test_labels_are_what_the_tests_need():
         assert prefix[1][: len(prefix[0])] == prefix[0]
 
 
+PREAMBLES = ("", "Good or bad?", "Judge the films.\n\nLabels:\n- good: worth a ticket")
+
+
+@pytest.mark.parametrize("preamble", PREAMBLES)
 @pytest.mark.parametrize("labels", [SINGLE, MULTI, PREFIX])
-def test_pieces_in_any_order_are_the_tokens_of_the_whole_text(tokenizer, labels):
-    dataset = reviews(labels)
+def test_pieces_in_any_order_are_the_tokens_of_the_whole_text(tokenizer, labels, preamble):
+    dataset = replace(reviews(labels), preamble=preamble)
     pieces = tokenize_dataset(dataset, tokenizer)
     rng = np.random.default_rng(3)
     for _ in range(20):
@@ -85,9 +91,10 @@ def test_pieces_in_any_order_are_the_tokens_of_the_whole_text(tokenizer, labels)
         assert ids == tokenizer(text)["input_ids"]
 
 
+@pytest.mark.parametrize("preamble", PREAMBLES)
 @pytest.mark.parametrize("labels", [SINGLE, MULTI, PREFIX])
-def test_prompt_ids_and_segments_are_the_tokens_of_the_whole_text(tokenizer, labels):
-    dataset = reviews(labels)
+def test_prompt_ids_and_segments_are_the_tokens_of_the_whole_text(tokenizer, labels, preamble):
+    dataset = replace(reviews(labels), preamble=preamble)
     pieces = tokenize_dataset(dataset, tokenizer)
     tree = label_tree(pieces)
     for state in (mixed_labels(dataset), np.full(len(dataset), -1, np.int32)):
@@ -127,6 +134,34 @@ def test_metaspace_opens_the_text_with_a_piece_of_its_own():
 
 def test_no_bos_no_root():
     assert tokenize_dataset(reviews(), byte_tokenizer()).root == ()
+
+
+def test_a_preamble_is_in_the_root_and_none_changes_nothing():
+    dataset, tokenizer = reviews(), byte_tokenizer(bos=True)
+    plain = tokenize_dataset(dataset, tokenizer)
+    pieces = tokenize_dataset(replace(dataset, preamble="Good or bad"), tokenizer)
+    assert pieces.root == tuple(tokenizer("Good or bad")["input_ids"])
+    assert pieces.first_prompts == pieces.later_prompts == plain.later_prompts
+    assert tokenize_dataset(replace(dataset, preamble=""), tokenizer) == plain
+
+
+def test_the_root_ends_before_what_the_separator_changes():
+    """Full stop and line feeds are one token, as in the vocabularies of Llama 3 and Qwen."""
+    tokenizer = PieceTokenizer(**{".\n": [500]})
+    dataset = dataset_of(["q:", "r:"], (" yes", " no"), separator="\n")
+    pieces = tokenize_dataset(replace(dataset, preamble="Do."), tokenizer)
+    assert pieces.root == (ord("D"), ord("o"))
+    assert pieces.first_prompts[0] == (500, ord("q"), ord(":"))
+    assert pieces.later_prompts[0] == (ord("\n"), ord("q"), ord(":"))
+    ids = pieces.context([1], [0, 0]) + list(pieces.prompt(0, first=False))
+    assert ids == tokenizer("Do.\nr: yes\nq:")["input_ids"]
+
+
+def test_a_preamble_that_changes_a_prompt_is_refused():
+    tokenizer = PieceTokenizer(**{"do.\nq": [500], "o.\n": [501]})
+    dataset = dataset_of(["r:", "q:"], (" yes", " no"), separator="\n")
+    with pytest.raises(InputError, match=r"example 'e1' \(row 1\).*differently after the preamble"):
+        tokenize_dataset(replace(dataset, preamble="Do it, do."), tokenizer)
 
 
 def test_special_tokens_behind_the_text_are_no_root():

@@ -64,11 +64,12 @@ def reference_leave_one_out(
 
 
 def context_text(dataset: Dataset, labels: IntArray, order: Sequence[int]) -> str:
-    """Demonstrations in this order, each followed by the separator."""
+    """The preamble and demonstrations in this order, each followed by the separator."""
     demonstrations = [
         dataset.examples[int(j)].prompt + dataset.label_space[int(labels[int(j)])] for j in order
     ]
-    return "".join(demonstration + dataset.separator for demonstration in demonstrations)
+    parts = [dataset.preamble, *demonstrations] if dataset.preamble else demonstrations
+    return "".join(part + dataset.separator for part in parts)
 
 
 def _label_logprob(model: Any, tokenizer: Any, dataset: Dataset, text: str, label: str) -> float:

@@ -15,6 +15,7 @@ from icm_fast.config import SearchConfig
 from icm_fast.errors import InputError
 from icm_fast.files import write_atomically
 from icm_fast.runs.event_log import EventLog, event_line
+from icm_fast.runs.finished import read_run
 from icm_fast.runs.score_log import ScoredLabelling, ScoreLog
 from run_fakes import REPOSITORY, FakeScorer, run_bytes, toy_dataset
 
@@ -129,6 +130,19 @@ def test_events_are_readable_while_the_search_runs(tmp_path):
     assert scorer.sizes[-1] > scorer.sizes[0]
 
 
+def test_the_preamble_is_recorded_where_there_is_one(tmp_path):
+    told = replace(toy_dataset(6), preamble="Answer: yes\nor no?")
+    run(tmp_path / "told", dataset=told)
+    found = read_run(tmp_path / "told").dataset
+    assert found == told
+    assert found.fingerprint() == told.fingerprint() != toy_dataset(6).fingerprint()
+    run(tmp_path / "told", dataset=told)
+    with pytest.raises(InputError, match=r"different run: preamble is 'Answer: yes.*None here"):
+        run(tmp_path / "told")
+    run(tmp_path / "plain")
+    assert "preamble" not in (tmp_path / "plain" / "config.yaml").read_text()
+
+
 # --- another run -------------------------------------------------------------
 
 
@@ -138,6 +152,7 @@ def test_events_are_readable_while_the_search_runs(tmp_path):
         ({"config": replace(CONFIG, seed=1)}, "seed is 0 there and 1"),
         ({"dataset": toy_dataset(7)}, "n_examples is 6 there and 7 here"),
         ({"dataset": toy_dataset(6, (" x", " y"))}, "labels is"),
+        ({"dataset": replace(toy_dataset(6), preamble="Hm.")}, "preamble is None there and 'Hm.'"),
     ],
 )
 def test_folder_of_a_different_run_is_refused(tmp_path, change, message):

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -21,9 +23,11 @@ def pair():
     return tiny_model("llama"), byte_tokenizer(bos=True)
 
 
-def test_tree_and_naive_and_oracle_agree(pair):
-    dataset = reviews(MULTI)
-    labels = mixed_labels(dataset)
+@pytest.mark.parametrize("preamble", ["", "Is the film good or bad?\n\nLabels:\n- good\n- bad"])
+@pytest.mark.parametrize("unlabelled", [False, True])
+def test_tree_and_naive_and_oracle_agree(pair, preamble, unlabelled):
+    dataset = replace(reviews(MULTI), preamble=preamble)
+    labels = np.full(len(dataset), -1) if unlabelled else mixed_labels(dataset)
     plan = icm_fast.plan_leave_one_out(dataset, labels, model=pair, seed=4)
     oracle = reference_leave_one_out(
         dataset, labels, model=pair[0], tokenizer=pair[1], orders=plan.contexts
@@ -33,6 +37,22 @@ def test_tree_and_naive_and_oracle_agree(pair):
         assert scores.dtype == np.float32
         assert scores.shape == (len(dataset), len(MULTI))
         assert np.abs(scores - oracle).max() <= 1e-4
+
+
+def test_a_preamble_costs_its_tokens_once(pair):
+    dataset, text = reviews(), "Is the film good or bad"
+    n_tokens = len(pair[1](text, add_special_tokens=False)["input_ids"])
+    for labels in (mixed_labels(dataset), [-1] * len(dataset)):
+        plain, more = (
+            icm_fast.plan_leave_one_out(replace(dataset, preamble=p), labels, model=pair)
+            for p in ("", text)
+        )
+        moved = sum(
+            len(p) - len(q)
+            for p, q in zip(more.pieces.first_prompts, plain.pieces.first_prompts, strict=True)
+        )
+        assert 0 <= more.n_tokens - plain.n_tokens - n_tokens <= moved
+        assert more.naive_tokens - plain.naive_tokens > 6 * n_tokens
 
 
 def test_contexts_hold_all_other_labelled_examples_once(pair):

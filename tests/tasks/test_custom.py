@@ -55,6 +55,16 @@ def test_yaml_and_options_agree(tmp_path):
     assert len(load_task("custom", path, limit=4)[0]) == 4
 
 
+def test_a_preamble_stands_once_before_the_prompts(tmp_path):
+    path = spec(tmp_path, preamble="Moods of news.\n")
+    dataset, _ = load_task("custom", path)
+    assert dataset.preamble == "Moods of news."
+    assert dataset.examples == load_task("custom", spec(tmp_path))[0].examples
+    assert load_task("custom", path, preamble="12")[0].preamble == "12"
+    with pytest.raises(InputError, match="unknown preamble 3; give text"):
+        load_task("custom", path, preamble=3)
+
+
 def test_multi_class_gold(tmp_path):
     dataset, gold = load_task("custom", spec(tmp_path))
     assert gold.tolist() == [1, 0, -1, 2]

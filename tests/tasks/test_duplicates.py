@@ -99,3 +99,7 @@ def test_data_sets_made_in_python_hold_text(part):
         Dataset((Example(**values),), LabelSpace((" a", " b")))
     with pytest.raises(ValueError, match="a label or the separator holds a lone surrogate"):
         Dataset((Example("e", "p"),), LabelSpace((" a", " \udc00")))
+    with pytest.raises(ValueError, match="the preamble holds a lone surrogate"):
+        Dataset((Example("e", "p"),), LabelSpace((" a", " b")), preamble="x\ud800")
+    with pytest.raises(ValueError, match="the preamble ends in whitespace"):
+        Dataset((Example("e", "p"),), LabelSpace((" a", " b")), preamble="x\n")

@@ -18,6 +18,7 @@ from icm_fast.errors import InputError, shown
 if TYPE_CHECKING:
     from icm_fast.labelling import Labelling, LabelTask
     from icm_fast.labelling.config import LabelConfig
+    from icm_fast.model.loaded import LoadedModel
 
 _SHARES = {
     "given": "as given",
@@ -67,6 +68,22 @@ _Template = Annotated[
     typer.Option(
         metavar="TEXT",
         help="Prompt with {column} placeholders that ends right before the label.",
+        rich_help_panel=_QUESTION,
+    ),
+]
+_Instruction = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TEXT",
+        help="Stands once before all rows, such as what the labels are for.",
+        rich_help_panel=_QUESTION,
+    ),
+]
+_Describe = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="LABEL=TEXT",
+        help="What a label means; may be repeated.",
         rich_help_panel=_QUESTION,
     ),
 ]
@@ -151,6 +168,8 @@ def label(
     claim: _Claim = None,
     compare: _Compare = None,
     template: _Template = None,
+    instruction: _Instruction = None,
+    describe: _Describe = None,
     known: _Known = None,
     group: _Group = None,
     answer: _Answer = None,
@@ -176,6 +195,8 @@ def label(
         "claim": claim,
         "compare": compare,
         "template": template,
+        "instruction": instruction,
+        "descriptions": _described(describe),
         "known": known,
         "group": group,
         "answer": answer,
@@ -208,8 +229,8 @@ class _Request:
     corrections: Path | None
 
 
-_TASK_TEXTS = ("text", "claim", "template", "known", "group", "answer")
-_TASK_LISTS = ("labels", "compare", "rules")
+_TASK_TEXTS = ("text", "claim", "template", "instruction", "known", "group", "answer")
+_TASK_LISTS = ("labels", "compare", "rules", "descriptions")
 _OTHERS = ("model", "output", "folder", "prefix", "corrections")
 
 
@@ -224,7 +245,7 @@ def _request(
     names = (*_TASK_TEXTS, *_TASK_LISTS, *_OTHERS)
     content: dict[str, Any] = {}
     if file is not None:
-        texts = frozenset((*_TASK_TEXTS, *_OTHERS, "labels", "compare"))
+        texts = frozenset((*_TASK_TEXTS, *_OTHERS, "labels", "descriptions", "compare"))
         content = read_settings_file(file, (*names, *settings), texts)
     content |= parse_assignments(assignments, settings)
     if shares is not None:
@@ -271,9 +292,18 @@ def _run(name: str, request: _Request, as_json: bool, progress: str) -> None:
     check_new_columns(opened, task, request.prefix)
     if request.corrections is not None:
         opened, task = corrected_table(opened, task, request.corrections)
-    if model is None:
-        say(f"no --model given: labelling with the small embedded model {DEFAULT_MODEL}", err=True)
-    lazy = LazyModel(model or DEFAULT_MODEL, dtype=config.dtype, device=config.device)
+
+    class Announced(LazyModel):
+        """Says which model it is once the table is known to be good, which is when it loads."""
+
+        def load(self) -> LoadedModel:
+            nonlocal model
+            if model is None:
+                model = DEFAULT_MODEL
+                say(f"no --model given: labelling with the small embedded model {model}", err=True)
+            return super().load()
+
+    lazy = Announced(model or DEFAULT_MODEL, dtype=config.dtype, device=config.device)
     with resumable(folder):
         labelling = label_rows(
             opened,
@@ -300,9 +330,11 @@ def summary_lines(labelling: Labelling, path: str, folder: Path) -> list[str]:
     counts = zip(labelling.task.labels, decision.label_counts(), strict=True)
     lines += ["labels: " + ", ".join(f"{name} {n:,} ({n / n_rows:.0%})" for name, n in counts)]
     lines += [f"shares: {_SHARES[decision.shares_from]}"]
+    confidence = decision.confidence.copy()
+    confidence.sort()
     lines += [
-        f"confidence: {decision.confidence.mean():.2f} in the mean, "
-        f"below {sorted(decision.confidence)[n_rows // 10]:.2f} in the least certain tenth"
+        f"confidence: {confidence.mean():.2f} in the mean, "
+        f"below {confidence[n_rows // 10]:.2f} in the least certain tenth"
     ]
     lines += [f"prompt: {labelling.task.template!r}"]
     return [*lines, f"labelled table: {path}", f"everything that was scored: {folder}"]
@@ -328,6 +360,19 @@ def _numbers(shares: str) -> tuple[float, ...]:
         return tuple(float(part) for part in shares.split(","))
     except ValueError:
         raise InputError(f"--shares {shares!r} must be numbers, such as 0.9,0.1") from None
+
+
+def _described(assignments: list[str] | None) -> dict[str, str] | None:
+    """Descriptions by label, from words ``LABEL=TEXT``."""
+    found: dict[str, str] = {}
+    for assignment in assignments or ():
+        label, equals, text = assignment.partition("=")
+        if not equals or not label.strip() or not text.strip():
+            raise InputError(f"--describe {shown(assignment)} must be LABEL=TEXT")
+        if label.strip() in found:
+            raise InputError(f"--describe has {shown(label.strip())} twice; leave one of them")
+        found[label.strip()] = text
+    return found or None
 
 
 def _listed(labels: str) -> tuple[str, ...]:

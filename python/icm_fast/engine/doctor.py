@@ -171,7 +171,7 @@ def _reading(dataset: Dataset, tokenizer: Tokenizer, pieces: TokenizedDataset) -
     from icm_fast.plan.text_ids import Decoder, lost_texts_sentence, marked_text
     from icm_fast.tasks.joins import joined_labels
 
-    lost = lost_texts_sentence(tokenizer, dataset.examples)
+    lost = lost_texts_sentence(tokenizer, dataset)
     yield Finding(
         "round trip", True, lost or "tokens turn back into the texts of all prompts", bool(lost)
     )

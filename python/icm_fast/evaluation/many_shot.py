@@ -10,7 +10,7 @@ import numpy as np
 
 from icm_fast._core import plan_tree
 from icm_fast.config import SearchConfig, check_config
-from icm_fast.errors import InputError
+from icm_fast.errors import InputError, shown
 from icm_fast.scoring.protocol import Scored
 from icm_fast.types import (
     UNLABELLED,
@@ -228,6 +228,11 @@ def _join(
             f"the demonstrations have the labels {list(demonstrations.label_space)}, but the test "
             f"data have {list(test.label_space)}; use one label space"
         )
+    if demonstrations.preamble != test.preamble:
+        raise InputError(
+            f"the demonstrations have the preamble {shown(demonstrations.preamble)}, but the test "
+            f"data have {shown(test.preamble)}; use one preamble"
+        )
     kept = np.flatnonzero(labels != UNLABELLED)
     shots = tuple(demonstrations.examples[int(i)] for i in kept)
     state = np.concatenate([np.asarray(labels, dtype=np.int32)[kept], unlabelled])
@@ -237,7 +242,7 @@ def _join(
 def _with_ids(prefix: str, test: Dataset, before: tuple[Example, ...]) -> Dataset:
     constraints: tuple[Constraint, ...] = ()
     examples = before + _renamed(prefix, test.examples)
-    return Dataset(examples, test.label_space, constraints, test.name, test.separator)
+    return replace(test, examples=examples, constraints=constraints)
 
 
 def _renamed(prefix: str, examples: Sequence[Example]) -> tuple[Example, ...]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from icm_fast.errors import InputError
 from icm_fast.model.chat_template import ChatTokenizer, render_messages, template_ids
-from icm_fast.plan.pieces import TokenizedDataset, tokenize_dataset
+from icm_fast.plan.pieces import TokenizedDataset, root_ids, tokenize_dataset
 from icm_fast.plan.text_ids import Tokenizer, control_token_in, text_ids
 from icm_fast.types import Dataset
 
@@ -51,7 +51,8 @@ def assistant_pieces(
         InputError: Prompts and labels do not meet at token boundaries.
     """
     plain = tokenize_dataset(dataset, tokenizer)
-    texts = [dialogue + dataset.separator + e.prompt for e in dataset.examples]
+    before = dialogue + dataset.separator + dataset.opening
+    texts = [before + e.prompt for e in dataset.examples]
     return _pieces(texts, list(dataset.label_space), tokenizer, plain, _text_ids)
 
 
@@ -65,6 +66,12 @@ def chat_pieces(dataset: Dataset, tokenizer: ChatTokenizer) -> TokenizedDataset:
     """
     if not tokenizer.chat_template:
         raise InputError("the tokenizer has no chat template; use a chat model")
+    token = control_token_in(dataset.preamble, tokenizer)
+    if token is not None:
+        raise InputError(
+            f"the preamble holds {token!r}, a control token that the chat template would not keep "
+            "as text; remove it"
+        )
     for row, example in enumerate(dataset.examples):
         token = control_token_in(example.prompt, tokenizer)
         if token is not None:
@@ -75,8 +82,8 @@ def chat_pieces(dataset: Dataset, tokenizer: ChatTokenizer) -> TokenizedDataset:
     answers = [label.strip() for label in dataset.label_space]
     question = f"Answer with one of: {', '.join(answers)}."
     texts = [
-        render_messages(tokenizer, [{"role": "user", "content": f"{example.prompt}\n\n{question}"}])
-        for example in dataset.examples
+        render_messages(tokenizer, [{"role": "user", "content": f"{asked}\n\n{question}"}])
+        for asked in (dataset.opening + example.prompt for example in dataset.examples)
     ]
     # The template already writes the token that begins a text.
     return _pieces(
@@ -93,7 +100,7 @@ def _pieces(
     root: tuple[int, ...] | None = None,
 ) -> TokenizedDataset:
     """Pieces of whole texts; their common beginning becomes the root, which is forwarded once."""
-    root = plain.root if root is None else root
+    root = root_ids(tokenizer) if root is None else root
     ids = [root + encode(tokenizer, text) for text in texts]
     answers = [_answer_ids(texts[0], label, tokenizer, encode) for label in labels]
     shared = _shared_length(ids)

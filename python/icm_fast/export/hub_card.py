@@ -118,6 +118,7 @@ def _facts(run: FinishedRun, identity: Mapping[str, object]) -> str:
         ("format of its weights", identity["model_dtype"]),
         ("task", run.source.task if run.source else run.dataset.name),
         ("fingerprint of the data", identity["dataset_fingerprint"]),
+        *([("preamble", run.dataset.preamble)] if run.dataset.preamble else []),
         ("preset", config.preset),
         ("seed", config.seed),
         (f"U ({config.objective}, alpha {config.alpha:g})", f"{summary['utility']:.4f}"),

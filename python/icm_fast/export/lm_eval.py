@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +26,8 @@ from icm_fast.types import UNLABELLED, Example, IntArray, LabelSpace
 LM_EVAL = "lm-eval"
 TRAIN_FILE = "train.jsonl"
 TEST_FILE = "test.jsonl"
+OPENING = "opening"
+"""Column of what stands before all demonstrations, in data sets with a preamble."""
 
 _PREFIX = "icm_"
 """No task, group or tag of lm-eval starts with it."""
@@ -91,8 +93,9 @@ def write_lm_eval_task(
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     shown = [run.dataset.examples[int(i)] for i in order]
-    write_atomically(folder / TRAIN_FILE, _rows(shown, run.labels[order], labels))
-    write_atomically(folder / TEST_FILE, _rows(test.examples, gold, labels))
+    opening = {OPENING: run.dataset.opening} if run.dataset.preamble else {}
+    write_atomically(folder / TRAIN_FILE, _rows(shown, run.labels[order], labels, opening))
+    write_atomically(folder / TEST_FILE, _rows(test.examples, gold, labels, opening))
     task = LmEvalTask(task_name(run), folder, len(order), len(test))
     # The task is written last: once lm-eval finds it, its data are complete.
     write_atomically(folder / f"{task.name}.yaml", _definition(task, run, run.labels[order]))
@@ -135,9 +138,11 @@ def _shown(run: FinishedRun, shots: int | None) -> IntArray:
     return shown_demonstrations(run.labels, seed=run.config.seed, most=most)
 
 
-def _rows(examples: Iterable[Example], labels: IntArray, names: LabelSpace) -> bytes:
+def _rows(
+    examples: Iterable[Example], labels: IntArray, names: LabelSpace, more: Mapping[str, str]
+) -> bytes:
     rows = (
-        {"id": e.id, "prompt": e.prompt, "label": names[int(y)], "label_index": int(y)}
+        {"id": e.id, "prompt": e.prompt, "label": names[int(y)], "label_index": int(y), **more}
         for e, y in zip(examples, labels, strict=True)
     )
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
@@ -159,6 +164,8 @@ def _definition(task: LmEvalTask, run: FinishedRun, shown_labels: IntArray) -> b
         "fewshot_config": {"sampler": "first_n"},
         "num_fewshot": task.n_shots,
         "output_type": "multiple_choice",
+        # A template, so that what looks like one in a preamble is left alone.
+        **({"description": f"{{{{{OPENING}}}}}"} if run.dataset.preamble else {}),
         "doc_to_text": "prompt",
         "doc_to_choice": list(names),
         "doc_to_target": "label_index",

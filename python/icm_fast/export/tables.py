@@ -134,8 +134,13 @@ def export_rows(run: FinishedRun) -> list[Row]:
     ]
 
 
+def _table(run: FinishedRun, content: bytes) -> Encoded:
+    note = "prompts are without the preamble that the model read" if run.dataset.preamble else ""
+    return Encoded(content, len(run.labels), note)
+
+
 def _jsonl(run: FinishedRun) -> Encoded:
-    return Encoded(json_lines(export_rows(run)), len(run.labels))
+    return _table(run, json_lines(export_rows(run)))
 
 
 def _csv(run: FinishedRun, *, safe: bool = False) -> Encoded:
@@ -147,7 +152,7 @@ def _csv(run: FinishedRun, *, safe: bool = False) -> Encoded:
         texts = (row["id"], row["prompt"], row["label"])
         shown = map(_no_formula, texts) if safe else texts
         writer.writerow([*shown, row["margin"], *row["logprobs"]])
-    return Encoded(text.getvalue().encode(), len(run.labels))
+    return _table(run, text.getvalue().encode())
 
 
 def _no_formula(text: str | None) -> str | None:
@@ -170,7 +175,7 @@ def _parquet(run: FinishedRun) -> Encoded:
     )
     sink = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(export_rows(run), schema=schema), sink)
-    return Encoded(sink.getvalue(), len(run.labels))
+    return _table(run, sink.getvalue())
 
 
 FORMATS: dict[str, Callable[[FinishedRun], Encoded]] = {

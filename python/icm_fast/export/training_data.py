@@ -117,7 +117,7 @@ def _demonstrations(
 ) -> Encoded:
     names = run.dataset.label_space
     rows = [
-        row(example.prompt, names[int(label)])
+        row(run.dataset.opening + example.prompt, names[int(label)])
         for example, label in zip(run.dataset.examples, run.labels, strict=True)
         if label != UNLABELLED
     ]

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from icm_fast.model.loaded import ModelSpec
 
 COLUMNS = ("label", "confidence", "decided_by", "votes")
+_BLOCK = 4096
+"""Rows whose new values are made at a time."""
 DEFAULT_MODEL = "smollm2"
 """The small model that comes with the installation, for a first try."""
 
@@ -31,10 +33,11 @@ def label(
     data: object,
     *,
     text: str | None = None,
-    labels: Sequence[str] = (),
+    labels: Sequence[str] | Mapping[str, str] = (),
     claim: str | None = None,
     compare: tuple[str, str] | None = None,
     template: str | None = None,
+    instruction: str | None = None,
     known: str | None = None,
     group: str | None = None,
     answer: str | None = None,
@@ -57,12 +60,13 @@ def label(
             ``hub:NAME``, a pandas or polars data frame, a ``datasets.Dataset``, or a list of
             dictionaries.
         text: Column whose texts are classified into ``labels``.
-        labels: 2 to 50 labels, as people write them.
+        labels: 2 to 50 labels, as people write them; or what each of them means, by label.
         claim: Instead of ``text``: column whose texts are true or false.
         compare: Instead of ``text``: two columns, of which one has the better text. ``text`` may
             name the column of the question.
         template: Prompt with ``{column}`` placeholders that ends right before the label; chosen by
             the model when absent.
+        instruction: Text that stands once before all rows, such as who asks and what for.
         known: Column with known labels, empty where a row is to be labelled. They never change,
             and are evidence for the others.
         group: Column of the group inside which ``rules`` work.
@@ -90,11 +94,12 @@ def label(
     """
     table = open_table(data)
     task = LabelTask(
-        labels=tuple(labels) if not isinstance(labels, str) else labels,  # type: ignore[arg-type]
+        labels=labels if isinstance(labels, str | Mapping) else tuple(labels),  # type: ignore[arg-type]
         text=text,
         claim=claim,
         compare=compare,
         template=template,
+        instruction=instruction,
         known=known,
         group=group,
         answer=answer,
@@ -161,19 +166,23 @@ def check_new_columns(table: Table, task: LabelTask, prefix: str) -> None:
 
 def new_columns(labelling: Labelling, prefix: str = "") -> dict[str, list[object]]:
     """The new columns as lists, one value per row."""
-    rows = [_values(labelling, row) for row in range(len(labelling.decision.labels))]
+    rows = list(_values(labelling))
     return {prefix + name: [values[k] for values in rows] for k, name in enumerate(COLUMNS)}
 
 
-def _values(labelling: Labelling, row: int) -> tuple[str | None, float, str, str]:
+def _values(labelling: Labelling) -> Iterator[tuple[str | None, float, str, str]]:
+    """The new values of each row, in the order of ``COLUMNS``."""
     decision: Decision = labelling.decision
-    found = int(decision.labels[row])
-    return (
-        labelling.task.labels[found] if found >= 0 else None,
-        round(float(decision.confidence[row]), 4),
-        DECIDED_BY[int(decision.decided_by[row])],
-        f"{int(decision.votes[row])}/{decision.n_views}",
-    )
+    names = (*labelling.task.labels, None)  # -1 is the last one
+    for start in range(0, len(decision.labels), _BLOCK):
+        part = slice(start, start + _BLOCK)
+        yield from zip(
+            [names[label] for label in decision.labels[part].tolist()],
+            [round(confidence, 4) for confidence in decision.confidence[part].tolist()],
+            [DECIDED_BY[how] for how in decision.decided_by[part].tolist()],
+            [f"{votes}/{decision.n_views}" for votes in decision.votes[part].tolist()],
+            strict=True,
+        )
 
 
 def write_labelled(table: Table, labelling: Labelling, path: Path, prefix: str = "") -> None:
@@ -184,9 +193,8 @@ def write_labelled(table: Table, labelling: Labelling, path: Path, prefix: str =
     """
 
     def records() -> Iterator[Mapping[str, object]]:
-        for row in table.rows():
-            new = zip(COLUMNS, _values(labelling, row.number), strict=True)
-            yield {**row.values, **{prefix + name: value for name, value in new}}
+        for row, new in zip(table.rows(), _values(labelling), strict=True):
+            yield {**row.values, **dict(zip(names, new, strict=True))}
 
     first = next(iter(table.rows()))
     names = [prefix + name for name in COLUMNS]

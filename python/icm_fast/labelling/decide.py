@@ -9,11 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 import numpy.typing as npt
 
 from icm_fast.types import FloatArray, IntArray, ScoreArray
+
+MOST_ROWS = 20_000
+"""Rows on which numbers that all rows have in common are fitted."""
 
 _FLOOR = 1e-12
 _UNSURE_ROWS = 8
@@ -114,40 +118,69 @@ class Posterior:
 def posterior(evidence: FloatArray, accuracy: float, shares: FloatArray | None = None) -> Posterior:
     """Probabilities from evidence.
 
+    Their sharpness is found on evenly spaced rows where there are very many.
+
     Args:
         evidence: ``[rows, n_labels]``.
         accuracy: Expected share of right labels; the mean of the largest probabilities.
         shares: ``[n_labels]`` mean of the probabilities, where it is known.
     """
     low, high = 1e-3, 1e4
+    some = evenly_spaced(evidence)
     for _ in range(40):  # the mean of the largest probabilities grows with the sharpness
         middle = float(np.sqrt(low * high))
-        values = _sharpened(evidence, middle, shares)
-        low, high = (middle, high) if values.max(axis=1).mean() < accuracy else (low, middle)
-    values = _sharpened(evidence, float(np.sqrt(low * high)), shares)
+        values = _softmax(middle * some + _offset(some, middle, shares))
+        low, high = (middle, high) if _largest(values).mean() < accuracy else (low, middle)
+    sharpness = float(np.sqrt(low * high))
+    offset = _offset(evidence, sharpness, shares)
+    values = _softmax(sharpness * evidence + offset)
     return Posterior(
         values.argmax(axis=1).astype(np.int32), values.astype(np.float32), values.mean(axis=0)
     )
 
 
-def _sharpened(evidence: FloatArray, sharpness: float, shares: FloatArray | None) -> FloatArray:
-    """Probabilities of some sharpness, whose mean is ``shares`` where they are given."""
+def evenly_spaced(values: FloatArray) -> FloatArray:
+    """At most :data:`MOST_ROWS` evenly spaced rows: enough for what is one number of all rows."""
+    return values[:: max(1, -(-len(values) // MOST_ROWS))]
+
+
+def _offset(evidence: FloatArray, sharpness: float, shares: FloatArray | None) -> FloatArray:
+    """What added to the sharp evidence makes ``shares`` its mean; nothing where there are none.
+
+    Returns:
+        ``[n_labels]``.
+    """
     if shares is None:
-        return _softmax(sharpness * evidence)
-    offset = np.log(shares)
-    for _ in range(100):
-        mean = _softmax(sharpness * evidence + offset).mean(axis=0)
+        return np.zeros(evidence.shape[1])
+    some = evenly_spaced(evidence)
+    offset = _balanced(sharpness * some, np.log(shares), shares, 100)
+    if len(some) < len(evidence):  # it is near already
+        offset = _balanced(sharpness * evidence, offset, shares, 5)
+    return offset
+
+
+def _balanced(values: FloatArray, offset: FloatArray, shares: FloatArray, most: int) -> FloatArray:
+    for _ in range(most):
+        mean = _softmax(values + offset).mean(axis=0)
         step = np.log(shares) - np.log(np.maximum(mean, _FLOOR))
         offset = offset + step
         if np.abs(step).max() < 1e-4:
             break
-    return _softmax(sharpness * evidence + offset)
+    return offset
 
 
 def _softmax(values: FloatArray) -> FloatArray:
-    exp = np.exp(values - values.max(axis=1, keepdims=True))
-    probabilities: FloatArray = exp / exp.sum(axis=1, keepdims=True)
+    exp = np.exp(values - _largest(values)[:, None])
+    # Of few columns each is added whole: NumPy is slow where there is little to add in a row.
+    total = sum(exp.T[1:], start=exp[:, 0]) if exp.shape[1] < 8 else exp.sum(axis=1)
+    probabilities: FloatArray = exp / np.asarray(total)[:, None]
     return probabilities
+
+
+def _largest(values: FloatArray) -> FloatArray:
+    """The largest value of each row, ``[rows]``."""
+    largest: FloatArray = reduce(np.maximum, values.T)
+    return largest
 
 
 def with_shares(evidence: FloatArray, shares: FloatArray | None) -> IntArray:
@@ -156,7 +189,9 @@ def with_shares(evidence: FloatArray, shares: FloatArray | None) -> IntArray:
         return np.asarray(evidence.argmax(axis=1), np.int32)
     size = max(float(np.sqrt((evidence**2).mean())), 1e-9)
     # Sharp, so that the shares of the probabilities are those of the labels.
-    return np.asarray(_sharpened(evidence, 8.0 / size, shares).argmax(axis=1), np.int32)
+    sharpness = 8.0 / size
+    values = sharpness * evidence + _offset(evidence, sharpness, shares)
+    return np.asarray(values.argmax(axis=1), np.int32)
 
 
 def expected_accuracy(one: IntArray, other: IntArray, n_labels: int) -> float:

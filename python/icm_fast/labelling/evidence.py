@@ -149,9 +149,8 @@ def decide(
     cored = np.asarray(np.mean(after, axis=0, dtype=np.float64)) * _sameness(after)
     together = alone + cored
     found = _found_shares(together, alone.astype(np.float64), cored, config)
-    accuracy = expected_accuracy(
-        found.labels(alone.astype(np.float64)), found.labels(cored), alone.shape[1]
-    )
+    by_alone = found.labels(alone.astype(np.float64))
+    accuracy = expected_accuracy(by_alone, found.labels(cored), alone.shape[1])
     judged = posterior(found.evidence(together), accuracy, found.shares)
     decided = np.full(len(alone), _PREDICTION, np.int8)
     for core in cores:
@@ -162,7 +161,7 @@ def decide(
     labels = consistent_labels(judged.probabilities, labels, fixed, constraints)
     confidence = judged.probabilities[np.arange(len(labels)), labels].astype(np.float64)
     confidence[fixed] = 1.0
-    counted = votes([found.labels(view.astype(np.float64)) for view in (alone, *after)], labels)
+    counted = votes([by_alone, *(found.labels(v.astype(np.float64)) for v in after)], labels)
     without = ~kept_labels(confidence, config.abstain) & ~fixed
     labels[without], decided[without] = UNLABELLED, _ABSTAINED
     return Decision(

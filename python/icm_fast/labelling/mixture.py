@@ -18,10 +18,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from icm_fast.labelling.decide import evenly_spaced
 from icm_fast.types import FloatArray, IntArray
 
-MOST_ROWS = 20_000
-"""Rows that are fitted; of more, evenly spaced ones."""
 FEWEST_ROWS = 90
 """Below, nothing is fitted."""
 FEWEST_ROWS_OF_A_LABEL = 20
@@ -99,8 +98,7 @@ def fit_mixture(evidence: FloatArray, hold: float) -> Mixture:
             of rows of a label.
     """
     n_labels = evidence.shape[1]
-    step = -(-len(evidence) // MOST_ROWS)
-    rows = np.asarray(evidence[::step], np.float64)
+    rows = np.asarray(evenly_spaced(evidence), np.float64)
     size = max(float(np.sqrt((rows**2).mean())), 1e-9)
     basis = _basis(n_labels) / size
     points = rows @ basis

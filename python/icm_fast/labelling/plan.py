@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -50,6 +50,9 @@ class LabelPlan:
         processors: Processors that may be used.
         longest_row: Tokens of the longest prompt.
         context: Tokens that the model reads at most.
+        n_prompts: Prompts that are scored, about.
+        disk_bytes: What the folder will hold, about.
+        preamble_tokens: Tokens of the instruction, in the other sums, too.
     """
 
     n_rows: int
@@ -69,11 +72,19 @@ class LabelPlan:
     processors: int
     longest_row: int
     context: int
+    n_prompts: int
+    disk_bytes: int
+    preamble_tokens: int = 0
 
     @property
     def n_tokens(self) -> int:
         """Tokens in all."""
         return self.template_tokens + self.plain_tokens + self.search_tokens + self.core_tokens
+
+    @property
+    def memory_bytes(self) -> int:
+        """Memory of weights, keys and values, and rows, at most."""
+        return self.weight_bytes + self.pool_bytes + self.row_bytes
 
     def lines(self) -> Iterator[str]:
         """The plan for people."""
@@ -83,6 +94,11 @@ class LabelPlan:
             yield f"duplicates {self.n_duplicates:,} rows have the text of an earlier row"
         if self.template_tokens:
             yield f"prompt     chosen on up to {SAMPLE_ROWS} rows, {self.template_tokens:,} tokens"
+        if self.preamble_tokens:
+            yield (
+                f"instruct   {self.preamble_tokens:,} tokens before all rows, read once for each "
+                "chunk of rows"
+            )
         yield f"alone      every row without demonstrations, {self.plain_tokens:,} tokens"
         what = "core" if self.n_cores == 1 else "cores"
         yield (
@@ -95,12 +111,12 @@ class LabelPlan:
             f"time       about {clock(self.seconds)} on {self.processors} processors "
             f"({self.n_tokens:,} tokens)"
         )
-        need = self.weight_bytes + self.pool_bytes + self.row_bytes
         yield (
-            f"memory     up to {_mib(need)} MiB ({_mib(self.weight_bytes)} weights, "
+            f"memory     up to {_mib(self.memory_bytes)} MiB ({_mib(self.weight_bytes)} weights, "
             f"{_mib(self.pool_bytes)} keys and values, {_mib(self.row_bytes)} rows); "
             f"{_mib(self.free_bytes)} MiB are free"
         )
+        yield f"disk       {_mib(self.disk_bytes)} MiB in the folder"
 
 
 def plan_labelling(table: Table, task: LabelTask, model: str, config: LabelConfig) -> LabelPlan:
@@ -118,31 +134,52 @@ def plan_labelling(table: Table, task: LabelTask, model: str, config: LabelConfi
     config.check_labels(task.labels)
     scan = scan_table(table, task)
     outline = outline_model(model, dtype=config.dtype, device=config.device)
+    asked = task.with_template(task.templates()[0])
+    limit = config.context_limit or outline.max_context
+    lengths = measure_prompts(table, asked, outline.tokenizer, limit)
+    plan = counted_plan(task, lengths, outline, config)
+    n_known = int((scan.known >= 0).sum())
+    return replace(plan, n_known=n_known, n_duplicates=_duplicates(table, asked))
+
+
+def counted_plan(
+    task: LabelTask, lengths: Lengths, outline: ModelOutline, config: LabelConfig
+) -> LabelPlan:
+    """A plan from the lengths of all prompts, without a look at their texts.
+
+    Args:
+        task: What is asked of each row.
+        lengths: Tokens of the prompts.
+        outline: The model without its weights.
+        config: Settings.
+    """
     templates = task.templates()
     asked = task.with_template(templates[0])
     limit = config.context_limit or outline.max_context
-    lengths = measure_prompts(table, asked, outline.tokenizer, limit)
     n_items = len(lengths.items)
-    n_cores, size = core_sizes(config, asked, scan.n_rows, lengths, limit)
+    n_rows = n_items // asked.per_row
+    n_cores, size = core_sizes(config, asked, n_rows, lengths, limit)
     core_items = size * asked.per_row
     whole = core_items >= n_items
     mean = float(lengths.items.mean())
     separator = outline.tokenizer([asked.separator], add_special_tokens=False)["input_ids"][0]
     after_separators = int(lengths.items.sum())
-    plain = after_separators - n_items * len(separator)
-    tree = round(core_items * (mean + lengths.label) * (1 + math.log2(max(2, core_items))))
-    n_chunks = -(-scan.n_rows // config.chunk_rows)
-    context = round(config.keep * core_items * (mean + lengths.label))
+    n_chunks = -(-n_rows // config.chunk_rows)
+    before = lengths.preamble
+    plain = after_separators + n_chunks * before - (0 if before else n_items * len(separator))
+    tree = round(core_items * (mean + lengths.label) * (1 + math.log2(max(2, core_items)))) + before
+    context = round(config.keep * core_items * (mean + lengths.label)) + before
     after = 0 if whole else n_cores * (after_separators + n_chunks * context)
     n_views = 1 + (0 if whole else n_cores)
-    sample = round(sampled_prompts(len(templates), n_items) * mean)
+    prompts = sampled_prompts(len(templates), n_items)
+    sample = round(prompts.n_prompts * mean) + prompts.n_passes * before
     search = n_cores * SEARCH_EVALUATIONS * tree
-    seconds = _seconds(outline, plain + search + sample, after, context)
+    seconds = _seconds(outline, (plain + search + sample, before), (after, context))
     numbers = kv_numbers_per_token(outline.config)
     return LabelPlan(
-        n_rows=scan.n_rows,
-        n_known=int((scan.known >= 0).sum()),
-        n_duplicates=_duplicates(table, asked),
+        n_rows=n_rows,
+        n_known=0,
+        n_duplicates=0,
         n_cores=n_cores,
         core_rows=size,
         template_tokens=sample,
@@ -152,11 +189,14 @@ def plan_labelling(table: Table, task: LabelTask, model: str, config: LabelConfi
         seconds=seconds,
         weight_bytes=outline.weight_bytes,
         pool_bytes=_pool_tokens(config, lengths, context, tree) * numbers * outline.dtype_bytes,
-        row_bytes=scan.n_rows * (40 + 8 * len(task.labels) * (n_views + 3)),
+        row_bytes=n_rows * (80 + 8 * len(task.labels) * (n_views + 6)),
         free_bytes=available_bytes(),
         processors=available_processors(),
         longest_row=int(lengths.items.max()),
         context=limit,
+        n_prompts=prompts.n_prompts + n_items * n_views + n_cores * SEARCH_EVALUATIONS * core_items,
+        disk_bytes=4 * n_items * len(task.labels) * n_views + n_rows * (20 + 4 * len(task.labels)),
+        preamble_tokens=before,
     )
 
 
@@ -177,12 +217,12 @@ def _duplicates(table: Table, task: LabelTask) -> int:
     return n
 
 
-def _seconds(outline: ModelOutline, plain: int, after: int, context: int) -> float:
-    """Seconds for tokens of short prompts, and for tokens that also attend to a context."""
+def _seconds(outline: ModelOutline, *parts: tuple[int, int]) -> float:
+    """Seconds for tokens, in pairs of their number and of what else they attend to."""
     config = outline.config
     layers, heads = int(config.num_hidden_layers), int(config.num_attention_heads)
-    attention = 4 * layers * heads * head_dim(config) * context
-    work = 2.0 * outline.decoder_parameters * (plain + after) + 2.0 * attention * after
+    attention = 4.0 * layers * heads * head_dim(config)
+    work = sum(n * (2.0 * outline.decoder_parameters + 2.0 * attention * c) for n, c in parts)
     return work / (_EFFICIENCY * _speed(outline))
 
 

@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
+from heapq import nsmallest
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,6 +41,7 @@ from icm_fast.labelling.views import Question, StoredView, View, ViewScorer
 from icm_fast.model.lazy import LazyModel
 from icm_fast.runs.provenance import versions
 from icm_fast.tasks.constraints import compile_rules
+from icm_fast.tasks.rows import Row
 from icm_fast.tasks.sampling import digest
 from icm_fast.types import (
     UNLABELLED,
@@ -169,6 +172,7 @@ class _Run:
         self._shown = shown_to
         self._check = check
         self._searching = config.search_config()
+        self._read: dict[int, tuple[Example, ...]] = {}
 
     def run(self) -> Labelling:
         """Template, rows without demonstrations, cores, rows after each core, decision."""
@@ -216,6 +220,7 @@ class _Run:
             "n_rows": self._scan.n_rows,
             "labels": list(self._task.labels),
             "form": self._task.form,
+            **self._preamble(),
         }
         stored = self._folder.stored_template(first)
         templates = self._task.templates()
@@ -227,16 +232,28 @@ class _Run:
             )
         return self._task.with_template(choose_template(templates, self._sample_scores))
 
+    def _preamble(self) -> dict[str, str]:
+        """The preamble where there is one; folders of labellings without it stay as they were."""
+        return {"preamble": self._task.preamble} if self._task.preamble else {}
+
     def _sample_scores(self, template: str, n_rows: int) -> ScoreArray:
         self._check()
         task = self._task.with_template(template)
-        n, seed = self._scan.n_rows, self._config.seed
-        drawn = sorted(range(n), key=lambda row: digest("sample", seed, row))[:n_rows]
-        examples = tuple(e for row in self._examples(task, set(drawn)).values() for e in row)
+        drawn = sorted(self._sample[:n_rows], key=lambda row: row.number)
+        examples = tuple(e for row in drawn for e in task.examples(row))
         labels = LabelSpace(task.model_labels([e.prompt for e in examples]))
-        dataset = Dataset(examples, labels, (), task.form, task.separator)
+        dataset = task.dataset(examples, labels)
         context = FixedContext(None, None, model=self._model.load(), config=self._searching)
         return context.score(dataset).scores
+
+    @cached_property
+    def _sample(self) -> list[Row]:
+        """Rows on which templates are compared, in the order in which they are drawn."""
+        n, seed = self._scan.n_rows, self._config.seed
+        order = nsmallest(SAMPLE_ROWS, range(n), lambda row: digest("sample", seed, row))
+        place = {row: k for k, row in enumerate(order)}
+        found = [row for row in self._table.rows() if row.number in place]
+        return sorted(found, key=lambda row: place[row.number])
 
     def _question(self, lengths: Lengths) -> Question:
         labels = self._task.model_labels(lengths.endings)
@@ -248,6 +265,7 @@ class _Run:
             "form": self._task.form,
             "template": self._task.template,
             "separator": self._task.separator,
+            **self._preamble(),
             "model_fingerprint": model.fingerprint,
             "model_dtype": model.dtype,
             **model.more,
@@ -288,22 +306,21 @@ class _Run:
         drawn = [rows[: RESERVE * n_cores * size] for rows in drawn]
         wanted = {row for rows in drawn for row in rows}
         wanted |= set(np.flatnonzero(self._scan.known >= 0)[: 4 * n_cores * size].tolist())
-        texts = {
-            row: examples[0].prompt for row, examples in self._examples(self._task, wanted).items()
-        }
+        texts = {row: examples[0].prompt for row, examples in self._examples(wanted).items()}
         yield from make_cores(
             drawn, texts, self._scan.known, n_cores=n_cores, size=size, seed=self._config.seed
         )
 
-    def _examples(self, task: LabelTask, wanted: set[int]) -> dict[int, list[Example]]:
-        """The prompts of some rows, in the order of the table."""
-        found: dict[int, list[Example]] = {}
-        for row in self._table.rows():
-            if row.number in wanted:
-                found[row.number] = list(task.examples(row))
-                if len(found) == len(wanted):
+    def _examples(self, wanted: set[int]) -> dict[int, tuple[Example, ...]]:
+        """The prompts of some rows; the table is read where one of them was not read before."""
+        missing = wanted - self._read.keys()
+        for row in self._table.rows() if missing else ():
+            if row.number in missing:
+                self._read[row.number] = self._task.examples(row)
+                missing.remove(row.number)
+                if not missing:
                     break
-        return found
+        return {row: self._read[row] for row in wanted}
 
     def _constraints(self) -> tuple[Constraint, ...]:
         """The rules between rows; those inside a comparison are kept by its two prompts."""
@@ -321,7 +338,7 @@ class _Run:
     ) -> tuple[CoreEvidence, View, int]:
         """Search a core; return what it says, the context that it makes, and its tokens."""
         task = self._task
-        rows = self._examples(task, set(core.rows.tolist()))
+        rows = self._examples(set(core.rows.tolist()))
         examples = tuple(e for row in core.rows.tolist() for e in rows[row])
         dataset = replace(
             question.dataset(examples),
@@ -378,7 +395,7 @@ def core_sizes(
         limit: Tokens that a context holds.
     """
     typical = float(np.percentile(lengths.items, 75)) + 2.0
-    room = int((limit - int(lengths.items.max())) / typical)
+    room = int((limit - lengths.preamble - int(lengths.items.max())) / typical)
     items = min(config.core_size, n_rows * task.per_row, max(room, task.per_row))
     size = max(1, items // task.per_row)
     return max(1, min(config.cores, n_rows // size)), size

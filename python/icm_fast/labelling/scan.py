@@ -50,11 +50,13 @@ class Lengths:
         items: ``[n_items]`` int32, with the separator before each.
         endings: Last characters of the prompts, each as a text.
         label: Tokens that a label takes at most.
+        preamble: Tokens before all of them.
     """
 
     items: IntArray
     endings: tuple[str, ...]
     label: int
+    preamble: int = 0
 
 
 def scan_table(table: Table, task: LabelTask) -> Scan:
@@ -101,26 +103,32 @@ def measure_prompts(table: Table, task: LabelTask, tokenizer: Tokenizer, limit: 
         limit: Longest context of the model in tokens.
 
     Raises:
-        InputError: A row alone does not fit the context.
+        InputError: A row alone does not fit the context, after the preamble if there is one.
     """
     labels = [f" {label}" for label in task.labels]
     label_ids = tokenizer(labels, add_special_tokens=False)["input_ids"]
     label_tokens = max(len(ids) for ids in label_ids)
+    before = _n_tokens(task.preamble, tokenizer)
     sizes: list[int] = []
     endings: set[str] = set()
     for rows, examples in blocks(table, task, _BLOCK):
         prompts = [task.separator + example.prompt for example in examples]
         for k, ids in enumerate(tokenizer(prompts, add_special_tokens=False)["input_ids"]):
-            if len(ids) + label_tokens + 1 > limit:
+            if before + len(ids) + label_tokens + 1 > limit:
                 where = rows[k // task.per_row].where
+                after = f" after {before} of the instruction" if before else ""
                 raise InputError(
-                    f"{where}: the prompt has {len(ids)} tokens, but the context of the model "
-                    f"holds {limit} with the label; shorten or remove the row, or pass a model "
-                    "with a longer context"
+                    f"{where}: the prompt has {len(ids)} tokens{after}, but the context of the "
+                    f"model holds {limit} with the label; shorten or remove the row, or pass a "
+                    "model with a longer context"
                 )
             sizes.append(len(ids))
         endings.update(example.prompt[-1:] for example in examples)
-    return Lengths(np.array(sizes, np.int32), tuple(sorted(endings)), label_tokens)
+    return Lengths(np.array(sizes, np.int32), tuple(sorted(endings)), label_tokens, before)
+
+
+def _n_tokens(text: str, tokenizer: Tokenizer) -> int:
+    return len(tokenizer([text], add_special_tokens=False)["input_ids"][0]) if text else 0
 
 
 def blocks(

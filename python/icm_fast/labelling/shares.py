@@ -14,10 +14,9 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from icm_fast.labelling.decide import evenly_spaced
 from icm_fast.types import FloatArray
 
-MOST_ROWS = 20_000
-"""Rows that are fitted; of more, evenly spaced ones."""
 FEWEST_ROWS = 100
 """Below, shares stay equal."""
 
@@ -34,8 +33,8 @@ def estimated_shares(evidence: FloatArray) -> FloatArray | None:
     n_rows, n_labels = evidence.shape
     if n_labels != 2 or n_rows < FEWEST_ROWS:
         return None
-    step = -(-n_rows // MOST_ROWS)
-    values = (evidence[:, 1] - evidence[:, 0])[::step]
+    some = evenly_spaced(evidence)
+    values = some[:, 1] - some[:, 0]
     values = values / max(float(values.std()), 1e-9)
     one = upper_share(values, one_width=True)
     two = upper_share(values, one_width=False)

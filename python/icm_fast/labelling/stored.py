@@ -126,14 +126,16 @@ def read_labelling(folder: Path, data: object = None) -> StoredLabelling:
 
 def _read_task(fields: Fields) -> LabelTask:
     compare = fields.texts("compare") if "compare" in fields else None
-    names = ("text", "claim", "template", "group", "answer")
+    names = ("text", "claim", "template", "group", "answer", "instruction")
     texts = {name: fields.optional_text(name) for name in names}
     texts["separator"] = fields.text("separator")
+    described = fields.inner("descriptions").content if "descriptions" in fields else {}
 
     def make() -> LabelTask:
         task = LabelTask(  # known labels and rules are in the decision already
             labels=tuple(fields.texts("labels")) if not texts["claim"] and not compare else (),
             compare=None if compare is None else tuple(compare),  # type: ignore[arg-type]
+            descriptions=described,  # type: ignore[arg-type]
             **texts,  # type: ignore[arg-type]
         )
         if task.template is None:

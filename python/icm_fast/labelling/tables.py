@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from icm_fast.errors import InputError, shown
 from icm_fast.tasks.formats import class_name
 from icm_fast.tasks.hub import HUB_PREFIX, class_names
-from icm_fast.tasks.rows import Row, checked_text, stream_rows
+from icm_fast.tasks.rows import Row, check_names_of_columns, stream_rows
 
 Columns = Mapping[str, Sequence[object]]
 """New columns by name, one value per row of the table."""
@@ -189,7 +189,7 @@ def _rows(unit: str, records: Iterable[Mapping[str, object]]) -> Iterator[Row]:
                 raise InputError(
                     f"{where}: the name of column {shown(column)} is not text; rename it"
                 )
-            checked_text(column, f"{where}: the name of column {shown(column)}")
+        check_names_of_columns(where, record)
         yield Row(number, where, record)
 
 

@@ -14,9 +14,10 @@ from icm_fast.tasks.gold_values import GoldReader
 from icm_fast.tasks.joins import joined_labels
 from icm_fast.tasks.rows import Row, checked_text
 from icm_fast.tasks.templates import filled, placeholders
-from icm_fast.types import UNLABELLED, Example
+from icm_fast.types import UNLABELLED, Dataset, Example, LabelSpace
 
 MAX_LABELS = 50
+_TEXTS = ("text", "claim", "template", "known", "group", "answer", "instruction")
 NOUNS = ("Label", "Category", "Sentiment", "Topic", "Type", "Answer")
 """Words before a label, of which a labelling without a template chooses one by the model."""
 
@@ -28,7 +29,7 @@ class LabelTask:
 
     Attributes:
         labels: Label texts as people write them, 2 to 50. Claims have false and true, comparisons
-            the names of their two columns.
+            the names of their two columns. A mapping gives a description of each label, too.
         text: Column whose texts are classified.
         claim: Column whose texts are true or false.
         compare: Two columns with texts, of which one is better. Each row is read in both orders,
@@ -40,6 +41,8 @@ class LabelTask:
         group: Column of the group inside which rules work.
         answer: Column of the answer that rules compare.
         rules: Consistency rules; see :mod:`icm_fast.tasks.constraints`.
+        instruction: Text that stands once before all rows and demonstrations.
+        descriptions: What labels mean, by label; they stand after the instruction.
         separator: Text between demonstrations.
     """
 
@@ -52,16 +55,19 @@ class LabelTask:
     group: str | None = None
     answer: str | None = None
     rules: tuple[RuleLike, ...] = ()
+    instruction: str | None = None
+    descriptions: Mapping[str, str] = dataclasses.field(default_factory=dict)
     separator: str = "\n\n"
 
     def __post_init__(self) -> None:
-        for name in ("text", "claim", "template", "known", "group", "answer", "separator"):
+        for name in (*_TEXTS, "separator"):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, str) or not value.strip("\t ")):
                 raise InputError(f"{name} must be text, got {shown(value)}")
         self._check_form()
         self._read_labels()
-        for name in ("template", "separator"):
+        self._read_descriptions()
+        for name in ("template", "instruction", "separator"):
             checked_text(getattr(self, name) or "", name)
         if self.known is not None and self.known in self.columns:
             raise InputError(
@@ -106,6 +112,9 @@ class LabelTask:
 
     def _read_labels(self) -> None:
         labels: object = self.labels
+        if isinstance(labels, Mapping):
+            object.__setattr__(self, "descriptions", {**labels, **self.descriptions})
+            labels = tuple(labels)
         if isinstance(labels, str) or not isinstance(labels, Sequence):
             raise InputError(f"labels must be a list, got {shown(labels)}")
         if self.claim is not None or self.compare is not None:
@@ -127,6 +136,45 @@ class LabelTask:
         for label in bare:
             checked_text(label, f"label {shown(label)}")
         object.__setattr__(self, "labels", bare)
+
+    def _read_descriptions(self) -> None:
+        given: object = self.descriptions
+        if not isinstance(given, Mapping):
+            raise InputError(f"descriptions must be texts by label, got {shown(given)}")
+        if given and self.form != "classify":
+            raise InputError(
+                f"{self.form} has labels already; say what they mean in the instruction"
+            )
+        found: dict[str, str] = {}
+        for label, text in given.items():
+            name = label.strip() if isinstance(label, str) else label
+            if name not in self.labels:
+                raise InputError(
+                    f"the description of {shown(label)} is of no label"
+                    f"{suggest(str(name), self.labels)}; the labels are {', '.join(self.labels)}"
+                )
+            if text is not None and not isinstance(text, str):
+                raise InputError(
+                    f"the description of {shown(name)} must be text, got {shown(text)}"
+                )
+            line = " ".join((text or "").split())
+            if line:
+                found[name] = checked_text(line, f"the description of {shown(name)}")
+        object.__setattr__(self, "descriptions", found)
+
+    @cached_property
+    def preamble(self) -> str:
+        """What stands once before all rows and demonstrations: instruction and descriptions."""
+        parts = [self.instruction.strip()] if self.instruction else []
+        if self.descriptions:
+            described = (
+                f"- {label}: {self.descriptions[label]}"
+                if label in self.descriptions
+                else f"- {label}"
+                for label in self.labels
+            )
+            parts.append("\n".join(("Labels:", *described)))
+        return "\n\n".join(parts)
 
     @property
     def form(self) -> str:
@@ -201,6 +249,15 @@ class LabelTask:
             Example(f"{name}-2", filled(self.template, exchanged).rstrip(), name, "2>1"),
         )
 
+    def dataset(self, examples: tuple[Example, ...], labels: LabelSpace) -> Dataset:
+        """Prompts of rows as a data set without constraints.
+
+        Args:
+            examples: The prompts.
+            labels: The labels as the model reads them.
+        """
+        return Dataset(examples, labels, (), self.form, self.separator, self.preamble)
+
     def item_labels(self, label: int) -> tuple[int, ...]:
         """The label of each prompt of a row that has ``label``."""
         if self.compare is None:
@@ -230,6 +287,9 @@ class LabelTask:
         content["rules"] = [
             dict(rule) if isinstance(rule, Mapping) else str(rule) for rule in self.rules
         ]
+        for name in ("instruction", "descriptions"):
+            if not content[name]:  # as earlier versions wrote it
+                del content[name]
         return content
 
 

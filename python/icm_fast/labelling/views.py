@@ -43,7 +43,7 @@ class Question:
 
     def dataset(self, examples: tuple[Example, ...]) -> Dataset:
         """Examples as a data set without constraints."""
-        return Dataset(examples, self.label_space, (), self.task.form, self.task.separator)
+        return self.task.dataset(examples, self.label_space)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,13 +5,18 @@ tokenizer splits the separator depends on the text *after* it ("\n\nReview" is t
 tokens in GPT-2's vocabulary, "\n\n" alone is one), so a piece begins with the
 separator: the first demonstration of a context has none, every later piece is
 ``separator + prompt``. Concatenated pieces then equal the tokens of the whole text,
-which :class:`TokenizedDataset` verifies example by example.
+which :func:`tokenize_dataset` verifies example by example.
+
+A preamble is a part of the root, which is forwarded once for all contexts. Where the separator
+after it changes its last tokens (a full stop and blank lines are one token in some vocabularies),
+the root ends before these, and they begin the first prompt.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 import numpy as np
 import numpy.typing as npt
@@ -32,8 +37,8 @@ class TokenizedDataset:
     """Token ids of the pieces of a data set under one tokenizer.
 
     Attributes:
-        root: Ids at the very start of every context: the BOS token, or nothing.
-        first_prompts: Ids of each prompt at the start of the text.
+        root: Ids at the very start of every context: the BOS token, or nothing, and the preamble.
+        first_prompts: Ids of each prompt at the start of the text, or after the preamble.
         later_prompts: Ids of ``separator + prompt`` after another demonstration.
         labels: Ids of each label; all different, none empty.
         terminator: First id of the separator after a label; scored as the end of
@@ -95,7 +100,6 @@ def tokenize_dataset(dataset: Dataset, tokenizer: Tokenizer) -> TokenizedDataset
         InputError: A label has no tokens or the same tokens as another one, or prompt, label
             and separator do not meet at token boundaries.
     """
-    root = root_ids(tokenizer)
     n, n_labels = len(dataset), len(dataset.label_space)
     # Every example is cut with one label, in rotation, and one of each ending with all of them.
     endings = {e.prompt[-_ENDING:]: i for i, e in reversed(list(enumerate(dataset.examples)))}
@@ -111,8 +115,12 @@ def tokenize_dataset(dataset: Dataset, tokenizer: Tokenizer) -> TokenizedDataset
         first.setdefault(i, head)
     label_ids = tuple(labels[y] for y in range(n_labels))
     _check_labels(dataset, label_ids)
+    opening = preamble_ids(dataset, tokenizer)
+    if dataset.preamble:
+        ends = [labels[y] + later[i] for i, y in cases]
+        first = _after_preamble(dataset, tokenizer, opening, cases, ends)
     return TokenizedDataset(
-        root=root,
+        root=root_ids(tokenizer) + opening,
         first_prompts=tuple(first[i] for i in range(n)),
         later_prompts=tuple(later[i] for i in range(n)),
         labels=label_ids,
@@ -128,6 +136,15 @@ def root_ids(tokenizer: Tokenizer) -> tuple[int, ...]:
         if full[start : start + len(plain)] == plain:
             return tuple(full[:start])
     return ()
+
+
+def preamble_ids(dataset: Dataset, tokenizer: Tokenizer) -> tuple[int, ...]:
+    """Ids of the preamble that do not depend on what follows it; none without a preamble."""
+    if not dataset.preamble:
+        return ()
+    alone, opening = text_ids(tokenizer, [dataset.preamble, dataset.opening])
+    same = takewhile(lambda pair: pair[0] == pair[1], zip(alone, opening, strict=False))
+    return tuple(number for number, _ in same)
 
 
 def whole_text_ids(text: str, tokenizer: Tokenizer) -> tuple[int, ...]:
@@ -170,6 +187,41 @@ def _cut(
             )
         )
     return pieces
+
+
+def _after_preamble(
+    dataset: Dataset,
+    tokenizer: Tokenizer,
+    opening: tuple[int, ...],
+    cases: list[tuple[int, int]],
+    ends: Sequence[tuple[int, ...]],
+) -> dict[int, tuple[int, ...]]:
+    """Ids of each prompt between the preamble and a label, for each example.
+
+    Args:
+        dataset: The data set.
+        tokenizer: The tokenizer.
+        opening: Ids of the preamble.
+        cases: Pairs of example and label.
+        ends: Of each pair: ids of the label, the separator and the same prompt again.
+    """
+    texts = []
+    for i, y in cases:
+        prompt, label = dataset.examples[i].prompt, dataset.label_space[y]
+        texts.append(dataset.opening + prompt + label + dataset.separator + prompt)
+    first: dict[int, tuple[int, ...]] = {}
+    for (i, y), end, ids in zip(cases, ends, text_ids(tokenizer, texts), strict=True):
+        prompt_end = len(ids) - len(end)
+        whole = tuple(ids)
+        if whole[: len(opening)] != opening or whole[prompt_end:] != end:
+            raise InputError(
+                f"example {dataset.examples[i].id!r} (row {i}), label {dataset.label_space[y]!r}: "
+                "the tokenizer reads its prompt differently after the preamble; end the preamble "
+                "with a letter, or choose another separator"
+            )
+        prompt_ids = whole[len(opening) : prompt_end]
+        _check_same(dataset, i, y, first.setdefault(i, prompt_ids), prompt_ids, "prompt")
+    return first
 
 
 def _remedy(dataset: Dataset, tokenizer: Tokenizer, i: int, y: int, where: str) -> str:

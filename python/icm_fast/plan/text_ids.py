@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Protocol, overload, runtime_checkable
 
 from icm_fast.errors import InputError, shown
-from icm_fast.types import Example
+from icm_fast.types import Dataset
 
 
 class Tokenizer(Protocol):
@@ -148,13 +148,19 @@ def lost_texts(tokenizer: Tokenizer, decoder: Decoder, texts: Sequence[str]) -> 
     return lost
 
 
-def lost_texts_sentence(tokenizer: Tokenizer, examples: Sequence[Example]) -> str | None:
+def lost_texts_sentence(tokenizer: Tokenizer, dataset: Dataset) -> str | None:
     """A sentence about prompts of which tokens keep only a part; None if there are none."""
     if not isinstance(tokenizer, Decoder):
         return None
+    examples = dataset.examples
     rows = lost_texts(tokenizer, tokenizer, [example.prompt for example in examples])
     if not rows:
-        return None
+        if not dataset.preamble or not lost_texts(tokenizer, tokenizer, [dataset.preamble]):
+            return None
+        return (
+            "the tokenizer changes the preamble, beyond case, blanks and Unicode form; remove "
+            "characters that it does not know, or use another model"
+        )
     return (
         f"the tokenizer changes {len(rows)} of {len(examples)} prompts, beyond case, blanks and "
         f"Unicode form: example {examples[rows[0]].id!r} (row {rows[0]}) is the first; remove "

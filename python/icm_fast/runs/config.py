@@ -26,6 +26,8 @@ IDENTITY = "run"
 
 MODEL_FILES = "model_files"
 """Key of the digest of the model's files, for a first look without loading the model."""
+PREAMBLE = "preamble"
+"""Key of the preamble, absent where there is none."""
 _OTHER_FOLDER = "name the folder of a run"
 _DAMAGED = "the file is damaged: restore it from a copy, or search again in another folder"
 
@@ -86,6 +88,8 @@ def _check_source(fields: Fields) -> None:
 def _check_identity(fields: Fields) -> None:
     for key in ("dataset", "dataset_fingerprint", "model_fingerprint", "model_dtype", "separator"):
         fields.text(key)
+    if PREAMBLE in fields:
+        fields.text(PREAMBLE)
     fields.integer("n_examples", 1)
     labels = fields.texts("labels")
     if len(labels) < 2 or len(set(labels)) < len(labels) or not all(map(str.strip, labels)):
@@ -119,7 +123,9 @@ def check_same_run(
         for name, value in settings.items()
         if stored_settings.get(name) != value
     ] + [
-        (name, former.get(name), value) for name, value in data.items() if former.get(name) != value
+        (name, former.get(name), data.get(name))
+        for name in dict.fromkeys((PREAMBLE, *data))
+        if former.get(name) != data.get(name)
     ]
     refuse_differences(folder, differences, "run")
 
@@ -151,6 +157,7 @@ def run_fingerprint(content: Mapping[str, object]) -> str:
 
 def _dataset_identity(dataset: Dataset) -> dict[str, object]:
     return {
+        **({PREAMBLE: dataset.preamble} if dataset.preamble else {}),
         "dataset": dataset.name,
         "n_examples": len(dataset),
         "labels": list(dataset.label_space),

@@ -12,7 +12,7 @@ from icm_fast.config import REMOVED_SETTINGS, SearchConfig, resolved_settings
 from icm_fast.errors import InputError
 from icm_fast.files import refuse_links
 from icm_fast.files.fields import checked, read_object_lines
-from icm_fast.runs.config import IDENTITY, read_config
+from icm_fast.runs.config import IDENTITY, PREAMBLE, read_config
 from icm_fast.runs.digests import check_files
 from icm_fast.runs.labels import read_results
 from icm_fast.runs.store import CONFIG_FILE, EVENTS_FILE, EXAMPLES_FILE, RUN_AGAIN, read_summary
@@ -98,9 +98,9 @@ def _dataset(folder: Path, identity: Mapping[str, Any]) -> Dataset:
         for line in lines
     )
     labels = LabelSpace(tuple(identity["labels"]))
-    separator = identity["separator"]
+    more = {"separator": identity["separator"], "preamble": identity.get(PREAMBLE, "")}
     return checked(
-        lambda: Dataset(examples, labels, name=identity["dataset"], separator=separator),
+        lambda: Dataset(examples, labels, name=identity["dataset"], **more),
         str(path),
         RUN_AGAIN,
     )

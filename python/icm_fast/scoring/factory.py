@@ -34,7 +34,7 @@ def make_scorer(loaded: LoadedModel, dataset: Dataset, config: SearchConfig) -> 
 def _make_scorer(loaded: LoadedModel, dataset: Dataset, config: SearchConfig) -> Scorer:
     pieces = tokenize_dataset(dataset, loaded.tokenizer)
     check_embedded(pieces, loaded)
-    lost = lost_texts_sentence(loaded.tokenizer, dataset.examples)
+    lost = lost_texts_sentence(loaded.tokenizer, dataset)
     if lost is not None:
         warnings.warn(lost, UserWarning, stacklevel=2)
     limit = config.context_limit or loaded.max_context

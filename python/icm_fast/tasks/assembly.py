@@ -41,6 +41,7 @@ def assemble(
     rules: Sequence[RuleLike] = (),
     constraints: tuple[Constraint, ...] = (),
     separator: str = "\n\n",
+    preamble: str = "",
     limit: int | None = None,
     seed: int = 0,
 ) -> TaskData:
@@ -54,6 +55,7 @@ def assemble(
         rules: Consistency rules to compile.
         constraints: Compiled constraints, used instead of ``rules``.
         separator: Text between demonstrations.
+        preamble: Text that stands once before all of them, followed by a separator.
         limit: Maximum number of examples.
         seed: Seed of the order in which groups are drawn.
 
@@ -63,7 +65,7 @@ def assemble(
     space = label_space(labels)
     compiled = constraints or compile_rules(examples, space, rules)
     try:
-        whole = Dataset(tuple(examples), space, compiled, name, separator)
+        whole = Dataset(tuple(examples), space, compiled, name, separator, preamble)
     except ValueError as error:
         raise InputError(str(error)) from error
     picked = pick_groups(whole.examples, limit, seed)

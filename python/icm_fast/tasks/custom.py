@@ -23,7 +23,9 @@ from icm_fast.tasks.templates import filled, placeholders
 from icm_fast.types import Example
 
 _YAML_SUFFIXES = (".yaml", ".yml")
-TEXT_KEYS = ("data", "template", "group", "answer", "id", "gold", "gold_map", "separator")
+TEXT_KEYS = (
+    *("data", "template", "group", "answer", "id", "gold", "gold_map", "separator", "preamble"),
+)
 """Keys of a description whose values are text, whatever they look like."""
 
 
@@ -47,6 +49,8 @@ class CustomSpec:
         rules: Consistency rules; see ``icm_fast.tasks.constraints``. ``implies`` and ``custom``
             also take ``column``, whose value is the id (or the ids) of the other example.
         separator: Text between demonstrations.
+        preamble: Text that stands once before all demonstrations, such as an instruction; a
+            separator follows it.
         limit: Maximum number of examples. Of a data set of the Hub the first rows are streamed, so
             that nothing beyond them is fetched; of a file whole groups are drawn.
     """
@@ -61,6 +65,7 @@ class CustomSpec:
     gold_map: Mapping[str, str] | None = None
     rules: tuple[RuleLike, ...] = ()
     separator: str = "\n\n"
+    preamble: str | None = None
     limit: int | None = None
 
     def __post_init__(self) -> None:
@@ -87,12 +92,12 @@ class CustomSpec:
 
     def _check_texts(self) -> None:
         """Refuse names of columns that are not text, and characters that no text holds."""
-        for name in ("group", "answer", "id", "gold", "separator"):
+        for name in ("group", "answer", "id", "gold", "separator", "preamble"):
             value = getattr(self, name)
             if value is not None and not isinstance(value, str):
                 raise InputError(f"{name} of a custom task must be text, got {shown(value)}")
-        for name in ("template", "separator"):
-            checked_text(getattr(self, name), name)
+        for name in ("template", "separator", "preamble"):
+            checked_text(getattr(self, name) or "", name)
         for label in self.labels:
             checked_text(label, f"label {shown(label)}")
 
@@ -140,6 +145,7 @@ def load_custom(
     gold_map: Mapping[str, str] | None = None,
     rules: Sequence[RuleLike] | None = None,
     separator: str | None = None,
+    preamble: str | None = None,
 ) -> TaskData:
     """Load a user-defined task.
 
@@ -157,6 +163,7 @@ def load_custom(
         gold_map: See ``CustomSpec``.
         rules: See ``CustomSpec``.
         separator: See ``CustomSpec``.
+        preamble: See ``CustomSpec``.
     """
     options = {
         "template": template,
@@ -168,6 +175,7 @@ def load_custom(
         "gold_map": gold_map,
         "rules": rules,
         "separator": separator,
+        "preamble": preamble,
         "limit": limit,
     }
     given = {name: value for name, value in options.items() if value is not None}
@@ -205,6 +213,7 @@ def build_task(spec: CustomSpec, rows: Sequence[Row], seed: int = 0) -> TaskData
         labels=joined_labels(spec.labels, (example.prompt for example in examples)),
         rules=[_with_pairs(rule, rows, examples) for rule in spec.rules],
         separator=spec.separator,
+        preamble=(spec.preamble or "").rstrip(),
         limit=spec.limit,
         seed=seed,
     )

@@ -199,6 +199,7 @@ def _delimited_records(name: str, lines: Iterator[str], delimiter: str) -> Itera
     with long_fields():
         reader = csv.reader(lines, delimiter=delimiter, strict=True)
         header: list[str] | None = None
+        named = True
         start = 1
         while True:
             try:
@@ -213,7 +214,7 @@ def _delimited_records(name: str, lines: Iterator[str], delimiter: str) -> Itera
             if not fields:
                 continue
             if header is None:
-                header = fields
+                header, named = fields, all(fields)
                 check_header(where, header)
                 continue
             if len(fields) != len(header):
@@ -221,7 +222,8 @@ def _delimited_records(name: str, lines: Iterator[str], delimiter: str) -> Itera
                     f"{where}: not {len(header)} fields as in the header, but {len(fields)}; quote "
                     "fields that contain the separator"
                 )
-            yield where, {key: value for key, value in zip(header, fields, strict=True) if key}
+            cells = zip(header, fields, strict=True)
+            yield where, dict(cells) if named else {key: value for key, value in cells if key}
 
 
 @contextmanager

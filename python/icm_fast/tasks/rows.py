@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -44,7 +44,9 @@ class Row:
             InputError: It is absent, blank, a gap, of another type, or holds what is not text.
         """
         value = self.values.get(column)
-        if is_gap(value) or (isinstance(value, str) and not value.strip()):
+        if isinstance(value, str) and (bare := value.strip()) and bare not in _GAPS:
+            return self._checked(str(value), column)
+        if is_gap(value) or isinstance(value, str):
             state = "is empty" if value is None or not str(value).strip() else f"is {value}, a gap"
             state = state if column in self.values else "is missing"
             raise InputError(
@@ -57,7 +59,13 @@ class Row:
                 f"pandas: df[{shown(column)}] = df[{shown(column)}].map(str), after gaps are "
                 "filled)"
             )
-        return checked_text(str(value), f"{self.where}: column {shown(column)}")
+        return str(value)
+
+    def _checked(self, text: str, column: str) -> str:
+        # Rows are many: the place is put into words only for a message.
+        if NOT_TEXT.search(text) is None:
+            return text
+        return checked_text(text, f"{self.where}: column {shown(column)}")
 
     def check_text(self, column: str, more: str = "") -> None:
         """Raise InputError if a column is not text; the message ends with ``more``."""
@@ -80,7 +88,8 @@ class Row:
             raise InputError(
                 f"{self.where}: column {shown(column)} is {value}; correct or empty it"
             )
-        return checked_text(str(value), f"{self.where}: column {shown(column)}")
+        assert column is not None
+        return self._checked(str(value), column)
 
 
 def is_gap(value: object) -> bool:
@@ -182,9 +191,16 @@ def read_limited(source: PathLike, limit: int | None, group: str | None) -> list
 
 def _row(position: int, record: Record) -> Row:
     where, values = record
-    for column in values:
-        checked_text(column, f"{where}: the name of column {shown(column)}")
+    check_names_of_columns(where, values)
     return Row(position, where, values)
+
+
+def check_names_of_columns(where: str, names: Iterable[str]) -> None:
+    """Raise InputError if a name holds what :func:`checked_text` refuses."""
+    if NOT_TEXT.search("".join(names)) is None:
+        return
+    for column in names:
+        checked_text(column, f"{where}: the name of column {shown(column)}")
 
 
 def is_text_file(source: PathLike) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from string import Formatter
 
 from icm_fast.errors import InputError, shown
@@ -24,7 +25,8 @@ def filled(template: str, row: Row) -> str:
     )
 
 
-def pieces(template: str) -> list[tuple[str, str | None]]:
+@lru_cache(maxsize=64)
+def pieces(template: str) -> tuple[tuple[str, str | None], ...]:
     """Each text of a template with the column after it, None at the end.
 
     Raises:
@@ -44,4 +46,4 @@ def pieces(template: str) -> list[tuple[str, str | None]]:
                 f"template {shown(template)}: a placeholder must be a column name in braces, "
                 "no more"
             )
-    return [(text, name) for text, name, _ in parsed]
+    return tuple((text, name) for text, name, _ in parsed)

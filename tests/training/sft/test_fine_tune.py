@@ -2,6 +2,7 @@
 
 import json
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -47,10 +48,11 @@ def same(one, other):
     return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
 
 
+@pytest.mark.parametrize("preamble", ["", "Judge the films."])
 @pytest.mark.parametrize("bos", [False, True])
 @pytest.mark.parametrize("space", [SINGLE, MULTI, PREFIX])
-def test_texts_are_the_tokens_of_a_zero_shot_query(space, bos):
-    dataset, loaded = reviews(space), tiny_loaded("llama", bos=bos)
+def test_texts_are_the_tokens_of_a_zero_shot_query(space, bos, preamble):
+    dataset, loaded = replace(reviews(space), preamble=preamble), tiny_loaded("llama", bos=bos)
     labels = mixed_labels(dataset)
     pieces = tokenize_dataset(dataset, loaded.tokenizer)
     tree = label_tree(pieces)

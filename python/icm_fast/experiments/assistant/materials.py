@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -146,7 +146,7 @@ def _reviews(split: str, max_chars: int = MAX_CHARS) -> tuple[Dataset, IntArray]
 
 def _part(dataset: Dataset, rows: npt.NDArray[np.int64]) -> Dataset:
     examples = tuple(dataset.examples[int(row)] for row in rows)
-    return Dataset(examples, dataset.label_space, name=dataset.name, separator=dataset.separator)
+    return replace(dataset, examples=examples, constraints=())
 
 
 def _texts(dataset: Dataset) -> list[str]:

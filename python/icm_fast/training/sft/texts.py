@@ -94,7 +94,10 @@ def chat_texts(
     """
     return tuple(
         _answered(
-            Conversation(dataset.examples[i].prompt, dataset.label_space[int(labels[i])].strip()),
+            Conversation(
+                dataset.opening + dataset.examples[i].prompt,
+                dataset.label_space[int(labels[i])].strip(),
+            ),
             tokenizer,
             CHAT,
             groups[i],
