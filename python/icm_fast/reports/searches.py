@@ -215,12 +215,15 @@ def _asked(run: FinishedRun) -> tuple[Block, ...]:
     if source is not None:
         data = f"task {source.task}" + (f", {source.data}" if source.data else "")
     labels = ", ".join(name.strip() for name in run.dataset.label_space)
+    preamble = run.dataset.preamble
+    before = (("Before all rows", cut_text(preamble)),) if preamble.strip() else ()
     return (
         Facts(
             (
                 ("Data", data),
                 ("Labels", labels),
                 ("Model", run.model),
+                *before,
                 ("First prompt", cut_text(run.dataset.examples[0].prompt)),
             )
         ),
