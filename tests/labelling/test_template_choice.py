@@ -1,4 +1,4 @@
-"""The prompt whose predictions tell most about the texts."""
+"""The prompt whose predictions tell most about the texts, as far as others confirm it."""
 
 from __future__ import annotations
 
@@ -6,63 +6,69 @@ import numpy as np
 import pytest
 
 from icm_fast.labelling.template_choice import (
-    FIRST_ROWS,
     SAMPLE_ROWS,
-    SampledPrompts,
     choose_template,
-    mutual_information,
+    confirmed,
     sampled_prompts,
 )
 
+N = 60
+TRUTH = np.arange(N) % 2
 
-def logs(*rows):
-    return np.log(np.array(rows, np.float32))
+
+def prompt(size, towards=TRUTH, noise=0.3, seed=0):
+    """Log-probabilities that favour a label of each row by about ``size``."""
+    rng = np.random.default_rng(seed)
+    logits = size * rng.normal(scale=noise, size=(N, 2))
+    logits[np.arange(N), towards] += size
+    return (logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)).astype(np.float32)
 
 
-SURE_AND_DIFFERENT = logs([0.99, 0.01], [0.01, 0.99])
-SURE_OF_ONE = logs([0.99, 0.01], [0.99, 0.01])
-UNSURE = logs([0.5, 0.5], [0.5, 0.5])
+OTHER = (np.arange(N) // 2) % 2
 
 
 def test_predictions_that_are_sure_and_differ_tell_most():
-    h = -(0.99 * np.log(0.99) + 0.01 * np.log(0.01))
-    assert mutual_information(SURE_AND_DIFFERENT) == pytest.approx(np.log(2) - h, abs=1e-6)
-    assert mutual_information(SURE_OF_ONE) == pytest.approx(0, abs=1e-6)
-    assert mutual_information(UNSURE) == pytest.approx(0, abs=1e-6)
+    one_for_all = np.tile(np.log(np.float32([0.99, 0.01])), (N, 1))
+    told = confirmed([prompt(0.2, seed=1), prompt(2.0, seed=2), one_for_all])
+    assert told.argmax() == 1
+    assert told[1] > 3 * told[0]
+    assert told[2] == pytest.approx(0, abs=1e-3)
+
+
+def test_what_no_other_prompt_confirms_does_not_count():
+    told = confirmed([prompt(1.0, seed=1), prompt(3.0, OTHER, seed=2), prompt(0.8, seed=3)])
+    assert told[1] < 0.5 * min(told[0], told[2])
+
+
+def test_of_two_the_surer_one_tells_more():
+    told = confirmed([prompt(1.0, seed=1), prompt(2.0, seed=2)])
+    assert told.argmax() == 1
 
 
 def test_what_labels_share_in_probability_does_not_matter():
-    shifted = SURE_AND_DIFFERENT - np.float32(7)
-    assert mutual_information(shifted) == pytest.approx(mutual_information(SURE_AND_DIFFERENT))
+    scores = [prompt(1.0, seed=1), prompt(2.0, seed=2), prompt(0.5, seed=3)]
+    assert confirmed([s - np.float32(7) for s in scores]) == pytest.approx(confirmed(scores))
+    biased = [s + np.float32([1, 0]) for s in scores]
+    assert confirmed(biased).argmax() == confirmed(scores).argmax()
 
 
-def chosen(scores, templates="abc"):
+def chosen(scores):
     asked = []
 
     def score(template, n_rows):
         asked.append((template, n_rows))
-        return scores[template, n_rows] if (template, n_rows) in scores else scores[template]
+        return scores[template]
 
-    return choose_template(templates, score), asked
+    return choose_template("".join(scores), score), asked
 
 
 def test_the_best_template_is_chosen_and_the_first_of_equal_ones():
-    found, asked = chosen({"a": UNSURE, "b": SURE_AND_DIFFERENT, "c": SURE_AND_DIFFERENT})
+    found, asked = chosen({"a": prompt(0.1), "b": prompt(2.0), "c": prompt(2.0)})
     assert found == "b"
-    assert asked[:3] == [(template, FIRST_ROWS) for template in "abc"]
-    assert asked[3:] == [(template, SAMPLE_ROWS) for template in "bc"]
-    counted = sampled_prompts(3, 10**6)
-    assert (counted.n_prompts, counted.n_passes) == (sum(n for _, n in asked), len(asked))
-
-
-def test_more_rows_decide_between_the_best_two():
-    scores = {"a": UNSURE, "b": SURE_AND_DIFFERENT, "c": SURE_OF_ONE + np.float32(0.0)}
-    scores["c", FIRST_ROWS] = logs([0.9, 0.1], [0.1, 0.9])
-    scores["b", SAMPLE_ROWS] = UNSURE
-    scores["c", SAMPLE_ROWS] = SURE_AND_DIFFERENT
-    assert chosen(scores)[0] == "c"
+    assert asked == [(template, SAMPLE_ROWS) for template in "abc"]
+    assert sampled_prompts(3, 10**6) == sum(n_rows for _, n_rows in asked)
 
 
 def test_a_single_template_is_not_scored():
-    assert chosen({}, "a") == ("a", [])
-    assert sampled_prompts(1, 100) == SampledPrompts(0, 0)
+    assert chosen({"a": None}) == ("a", [])
+    assert sampled_prompts(1, 100) == 0
