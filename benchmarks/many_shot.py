@@ -2,7 +2,9 @@
 
     python benchmarks/many_shot.py --n 64 --n-test 100 -o benchmarks/results/many_shot.json
 
-The same rows without demonstrations, by the same engine, show what attention to them costs.
+The same rows without demonstrations, by the same engine, show what attention to them costs: with
+the demonstrations themselves (`rate_of_zero_shot`), and for the rows alone, without the seconds of
+the demonstrations and one row (`rate_of_zero_shot_rows`).
 Whole prompts are timed on `--sample` of the held-out examples and extrapolated; transformers with
 its own cache encodes the demonstrations once and then every query.
 """
@@ -49,6 +51,8 @@ def main() -> None:
     config = SearchConfig()
     many_shot(dataset, gold, test.subset([0, 1]), model=loaded, config=config)  # packs the weights
     seconds, ours = timed(lambda: many_shot(dataset, gold, test, model=loaded, config=config))
+    one = test.subset([0])
+    context_seconds, _ = timed(lambda: many_shot(dataset, gold, one, model=loaded, config=config))
     zero_seconds, zero = timed(lambda: many_shot(None, None, test, model=loaded, config=config))
     prompts, label_ids, shared = whole_prompts(dataset, gold, test, loaded, config)
     sample = list(range(min(arguments.sample, len(prompts))))
@@ -65,6 +69,7 @@ def main() -> None:
         "prompt_tokens": sum(map(len, prompts)),
         "tokens": ours.n_tokens,
         "seconds": seconds,
+        "context_seconds": context_seconds,
         "zero_shot_tokens": zero.n_tokens,
         "zero_shot_seconds": zero_seconds,
         "whole_prompts_seconds": whole_seconds,
@@ -76,6 +81,7 @@ def main() -> None:
     document["x_whole_prompts"] = whole_seconds / seconds
     document["x_cache"] = cache_seconds / seconds
     document["rate_of_zero_shot"] = zero_seconds / seconds
+    document["rate_of_zero_shot_rows"] = zero_seconds / (seconds - context_seconds)
     text = json.dumps(document, indent=1) + "\n"
     print(text)
     if arguments.output is not None:

@@ -31,6 +31,11 @@ def test_search_module_needs_no_torch():
     assert run_python(code) == "False"
 
 
+def test_reports_and_reviews_need_no_torch():
+    code = "import sys, icm_fast.reports.server, icm_fast.reports; print('torch' in sys.modules)"
+    assert run_python(code) == "False"
+
+
 @pytest.mark.parametrize("name", [n for n in icm_fast.__all__ if n != "__version__"])
 def test_every_public_name_loads(name):
     assert getattr(icm_fast, name) is not None

@@ -70,7 +70,8 @@ def test_the_wheel_holds_every_module_once(wheel_files):
 
 def test_the_wheel_holds_no_sources_of_native_code(wheel_files):
     suffixes = {Path(file).suffix for file in wheel_files if file.startswith("icm_fast/")}
-    assert suffixes <= {".py", ".pyi", ".pyc", ".so", ".typed", ".yaml", ".txt"}
+    pages = {".html", ".css", ".js"}
+    assert suffixes <= {".py", ".pyi", ".pyc", ".so", ".typed", ".yaml", ".txt", *pages}
 
 
 def test_the_experiments_travel_with_the_package(wheel_files):
@@ -80,6 +81,16 @@ def test_the_experiments_travel_with_the_package(wheel_files):
     folder = "icm_fast/experiments/definitions/"
     packed = {file.removeprefix(folder) for file in wheel_files if file.startswith(folder)}
     assert packed == written >= {"main.yaml"}
+
+
+def test_the_parts_of_pages_travel_with_the_package(wheel_files):
+    reports = REPOSITORY / "python/icm_fast/reports"
+    written = {path.name for path in reports.iterdir() if path.is_file() and path.suffix != ".py"}
+    folder = "icm_fast/reports/"
+    packed = {file.removeprefix(folder) for file in wheel_files if file.startswith(folder)}
+    parts = ("page", "review")
+    assert written == {f"{name}.{kind}" for name in parts for kind in ("html", "css", "js")}
+    assert written <= packed
 
 
 def test_types_and_licence_travel_with_the_package(wheel_files):

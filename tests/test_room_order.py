@@ -30,6 +30,7 @@ ORDER = (
     ("labelling",),
     ("training",),
     ("experiments",),
+    ("reports",),
     ("cli",),
     ("__main__",),
 )

@@ -17,6 +17,11 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
+SUFFIXES = (
+    *(".py", ".pyi", ".yaml", ".txt", ".html", ".css", ".js"),
+    *(".cpp", ".hpp", ".cu", ".cuh"),
+)
+
 SCORE = """
 import json
 import pkgutil
@@ -96,7 +101,7 @@ def test_it_holds_every_source_once(sdist):
         str(path.relative_to(REPOSITORY))
         for folder in ("python/icm_fast", "kernels", "csrc")
         for path in (REPOSITORY / folder).rglob("*")
-        if path.suffix in (".py", ".pyi", ".yaml", ".txt", ".cpp", ".hpp", ".cu", ".cuh")
+        if path.suffix in SUFFIXES
     }
     assert expected <= set(names)
     assert {"pyproject.toml", "CMakeLists.txt", "LICENSE", "README.md"} <= set(names)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import reprlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class InputError(ValueError):
@@ -50,14 +50,17 @@ def suggest(word: str, known: Iterable[str]) -> str:
     """Return ``; did you mean 'x'? known: ...``, or the known words alone if none is near."""
     words = sorted(known)
     near = difflib.get_close_matches(word[:_LONGEST_WORD], words[:1000], n=1, cutoff=0.5)
-    listed = ", ".join(_short_word(other) for other in words[:_MOST_KNOWN])
-    if len(words) > _MOST_KNOWN:
-        listed += f" and {len(words) - _MOST_KNOWN} more"
     if near:
-        return f"; did you mean {shown(near[0])}? known: {listed}"
-    return f"; known: {listed}"
+        return f"; did you mean {shown(near[0])}? known: {listed(words)}"
+    return f"; known: {listed(words)}"
 
 
-def _short_word(word: str) -> str:
+def listed(words: Sequence[str]) -> str:
+    """Words of a file or a user for a message: harmless, each cut, and not too many."""
+    some = ", ".join(short_word(word) for word in words[:_MOST_KNOWN])
+    return some + (f" and {len(words) - _MOST_KNOWN} more" if len(words) > _MOST_KNOWN else "")
+
+
+def short_word(word: str) -> str:
     """The word, or its cut repr where it is long or not printable."""
     return word if len(word) <= _LONGEST_WORD and word.isprintable() else shown(word)

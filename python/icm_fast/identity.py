@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from icm_fast.errors import InputError
+from icm_fast.errors import InputError, listed, short_word
 
 _LATER = frozenset(
     (
@@ -66,11 +66,11 @@ def refuse_differences(
     if not differences:
         return
     name, old, new = differences[0]
-    others = ", ".join(key for key, _, _ in differences[1:])
+    others = listed([key for key, _, _ in differences[1:]])
     more = f" (also different: {others})" if others else ""
     raise InputError(
-        f"{folder} holds a different {what}: {name} is {_short(old)} there and {_short(new)} "
-        f"here{more}; choose another output folder or delete this one"
+        f"{folder} holds a different {what}: {short_word(name)} is {_short(old)} there and "
+        f"{_short(new)} here{more}; choose another output folder or delete this one"
     )
 
 

@@ -41,7 +41,17 @@ def name_of(words: object) -> str | None:
 
 def test_the_commands():
     assert {" ".join(words) for words in COMMANDS if words} == {
-        *("search", "label", "demo", "report", "export", "assistant", "experiment", "doctor"),
+        *(
+            "search",
+            "label",
+            "demo",
+            "report",
+            "review",
+            "export",
+            "assistant",
+            "experiment",
+            "doctor",
+        ),
         *("merge", "push", "tune-kernels", "version"),
         *("evaluate", "evaluate run", "evaluate reward", "evaluate policy"),
         *("train", "train sft", "train texts", "train iterative", "train reward", "train rl"),

@@ -32,6 +32,16 @@ def test_the_first_difference_is_named(tmp_path, wanted, message):
     assert "\n" not in str(caught.value)
 
 
+def test_names_of_others_stay_on_one_short_line(tmp_path):
+    # Found by fuzzing: the names of what a folder holds are whatever is in its files.
+    stored = {"a\nb": 1, "x" * 5000: 2, **{f"name {k}": k for k in range(500)}}
+    with pytest.raises(InputError) as caught:
+        check_same(tmp_path, stored, {}, "fine-tuning")
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 4000
+    assert "and 421 more" in str(caught.value)
+
+
 def test_an_identity_survives_storage():
     assert as_stored({"sizes": (1, 2), "name": None}) == {"sizes": [1, 2], "name": None}
     assert json_digest({"a": (1, 2)}) == json_digest({"a": [1, 2]})

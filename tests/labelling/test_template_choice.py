@@ -7,6 +7,7 @@ import pytest
 
 from icm_fast.labelling.template_choice import (
     SAMPLE_ROWS,
+    SampledPrompts,
     choose_template,
     confirmed,
     sampled_prompts,
@@ -66,9 +67,10 @@ def test_the_best_template_is_chosen_and_the_first_of_equal_ones():
     found, asked = chosen({"a": prompt(0.1), "b": prompt(2.0), "c": prompt(2.0)})
     assert found == "b"
     assert asked == [(template, SAMPLE_ROWS) for template in "abc"]
-    assert sampled_prompts(3, 10**6) == sum(n_rows for _, n_rows in asked)
+    counted = sampled_prompts(3, 10**6)
+    assert (counted.n_prompts, counted.n_passes) == (sum(n for _, n in asked), len(asked))
 
 
 def test_a_single_template_is_not_scored():
     assert chosen({"a": None}) == ("a", [])
-    assert sampled_prompts(1, 100) == 0
+    assert sampled_prompts(1, 100) == SampledPrompts(0, 0)

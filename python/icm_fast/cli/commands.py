@@ -18,6 +18,7 @@ from icm_fast.cli.kernels import tune_kernels
 from icm_fast.cli.label import label
 from icm_fast.cli.publish import merge, push
 from icm_fast.cli.report import report
+from icm_fast.cli.review import review
 from icm_fast.cli.search import doctor, search_command
 from icm_fast.cli.train import train_app
 from icm_fast.runs.provenance import versions
@@ -76,6 +77,7 @@ app.command(rich_help_panel=_LABEL)(label)
 app.command("search", rich_help_panel=_LABEL)(search_command)
 app.command(rich_help_panel=_LABEL)(doctor)
 app.command(rich_help_panel=_LABEL)(report)
+app.command(rich_help_panel=_LABEL)(review)
 app.add_typer(evaluate_app, name="evaluate", rich_help_panel=_USE)
 app.command(rich_help_panel=_USE)(export)
 app.add_typer(train_app, name="train", rich_help_panel=_USE)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from icm_fast.errors import InputError
+from icm_fast.errors import InputError, shown, suggest
 from icm_fast.types import UNLABELLED, Dataset, IntArray
 
 if TYPE_CHECKING:
+    from icm_fast.tasks.rows import Row
     from icm_fast.tasks.source import TaskSource
 
 _EVERYTHING = 10**12
@@ -45,6 +47,33 @@ def load_gold(source: TaskSource, dataset: Dataset) -> IntArray:
             f"in task {source.task!r}, data {source.data!r}; restore the data file of the run"
         )
     return np.array([known[example.id] for example in dataset.examples], dtype=np.int32)
+
+
+def column_gold(rows: Iterable[Row], column: str, labels: Sequence[str]) -> IntArray:
+    """Gold labels from a column of a table that was labelled; ``[n]`` int32, -1 where empty.
+
+    Args:
+        rows: All rows of the table.
+        column: Name of the column.
+        labels: Names of the labels.
+
+    Raises:
+        InputError: There is no such column, it is empty, or a value of it means no label.
+    """
+    from icm_fast.tasks.gold_values import GoldReader
+
+    reader = GoldReader(labels)
+    gold: list[int] = []
+    names: set[str] = set()
+    for row in rows:
+        names.update(row.values)
+        gold.append(reader.read(row, column))
+    if column not in names:
+        raise InputError(f"the table has no column {shown(column)}{suggest(column, names)}")
+    found = np.array(gold, dtype=np.int32)
+    if (found == UNLABELLED).all():
+        raise InputError(f"column {shown(column)} holds no gold label in any row; name another one")
+    return found
 
 
 def held_out(source: TaskSource, dataset: Dataset, n: int) -> tuple[Dataset, IntArray]:

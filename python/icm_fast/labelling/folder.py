@@ -29,7 +29,7 @@ LABELLING_FILE = "labelling.json"
 SETTINGS_FILE = "settings.json"
 SUMMARY_FILE = "summary.json"
 DECISION_FILE = "decision.npz"
-_CORES, _VIEWS = "cores", "views"
+CORES, _VIEWS = "cores", "views"
 _FIX = "delete the folder to label again, or choose another one"
 FORMAT = 1
 
@@ -47,7 +47,7 @@ class LabellingFolder:
 
     def core(self, digest: str) -> Path:
         """Run folder of a core."""
-        return self.path / _CORES / digest[:16]
+        return self.path / CORES / digest[:16]
 
     def stored_template(self, first: Mapping[str, object]) -> str | None:
         """The template that an earlier call chose; None in a new folder.
@@ -116,7 +116,7 @@ def open_labelling(path: Path) -> Iterator[LabellingFolder]:
     _refuse_foreign(path)
     lock = lock_folder(path)
     try:
-        for name in (_CORES, _VIEWS):
+        for name in (CORES, _VIEWS):
             with writing(path / name):
                 (path / name).mkdir(exist_ok=True)
             refuse_links(path / name)
@@ -130,7 +130,7 @@ def _refuse_foreign(path: Path) -> None:
     if not path.is_dir() or (path / LABELLING_FILE).exists():
         return
     found = sorted(p.name for p in path.iterdir() if not p.name.startswith("."))
-    if any(name not in (_CORES, _VIEWS) for name in found):
+    if any(name not in (CORES, _VIEWS) for name in found):
         raise InputError(
             f"{path} holds other files ({found[0]}), but no labelling; choose an empty folder"
         )

@@ -172,7 +172,7 @@ def counted_plan(
     after = 0 if whole else n_cores * (after_separators + n_chunks * context)
     n_views = 1 + (0 if whole else n_cores)
     prompts = sampled_prompts(len(templates), n_items)
-    sample = round(prompts * mean) + (len(templates) * before if prompts else 0)
+    sample = round(prompts.n_prompts * mean) + prompts.n_passes * before
     search = n_cores * SEARCH_EVALUATIONS * tree
     seconds = _seconds(outline, (plain + search + sample, before), (after, context))
     numbers = kv_numbers_per_token(outline.config)
@@ -194,7 +194,7 @@ def counted_plan(
         processors=available_processors(),
         longest_row=int(lengths.items.max()),
         context=limit,
-        n_prompts=prompts + n_items * n_views + n_cores * SEARCH_EVALUATIONS * core_items,
+        n_prompts=prompts.n_prompts + n_items * n_views + n_cores * SEARCH_EVALUATIONS * core_items,
         disk_bytes=4 * n_items * len(task.labels) * n_views + n_rows * (20 + 4 * len(task.labels)),
         preamble_tokens=before,
     )

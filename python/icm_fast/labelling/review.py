@@ -67,14 +67,19 @@ def uncertain_rows(
     return [found[number] for number in order.tolist()]
 
 
-def _review_row(row: Row, task: LabelTask, decision: Decision) -> ReviewRow:
-    index = int(decision.labels[row.number])
+def row_text(row: Row, task: LabelTask) -> str:
+    """What the model read of a row, without the words that ask for the label."""
     columns = [*([task.text] if task.text else []), *(task.compare or ())]
     columns = columns or ([task.claim] if task.claim else [])
     texts = [row.text(column) for column in columns] or [task.examples(row)[0].prompt]
+    return "\n\n".join(texts)
+
+
+def _review_row(row: Row, task: LabelTask, decision: Decision) -> ReviewRow:
+    index = int(decision.labels[row.number])
     return ReviewRow(
         number=row.number,
-        text="\n\n".join(texts),
+        text=row_text(row, task),
         label=task.labels[index] if index >= 0 else None,
         confidence=round(float(decision.confidence[row.number]), 4),
         probabilities={

@@ -9,6 +9,7 @@ what counts is the part of its evidence that the other prompts confirm.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -62,6 +63,21 @@ def _unit(values: FloatArray) -> FloatArray:
     return unit
 
 
-def sampled_prompts(n_templates: int, n_items: int) -> int:
-    """Prompts that a choice scores."""
-    return 0 if n_templates == 1 else n_templates * min(SAMPLE_ROWS, n_items)
+@dataclass(frozen=True, slots=True)
+class SampledPrompts:
+    """What a choice costs.
+
+    Attributes:
+        n_prompts: Prompts that it scores.
+        n_passes: Samples into which they fall.
+    """
+
+    n_prompts: int
+    n_passes: int
+
+
+def sampled_prompts(n_templates: int, n_items: int) -> SampledPrompts:
+    """What a choice between templates scores."""
+    if n_templates == 1:
+        return SampledPrompts(0, 0)
+    return SampledPrompts(n_templates * min(SAMPLE_ROWS, n_items), n_templates)

@@ -8,7 +8,7 @@ from datetime import date, datetime, tzinfo
 from functools import lru_cache
 from typing import Protocol, Self
 
-from icm_fast.errors import InputError, first_line
+from icm_fast.errors import InputError, first_line, listed
 from icm_fast.plan.text_ids import Tokenizer, control_token_in
 
 TEMPLATE_DATE = date(2024, 7, 26)
@@ -104,7 +104,7 @@ def _applied(
                 date_string=TEMPLATE_DATE.strftime("%d %b %Y"),
             )
     except Exception as error:  # templates are programs of others, and raise what they like
-        roles = ", ".join(message["role"] for message in messages)
+        roles = listed([message["role"] for message in messages])
         fix = (
             "use a model whose template takes a single message of the user"
             if len(messages) == 1

@@ -25,7 +25,7 @@ from transformers.models.auto.auto_factory import _BaseAutoModelClass
 from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 from transformers.utils import logging as transformers_logging
 
-from icm_fast.errors import InputError, first_line
+from icm_fast.errors import InputError, first_line, short_word
 from icm_fast.model.telemetry import without_telemetry
 
 if TYPE_CHECKING:
@@ -272,8 +272,8 @@ def not_found(spec: str, error: Exception, known: Collection[str]) -> str:
 
 def _some(names: Collection[str]) -> str:
     """The first names of a sorted list, and how many more there are."""
-    shown = ", ".join(name[:80] for name in list(names)[:_SHOWN])
-    return shown + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+    first = ", ".join(short_word(name) for name in list(names)[:_SHOWN])
+    return first + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import BinaryIO, Self
 
 from icm_fast import distributed
+from icm_fast.errors import InputError
 from icm_fast.files import is_file, json_lines, read_file, write_atomically, writing
 from icm_fast.files.fields import Fields, read_line
 
@@ -62,6 +63,18 @@ class StepLog:
             # JSON has no infinity, which a norm of gradients may be.
             self._file.write(json_lines([{k: v for k, v in line.items() if math.isfinite(v)}]))
             self._file.flush()
+
+
+def read_steps(folder: Path) -> list[Line]:
+    """The lines of a training's folder, in the order of its steps.
+
+    Raises:
+        InputError: There is no such file, or one that holds something else than numbers.
+    """
+    path = folder / STEPS_FILE
+    if not is_file(path):
+        raise InputError(f"{folder} holds no {STEPS_FILE}, so its training recorded no steps")
+    return [{name: line.number(name) for name in line.content} for line in _read(path)]
 
 
 def _read(path: Path) -> list[Fields]:
