@@ -49,6 +49,17 @@ def test_every_row_has_its_text_and_what_was_found(folder):
     }
 
 
+def test_the_instruction_is_shown(folder):
+    assert "Before all rows" not in render_page(report_of(folder), "x")
+    path = folder / "settings.json"
+    settings = json.loads(path.read_text())
+    settings["task"]["instruction"] = "Judge <i>the</i> texts."
+    path.write_text(json.dumps(settings))
+    page = render_page(report_of(folder), "x")
+    assert "Before all rows" in page
+    assert "Judge &lt;i&gt;the&lt;/i&gt; texts." in page
+
+
 def test_known_labels_are_not_judged_by_gold(folder):
     report = report_of(folder, gold="truth")
     (section,) = [s for s in report.sections if s.key == "gold"]

@@ -222,6 +222,8 @@ def _asked(read: _Folder, model: str) -> tuple[Block, ...]:
         ("Prompt", task.template or ""),
         ("Model", model),
     ]
+    if task.preamble:
+        items.append(("Before all rows", task.preamble))
     if content.get("known"):
         items.append(("Known labels", f"column {content['known']}"))
     if content.get("rules"):
