@@ -341,10 +341,11 @@ def settings_blocks(run: FinishedRun) -> tuple[Block, ...]:
         for name, value in content.items()
         if name != "preset" and usual.get(name) != value
     )
+    before = (("Before all examples", run.dataset.preamble),) if run.dataset.preamble else ()
     everything = tuple((name, setting(value)) for name, value in content.items())
     versions = tuple((name, str(number)) for name, number in run.summary["versions"].items())
     return (
-        Facts((("Preset", run.config.preset), *changed, ("Folder", run.folder.name))),
+        Facts((*before, ("Preset", run.config.preset), *changed, ("Folder", run.folder.name))),
         Folded("All settings", (Facts(everything),)),
         Folded("Versions", (Facts(versions),)),
     )
