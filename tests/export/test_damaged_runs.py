@@ -21,6 +21,8 @@ from icm_fast.evaluation.run import evaluate_run
 from icm_fast.export.hub_card import dataset_card
 from icm_fast.export.tables import FORMATS, encode_run
 from icm_fast.model.lazy import LazyModel
+from icm_fast.reports import render_page
+from icm_fast.reports.searches import search_report
 from icm_fast.runs.finished import read_run
 from run_fakes import FakeScorer
 
@@ -118,7 +120,9 @@ def check_all(folder):
 
 
 def report(folder):
-    run_report(read_run(folder)).encode()
+    run = read_run(folder)
+    run_report(run).encode()
+    render_page(search_report(run, n_rows=100), "run").encode()
 
 
 def export(folder):

@@ -6,7 +6,7 @@ import pytest
 
 import icm_fast
 from icm_fast.errors import InputError
-from icm_fast.files import expanded
+from icm_fast.files import check_name, expanded
 from icm_fast.model import load_model
 from icm_fast.model.adapters import base_name_of
 from icm_fast.tasks.registry import load_task
@@ -47,3 +47,11 @@ def test_links_beside_an_adapter_do_not_lead_to_its_base(tmp_path):
         '{"peft_type": "LORA", "base_model_name_or_path": "../link/../base", "target_modules": []}'
     )
     assert base_name_of(adapter) == str(tmp_path / "there" / "base")
+
+
+@pytest.mark.parametrize("name", ["a\0b", "x" * 256, "y/" * 3000, "half \ud800 a character"])
+def test_names_that_no_file_can_have_are_refused(name):
+    # The last one was found by fuzzing: JSON can hold it, no file system can.
+    with pytest.raises(InputError, match="is not a name that a file can have") as caught:
+        check_name("the base", name)
+    str(caught.value).encode()

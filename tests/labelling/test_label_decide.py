@@ -9,12 +9,14 @@ from hypothesis import strategies as st
 
 from icm_fast.labelling.config import LabelConfig
 from icm_fast.labelling.decide import (
+    MOST_ROWS,
     expected_accuracy,
     kept_labels,
     measure_scale,
     posterior,
     row_scores,
     votes,
+    with_shares,
 )
 from icm_fast.labelling.evidence import DECIDED_BY, CoreEvidence, decide
 
@@ -200,3 +202,15 @@ def test_abstained_rows_keep_their_confidence():
 def test_votes_count_the_views_that_say_the_same():
     views = [np.array([0, 1, 1]), np.array([0, 0, 1])]
     assert votes(views, np.array([0, 1, 0])).tolist() == [2, 1, 0]
+
+
+@pytest.mark.parametrize("n_labels", [2, 3, 9])
+def test_what_is_fitted_on_some_rows_holds_for_all_of_very_many(n_labels):
+    evidence = np.random.default_rng(3).normal(size=(2 * MOST_ROWS + 7, n_labels))
+    evidence -= evidence.mean(axis=1, keepdims=True)
+    shares = np.arange(1, n_labels + 1) / np.arange(1, n_labels + 1).sum()
+    found = posterior(evidence, 0.8, shares)
+    np.testing.assert_allclose(found.shares, shares, atol=1e-3)
+    assert found.probabilities.max(axis=1).mean() == pytest.approx(0.8, abs=0.01)
+    counts = np.bincount(with_shares(evidence, shares), minlength=n_labels) / len(evidence)
+    np.testing.assert_allclose(counts, shares, atol=0.02)

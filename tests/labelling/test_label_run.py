@@ -175,3 +175,21 @@ def test_the_plan_counts_what_a_run_forwards(tiny, tmp_path, monkeypatch, task):
     assert "14, longest 21 tokens" in lines[0]
     assert plan.preamble_tokens == len(tiny.tokenizer(task.preamble)["input_ids"])
     assert any(line.startswith("instruct ") for line in lines) == (task is TOLD)
+
+
+def test_more_cores_read_the_table_once_more_each(tiny):
+    """For their view; not to look for the rows of the core."""
+    read = []
+
+    class Counting(ListTable):
+        def rows(self):
+            read.append(1)
+            return super().rows()
+
+    counts = []
+    for cores in (1, 2):
+        read.clear()
+        config = dataclasses.replace(CONFIG, cores=cores)
+        label_rows(Counting(rows(N)), TASK, model=LazyModel(tiny), config=config)
+        counts.append(len(read))
+    assert counts[1] == counts[0] + 1

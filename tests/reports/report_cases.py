@@ -114,7 +114,7 @@ FOUND = (0, 1, 1, 0, -1, 1)
 DECIDED = (0, 2, 2, 1, 3, 2)
 
 
-def write_labelling(folder: Path, texts, *, found=FOUND, decided=DECIDED, rules=()) -> Path:
+def write_labelling(folder: Path, texts, *, found=FOUND, decided=DECIDED, rules=(), **more) -> Path:
     """A finished labelling without cores: labels, confidence and how each came about are given."""
     table = folder / "table.csv"
     with table.open("w", newline="", encoding="utf-8") as file:
@@ -123,7 +123,7 @@ def write_labelling(folder: Path, texts, *, found=FOUND, decided=DECIDED, rules=
         gold = [GOLD[k % len(GOLD)] for k in range(len(texts))]
         writer.writerows((t, g, k // 2) for k, (t, g) in enumerate(zip(texts, gold, strict=True)))
     task = LabelTask(
-        text="text", labels=("a", "b"), template="{text} is", group="group", rules=rules
+        text="text", labels=("a", "b"), template="{text} is", group="group", rules=rules, **more
     )
     opened_table, config = open_table(str(table)), LabelConfig()
     scan = scan_table(opened_table, task)

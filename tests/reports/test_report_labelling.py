@@ -49,6 +49,17 @@ def test_every_row_has_its_text_and_what_was_found(folder):
     }
 
 
+def test_the_question_is_shown_as_it_was_asked(tmp_path):
+    texts = [f"text {k}" for k in range(6)]
+    more = {"instruction": "You sort tickets.", "descriptions": {"b": "a complaint"}}
+    report = report_of(write_labelling(tmp_path, texts, **more))
+    (section,) = [s for s in report.sections if s.key == "asked"]
+    facts = dict(section.blocks[0].items)
+    assert facts["Instruction"] == "You sort tickets."
+    assert facts["Meaning of b"] == "a complaint"
+    assert facts["Prompt"] == "{text} is"
+
+
 def test_known_labels_are_not_judged_by_gold(folder):
     report = report_of(folder, gold="truth")
     (section,) = [s for s in report.sections if s.key == "gold"]

@@ -107,6 +107,28 @@ def test_other_gold_than_that_of_the_task_is_refused(claims):
         report_of(claims, gold="column")
 
 
+def test_gold_of_a_custom_task_may_be_a_column_of_its_data(tmp_path):
+    table = tmp_path / "table.csv"
+    table.write_text("text,truth\none,no\ntwo,yes\nthree,\nfour,no\n")
+    options = {"template": "{text} is", "labels": [" no", " yes"]}
+    source = TaskSource("custom", str(table), options=options)
+    dataset = source.load_dataset()
+    folder = tmp_path / "run"
+    icm_fast.search(
+        dataset,
+        model="fake",
+        config=SearchConfig(max_evaluations=3),
+        output_dir=folder,
+        scorer=FakeScorer(len(dataset)),
+        source=source,
+    )
+    assert block(report_of(folder, gold="truth"), Rows).gold == [0, 1, -1, 0]
+    with pytest.raises(InputError, match="has no gold"):
+        report_of(folder, gold="task")
+    with pytest.raises(InputError, match="in column 'lie'; name another one"):
+        report_of(folder, gold="lie")
+
+
 def test_a_limit_of_rows_keeps_both_ends(claims):
     report = report_of(claims, n_rows=6)
     everything = sorted(block(report_of(claims), Rows).confidence)

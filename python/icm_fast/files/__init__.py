@@ -79,13 +79,16 @@ def check_name(what: str, name: str) -> None:
     """Refuse a name that no file can have, before a path is made of it.
 
     Raises:
-        InputError: It holds NUL, or is longer than file systems allow.
+        InputError: It holds NUL or half a character, or is longer than file systems allow.
     """
-    longest = max(len(os.fsencode(part)) for part in name.split("/"))
+    try:
+        longest = max(len(os.fsencode(part)) for part in name.split("/"))
+    except UnicodeEncodeError:
+        longest = _LONGEST_PART + 1
     if "\0" in name or longest > _LONGEST_PART or len(name) > _LONGEST_PATH:
         raise InputError(
             f"{what} {shown(name)} is not a name that a file can have (at most {_LONGEST_PART} "
-            "bytes between slashes, no NUL); correct it"
+            "bytes of UTF-8 between slashes, no NUL); correct it"
         )
 
 

@@ -222,6 +222,9 @@ def _asked(read: _Folder, model: str) -> tuple[Block, ...]:
         ("Prompt", task.template or ""),
         ("Model", model),
     ]
+    if task.instruction:
+        items.append(("Instruction", task.instruction))
+    items += [(f"Meaning of {name}", meant) for name, meant in task.descriptions.items()]
     if content.get("known"):
         items.append(("Known labels", f"column {content['known']}"))
     if content.get("rules"):

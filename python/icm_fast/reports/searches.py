@@ -11,7 +11,7 @@ import numpy as np
 
 from icm_fast.config import SearchConfig
 from icm_fast.engine.progress import clock
-from icm_fast.errors import InputError
+from icm_fast.errors import InputError, shown
 from icm_fast.evaluation.gold import load_gold
 from icm_fast.evaluation.report import StoredMethod, read_comparison
 from icm_fast.reports.content import (
@@ -126,6 +126,10 @@ def search_gold(run: FinishedRun, name: str) -> IntArray:
         source = replace(source, options={**source.options, "gold": name})
     gold = load_gold(source, run.dataset)
     if (gold == UNLABELLED).all():
+        if name != TASK_GOLD:
+            raise InputError(
+                f"no row of {run.folder} has gold in column {shown(name)}; name another one"
+            )
         raise InputError(f"task {source.task} has no gold for {run.folder}; leave out --gold")
     return gold
 
@@ -211,12 +215,15 @@ def _asked(run: FinishedRun) -> tuple[Block, ...]:
     if source is not None:
         data = f"task {source.task}" + (f", {source.data}" if source.data else "")
     labels = ", ".join(name.strip() for name in run.dataset.label_space)
+    preamble = run.dataset.preamble
+    before = (("Before all rows", cut_text(preamble)),) if preamble.strip() else ()
     return (
         Facts(
             (
                 ("Data", data),
                 ("Labels", labels),
                 ("Model", run.model),
+                *before,
                 ("First prompt", cut_text(run.dataset.examples[0].prompt)),
             )
         ),
@@ -334,10 +341,11 @@ def settings_blocks(run: FinishedRun) -> tuple[Block, ...]:
         for name, value in content.items()
         if name != "preset" and usual.get(name) != value
     )
+    before = (("Before all examples", run.dataset.preamble),) if run.dataset.preamble else ()
     everything = tuple((name, setting(value)) for name, value in content.items())
     versions = tuple((name, str(number)) for name, number in run.summary["versions"].items())
     return (
-        Facts((("Preset", run.config.preset), *changed, ("Folder", run.folder.name))),
+        Facts((*before, ("Preset", run.config.preset), *changed, ("Folder", run.folder.name))),
         Folded("All settings", (Facts(everything),)),
         Folded("Versions", (Facts(versions),)),
     )
