@@ -6,10 +6,8 @@ import json
 import math
 from pathlib import Path
 
-import yaml
-
 from icm_fast.cli.settings import read_settings_file
-from icm_fast.documents import parse_json, parse_old_yaml, parse_yaml
+from icm_fast.documents import parse_json, parse_old_yaml, parse_yaml, yaml_text
 from icm_fast.experiments.definition import read_experiment
 from icm_fast.tasks.registry import load_task
 
@@ -66,8 +64,7 @@ class Documents(Target):
 
     def _old_yaml(self, text: str) -> None:
         found = parse_old_yaml(text, "document")
-        written = yaml.safe_dump(found, sort_keys=False, allow_unicode=True)
-        if not _same(found, parse_old_yaml(written, "document")):
+        if not _same(found, parse_old_yaml(yaml_text(found), "document")):
             raise CorruptionError("YAML changes when it is written and read again")
 
 
