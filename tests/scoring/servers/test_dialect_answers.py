@@ -1,4 +1,4 @@
-"""What a server may answer: the recorded form is read, any other one is refused by name."""
+"""What a server may answer: the documented form is read, any other one is refused by name."""
 
 import itertools
 import json
@@ -55,7 +55,7 @@ RECORDED = {
 
 
 @pytest.mark.parametrize("name", RECORDED)
-def test_the_recorded_form_is_read(name):
+def test_the_documented_form_is_read(name):
     dialect, text, n_computed = RECORDED[name]
     answer = dialect.read(json.loads(text), WANTED)
     assert answer.logprobs == {7042: -0.26, 450: -4.5}
