@@ -263,6 +263,7 @@ class Running:
         return out
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_a_killed_review_keeps_its_answers_and_an_interrupted_one_says_how_to_use_them(folder):
     running = Running(folder)
     assert answer(running, 2, 0) == 200
