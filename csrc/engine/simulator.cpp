@@ -158,6 +158,7 @@ std::vector<float> synthetic_scores(const SyntheticTask& task, std::int32_t n_la
 SimulatedSearch simulate(ConstraintGraph graph, const SearchSettings& settings,
                          const SyntheticTask& task) {
     task.check(graph);
+    settings.check(graph);
     const std::int32_t n_labels = graph.n_labels();
     const double true_utility = utility(
         settings.objective, settings.weights(), graph, task.truth,

@@ -35,7 +35,7 @@ def outside(limit: Limit) -> list[object]:
         case OneOf():
             return ["", "no-such-word"]
         case Text():
-            return ["", "  "]
+            return [] if limit.may_be_empty else ["", "  "]
         case LabelIndex():
             return [-2]
         case ListOf(item):
