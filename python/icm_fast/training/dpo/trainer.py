@@ -143,6 +143,8 @@ def train_preferences(
             changed.
     """
     checkpoint, state = (folder.last_checkpoint() if folder else None) or (None, TuningState())
+    from transformers import set_seed
+
     trl, datasets = training_packages()
     from trl.trainer.dpo_trainer import DataCollatorForPreference
 
@@ -157,6 +159,7 @@ def train_preferences(
         StepLog(folder.folder if folder else None, len(state.losses)) as log,
         foreign_code(),
     ):
+        set_seed(config.seed)  # trl before 1.16 draws new adapters from whatever came before
 
         class PreferenceTrainer(FixedBatches[Row], trl.DPOTrainer):  # type: ignore[misc, name-defined]
             """trl's trainer on the batches; defined here because trl may be missing."""

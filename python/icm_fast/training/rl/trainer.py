@@ -333,6 +333,8 @@ def train_against(
         InputError: trl, peft or datasets is missing, the policy diverged, or it did not change.
     """
     checkpoint, record, kl_weight = _start(folder, config)
+    from transformers import set_seed
+
     trl, datasets = training_packages()
     trainer_class, kind = _algorithm(trl, config)
     with (
@@ -340,6 +342,7 @@ def train_against(
         StepLog(folder.folder if folder else None, len(record.steps)) as log,
         foreign_code(),
     ):
+        set_seed(config.seed)  # trl before 1.16 draws new adapters from whatever came before
 
         class PolicyTrainer(Recorded, trainer_class):  # type: ignore[misc, valid-type]
             """One of trl's trainers; defined here because trl may be missing."""

@@ -68,6 +68,8 @@ def train(
             changed.
     """
     checkpoint, state = (folder.last_checkpoint() if folder else None) or (None, TuningState())
+    from transformers import set_seed
+
     trl, datasets = training_packages()
     batches, held_out = plan_batches(
         [len(text.ids) for text in texts], [text.group for text in texts], config
@@ -78,6 +80,7 @@ def train(
         StepLog(folder.folder if folder else None, len(state.losses)) as log,
         foreign_code(),
     ):
+        set_seed(config.seed)  # trl before 1.16 draws new adapters from whatever came before
 
         class LabelTrainer(FixedBatches[Row], trl.SFTTrainer):  # type: ignore[misc, name-defined]
             """trl's trainer on the batches; defined here because trl may be missing."""
