@@ -81,8 +81,8 @@ engine::SearchSettings random_settings(Bytes& bytes, const engine::ConstraintGra
     s.return_best = bytes.flag();
     s.seed = bytes.raw<std::uint8_t>();
     if (bytes.flag()) {
-        const std::int32_t n = bytes.rarely() ? bytes.number32(0, 20) : graph.n_examples();
-        for (std::int32_t i = 0; i < n; ++i) {
+        const auto n = bytes.rarely() ? bytes.between(0, 20) : std::int64_t{graph.n_examples()};
+        for (std::int64_t i = 0; i < n; ++i) {
             s.fixed_labels.push_back(bytes.number32(-1, graph.n_labels() - 1));
         }
     }
