@@ -122,10 +122,9 @@ void check_end(const Annealer& search, const engine::SearchSettings& settings) {
     check_state(search, found);
     for (const float score : found.scores) expect(!std::isnan(score), "a score is missing");
     if (search.n_asks() == 0 || found.n_labelled == 0) return;
-    const double again =
-        engine::utility(settings.objective, settings.weights(), search.graph(), found.labels,
-                        {found.scores, static_cast<std::size_t>(search.graph().n_labels())},
-                        settings.fixed_labels);
+    const double again = engine::utility(
+        settings.objective, settings.weights(), search.graph(), found.labels,
+        {found.scores, static_cast<std::size_t>(search.graph().n_labels())}, settings.fixed_labels);
     expect(again == found.utility || (std::isnan(again) && std::isnan(found.utility)),
            "the utility is not that of the labels");
 }
