@@ -64,7 +64,7 @@ class Scale:
 
     def evidence(self, scores: FloatArray) -> FloatArray:
         """Evidence of normalised log-probabilities, ``[rows, n_labels]``; each row adds up to 0."""
-        values: FloatArray = _centred(scores - self.bias) * (self.weight / self.size)
+        values: FloatArray = centred(scores - self.bias) * (self.weight / self.size)
         return values
 
 
@@ -79,10 +79,10 @@ def measure_scale(chunks: Iterable[FloatArray]) -> Scale:
     sums: FloatArray | float = 0.0
     squares = negative_entropy = 0.0
     for chunk in chunks:
-        centred, predictions = _centred(chunk), np.exp(chunk)
+        around, predictions = centred(chunk), np.exp(chunk)
         mean = mean + predictions.sum(axis=0)
-        sums = sums + centred.sum(axis=0)
-        squares += float((centred**2).sum())
+        sums = sums + around.sum(axis=0)
+        squares += float((around**2).sum())
         negative_entropy += float((predictions * chunk).sum())
         n += len(chunk)
     share = np.maximum(np.asarray(mean) / n, _FLOOR)
@@ -95,9 +95,10 @@ def measure_scale(chunks: Iterable[FloatArray]) -> Scale:
     return Scale(bias, max(size, 1e-6), information)
 
 
-def _centred(values: FloatArray) -> FloatArray:
-    centred: FloatArray = values - values.mean(axis=1, keepdims=True)
-    return centred
+def centred(values: FloatArray) -> FloatArray:
+    """Values without the mean of each row, ``[rows, n_labels]``."""
+    without: FloatArray = values - values.mean(axis=1, keepdims=True)
+    return without
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,11 +130,11 @@ def posterior(evidence: FloatArray, accuracy: float, shares: FloatArray | None =
     some = evenly_spaced(evidence)
     for _ in range(40):  # the mean of the largest probabilities grows with the sharpness
         middle = float(np.sqrt(low * high))
-        values = _softmax(middle * some + _offset(some, middle, shares))
+        values = softmax(middle * some + _offset(some, middle, shares))
         low, high = (middle, high) if _largest(values).mean() < accuracy else (low, middle)
     sharpness = float(np.sqrt(low * high))
     offset = _offset(evidence, sharpness, shares)
-    values = _softmax(sharpness * evidence + offset)
+    values = softmax(sharpness * evidence + offset)
     return Posterior(
         values.argmax(axis=1).astype(np.int32), values.astype(np.float32), values.mean(axis=0)
     )
@@ -161,7 +162,7 @@ def _offset(evidence: FloatArray, sharpness: float, shares: FloatArray | None) -
 
 def _balanced(values: FloatArray, offset: FloatArray, shares: FloatArray, most: int) -> FloatArray:
     for _ in range(most):
-        mean = _softmax(values + offset).mean(axis=0)
+        mean = softmax(values + offset).mean(axis=0)
         step = np.log(shares) - np.log(np.maximum(mean, _FLOOR))
         offset = offset + step
         if np.abs(step).max() < 1e-4:
@@ -169,7 +170,8 @@ def _balanced(values: FloatArray, offset: FloatArray, shares: FloatArray, most: 
     return offset
 
 
-def _softmax(values: FloatArray) -> FloatArray:
+def softmax(values: FloatArray) -> FloatArray:
+    """Probabilities of log-probabilities up to a constant of each row, ``[rows, n_labels]``."""
     exp = np.exp(values - _largest(values)[:, None])
     # Of few columns each is added whole: NumPy is slow where there is little to add in a row.
     total = sum(exp.T[1:], start=exp[:, 0]) if exp.shape[1] < 8 else exp.sum(axis=1)

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from icm_fast.labelling.decide import evenly_spaced
+from icm_fast.labelling.decide import centred, evenly_spaced, softmax
 from icm_fast.types import FloatArray, IntArray
 
 FEWEST_ROWS = 90
@@ -58,8 +58,7 @@ class Mixture:
         points = evidence @ self.coordinates
         # The square of the point is the same for all labels.
         values = points @ self.centres.T - 0.5 * (self.centres**2).sum(axis=1) + self.log_shares
-        centred: FloatArray = values - values.mean(axis=1, keepdims=True)
-        return centred
+        return centred(values)
 
     def labels(self, evidence: FloatArray) -> IntArray:
         """The most probable label of each row, ``[rows]`` int32."""
@@ -104,7 +103,7 @@ def fit_mixture(evidence: FloatArray, hold: float) -> Mixture:
     points = rows @ basis
     held = _means_of_labels(points, rows.argmax(axis=1), n_labels)
     weight = hold * len(points) / n_labels
-    parts = _softmax(rows * (_SHARPNESS / size))
+    parts = softmax(rows * (_SHARPNESS / size))
     before = -np.inf
     for _ in range(_ROUNDS):
         counts = parts.sum(axis=0)
@@ -162,9 +161,3 @@ def _expectation(
     total = np.logaddexp.reduce(logs, axis=1, keepdims=True)
     fit = float(total.mean() + np.log(np.abs(np.diag(whiten))).sum())
     return np.exp(logs - total), fit
-
-
-def _softmax(values: FloatArray) -> FloatArray:
-    exp = np.exp(values - values.max(axis=1, keepdims=True))
-    probabilities: FloatArray = exp / exp.sum(axis=1, keepdims=True)
-    return probabilities
