@@ -1,17 +1,23 @@
 """Label all movie reviews, compare with the raters, and look at memory; one process per seed.
 
     python benchmarks/label_reviews.py --seeds 0,1,2 -o benchmarks/results/label_reviews.json
+    python benchmarks/label_reviews.py --seeds 1 --kills 3 -o build/label_reviews_killed.json
 
 The command that users run is run here, on a table that holds nothing but the texts. Reviews whose
 mean rating is 0 have no gold label, neutral ones lie in -0.5 .. 0.5; agreement is given for both.
+With ``--kills`` the command is killed that often and started again; its output is the same byte
+for byte if the digests are. ``--keep`` takes the labelled tables.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import hashlib
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -34,6 +40,8 @@ def main() -> None:
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--rows", type=int, help="use the first rows only")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--kills", type=int, default=0, help="kill the command that often")
+    parser.add_argument("--keep", type=Path, help="folder that receives the labelled tables")
     parser.add_argument("-o", "--output", type=Path)
     arguments = parser.parse_args()
     texts, ratings = read_reviews(arguments.rows)
@@ -45,7 +53,9 @@ def main() -> None:
     }
     runs: list[dict[str, object]] = []
     for seed in arguments.seeds.split(","):
-        runs.append(label_once(texts, ratings, arguments.model, seed, arguments.set))
+        assigned = [word for pair in arguments.set for word in ("--set", pair)]
+        options = ["--model", arguments.model, "--seed", seed, *assigned]
+        runs.append(label_once(texts, ratings, options, arguments.kills, arguments.keep))
         document["runs"] = runs
         print(json.dumps(runs[-1]), flush=True)
         if arguments.output is not None:
@@ -61,9 +71,10 @@ def read_reviews(n_rows: int | None) -> tuple[list[str], np.ndarray]:
 
 
 def label_once(
-    texts: list[str], ratings: np.ndarray, model: str, seed: str, assignments: list[str]
+    texts: list[str], ratings: np.ndarray, options: list[str], n_kills: int, keep: Path | None
 ) -> dict[str, object]:
     """Run the command; return agreement, confidence, memory and time."""
+    seed = options[options.index("--seed") + 1]
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         with open(folder / "reviews.csv", "w", encoding="utf-8", newline="") as file:
@@ -71,9 +82,10 @@ def label_once(
             writer.writerow(["review"])
             writer.writerows([text] for text in texts)
         command = [sys.executable, "-m", "icm_fast", "label", "reviews.csv", "--text", "review"]
-        command += ["--labels", ",".join(LABELS), "--model", model, "-o", "labelled.csv"]
-        command += ["--seed", seed, "--json", "--progress", "plain"]
-        command += [word for pair in assignments for word in ("--set", pair)]
+        command += ["--labels", ",".join(LABELS), *options, "-o", "labelled.csv"]
+        command += ["--json", "--progress", "plain"]
+        for delay in np.random.default_rng([int(seed), n_kills]).uniform(5, 120, n_kills):
+            kill_after(float(delay), command, folder)
         started = time.monotonic()
         process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE)
         assert process.stdout is not None
@@ -82,12 +94,19 @@ def label_once(
         if status:
             raise SystemExit(f"icm-fast label ended with {status}")
         seconds = time.monotonic() - started
-        with open(folder / "labelled.csv", encoding="utf-8", newline="") as file:
+        labelled = folder / "labelled.csv"
+        with open(labelled, encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
+        sha256 = hashlib.sha256(labelled.read_bytes()).hexdigest()
+        if keep is not None:
+            keep.mkdir(parents=True, exist_ok=True)
+            shutil.copy(labelled, keep / f"reviews-{seed}-{n_kills}.csv")
     found = np.array([LABELS.index(row["label"]) for row in rows])
     confidence = np.array([float(row["confidence"]) for row in rows])
     return {
         "seed": int(seed),
+        "kills": n_kills,
+        "sha256": sha256,
         "seconds": round(seconds, 1),
         "peak_mib": usage.ru_maxrss // 1024,
         "n_tokens": summary["n_tokens_forwarded"],
@@ -97,6 +116,21 @@ def label_once(
         "all_with_gold": figures(found, confidence, ratings, ratings != 0),
         "without_neutral": figures(found, confidence, ratings, np.abs(ratings) > 0.5),
     }
+
+
+def kill_after(seconds: float, command: list[str], folder: Path) -> None:
+    """Start the command, and kill it after some seconds, with what it started."""
+    process = subprocess.Popen(
+        command, cwd=folder, stdout=subprocess.DEVNULL, start_new_session=True
+    )
+    try:
+        status = process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        print(f"killed after {seconds:.0f} s", flush=True)
+    else:
+        raise SystemExit(f"icm-fast label ended with {status} before it was killed")
 
 
 def figures(

@@ -10,6 +10,7 @@ from icm_fast.labelling.template_choice import (
     SampledPrompts,
     choose_template,
     confirmed,
+    expected,
     sampled_prompts,
 )
 
@@ -69,6 +70,21 @@ def test_the_best_template_is_chosen_and_the_first_of_equal_ones():
     assert asked == [(template, SAMPLE_ROWS) for template in "abc"]
     counted = sampled_prompts(3, 10**6)
     assert (counted.n_prompts, counted.n_passes) == (sum(n for _, n in asked), len(asked))
+
+
+def test_a_prompt_after_which_the_labels_are_expected_is_chosen():
+    """Evidence that is twice as strong does not make up for labels that nobody asked for."""
+    found, _ = chosen({"a": prompt(2.0) - 6, "b": prompt(1.0), "c": prompt(0.5) - 6})
+    assert found == "b"
+    found, _ = chosen({"a": prompt(2.0) - 1, "b": prompt(1.0), "c": prompt(0.5)})
+    assert found == "a"
+
+
+def test_what_is_expected_is_the_mean_over_rows_and_labels():
+    scores = np.log(np.float32([[0.5, 0.25], [0.125, 0.0625]]))
+    assert expected([scores, scores - 1]) == pytest.approx(
+        np.log(2) * np.array([-2.5, -2.5]) - [0, 1]
+    )
 
 
 def test_a_single_template_is_not_scored():

@@ -243,7 +243,8 @@ class _Run:
         examples = tuple(e for row in drawn for e in task.examples(row))
         labels = LabelSpace(task.model_labels([e.prompt for e in examples]))
         dataset = task.dataset(examples, labels)
-        context = FixedContext(None, None, model=self._model.load(), config=self._searching)
+        config = replace(self._searching, normalize="vocabulary")
+        context = FixedContext(None, None, model=self._model.load(), config=config)
         return context.score(dataset).scores
 
     @cached_property
