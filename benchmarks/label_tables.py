@@ -7,7 +7,8 @@
 The command that users run is run here, on a table that holds nothing but texts. Each seed draws
 its own rows. A file that ends in .txt is one of the rated sets of vaderSentiment (number, mean
 rating, text, separated by tabs): negative below -0.5, positive above 0.5, neutral between.
-Zero-shot scores are made with the prompt that the command chose.
+Zero-shot scores are made with the prompt that the command chose. ``--keep`` takes the folders of
+the labellings, so that they can be looked at, and the same command resumes from them.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=1000)
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--model", default="smollm2")
+    parser.add_argument("--keep", type=Path, help="folder that receives the labellings' folders")
     parser.add_argument("-o", "--output", type=Path)
     arguments = parser.parse_args()
     texts, gold = read_table(arguments.table, arguments.text, arguments.gold)
@@ -52,7 +54,8 @@ def main() -> None:
     for seed in (int(word) for word in arguments.seeds.split(",")):
         rows = np.random.default_rng([seed, len(texts)]).permutation(len(texts))[: arguments.rows]
         drawn = [texts[i] for i in rows], [gold[i] for i in rows]
-        run = label_once(*drawn, arguments.text, arguments.model, seed)
+        kept = None if arguments.keep is None else arguments.keep.resolve() / f"seed-{seed}"
+        run = label_once(*drawn, arguments.text, arguments.model, seed, kept)
         runs.append(run)
         document["runs"] = runs
         print(json.dumps(run), flush=True)
@@ -77,7 +80,7 @@ def read_table(path: Path, text: str, gold: str) -> tuple[list[str], list[str]]:
 
 
 def label_once(
-    texts: list[str], gold: list[str], column: str, model: str, seed: int
+    texts: list[str], gold: list[str], column: str, model: str, seed: int, kept: Path | None
 ) -> dict[str, object]:
     """Run the command; return its figures beside those of zero-shot."""
     labels = sorted(set(gold))
@@ -88,6 +91,7 @@ def label_once(
         command = [sys.executable, "-m", "icm_fast", "label", "table.csv", "--text", column]
         command += ["--labels", ",".join(labels), "--model", model, "-o", "labelled.csv"]
         command += ["--seed", str(seed), "--json", "--progress", "plain"]
+        command += [] if kept is None else ["--folder", str(kept)]
         started = time.monotonic()
         done = subprocess.run(command, cwd=folder, stdout=subprocess.PIPE, check=True)
         seconds = time.monotonic() - started
