@@ -7,7 +7,7 @@ import pytest
 
 from icm_fast.labelling.config import LabelConfig
 from icm_fast.labelling.evidence import CoreEvidence, decide
-from icm_fast.labelling.mixture import FEWEST_ROWS, believed_mixture, fit_mixture, view_labels
+from icm_fast.labelling.mixture import FEWEST_ROWS, believed_mixture, fit_mixture
 
 UNEQUAL = (0.5, 0.25, 0.13, 0.07, 0.05)
 
@@ -43,9 +43,9 @@ def parts(shares, **options):
 @pytest.mark.parametrize("seed", range(4))
 def test_rows_of_rare_labels_are_not_invented(seed):
     truth, together, alone, cored = parts(UNEQUAL, seed=seed)
-    mixture = believed_mixture(together, alone, cored)
-    assert mixture is not None
-    found = mixture.labels(together)
+    believed = believed_mixture(together, alone, cored)
+    assert believed is not None
+    found = believed.mixture.labels(together)
     before = (together.argmax(axis=1) == truth).mean()
     assert (found == truth).mean() > before + 0.04
     shares = np.bincount(found, minlength=5) / len(truth)
@@ -55,8 +55,8 @@ def test_rows_of_rare_labels_are_not_invented(seed):
 @pytest.mark.parametrize("seed", range(4))
 def test_equal_shares_lose_nothing(seed):
     truth, together, alone, cored = parts((0.25,) * 4, seed=seed)
-    mixture = believed_mixture(together, alone, cored)
-    found = together.argmax(axis=1) if mixture is None else mixture.labels(together)
+    believed = believed_mixture(together, alone, cored)
+    found = together.argmax(axis=1) if believed is None else believed.mixture.labels(together)
     assert (found == truth).mean() > (together.argmax(axis=1) == truth).mean() - 0.005
 
 
@@ -64,6 +64,17 @@ def test_views_that_contradict_each_other_are_not_believed():
     _, _, alone, _ = parts(UNEQUAL, seed=1)
     _, _, other, _ = parts(UNEQUAL, seed=2)
     assert believed_mixture(alone + other, alone, other) is None
+
+
+def test_rows_that_contexts_sway_are_read_by_the_rows_alone():
+    """After the cores the rows lie where other words would have them."""
+    truth, _, alone, cored = parts((0.55, 0.3, 0.15), seed=3)
+    swayed = cored + np.where(truth[:, None] == 0, np.array([-2.0, 1.5, 0.5]), 0.0)
+    by_words, anchored = fit_mixture(swayed, 1.0), believed_mixture(alone + swayed, alone, swayed)
+    assert anchored is not None
+    assert (by_words.labels(swayed) == truth).mean() < 0.7
+    assert (anchored.view_labels(swayed) == truth).mean() > 0.85
+    assert (anchored.mixture.labels(alone + swayed) == truth).mean() > 0.9
 
 
 def test_noise_is_not_believed():
@@ -92,7 +103,7 @@ def test_a_label_that_no_row_has_is_survived():
     _, together, _, _ = parts((0.4, 0.3, 0.3))
     together = np.column_stack([together, np.full(len(together), -50.0)])
     together -= together.mean(axis=1, keepdims=True)
-    found = view_labels(together)
+    found = fit_mixture(together, 1.0).labels(together)
     assert np.isfinite(fit_mixture(together, 0.3).evidence(together)).all()
     assert (found == 3).mean() < 0.02
 
@@ -124,7 +135,7 @@ def test_a_labelling_uses_it_and_says_so():
     assert found.shares_from == "estimated"
     right = found.labels == truth
     assert right.mean() > 0.75
-    assert found.confidence.mean() == pytest.approx(right.mean(), abs=0.12)
+    assert found.confidence.mean() == pytest.approx(right.mean(), abs=0.15)
     assert found.votes.max() == found.n_views == 2
 
 

@@ -10,11 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import reduce
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from icm_fast.types import FloatArray, IntArray, ScoreArray
+
+Values = TypeVar("Values", FloatArray, IntArray)
 
 MOST_ROWS = 20_000
 """Rows on which numbers that all rows have in common are fitted."""
@@ -140,7 +143,7 @@ def posterior(evidence: FloatArray, accuracy: float, shares: FloatArray | None =
     )
 
 
-def evenly_spaced(values: FloatArray) -> FloatArray:
+def evenly_spaced(values: Values) -> Values:
     """At most :data:`MOST_ROWS` evenly spaced rows: enough for what is one number of all rows."""
     return values[:: max(1, -(-len(values) // MOST_ROWS))]
 

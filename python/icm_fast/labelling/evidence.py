@@ -21,7 +21,7 @@ from icm_fast.labelling.decide import (
     votes,
     with_shares,
 )
-from icm_fast.labelling.mixture import Mixture, believed_mixture, view_labels
+from icm_fast.labelling.mixture import Believed, believed_mixture
 from icm_fast.labelling.shares import estimated_shares
 from icm_fast.types import UNLABELLED, BoolArray, Constraint, FloatArray, IntArray, ScoreArray
 
@@ -142,15 +142,15 @@ def decide(
         config: Settings.
         constraints: Rules between rows.
     """
-    _, alone = _evidence_of(plain, per_row)
+    _, evidence = _evidence_of(plain, per_row)
+    alone = evidence.astype(np.float64)
     after = [_after_core(view, core, per_row) for view, core in zip(views, cores, strict=False)]
     if not views:
         after = [_whole_core(cores[0], len(alone))]
     cored = np.asarray(np.mean(after, axis=0, dtype=np.float64)) * _sameness(after)
     together = alone + cored
-    found = _found_shares(together, alone.astype(np.float64), cored, config)
-    by_alone = found.labels(alone.astype(np.float64))
-    accuracy = expected_accuracy(by_alone, found.labels(cored), alone.shape[1])
+    found = _found_shares(together, alone, cored, config)
+    accuracy = expected_accuracy(found.plain(alone), found.plain(cored), alone.shape[1])
     judged = posterior(found.evidence(together), accuracy, found.shares)
     decided = np.full(len(alone), _PREDICTION, np.int8)
     for core in cores:
@@ -161,7 +161,9 @@ def decide(
     labels = consistent_labels(judged.probabilities, labels, fixed, constraints)
     confidence = judged.probabilities[np.arange(len(labels)), labels].astype(np.float64)
     confidence[fixed] = 1.0
-    counted = votes([by_alone, *(found.labels(v.astype(np.float64)) for v in after)], labels)
+    counted = votes(
+        [found.labels(alone), *(found.labels(view.astype(np.float64)) for view in after)], labels
+    )
     without = ~kept_labels(confidence, config.abstain) & ~fixed
     labels[without], decided[without] = UNLABELLED, _ABSTAINED
     return Decision(
@@ -183,19 +185,23 @@ class _Shares:
     Attributes:
         source: Index into :data:`SHARES_FROM`.
         shares: ``[n_labels]`` shares to meet, if any.
-        mixture: Where the rows of each label lie, if that was found.
+        believed: Where the rows of each label lie, if that was found.
     """
 
     source: int
     shares: FloatArray | None = None
-    mixture: Mixture | None = None
+    believed: Believed | None = None
 
     def evidence(self, together: FloatArray) -> FloatArray:
-        return together if self.mixture is None else self.mixture.evidence(together)
+        return together if self.believed is None else self.believed.mixture.evidence(together)
+
+    def plain(self, view: FloatArray) -> IntArray:
+        """Labels of all rows by one view that knows nothing of where the other's rows lie."""
+        return with_shares(view, self.shares)
 
     def labels(self, view: FloatArray) -> IntArray:
-        """Labels of all rows by one view alone."""
-        return with_shares(view, self.shares) if self.mixture is None else view_labels(view)
+        """Labels of all rows by one view."""
+        return self.plain(view) if self.believed is None else self.believed.view_labels(view)
 
 
 def _found_shares(
@@ -204,8 +210,8 @@ def _found_shares(
     if config.shares:
         return _Shares(2, np.array(config.shares) / sum(config.shares))
     shares = estimated_shares(together)
-    mixture = believed_mixture(together, alone, cored)
-    return _Shares(int(shares is not None or mixture is not None), shares, mixture)
+    believed = believed_mixture(together, alone, cored)
+    return _Shares(int(shares is not None or believed is not None), shares, believed)
 
 
 def _evidence_of(chunks: Chunks, per_row: int) -> tuple[Scale, npt.NDArray[np.float32]]:

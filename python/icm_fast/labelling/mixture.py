@@ -7,14 +7,16 @@ its word would have it. A mixture of normal distributions, one for each label an
 finds the centres, the shape and the shares (on a language model's scores: Han et al., Prototypical
 Calibration, ICLR 2023, whose distributions are fitted without regard to the label words).
 
-Such a fit can go wrong where a model tells little. So the centres are held near those of the rows
-that have each label now; and the rows alone and the rows after the cores are fitted apart: only
-where both fits give the same labels to most rows are the labels taken from the fit of both.
+Rows after a context are swayed by it, rows alone are not. So the rows alone are fitted first, with
+centres near those of the rows that have each label by their words; and the fit of all evidence
+holds its centres where the rows are that *this* fit gives each label, and takes its shares. Such
+fits can go wrong where a model tells little: only where fits of the rows after the cores keep most
+of the labels of the first one are they believed.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -25,11 +27,12 @@ FEWEST_ROWS = 90
 """Below, nothing is fitted."""
 FEWEST_ROWS_OF_A_LABEL = 20
 """Rows on the average of a label; with fewer, nothing is fitted."""
-AGREEMENT = 0.6
-"""Agreement of the two fits above chance, from which on they are believed (Cohen's kappa for equal
-shares)."""
+AGREEMENT = 0.525
+"""Agreement above chance (Cohen's kappa for equal shares) between labels of the rows alone and of
+the rows after the cores, from which on the fits are believed; measured."""
 
-_LOOSE, _FIRM = 0.3, 1.0
+_LOOSE, _EVEN, _FIRM = 0.3, 1.0, 3.0
+"""How much centres are held, in mean numbers of rows of a label; measured."""
 _ROUNDS = 100
 _SHARPNESS = 3.0
 _RIDGE = 1e-3
@@ -65,7 +68,24 @@ class Mixture:
         return np.asarray(self.evidence(evidence).argmax(axis=1), np.int32)
 
 
-def believed_mixture(together: FloatArray, alone: FloatArray, cored: FloatArray) -> Mixture | None:
+@dataclass(frozen=True, slots=True, eq=False)
+class Believed:
+    """A mixture of all evidence whose parts agree.
+
+    Attributes:
+        mixture: Of all evidence.
+        alone: ``[rows]`` int32, labels by the fit of the rows alone.
+    """
+
+    mixture: Mixture
+    alone: IntArray
+
+    def view_labels(self, evidence: FloatArray) -> IntArray:
+        """Labels of the rows by one view, ``[rows]`` int32."""
+        return fit_mixture(evidence, _EVEN, self.alone).labels(evidence)
+
+
+def believed_mixture(together: FloatArray, alone: FloatArray, cored: FloatArray) -> Believed | None:
     """The mixture of all evidence; None where there are few rows or its parts contradict.
 
     Args:
@@ -76,32 +96,33 @@ def believed_mixture(together: FloatArray, alone: FloatArray, cored: FloatArray)
     n_rows, n_labels = together.shape
     if n_labels < 3 or n_rows < max(FEWEST_ROWS, FEWEST_ROWS_OF_A_LABEL * n_labels):
         return None
-    same = float((view_labels(alone) == view_labels(cored)).mean())
+    first = fit_mixture(alone, _EVEN)
+    labels = first.labels(alone)
+    fits = [fit_mixture(cored, hold, labels).labels(cored) for hold in (_LOOSE, _EVEN, _FIRM)]
+    same = float(np.mean([fit == labels for fit in fits]))
     chance = 1.0 / n_labels
     if (same - chance) / (1.0 - chance) < AGREEMENT:
         return None
-    return fit_mixture(together, _LOOSE)
+    fit = fit_mixture(together, _FIRM, labels)
+    return Believed(replace(fit, log_shares=first.log_shares), labels)
 
 
-def view_labels(evidence: FloatArray) -> IntArray:
-    """Labels of the rows from one view by a mixture of its own, ``[rows]`` int32."""
-    return fit_mixture(evidence, _FIRM).labels(evidence)
-
-
-def fit_mixture(evidence: FloatArray, hold: float) -> Mixture:
-    """Fit by expectation maximisation, from the labels that the evidence gives now.
+def fit_mixture(evidence: FloatArray, hold: float, labels: IntArray | None = None) -> Mixture:
+    """Fit by expectation maximisation.
 
     Args:
         evidence: ``[rows, n_labels]``, each row adding up to 0.
-        hold: How much the centres are held where the rows of each label are now, in mean numbers
-            of rows of a label.
+        hold: How much the centres are held where the rows of each label are, in mean numbers of
+            rows of a label.
+        labels: ``[rows]`` labels from which to start; those that the evidence gives when absent.
     """
     n_labels = evidence.shape[1]
     rows = np.asarray(evenly_spaced(evidence), np.float64)
     size = max(float(np.sqrt((rows**2).mean())), 1e-9)
     basis = _basis(n_labels) / size
     points = rows @ basis
-    held = _means_of_labels(points, rows.argmax(axis=1), n_labels)
+    start = rows.argmax(axis=1) if labels is None else evenly_spaced(labels)
+    held = _means_of_labels(points, start, n_labels)
     weight = hold * len(points) / n_labels
     parts = softmax(rows * (_SHARPNESS / size))
     before = -np.inf
