@@ -366,6 +366,8 @@ def _print_plan(name: str, request: _Request, as_json: bool) -> None:
     plan = plan_labelling(open_table(name), request.task, model, request.config)
     if as_json:
         content = {**dataclasses.asdict(plan), "n_tokens": plan.n_tokens}
+        if plan.server is not None:
+            content["n_requests"] = plan.n_requests
         say(json.dumps(content, indent=2, ensure_ascii=False))
         return
     for line in plan.lines():

@@ -11,6 +11,7 @@ from icm_fast.config import SearchConfig
 from icm_fast.errors import InputError
 from icm_fast.scoring.factory import make_scorer
 from icm_fast.scoring.servers.address import Reach
+from icm_fast.scoring.servers.client import Ask
 from icm_fast.scoring.servers.lazy import LazyServer
 from tiny_models import (
     MULTI,
@@ -149,6 +150,20 @@ def test_labels_beyond_the_most_likely_tokens(tokenizer):
         scores = make_scorer(served, dataset, SearchConfig()).score(labels).scores
         assert np.isfinite(scores).all()
         assert served.client.dialect.first_width > 64, "no request had to be widened"
+
+
+def test_requests_become_wider_only_where_a_label_is_missing(tokenizer):
+    truth = hashed()
+    asks = []
+    for k in range(20):
+        best = np.argsort(-truth((5, k))).tolist()
+        asks.append(Ask((5, k), (best[3], best[40])))
+    with serve("llama.cpp", truth) as (address, _):
+        client = opened(address, tokenizer).load().client
+        client.ask(asks)
+        assert client.dialect.first_width == 64
+        client.ask([Ask((5, 0), (np.argsort(-truth((5, 0))).tolist()[100],))])
+        assert client.dialect.first_width == 128
 
 
 @pytest.mark.parametrize(

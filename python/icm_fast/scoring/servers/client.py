@@ -179,6 +179,8 @@ class Client:
             if wider is None:
                 raise MissingTokenError(place, missing[0], width)
             width = wider
+        # Labels stay about as likely as they are: the next requests begin with this width.
+        self.dialect.first_width = max(self.dialect.first_width, width)
         self._vouch_after_breaks()
         return answer.logprobs
 

@@ -85,6 +85,7 @@ class Dialect(Protocol):
     """Whether any token can be asked for by its id, however unlikely it is."""
 
     first_width: int
+    """The width of a first request; a client raises it once a wider one was needed."""
 
     def wider(self, width: int) -> int | None:
         """The width after ``width`` was too small; None if that was the largest."""

@@ -43,10 +43,7 @@ class LlamaCpp:
         """Twice as many, up to the vocabulary."""
         if width >= self._vocabulary:
             return None
-        wider = min(2 * width, self._vocabulary)
-        # Labels stay about as likely as they are: the next requests begin with this width.
-        self.first_width = max(self.first_width, wider)
-        return wider
+        return min(2 * width, self._vocabulary)
 
     def facts(self, transport: Transport, listed: Listed) -> ServerFacts:
         """Size of the model and of its slots."""
