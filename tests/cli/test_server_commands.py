@@ -17,7 +17,7 @@ ROOMY = {"max_context": 100_000}
 @pytest.fixture(autouse=True)
 def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("ICM_FAST_TIMEOUT", "5")
+    monkeypatch.setenv("ICM_FAST_TIMEOUT", "60")
     monkeypatch.setenv("ICM_FAST_PATIENCE", "1")
     monkeypatch.delenv("ICM_FAST_ALLOW_HTTP", raising=False)
     byte_tokenizer().save_pretrained(tmp_path / "tokenizer")

@@ -25,7 +25,7 @@ from tiny_models import (
 )
 
 LABELS = {"single": SINGLE, "multi": MULTI, "prefix": PREFIX}
-QUICK = Reach(requests=4, timeout=5.0, patience=3.0)
+QUICK = Reach(requests=4, timeout=60.0, patience=60.0)
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,7 @@ def test_prefixes_are_computed_once_with_many_requests_in_flight(tokenizer):
     dataset = reviews(SINGLE)
     labels = mixed_labels(dataset, unlabelled=())
     with serve("vllm", hashed(), fault=lambda _: "") as (address, state):
-        served = opened(address, tokenizer, Reach(requests=8, timeout=5, patience=3)).load()
+        served = opened(address, tokenizer, Reach(requests=8, timeout=60, patience=60)).load()
         scorer = make_scorer(served, dataset, SearchConfig())
         state.prompts.clear()
         state.n_computed = state.most_running = 0
@@ -94,7 +94,7 @@ def test_rows_and_early_stop(tokenizer):
     labels = mixed_labels(dataset)
     rows = np.arange(len(dataset)) % 3 == 0
     with serve("sglang", hashed()) as (address, _):
-        served = opened(address, tokenizer, Reach(requests=1, timeout=5, patience=3)).load()
+        served = opened(address, tokenizer, Reach(requests=1, timeout=60, patience=60)).load()
         scorer = make_scorer(served, dataset, SearchConfig())
         whole = scorer.score(labels).scores
         some = scorer.score_rows(labels, rows).scores

@@ -19,7 +19,7 @@ from icm_fast.scoring.servers.dialect import (
     token_of,
 )
 from icm_fast.scoring.servers.schedule import run_in_order, waits_for
-from icm_fast.scoring.servers.transport import Transport, UnusableError
+from icm_fast.scoring.servers.transport import Channel, UnusableError
 from icm_fast.scoring.servers.verification import Witness
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class Client:
     """
 
     def __init__(
-        self, transport: Transport, dialect: Dialect, facts: ServerFacts, requests: int
+        self, transport: Channel, dialect: Dialect, facts: ServerFacts, requests: int
     ) -> None:
         self.transport = transport
         self.dialect = dialect
