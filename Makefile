@@ -145,9 +145,14 @@ screenshots: install $(DONE)/browser
 	$(BIN)/python -m benchmarks.make_screenshots runs/screenshots docs/images
 
 # vLLM for processors, in an environment of its own, since its transformers differs; three gigabytes.
-servers: .peers/vllm/.done
+servers: .peers/vllm/.icm-fast
 .peers/vllm/.done: benchmarks/peers/vllm.txt benchmarks/peers/install_peers.sh
 	PYTHON="$(PYTHON)" TORCH_INDEX="$(TORCH_INDEX)" bash benchmarks/peers/install_peers.sh vllm
+# Beside it icm-fast, for `--engine vllm`.
+.peers/vllm/.icm-fast: .peers/vllm/.done $(PACKAGE)
+	.peers/vllm/bin/python -m pip install --quiet -C cmake.define.ICM_FAST_CUDA=OFF \
+	  -C build-dir=build/vllm-native .
+	touch $@
 
 # Real servers against the naive scorer: llama.cpp with all layers of SmolLM2, and vLLM after `make servers`.
 test-servers: install models

@@ -19,6 +19,9 @@ from icm_fast.errors import InputError
 PYTHON = PEERS_DIR / "vllm" / "bin" / "python"
 """The interpreter of the environment."""
 
+IN_PROCESS = PEERS_DIR / "vllm" / ".icm-fast"
+"""There once icm-fast is installed beside vLLM."""
+
 BLOCK_SIZE = 32
 """Tokens of one block of keys and values; a prefix is found in the cache in whole blocks, and
 smaller ones do not exist on processors."""

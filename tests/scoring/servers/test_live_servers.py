@@ -20,8 +20,9 @@ import numpy as np
 import pytest
 from live_models import FEW_LAYERS, write_float32
 
+from benchmarks.servers import compare
+from benchmarks.vllm_server import BLOCK_SIZE, IN_PROCESS, vllm_server, vllm_variables
 from benchmarks.vllm_server import PYTHON as VLLM_PYTHON
-from benchmarks.vllm_server import vllm_server
 from icm_fast.assets.locate import embedded_model
 from icm_fast.cli import run
 from icm_fast.config import SearchConfig
@@ -29,6 +30,7 @@ from icm_fast.model import load_model
 from icm_fast.model.gguf import converted_folder
 from icm_fast.scoring.factory import make_scorer
 from icm_fast.scoring.models import open_model
+from icm_fast.scoring.servers.in_process import OPTIONS
 from tiny_models import MULTI, PREFIX, REVIEWS, SINGLE, mixed_labels, reviews
 
 LIVE = "ICM_FAST_LIVE_SERVERS"
@@ -140,13 +142,14 @@ def test_scores_equal_those_of_naive(live, kind, normalize):
     here = live.naive(dataset, normalize=normalize).score(state)
     apart = np.abs(there.scores - here.scores)
     print(f"\n{live.kind}, {kind} labels: median {np.median(apart):.2g}, maximum {apart.max():.2g}")
-    assert np.median(apart) <= 1e-3
-    assert apart.max() <= 1e-2
+    assert apart.max() <= 1e-3
     assert there.n_tokens == scorer.plan(state).n_tokens
 
 
 def test_its_cache_computes_what_the_plan_says(live):
     """By the server's own counts, over all prompts of one labelling."""
+    if live.kind == "vllm":
+        pytest.skip("its blocks are as long as these demonstrations; 64 claims are measured below")
     dataset = reviews(live.labels())
     state = mixed_labels(dataset, unlabelled=())
     scorer = live.scorer(dataset, seed=7)
@@ -160,14 +163,10 @@ def test_its_cache_computes_what_the_plan_says(live):
         return answer
 
     client.dialect.read = counting
-    hits = client.dialect.cache_hits(client.transport)
     scorer.score(state)
     plan = scorer.plan(state)
     sent = sum(len(plan.prompt_ids(i)) for i in range(len(dataset)))
-    if hits is None:
-        computed = sum(counted[: len(dataset)])
-    else:
-        computed = sent - (client.dialect.cache_hits(client.transport) - hits)
+    computed = sum(counted[: len(dataset)])
     print(f"\n{live.kind}: {computed} tokens computed, {plan.n_tokens} planned, {sent} sent")
     assert computed <= 1.15 * plan.n_tokens
 
@@ -238,3 +237,45 @@ def test_doctor_says_what_it_supports(live, capsys):
     assert findings["known answer"]["state"] == "ok"
     assert findings["prefix cache"]["state"] == "ok"
     assert findings["cost"]["fields"]["seconds"] > 0
+
+
+def test_our_order_is_three_times_as_fast_on_vllm_s_server(live):
+    """One exact U(D) of 64 claims; minutes."""
+    if live.kind != "vllm":
+        pytest.skip("measured on vLLM's server")
+    compared = compare(open_model(live.address, live.config()).load(), 64)
+    print("", *compared.lines(), sep="\n")
+    assert compared.ours.computed <= 1.15 * compared.planned
+    assert compared.natural.computed >= 3 * compared.ours.computed
+    assert compared.times_as_fast >= 3
+
+
+@pytest.mark.skipif(LIVE not in os.environ, reason="make test-servers runs it")
+def test_vllm_in_the_process_scores_like_naive(smollm2):
+    if not IN_PROCESS.is_file():
+        pytest.skip("make servers installs vLLM with icm-fast beside it")
+    tables = [reviews(labels) for labels in (SINGLE, MULTI, PREFIX)]
+    states = [mixed_labels(table) for table in tables]
+    asked = [
+        [[example.prompt for example in table.examples], list(table.label_space), state.tolist()]
+        for table, state in zip(tables, states, strict=True)
+    ]
+    folder = converted_folder(embedded_model("smollm2"))
+    options = {"enforce_eager": True, "block_size": BLOCK_SIZE, "max_model_len": 4096}
+    done = subprocess.run(
+        [str(VLLM_PYTHON), str(HERE / "in_process_scores.py"), str(folder)],
+        input=json.dumps(asked),
+        env=os.environ | vllm_variables() | {OPTIONS: json.dumps(options)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    config = SearchConfig(scorer="naive", normalize="vocabulary")
+    for table, state, (scores, n_tokens) in zip(tables, states, found, strict=True):
+        here = make_scorer(smollm2, table, config).score(state).scores
+        apart = np.abs(np.array(scores, np.float32) - here)
+        print(f"\nvllm in the process: median {np.median(apart):.2g}, maximum {apart.max():.2g}")
+        assert apart.max() <= 1e-3
+        assert n_tokens > 0
