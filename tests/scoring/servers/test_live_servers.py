@@ -271,7 +271,7 @@ def test_vllm_in_the_process_scores_like_naive(smollm2):
         check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    found = json.loads(done.stdout.splitlines()[-1])
+    found = json.loads(next(row for row in done.stdout.splitlines() if row.startswith("[[")))
     config = SearchConfig(scorer="naive", normalize="vocabulary")
     for table, state, (scores, n_tokens) in zip(tables, states, found, strict=True):
         here = make_scorer(smollm2, table, config).score(state).scores
