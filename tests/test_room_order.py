@@ -159,7 +159,7 @@ def test_few_modules_stand_outside_the_rooms():
 
 
 def test_no_symbolic_link_in_the_tree():
-    skipped = {".git", ".venv", "build", "dist"}
+    skipped = {".git", ".venv", ".peers", "build", "dist"}
     tops = [path for path in REPOSITORY.iterdir() if path.name not in skipped]
     inside = [inner for top in tops if top.is_dir() for inner in top.rglob("*")]
     assert [path for path in (*tops, *inside) if path.is_symlink()] == []

@@ -49,5 +49,6 @@ for name in "$@"; do
       exit 2
       ;;
   esac
+  touch ".peers/$name/.done"
   echo "installed .peers/$name"
 done

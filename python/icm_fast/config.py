@@ -26,6 +26,7 @@ FIX_PAIRS = ("one", "all")
 FIX_OPTIONS = ("allowed", "one-label")
 STARTS = ("zero-shot", "random", "given")
 CONTEXT_ORDERS = ("tree", "append")
+ENGINES = ("auto", "vllm")
 SERVERS = ("auto", "vllm", "sglang", "llama.cpp", "openai")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
@@ -37,6 +38,7 @@ ADDED_SETTINGS: dict[str, object] = {
     "quiet_null_draws": False,
     "initial_groups": False,
     "fixed_labels": (),
+    "engine": "auto",
     "server": "auto",
     "tokenizer": "",
 }
@@ -340,6 +342,8 @@ class SearchConfig:
         int8: Approximate the linear layers by 8-bit integers, weights and activations with a scale
             for every 64 inputs. Only with the ``tree`` scorer, on processors with AVX-512 VNNI.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N``, or ``balanced``: layers over all GPUs.
+        engine: What computes the scores of a model in this process: ``auto`` for icm_fast itself,
+            ``vllm`` for vLLM where it is installed.
         server: Of a model behind an address, the kind of server: ``vllm``, ``sglang``,
             ``llama.cpp`` or ``openai`` (completions that return the most likely tokens only);
             ``auto`` asks the server.
@@ -393,6 +397,7 @@ class SearchConfig:
     dtype: Annotated[str, OneOf(DTYPES)] = "auto"
     int8: Annotated[bool, Switch()] = False
     device: Annotated[str, Text()] = "auto"
+    engine: Annotated[str, OneOf(ENGINES)] = "auto"
     server: Annotated[str, OneOf(SERVERS)] = "auto"
     tokenizer: Annotated[str, Text(may_be_empty=True)] = ""
     kv_budget_tokens: Annotated[int, Between(1, 10**12)] = 65536

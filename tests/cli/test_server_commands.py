@@ -17,7 +17,7 @@ ROOMY = {"max_context": 100_000}
 @pytest.fixture(autouse=True)
 def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("ICM_FAST_TIMEOUT", "5")
+    monkeypatch.setenv("ICM_FAST_TIMEOUT", "60")
     monkeypatch.setenv("ICM_FAST_PATIENCE", "1")
     monkeypatch.delenv("ICM_FAST_ALLOW_HTTP", raising=False)
     byte_tokenizer().save_pretrained(tmp_path / "tokenizer")
@@ -68,11 +68,45 @@ def test_label_on_a_server_gives_what_the_same_weights_give_here(here):
         assert abs(float(one["confidence"]) - float(other["confidence"])) <= 2e-3
 
 
-def test_the_plan_of_a_labelling_needs_weights(here, capsys):
+@pytest.mark.parametrize(("labels", "each"), [("good,bad", 1), ("good,good enough,bad", 4)])
+def test_the_plan_of_a_labelling(here, capsys, labels, each):
+    """Tokens as for weights here; requests as a run sends them."""
+    rows = "".join(f"row {k} is {'fine' if k % 3 else 'bad'}\n" for k in range(20))
+    (here / "table.csv").write_text("text\n" + rows)
+    command = ["label", "table.csv", "--text", "text", "--labels", labels]
+    command += ["--template", "Text: {text}\nLabel:", "--set", "core_size=6", "--set", "cores=2"]
+    model = tiny_model("llama", max_position_embeddings=99_999)
+    model.save_pretrained(here / "model")
+    byte_tokenizer().save_pretrained(here / "model")
+    assert run([*command, "--model", "model", "--plan", "--json"]) == 0
+    local = json.loads(capsys.readouterr().out)
+    with serve("vllm", hashed(), **ROOMY) as (address, state):
+        assert run([*command, *on(address), "--plan", "--json"]) == 0
+        asked = state.n_requests
+        there = json.loads(capsys.readouterr().out)
+        assert run([*command, *on(address), "--plan"]) == 0
+        text = capsys.readouterr().out
+        before = state.n_requests
+        assert run([*command, *on(address), "--folder", "run", "--progress", "none"]) == 0
+        sent = state.n_requests - before
+    assert asked < 40, "a plan asks for a few prompts only"
+    counted = ("n_rows", "n_tokens", "n_prompts", "plain_tokens", "search_tokens", "core_tokens")
+    assert {name: there[name] for name in counted} == {name: local[name] for name in counted}
+    assert local["server"] is None
+    assert there["server"]["requests_per_prompt"] == each
+    rate = there["server"]["tokens_per_second"]
+    assert there["seconds"] == pytest.approx(there["n_tokens"] / rate)
+    assert there["n_requests"] == each * there["n_prompts"]
+    assert 0.5 * sent <= there["n_requests"] <= 2 * sent
+    assert "tokens per second, measured on 16 prompts" in text
+    assert f"server     vllm, about {there['n_requests']:,} requests" in text
+
+
+def test_the_plan_of_a_server_that_is_away(here, capsys):
     (here / "table.csv").write_text("text\na\nb\n")
     command = ["label", "table.csv", "--text", "text", "--labels", "good,bad", "--plan"]
     assert run([*command, "--model", "http://localhost:1"]) == 2
-    assert "`icm-fast doctor` measures its rate" in capsys.readouterr().err
+    assert "http://localhost:1 does not answer" in capsys.readouterr().err
 
 
 def test_an_experiment_without_fine_tuning(here):

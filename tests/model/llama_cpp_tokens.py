@@ -2,8 +2,8 @@
 
     PYTHON tests/model/llama_cpp_tokens.py MODEL.gguf TEXTS.json
 
-Prints the texts with their ids as JSON. ``make test-llama-cpp`` runs it in an environment of its
-own and compares them with tests/golden/llama_cpp_tokens.json.
+Prints the texts with their ids as JSON. The tests compare
+them with tests/golden/llama_cpp_tokens.json.
 """
 
 from __future__ import annotations

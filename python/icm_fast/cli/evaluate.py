@@ -135,7 +135,7 @@ def _predicting(
     """The model that predicts: that of the run as it was reached, or another one."""
     config = run.config
     if model is not None:  # how the run's own server was read says nothing about it
-        config = replace(config, server="auto", tokenizer="")
+        config = replace(config, engine="auto", server="auto", tokenizer="")
     config = replace(
         config, server=server or config.server, tokenizer=tokenizer or config.tokenizer
     )

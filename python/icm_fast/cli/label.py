@@ -13,6 +13,7 @@ import typer
 from icm_fast.cli.parameters import (
     MODEL_HELP,
     AllowHttp,
+    Engine,
     ProgressKind,
     Seed,
     Server,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from icm_fast.labelling import Labelling, LabelTask
     from icm_fast.labelling.config import LabelConfig
     from icm_fast.model.loaded import LoadedModel
+    from icm_fast.scoring.models import Opened
 
 _SHARES = {
     "given": "as given",
@@ -194,6 +196,7 @@ def label(
     file: _ConfigFile = None,
     plan: _Plan = False,
     as_json: _AsJson = False,
+    engine: Engine = None,
     server: Server = None,
     tokenizer: Tokenizer = None,
     allow_http: AllowHttp = False,
@@ -219,6 +222,7 @@ def label(
         "corrections": corrections,
         "seed": seed,
         "abstain": abstain,
+        "engine": engine,
         "server": server,
         "tokenizer": tokenizer,
     }
@@ -287,6 +291,7 @@ def _run(name: str, request: _Request, as_json: bool, progress: str) -> None:
     from icm_fast.engine.progress import make_progress
     from icm_fast.labelling import label_rows, open_table
     from icm_fast.labelling.api import (
+        DEFAULT_MODEL,
         check_new_columns,
         output_path,
         write_labelled,
@@ -304,7 +309,10 @@ def _run(name: str, request: _Request, as_json: bool, progress: str) -> None:
     check_new_columns(opened, task, request.prefix)
     if request.corrections is not None:
         opened, task = corrected_table(opened, task, request.corrections)
-    lazy = _announced(config) if model is None else open_model(model, config)
+    if model is None and config.engine == "auto":
+        lazy: Opened = _announced(config)
+    else:
+        lazy = open_model(model or DEFAULT_MODEL, config)
     with resumable(folder):
         labelling = label_rows(
             opened,
@@ -366,6 +374,8 @@ def _print_plan(name: str, request: _Request, as_json: bool) -> None:
     plan = plan_labelling(open_table(name), request.task, model, request.config)
     if as_json:
         content = {**dataclasses.asdict(plan), "n_tokens": plan.n_tokens}
+        if plan.server is not None:
+            content["n_requests"] = plan.n_requests
         say(json.dumps(content, indent=2, ensure_ascii=False))
         return
     for line in plan.lines():

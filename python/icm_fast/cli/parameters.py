@@ -44,6 +44,15 @@ Server = Annotated[
         rich_help_panel=_SERVER,
     ),
 ]
+Engine = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="vllm: run the model by vLLM in this process, where it is installed.",
+        show_default=False,
+        rich_help_panel=_SETTINGS,
+    ),
+]
 Tokenizer = Annotated[
     str | None,
     typer.Option(

@@ -99,7 +99,7 @@ class _Models:
     def of(self, column: Column) -> tuple[Opened, Opened]:
         """A column's model, and that of its prompts in a chat template."""
         config = column.config(0)
-        how = (config.dtype, config.device, config.server, config.tokenizer)
+        how = (config.dtype, config.device, config.engine, config.server, config.tokenizer)
         keys = [(name, *how) for name in (column.model, column.chat_model or column.model)]
         self._kept = {key: self._kept[key] for key in keys if key in self._kept}
         for key in keys:

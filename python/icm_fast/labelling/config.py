@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 from icm_fast.config import (
     DTYPES,
+    ENGINES,
     SERVERS,
     Between,
     ListOf,
@@ -43,6 +44,7 @@ class LabelConfig:
         preset: Preset of the searches; see :class:`icm_fast.SearchConfig`.
         dtype: See :class:`icm_fast.SearchConfig`.
         device: See :class:`icm_fast.SearchConfig`.
+        engine: See :class:`icm_fast.SearchConfig`.
         server: See :class:`icm_fast.SearchConfig`.
         tokenizer: See :class:`icm_fast.SearchConfig`.
         int8: See :class:`icm_fast.SearchConfig`.
@@ -62,6 +64,7 @@ class LabelConfig:
     preset: Annotated[str, Text()] = "default"
     dtype: Annotated[str, OneOf(DTYPES)] = "auto"
     device: Annotated[str, Text()] = "auto"
+    engine: Annotated[str, OneOf(ENGINES)] = "auto"
     server: Annotated[str, OneOf(SERVERS)] = "auto"
     tokenizer: Annotated[str, Text(may_be_empty=True)] = ""
     int8: Annotated[bool, Switch()] = False
@@ -96,6 +99,7 @@ class LabelConfig:
             seed=self.seed,
             dtype=self.dtype,
             device=self.device,
+            engine=self.engine,
             server=self.server,
             tokenizer=self.tokenizer,
             int8=self.int8,

@@ -1,4 +1,7 @@
-"""What a labelling will do and cost, from the table, the tokenizer and the configuration alone."""
+"""What a labelling will do and cost, from the table, the tokenizer and the configuration alone.
+
+Of a server a few prompts are timed, too.
+"""
 
 from __future__ import annotations
 
@@ -10,17 +13,19 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from icm_fast.engine.progress import clock
-from icm_fast.errors import InputError
 from icm_fast.labelling.config import LabelConfig
+from icm_fast.labelling.plan_server import ServerRate, measure_server
 from icm_fast.labelling.run import core_sizes
-from icm_fast.labelling.scan import Lengths, measure_prompts, scan_table
+from icm_fast.labelling.scan import Lengths, Scan, measure_prompts, scan_table
 from icm_fast.labelling.tables import Table
 from icm_fast.labelling.task import LabelTask
 from icm_fast.labelling.template_choice import SAMPLE_ROWS, sampled_prompts
 from icm_fast.model.hardware import available_bytes, available_processors
 from icm_fast.model.kv_size import head_dim, kv_numbers_per_token
 from icm_fast.model.load import ModelOutline, outline_model
+from icm_fast.plan.text_ids import Tokenizer
 from icm_fast.scoring.servers.address import is_address
+from icm_fast.scoring.servers.lazy import LazyServer
 from icm_fast.tasks.duplicates import same_text
 
 SEARCH_EVALUATIONS = 4
@@ -55,6 +60,7 @@ class LabelPlan:
         n_prompts: Prompts that are scored, about.
         disk_bytes: What the folder will hold, about.
         preamble_tokens: Tokens of the instruction, in the other sums, too.
+        server: The server that scores; it has weights, keys and values, which count as 0 here.
     """
 
     n_rows: int
@@ -77,6 +83,12 @@ class LabelPlan:
     n_prompts: int
     disk_bytes: int
     preamble_tokens: int = 0
+    server: ServerRate | None = None
+
+    @property
+    def n_requests(self) -> int:
+        """Requests to the server, about; 0 without one."""
+        return 0 if self.server is None else self.n_prompts * self.server.requests_per_prompt
 
     @property
     def n_tokens(self) -> int:
@@ -109,6 +121,25 @@ class LabelPlan:
         )
         if self.core_tokens:
             yield f"predict    every row after each core, {self.core_tokens:,} tokens"
+        yield from self._time_and_memory()
+        yield f"disk       {_mib(self.disk_bytes)} MiB in the folder"
+
+    def _time_and_memory(self) -> Iterator[str]:
+        server = self.server
+        if server is not None:
+            yield (
+                f"time       about {clock(self.seconds)} at {server.tokens_per_second:,.0f} tokens "
+                f"per second, measured on {server.n_timed} prompts"
+            )
+            yield f"tokens     {self.n_tokens:,} beyond the prefix cache of the server"
+            each = server.requests_per_prompt
+            what = "one for each prompt" if each == 1 else f"{each} for each prompt"
+            yield f"server     {server.kind}, about {self.n_requests:,} requests, {what}"
+            yield (
+                f"memory     {_mib(self.row_bytes)} MiB of rows here; "
+                f"{_mib(self.free_bytes)} MiB are free"
+            )
+            return
         yield (
             f"time       about {clock(self.seconds)} on {self.processors} processors "
             f"({self.n_tokens:,} tokens)"
@@ -118,7 +149,6 @@ class LabelPlan:
             f"{_mib(self.pool_bytes)} keys and values, {_mib(self.row_bytes)} rows); "
             f"{_mib(self.free_bytes)} MiB are free"
         )
-        yield f"disk       {_mib(self.disk_bytes)} MiB in the folder"
 
 
 def plan_labelling(table: Table, task: LabelTask, model: str, config: LabelConfig) -> LabelPlan:
@@ -127,7 +157,7 @@ def plan_labelling(table: Table, task: LabelTask, model: str, config: LabelConfi
     Args:
         table: The rows.
         task: What is asked of each.
-        model: The model as the user names it.
+        model: The model as the user names it; a server is asked for some prompts.
         config: Settings.
 
     Raises:
@@ -135,18 +165,32 @@ def plan_labelling(table: Table, task: LabelTask, model: str, config: LabelConfi
     """
     config.check_labels(task.labels)
     if is_address(model):
-        raise InputError(
-            f"--plan predicts from the weights of the model, but {model} is a server; "
-            "`icm-fast doctor` measures its rate"
-        )
+        return _plan_on_server(table, task, model, config)
     scan = scan_table(table, task)
     outline = outline_model(model, dtype=config.dtype, device=config.device)
     asked = task.with_template(task.templates()[0])
     limit = config.context_limit or outline.max_context
     lengths = measure_prompts(table, asked, outline.tokenizer, limit)
     plan = counted_plan(task, lengths, outline, config)
+    return _with_rows(plan, scan, table, asked)
+
+
+def _plan_on_server(table: Table, task: LabelTask, model: str, config: LabelConfig) -> LabelPlan:
+    scan = scan_table(table, task)
+    served = LazyServer(model, server=config.server, tokenizer=config.tokenizer).load()
+    asked = task.with_template(task.templates()[0])
+    limit = config.context_limit or served.max_context
+    lengths = measure_prompts(table, asked, served.tokenizer, limit)
+    plan = _counted(task, lengths, served.tokenizer, limit, config).plan
+    server = measure_server(served, table, asked)
+    seconds = plan.n_tokens / server.tokens_per_second
+    return _with_rows(replace(plan, seconds=seconds, server=server), scan, table, asked)
+
+
+def _with_rows(plan: LabelPlan, scan: Scan, table: Table, task: LabelTask) -> LabelPlan:
+    """The plan with what only the rows tell."""
     n_known = int((scan.known >= 0).sum())
-    return replace(plan, n_known=n_known, n_duplicates=_duplicates(table, asked))
+    return replace(plan, n_known=n_known, n_duplicates=_duplicates(table, task))
 
 
 def counted_plan(
@@ -160,16 +204,48 @@ def counted_plan(
         outline: The model without its weights.
         config: Settings.
     """
+    limit = config.context_limit or outline.max_context
+    counted = _counted(task, lengths, outline.tokenizer, limit, config)
+    plan, before = counted.plan, lengths.preamble
+    first = plan.plain_tokens + plan.search_tokens + plan.template_tokens
+    numbers = kv_numbers_per_token(outline.config)
+    return replace(
+        plan,
+        seconds=_seconds(outline, (first, before), (plan.core_tokens, counted.context)),
+        weight_bytes=outline.weight_bytes,
+        pool_bytes=_pool_tokens(config, lengths, counted.context, counted.tree)
+        * numbers
+        * outline.dtype_bytes,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Counted:
+    """A plan without times and memory of a model.
+
+    Attributes:
+        plan: The plan.
+        context: Tokens before the rows that are read after a core.
+        tree: Tokens of one evaluation of U(D).
+    """
+
+    plan: LabelPlan
+    context: int
+    tree: int
+
+
+def _counted(
+    task: LabelTask, lengths: Lengths, tokenizer: Tokenizer, limit: int, config: LabelConfig
+) -> _Counted:
     templates = task.templates()
     asked = task.with_template(templates[0])
-    limit = config.context_limit or outline.max_context
     n_items = len(lengths.items)
     n_rows = n_items // asked.per_row
     n_cores, size = core_sizes(config, asked, n_rows, lengths, limit)
     core_items = size * asked.per_row
     whole = core_items >= n_items
     mean = float(lengths.items.mean())
-    separator = outline.tokenizer([asked.separator], add_special_tokens=False)["input_ids"][0]
+    separator = tokenizer([asked.separator], add_special_tokens=False)["input_ids"][0]
     after_separators = int(lengths.items.sum())
     n_chunks = -(-n_rows // config.chunk_rows)
     before = lengths.preamble
@@ -179,23 +255,19 @@ def counted_plan(
     after = 0 if whole else n_cores * (after_separators + n_chunks * context)
     n_views = 1 + (0 if whole else n_cores)
     prompts = sampled_prompts(len(templates), n_items)
-    sample = round(prompts.n_prompts * mean) + prompts.n_passes * before
-    search = n_cores * SEARCH_EVALUATIONS * tree
-    seconds = _seconds(outline, (plain + search + sample, before), (after, context))
-    numbers = kv_numbers_per_token(outline.config)
-    return LabelPlan(
+    plan = LabelPlan(
         n_rows=n_rows,
         n_known=0,
         n_duplicates=0,
         n_cores=n_cores,
         core_rows=size,
-        template_tokens=sample,
+        template_tokens=round(prompts.n_prompts * mean) + prompts.n_passes * before,
         plain_tokens=plain,
-        search_tokens=search,
+        search_tokens=n_cores * SEARCH_EVALUATIONS * tree,
         core_tokens=after,
-        seconds=seconds,
-        weight_bytes=outline.weight_bytes,
-        pool_bytes=_pool_tokens(config, lengths, context, tree) * numbers * outline.dtype_bytes,
+        seconds=0.0,
+        weight_bytes=0,
+        pool_bytes=0,
         row_bytes=n_rows * (80 + 8 * len(task.labels) * (n_views + 6)),
         free_bytes=available_bytes(),
         processors=available_processors(),
@@ -205,6 +277,7 @@ def counted_plan(
         disk_bytes=4 * n_items * len(task.labels) * n_views + n_rows * (20 + 4 * len(task.labels)),
         preamble_tokens=before,
     )
+    return _Counted(plan, context, tree)
 
 
 def _pool_tokens(config: LabelConfig, lengths: Lengths, context: int, tree: int) -> int:

@@ -126,7 +126,7 @@ def _load(
             lambda name, bits: load_model(name, dtype=dtype, device=device, quantization=bits),
             quantization,
         )
-    folder = _resolve(spec)
+    folder = model_source(spec)
     config, tokenizer = _read_config(spec, folder, trust_remote_code)
     kind = pick_dtype(dtype, target)
     bits = four_bits(quantization, kind)
@@ -187,7 +187,7 @@ def outline_model(model: str, *, dtype: str = "auto", device: str = "auto") -> M
         loaded = load_model(model, dtype=dtype, device=device)
         return _outline(loaded.model, loaded.tokenizer, loaded.model.dtype, loaded.device)
     target = pick_device(device)
-    folder = _resolve(model)
+    folder = model_source(model)
     config, tokenizer = _read_config(model, folder, trust_remote_code=False)
     with torch.device("meta"):  # shapes alone: nothing is allocated
         empty = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
@@ -205,7 +205,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """
     check_name("tokenizer", name)
     with offline_where_unreachable() if _is_hub_id(name) else nullcontext(), turn_to_load():
-        folder = _resolve(name)
+        folder = model_source(name)
         try:
             return read_tokenizer(folder, trust_remote_code=False)
         except UNREADABLE as error:
@@ -350,8 +350,12 @@ def _adapter_on_the_hub(spec: str) -> Path | None:
     return fetched_adapter(spec) if _is_hub_id(spec) else None
 
 
-def _resolve(spec: str) -> str:
-    """Turn an embedded name or a GGUF file into a folder; leave folders and hub ids."""
+def model_source(spec: str) -> str:
+    """Turn an embedded name or a GGUF file into a folder; leave folders and hub ids.
+
+    Raises:
+        InputError: A local model does not exist, or a GGUF file cannot be converted.
+    """
     check_model_name(spec)
     if spec in EMBEDDED_MODELS:
         return str(converted_folder(embedded_model(spec)))

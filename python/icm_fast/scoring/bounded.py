@@ -17,6 +17,7 @@ from icm_fast.errors import InputError
 from icm_fast.model.forward.runner import ModelRunner
 from icm_fast.plan.leave_one_out import LeaveOneOutPlan
 from icm_fast.plan.pieces import TokenizedDataset
+from icm_fast.scoring.base import ScorerOfLabels
 from icm_fast.scoring.local import TreeScorer
 from icm_fast.scoring.protocol import Enough, Scored
 from icm_fast.scoring.servers.scorer import ServerScorer
@@ -25,7 +26,7 @@ from icm_fast.types import UNLABELLED, BoolArray, FloatArray, IntArray
 Block = npt.NDArray[np.intp]
 
 
-class BoundedScorer:
+class BoundedScorer(ScorerOfLabels):
     """Scores under at most ``context_demonstrations`` demonstrations per context.
 
     Cost: n (1 + log2 b) demonstrations, with blocks of about b = context_demonstrations / 2.
@@ -88,13 +89,6 @@ class BoundedScorer:
             if enough is not None and enough(scores):
                 break
         return Scored(scores, n_tokens)
-
-    def score_canonical(self, labels: IntArray) -> Scored:
-        """Score all examples; contexts depend on nothing but ``labels`` here."""
-        return self.score(labels)
-
-    def visit(self, labels: IntArray) -> None:
-        """Do nothing: contexts do not depend on other labellings."""
 
     def plan(self, labels: IntArray, queries: BoolArray | None = None) -> LeaveOneOutPlan:
         """Refuse: every block has a separate plan.

@@ -17,6 +17,7 @@ from icm_fast.model.sharing import turn_of
 from icm_fast.plan.label_tree import label_tree
 from icm_fast.plan.leave_one_out import Growing, LeaveOneOutPlan, Stages, plan_pieces
 from icm_fast.plan.pieces import TokenizedDataset
+from icm_fast.scoring.base import ScorerOfLabels
 from icm_fast.scoring.protocol import Enough, Scored
 from icm_fast.scoring.support import require_exact_sharing
 from icm_fast.types import BoolArray, FloatArray, IntArray, ScoreArray
@@ -26,7 +27,7 @@ STAGE_TOKENS = 2048
 stop early, large enough for full batches."""
 
 
-class _LocalScorer:
+class _LocalScorer(ScorerOfLabels):
     """What both local scorers share: plans, label tokens and the head."""
 
     def __init__(self, loaded: LoadedModel, pieces: TokenizedDataset, config: SearchConfig) -> None:
@@ -46,9 +47,6 @@ class _LocalScorer:
         """Context orders, token ids and segments for ``labels``."""
         tail = (self._tree.tail_tokens, self._tree.tail_parents)
         return plan_pieces(self._pieces, labels, tail, self._config, queries, stages, growing)
-
-    def visit(self, labels: IntArray) -> None:
-        """Do nothing: contexts do not depend on other labellings."""
 
     @property
     def n_labels(self) -> int:
@@ -118,10 +116,6 @@ class TreeScorer(_LocalScorer):
         """Score the queried examples (all by default) under ``labels``, ``[n]``."""
         with turn_of(self._loaded.model):
             return self._run(self.plan(labels, queries), None)
-
-    def score_canonical(self, labels: IntArray) -> Scored:
-        """Score all examples; contexts depend on nothing but ``labels`` here."""
-        return self.score(labels)
 
     def score_rows(
         self,
@@ -204,10 +198,6 @@ class NaiveScorer(_LocalScorer):
         """Score the queried examples (all by default) under ``labels``, ``[n]``."""
         plan = self.plan(labels, queries)
         return self._run(plan, np.flatnonzero(plan.queries), None)
-
-    def score_canonical(self, labels: IntArray) -> Scored:
-        """Score all examples; contexts depend on nothing but ``labels`` here."""
-        return self.score(labels)
 
     def score_rows(
         self,

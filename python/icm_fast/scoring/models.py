@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 from icm_fast.errors import InputError
 from icm_fast.model.lazy import LazyModel
 from icm_fast.scoring.servers.address import is_address
+from icm_fast.scoring.servers.in_process import LazyEngine
 from icm_fast.scoring.servers.lazy import LazyServer, ServedModel
 
 if TYPE_CHECKING:
@@ -31,6 +32,10 @@ class Choice(Protocol):
         """Device of local weights."""
 
     @property
+    def engine(self) -> str:
+        """What computes the scores of a model that is not behind an address."""
+
+    @property
     def server(self) -> str:
         """The kind of server."""
 
@@ -53,6 +58,9 @@ def open_model(model: ModelSpec | Opened | ServedModel, config: Choice) -> Opene
         return model
     if isinstance(model, ServedModel):
         return LazyServer.of(model)
+    if config.engine == "vllm":
+        _refuse_others(config)
+        return LazyEngine(model, dtype=config.dtype, tokenizer=config.tokenizer)
     if is_address(model):
         return LazyServer(str(model), server=config.server, tokenizer=config.tokenizer)
     for name, value in (("server", config.server), ("tokenizer", config.tokenizer)):
@@ -62,6 +70,16 @@ def open_model(model: ModelSpec | Opened | ServedModel, config: Choice) -> Opene
                 f"as http://localhost:8000; drop {name}"
             )
     return LazyModel(model, dtype=config.dtype, device=config.device)
+
+
+def _refuse_others(config: Choice) -> None:
+    """Raise InputError for settings that vLLM in this process does not follow."""
+    for name, value, fix in (
+        ("device", config.device, "choose devices by CUDA_VISIBLE_DEVICES"),
+        ("server", config.server, "drop server"),
+    ):
+        if value != "auto":
+            raise InputError(f"{name}={value} does not go with engine=vllm; {fix}")
 
 
 def local_weights(model: LoadedModel | ServedModel, what: str) -> LoadedModel:

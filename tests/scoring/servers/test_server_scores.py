@@ -11,6 +11,7 @@ from icm_fast.config import SearchConfig
 from icm_fast.errors import InputError
 from icm_fast.scoring.factory import make_scorer
 from icm_fast.scoring.servers.address import Reach
+from icm_fast.scoring.servers.client import Ask
 from icm_fast.scoring.servers.lazy import LazyServer
 from tiny_models import (
     MULTI,
@@ -24,7 +25,7 @@ from tiny_models import (
 )
 
 LABELS = {"single": SINGLE, "multi": MULTI, "prefix": PREFIX}
-QUICK = Reach(requests=4, timeout=5.0, patience=3.0)
+QUICK = Reach(requests=4, timeout=60.0, patience=60.0)
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +77,7 @@ def test_prefixes_are_computed_once_with_many_requests_in_flight(tokenizer):
     dataset = reviews(SINGLE)
     labels = mixed_labels(dataset, unlabelled=())
     with serve("vllm", hashed(), fault=lambda _: "") as (address, state):
-        served = opened(address, tokenizer, Reach(requests=8, timeout=5, patience=3)).load()
+        served = opened(address, tokenizer, Reach(requests=8, timeout=60, patience=60)).load()
         scorer = make_scorer(served, dataset, SearchConfig())
         state.prompts.clear()
         state.n_computed = state.most_running = 0
@@ -93,7 +94,7 @@ def test_rows_and_early_stop(tokenizer):
     labels = mixed_labels(dataset)
     rows = np.arange(len(dataset)) % 3 == 0
     with serve("sglang", hashed()) as (address, _):
-        served = opened(address, tokenizer, Reach(requests=1, timeout=5, patience=3)).load()
+        served = opened(address, tokenizer, Reach(requests=1, timeout=60, patience=60)).load()
         scorer = make_scorer(served, dataset, SearchConfig())
         whole = scorer.score(labels).scores
         some = scorer.score_rows(labels, rows).scores
@@ -149,6 +150,20 @@ def test_labels_beyond_the_most_likely_tokens(tokenizer):
         scores = make_scorer(served, dataset, SearchConfig()).score(labels).scores
         assert np.isfinite(scores).all()
         assert served.client.dialect.first_width > 64, "no request had to be widened"
+
+
+def test_requests_become_wider_only_where_a_label_is_missing(tokenizer):
+    truth = hashed()
+    asks = []
+    for k in range(20):
+        best = np.argsort(-truth((5, k))).tolist()
+        asks.append(Ask((5, k), (best[3], best[40])))
+    with serve("llama.cpp", truth) as (address, _):
+        client = opened(address, tokenizer).load().client
+        client.ask(asks)
+        assert client.dialect.first_width == 64
+        client.ask([Ask((5, 0), (np.argsort(-truth((5, 0))).tolist()[100],))])
+        assert client.dialect.first_width == 128
 
 
 @pytest.mark.parametrize(

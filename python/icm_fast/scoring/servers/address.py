@@ -112,8 +112,12 @@ class Reach:
             )
 
 
-def reach_of(environment: Mapping[str, str] | None = None) -> Reach:
+def reach_of(environment: Mapping[str, str] | None = None, *, default_requests: int = 16) -> Reach:
     """What the environment says.
+
+    Args:
+        environment: Its variables; by default those of this process.
+        default_requests: Requests in flight where it does not say.
 
     Raises:
         InputError: A value cannot be used, or the file of the key cannot be read.
@@ -122,7 +126,7 @@ def reach_of(environment: Mapping[str, str] | None = None) -> Reach:
     return Reach(
         key=_key(known),
         allow_http=known.get(ALLOW_HTTP, "") not in ("", "0"),
-        requests=int(_number(known, REQUESTS, 16)),
+        requests=int(_number(known, REQUESTS, default_requests)),
         timeout=_number(known, TIMEOUT, 120.0),
         patience=_number(known, PATIENCE, 600.0),
     )

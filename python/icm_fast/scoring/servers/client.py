@@ -19,7 +19,7 @@ from icm_fast.scoring.servers.dialect import (
     token_of,
 )
 from icm_fast.scoring.servers.schedule import run_in_order, waits_for
-from icm_fast.scoring.servers.transport import Transport, UnusableError
+from icm_fast.scoring.servers.transport import Channel, UnusableError
 from icm_fast.scoring.servers.verification import Witness
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class Client:
     """
 
     def __init__(
-        self, transport: Transport, dialect: Dialect, facts: ServerFacts, requests: int
+        self, transport: Channel, dialect: Dialect, facts: ServerFacts, requests: int
     ) -> None:
         self.transport = transport
         self.dialect = dialect
@@ -179,6 +179,8 @@ class Client:
             if wider is None:
                 raise MissingTokenError(place, missing[0], width)
             width = wider
+        # Labels stay about as likely as they are: the next requests begin with this width.
+        self.dialect.first_width = max(self.dialect.first_width, width)
         self._vouch_after_breaks()
         return answer.logprobs
 

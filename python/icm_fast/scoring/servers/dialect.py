@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 from icm_fast.scoring.servers.transport import UnusableError
 
 if TYPE_CHECKING:
-    from icm_fast.scoring.servers.transport import Transport
+    from icm_fast.scoring.servers.transport import Channel
 
 _KEY = "token_id:"
 
@@ -85,11 +85,12 @@ class Dialect(Protocol):
     """Whether any token can be asked for by its id, however unlikely it is."""
 
     first_width: int
+    """The width of a first request; a client raises it once a wider one was needed."""
 
     def wider(self, width: int) -> int | None:
         """The width after ``width`` was too small; None if that was the largest."""
 
-    def facts(self, transport: Transport, listed: Listed) -> ServerFacts:
+    def facts(self, transport: Channel, listed: Listed) -> ServerFacts:
         """What the server says about a model."""
 
     def request(
@@ -111,10 +112,10 @@ class Dialect(Protocol):
             UnusableError: It is not of the form of this dialect.
         """
 
-    def cache_hits(self, transport: Transport) -> int | None:
+    def cache_hits(self, transport: Channel) -> int | None:
         """Tokens that the server found in its prefix cache so far; None where it does not say."""
 
-    def tokenize(self, transport: Transport, model: str, text: str) -> list[int] | None:
+    def tokenize(self, transport: Channel, model: str, text: str) -> list[int] | None:
         """Token ids of a text, without special tokens; None where the server has no such path."""
 
 

@@ -19,7 +19,7 @@ from icm_fast.scoring.servers.transport import UnusableError
 from icm_fast.scoring.servers.vllm import ask_tokens
 
 if TYPE_CHECKING:
-    from icm_fast.scoring.servers.transport import Transport
+    from icm_fast.scoring.servers.transport import Channel
 
 _FACTS = ("n_vocab", "n_embd", "n_params", "size", "ftype")
 _LARGEST_VOCABULARY = 1 << 20
@@ -43,12 +43,9 @@ class LlamaCpp:
         """Twice as many, up to the vocabulary."""
         if width >= self._vocabulary:
             return None
-        wider = min(2 * width, self._vocabulary)
-        # Labels stay about as likely as they are: the next requests begin with this width.
-        self.first_width = max(self.first_width, wider)
-        return wider
+        return min(2 * width, self._vocabulary)
 
-    def facts(self, transport: Transport, listed: Listed) -> ServerFacts:
+    def facts(self, transport: Channel, listed: Listed) -> ServerFacts:
         """Size of the model and of its slots."""
         found = transport.get("/props")
         props = found if isinstance(found, dict) else {}
@@ -105,11 +102,11 @@ class LlamaCpp:
             n_computed,
         )
 
-    def cache_hits(self, transport: Transport) -> int | None:
+    def cache_hits(self, transport: Channel) -> int | None:
         """Answers tell it themselves, where at all."""
         return None
 
-    def tokenize(self, transport: Transport, model: str, text: str) -> list[int] | None:
+    def tokenize(self, transport: Channel, model: str, text: str) -> list[int] | None:
         """Ask ``/tokenize``."""
         return ask_tokens(
             transport, {"content": text, "add_special": False, "parse_special": False}

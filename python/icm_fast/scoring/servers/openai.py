@@ -18,7 +18,7 @@ from icm_fast.scoring.servers.dialect import (
 from icm_fast.scoring.servers.transport import UnusableError
 
 if TYPE_CHECKING:
-    from icm_fast.scoring.servers.transport import Transport
+    from icm_fast.scoring.servers.transport import Channel
 
 TOP = 20
 TOP_OF_OLD_SERVERS = 5
@@ -45,7 +45,7 @@ class OpenAICompletions:
         """Nothing beyond: providers refuse more."""
         return None
 
-    def facts(self, transport: Transport, listed: Listed) -> ServerFacts:
+    def facts(self, transport: Channel, listed: Listed) -> ServerFacts:
         """Nothing but the name."""
         return ServerFacts(listed.name, listed.name)
 
@@ -66,11 +66,11 @@ class OpenAICompletions:
                     break
         return Answer(found, top, n_prompt, computed(n_prompt, n_cached))
 
-    def cache_hits(self, transport: Transport) -> int | None:
+    def cache_hits(self, transport: Channel) -> int | None:
         """Answers tell it themselves, where at all."""
         return None
 
-    def tokenize(self, transport: Transport, model: str, text: str) -> list[int] | None:
+    def tokenize(self, transport: Channel, model: str, text: str) -> list[int] | None:
         """Such servers have no path for it."""
         return None
 

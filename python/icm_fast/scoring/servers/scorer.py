@@ -12,6 +12,7 @@ import numpy.typing as npt
 from icm_fast.errors import InputError
 from icm_fast.plan.label_tree import label_tree
 from icm_fast.plan.leave_one_out import LeaveOneOutPlan, plan_pieces
+from icm_fast.scoring.base import ScorerOfLabels
 from icm_fast.scoring.protocol import Enough, Scored
 from icm_fast.scoring.servers.client import Ask, MissingTokenError
 from icm_fast.types import BoolArray, FloatArray, IntArray, ScoreArray
@@ -43,7 +44,7 @@ class _Leaf:
     sizes: tuple[int, ...]
 
 
-class ServerScorer:
+class ServerScorer(ScorerOfLabels):
     """Exact scores under the contexts of :class:`~icm_fast.scoring.local.TreeScorer`.
 
     Each prompt is sent whole, as token ids, in depth-first order, so that a prefix cache computes
@@ -86,9 +87,6 @@ class ServerScorer:
         tail = (self._tree.tail_tokens, self._tree.tail_parents)
         return plan_pieces(self._pieces, labels, tail, self._config, queries)
 
-    def visit(self, labels: IntArray) -> None:
-        """Do nothing: contexts do not depend on other labellings."""
-
     def predict_tokens(self, labels: IntArray, queries: BoolArray | None = None) -> int:
         """Tokens that :meth:`score` would make a server with a perfect prefix cache compute."""
         plan = self.plan(labels, queries)
@@ -106,10 +104,6 @@ class ServerScorer:
         """
         plan = self.plan(labels, queries)
         return self._run(plan, np.flatnonzero(plan.queries), None, None)
-
-    def score_canonical(self, labels: IntArray) -> Scored:
-        """Score all examples; contexts depend on nothing but ``labels`` here."""
-        return self.score(labels)
 
     def score_rows(
         self,

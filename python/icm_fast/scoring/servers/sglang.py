@@ -22,7 +22,7 @@ from icm_fast.scoring.servers.transport import UnusableError
 from icm_fast.scoring.servers.vllm import ask_tokens
 
 if TYPE_CHECKING:
-    from icm_fast.scoring.servers.transport import Transport
+    from icm_fast.scoring.servers.transport import Channel
 
 
 class SGLang:
@@ -36,7 +36,7 @@ class SGLang:
         """Nothing: ids are asked for by themselves."""
         return None
 
-    def facts(self, transport: Transport, listed: Listed) -> ServerFacts:
+    def facts(self, transport: Channel, listed: Listed) -> ServerFacts:
         """Origin of the model and context."""
         found = transport.get("/get_model_info")
         info = found if isinstance(found, dict) else {}
@@ -76,11 +76,11 @@ class SGLang:
         found = _position(meta, "output_token_ids_logprobs")
         return Answer({t: found[t] for t in wanted if t in found}, {}, n_prompt, n_computed)
 
-    def cache_hits(self, transport: Transport) -> int | None:
+    def cache_hits(self, transport: Channel) -> int | None:
         """Answers tell it themselves, where at all."""
         return None
 
-    def tokenize(self, transport: Transport, model: str, text: str) -> list[int] | None:
+    def tokenize(self, transport: Channel, model: str, text: str) -> list[int] | None:
         """Ask ``/tokenize``, which younger versions have."""
         body = {"model": model, "prompt": text, "add_special_tokens": False}
         return ask_tokens(transport, body)

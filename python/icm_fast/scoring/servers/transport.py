@@ -9,7 +9,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Mapping
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import httpx2
 
@@ -28,6 +28,31 @@ _UNUSABLE_TRIES = 8
 """Answers of one request in a row that may be unusable: a server that is wrong stays so."""
 
 RESUME = "run the same command again to resume"
+
+
+class Channel(Protocol):
+    """Takes requests to a server; to one over HTTP, a :class:`Transport`."""
+
+    base: str
+    """The server, for messages."""
+
+    n_breaks: int
+    """Failures after which another server may answer."""
+
+    def get(self, path: str) -> object:
+        """The JSON at a path; None where the server has nothing there."""
+
+    def get_text(self, path: str) -> str | None:
+        """The text at a path; None where there is none."""
+
+    def post(self, path: str, body: Mapping[str, object], read: Callable[[object], T]) -> T:
+        """Send JSON and read the answer; see :meth:`Transport.post`."""
+
+    def stop(self) -> None:
+        """Make requests that wait give up."""
+
+    def start(self) -> None:
+        """Allow requests again after :meth:`stop`."""
 
 
 class UnusableError(Exception):

@@ -20,7 +20,7 @@ from icm_fast.scoring.servers.openai import completion, computed, read_completio
 from icm_fast.scoring.servers.transport import RefusedError, UnusableError
 
 if TYPE_CHECKING:
-    from icm_fast.scoring.servers.transport import Transport
+    from icm_fast.scoring.servers.transport import Channel
 
 
 _HITS = re.compile(r"^vllm:prefix_cache_hits_total(?:\{.*\})? ([0-9.e+]+)$", re.MULTILINE)
@@ -37,7 +37,7 @@ class VLLM:
         """Nothing: ids are asked for by themselves."""
         return None
 
-    def facts(self, transport: Transport, listed: Listed) -> ServerFacts:
+    def facts(self, transport: Channel, listed: Listed) -> ServerFacts:
         """Name, origin and context as ``/v1/models`` gives them."""
         longest = integer(listed.content.get("max_model_len"))
         source = text(listed.content.get("root")) or listed.name
@@ -65,18 +65,18 @@ class VLLM:
         found = {token: top[token_key(token)] for token in wanted if token_key(token) in top}
         return Answer(found, top, n_prompt, computed(n_prompt, n_cached))
 
-    def cache_hits(self, transport: Transport) -> int | None:
+    def cache_hits(self, transport: Channel) -> int | None:
         """Read its counter: answers tell it only with ``--enable-prompt-tokens-details``."""
         found = _HITS.findall(transport.get_text("/metrics") or "")
         return round(sum(map(float, found))) if found else None
 
-    def tokenize(self, transport: Transport, model: str, text: str) -> list[int] | None:
+    def tokenize(self, transport: Channel, model: str, text: str) -> list[int] | None:
         """Ask ``/tokenize``."""
         body = {"model": model, "prompt": text, "add_special_tokens": False}
         return ask_tokens(transport, body)
 
 
-def ask_tokens(transport: Transport, body: dict[str, object]) -> list[int] | None:
+def ask_tokens(transport: Channel, body: dict[str, object]) -> list[int] | None:
     """Token ids that ``/tokenize`` answers with; None where there is no such path."""
 
     def read(content: object) -> list[int]:
