@@ -20,6 +20,7 @@ from icm_fast.cli.parameters import (
 )
 from icm_fast.cli.search import resumable
 from icm_fast.cli.settings import parse_assignments, read_settings_file, say
+from icm_fast.cli.workers import OpenModel, Ray, RayGpus, RayWorkers, models
 from icm_fast.errors import InputError, shown
 from icm_fast.model.lazy import LazyModel
 
@@ -27,12 +28,14 @@ if TYPE_CHECKING:
     from icm_fast.labelling import Labelling, LabelTask
     from icm_fast.labelling.config import LabelConfig
     from icm_fast.model.loaded import LoadedModel
+    from icm_fast.scoring.models import Opened
 
 _SHARES = {
     "given": "as given",
     "estimated": "estimated from the rows",
     "assumed": "taken to be about equal; if one label is rare, say so with --shares",
 }
+_ANNOUNCED = "no --model given: labelling with the small embedded model {}"
 _QUESTION = "Question"
 _SETTINGS = "Settings"
 
@@ -197,6 +200,9 @@ def label(
     server: Server = None,
     tokenizer: Tokenizer = None,
     allow_http: AllowHttp = False,
+    ray: Ray = None,
+    ray_workers: RayWorkers = None,
+    ray_gpus: RayGpus = None,
     progress: ProgressKind = "auto",
 ) -> None:
     """Label every row of a table; run it again to resume."""
@@ -225,8 +231,9 @@ def label(
     request = _request(file, assignments or [], shares, flags)
     if plan:
         _print_plan(table, request, as_json)
-    else:
-        _run(table, request, as_json, progress)
+        return
+    with models(ray, ray_workers, ray_gpus) as open_one:
+        _run(table, request, open_one, as_json, progress)
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,7 +290,7 @@ def _request(
     )
 
 
-def _run(name: str, request: _Request, as_json: bool, progress: str) -> None:
+def _run(name: str, request: _Request, open_one: OpenModel, as_json: bool, progress: str) -> None:
     from icm_fast.engine.progress import make_progress
     from icm_fast.labelling import label_rows, open_table
     from icm_fast.labelling.api import (
@@ -292,7 +299,6 @@ def _run(name: str, request: _Request, as_json: bool, progress: str) -> None:
         write_labelled,
     )
     from icm_fast.labelling.review import corrected_table
-    from icm_fast.scoring.models import open_model
 
     task, config, model = request.task, request.config, request.model
     opened = open_table(name)
@@ -304,7 +310,7 @@ def _run(name: str, request: _Request, as_json: bool, progress: str) -> None:
     check_new_columns(opened, task, request.prefix)
     if request.corrections is not None:
         opened, task = corrected_table(opened, task, request.corrections)
-    lazy = _announced(config) if model is None else open_model(model, config)
+    lazy = _default(open_one, config) if model is None else open_one(model, config)
     with resumable(folder):
         labelling = label_rows(
             opened,
@@ -322,9 +328,14 @@ def _run(name: str, request: _Request, as_json: bool, progress: str) -> None:
         say(line, err=str(path) == "-")
 
 
-def _announced(config: LabelConfig) -> LazyModel:
+def _default(open_one: OpenModel, config: LabelConfig) -> Opened:
     """The default model, which says its name when it loads: once the table is known to be good."""
     from icm_fast.labelling.api import DEFAULT_MODEL
+    from icm_fast.scoring.models import open_model
+
+    if open_one is not open_model:
+        say(_ANNOUNCED.format(DEFAULT_MODEL), err=True)
+        return open_one(DEFAULT_MODEL, config)
 
     class Announced(LazyModel):
         said = False
@@ -332,7 +343,7 @@ def _announced(config: LabelConfig) -> LazyModel:
         def load(self) -> LoadedModel:
             if not self.said:
                 self.said, name = True, self.name
-                say(f"no --model given: labelling with the small embedded model {name}", err=True)
+                say(_ANNOUNCED.format(name), err=True)
             return super().load()
 
     return Announced(DEFAULT_MODEL, dtype=config.dtype, device=config.device)
