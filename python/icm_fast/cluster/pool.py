@@ -151,18 +151,19 @@ class Pool:
         said = False
         started = time.monotonic()
         with self._changed:
-            while not self._idle:
+            while True:
                 if self._closed:
                     raise InputError("the workers were let go")
                 if self._failure is not None:
                     raise InputError(self._failure)
+                if self._idle:
+                    return self._idle.pop()
                 self._changed.wait(_POLL_SECONDS)
                 nobody = not self._first or not self._held
                 if nobody and not said and time.monotonic() - started > _PATIENCE_SECONDS:
                     said = True
                     wanted = ", ".join(f"{k}={v:g}" for k, v in self._resources.items())
                     self._say(f"waiting for a worker: the cluster has no free place for {wanted}")
-            return self._idle.pop()
 
     def give_back(self, worker: Any) -> None:
         """Let others have a worker that has done what it was taken for."""

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from icm_fast.cluster.model import ClusterModel
 from icm_fast.cluster.pool import Pool
-from icm_fast.errors import InputError, first_line
+from icm_fast.errors import InputError, first_line, shown
 from icm_fast.model.hardware import available_processors
 from icm_fast.scoring.servers.address import ALLOW_HTTP
+from icm_fast.scoring.side_by_side import settle
 
 if TYPE_CHECKING:
     from icm_fast.scoring.models import Choice
@@ -25,6 +26,8 @@ _INSTALL = "--ray needs the package ray; install it: pip install 'icm-fast[ray]'
 _STORE_BYTES = 256 << 20
 """Memory for what is on its way between local processes; chunks have about a megabyte."""
 
+_SETTLE_SECONDS = 10.0
+
 
 @dataclass(frozen=True, slots=True)
 class RayRequest:
@@ -32,7 +35,7 @@ class RayRequest:
 
     Attributes:
         address: ``local`` for workers of this machine alone, otherwise the address of a running
-            cluster: ``auto``, ``HOST:PORT`` or ``ray://HOST:PORT``.
+            cluster, ``auto`` or ``HOST:PORT``, on one of whose machines this process is.
         workers: Number of workers; 0 for one for each GPU, or without any for each processor.
         gpus: GPUs of each worker, where there are any.
     """
@@ -42,6 +45,12 @@ class RayRequest:
     gpus: int = 1
 
     def __post_init__(self) -> None:
+        if self.address.startswith("ray://"):
+            raise InputError(
+                f"--ray {shown(self.address)} is a door for clients, through which results do not "
+                "come one by one; run the command on the cluster (`ray job submit`), with --ray "
+                "auto"
+            )
         if not 0 <= self.workers <= 10_000:
             raise InputError(f"--ray-workers is {self.workers}; pass 1 to 10000, or leave it out")
         if not 0 <= self.gpus <= 64:
@@ -63,6 +72,11 @@ class Cluster:
             config: How it is opened: settings of a search or of a labelling.
         """
         return ClusterModel(name, self.pool, config)
+
+    def close(self) -> None:
+        """Let the workers go, and wait for what was interrupted to leave its folders."""
+        self.pool.close()
+        settle(_SETTLE_SECONDS)
 
 
 @contextmanager
@@ -89,11 +103,11 @@ def on_ray(
     try:
         width, resources = _sizes(ray, request)
         environment = {k: v for k, v in os.environ.items() if k == ALLOW_HTTP}
-        pool = Pool(ray, width, resources, environment, say)
+        cluster = Cluster(Pool(ray, width, resources, environment, say))
         try:
-            yield Cluster(pool)
+            yield cluster
         finally:
-            pool.close()
+            cluster.close()
     finally:
         if not connected:
             ray.shutdown()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -153,16 +154,18 @@ class ViewScorer:
                 context = FixedContext(
                     view.demonstrations, view.labels, model=self._load(), config=self._config
                 )
-                for chunk, scored, seconds in self._chunks(context, store):
-                    store.keep(chunk, scored.scores, scored.n_tokens)
-                    shown.update(self._reached(view, digest, store, scored.n_tokens / seconds))
-                    check()
+                with closing(self._chunks(context, store)) as chunks:
+                    for chunk, scored, seconds in chunks:
+                        store.keep(chunk, scored.scores, scored.n_tokens)
+                        rate = self._width * scored.n_tokens / seconds
+                        shown.update(self._reached(view, digest, store, rate))
+                        check()
             self._done[digest] = n_items
             return StoredView(view, path, shape, digest, file.n_tokens)
 
     def _chunks(
         self, context: FixedContext, store: ChunksAhead
-    ) -> Iterator[tuple[int, Scored, float]]:
+    ) -> Generator[tuple[int, Scored, float], None, None]:
         """The chunks that are not stored, each with its number and the seconds that it took."""
         question = self._question
         first = store.n_in_order
@@ -189,7 +192,7 @@ class ViewScorer:
         n_views = max(self._n_views, len(self._done))
         total = n_views * question.n_rows * question.task.per_row
         done = sum(self._done.values())
-        return RowsScored(done, total, view.name, row, question.n_rows, rate * self._width)
+        return RowsScored(done, total, view.name, row, question.n_rows, rate)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from queue import SimpleQueue
 from typing import Generic, TypeVar
+
+_running: set[threading.Thread] = set()
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -54,7 +57,9 @@ class _Threads(Generic[T, R]):
         for _ in range(self._width):
             # Nobody waits for them: where an error ends the work, the result of a call that is
             # still on its way is of no use.
-            threading.Thread(target=self._work, daemon=True).start()
+            thread = threading.Thread(target=self._work, daemon=True)
+            _running.add(thread)
+            thread.start()
         left = self._width
         while left:
             ready = self._ready.get()
@@ -78,3 +83,18 @@ class _Threads(Generic[T, R]):
             self._ready.put(error)
         else:
             self._ready.put(None)
+        finally:
+            _running.discard(threading.current_thread())
+
+
+def settle(seconds: float) -> None:
+    """Wait until all threads have ended, such as those of work that was interrupted.
+
+    Until then they may hold folders.
+
+    Args:
+        seconds: Time after which they are left alone.
+    """
+    end = time.monotonic() + seconds
+    for thread in tuple(_running):
+        thread.join(max(0.0, end - time.monotonic()))
