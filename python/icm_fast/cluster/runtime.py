@@ -15,7 +15,7 @@ from icm_fast.cluster.model import ClusterModel
 from icm_fast.cluster.pool import Pool
 from icm_fast.errors import InputError, first_line, shown
 from icm_fast.model.hardware import available_processors
-from icm_fast.scoring.servers.address import ALLOW_HTTP
+from icm_fast.scoring.servers.address import ALLOW_HTTP, PATIENCE, REQUESTS, TIMEOUT
 from icm_fast.scoring.side_by_side import settle
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ _STORE_BYTES = 256 << 20
 """Memory for what is on its way between local processes; chunks have about a megabyte."""
 
 _SETTLE_SECONDS = 10.0
+_OPEN_VARIABLES = (ALLOW_HTTP, REQUESTS, TIMEOUT, PATIENCE)
+"""What workers are told of how servers are reached; keys they have, or read, themselves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +104,7 @@ def on_ray(
         _connect(ray, request)
     try:
         width, resources = _sizes(ray, request)
-        environment = {k: v for k, v in os.environ.items() if k == ALLOW_HTTP}
+        environment = {k: os.environ[k] for k in _OPEN_VARIABLES if k in os.environ}
         cluster = Cluster(Pool(ray, width, resources, environment, say))
         try:
             yield cluster
