@@ -36,6 +36,7 @@ class FakeRay(types.ModuleType):
         self.started: list[Handle] = []
         self.init_arguments: list[dict[str, Any]] = []
         self.refuse_starts = False
+        self.init_error: Exception | None = None
         self.turn = threading.Lock()
         died = type("RayActorError", (Exception,), {})
         self.exceptions = types.SimpleNamespace(
@@ -49,6 +50,8 @@ class FakeRay(types.ModuleType):
 
     def init(self, **arguments: Any) -> None:
         self.init_arguments.append(arguments)
+        if self.init_error is not None:
+            raise self.init_error
 
     def is_initialized(self) -> bool:
         return False

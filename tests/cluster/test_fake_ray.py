@@ -262,6 +262,18 @@ def test_a_local_ray_is_closed_to_others(monkeypatch):
     assert arguments["include_dashboard"] is False
 
 
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [("local", "cannot start here: too slow; if"), ("head:1", "cannot be reached at head:1: too")],
+)
+def test_a_ray_that_is_not_there(monkeypatch, address, message):
+    ray = FakeRay()
+    ray.init_error = Exception("too slow\nand more")
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    with pytest.raises(InputError, match=message), on_ray(RayRequest(address)):
+        pass
+
+
 def test_workers_get_no_keys(monkeypatch, fake):
     monkeypatch.setenv("ICM_FAST_API_KEY", "planted-key")
     monkeypatch.setenv("OPENAI_API_KEY", "planted-key")

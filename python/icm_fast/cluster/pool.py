@@ -52,6 +52,7 @@ class Pool:
         self._held: list[Any] = []
         self._first: Machine | None = None
         self._failure: str | None = None
+        self._n_alive = 0
         self._failed_starts = 0
         self._warned: set[str] = set()
         self._closed = False
@@ -159,8 +160,8 @@ class Pool:
                 if self._idle:
                     return self._idle.pop()
                 self._changed.wait(_POLL_SECONDS)
-                nobody = not self._first or not self._held
-                if nobody and not said and time.monotonic() - started > _PATIENCE_SECONDS:
+                late = time.monotonic() - started > _PATIENCE_SECONDS
+                if late and not said and not self._n_alive:
                     said = True
                     wanted = ", ".join(f"{k}={v:g}" for k, v in self._resources.items())
                     self._say(f"waiting for a worker: the cluster has no free place for {wanted}")
@@ -177,8 +178,8 @@ class Pool:
         with self._changed:
             if self._closed:
                 return
-            if worker in self._held:
-                self._held.remove(worker)
+            self._held.remove(worker)
+            self._n_alive -= 1
         self._ray.kill(worker)
         self._start_one()
 
@@ -187,6 +188,7 @@ class Pool:
 
     def _start_and_wait(self) -> None:
         """Start a worker; others go on while a place for it is looked for."""
+        worker = None
         try:
             worker = self._kind.remote(self._environment)
             with self._changed:
@@ -199,6 +201,9 @@ class Pool:
                     return
             self._add(worker, self._ray.get(ready[0]))
         except Exception as error:
+            with self._changed:
+                if worker in self._held:
+                    self._held.remove(worker)
             self._note_failed_start(first_line(error))
 
     def _add(self, worker: Any, machine: Machine) -> None:
@@ -212,6 +217,7 @@ class Pool:
                     f"{machine.host} has {name} {theirs.get(name)}, but {first.host} has "
                     f"{ours[name]}; install the same versions on all machines"
                 )
+            self._n_alive += 1
             self._idle.append(worker)
             self._changed.notify_all()
         if first.instructions != machine.instructions and machine.host not in self._warned:

@@ -27,6 +27,8 @@ _STORE_BYTES = 256 << 20
 """Memory for what is on its way between local processes; chunks have about a megabyte."""
 
 _SETTLE_SECONDS = 10.0
+_STARTS = 3
+"""Ray gives its processes half a minute to start, which may be too short on a busy machine."""
 _OPEN_VARIABLES = (ALLOW_HTTP, REQUESTS, TIMEOUT, PATIENCE)
 """What workers are told of how servers are reached; keys they have, or read, themselves."""
 
@@ -130,25 +132,32 @@ def _package(request: RayRequest) -> Any:
 
 
 def _connect(ray: Any, request: RayRequest) -> None:
-    quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
     logging.getLogger("ray").setLevel(logging.CRITICAL)
-    try:
-        if request.address != LOCAL:
-            ray.init(address=request.address, **quiet)
+    where: dict[str, Any] = {"address": request.address}
+    if request.address == LOCAL:
+        where |= {
+            "num_cpus": max(request.workers, available_processors()),
+            "include_dashboard": False,
+            "object_store_memory": _STORE_BYTES,
+        }
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
+    for left in reversed(range(_STARTS if request.address == LOCAL else 1)):
+        try:
+            ray.init(**where, **quiet)
             return
-        ray.init(
-            address=LOCAL,
-            num_cpus=max(request.workers, available_processors()),
-            include_dashboard=False,
-            object_store_memory=_STORE_BYTES,
-            **quiet,
-        )
-    except (ConnectionError, ValueError, RuntimeError, OSError) as error:
-        where = "start here" if request.address == LOCAL else f"be reached at {request.address}"
-        raise InputError(
-            f"Ray cannot {where}: {first_line(error)}; check `ray status`, and that both have the "
-            "same versions of Ray and Python"
-        ) from error
+        except Exception as error:  # Ray has no class for what goes wrong when it starts
+            ray.shutdown()
+            if not left:
+                raise InputError(_unreachable(request, first_line(error))) from error
+
+
+def _unreachable(request: RayRequest, reason: str) -> str:
+    if request.address == LOCAL:
+        return f"Ray cannot start here: {reason}; if the machine is busy, run the command again"
+    return (
+        f"Ray cannot be reached at {request.address}: {reason}; check `ray status` there, and that "
+        "this is one of its machines with the same versions of Ray and Python"
+    )
 
 
 def _sizes(ray: Any, request: RayRequest) -> tuple[int, dict[str, float]]:
