@@ -161,8 +161,8 @@ def test_eight_batches_of_reviews_survive_a_worker_and_the_driver(tmp_path):
         embedded_model("smollm2")
     except InputError as error:
         pytest.skip(str(error))
-    words = ["search", "movie-sentiment", "--model", "smollm2", "--limit", "6", "--seeds", "0-7"]
-    words += ["--option", "max_chars=120", "--progress", "plain", "--set", "device=cpu"]
+    words = ["search", "movie-sentiment", "--model", "smollm2", "--limit", "5", "--seeds", "0-7"]
+    words += ["--option", "max_chars=60", "--progress", "plain", "--set", "device=cpu"]
     serial, ray = tmp_path / "serial", tmp_path / "ray"
     finish([*words, "-o", str(serial)])
     on_ray = [*words, "-o", str(ray), "--ray", "--ray-workers", "2"]
