@@ -226,9 +226,7 @@ def test_a_labelling_survives_a_node(tiny, table, tmp_path):
         assert "a worker died" in err
         assert files(ray) == files(serial)
     finally:
-        nodes.stdin.write("\n")
-        nodes.stdin.close()
-        nodes.wait(60)
+        nodes.communicate("\n", timeout=PATIENCE)
 
 
 STRANGER = """
