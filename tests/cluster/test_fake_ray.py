@@ -86,6 +86,16 @@ def test_a_labelling_has_the_files_of_one_process(serial, tmp_path, deaths, widt
     assert len(ray.started) >= width + n_deaths - 1
 
 
+@pytest.mark.usefixtures("fake")
+def test_ten_thousand_rows(tmp_path):
+    table, config = open_table(rows(10_000)), LabelConfig(cores=1, core_size=6, chunk_rows=512)
+    cluster = fake_cluster(FakeRay(lambda method, n: method == "call" and n % 9 == 0), 3)
+    for folder, model in (("ray", cluster.model("fake", config)), ("serial", LazyModel("fake"))):
+        label_rows(table, TASK, model=model, config=config, folder=tmp_path / folder)
+    cluster.close()
+    assert files(tmp_path / "ray") == files(tmp_path / "serial")
+
+
 class Interrupting(Quiet):
     """Interrupts at one of its updates, wherever that is."""
 
