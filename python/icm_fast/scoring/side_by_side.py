@@ -80,6 +80,7 @@ class _Threads(Generic[T, R]):
                 place, item = taken
                 self._ready.put((place, self._function(item)))
         except BaseException as error:  # a Ctrl-C that was noticed here, too
+            self.stopped = True
             self._ready.put(error)
         else:
             self._ready.put(None)
