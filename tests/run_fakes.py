@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 import icm_fast
+from icm_fast.scoring.elsewhere import ModelElsewhere
 from icm_fast.types import Dataset, Example, LabelSpace
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -86,6 +87,8 @@ def install_fake_model(monkeypatch, scorer_class=FakeScorer) -> types.SimpleName
         return FakeLoaded()
 
     def make_scorer(loaded, dataset, config):
+        if isinstance(loaded, ModelElsewhere):
+            return loaded.scorer(dataset, config)
         scorer = scorer_class(len(dataset), len(dataset.label_space))
         seen.scorers.append(scorer)
         return scorer

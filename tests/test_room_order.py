@@ -25,6 +25,7 @@ ORDER = (
     ("scoring",),
     ("runs",),
     ("engine",),
+    ("cluster",),
     ("evaluation",),
     ("export",),
     ("labelling",),

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from icm_fast.config import SearchConfig
+from icm_fast.scoring.elsewhere import ModelElsewhere
 from icm_fast.types import UNLABELLED, Dataset, ScoreArray
 from run_fakes import FakeLoaded, FakeScored, install_fake_model
 
@@ -79,7 +80,9 @@ def install(monkeypatch: pytest.MonkeyPatch, delay: float = 0.0) -> Any:
     """Replace the modules of models and scorers; returns what counts loads."""
     seen = install_fake_model(monkeypatch)
 
-    def make_scorer(loaded: FakeLoaded, dataset: Dataset, config: object) -> TextScorer:
+    def make_scorer(loaded: FakeLoaded | ModelElsewhere, dataset: Dataset, config: Any) -> Any:
+        if isinstance(loaded, ModelElsewhere):
+            return loaded.scorer(dataset, config)
         scorer = TextScorer(dataset, delay)
         seen.scorers.append(scorer)
         return scorer

@@ -140,6 +140,12 @@ def test_a_frame_of_polars_keeps_its_types(expected):
         open_table(frame.lazy())
 
 
+def test_a_data_set_of_ray_is_told_what_to_do():
+    kind = type("Dataset", (), {"__module__": "ray.data.dataset"})
+    with pytest.raises(InputError, match=r"got Dataset of Ray, .*pass its \.to_pandas\(\)"):
+        open_table(kind())
+
+
 def test_a_data_set_keeps_its_features(expected):
     features = datasets.Features(
         {"review": datasets.Value("string"), "kind": datasets.ClassLabel(names=["x", "y"])}

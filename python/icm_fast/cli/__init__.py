@@ -9,6 +9,7 @@ from typing import NoReturn
 import typer
 
 from icm_fast.cli.commands import app
+from icm_fast.cli.workers import with_ray_address
 from icm_fast.distributed import say_once, stop
 from icm_fast.errors import InputError, shown
 from icm_fast.files.text import printable, without_secrets
@@ -32,7 +33,7 @@ def run(arguments: Sequence[str]) -> int:
     if not arguments:
         run(["--help"])
         return EXIT_INPUT
-    return run_app(app, arguments, "icm-fast")
+    return run_app(app, with_ray_address(arguments), "icm-fast")
 
 
 def run_app(app: typer.Typer, arguments: Sequence[str], name: str) -> int:

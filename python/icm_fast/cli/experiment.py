@@ -11,6 +11,7 @@ import typer
 
 from icm_fast.cli.parameters import AllowHttp, ProgressKind, Server, Tokenizer
 from icm_fast.cli.settings import say
+from icm_fast.cli.workers import Ray, RayGpus, RayWorkers, models
 
 _Name = Annotated[
     str | None,
@@ -68,6 +69,9 @@ def experiment(
     server: Server = None,
     tokenizer: Tokenizer = None,
     allow_http: AllowHttp = False,
+    ray: Ray = None,
+    ray_workers: RayWorkers = None,
+    ray_gpus: RayGpus = None,
     progress: ProgressKind = "auto",
 ) -> None:
     """Run one of the paper's experiments; run it again to resume."""
@@ -79,12 +83,14 @@ def experiment(
         say("\n".join(experiment_names()))
         return
     chosen = read_experiment(name, suite, models=model or (), seeds=seed or (), only=only or ())
-    run_experiment(
-        chosen.with_settings({"server": server, "tokenizer": tokenizer}),
-        output=output,
-        command=("icm-fast", *map(shlex.quote, sys.argv[1:])),
-        data=data,
-        progress=make_progress(progress, timed=True),
-    )
+    with models(ray, ray_workers, ray_gpus) as open_one:
+        run_experiment(
+            chosen.with_settings({"server": server, "tokenizer": tokenizer}),
+            output=output,
+            command=("icm-fast", *map(shlex.quote, sys.argv[1:])),
+            data=data,
+            progress=make_progress(progress, timed=True),
+            open_one=open_one,
+        )
     result = output / chosen.file_name
     say(f"{result}.md, .json, .png and .svg written")

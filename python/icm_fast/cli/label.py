@@ -21,6 +21,7 @@ from icm_fast.cli.parameters import (
 )
 from icm_fast.cli.search import resumable
 from icm_fast.cli.settings import parse_assignments, read_settings_file, say
+from icm_fast.cli.workers import OpenModel, Ray, RayGpus, RayWorkers, models
 from icm_fast.errors import InputError, shown
 from icm_fast.model.lazy import LazyModel
 
@@ -35,6 +36,7 @@ _SHARES = {
     "estimated": "estimated from the rows",
     "assumed": "taken to be about equal; if one label is rare, say so with --shares",
 }
+_ANNOUNCED = "no --model given: labelling with the small embedded model {}"
 _QUESTION = "Question"
 _SETTINGS = "Settings"
 
@@ -200,6 +202,9 @@ def label(
     server: Server = None,
     tokenizer: Tokenizer = None,
     allow_http: AllowHttp = False,
+    ray: Ray = None,
+    ray_workers: RayWorkers = None,
+    ray_gpus: RayGpus = None,
     progress: ProgressKind = "auto",
 ) -> None:
     """Label every row of a table; run it again to resume."""
@@ -229,8 +234,9 @@ def label(
     request = _request(file, assignments or [], shares, flags)
     if plan:
         _print_plan(table, request, as_json)
-    else:
-        _run(table, request, as_json, progress)
+        return
+    with models(ray, ray_workers, ray_gpus) as open_one:
+        _run(table, request, open_one, as_json, progress)
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,7 +293,7 @@ def _request(
     )
 
 
-def _run(name: str, request: _Request, as_json: bool, progress: str) -> None:
+def _run(name: str, request: _Request, open_one: OpenModel, as_json: bool, progress: str) -> None:
     from icm_fast.engine.progress import make_progress
     from icm_fast.labelling import label_rows, open_table
     from icm_fast.labelling.api import (
@@ -297,7 +303,6 @@ def _run(name: str, request: _Request, as_json: bool, progress: str) -> None:
         write_labelled,
     )
     from icm_fast.labelling.review import corrected_table
-    from icm_fast.scoring.models import open_model
 
     task, config, model = request.task, request.config, request.model
     opened = open_table(name)
@@ -310,9 +315,9 @@ def _run(name: str, request: _Request, as_json: bool, progress: str) -> None:
     if request.corrections is not None:
         opened, task = corrected_table(opened, task, request.corrections)
     if model is None and config.engine == "auto":
-        lazy: Opened = _announced(config)
+        lazy = _default(open_one, config)
     else:
-        lazy = open_model(model or DEFAULT_MODEL, config)
+        lazy = open_one(model or DEFAULT_MODEL, config)
     with resumable(folder):
         labelling = label_rows(
             opened,
@@ -330,9 +335,14 @@ def _run(name: str, request: _Request, as_json: bool, progress: str) -> None:
         say(line, err=str(path) == "-")
 
 
-def _announced(config: LabelConfig) -> LazyModel:
+def _default(open_one: OpenModel, config: LabelConfig) -> Opened:
     """The default model, which says its name when it loads: once the table is known to be good."""
     from icm_fast.labelling.api import DEFAULT_MODEL
+    from icm_fast.scoring.models import open_model
+
+    if open_one is not open_model:
+        say(_ANNOUNCED.format(DEFAULT_MODEL), err=True)
+        return open_one(DEFAULT_MODEL, config)
 
     class Announced(LazyModel):
         said = False
@@ -340,7 +350,7 @@ def _announced(config: LabelConfig) -> LazyModel:
         def load(self) -> LoadedModel:
             if not self.said:
                 self.said, name = True, self.name
-                say(f"no --model given: labelling with the small embedded model {name}", err=True)
+                say(_ANNOUNCED.format(name), err=True)
             return super().load()
 
     return Announced(DEFAULT_MODEL, dtype=config.dtype, device=config.device)

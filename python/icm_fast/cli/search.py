@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -28,13 +29,27 @@ from icm_fast.cli.parameters import (
     Tokenizer,
 )
 from icm_fast.cli.settings import Request, read_request, say
-from icm_fast.errors import InputError
-from icm_fast.scoring.models import Opened, open_model
+from icm_fast.cli.workers import OpenModel, Ray, RayGpus, RayWorkers, models
+from icm_fast.errors import InputError, shown
+from icm_fast.scoring.models import Opened, open_model, width_of
+from icm_fast.scoring.side_by_side import side_by_side
 
 if TYPE_CHECKING:
     from icm_fast.engine.doctor import Finding
+    from icm_fast.types import Reporter
 
 
+_MOST_SEEDS = 1000
+
+_Seeds = Annotated[
+    str | None,
+    typer.Option(
+        metavar="A-B",
+        help="Several searches, one for each seed, such as 0-7 or 0,3,5; with --limit each has "
+        "another draw of the examples. Folders seed-N in that of --output.",
+        show_default=False,
+    ),
+]
 _AsJson = Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")]
 
 
@@ -43,6 +58,7 @@ def search_command(
     data: Data = None,
     model: Model = None,
     seed: Seed = None,
+    seeds: _Seeds = None,
     limit: Limit = None,
     output: Output = None,
     preset: Preset = None,
@@ -53,44 +69,111 @@ def search_command(
     server: Server = None,
     tokenizer: Tokenizer = None,
     allow_http: AllowHttp = False,
+    ray: Ray = None,
+    ray_workers: RayWorkers = None,
+    ray_gpus: RayGpus = None,
     progress: ProgressKind = "auto",
 ) -> None:
     """Label the data of a task; run it again to resume."""
-    request = read_request(
-        config,
-        assignments or (),
-        options or (),
-        task=task,
-        data=data,
-        model=model,
-        preset=preset,
-        seed=seed,
-        limit=limit,
-        engine=engine,
-        server=server,
-        tokenizer=tokenizer,
-        output=output,
-    )
-    say(run_search(request, request_model(request), progress))
+    if seed is not None and seeds is not None:
+        raise InputError("--seed and --seeds exclude each other; drop one of them")
+
+    def request_of(one: int | None) -> Request:
+        return read_request(
+            config,
+            assignments or (),
+            options or (),
+            task=task,
+            data=data,
+            model=model,
+            preset=preset,
+            seed=one,
+            limit=limit,
+            engine=engine,
+            server=server,
+            tokenizer=tokenizer,
+            output=output,
+        )
+
+    requests = [request_of(seed)]
+    if seeds is not None:
+        requests = [_below(request_of(one), one) for one in read_seeds(seeds)]
+    with models(ray, ray_workers, ray_gpus) as open_one:
+        if seeds is None:
+            say(run_search(requests[0], open_one(requests[0].model, requests[0].config), progress))
+            return
+        for report in _searches(requests, open_one, progress):
+            say(report)
+
+
+def read_seeds(text: str) -> list[int]:
+    """The seeds that ``0-7`` or ``0,3,5`` names, in order.
+
+    Raises:
+        InputError: It names none, one of them twice, or more than 1000.
+    """
+    found: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()) or len(part) > 40:
+            raise InputError(f"--seeds {shown(text)} must be A-B or A,B,C, such as 0-7")
+        low, high = int(first), int(last or first)
+        if high < low or len(found) + high - low >= _MOST_SEEDS:
+            raise InputError(
+                f"--seeds {shown(part)} must name 1 to {_MOST_SEEDS} seeds, such as 0-7"
+            )
+        found += range(low, high + 1)
+    if len(set(found)) < len(found):
+        raise InputError(f"--seeds {shown(text)} names a seed twice; name each once")
+    return found
+
+
+def _below(request: Request, seed: int) -> Request:
+    """The request with a folder for the seed in that of ``--output``; by default it has one."""
+    if request.output is None:
+        return request
+    return replace(request, output=request.output / f"seed-{seed}")
+
+
+def _searches(requests: Sequence[Request], open_one: OpenModel, progress: str) -> Iterator[str]:
+    """Search for each request, side by side where the model is held by several workers."""
+    from icm_fast.engine.progress import Headed, Shared, make_progress
+
+    # One model: the requests differ in their seeds alone.
+    model = open_one(requests[0].model, requests[0].config)
+    reports: dict[int, str] = {}
+    with make_progress(progress) as reporter, resumable(requests[0].folder.parent):
+        shared = Shared(reporter)
+
+        def one(request: Request) -> str:
+            return _report(request, model, Headed(shared, f"seed {request.config.seed}"))
+
+        for place, report in side_by_side(one, requests, min(width_of(model), len(requests))):
+            reports[place] = report
+    yield from (f"{request.folder}\n{reports[k]}\n" for k, request in enumerate(requests))
 
 
 def run_search(request: Request, model: Opened, progress: str) -> str:
     """Search into the folder of ``request``; return the summary to print."""
     from icm_fast.engine.progress import make_progress
+
+    with resumable(request.folder):
+        return _report(request, model, make_progress(progress))
+
+
+def _report(request: Request, model: Opened, progress: Reporter) -> str:
     from icm_fast.engine.search import search
     from icm_fast.evaluation.report import run_report
     from icm_fast.runs.finished import read_run
 
-    dataset = request.source.load_dataset()
-    with resumable(request.folder):
-        search(
-            dataset,
-            model=model,
-            config=request.config,
-            output_dir=request.folder,
-            progress=make_progress(progress),
-            source=request.source,
-        )
+    search(
+        request.source.load_dataset(),
+        model=model,
+        config=request.config,
+        output_dir=request.folder,
+        progress=progress,
+        source=request.source,
+    )
     return run_report(read_run(request.folder)).rstrip()
 
 

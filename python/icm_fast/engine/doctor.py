@@ -15,7 +15,7 @@ from icm_fast.engine.native import check_fits
 from icm_fast.engine.progress import Stopwatch, clock
 from icm_fast.errors import InputError
 from icm_fast.scoring.checks import check_scores
-from icm_fast.scoring.models import Opened
+from icm_fast.scoring.models import Opened, local_weights
 from icm_fast.scoring.servers.lazy import ServedModel
 from icm_fast.tasks.duplicates import duplicates, duplicates_text
 from icm_fast.types import UNLABELLED, Dataset, IntArray
@@ -92,6 +92,7 @@ def _steps(load: Callable[[], Dataset], model: Opened, config: SearchConfig) -> 
 
         yield from server_steps(loaded, dataset, config)
         return
+    loaded = local_weights(loaded, "doctor")
     yield _model(loaded)
     pieces = tokenize_dataset(dataset, loaded.tokenizer)
     yield label_tokens(dataset, pieces)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from dataclasses import dataclass
 from types import TracebackType
@@ -215,6 +216,65 @@ class Headed:
     def update(self, progress: Progress) -> None:
         """Pass ``progress`` on."""
         self._reporter.update(progress)
+
+
+@dataclass(frozen=True, slots=True)
+class _Several:
+    """How far work is of which several parts are under way."""
+
+    parts: tuple[Progress, ...]
+
+    @property
+    def done(self) -> int:
+        return sum(part.done for part in self.parts)
+
+    @property
+    def total(self) -> int | None:
+        totals = [part.total for part in self.parts]
+        return None if None in totals else sum(total for total in totals if total is not None)
+
+    def describe(self) -> str:
+        last = self.parts[-1].describe()
+        return f"{last}  (and {len(self.parts) - 1} more)" if self.parts[1:] else last
+
+
+class Shared:
+    """Another reporter, for threads side by side: what they do is added up into one view.
+
+    Args:
+        reporter: What shows it; entered already.
+    """
+
+    def __init__(self, reporter: Reporter) -> None:
+        self._reporter = reporter
+        self._turn = threading.RLock()
+        self._parts: dict[int, Progress] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Count the work of this thread no more."""
+        with self._turn:
+            self._parts.pop(threading.get_ident(), None)
+
+    def say(self, text: str) -> None:
+        """Pass a line on."""
+        with self._turn:
+            self._reporter.say(text)
+
+    def warn(self, text: str) -> None:
+        """Pass a warning on."""
+        with self._turn:
+            self._reporter.warn(text)
+
+    def update(self, progress: Progress) -> None:
+        """Show the progress of all threads; that of this one is described."""
+        with self._turn:
+            here = threading.get_ident()
+            self._parts.pop(here, None)
+            self._parts[here] = progress
+            self._reporter.update(_Several(tuple(self._parts.values())))
 
 
 def make_progress(kind: str = AUTO, *, timed: bool = False) -> Reporter:

@@ -2,12 +2,35 @@
 
 from __future__ import annotations
 
+import os
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
+from icm_fast.scoring.elsewhere import ModelElsewhere
+
 if TYPE_CHECKING:
     from icm_fast._core import Ask
-    from icm_fast.types import IntArray, ScoreArray
+    from icm_fast.config import SearchConfig
+    from icm_fast.engine.result import SearchResult
+    from icm_fast.tasks.source import TaskSource
+    from icm_fast.types import Dataset, IntArray, Reporter, ScoreArray
+
+
+class SearchesElsewhere(ModelElsewhere):
+    """A model that runs whole searches where it is held, and keeps here what they score."""
+
+    @abstractmethod
+    def search(
+        self,
+        dataset: Dataset,
+        *,
+        config: SearchConfig,
+        output_dir: str | os.PathLike[str] | None,
+        progress: Reporter | None,
+        source: TaskSource | None,
+    ) -> SearchResult:
+        """Same as :func:`icm_fast.engine.search.search`, with the same files."""
 
 
 class SearchEngine(Protocol):

@@ -11,7 +11,7 @@ from icm_fast.engine.answers import answer
 from icm_fast.engine.chains import make_search_engine
 from icm_fast.engine.concerns import CollapseWatch
 from icm_fast.engine.progress import Quiet, SearchState, Stopwatch
-from icm_fast.engine.protocol import SearchEngine
+from icm_fast.engine.protocol import SearchEngine, SearchesElsewhere
 from icm_fast.engine.result import SearchResult, rescored, result_of, summary_of
 from icm_fast.runs.labels import labels_lines
 from icm_fast.runs.store import MemoryStore, open_store
@@ -53,32 +53,60 @@ def search(
     """
     check_dataset(dataset)
     config = check_config(config)
-    engine = make_search_engine(config, dataset)
+    if isinstance(model, SearchesElsewhere) and scorer is None:
+        return model.search(
+            dataset, config=config, output_dir=output_dir, progress=progress, source=source
+        )
+    engine = make_search_engine(config, dataset)  # refuses settings before there is a folder
     lazy_scorer = LazyScorer(dataset, config, model, scorer)
-    watch = Stopwatch()
     with (
         open_store(output_dir, dataset, config, lazy_scorer, source) as store,
         progress or Quiet() as shown,
     ):
-        collapse = CollapseWatch(dataset, config, shown)
-        stopped = False
-        while (ask := engine.ask()) is not None:
-            if not stopped and engine.n_labelled and 0 < config.max_tokens <= store.n_tokens:
-                engine.stop("max_tokens")
-                stopped = True
-                continue
-            engine.tell(answer(engine, ask, store, lazy_scorer, config))
-            store.log(engine.take_events())
-            shown.update(_state(engine, store, config))
-            collapse.look(engine.labels)
+        return search_into(store, engine, dataset, config, lazy_scorer, shown)
+
+
+def search_into(
+    store: MemoryStore,
+    engine: SearchEngine,
+    dataset: Dataset,
+    config: SearchConfig,
+    scorer: LazyScorer,
+    shown: Reporter,
+) -> SearchResult:
+    """Search with an open store, from which known scores come and to which new ones go.
+
+    Args:
+        store: An open store; it is finished, not closed.
+        engine: A new engine of these settings and data.
+        dataset: Examples, label space and constraints, checked.
+        config: Settings, checked.
+        scorer: Scores what the store does not know.
+        shown: Receives the state of the search.
+
+    Raises:
+        InputError: See :func:`search`.
+    """
+    watch = Stopwatch()
+    collapse = CollapseWatch(dataset, config, shown)
+    stopped = False
+    while (ask := engine.ask()) is not None:
+        if not stopped and engine.n_labelled and 0 < config.max_tokens <= store.n_tokens:
+            engine.stop("max_tokens")
+            stopped = True
+            continue
+        engine.tell(answer(engine, ask, store, scorer, config))
         store.log(engine.take_events())
-        result = result_of(engine, store, dataset, config)
-        if config.context_order == "append":
-            result = rescored(result, store, lazy_scorer, dataset, config)
-        result = replace(result, seconds=watch.seconds())
-        summary = store.finish(
-            labels_lines(dataset, result.labels, result.scores), summary_of(engine, store, result)
-        )
+        shown.update(_state(engine, store, config))
+        collapse.look(engine.labels)
+    store.log(engine.take_events())
+    result = result_of(engine, store, dataset, config)
+    if config.context_order == "append":
+        result = rescored(result, store, scorer, dataset, config)
+    result = replace(result, seconds=watch.seconds())
+    summary = store.finish(
+        labels_lines(dataset, result.labels, result.scores), summary_of(engine, store, result)
+    )
     return replace(result, seconds=float(summary["seconds"]))
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from icm_fast._core import plan_tree
 from icm_fast.config import SearchConfig, check_config
 from icm_fast.errors import InputError, shown
+from icm_fast.scoring.elsewhere import ModelElsewhere
 from icm_fast.scoring.protocol import Scored
 from icm_fast.types import (
     UNLABELLED,
@@ -129,6 +130,10 @@ class FixedContext:
         Raises:
             InputError: The demonstrations do not fit the context of the model.
         """
+        if isinstance(self._model, ModelElsewhere):
+            return self._model.call(
+                _score_after, self._demonstrations, self._labels, self._config, test
+            )
         joined, state = _join(self._demonstrations, self._labels, test)
         n_shots = self.n_shots
         queries = np.arange(len(joined)) >= n_shots
@@ -141,6 +146,17 @@ class FixedContext:
         if not np.isfinite(scores).all():
             raise InputError("the model returned NaN log-probabilities; use dtype float32")
         return Scored(scores, int(scored.n_tokens))
+
+
+def _score_after(
+    model: ScoringModel,
+    demonstrations: Dataset | None,
+    labels: IntArray | None,
+    config: SearchConfig,
+    test: Dataset,
+) -> Scored:
+    """Score examples after a fixed context, where the model is."""
+    return FixedContext(demonstrations, labels, model=model, config=config).score(test)
 
 
 def shown_demonstrations(labels: IntArray, *, seed: int, most: int = 0) -> IntArray:

@@ -34,10 +34,12 @@ from icm_fast.identity import as_stored, check_same, json_digest
 from icm_fast.plan.pieces import tokenize_dataset
 from icm_fast.runs.labels import read_labels
 from icm_fast.runs.provenance import machine_facts, versions
+from icm_fast.scoring.elsewhere import ModelElsewhere
+from icm_fast.scoring.models import TOKENIZING
 from icm_fast.types import Dataset, IntArray, Reporter
 
 if TYPE_CHECKING:
-    from icm_fast.scoring.models import Opened
+    from icm_fast.scoring.models import Opened, ScoringModel
 
 Document = TypeVar("Document")
 
@@ -186,7 +188,8 @@ class Cell:
 
     def _note_versions(self) -> None:
         """Record the versions and the machine that compute something here."""
-        record, now = self._record(), versions(("trl", "peft")) | {MACHINE: _machine()}
+        record, now = self._record(), versions(("trl", "peft"))
+        now |= {MACHINE: _machine_of(self._data.model)}
         if now not in record["versions"]:
             self._write(IDENTITY_FILE, {**record, "versions": [*record["versions"], now]})
 
@@ -253,20 +256,28 @@ def _weights(model: Opened) -> dict[str, str]:
 def _tokens(model: Opened, *datasets: Dataset) -> list[str]:
     """What a model reads of data sets, and how it computes."""
     tokenizer = model.load().tokenizer
-    pieces = [asdict(tokenize_dataset(dataset, tokenizer)) for dataset in datasets]
+    with TOKENIZING:
+        pieces = [asdict(tokenize_dataset(dataset, tokenizer)) for dataset in datasets]
     return [json_digest(pieces), *model.identity().more.values()]
 
 
 def _chat_tokens(model: Opened, dataset: Dataset) -> list[str]:
     """What a chat model reads of a data set in its template, and how it computes."""
+    tokenizer = model.load().tokenizer
     try:
-        read = json_digest(asdict(chat_pieces(dataset, model.load().tokenizer)))
+        with TOKENIZING:
+            read = json_digest(asdict(chat_pieces(dataset, tokenizer)))
     except InputError as error:
         read = str(error)  # the method that needs the template says so
     return [read, *model.identity().more.values()]
 
 
-def _machine() -> str:
+def _machine_of(model: Opened) -> str:
+    """The machine that computes: this one, or that of a worker."""
+    return model.call(_machine) if isinstance(model, ModelElsewhere) else _machine()
+
+
+def _machine(model: ScoringModel | None = None) -> str:
     facts = machine_facts()
     return f"{facts['processor']}, {facts['instruction_sets']}, {facts['processors']} threads"
 

@@ -17,6 +17,7 @@ from icm_fast.evaluation.metrics import agreement
 from icm_fast.evaluation.prompt_formats import HHH_FILE
 from icm_fast.experiments.experiment import Column
 from icm_fast.files.fields import read_text
+from icm_fast.scoring.elsewhere import ModelElsewhere
 from icm_fast.scoring.servers.lazy import ServedModel
 from icm_fast.tasks.annotators import annotator_labels
 from icm_fast.types import UNLABELLED, Dataset, IntArray
@@ -57,6 +58,8 @@ class CellData:
         loaded = self.model.load()
         if isinstance(loaded, ServedModel):
             return loaded.client.facts.n_parameters
+        if isinstance(loaded, ModelElsewhere):
+            return loaded.n_parameters
         return sum(p.numel() for p in loaded.model.parameters())
 
     @cached_property

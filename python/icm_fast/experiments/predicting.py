@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,17 +12,20 @@ import numpy as np
 from icm_fast.engine.progress import Stopwatch
 from icm_fast.evaluation.many_shot import Predictions, many_shot, predict
 from icm_fast.evaluation.metrics import agreement
-from icm_fast.evaluation.prompt_formats import HHH_FILE
+from icm_fast.evaluation.prompt_formats import ASSISTANT_DIALOGUE, HHH_FILE
 from icm_fast.experiments.cell_data import CellData
 from icm_fast.experiments.methods import Method
+from icm_fast.scoring.elsewhere import ModelElsewhere
 from icm_fast.scoring.models import local_weights
-from icm_fast.scoring.servers.lazy import LazyServer
-from icm_fast.types import UNLABELLED, IntArray
+from icm_fast.scoring.servers.address import is_address
+from icm_fast.types import UNLABELLED, Dataset, IntArray
 
 if TYPE_CHECKING:
+    from icm_fast.config import SearchConfig
     from icm_fast.model.loaded import LoadedModel
     from icm_fast.plan.pieces import TokenizedDataset
     from icm_fast.scoring.models import ScoringModel
+    from icm_fast.training.config import TuningConfig
     from icm_fast.training.sft import Tuned
 
 
@@ -56,7 +60,7 @@ def not_applicable(method: Method, data: CellData) -> str:
         data.chat_model.load().tokenizer, "chat_template", None
     ):
         return "the model has no chat template"
-    if method.use == "tuned" and isinstance(data.model, LazyServer):
+    if method.use == "tuned" and is_address(data.model.name):
         return "the model is on a server, and fine-tuning needs its weights"
     return ""
 
@@ -79,54 +83,91 @@ def predict_test(method: Method, data: CellData, found: IntArray, folder: Path) 
     watch = Stopwatch()
     labels = data.labels(method.labels, found) if method.labels else None
     seconds = watch.seconds()
-    model: ScoringModel = data.model.load()
-    tuned = None
-    if method.use == "tuned":
-        assert labels is not None
-        tuned = _fine_tuned(data, labels, local_weights(model, "fine-tuning"), folder)
-        # Seconds of a resumed fine-tuning include those before the interruption.
-        model, seconds = tuned.model, seconds + tuned.seconds
-    watch = Stopwatch()
-    if method.use in ("dialogue", "hhh", "chat"):
-        predicted = _zero_shot(method.use, data)
-    else:
-        shots = labels if tuned is None else None
-        predicted = many_shot(data.dataset, shots, data.test[0], model=model, config=data.scoring)
-    n_trained = 0 if tuned is None or labels is None else int((labels != UNLABELLED).sum())
+    model = data.chat_model if method.use == "chat" else data.model
+    work = _Work(
+        use=method.use,
+        dataset=data.dataset,
+        labels=labels,
+        test=data.test[0],
+        scoring=data.scoring,
+        tuning=data.column.tuning_config(data.seed),
+        dialogue=data.hhh_prompt if method.use == "hhh" else ASSISTANT_DIALOGUE,
+    )
+    done = (
+        model.call(_do_there, work)
+        if isinstance(model, ModelElsewhere)
+        else _do(model.load(), work, folder)
+    )
+    tuned = labels is not None and method.use == "tuned"
+    n_trained = int((labels != UNLABELLED).sum()) if labels is not None and tuned else 0
     return Prediction(
-        scores=[[round(float(x), 6) for x in row] for row in predicted.scores],
-        n_shots=predicted.n_shots or n_trained,
+        scores=[[round(float(x), 6) for x in row] for row in done.predicted.scores],
+        n_shots=done.predicted.n_shots or n_trained,
         labels_accuracy=None if labels is None else agreement(labels, data.gold),
-        n_tokens=predicted.n_tokens,
-        seconds=seconds + watch.seconds(),
+        n_tokens=done.predicted.n_tokens,
+        seconds=seconds + done.seconds,
     )
 
 
-def _fine_tuned(data: CellData, labels: IntArray, model: LoadedModel, folder: Path) -> Tuned:
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Work:
+    """All that a prediction needs besides the model."""
+
+    use: str
+    dataset: Dataset
+    labels: IntArray | None
+    test: Dataset
+    scoring: SearchConfig
+    tuning: TuningConfig
+    dialogue: str | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Done:
+    """Predictions, and the seconds that they took with the training before them."""
+
+    predicted: Predictions
+    seconds: float
+
+
+def _do_there(model: ScoringModel, work: _Work) -> _Done:
+    """Predict in a process that keeps no files."""
+    with tempfile.TemporaryDirectory(prefix="icm-fast-") as scratch:
+        return _do(model, work, Path(scratch) / "tuned")
+
+
+def _do(model: ScoringModel, work: _Work, folder: Path) -> _Done:
+    seconds, shots = 0.0, work.labels
+    if work.use == "tuned":
+        assert work.labels is not None
+        tuned = _fine_tuned(work, work.labels, local_weights(model, "fine-tuning"), folder)
+        # Seconds of a resumed fine-tuning include those before the interruption.
+        model, seconds, shots = tuned.model, tuned.seconds, None
+    watch = Stopwatch()
+    if work.use in ("dialogue", "hhh", "chat"):
+        predicted = _zero_shot(work, model)
+    else:
+        predicted = many_shot(work.dataset, shots, work.test, model=model, config=work.scoring)
+    return _Done(predicted, seconds + watch.seconds())
+
+
+def _fine_tuned(work: _Work, labels: IntArray, model: LoadedModel, folder: Path) -> Tuned:
     from icm_fast.training.sft import fine_tune
 
-    config = data.column.tuning_config(data.seed)
-    return fine_tune(data.dataset, labels, model=model, config=config, output_dir=folder)
+    return fine_tune(work.dataset, labels, model=model, config=work.tuning, output_dir=folder)
 
 
-def _zero_shot(use: str, data: CellData) -> Predictions:
+def _zero_shot(work: _Work, loaded: ScoringModel) -> Predictions:
     """Predictions from prompts in another format."""
-    from icm_fast.evaluation.prompt_formats import (
-        ASSISTANT_DIALOGUE,
-        assistant_pieces,
-        chat_pieces,
-    )
+    from icm_fast.evaluation.prompt_formats import assistant_pieces, chat_pieces
     from icm_fast.scoring.factory import make_piece_scorer
 
-    loaded = (data.chat_model if use == "chat" else data.model).load()
-    test, tokenizer = data.test[0], loaded.tokenizer
     pieces: TokenizedDataset
-    if use == "chat":
-        pieces = chat_pieces(test, tokenizer)
+    if work.use == "chat":
+        pieces = chat_pieces(work.test, loaded.tokenizer)
     else:
-        dialogue = data.hhh_prompt if use == "hhh" else ASSISTANT_DIALOGUE
-        assert dialogue is not None, "not_applicable says so"
-        pieces = assistant_pieces(test, tokenizer, dialogue)
+        assert work.dialogue is not None, "not_applicable says so"
+        pieces = assistant_pieces(work.test, loaded.tokenizer, work.dialogue)
     unlabelled = np.full(len(pieces), UNLABELLED, np.int32)
-    scored = make_piece_scorer(loaded, pieces, data.scoring).score(unlabelled)
+    scored = make_piece_scorer(loaded, pieces, work.scoring).score(unlabelled)
     return Predictions(predict(scored.scores), scored.scores, scored.n_tokens, n_shots=0)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
-from icm_fast.engine.progress import Headed, Quiet
+from icm_fast.engine.progress import Headed, Quiet, Shared
 from icm_fast.errors import InputError
-from icm_fast.experiments.cell import MACHINE, Cell
+from icm_fast.experiments.cell import MACHINE, Cell, CellResult
 from icm_fast.experiments.documents import ColumnDocument, ExperimentDocument, Heading, Versions
 from icm_fast.experiments.experiment import Column, Experiment
 from icm_fast.experiments.figures import experiment_figure, figure_module
@@ -18,10 +19,15 @@ from icm_fast.experiments.summary import summarize_column
 from icm_fast.experiments.table import experiment_text
 from icm_fast.files import write_atomically, writing
 from icm_fast.model.load import check_model_name
-from icm_fast.scoring.models import Opened, open_model
+from icm_fast.scoring.elsewhere import ModelElsewhere
+from icm_fast.scoring.models import Choice, Opened, open_model
 from icm_fast.scoring.servers.address import is_address, parse_address, reach_of
+from icm_fast.scoring.side_by_side import side_by_side
 from icm_fast.training.sft.trainer import training_packages
 from icm_fast.types import Reporter
+
+OpenModel = Callable[[str, Choice], Opened]
+"""Opens a model by its name, as settings say."""
 
 
 def run_experiment(
@@ -31,6 +37,7 @@ def run_experiment(
     command: Sequence[str],
     data: Path | None = None,
     progress: Reporter | None = None,
+    open_one: OpenModel = open_model,
 ) -> ExperimentDocument:
     """Run every unfinished cell; write JSON, Markdown, PNG and SVG after each column.
 
@@ -41,6 +48,7 @@ def run_experiment(
         command: The command line, for the record.
         data: Folder of the data files.
         progress: Receives a line about each result, and the progress of searches and trainings.
+        open_one: Opens a model by its name and settings.
 
     Returns:
         The document that was written as JSON.
@@ -54,24 +62,69 @@ def run_experiment(
         for name in dict.fromkeys((column.model, column.chat_model or column.model)):
             _check_model(column, name)
     _check_packages(experiment)
-    models = _Models()
+    runs = _Cells(experiment, output, data, _Models(open_one))
     done: list[ColumnDocument] = []
     used: list[Versions] = []
-    n_cells = len(experiment.columns) * len(experiment.seeds)
-    for place, column in enumerate(experiment.columns):
-        model, chat_model = models.of(column)
-        results = []
-        for k, seed in enumerate(experiment.seeds):
-            number = place * len(experiment.seeds) + k + 1
-            heading = f"[{number}/{n_cells}] {column.name}, {column.model}, seed {seed}"
-            folder = _folder(output, column) / f"seed-{seed}"
-            cell = Cell(column, seed, folder, model, data, chat_model)
-            with Headed(progress or Quiet(), heading) as reporter:
-                results.append(cell.run(experiment.methods_of(column), reporter))
-        done.append(summarize_column(column, experiment.methods_of(column), results))
-        used += [each for result in results for each in result.versions]
-        _write(_document(experiment, command, done, used), output, experiment.file_name)
+    results: dict[int, CellResult] = {}
+    n_seeds = len(experiment.seeds)
+    for number, result in runs.results(progress or Quiet()):
+        results[number] = result
+        while len(done) < len(experiment.columns):
+            numbers = range(len(done) * n_seeds, (len(done) + 1) * n_seeds)
+            if not all(k in results for k in numbers):
+                break
+            column = experiment.columns[len(done)]
+            found = [results[k] for k in numbers]
+            done.append(summarize_column(column, experiment.methods_of(column), found))
+            used += [each for one in found for each in one.versions]
+            _write(_document(experiment, command, done, used), output, experiment.file_name)
     return _document(experiment, command, done, used)
+
+
+class _Cells:
+    """The cells of an experiment, column by column."""
+
+    def __init__(
+        self, experiment: Experiment, output: Path, data: Path | None, models: _Models
+    ) -> None:
+        self._experiment = experiment
+        self._output = output
+        self._data = data
+        self._models = models
+
+    def results(self, shown: Reporter) -> Iterator[tuple[int, CellResult]]:
+        """Each result with the number of its cell from 0, as soon as it is there."""
+        first, _ = self._models.of(self._experiment.columns[0])
+        if not isinstance(first, ModelElsewhere):
+            yield from side_by_side(lambda cell: cell(shown), self._all(), 1)
+            return
+        for column in self._experiment.columns:
+            if column.batch_size is not None:
+                raise InputError(
+                    f"column {column.name!r} searches batch by batch and tunes the model in "
+                    "between, which is the work of one process; drop --ray, or leave the column "
+                    "out with --only"
+                )
+        with shown as entered:
+            shared = Shared(entered)
+            yield from side_by_side(lambda cell: cell(shared), self._all(), first.width)
+
+    def _all(self) -> Iterator[Callable[[Reporter], CellResult]]:
+        n_cells = len(self._experiment.columns) * len(self._experiment.seeds)
+        number = 0
+        for column in self._experiment.columns:
+            model, chat_model = self._models.of(column)
+            folder = _folder(self._output, column)
+            for seed in self._experiment.seeds:
+                number += 1
+                heading = f"[{number}/{n_cells}] {column.name}, {column.model}, seed {seed}"
+                cell = Cell(column, seed, folder / f"seed-{seed}", model, self._data, chat_model)
+                yield partial(_run, cell, self._experiment.methods_of(column), heading)
+
+
+def _run(cell: Cell, methods: Sequence[str], heading: str, shown: Reporter) -> CellResult:
+    with Headed(shown, heading) as reporter:
+        return cell.run(methods, reporter)
 
 
 def _document(
@@ -93,7 +146,8 @@ def _document(
 class _Models:
     """The models of the current column; those of the last column are reused where they fit."""
 
-    def __init__(self) -> None:
+    def __init__(self, open_one: OpenModel) -> None:
+        self._open = open_one
         self._kept: dict[tuple[str, ...], Opened] = {}
 
     def of(self, column: Column) -> tuple[Opened, Opened]:
@@ -104,7 +158,7 @@ class _Models:
         self._kept = {key: self._kept[key] for key in keys if key in self._kept}
         for key in keys:
             if key not in self._kept:
-                self._kept[key] = open_model(key[0], config)
+                self._kept[key] = self._open(key[0], config)
         return self._kept[keys[0]], self._kept[keys[1]]
 
 

@@ -5,17 +5,18 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from heapq import nsmallest
 from pathlib import Path
+from threading import RLock
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from icm_fast.engine.progress import Quiet
+from icm_fast.engine.progress import Quiet, Shared
 from icm_fast.engine.search import search
 from icm_fast.evaluation.many_shot import FixedContext
 from icm_fast.identity import json_digest
@@ -39,7 +40,8 @@ from icm_fast.labelling.task import LabelTask
 from icm_fast.labelling.template_choice import SAMPLE_ROWS, choose_template
 from icm_fast.labelling.views import Question, StoredView, View, ViewScorer
 from icm_fast.runs.provenance import versions
-from icm_fast.scoring.models import Opened
+from icm_fast.scoring.models import Opened, width_of
+from icm_fast.scoring.side_by_side import side_by_side
 from icm_fast.tasks.constraints import compile_rules
 from icm_fast.tasks.rows import Row
 from icm_fast.tasks.sampling import digest
@@ -127,6 +129,7 @@ def label_rows(
     started = time.monotonic()
     scan = scan_table(table, task)
     with _opened(folder) as opened, progress or Quiet() as shown_to:
+        shown_to = Shared(shown_to) if width_of(model) > 1 else shown_to
         with stop_when_stored(shown_to.say) as check:
             labelling = _Run(table, task, scan, model, config, opened, shown_to, check).run()
         labelling = replace(labelling, seconds=time.monotonic() - started)
@@ -147,6 +150,15 @@ def _opened(folder: str | os.PathLike[str] | None) -> Iterator[LabellingFolder]:
         open_labelling(Path(scratch)) as opened,
     ):
         yield opened
+
+
+@dataclass(frozen=True, slots=True)
+class _CoreFound:
+    """What a core says: its evidence, tokens of its search, and all rows after it if not in it."""
+
+    evidence: CoreEvidence
+    n_tokens: int
+    view: StoredView | None
 
 
 class _Run:
@@ -173,6 +185,7 @@ class _Run:
         self._check = check
         self._searching = config.search_config()
         self._read: dict[int, tuple[Example, ...]] = {}
+        self._reading = RLock()
 
     def run(self) -> Labelling:
         """Template, rows without demonstrations, cores, rows after each core, decision."""
@@ -189,27 +202,38 @@ class _Run:
             self._searching,
             self._config.chunk_rows,
             1 + (n_cores if size < self._scan.n_rows else 0),
+            width_of(self._model),
         )
         plain = scorer.score(View("no demonstrations"), self._shown, self._check)
         alone = _evidence_alone(plain, self._task.per_row)
-        found = []
-        views: list[StoredView] = []
-        for k, core in enumerate(self._cores(alone, lengths, n_cores, size), start=1):
+        cores = list(enumerate(self._cores(alone, lengths, n_cores, size), start=1))
+        found: dict[int, _CoreFound] = {}
+
+        def core_found(numbered: tuple[int, Core]) -> _CoreFound:
+            k, core = numbered
             self._check()
             evidence, view, tokens = self._searched(k, core, alone[core.rows], question)
-            found.append((evidence, tokens))
-            if len(core.rows) < self._scan.n_rows:
-                views.append(scorer.score(view, self._shown, self._check))
+            if len(core.rows) == self._scan.n_rows:
+                return _CoreFound(evidence, tokens, None)
+            return _CoreFound(evidence, tokens, scorer.score(view, self._shown, self._check))
+
+        width = min(len(cores), width_of(self._model))
+        for place, one in side_by_side(core_found, cores, width):
+            found[place] = one
+        return self._decided(plain, [found[place] for place in range(len(cores))])
+
+    def _decided(self, plain: StoredView, found: Sequence[_CoreFound]) -> Labelling:
+        views = [one.view for one in found if one.view is not None]
         decision = decide(
             plain.chunks,
             [view.chunks for view in views],
-            [evidence for evidence, _ in found],
+            [one.evidence for one in found],
             known=self._scan.known,
             per_row=self._task.per_row,
             config=self._config,
             constraints=self._constraints(),
         )
-        n_tokens = plain.n_tokens + sum(v.n_tokens for v in views) + sum(t for _, t in found)
+        n_tokens = plain.n_tokens + sum(v.n_tokens for v in views) + sum(o.n_tokens for o in found)
         return Labelling(self._task, decision, n_tokens, 0.0, self._config)
 
     # ---- the question
@@ -314,14 +338,15 @@ class _Run:
 
     def _examples(self, wanted: set[int]) -> dict[int, tuple[Example, ...]]:
         """The prompts of some rows; the table is read where one of them was not read before."""
-        missing = wanted - self._read.keys()
-        for row in self._table.rows() if missing else ():
-            if row.number in missing:
-                self._read[row.number] = self._task.examples(row)
-                missing.remove(row.number)
-                if not missing:
-                    break
-        return {row: self._read[row] for row in wanted}
+        with self._reading:
+            missing = wanted - self._read.keys()
+            for row in self._table.rows() if missing else ():
+                if row.number in missing:
+                    self._read[row.number] = self._task.examples(row)
+                    missing.remove(row.number)
+                    if not missing:
+                        break
+            return {row: self._read[row] for row in wanted}
 
     def _constraints(self) -> tuple[Constraint, ...]:
         """The rules between rows; those inside a comparison are kept by its two prompts."""

@@ -62,6 +62,8 @@ def open_table(data: object) -> Table:
         hint = f"; pass one of its splits: {', '.join(map(str, list(data)))}"  # type: ignore[call-overload]
     elif type(data).__name__ == "LazyFrame":
         hint = "; call .collect() first"
+    elif _from("ray", "Dataset")(data):
+        hint = " of Ray, whose order may change from reading to reading; pass its .to_pandas()"
     raise InputError(
         "data must be a path, hub:NAME, a pandas or polars DataFrame, a datasets.Dataset or a list "
         f"of dictionaries, got {type(data).__name__}{hint}"

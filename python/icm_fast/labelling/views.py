@@ -5,21 +5,25 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from icm_fast.evaluation.many_shot import FixedContext
+from icm_fast.labelling.chunks_ahead import ChunksAhead
 from icm_fast.labelling.scan import blocks
 from icm_fast.labelling.tables import Table
 from icm_fast.labelling.task import LabelTask
 from icm_fast.labelling.view_file import ViewFile, ViewShape
+from icm_fast.scoring.side_by_side import side_by_side
 from icm_fast.types import Dataset, Example, IntArray, LabelSpace, Reporter
 
 if TYPE_CHECKING:
     from icm_fast.config import SearchConfig
     from icm_fast.scoring.models import ScoringModel
+    from icm_fast.scoring.protocol import Scored
     from icm_fast.types import ScoreArray
 
 
@@ -105,6 +109,7 @@ class ViewScorer:
         config: Settings of the scoring.
         chunk_rows: Rows that are scored and stored at a time.
         n_views: Contexts that are planned, for the progress.
+        width: Chunks that are scored at once.
     """
 
     def __init__(
@@ -115,6 +120,7 @@ class ViewScorer:
         config: SearchConfig,
         chunk_rows: int,
         n_views: int,
+        width: int = 1,
     ) -> None:
         self._folder = folder
         self._question = question
@@ -122,7 +128,8 @@ class ViewScorer:
         self._config = config
         self._chunk_rows = chunk_rows
         self._n_views = n_views
-        self._n_started = 0
+        self._width = width
+        self._done: dict[str, int] = {}
 
     def score(self, view: View, shown: Reporter, check: Callable[[], None]) -> StoredView:
         """Score all rows after a context, or what is left of them.
@@ -141,29 +148,51 @@ class ViewScorer:
         shape = ViewShape(n_items, len(question.label_space), self._chunk_rows * per_row)
         digest = view.digest(question, self._config.seed)
         path = self._folder / f"{digest[:16]}.bin"
-        before = self._n_started * n_items
-        self._n_started += 1
-        total = max(self._n_views, self._n_started) * n_items
-        with ViewFile(path, shape, digest) as file:
+        self._done[digest] = 0
+        with ViewFile(path, shape, digest) as file, ChunksAhead(file, digest) as store:
             if not file.is_whole:
                 context = FixedContext(
                     view.demonstrations, view.labels, model=self._load(), config=self._config
                 )
-                for scores, n_tokens, seconds in self._chunks(context, file.n_done):
-                    file.append(scores, n_tokens)
-                    row = min(file.n_done * self._chunk_rows, question.n_rows)
-                    done = before + row * per_row
-                    rate = n_tokens / max(seconds, 1e-9)
-                    shown.update(RowsScored(done, total, view.name, row, question.n_rows, rate))
-                    check()
+                with closing(self._chunks(context, store)) as chunks:
+                    for chunk, scored, seconds in chunks:
+                        store.keep(chunk, scored.scores, scored.n_tokens)
+                        rate = self._width * scored.n_tokens / seconds
+                        shown.update(self._reached(view, digest, store, rate))
+                        check()
+            self._done[digest] = n_items
             return StoredView(view, path, shape, digest, file.n_tokens)
 
-    def _chunks(self, context: FixedContext, skip: int) -> Iterator[tuple[ScoreArray, int, float]]:
+    def _chunks(
+        self, context: FixedContext, store: ChunksAhead
+    ) -> Generator[tuple[int, Scored, float], None, None]:
+        """The chunks that are not stored, each with its number and the seconds that it took."""
         question = self._question
-        for _, examples in blocks(question.table, question.task, self._chunk_rows, skip):
+        first = store.n_in_order
+
+        def missing() -> Iterator[tuple[int, Dataset]]:
+            found = blocks(question.table, question.task, self._chunk_rows, first)
+            for chunk, (_, examples) in enumerate(found, start=first):
+                if chunk not in store:
+                    yield chunk, question.dataset(tuple(examples))
+
+        def score(item: tuple[int, Dataset]) -> tuple[int, Scored, float]:
+            chunk, dataset = item
             started = time.monotonic()
-            scored = context.score(question.dataset(tuple(examples)))
-            yield scored.scores, scored.n_tokens, time.monotonic() - started
+            scored = context.score(dataset)
+            return chunk, scored, max(time.monotonic() - started, 1e-9)
+
+        for _, result in side_by_side(score, missing(), self._width):
+            yield result
+
+    def _reached(self, view: View, digest: str, store: ChunksAhead, rate: float) -> RowsScored:
+        question = self._question
+        row = min(store.n_chunks * self._chunk_rows, question.n_rows)
+        self._done[digest] = row * question.task.per_row
+        n_views = max(self._n_views, len(self._done))
+        total = n_views * question.n_rows * question.task.per_row
+        done = sum(self._done.values())
+        return RowsScored(done, total, view.name, row, question.n_rows, rate)
 
 
 @dataclass(frozen=True, slots=True)

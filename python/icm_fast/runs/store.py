@@ -109,7 +109,8 @@ class MemoryStore:
         # Records of an earlier process, by labelling. They are read again in order, so that at
         # every step a search sees exactly what it saw then.
         self._recorded: dict[bytes, deque[ScoredLabelling]] = {}
-        for scored in recorded:
+        self._all = list(recorded)
+        for scored in self._all:
             key = labels_key(scored.labels)
             self._recorded.setdefault(key, deque()).append(scored)
         self._beside: dict[tuple[str, bytes], ScoredLabelling] = {}
@@ -136,6 +137,11 @@ class MemoryStore:
     def n_tokens(self) -> int:
         """Tokens forwarded for them, including earlier parts of a resumed run."""
         return sum(scored.n_tokens for scored in (*self._known.values(), *self._beside.values()))
+
+    @property
+    def records(self) -> tuple[ScoredLabelling, ...]:
+        """All scores so far in the order of their scoring, those of earlier processes first."""
+        return tuple(self._all)
 
     def asked(self) -> Iterable[ScoredLabelling]:
         """The distinct labellings that this search requested, in the order of their scoring."""
@@ -164,6 +170,7 @@ class MemoryStore:
     def record(self, scored: ScoredLabelling) -> None:
         """Keep new scores, merged with what is known about the same labelling."""
         self._keep(scored)
+        self._all.append(scored)
         self._learn(scored)
         self.n_scored_now += 1
 
@@ -183,6 +190,7 @@ class MemoryStore:
             else:
                 scored = score(labels)
                 self._keep(scored)
+                self._all.append(scored)
                 self.n_scored_now += 1
             self._beside[kind, key] = scored
         return self._beside[kind, key]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from threading import RLock
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,8 +14,10 @@ from icm_fast.model.sharing import turn_of
 from icm_fast.plan.pieces import TokenizedDataset, tokenize_dataset
 from icm_fast.plan.text_ids import lost_texts_sentence
 from icm_fast.scoring.bounded import BoundedScorer
+from icm_fast.scoring.elsewhere import ModelElsewhere
 from icm_fast.scoring.growing import AppendingScorer
 from icm_fast.scoring.local import NaiveScorer, TreeScorer
+from icm_fast.scoring.models import TOKENIZING, local_weights
 from icm_fast.scoring.protocol import Scorer
 from icm_fast.scoring.servers.lazy import ServedModel
 from icm_fast.scoring.servers.scorer import ServerScorer
@@ -26,15 +27,12 @@ from icm_fast.types import Dataset
 if TYPE_CHECKING:
     from icm_fast.scoring.models import ScoringModel
 
-_tokenizing = RLock()
-"""Tokenizers keep state; of a served model nothing else here does."""
-
 
 def make_scorer(loaded: ScoringModel, dataset: Dataset, config: SearchConfig) -> Scorer:
     """Tokenize the data set, check that it fits the model, and return the scorer.
 
     Args:
-        loaded: A model in this process, or one of a server.
+        loaded: A model in this process, of a server, or of other processes.
         dataset: What is scored.
         config: Settings.
 
@@ -43,8 +41,10 @@ def make_scorer(loaded: ScoringModel, dataset: Dataset, config: SearchConfig) ->
             limit, or the model can't share prefixes (at this length).
     """
     if isinstance(loaded, ServedModel):
-        with _tokenizing:
+        with TOKENIZING:
             return _server_scorer(loaded, dataset, config)
+    if isinstance(loaded, ModelElsewhere):
+        return loaded.scorer(dataset, config)
     with turn_of(loaded.model):  # tokenizers and probes change the state of the model, too
         return _make_scorer(loaded, dataset, config)
 
@@ -94,7 +94,7 @@ def make_piece_scorer(
     """A scorer of prompts that are token ids already, such as those of a chat template."""
     if isinstance(loaded, ServedModel):
         return ServerScorer(loaded, pieces, config)
-    return TreeScorer(loaded, pieces, config)
+    return TreeScorer(local_weights(loaded, "scoring token ids"), pieces, config)
 
 
 def _warn_of_lost_texts(loaded: ScoringModel, dataset: Dataset) -> None:

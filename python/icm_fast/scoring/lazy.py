@@ -11,7 +11,7 @@ from icm_fast.identity import json_digest
 from icm_fast.model.lazy import ModelIdentity
 from icm_fast.scoring.adapter import fingerprint_of, lift
 from icm_fast.scoring.checks import as_float32, checked
-from icm_fast.scoring.models import Opened, open_model
+from icm_fast.scoring.models import TOKENIZING, Opened, open_model
 
 if TYPE_CHECKING:
     from icm_fast.config import SearchConfig
@@ -61,7 +61,9 @@ class _FromModel:
 
         if self._identity is None:
             own = self._model.identity()
-            pieces = tokenize_dataset(self._dataset, self._model.load().tokenizer)
+            tokenizer = self._model.load().tokenizer
+            with TOKENIZING:  # searches side by side share it
+                pieces = tokenize_dataset(self._dataset, tokenizer)
             more = {"model_tokens": json_digest(asdict(pieces)), "scores_format": SCORES_FORMAT}
             self._identity = replace(own, more={**own.more, **more})
         return self._identity

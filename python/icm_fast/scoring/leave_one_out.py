@@ -13,15 +13,15 @@ from icm_fast.types import Dataset, ScoreArray, check_dataset, check_labels
 
 if TYPE_CHECKING:
     from icm_fast.model import ModelSpec
+    from icm_fast.scoring.models import ScoringModel
     from icm_fast.scoring.protocol import Scorer
-    from icm_fast.scoring.servers.lazy import ServedModel
 
 
 def plan_leave_one_out(
     dataset: Dataset,
     labels: npt.ArrayLike,
     *,
-    model: ModelSpec | ServedModel,
+    model: ModelSpec | ScoringModel,
     seed: int = 0,
     config: SearchConfig | None = None,
 ) -> LeaveOneOutPlan:
@@ -38,7 +38,7 @@ def leave_one_out(
     dataset: Dataset,
     labels: npt.ArrayLike,
     *,
-    model: ModelSpec | ServedModel,
+    model: ModelSpec | ScoringModel,
     scorer: str = "tree",
     seed: int = 0,
     config: SearchConfig | None = None,
@@ -66,7 +66,7 @@ def leave_one_out(
     return _open_scorer(dataset, model, config).score(check_labels(labels, dataset)).scores
 
 
-def _open_scorer(dataset: Dataset, model: ModelSpec | ServedModel, config: SearchConfig) -> Scorer:
+def _open_scorer(dataset: Dataset, model: ModelSpec | ScoringModel, config: SearchConfig) -> Scorer:
     from icm_fast.scoring.factory import make_scorer
 
     check_dataset(dataset)

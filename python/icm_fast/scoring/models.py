@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from threading import RLock
 from typing import TYPE_CHECKING, Protocol
 
 from icm_fast.errors import InputError
 from icm_fast.model.lazy import LazyModel
+from icm_fast.scoring.elsewhere import ModelElsewhere
 from icm_fast.scoring.servers.address import is_address
 from icm_fast.scoring.servers.in_process import LazyEngine
 from icm_fast.scoring.servers.lazy import LazyServer, ServedModel
@@ -13,11 +15,14 @@ from icm_fast.scoring.servers.lazy import LazyServer, ServedModel
 if TYPE_CHECKING:
     from icm_fast.model.loaded import LoadedModel, ModelSpec
 
-    ScoringModel = LoadedModel | ServedModel
+    ScoringModel = LoadedModel | ServedModel | ModelElsewhere
     """What :func:`icm_fast.scoring.factory.make_scorer` makes scorers of."""
 
-Opened = LazyModel | LazyServer
-"""A model that is loaded, or a server that is asked, on first use."""
+Opened = LazyModel | LazyServer | ModelElsewhere
+"""A model that is loaded, or a server or other processes that are asked, on first use."""
+
+TOKENIZING = RLock()
+"""Tokenizers keep state; of a model that is not in this process nothing else here does."""
 
 
 class Choice(Protocol):
@@ -54,7 +59,7 @@ def open_model(model: ModelSpec | Opened | ServedModel, config: Choice) -> Opene
     Raises:
         InputError: An address that cannot be used, or settings of servers for another model.
     """
-    if isinstance(model, LazyModel | LazyServer):
+    if isinstance(model, LazyModel | LazyServer | ModelElsewhere):
         return model
     if isinstance(model, ServedModel):
         return LazyServer.of(model)
@@ -82,7 +87,12 @@ def _refuse_others(config: Choice) -> None:
             raise InputError(f"{name}={value} does not go with engine=vllm; {fix}")
 
 
-def local_weights(model: LoadedModel | ServedModel, what: str) -> LoadedModel:
+def width_of(model: Opened) -> int:
+    """Calls of a model that are worth making at once."""
+    return model.width if isinstance(model, ModelElsewhere) else 1
+
+
+def local_weights(model: ScoringModel, what: str) -> LoadedModel:
     """The model, if its weights are in this process.
 
     Args:
@@ -90,8 +100,13 @@ def local_weights(model: LoadedModel | ServedModel, what: str) -> LoadedModel:
         what: What needs the weights, for the message.
 
     Raises:
-        InputError: It is on a server.
+        InputError: It is on a server, or in other processes.
     """
+    if isinstance(model, ModelElsewhere):
+        raise InputError(
+            f"{what} needs the weights of the model, but {model.name} is held by the workers of "
+            "--ray; drop --ray"
+        )
     if isinstance(model, ServedModel):
         raise InputError(
             f"{what} needs the weights of the model, but {model.name} is a server; pass a hub id, "
