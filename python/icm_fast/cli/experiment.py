@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
-from icm_fast.cli.parameters import AllowHttp, ProgressKind, Server, Tokenizer
-from icm_fast.cli.settings import say
+from icm_fast.cli.parameters import AllowHttp, AsJson, ProgressKind, Server, Tokenizer
+from icm_fast.cli.settings import say, say_json
 
 _Name = Annotated[
     str | None,
@@ -68,6 +68,7 @@ def experiment(
     server: Server = None,
     tokenizer: Tokenizer = None,
     allow_http: AllowHttp = False,
+    as_json: AsJson = False,
     progress: ProgressKind = "auto",
 ) -> None:
     """Run one of the paper's experiments; run it again to resume."""
@@ -76,7 +77,11 @@ def experiment(
     from icm_fast.experiments.run import run_experiment
 
     if name is None:
-        say("\n".join(experiment_names()))
+        names = experiment_names()
+        if as_json:
+            say_json(names)
+        else:
+            say("\n".join(names))
         return
     chosen = read_experiment(name, suite, models=model or (), seeds=seed or (), only=only or ())
     run_experiment(
@@ -87,4 +92,7 @@ def experiment(
         progress=make_progress(progress, timed=True),
     )
     result = output / chosen.file_name
+    if as_json:
+        say(Path(f"{result}.json").read_text().rstrip())
+        return
     say(f"{result}.md, .json, .png and .svg written")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,7 +18,7 @@ from icm_fast.cli.parameters import (
     Tokenizer,
 )
 from icm_fast.cli.search import resumable
-from icm_fast.cli.settings import parse_assignments, read_settings_file, say
+from icm_fast.cli.settings import parse_assignments, read_settings_file, say, say_json
 from icm_fast.errors import InputError, shown
 from icm_fast.model.lazy import LazyModel
 
@@ -244,7 +243,7 @@ class _Request:
 
 _TASK_TEXTS = ("text", "claim", "template", "instruction", "known", "group", "answer")
 _TASK_LISTS = ("labels", "compare", "rules", "descriptions")
-_OTHERS = ("model", "output", "folder", "prefix", "corrections")
+OTHERS = ("model", "output", "folder", "prefix", "corrections")
 
 
 def _request(
@@ -255,16 +254,16 @@ def _request(
     from icm_fast.labelling.config import LabelConfig
 
     settings = [field.name for field in dataclasses.fields(LabelConfig)]
-    names = (*_TASK_TEXTS, *_TASK_LISTS, *_OTHERS)
+    names = (*_TASK_TEXTS, *_TASK_LISTS, *OTHERS)
     content: dict[str, Any] = {}
     if file is not None:
-        texts = frozenset((*_TASK_TEXTS, *_OTHERS, "labels", "descriptions", "compare"))
+        texts = frozenset((*_TASK_TEXTS, *OTHERS, "labels", "descriptions", "compare"))
         content = read_settings_file(file, (*names, *settings), texts)
     content |= parse_assignments(assignments, settings)
     if shares is not None:
         content["shares"] = _numbers(shares)
     content |= {name: value for name, value in flags.items() if value is not None}
-    for name in _OTHERS:
+    for name in OTHERS:
         value = content.get(name)
         if value is not None and not isinstance(value, str | Path):
             raise InputError(f"{name} must be text, got {shown(value)}")
@@ -316,7 +315,7 @@ def _run(name: str, request: _Request, as_json: bool, progress: str) -> None:
         )
         write_labelled(opened, labelling, path, request.prefix)
     if as_json:
-        say(json.dumps(labelling.summary(), indent=2, ensure_ascii=False), err=str(path) == "-")
+        say_json(labelling.summary(), err=str(path) == "-")
         return
     for line in summary_lines(labelling, str(path), folder):
         say(line, err=str(path) == "-")
@@ -365,8 +364,7 @@ def _print_plan(name: str, request: _Request, as_json: bool) -> None:
     model = request.model or DEFAULT_MODEL
     plan = plan_labelling(open_table(name), request.task, model, request.config)
     if as_json:
-        content = {**dataclasses.asdict(plan), "n_tokens": plan.n_tokens}
-        say(json.dumps(content, indent=2, ensure_ascii=False))
+        say_json({**dataclasses.asdict(plan), "n_tokens": plan.n_tokens})
         return
     for line in plan.lines():
         say(line)

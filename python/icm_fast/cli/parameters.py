@@ -140,6 +140,7 @@ TrainingAssignments = Annotated[
         show_default=False,
     ),
 ]
+AsJson = Annotated[bool, typer.Option("--json", help="Print what comes out as JSON.")]
 ProgressKind = Annotated[
     str,
     typer.Option(

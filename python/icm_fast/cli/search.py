@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
 from icm_fast.cli.parameters import (
     AllowHttp,
+    AsJson,
     Assignments,
     ConfigFile,
     Data,
@@ -26,15 +26,13 @@ from icm_fast.cli.parameters import (
     Task,
     Tokenizer,
 )
-from icm_fast.cli.settings import Request, read_request, say
+from icm_fast.cli.settings import Request, read_request, say, say_json
 from icm_fast.errors import InputError
 from icm_fast.scoring.models import Opened, open_model
 
 if TYPE_CHECKING:
     from icm_fast.engine.doctor import Finding
-
-
-_AsJson = Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")]
+    from icm_fast.runs.finished import FinishedRun
 
 
 def search_command(
@@ -51,6 +49,7 @@ def search_command(
     server: Server = None,
     tokenizer: Tokenizer = None,
     allow_http: AllowHttp = False,
+    as_json: AsJson = False,
     progress: ProgressKind = "auto",
 ) -> None:
     """Label the data of a task; run it again to resume."""
@@ -68,14 +67,19 @@ def search_command(
         tokenizer=tokenizer,
         output=output,
     )
-    say(run_search(request, request_model(request), progress))
+    found = run_search(request, request_model(request), progress)
+    if as_json:
+        say_json({"folder": found.folder, **found.summary})
+        return
+    from icm_fast.evaluation.report import run_report
+
+    say(run_report(found).rstrip())
 
 
-def run_search(request: Request, model: Opened, progress: str) -> str:
-    """Search into the folder of ``request``; return the summary to print."""
+def run_search(request: Request, model: Opened, progress: str) -> FinishedRun:
+    """Search into the folder of ``request``; return what it holds then."""
     from icm_fast.engine.progress import make_progress
     from icm_fast.engine.search import search
-    from icm_fast.evaluation.report import run_report
     from icm_fast.runs.finished import read_run
 
     dataset = request.source.load_dataset()
@@ -88,7 +92,7 @@ def run_search(request: Request, model: Opened, progress: str) -> str:
             progress=make_progress(progress),
             source=request.source,
         )
-    return run_report(read_run(request.folder)).rstrip()
+    return read_run(request.folder)
 
 
 @contextmanager
@@ -123,7 +127,7 @@ def doctor(
     server: Server = None,
     tokenizer: Tokenizer = None,
     allow_http: AllowHttp = False,
-    as_json: _AsJson = False,
+    as_json: AsJson = False,
 ) -> None:
     """Check model and data; predict the tokens and time of a search."""
     from icm_fast.engine.doctor import diagnose
@@ -151,7 +155,7 @@ def doctor(
             {"check": f.check, "state": f.state, "detail": f.detail, "fields": dict(f.fields)}
             for f in findings
         ]
-        typer.echo(json.dumps({"findings": rows}, indent=2, ensure_ascii=False))
+        say_json({"findings": rows})
     failed = [finding.detail for finding in findings if not finding.passed]
     if failed:
         raise InputError(failed[0])

@@ -10,6 +10,7 @@ import typer
 
 from icm_fast.cli.parameters import (
     MODEL_HELP,
+    AsJson,
     Assignments,
     Data,
     Limit,
@@ -21,9 +22,9 @@ from icm_fast.cli.parameters import (
     Seed,
     TrainingAssignments,
 )
-from icm_fast.cli.settings import parse_assignments, read_request, say
+from icm_fast.cli.settings import parse_assignments, read_request, say, say_json
 from icm_fast.cli.train_dpo import dpo
-from icm_fast.cli.train_reward import reward
+from icm_fast.cli.train_reward import reward, training_figures
 from icm_fast.cli.train_rl import rl
 from icm_fast.distributed import start
 
@@ -53,6 +54,7 @@ def sft(
             show_default=False,
         ),
     ] = None,
+    as_json: AsJson = False,
     progress: ProgressKind = "auto",
 ) -> None:
     """Fine-tune on the labels of a run; run it again to resume."""
@@ -76,7 +78,7 @@ def sft(
         output_dir=output or run_folder / "tuning",
         progress=make_progress(progress),
     )
-    say(_summary(tuned))
+    _say_tuned(tuned, "labels", as_json)
 
 
 @train_app.command()
@@ -101,6 +103,7 @@ def texts(
         ),
     ],
     assignments: TrainingAssignments = None,
+    as_json: AsJson = False,
     progress: ProgressKind = "auto",
 ) -> None:
     """Fine-tune on plain texts or conversations, as a start for a policy."""
@@ -114,7 +117,7 @@ def texts(
         output_dir=output,
         progress=make_progress(progress),
     )
-    say(_summary(tuned, "texts"))
+    _say_tuned(tuned, "texts", as_json)
 
 
 _IterativeTask = Annotated[
@@ -157,6 +160,7 @@ def iterative(
     assignments: Assignments = None,
     tuning: _IterativeTuning = None,
     options: Options = None,
+    as_json: AsJson = False,
     progress: ProgressKind = "auto",
 ) -> None:
     """Label in batches, each with the model tuned on earlier ones."""
@@ -184,6 +188,13 @@ def iterative(
         progress=make_progress(progress),
         source=request.source,
     )
+    if as_json:
+        batches = [
+            {"n_examples": len(s.labels), "utility": s.utility, "reason": s.reason}
+            for s in result.searches
+        ]
+        say_json({"batches": batches, **training_figures(result.tuned)})
+        return
     for number, found in enumerate(result.searches):
         say(
             f"batch {number + 1}: {len(found.labels)} examples, U = {found.utility:.3f} "
@@ -201,6 +212,13 @@ def _tuning_config(assignments: list[str] | None) -> TuningConfig:
     from icm_fast.training.sft import TuningConfig
 
     return TuningConfig.from_mapping(parse_assignments(assignments or (), None))
+
+
+def _say_tuned(tuned: Tuned, what: str, as_json: bool) -> None:
+    if as_json:
+        say_json(training_figures(tuned))
+    else:
+        say(_summary(tuned, what))
 
 
 def _summary(tuned: Tuned, what: str = "labels") -> str:
