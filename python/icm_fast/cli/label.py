@@ -13,6 +13,7 @@ from icm_fast.cli.parameters import (
     MODEL_HELP,
     AllowHttp,
     ProgressKind,
+    ReportTo,
     Seed,
     Server,
     Tokenizer,
@@ -21,6 +22,7 @@ from icm_fast.cli.search import resumable
 from icm_fast.cli.settings import parse_assignments, read_settings_file, say, say_json
 from icm_fast.errors import InputError, shown
 from icm_fast.model.lazy import LazyModel
+from icm_fast.tracking import Tracking
 
 if TYPE_CHECKING:
     from icm_fast.labelling import Labelling, LabelTask
@@ -192,6 +194,7 @@ def label(
     corrections: _Corrections = None,
     file: _ConfigFile = None,
     plan: _Plan = False,
+    report_to: ReportTo = None,
     as_json: _AsJson = False,
     server: Server = None,
     tokenizer: Tokenizer = None,
@@ -225,7 +228,7 @@ def label(
     if plan:
         _print_plan(table, request, as_json)
     else:
-        _run(table, request, as_json, progress)
+        _run(table, request, as_json, progress, Tracking(report_to or ()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,7 +285,7 @@ def _request(
     )
 
 
-def _run(name: str, request: _Request, as_json: bool, progress: str) -> None:
+def _run(name: str, request: _Request, as_json: bool, progress: str, track: Tracking) -> None:
     from icm_fast.engine.progress import make_progress
     from icm_fast.labelling import label_rows, open_table
     from icm_fast.labelling.api import (
@@ -312,6 +315,7 @@ def _run(name: str, request: _Request, as_json: bool, progress: str) -> None:
             config=config,
             folder=folder,
             progress=make_progress(progress),
+            track=track,
         )
         write_labelled(opened, labelling, path, request.prefix)
     if as_json:

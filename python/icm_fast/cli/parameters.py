@@ -140,6 +140,16 @@ TrainingAssignments = Annotated[
         show_default=False,
     ),
 ]
+ReportTo = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--report-to",
+        metavar="NAME",
+        help="Tracker that receives each step: tensorboard, wandb, trackio, mlflow or jsonl; may "
+        "be repeated.",
+        show_default=False,
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print what comes out as JSON.")]
 ProgressKind = Annotated[
     str,

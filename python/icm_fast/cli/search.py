@@ -21,6 +21,7 @@ from icm_fast.cli.parameters import (
     Output,
     Preset,
     ProgressKind,
+    ReportTo,
     Seed,
     Server,
     Task,
@@ -29,6 +30,7 @@ from icm_fast.cli.parameters import (
 from icm_fast.cli.settings import Request, read_request, say, say_json
 from icm_fast.errors import InputError
 from icm_fast.scoring.models import Opened, open_model
+from icm_fast.tracking import Tracking, TrackLike
 
 if TYPE_CHECKING:
     from icm_fast.engine.doctor import Finding
@@ -49,6 +51,7 @@ def search_command(
     server: Server = None,
     tokenizer: Tokenizer = None,
     allow_http: AllowHttp = False,
+    report_to: ReportTo = None,
     as_json: AsJson = False,
     progress: ProgressKind = "auto",
 ) -> None:
@@ -67,7 +70,8 @@ def search_command(
         tokenizer=tokenizer,
         output=output,
     )
-    found = run_search(request, request_model(request), progress)
+    track = Tracking(report_to or ())
+    found = run_search(request, request_model(request), progress, track)
     if as_json:
         say_json({"folder": found.folder, **found.summary})
         return
@@ -76,7 +80,9 @@ def search_command(
     say(run_report(found).rstrip())
 
 
-def run_search(request: Request, model: Opened, progress: str) -> FinishedRun:
+def run_search(
+    request: Request, model: Opened, progress: str, track: TrackLike = None
+) -> FinishedRun:
     """Search into the folder of ``request``; return what it holds then."""
     from icm_fast.engine.progress import make_progress
     from icm_fast.engine.search import search
@@ -91,6 +97,7 @@ def run_search(request: Request, model: Opened, progress: str) -> FinishedRun:
             output_dir=request.folder,
             progress=make_progress(progress),
             source=request.source,
+            track=track,
         )
     return read_run(request.folder)
 

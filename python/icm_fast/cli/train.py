@@ -17,6 +17,7 @@ from icm_fast.cli.parameters import (
     Model,
     Options,
     ProgressKind,
+    ReportTo,
     RunFolder,
     RunModel,
     Seed,
@@ -27,6 +28,7 @@ from icm_fast.cli.train_dpo import dpo
 from icm_fast.cli.train_reward import reward, training_figures
 from icm_fast.cli.train_rl import rl
 from icm_fast.distributed import start
+from icm_fast.tracking import Tracking
 
 if TYPE_CHECKING:
     from icm_fast.training.sft import Tuned, TuningConfig
@@ -54,6 +56,7 @@ def sft(
             show_default=False,
         ),
     ] = None,
+    report_to: ReportTo = None,
     as_json: AsJson = False,
     progress: ProgressKind = "auto",
 ) -> None:
@@ -77,6 +80,7 @@ def sft(
         config=config,
         output_dir=output or run_folder / "tuning",
         progress=make_progress(progress),
+        track=Tracking(report_to or ()),
     )
     _say_tuned(tuned, "labels", as_json)
 
@@ -103,6 +107,7 @@ def texts(
         ),
     ],
     assignments: TrainingAssignments = None,
+    report_to: ReportTo = None,
     as_json: AsJson = False,
     progress: ProgressKind = "auto",
 ) -> None:
@@ -116,6 +121,7 @@ def texts(
         config=_tuning_config(assignments),
         output_dir=output,
         progress=make_progress(progress),
+        track=Tracking(report_to or ()),
     )
     _say_tuned(tuned, "texts", as_json)
 
@@ -160,6 +166,7 @@ def iterative(
     assignments: Assignments = None,
     tuning: _IterativeTuning = None,
     options: Options = None,
+    report_to: ReportTo = None,
     as_json: AsJson = False,
     progress: ProgressKind = "auto",
 ) -> None:
@@ -186,6 +193,7 @@ def iterative(
         tuning_config=_tuning_config(tuning),
         output_dir=folder,
         progress=make_progress(progress),
+        track=Tracking(report_to or ()),
         source=request.source,
     )
     if as_json:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from icm_fast.cli.parameters import AsJson, ProgressKind, RunModel, TrainingAssignments
+from icm_fast.cli.parameters import AsJson, ProgressKind, ReportTo, RunModel, TrainingAssignments
 from icm_fast.cli.settings import parse_assignments, say, say_json
 from icm_fast.cli.train_reward import (
     FOUND,
@@ -17,6 +17,7 @@ from icm_fast.cli.train_reward import (
     pairs_from,
     training_figures,
 )
+from icm_fast.tracking import Tracking
 
 _Output = Annotated[
     Path | None,
@@ -36,6 +37,7 @@ def dpo(
     labels: LabelSource = FOUND,
     assignments: TrainingAssignments = None,
     output: _Output = None,
+    report_to: ReportTo = None,
     as_json: AsJson = False,
     progress: ProgressKind = "auto",
 ) -> None:
@@ -51,6 +53,7 @@ def dpo(
         config=config,
         output_dir=output or given.folder,
         progress=make_progress(progress),
+        track=Tracking(report_to or ()),
     )
     if as_json:
         say_json(training_figures(done))

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from icm_fast.cli.parameters import AsJson, ProgressKind, RunModel, TrainingAssignments
+from icm_fast.cli.parameters import AsJson, ProgressKind, ReportTo, RunModel, TrainingAssignments
 from icm_fast.cli.settings import parse_assignments, say, say_json
 from icm_fast.errors import InputError, suggest
+from icm_fast.tracking import Tracking
 
 if TYPE_CHECKING:
     from icm_fast.model.loaded import LoadedModel
@@ -73,6 +74,7 @@ def reward(
     pool_labels: _PoolLabels = "soft",
     assignments: TrainingAssignments = None,
     output: _Output = None,
+    report_to: ReportTo = None,
     as_json: AsJson = False,
     progress: ProgressKind = "auto",
 ) -> None:
@@ -95,6 +97,7 @@ def reward(
         config=config,
         soft=pool_labels == "soft",
         progress=make_progress(progress),
+        track=Tracking(report_to or ()),
     )
     if as_json:
         final = None if done.final is None else training_figures(done.final)

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from icm_fast.cli.parameters import MODEL_HELP, AsJson, ProgressKind, TrainingAssignments
+from icm_fast.cli.parameters import MODEL_HELP, AsJson, ProgressKind, ReportTo, TrainingAssignments
 from icm_fast.cli.settings import parse_assignments, say, say_json
+from icm_fast.tracking import Tracking
 
 if TYPE_CHECKING:
     from icm_fast.training.rl import TrainedPolicy
@@ -44,6 +45,7 @@ def rl(
             show_default=False,
         ),
     ] = None,
+    report_to: ReportTo = None,
     as_json: AsJson = False,
     progress: ProgressKind = "auto",
 ) -> None:
@@ -62,6 +64,7 @@ def rl(
         config=config,
         output_dir=output or reward / "policy",
         progress=make_progress(progress),
+        track=Tracking(report_to or ()),
     )
     if as_json:
         log = trained.log

@@ -15,6 +15,7 @@ from icm_fast.labelling.scan import blocks
 from icm_fast.labelling.tables import Table
 from icm_fast.labelling.task import LabelTask
 from icm_fast.labelling.view_file import ViewFile, ViewShape
+from icm_fast.tracking import RunTracking, Step
 from icm_fast.types import Dataset, Example, IntArray, LabelSpace, Reporter
 
 if TYPE_CHECKING:
@@ -89,6 +90,11 @@ class RowsScored:
     n_rows: int
     rate: float
 
+    def step(self) -> Step:
+        """What trackers receive."""
+        figures = {"share": self.done / self.total, "tokens_per_second": self.rate}
+        return Step("rows", self.done, figures)
+
     def describe(self) -> str:
         """One line of figures."""
         speed = f"  {self.rate:,.0f} tokens/s" if self.rate else ""
@@ -105,6 +111,7 @@ class ViewScorer:
         config: Settings of the scoring.
         chunk_rows: Rows that are scored and stored at a time.
         n_views: Contexts that are planned, for the progress.
+        tracking: Receives what is scored.
     """
 
     def __init__(
@@ -115,6 +122,7 @@ class ViewScorer:
         config: SearchConfig,
         chunk_rows: int,
         n_views: int,
+        tracking: RunTracking,
     ) -> None:
         self._folder = folder
         self._question = question
@@ -122,6 +130,7 @@ class ViewScorer:
         self._config = config
         self._chunk_rows = chunk_rows
         self._n_views = n_views
+        self._tracking = tracking
         self._n_started = 0
 
     def score(self, view: View, shown: Reporter, check: Callable[[], None]) -> StoredView:
@@ -154,7 +163,9 @@ class ViewScorer:
                     row = min(file.n_done * self._chunk_rows, question.n_rows)
                     done = before + row * per_row
                     rate = n_tokens / max(seconds, 1e-9)
-                    shown.update(RowsScored(done, total, view.name, row, question.n_rows, rate))
+                    scored = RowsScored(done, total, view.name, row, question.n_rows, rate)
+                    shown.update(scored)
+                    self._tracking.report(scored.step())
                     check()
             return StoredView(view, path, shape, digest, file.n_tokens)
 
