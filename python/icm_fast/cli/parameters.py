@@ -148,6 +148,7 @@ ReportTo = Annotated[
         help="Tracker that receives each step: tensorboard, wandb, trackio, mlflow or jsonl; may "
         "be repeated.",
         show_default=False,
+        rich_help_panel="Tracking",
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print what comes out as JSON.")]

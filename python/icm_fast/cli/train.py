@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -28,10 +29,12 @@ from icm_fast.cli.train_dpo import dpo
 from icm_fast.cli.train_reward import reward, training_figures
 from icm_fast.cli.train_rl import rl
 from icm_fast.distributed import start
+from icm_fast.errors import InputError
 from icm_fast.tracking import Tracking
 
 if TYPE_CHECKING:
     from icm_fast.training.sft import Tuned, TuningConfig
+    from icm_fast.types import Dataset, IntArray
 
 train_app = typer.Typer(help="Train on labels, texts and rewards (needs icm-fast\\[train]).")
 
@@ -60,21 +63,20 @@ def sft(
     as_json: AsJson = False,
     progress: ProgressKind = "auto",
 ) -> None:
-    """Fine-tune on the labels of a run; run it again to resume."""
+    """Fine-tune on the labels of a run or a labelling; run it again to resume."""
     from icm_fast.engine.progress import make_progress
     from icm_fast.model import load_model
-    from icm_fast.runs.finished import read_run
     from icm_fast.training.sft import fine_tune
 
     config = _tuning_config(assignments)
-    run = read_run(run_folder)
+    given = _given_labels(run_folder, model)
     tuned = fine_tune(
-        run.dataset,
-        run.labels,
+        given.dataset,
+        given.labels,
         model=load_model(
-            model or run.model,
-            dtype=run.config.dtype,
-            device=run.config.device,
+            given.model,
+            dtype=given.dtype,
+            device=given.device,
             quantization=config.quantization,
         ),
         config=config,
@@ -209,6 +211,35 @@ def iterative(
             f"({found.reason})"
         )
     say(_summary(result.tuned))
+
+
+@dataclass(frozen=True, slots=True)
+class _GivenLabels:
+    """Examples with labels, and the model that found them."""
+
+    dataset: Dataset
+    labels: IntArray
+    model: str
+    dtype: str = "auto"
+    device: str = "auto"
+
+
+def _given_labels(folder: Path, model: str | None) -> _GivenLabels:
+    """What a search or a labelling found."""
+    from icm_fast.labelling.stored import is_labelling
+
+    if is_labelling(folder):
+        from icm_fast.labelling.training_set import training_set
+
+        found = training_set(folder)
+        if model is None and found.model is None:
+            raise InputError(f"{folder} does not name its model; add --model")
+        return _GivenLabels(found.dataset, found.labels, model or str(found.model))
+    from icm_fast.runs.finished import read_run
+
+    run = read_run(folder)
+    config = run.config
+    return _GivenLabels(run.dataset, run.labels, model or run.model, config.dtype, config.device)
 
 
 train_app.command()(dpo)

@@ -15,6 +15,7 @@ from icm_fast.files.fields import Fields, read_object
 from icm_fast.labelling.folder import CORES, LABELLING_FILE
 from icm_fast.labelling.folder import SUMMARY_FILE as LABELLING_SUMMARY
 from icm_fast.labelling.stored import is_labelling
+from icm_fast.labelling.training_set import labelling_model
 from icm_fast.reports.trainings import RECORDS
 from icm_fast.runs.config import IDENTITY, read_config
 from icm_fast.runs.store import CONFIG_FILE, read_summary
@@ -151,16 +152,8 @@ def _labelling(folder: Path) -> ListedRun:
         n_examples=identity.integer("n_rows"),
         n_tokens=None if summary is None else summary.integer(_TOKENS),
         seconds=None if summary is None else summary.number("seconds", 0),
-        model=_core_model(folder),
+        model=labelling_model(folder),
     )
-
-
-def _core_model(folder: Path) -> str | None:
-    """The model's name, which the searched cores of a labelling record."""
-    for path in sorted((folder / CORES).glob(f"*/{CONFIG_FILE}")):
-        with suppress(InputError):
-            return str(read_config(path)["model"])
-    return None
 
 
 def _training(folder: Path) -> ListedRun:
