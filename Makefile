@@ -29,7 +29,7 @@ DONE := $(VENV)/.done
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 CPP := $(shell find csrc -name '*.cpp' -o -name '*.hpp' -o -name '*.cu' -o -name '*.cuh')
-PACKAGE := pyproject.toml constraints.txt CMakeLists.txt csrc/cuda/CMakeLists.txt README.md LICENSE \
+PACKAGE := pyproject.toml tools/version_from_git.py constraints.txt CMakeLists.txt csrc/cuda/CMakeLists.txt README.md LICENSE \
   $(filter-out csrc/tests/% csrc/fuzz/%,$(CPP)) \
   $(shell find python kernels -name '*.py' -o -name '*.pyi' -o -name 'py.typed') \
   $(wildcard python/icm_fast/experiments/definitions/*.yaml python/icm_fast/assets/movie_reviews/* \

@@ -139,7 +139,7 @@ class Mlflow:
         self._client: Any = MlflowClient()
         if run.handle is not None:
             self.handle = run.handle
-            self._client.set_terminated(self.handle, "RUNNING")
+            self._client.update_run(self.handle, status="RUNNING")
             return
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
         found = self._client.get_experiment_by_name(name)
