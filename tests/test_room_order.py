@@ -18,7 +18,7 @@ ORDER = (
     ("_core", "errors"),
     ("types", "files", "documents"),
     ("config", "identity", "distributed", "assets"),
-    ("plan",),
+    ("plan", "tracking"),
     ("tasks",),
     ("kernels",),
     ("model",),

@@ -138,6 +138,10 @@ class Limit(ABC):
     def read(self, name: str, value: object) -> object:
         """Return the value to keep; InputError unless the setting ``name`` accepts it."""
 
+    @abstractmethod
+    def schema(self) -> dict[str, JsonValue]:
+        """The same limit as a JSON Schema, for editors and other programs."""
+
 
 @dataclass(frozen=True, slots=True)
 class Between(Limit):
@@ -150,6 +154,11 @@ class Between(Limit):
         """Return a number in the range."""
         check_number(name, value, self.low, self.high)
         return value
+
+    def schema(self) -> dict[str, JsonValue]:
+        """A number or an integer, with its bounds."""
+        kind = "integer" if isinstance(self.low, int) else "number"
+        return {"type": kind, "minimum": self.low, "maximum": self.high}
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +173,10 @@ class OneOf(Limit):
             raise InputError(f"unknown {name} {shown(value)}{suggest(str(value), self.known)}")
         return value
 
+    def schema(self) -> dict[str, JsonValue]:
+        """The words."""
+        return {"enum": list(self.known)}
+
 
 @dataclass(frozen=True, slots=True)
 class Switch(Limit):
@@ -174,6 +187,10 @@ class Switch(Limit):
         if not isinstance(value, bool):
             raise InputError(f"{name} must be true or false, got {shown(value)}")
         return value
+
+    def schema(self) -> dict[str, JsonValue]:
+        """A boolean."""
+        return {"type": "boolean"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +213,10 @@ class Text(Limit):
             raise InputError(f"{name} holds control characters: {shown(value)}; remove them")
         return value
 
+    def schema(self) -> dict[str, JsonValue]:
+        """A text, with something else than blanks in it unless it may be empty."""
+        return {"type": "string", "pattern": r"^$|\S" if self.may_be_empty else r"\S"}
+
 
 @dataclass(frozen=True, slots=True)
 class LabelIndex(Limit):
@@ -208,6 +229,10 @@ class LabelIndex(Limit):
                 f"{name} = {shown(value)} is not a label; give the index of a label, or -1 for none"
             )
         return value
+
+    def schema(self) -> dict[str, JsonValue]:
+        """An integer, -1 or more."""
+        return {"type": "integer", "minimum": -1}
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,6 +263,11 @@ class ListOf(Limit):
         return tuple(
             self.item.read(self.noun or f"{name}[{row}]", item) for row, item in enumerate(items)
         )
+
+    def schema(self) -> dict[str, JsonValue]:
+        """An array of what the limit of the items says."""
+        least = {"minItems": 1} if self.required else {}
+        return {"type": "array", "items": self.item.schema(), **least}
 
 
 @cache

@@ -52,7 +52,7 @@ def test_the_commands():
             "experiment",
             "doctor",
         ),
-        *("merge", "push", "tune-kernels", "version"),
+        *("merge", "push", "tune-kernels", "version", "config", "runs", "runs ls"),
         *("evaluate", "evaluate run", "evaluate reward", "evaluate policy"),
         *("train", "train sft", "train texts", "train iterative", "train reward", "train rl"),
         "train dpo",

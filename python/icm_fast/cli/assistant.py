@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from icm_fast.cli.parameters import MODEL_HELP, ProgressKind
-from icm_fast.cli.settings import parse_assignments, say
+from icm_fast.cli.parameters import MODEL_HELP, AsJson, ProgressKind
+from icm_fast.cli.settings import parse_assignments, say, say_json
 
 if TYPE_CHECKING:
     from icm_fast.experiments.assistant.config import AssistantConfig
@@ -64,6 +64,7 @@ def assistant(
     output: _Output = None,
     assignments: _Assignments = None,
     rl: _Rl = None,
+    as_json: AsJson = False,
     progress: ProgressKind = "auto",
 ) -> None:
     """Label reviews, train reward models and policies, compare them.
@@ -83,11 +84,15 @@ def assistant(
     name = f"assistant-{Path(model).name}"
     shown = make_progress(progress, timed=True)
     if seeds is not None:
-        _several(model, seeds, output or Path("runs") / name, config_of, shown)
+        _several(model, seeds, output or Path("runs") / name, config_of, shown, as_json)
         return
     folder = output or Path("runs") / f"{name}-seed{seed}"
     report = run_assistant(model, output=folder, config=config_of(seed), progress=shown)
-    say(_write_report(folder, report))
+    text = _write_report(folder, report)
+    if as_json:
+        say_json(report)
+        return
+    say(text)
     say(f"written to {folder / 'report.md'} and report.json; the policy: {folder}/policy-icm")
 
 
@@ -97,6 +102,7 @@ def _several(
     folder: Path,
     config_of: Callable[[int], AssistantConfig],
     shown: Reporter,
+    as_json: bool,
 ) -> None:
     """Run every seed, and print what they say together."""
     from icm_fast.experiments.assistant.report import seeds_text
@@ -116,6 +122,9 @@ def _several(
     )
     text = seeds_text(report)
     write_atomically(folder / "seeds.md", text.encode())
+    if as_json:
+        say_json(report)
+        return
     say(text)
     say(f"written to {folder / 'seeds.md'} and {SEEDS_FILE}; each seed: {folder}/seedN")
 

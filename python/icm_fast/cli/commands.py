@@ -10,16 +10,20 @@ from typer.completion import install_callback, show_callback
 from typer.core import TyperGroup
 
 from icm_fast.cli.assistant import assistant
+from icm_fast.cli.config import config
 from icm_fast.cli.demo import demo
 from icm_fast.cli.evaluate import evaluate_app
 from icm_fast.cli.experiment import experiment
 from icm_fast.cli.export import export
 from icm_fast.cli.kernels import tune_kernels
 from icm_fast.cli.label import label
+from icm_fast.cli.parameters import AsJson
 from icm_fast.cli.publish import merge, push
 from icm_fast.cli.report import report
 from icm_fast.cli.review import review
+from icm_fast.cli.runs import runs_app
 from icm_fast.cli.search import doctor, search_command
+from icm_fast.cli.settings import say_json
 from icm_fast.cli.train import train_app
 from icm_fast.runs.provenance import versions
 
@@ -78,6 +82,7 @@ app.command("search", rich_help_panel=_LABEL)(search_command)
 app.command(rich_help_panel=_LABEL)(doctor)
 app.command(rich_help_panel=_LABEL)(report)
 app.command(rich_help_panel=_LABEL)(review)
+app.add_typer(runs_app, name="runs", rich_help_panel=_LABEL)
 app.add_typer(evaluate_app, name="evaluate", rich_help_panel=_USE)
 app.command(rich_help_panel=_USE)(export)
 app.add_typer(train_app, name="train", rich_help_panel=_USE)
@@ -85,11 +90,15 @@ app.command(rich_help_panel=_USE)(merge)
 app.command(rich_help_panel=_USE)(push)
 app.command(rich_help_panel=_PAPER)(experiment)
 app.command(rich_help_panel=_PAPER)(assistant)
+app.command(rich_help_panel=_INSTALLATION)(config)
 app.command(rich_help_panel=_INSTALLATION)(tune_kernels)
 
 
 @app.command(rich_help_panel=_INSTALLATION)
-def version() -> None:
+def version(as_json: AsJson = False) -> None:
     """Print the versions of icm-fast, Python and the main packages."""
+    if as_json:
+        say_json(versions())
+        return
     for name, number in versions().items():
         typer.echo(f"{name} {number}")

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from icm_fast.cli.parameters import MODEL_HELP, ProgressKind
+from icm_fast.cli.parameters import MODEL_HELP, AsJson, ProgressKind
 from icm_fast.cli.search import resumable
-from icm_fast.cli.settings import say
+from icm_fast.cli.settings import say, say_json
 
 
 def demo(
@@ -20,6 +20,7 @@ def demo(
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="FOLDER", help="Run folder.")
     ] = Path("runs/demo"),
+    as_json: AsJson = False,
     progress: ProgressKind = "auto",
 ) -> None:
     """Label movie reviews and compare the labels with human ones."""
@@ -30,4 +31,7 @@ def demo(
         result = run_demo(
             model, n=n, seed=seed, output=output, n_test=n_test, progress=make_progress(progress)
         )
+    if as_json:
+        say_json({"folder": output, "summary": result.run.summary, "comparison": result.comparison})
+        return
     say(demo_text(result))

@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 
 from icm_fast.cli.parameters import (
     AllowHttp,
+    AsJson,
     Assignments,
     Data,
     Limit,
@@ -26,7 +27,7 @@ from icm_fast.cli.parameters import (
     Tokenizer,
 )
 from icm_fast.cli.search import request_model, run_search
-from icm_fast.cli.settings import read_request, say
+from icm_fast.cli.settings import read_request, say, say_json
 from icm_fast.errors import InputError
 from icm_fast.runs.store import CONFIG_FILE
 from icm_fast.scoring.models import Opened, open_model
@@ -84,6 +85,7 @@ def evaluate_run_command(
     server: Server = None,
     tokenizer: Tokenizer = None,
     allow_http: AllowHttp = False,
+    as_json: AsJson = False,
     progress: ProgressKind = "auto",
 ) -> None:
     """Compare zero-shot, found and gold labels on held-out examples."""
@@ -126,7 +128,11 @@ def evaluate_run_command(
         folder = request.folder
     run = read_run(folder)
     opened = _predicting(run, model, server, tokenizer)
-    say(comparison_text(evaluate_run(run, opened, n_test=n_test)))
+    comparison = evaluate_run(run, opened, n_test=n_test)
+    if as_json:
+        say_json(comparison)
+        return
+    say(comparison_text(comparison))
 
 
 def _predicting(
@@ -185,6 +191,7 @@ def evaluate_reward_command(
         bool,
         typer.Option("--refuse-long", help="Refuse texts over the context; do not cut them."),
     ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Measure a reward model's accuracy on pairs, as RewardBench does."""
     from icm_fast.files import is_stdout, write_atomically, write_output
@@ -205,6 +212,9 @@ def evaluate_reward_command(
     write = write_atomically if output is None else write_output
     write(path, content)
     write(path.with_suffix(".md"), result.to_markdown().encode())
+    if as_json:
+        say_json(result.to_dict())
+        return
     say(result.to_markdown().rstrip())
     say(f"\nwritten to {path} and {path.with_suffix('.md').name}")
 
@@ -343,6 +353,7 @@ def evaluate_policy_command(
     top_p: _TopP = 1.0,
     seed: _Seed = 0,
     output: _Output = None,
+    as_json: AsJson = False,
     progress: ProgressKind = "auto",
 ) -> None:
     """Measure how often a judge prefers policy A to policy B."""
@@ -372,5 +383,8 @@ def evaluate_policy_command(
         progress=make_progress(progress),
     )
     markdown, rows = write_head_to_head(result, path)
+    if as_json:
+        say_json(result.to_dict())
+        return
     say(result.to_markdown().rstrip())
     say(f"\nwritten to {path}, {markdown.name} and {rows.name}")

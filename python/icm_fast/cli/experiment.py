@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
-from icm_fast.cli.parameters import AllowHttp, ProgressKind, Server, Tokenizer
-from icm_fast.cli.settings import say
+from icm_fast.cli.parameters import AllowHttp, AsJson, ProgressKind, Server, Tokenizer
+from icm_fast.cli.settings import say, say_json
 from icm_fast.cli.workers import Ray, RayGpus, RayWorkers, models
 
 _Name = Annotated[
@@ -72,6 +72,7 @@ def experiment(
     ray: Ray = None,
     ray_workers: RayWorkers = None,
     ray_gpus: RayGpus = None,
+    as_json: AsJson = False,
     progress: ProgressKind = "auto",
 ) -> None:
     """Run one of the paper's experiments; run it again to resume."""
@@ -80,7 +81,11 @@ def experiment(
     from icm_fast.experiments.run import run_experiment
 
     if name is None:
-        say("\n".join(experiment_names()))
+        names = experiment_names()
+        if as_json:
+            say_json(names)
+        else:
+            say("\n".join(names))
         return
     chosen = read_experiment(name, suite, models=model or (), seeds=seed or (), only=only or ())
     with models(ray, ray_workers, ray_gpus) as open_one:
@@ -93,4 +98,7 @@ def experiment(
             open_one=open_one,
         )
     result = output / chosen.file_name
+    if as_json:
+        say(Path(f"{result}.json").read_text().rstrip())
+        return
     say(f"{result}.md, .json, .png and .svg written")

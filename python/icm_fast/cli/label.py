@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,15 +14,17 @@ from icm_fast.cli.parameters import (
     AllowHttp,
     Engine,
     ProgressKind,
+    ReportTo,
     Seed,
     Server,
     Tokenizer,
 )
 from icm_fast.cli.search import resumable
-from icm_fast.cli.settings import parse_assignments, read_settings_file, say
+from icm_fast.cli.settings import parse_assignments, read_settings_file, say, say_json
 from icm_fast.cli.workers import OpenModel, Ray, RayGpus, RayWorkers, models
 from icm_fast.errors import InputError, shown
 from icm_fast.model.lazy import LazyModel
+from icm_fast.tracking import Tracking
 
 if TYPE_CHECKING:
     from icm_fast.labelling import Labelling, LabelTask
@@ -197,6 +198,7 @@ def label(
     corrections: _Corrections = None,
     file: _ConfigFile = None,
     plan: _Plan = False,
+    report_to: ReportTo = None,
     as_json: _AsJson = False,
     engine: Engine = None,
     server: Server = None,
@@ -236,7 +238,7 @@ def label(
         _print_plan(table, request, as_json)
         return
     with models(ray, ray_workers, ray_gpus) as open_one:
-        _run(table, request, open_one, as_json, progress)
+        _run(table, request, open_one, as_json, progress, Tracking(report_to or ()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,7 +256,7 @@ class _Request:
 
 _TASK_TEXTS = ("text", "claim", "template", "instruction", "known", "group", "answer")
 _TASK_LISTS = ("labels", "compare", "rules", "descriptions")
-_OTHERS = ("model", "output", "folder", "prefix", "corrections")
+OTHERS = ("model", "output", "folder", "prefix", "corrections")
 
 
 def _request(
@@ -265,16 +267,16 @@ def _request(
     from icm_fast.labelling.config import LabelConfig
 
     settings = [field.name for field in dataclasses.fields(LabelConfig)]
-    names = (*_TASK_TEXTS, *_TASK_LISTS, *_OTHERS)
+    names = (*_TASK_TEXTS, *_TASK_LISTS, *OTHERS)
     content: dict[str, Any] = {}
     if file is not None:
-        texts = frozenset((*_TASK_TEXTS, *_OTHERS, "labels", "descriptions", "compare"))
+        texts = frozenset((*_TASK_TEXTS, *OTHERS, "labels", "descriptions", "compare"))
         content = read_settings_file(file, (*names, *settings), texts)
     content |= parse_assignments(assignments, settings)
     if shares is not None:
         content["shares"] = _numbers(shares)
     content |= {name: value for name, value in flags.items() if value is not None}
-    for name in _OTHERS:
+    for name in OTHERS:
         value = content.get(name)
         if value is not None and not isinstance(value, str | Path):
             raise InputError(f"{name} must be text, got {shown(value)}")
@@ -293,7 +295,14 @@ def _request(
     )
 
 
-def _run(name: str, request: _Request, open_one: OpenModel, as_json: bool, progress: str) -> None:
+def _run(
+    name: str,
+    request: _Request,
+    open_one: OpenModel,
+    as_json: bool,
+    progress: str,
+    track: Tracking,
+) -> None:
     from icm_fast.engine.progress import make_progress
     from icm_fast.labelling import label_rows, open_table
     from icm_fast.labelling.api import (
@@ -326,10 +335,11 @@ def _run(name: str, request: _Request, open_one: OpenModel, as_json: bool, progr
             config=config,
             folder=folder,
             progress=make_progress(progress),
+            track=track,
         )
         write_labelled(opened, labelling, path, request.prefix)
     if as_json:
-        say(json.dumps(labelling.summary(), indent=2, ensure_ascii=False), err=str(path) == "-")
+        say_json(labelling.summary(), err=str(path) == "-")
         return
     for line in summary_lines(labelling, str(path), folder):
         say(line, err=str(path) == "-")
@@ -386,7 +396,7 @@ def _print_plan(name: str, request: _Request, as_json: bool) -> None:
         content = {**dataclasses.asdict(plan), "n_tokens": plan.n_tokens}
         if plan.server is not None:
             content["n_requests"] = plan.n_requests
-        say(json.dumps(content, indent=2, ensure_ascii=False))
+        say_json(content)
         return
     for line in plan.lines():
         say(line)

@@ -149,6 +149,18 @@ TrainingAssignments = Annotated[
         show_default=False,
     ),
 ]
+ReportTo = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--report-to",
+        metavar="NAME",
+        help="Tracker that receives each step: tensorboard, wandb, trackio, mlflow or jsonl; may "
+        "be repeated.",
+        show_default=False,
+        rich_help_panel="Tracking",
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print what comes out as JSON.")]
 ProgressKind = Annotated[
     str,
     typer.Option(

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from icm_fast.cli.settings import say
+from icm_fast.cli.parameters import AsJson
+from icm_fast.cli.settings import say, say_json
 from icm_fast.errors import InputError, shown, suggest
+
+if TYPE_CHECKING:
+    from icm_fast.reports.content import Report as FoundReport
 
 _FORMATS = ("markdown", "html")
 _HTML_SUFFIXES = (".html", ".htm")
@@ -89,8 +94,16 @@ def report(
     data: _Data = None,
     rows: _Rows = None,
     figures: _Figures = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Summarise a run as Markdown, or as a page to read and share."""
+    """Summarise a run as Markdown, as a page to read and share, or as JSON."""
+    if as_json:
+        if format is not None or output is not None:
+            raise InputError("--json prints what a page says; leave out --format and -o")
+        if figures is not None:
+            raise InputError("--figures belongs to a page; leave it out, or --json")
+        say_json(_content(_read(run_folders, gold, data, rows)))
+        return
     chosen = _chosen_format(format, output)
     page_only = {"--gold": gold, "--data": data, "--rows": rows, "--figures": figures}
     if chosen == "html":
@@ -131,6 +144,26 @@ def _write_markdown(folders: list[Path], output: Path | None) -> None:
         say(f"report written to {output}")
 
 
+def _read(folders: list[Path], gold: str | None, data: str | None, rows: int | None) -> FoundReport:
+    from icm_fast.reports import Request, read_report
+    from icm_fast.reports.labelled import DEFAULT_ROWS
+
+    n_rows = DEFAULT_ROWS if rows is None else rows
+    return read_report(Request(tuple(folders), gold, data, n_rows))
+
+
+def _content(found: FoundReport) -> dict[str, object]:
+    """A report as JSON, each block with its type."""
+    content = dataclasses.asdict(found)
+    del content["figures"]  # which are blocks of the sections
+    for part, section in zip(content["sections"], found.sections, strict=True):
+        part["blocks"] = [
+            {"type": type(block).__name__.lower(), **block_content}
+            for block, block_content in zip(section.blocks, part["blocks"], strict=True)
+        ]
+    return content
+
+
 def _write_page(
     folders: list[Path],
     output: Path | None,
@@ -140,12 +173,10 @@ def _write_page(
     figures: Path | None,
 ) -> None:
     from icm_fast.files import is_stdout, write_output
-    from icm_fast.reports import Request, read_report, render_page
-    from icm_fast.reports.labelled import DEFAULT_ROWS
+    from icm_fast.reports import render_page
     from icm_fast.reports.pictures import write_pictures
 
-    n_rows = DEFAULT_ROWS if rows is None else rows
-    found = read_report(Request(tuple(folders), gold, data, n_rows))
+    found = _read(folders, gold, data, rows)
     page = render_page(found, ", ".join(folder.resolve().name for folder in folders))
     target = Path("-") if output is None else output
     if figures is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -13,6 +12,7 @@ import typer
 
 from icm_fast.cli.parameters import (
     AllowHttp,
+    AsJson,
     Assignments,
     ConfigFile,
     Data,
@@ -23,19 +23,22 @@ from icm_fast.cli.parameters import (
     Output,
     Preset,
     ProgressKind,
+    ReportTo,
     Seed,
     Server,
     Task,
     Tokenizer,
 )
-from icm_fast.cli.settings import Request, read_request, say
+from icm_fast.cli.settings import Request, read_request, say, say_json
 from icm_fast.cli.workers import OpenModel, Ray, RayGpus, RayWorkers, models
 from icm_fast.errors import InputError, shown
 from icm_fast.scoring.models import Opened, open_model, width_of
 from icm_fast.scoring.side_by_side import side_by_side
+from icm_fast.tracking import Tracking, TrackLike
 
 if TYPE_CHECKING:
     from icm_fast.engine.doctor import Finding
+    from icm_fast.runs.finished import FinishedRun
     from icm_fast.types import Reporter
 
 
@@ -50,7 +53,6 @@ _Seeds = Annotated[
         show_default=False,
     ),
 ]
-_AsJson = Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")]
 
 
 def search_command(
@@ -72,6 +74,8 @@ def search_command(
     ray: Ray = None,
     ray_workers: RayWorkers = None,
     ray_gpus: RayGpus = None,
+    report_to: ReportTo = None,
+    as_json: AsJson = False,
     progress: ProgressKind = "auto",
 ) -> None:
     """Label the data of a task; run it again to resume."""
@@ -98,12 +102,22 @@ def search_command(
     requests = [request_of(seed)]
     if seeds is not None:
         requests = [_below(request_of(one), one) for one in read_seeds(seeds)]
+    track = Tracking(report_to or ())
     with models(ray, ray_workers, ray_gpus) as open_one:
         if seeds is None:
-            say(run_search(requests[0], open_one(requests[0].model, requests[0].config), progress))
-            return
-        for report in _searches(requests, open_one, progress):
-            say(report)
+            opened = open_one(requests[0].model, requests[0].config)
+            runs = [run_search(requests[0], opened, progress, track)]
+        else:
+            runs = _searches(requests, open_one, progress, track)
+    if as_json:
+        found = [{"folder": run.folder, **run.summary} for run in runs]
+        say_json(found[0] if seeds is None else {"runs": found})
+        return
+    from icm_fast.evaluation.report import run_report
+
+    for run in runs:
+        report = run_report(run).rstrip()
+        say(report if seeds is None else f"{run.folder}\n{report}\n")
 
 
 def read_seeds(text: str) -> list[int]:
@@ -135,35 +149,39 @@ def _below(request: Request, seed: int) -> Request:
     return replace(request, output=request.output / f"seed-{seed}")
 
 
-def _searches(requests: Sequence[Request], open_one: OpenModel, progress: str) -> Iterator[str]:
+def _searches(
+    requests: Sequence[Request], open_one: OpenModel, progress: str, track: Tracking
+) -> list[FinishedRun]:
     """Search for each request, side by side where the model is held by several workers."""
     from icm_fast.engine.progress import Headed, Shared, make_progress
 
     # One model: the requests differ in their seeds alone.
     model = open_one(requests[0].model, requests[0].config)
-    reports: dict[int, str] = {}
+    found: dict[int, FinishedRun] = {}
     with make_progress(progress) as reporter, resumable(requests[0].folder.parent):
         shared = Shared(reporter)
 
-        def one(request: Request) -> str:
-            return _report(request, model, Headed(shared, f"seed {request.config.seed}"))
+        def one(request: Request) -> FinishedRun:
+            headed = Headed(shared, f"seed {request.config.seed}")
+            return _searched(request, model, headed, track)
 
-        for place, report in side_by_side(one, requests, min(width_of(model), len(requests))):
-            reports[place] = report
-    yield from (f"{request.folder}\n{reports[k]}\n" for k, request in enumerate(requests))
+        for place, run in side_by_side(one, requests, min(width_of(model), len(requests))):
+            found[place] = run
+    return [found[place] for place in range(len(requests))]
 
 
-def run_search(request: Request, model: Opened, progress: str) -> str:
-    """Search into the folder of ``request``; return the summary to print."""
+def run_search(
+    request: Request, model: Opened, progress: str, track: TrackLike = None
+) -> FinishedRun:
+    """Search into the folder of ``request``; return what it holds then."""
     from icm_fast.engine.progress import make_progress
 
     with resumable(request.folder):
-        return _report(request, model, make_progress(progress))
+        return _searched(request, model, make_progress(progress), track)
 
 
-def _report(request: Request, model: Opened, progress: Reporter) -> str:
+def _searched(request: Request, model: Opened, progress: Reporter, track: TrackLike) -> FinishedRun:
     from icm_fast.engine.search import search
-    from icm_fast.evaluation.report import run_report
     from icm_fast.runs.finished import read_run
 
     search(
@@ -173,8 +191,9 @@ def _report(request: Request, model: Opened, progress: Reporter) -> str:
         output_dir=request.folder,
         progress=progress,
         source=request.source,
+        track=track,
     )
-    return run_report(read_run(request.folder)).rstrip()
+    return read_run(request.folder)
 
 
 @contextmanager
@@ -210,7 +229,7 @@ def doctor(
     server: Server = None,
     tokenizer: Tokenizer = None,
     allow_http: AllowHttp = False,
-    as_json: _AsJson = False,
+    as_json: AsJson = False,
 ) -> None:
     """Check model and data; predict the tokens and time of a search."""
     from icm_fast.engine.doctor import diagnose
@@ -239,7 +258,7 @@ def doctor(
             {"check": f.check, "state": f.state, "detail": f.detail, "fields": dict(f.fields)}
             for f in findings
         ]
-        typer.echo(json.dumps({"findings": rows}, indent=2, ensure_ascii=False))
+        say_json({"findings": rows})
     failed = [finding.detail for finding in findings if not finding.passed]
     if failed:
         raise InputError(failed[0])

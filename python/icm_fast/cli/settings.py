@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import typer
 
 from icm_fast.config import (
@@ -64,6 +67,29 @@ def say(text: str, *, err: bool = False) -> None:
     """Print text without escape sequences; of several processes only the main one prints."""
     if is_main():
         typer.echo(printable(text), err=err)
+
+
+def say_json(content: object, *, err: bool = False) -> None:
+    """Print a result as JSON; numbers that JSON has not, NaN and infinity, become null."""
+    text = json.dumps(finite(content), indent=2, ensure_ascii=False, allow_nan=False)
+    if printable(text) != text:  # whose escapes are not those of JSON
+        text = json.dumps(finite(content), indent=2, allow_nan=False)
+    say(text, err=err)
+
+
+def finite(value: object) -> object:
+    """The same content as JSON has it: null for NaN and infinity, paths as texts, plain numbers."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
+    if isinstance(value, (set, frozenset)):
+        return [finite(item) for item in sorted(value)]
+    if isinstance(value, (np.generic, np.ndarray)):
+        return finite(value.tolist())
+    return str(value) if isinstance(value, Path) else value
 
 
 def read_request(

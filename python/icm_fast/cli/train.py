@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,25 +11,30 @@ import typer
 
 from icm_fast.cli.parameters import (
     MODEL_HELP,
+    AsJson,
     Assignments,
     Data,
     Limit,
     Model,
     Options,
     ProgressKind,
+    ReportTo,
     RunFolder,
     RunModel,
     Seed,
     TrainingAssignments,
 )
-from icm_fast.cli.settings import parse_assignments, read_request, say
+from icm_fast.cli.settings import parse_assignments, read_request, say, say_json
 from icm_fast.cli.train_dpo import dpo
-from icm_fast.cli.train_reward import reward
+from icm_fast.cli.train_reward import reward, training_figures
 from icm_fast.cli.train_rl import rl
 from icm_fast.distributed import start
+from icm_fast.errors import InputError
+from icm_fast.tracking import Tracking
 
 if TYPE_CHECKING:
     from icm_fast.training.sft import Tuned, TuningConfig
+    from icm_fast.types import Dataset, IntArray
 
 train_app = typer.Typer(help="Train on labels, texts and rewards (needs icm-fast\\[train]).")
 
@@ -53,30 +59,32 @@ def sft(
             show_default=False,
         ),
     ] = None,
+    report_to: ReportTo = None,
+    as_json: AsJson = False,
     progress: ProgressKind = "auto",
 ) -> None:
-    """Fine-tune on the labels of a run; run it again to resume."""
+    """Fine-tune on the labels of a run or a labelling; run it again to resume."""
     from icm_fast.engine.progress import make_progress
     from icm_fast.model import load_model
-    from icm_fast.runs.finished import read_run
     from icm_fast.training.sft import fine_tune
 
     config = _tuning_config(assignments)
-    run = read_run(run_folder)
+    given = _given_labels(run_folder, model)
     tuned = fine_tune(
-        run.dataset,
-        run.labels,
+        given.dataset,
+        given.labels,
         model=load_model(
-            model or run.model,
-            dtype=run.config.dtype,
-            device=run.config.device,
+            given.model,
+            dtype=given.dtype,
+            device=given.device,
             quantization=config.quantization,
         ),
         config=config,
         output_dir=output or run_folder / "tuning",
         progress=make_progress(progress),
+        track=Tracking(report_to or ()),
     )
-    say(_summary(tuned))
+    _say_tuned(tuned, "labels", as_json)
 
 
 @train_app.command()
@@ -101,6 +109,8 @@ def texts(
         ),
     ],
     assignments: TrainingAssignments = None,
+    report_to: ReportTo = None,
+    as_json: AsJson = False,
     progress: ProgressKind = "auto",
 ) -> None:
     """Fine-tune on plain texts or conversations, as a start for a policy."""
@@ -113,8 +123,9 @@ def texts(
         config=_tuning_config(assignments),
         output_dir=output,
         progress=make_progress(progress),
+        track=Tracking(report_to or ()),
     )
-    say(_summary(tuned, "texts"))
+    _say_tuned(tuned, "texts", as_json)
 
 
 _IterativeTask = Annotated[
@@ -157,6 +168,8 @@ def iterative(
     assignments: Assignments = None,
     tuning: _IterativeTuning = None,
     options: Options = None,
+    report_to: ReportTo = None,
+    as_json: AsJson = False,
     progress: ProgressKind = "auto",
 ) -> None:
     """Label in batches, each with the model tuned on earlier ones."""
@@ -182,14 +195,51 @@ def iterative(
         tuning_config=_tuning_config(tuning),
         output_dir=folder,
         progress=make_progress(progress),
+        track=Tracking(report_to or ()),
         source=request.source,
     )
+    if as_json:
+        batches = [
+            {"n_examples": len(s.labels), "utility": s.utility, "reason": s.reason}
+            for s in result.searches
+        ]
+        say_json({"batches": batches, **training_figures(result.tuned)})
+        return
     for number, found in enumerate(result.searches):
         say(
             f"batch {number + 1}: {len(found.labels)} examples, U = {found.utility:.3f} "
             f"({found.reason})"
         )
     say(_summary(result.tuned))
+
+
+@dataclass(frozen=True, slots=True)
+class _GivenLabels:
+    """Examples with labels, and the model that found them."""
+
+    dataset: Dataset
+    labels: IntArray
+    model: str
+    dtype: str = "auto"
+    device: str = "auto"
+
+
+def _given_labels(folder: Path, model: str | None) -> _GivenLabels:
+    """What a search or a labelling found."""
+    from icm_fast.labelling.stored import is_labelling
+
+    if is_labelling(folder):
+        from icm_fast.labelling.training_set import training_set
+
+        found = training_set(folder)
+        if model is None and found.model is None:
+            raise InputError(f"{folder} does not name its model; add --model")
+        return _GivenLabels(found.dataset, found.labels, model or str(found.model))
+    from icm_fast.runs.finished import read_run
+
+    run = read_run(folder)
+    config = run.config
+    return _GivenLabels(run.dataset, run.labels, model or run.model, config.dtype, config.device)
 
 
 train_app.command()(dpo)
@@ -201,6 +251,13 @@ def _tuning_config(assignments: list[str] | None) -> TuningConfig:
     from icm_fast.training.sft import TuningConfig
 
     return TuningConfig.from_mapping(parse_assignments(assignments or (), None))
+
+
+def _say_tuned(tuned: Tuned, what: str, as_json: bool) -> None:
+    if as_json:
+        say_json(training_figures(tuned))
+    else:
+        say(_summary(tuned, what))
 
 
 def _summary(tuned: Tuned, what: str = "labels") -> str:

@@ -7,9 +7,17 @@ from typing import Annotated
 
 import typer
 
-from icm_fast.cli.parameters import ProgressKind, RunModel, TrainingAssignments
-from icm_fast.cli.settings import parse_assignments, say
-from icm_fast.cli.train_reward import FOUND, LabelSource, PairSource, left_out, pairs_from
+from icm_fast.cli.parameters import AsJson, ProgressKind, ReportTo, RunModel, TrainingAssignments
+from icm_fast.cli.settings import parse_assignments, say, say_json
+from icm_fast.cli.train_reward import (
+    FOUND,
+    LabelSource,
+    PairSource,
+    left_out,
+    pairs_from,
+    training_figures,
+)
+from icm_fast.tracking import Tracking
 
 _Output = Annotated[
     Path | None,
@@ -29,6 +37,8 @@ def dpo(
     labels: LabelSource = FOUND,
     assignments: TrainingAssignments = None,
     output: _Output = None,
+    report_to: ReportTo = None,
+    as_json: AsJson = False,
     progress: ProgressKind = "auto",
 ) -> None:
     """Train on pairs by DPO, without a reward model; run it again to resume."""
@@ -43,7 +53,11 @@ def dpo(
         config=config,
         output_dir=output or given.folder,
         progress=make_progress(progress),
+        track=Tracking(report_to or ()),
     )
+    if as_json:
+        say_json(training_figures(done))
+        return
     too_long = f", {done.n_too_long} left out as too long" if done.n_too_long else ""
     kept = "" if done.best_step is None else f" Kept: the weights of step {done.best_step}."
     say(

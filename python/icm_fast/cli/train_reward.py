@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from icm_fast.cli.parameters import ProgressKind, RunModel, TrainingAssignments
-from icm_fast.cli.settings import parse_assignments, say
+from icm_fast.cli.parameters import AsJson, ProgressKind, ReportTo, RunModel, TrainingAssignments
+from icm_fast.cli.settings import parse_assignments, say, say_json
 from icm_fast.errors import InputError, suggest
+from icm_fast.tracking import Tracking
 
 if TYPE_CHECKING:
     from icm_fast.model.loaded import LoadedModel
@@ -73,6 +74,8 @@ def reward(
     pool_labels: _PoolLabels = "soft",
     assignments: TrainingAssignments = None,
     output: _Output = None,
+    report_to: ReportTo = None,
+    as_json: AsJson = False,
     progress: ProgressKind = "auto",
 ) -> None:
     """Train a reward model on labels or pairs; run it again to resume."""
@@ -94,8 +97,22 @@ def reward(
         config=config,
         soft=pool_labels == "soft",
         progress=make_progress(progress),
+        track=Tracking(report_to or ()),
     )
+    if as_json:
+        final = None if done.final is None else training_figures(done.final)
+        say_json({"folder": folder, "initial": training_figures(done.initial), "final": final})
+        return
     say(_summary(given.pairs, done, folder))
+
+
+def training_figures(done: object) -> dict[str, object]:
+    """What came out of a training, without its model, as JSON takes it."""
+    names = (
+        *("folder", "n_examples", "n_pairs", "n_too_long", "n_tokens", "seconds"),
+        *("best_step", "best_loss", "losses"),
+    )
+    return {name: getattr(done, name) for name in names if hasattr(done, name)}
 
 
 @dataclass(frozen=True, slots=True)

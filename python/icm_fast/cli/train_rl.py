@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from icm_fast.cli.parameters import MODEL_HELP, ProgressKind, TrainingAssignments
-from icm_fast.cli.settings import parse_assignments, say
+from icm_fast.cli.parameters import MODEL_HELP, AsJson, ProgressKind, ReportTo, TrainingAssignments
+from icm_fast.cli.settings import parse_assignments, say, say_json
+from icm_fast.tracking import Tracking
 
 if TYPE_CHECKING:
     from icm_fast.training.rl import TrainedPolicy
@@ -44,6 +45,8 @@ def rl(
             show_default=False,
         ),
     ] = None,
+    report_to: ReportTo = None,
+    as_json: AsJson = False,
     progress: ProgressKind = "auto",
 ) -> None:
     """Optimise a policy against a reward model; run it again to resume."""
@@ -61,7 +64,13 @@ def rl(
         config=config,
         output_dir=output or reward / "policy",
         progress=make_progress(progress),
+        track=Tracking(report_to or ()),
     )
+    if as_json:
+        log = trained.log
+        figures = {"steps": log.steps, "measurements": log.measurements}
+        say_json({"folder": trained.folder, "n_held_out": len(trained.held_out), **figures})
+        return
     say(_summary(trained, config.n_episodes_per_step))
 
 

@@ -15,12 +15,13 @@ from icm_fast.cluster.worker import Facts, ModelChoice
 from icm_fast.engine.chains import make_search_engine
 from icm_fast.engine.progress import Quiet
 from icm_fast.engine.protocol import SearchesElsewhere
-from icm_fast.engine.search import search_into
+from icm_fast.engine.search import search_into, search_settings
 from icm_fast.runs.store import MemoryStore, open_store
 from icm_fast.scoring.elsewhere import ModelElsewhere
 from icm_fast.scoring.lazy import LazyScorer
 from icm_fast.scoring.models import Choice, open_model
 from icm_fast.scoring.servers.address import is_address
+from icm_fast.tracking import tracked
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from icm_fast.scoring.models import ScoringModel
     from icm_fast.scoring.protocol import Scorer
     from icm_fast.tasks.source import TaskSource
+    from icm_fast.tracking import TrackLike
     from icm_fast.types import Dataset, Reporter
 
 P = ParamSpec("P")
@@ -110,17 +112,20 @@ class ClusterModel(SearchesElsewhere):
         output_dir: str | os.PathLike[str] | None,
         progress: Reporter | None,
         source: TaskSource | None,
+        track: TrackLike,
     ) -> SearchResult:
         """Run a search in one worker; its scores and all files are kept here."""
         engine = make_search_engine(config, dataset)
         led = _Led(self, self._pool, self._choice)
         lazy_scorer = LazyScorer(dataset, config, led)
+        settings = search_settings(lazy_scorer, dataset, config)
         with (
             open_store(output_dir, dataset, config, lazy_scorer, source) as store,
             progress or Quiet() as shown,
+            tracked(track, output_dir, "search", settings, shown.warn) as tracking,
             led.following(dataset, config, store),
         ):
-            return search_into(store, engine, dataset, config, lazy_scorer, shown)
+            return search_into(store, engine, dataset, config, lazy_scorer, shown, tracking)
 
     @property
     def _facts(self) -> Facts:

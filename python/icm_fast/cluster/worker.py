@@ -25,6 +25,7 @@ from icm_fast.runs.store import MemoryStore
 from icm_fast.scoring.lazy import LazyScorer
 from icm_fast.scoring.models import Opened, open_model
 from icm_fast.scoring.servers.lazy import ServedModel
+from icm_fast.tracking import tracked
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -174,7 +175,9 @@ class Worker:
             model = self._opened(choice, expected)
             engine = make_search_engine(config, dataset)
             scorer = LazyScorer(dataset, config, model)
-            search_into(store, engine, dataset, config, scorer, Quiet())
+            quiet = Quiet()
+            with tracked(None, None, "search", {}, quiet.warn) as untracked:
+                search_into(store, engine, dataset, config, scorer, quiet, untracked)
 
         def run_and_end() -> None:
             try:

@@ -62,6 +62,16 @@ class SearchState:
         """The bound of evaluations, otherwise the number of examples."""
         return self.max_evaluations or self.n_examples
 
+    def figures(self) -> dict[str, float]:
+        """What trackers receive of the state; a resumed search comes to the same."""
+        return {
+            "utility": self.utility,
+            "temperature": self.temperature,
+            "iteration": self.iteration,
+            "labelled": self.n_labelled,
+            "accepted": self.n_accepted,
+        }
+
     def describe(self) -> str:
         """One line of figures."""
         return (

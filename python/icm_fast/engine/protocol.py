@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from icm_fast.config import SearchConfig
     from icm_fast.engine.result import SearchResult
     from icm_fast.tasks.source import TaskSource
+    from icm_fast.tracking import TrackLike
     from icm_fast.types import Dataset, IntArray, Reporter, ScoreArray
 
 
@@ -29,6 +30,7 @@ class SearchesElsewhere(ModelElsewhere):
         output_dir: str | os.PathLike[str] | None,
         progress: Reporter | None,
         source: TaskSource | None,
+        track: TrackLike,
     ) -> SearchResult:
         """Same as :func:`icm_fast.engine.search.search`, with the same files."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from itertools import count
 from typing import TYPE_CHECKING
 
 from icm_fast.config import SearchConfig, check_config
@@ -16,6 +17,7 @@ from icm_fast.engine.result import SearchResult, rescored, result_of, summary_of
 from icm_fast.runs.labels import labels_lines
 from icm_fast.runs.store import MemoryStore, open_store
 from icm_fast.scoring.lazy import LazyScorer
+from icm_fast.tracking import RunTracking, Step, TrackLike, tracked
 from icm_fast.types import Dataset, Reporter, check_dataset
 
 if TYPE_CHECKING:
@@ -34,6 +36,7 @@ def search(
     scorer: SimpleScorer | None = None,
     progress: Reporter | None = None,
     source: TaskSource | None = None,
+    track: TrackLike = None,
 ) -> SearchResult:
     """Label a data set by maximising U(D) = alpha P(D) - I(D), without any supervision.
 
@@ -47,6 +50,8 @@ def search(
         scorer: Scores labellings in place of the model, whose name is then only recorded.
         progress: Receives the state of the search; nothing is shown when absent.
         source: Where the data came from; recorded in the run folder for evaluation.
+        track: Called with each step of the search, or names trackers; see
+            :mod:`icm_fast.tracking`.
 
     Raises:
         InputError: Bad input, a run folder of another search, or a file that cannot be written.
@@ -55,15 +60,29 @@ def search(
     config = check_config(config)
     if isinstance(model, SearchesElsewhere) and scorer is None:
         return model.search(
-            dataset, config=config, output_dir=output_dir, progress=progress, source=source
+            dataset,
+            config=config,
+            output_dir=output_dir,
+            progress=progress,
+            source=source,
+            track=track,
         )
     engine = make_search_engine(config, dataset)  # refuses settings before there is a folder
     lazy_scorer = LazyScorer(dataset, config, model, scorer)
+    settings = search_settings(lazy_scorer, dataset, config)
     with (
         open_store(output_dir, dataset, config, lazy_scorer, source) as store,
         progress or Quiet() as shown,
+        tracked(track, output_dir, "search", settings, shown.warn) as tracking,
     ):
-        return search_into(store, engine, dataset, config, lazy_scorer, shown)
+        return search_into(store, engine, dataset, config, lazy_scorer, shown, tracking)
+
+
+def search_settings(
+    scorer: LazyScorer, dataset: Dataset, config: SearchConfig
+) -> dict[str, object]:
+    """What trackers show beside the figures of a search."""
+    return {"model": scorer.model_name, "n_examples": len(dataset), **config.to_dict()}
 
 
 def search_into(
@@ -73,6 +92,7 @@ def search_into(
     config: SearchConfig,
     scorer: LazyScorer,
     shown: Reporter,
+    tracking: RunTracking,
 ) -> SearchResult:
     """Search with an open store, from which known scores come and to which new ones go.
 
@@ -83,11 +103,13 @@ def search_into(
         config: Settings, checked.
         scorer: Scores what the store does not know.
         shown: Receives the state of the search.
+        tracking: Receives the figures of each step.
 
     Raises:
         InputError: See :func:`search`.
     """
     watch = Stopwatch()
+    steps = count(1)
     collapse = CollapseWatch(dataset, config, shown)
     stopped = False
     while (ask := engine.ask()) is not None:
@@ -97,7 +119,9 @@ def search_into(
             continue
         engine.tell(answer(engine, ask, store, scorer, config))
         store.log(engine.take_events())
-        shown.update(_state(engine, store, config))
+        state = _state(engine, store, config)
+        shown.update(state)
+        tracking.report(_step(next(steps), state, store))
         collapse.look(engine.labels)
     store.log(engine.take_events())
     result = result_of(engine, store, dataset, config)
@@ -108,6 +132,13 @@ def search_into(
         labels_lines(dataset, result.labels, result.scores), summary_of(engine, store, result)
     )
     return replace(result, seconds=float(summary["seconds"]))
+
+
+def _step(number: int, state: SearchState, store: MemoryStore) -> Step:
+    """The figures of a step; what was scored in all is known once the replay is over."""
+    replayed = not state.n_scored_now
+    cost = {"evaluations": state.n_evaluations, "tokens": store.n_tokens}
+    return Step("search", number, state.figures() | ({} if replayed else cost), replayed)
 
 
 def _state(engine: SearchEngine, store: MemoryStore, config: SearchConfig) -> SearchState:

@@ -17,6 +17,7 @@ from icm_fast.labelling.tables import FileTable, Table, open_table
 from icm_fast.labelling.task import LabelTask
 from icm_fast.scoring.models import Opened, open_model
 from icm_fast.tasks.constraints import RuleLike
+from icm_fast.tracking import TrackLike
 from icm_fast.types import Reporter
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ def label(
     output: str | os.PathLike[str] | None = None,
     output_dir: str | os.PathLike[str] | None = None,
     progress: Reporter | None = None,
+    track: TrackLike = None,
 ) -> Any:
     """Label every row of a table with a language model and no supervision.
 
@@ -82,6 +84,7 @@ def label(
         output: File that receives the table with the new columns; its suffix tells the format.
         output_dir: Folder in which an interrupted labelling resumes. Without it nothing is kept.
         progress: Receives what is going on; nothing is shown when absent.
+        track: Called with each step, or names trackers; see :mod:`icm_fast.tracking`.
 
     Returns:
         Data of the same kind with the columns ``label``, ``confidence`` (probability of the label),
@@ -111,7 +114,13 @@ def label(
     check_new_columns(table, task, prefix)
     opened = open_model(model, config)
     labelling = label_rows(
-        table, task, model=opened, config=config, folder=output_dir, progress=progress
+        table,
+        task,
+        model=opened,
+        config=config,
+        folder=output_dir,
+        progress=progress,
+        track=track,
     )
     if path is not None:
         write_labelled(table, labelling, path, prefix)

@@ -45,6 +45,7 @@ from icm_fast.scoring.side_by_side import side_by_side
 from icm_fast.tasks.constraints import compile_rules
 from icm_fast.tasks.rows import Row
 from icm_fast.tasks.sampling import digest
+from icm_fast.tracking import RunTracking, Step, TrackLike, tracked
 from icm_fast.types import (
     UNLABELLED,
     Constraint,
@@ -109,6 +110,7 @@ def label_rows(
     config: LabelConfig | None = None,
     folder: str | os.PathLike[str] | None = None,
     progress: Reporter | None = None,
+    track: TrackLike = None,
 ) -> Labelling:
     """Label all rows of a table.
 
@@ -120,6 +122,7 @@ def label_rows(
         folder: Where everything that was computed is kept, so that an interrupted labelling
             resumes from it; a temporary one when absent.
         progress: Receives what is going on.
+        track: Called with each step, or names trackers; see :mod:`icm_fast.tracking`.
 
     Raises:
         InputError: Bad input, a folder of another labelling, or a file that cannot be written.
@@ -128,15 +131,32 @@ def label_rows(
     config.check_labels(task.labels)
     started = time.monotonic()
     scan = scan_table(table, task)
-    with _opened(folder) as opened, progress or Quiet() as shown_to:
+    settings = {"model": model.name, "n_rows": scan.n_rows, **config.to_dict()}
+    with (
+        _opened(folder) as opened,
+        progress or Quiet() as shown_to,
+        tracked(track, folder, "labelling", settings, shown_to.warn) as tracking,
+    ):
         shown_to = Shared(shown_to) if width_of(model) > 1 else shown_to
         with stop_when_stored(shown_to.say) as check:
-            labelling = _Run(table, task, scan, model, config, opened, shown_to, check).run()
+            run = _Run(table, task, scan, model, config, opened, shown_to, check, tracking)
+            labelling = run.run()
         labelling = replace(labelling, seconds=time.monotonic() - started)
+        tracking.report(_last_step(labelling))
         opened.write_settings(stored_settings(table, labelling.task, config.to_dict()))
         opened.write_decision(packed_decision(labelling.decision))
         opened.write_summary(labelling.summary())
     return labelling
+
+
+def _last_step(labelling: Labelling) -> Step:
+    decision = labelling.decision
+    figures = {
+        "mean_confidence": float(decision.confidence.mean()),
+        "labelled": int((decision.labels != UNLABELLED).sum()),
+        "tokens": labelling.n_tokens,
+    }
+    return Step("result", 1, figures)
 
 
 @contextmanager
@@ -174,6 +194,7 @@ class _Run:
         folder: LabellingFolder,
         shown_to: Reporter,
         check: Callable[[], None],
+        tracking: RunTracking,
     ) -> None:
         self._table = table
         self._task = task
@@ -183,6 +204,7 @@ class _Run:
         self._folder = folder
         self._shown = shown_to
         self._check = check
+        self._tracking = tracking
         self._searching = config.search_config()
         self._read: dict[int, tuple[Example, ...]] = {}
         self._reading = RLock()
@@ -202,6 +224,7 @@ class _Run:
             self._searching,
             self._config.chunk_rows,
             1 + (n_cores if size < self._scan.n_rows else 0),
+            self._tracking,
             width_of(self._model),
         )
         plain = scorer.score(View("no demonstrations"), self._shown, self._check)
@@ -377,7 +400,12 @@ class _Run:
         folder = self._folder.core(json_digest(content))
         self._shown.say(f"searching core {number}: {len(core.rows)} rows")
         result = search(
-            dataset, model=self._model, config=config, output_dir=folder, progress=self._shown
+            dataset,
+            model=self._model,
+            config=config,
+            output_dir=folder,
+            progress=self._shown,
+            track=lambda step: self._tracking.report(replace(step, stream=f"core-{number}")),
         )
         return self._core_evidence(number, core, dataset, result, alone)
 

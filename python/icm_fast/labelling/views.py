@@ -18,6 +18,7 @@ from icm_fast.labelling.tables import Table
 from icm_fast.labelling.task import LabelTask
 from icm_fast.labelling.view_file import ViewFile, ViewShape
 from icm_fast.scoring.side_by_side import side_by_side
+from icm_fast.tracking import RunTracking, Step
 from icm_fast.types import Dataset, Example, IntArray, LabelSpace, Reporter
 
 if TYPE_CHECKING:
@@ -93,6 +94,11 @@ class RowsScored:
     n_rows: int
     rate: float
 
+    def step(self) -> Step:
+        """What trackers receive."""
+        figures = {"share": self.done / self.total, "tokens_per_second": self.rate}
+        return Step("rows", self.done, figures)
+
     def describe(self) -> str:
         """One line of figures."""
         speed = f"  {self.rate:,.0f} tokens/s" if self.rate else ""
@@ -109,6 +115,7 @@ class ViewScorer:
         config: Settings of the scoring.
         chunk_rows: Rows that are scored and stored at a time.
         n_views: Contexts that are planned, for the progress.
+        tracking: Receives what is scored.
         width: Chunks that are scored at once.
     """
 
@@ -120,6 +127,7 @@ class ViewScorer:
         config: SearchConfig,
         chunk_rows: int,
         n_views: int,
+        tracking: RunTracking,
         width: int = 1,
     ) -> None:
         self._folder = folder
@@ -130,6 +138,7 @@ class ViewScorer:
         self._n_views = n_views
         self._width = width
         self._done: dict[str, int] = {}
+        self._tracking = tracking
 
     def score(self, view: View, shown: Reporter, check: Callable[[], None]) -> StoredView:
         """Score all rows after a context, or what is left of them.
@@ -158,7 +167,9 @@ class ViewScorer:
                     for chunk, scored, seconds in chunks:
                         store.keep(chunk, scored.scores, scored.n_tokens)
                         rate = self._width * scored.n_tokens / seconds
-                        shown.update(self._reached(view, digest, store, rate))
+                        reached = self._reached(view, digest, store, rate)
+                        shown.update(reached)
+                        self._tracking.report(reached.step())
                         check()
             self._done[digest] = n_items
             return StoredView(view, path, shape, digest, file.n_tokens)

@@ -11,8 +11,11 @@ from icm_fast import distributed
 from icm_fast.errors import InputError
 from icm_fast.files import is_file, json_lines, read_file, write_atomically, writing
 from icm_fast.files.fields import Fields, read_line
+from icm_fast.tracking import RunTracking, Step
 
 STEPS_FILE = "steps.jsonl"
+
+_HELD_OUT = "eval_"
 
 Line = dict[str, float]
 """``step`` (from 1), and what was measured then; see :class:`StepLog`."""
@@ -31,9 +34,13 @@ class StepLog:
     Args:
         folder: Of the training.
         n_done: Steps that are not taken again.
+        tracking: Receives the figures, too: those of steps as ``train``, others as ``eval``.
     """
 
-    def __init__(self, folder: Path | None, n_done: int) -> None:
+    def __init__(
+        self, folder: Path | None, n_done: int, tracking: RunTracking | None = None
+    ) -> None:
+        self._tracking = tracking
         self._file: BinaryIO | None = None
         if folder is not None:
             path = folder / STEPS_FILE
@@ -63,6 +70,12 @@ class StepLog:
             # JSON has no infinity, which a norm of gradients may be.
             self._file.write(json_lines([{k: v for k, v in line.items() if math.isfinite(v)}]))
             self._file.flush()
+        if self._tracking is not None:
+            figures = {name: value for name, value in line.items() if name != "step"}
+            held_out = any(name.startswith(_HELD_OUT) for name in figures)
+            names = {name.removeprefix(_HELD_OUT): value for name, value in figures.items()}
+            stream = "eval" if held_out else "train"
+            self._tracking.report(Step(stream, int(line["step"]), names))
 
 
 def read_steps(folder: Path) -> list[Line]:

@@ -331,6 +331,13 @@ def test_command_line_from_a_file_to_a_score(base, tmp_path, capsys):
     assert run(arguments) == 0
     assert capsys.readouterr().out == told.out
     data = bench_file(tmp_path / "bench.jsonl")
+    assert run([*arguments, "--json"]) == 0  # both are finished, and only read
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["final"]["n_pairs"] > 0
+    assert len(figures["initial"]["losses"]) > 0
+    assert run(["evaluate", "reward", str(folder), str(data), "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown == json.loads((folder / f"evaluation-{data.stem}.json").read_text())
     assert run(["evaluate", "reward", str(folder), str(data)]) == 0
     shown = capsys.readouterr().out
     result = json.loads((folder / "evaluation-bench.json").read_text())

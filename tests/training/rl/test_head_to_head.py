@@ -275,7 +275,8 @@ def test_command_line(folders, tmp_path, capsys, monkeypatch):
     assert content["a"]["fingerprint"] != content["b"]["fingerprint"]
     assert out.with_suffix(".md").read_text().rstrip() in told.out
     assert f"{b} writes 8 texts" in told.err
-    assert run([*arguments, "--judge", a, "--pairwise"]) == 0
+    assert run([*arguments, "--judge", a, "--pairwise", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["order_disagreement"] is not None
     name = f"{folders.name}-base-against-{folders.name}-tuned.json"
     assert json.loads((tmp_path / "runs" / name).read_text())["order_disagreement"] is not None
 

@@ -329,7 +329,7 @@ def test_command(tmp_path, capsys):
     ]
     for name in ("steps", "batch_size", "group_size", "max_new_tokens", "n_held_out"):
         arguments += ["--set", f"{name}={getattr(CONFIG, name)}"]
-    assert run(arguments) == 0
+    assert run([*arguments, "--report-to", "jsonl"]) == 0
     told = capsys.readouterr()
     assert "1 repeated prompts" in told.err
     assert "6 steps of 8 episodes" in told.out
@@ -343,6 +343,17 @@ def test_command(tmp_path, capsys):
     named = {"learning_rate", "grad_norm", "reward", "kl", "clip_share", "unfinished", "loss"}
     assert all(named <= line.keys() for line in lines)
     assert all(line["grad_norm"] > 0 for line in lines)
+    tracked = (json.loads(line) for line in (folder / "tracking.jsonl").read_text().splitlines())
+    by_stream: dict[str, list[dict]] = {"train": [], "held_out": []}
+    for line in tracked:
+        by_stream[line.pop("stream")].append(line)
+    assert by_stream["train"] == lines
+    assert [m["step"] for m in by_stream["held_out"]] == [
+        m["step"] for m in history["measurements"]
+    ]
+    assert [m["reward"] for m in by_stream["held_out"]] == [
+        m["reward"] for m in history["measurements"]
+    ]
     assert lines[0]["learning_rate"] > lines[-1]["learning_rate"] > 0
     assert load_model(str(folder)).fingerprint != load_model(str(base)).fingerprint
     write_model_folder(folder, tmp_path / "hub")  # what `icm-fast push` uploads

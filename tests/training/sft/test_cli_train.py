@@ -1,5 +1,7 @@
 """``icm-fast train``: results, folders that --model takes, and exit codes."""
 
+import json
+
 import pytest
 
 from icm_fast import SearchConfig, search
@@ -42,6 +44,10 @@ def test_sft_tunes_on_the_labels_of_a_run(finished, base, tmp_path, capsys):
     )
     assert run(arguments) == 0
     assert capsys.readouterr().out == told
+    assert run([*arguments, "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert (figures["folder"], figures["n_examples"]) == (str(output), 8)
+    assert len(figures["losses"]) == 8
     assert run([*arguments, "--set", "rank=2"]) == 2
     error = capsys.readouterr().err
     assert "holds a different fine-tuning: rank is 8 there and 2 here" in error

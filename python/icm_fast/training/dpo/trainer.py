@@ -35,6 +35,7 @@ from icm_fast.training.steps import (
     tuning_arguments,
     tuning_callbacks,
 )
+from icm_fast.training.watch import Watch
 from icm_fast.types import Reporter
 
 if TYPE_CHECKING:
@@ -130,6 +131,7 @@ def train_preferences(
     config: DpoConfig,
     folder: TuningFolder | None,
     reporter: Reporter,
+    watch: Watch,
 ) -> tuple[PreTrainedModel | PeftModel, TuningState]:
     """Train ``model``, a copy of the base, perhaps from a checkpoint on.
 
@@ -156,7 +158,7 @@ def train_preferences(
     )
     with (
         tempfile.TemporaryDirectory() as scratch,
-        StepLog(folder.folder if folder else None, len(state.losses)) as log,
+        StepLog(folder.folder if folder else None, len(state.losses), watch.tracking) as log,
         foreign_code(),
     ):
         set_seed(config.seed)  # trl before 1.16 draws new adapters from whatever came before
@@ -180,7 +182,7 @@ def train_preferences(
             state=state,
             log=log,
             reporter=reporter,
-            callbacks=tuning_callbacks(config),
+            callbacks=[*tuning_callbacks(config), *watch.callbacks],
             model=model,
             ref_model=copy_model(base.model, model.dtype, share=True) if full else None,
             args=tuning_arguments(

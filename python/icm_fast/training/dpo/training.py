@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from transformers import TrainerCallback
+
 from icm_fast import distributed
 from icm_fast.engine.progress import Quiet
 from icm_fast.errors import InputError
@@ -14,6 +16,7 @@ from icm_fast.identity import as_stored
 from icm_fast.model.load import load_model
 from icm_fast.model.loaded import LoadedModel, ModelSpec
 from icm_fast.runs.finished import FinishedRun
+from icm_fast.tracking import TrackLike
 from icm_fast.training.chat import check_format
 from icm_fast.training.dpo.config import DpoConfig
 from icm_fast.training.dpo.trainer import (
@@ -33,6 +36,7 @@ from icm_fast.training.sft.train import (
     resolve_checkpointing,
     trainable,
 )
+from icm_fast.training.watch import Watch, watching
 from icm_fast.types import Reporter
 
 _PACKAGES = ("trl", "peft")
@@ -70,6 +74,8 @@ def train(
     config: DpoConfig | None = None,
     output_dir: str | os.PathLike[str] | None = None,
     progress: Reporter | None = None,
+    track: TrackLike = None,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> TrainedDpo:
     """Train a model to prefer the texts that labels prefer, by trl's DPOTrainer.
 
@@ -84,6 +90,9 @@ def train(
             there resumes from its last checkpoint, a finished one is loaded. Without it nothing is
             kept on disk.
         progress: Shows the steps and their losses.
+        track: Called with each step, or names trackers; see :mod:`icm_fast.tracking`.
+        callbacks: Callbacks of transformers, for its trainer. They may watch: a resumed training
+            does not know what they change.
 
     Raises:
         InputError: Bad input, a package is missing, or the folder is that of another training or
@@ -106,11 +115,14 @@ def train(
     ids = preference_ids(pairs, base.tokenizer, config, base.max_context)
     folder = None if output_dir is None else Path(output_dir)
     name = f"{base.name}, after DPO" if folder is None else str(folder)
-    with progress or Quiet() as shown:
+    with (
+        progress or Quiet() as shown,
+        watching(track, callbacks, folder, "dpo", config, shown.warn) as watch,
+    ):
         trained, state = train_or_resume(
             folder,
             lambda: _identity(base, ids, config),
-            lambda opened: _train(base, ids, config, opened, name, shown),
+            lambda opened: _train(base, ids, config, opened, name, shown, watch),
             lambda home: load_made(base, home, name),
             packages=_PACKAGES,
         )
@@ -133,9 +145,10 @@ def _train(
     folder: TuningFolder | None,
     name: str,
     reporter: Reporter,
+    watch: Watch,
 ) -> Trained[LoadedModel]:
     trained, state = train_preferences(
-        trainable(base, config), base, pairs, config, folder, reporter
+        trainable(base, config), base, pairs, config, folder, reporter, watch
     )
     return as_trained(trained, state, base, folder, name, {"n_pairs": len(pairs)})
 

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from transformers import TrainerCallback
+
 from icm_fast import distributed
 from icm_fast.engine.progress import Quiet
 from icm_fast.identity import as_stored
@@ -14,6 +16,7 @@ from icm_fast.model.adapters import ADAPTER_FOLDER
 from icm_fast.model.copies import copy_model
 from icm_fast.model.load import load_model
 from icm_fast.model.loaded import LoadedModel, ModelSpec
+from icm_fast.tracking import TrackLike
 from icm_fast.training.adapted import adapter_figures
 from icm_fast.training.folder import TuningFolder
 from icm_fast.training.reward.config import RewardConfig
@@ -31,6 +34,7 @@ from icm_fast.training.reward.text import FORMATS
 from icm_fast.training.reward.trainer import PairIds, pair_ids, pairs_digest, train_pairs
 from icm_fast.training.session import Trained, save_adapter, save_whole, train_or_resume
 from icm_fast.training.sft.train import resolve_checkpointing, training_dtype
+from icm_fast.training.watch import Watch, watching
 from icm_fast.types import Reporter
 
 _PACKAGES = ("peft",)
@@ -68,6 +72,8 @@ def train_reward(
     config: RewardConfig | None = None,
     output_dir: str | os.PathLike[str] | None = None,
     progress: Reporter | None = None,
+    track: TrackLike = None,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> TrainedReward:
     """Train a reward model on pairs.
 
@@ -83,6 +89,9 @@ def train_reward(
             (``model``). A training that was interrupted there resumes from its last checkpoint,
             a finished one is loaded. Without it nothing is kept on disk.
         progress: Shows the steps and their losses.
+        track: Called with each step, or names trackers; see :mod:`icm_fast.tracking`.
+        callbacks: Callbacks of transformers, for its trainer. They may watch: a resumed training
+            does not know what they change.
 
     Raises:
         InputError: Bad input, a package is missing, the model can have no reward head, or the
@@ -96,11 +105,14 @@ def train_reward(
     ids = pair_ids(pairs, base.tokenizer, config, base.max_context)
     folder = None if output_dir is None else Path(output_dir)
     name = f"{base.name}, reward" if folder is None else str(folder)
-    with progress or Quiet() as shown:
+    with (
+        progress or Quiet() as shown,
+        watching(track, callbacks, folder, "reward", config, shown.warn) as watch,
+    ):
         trained, state = train_or_resume(
             folder,
             lambda: _identity(base, ids, config),
-            lambda opened: _train(base, ids, config, opened, name, shown),
+            lambda opened: _train(base, ids, config, opened, name, shown, watch),
             lambda home: _load_made(base, home, name, config.format),
             packages=_PACKAGES,
             record=REWARD_FILE,
@@ -132,10 +144,11 @@ def _train(
     folder: TuningFolder | None,
     name: str,
     reporter: Reporter,
+    watch: Watch,
 ) -> Trained[RewardModel]:
     full = config.method == "full"
     network = reward_network(base, training_dtype(base, config), share=not full)
-    trained, state = train_pairs(network, base, pairs, config, folder, reporter)
+    trained, state = train_pairs(network, base, pairs, config, folder, reporter, watch)
     if not full:
         final = folder.folder if folder else None
         return Trained(

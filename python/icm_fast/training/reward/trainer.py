@@ -31,6 +31,7 @@ from icm_fast.training.steps import (
     tuning_arguments,
     tuning_callbacks,
 )
+from icm_fast.training.watch import Watch
 from icm_fast.types import Reporter
 
 if TYPE_CHECKING:
@@ -152,6 +153,7 @@ def train_pairs(
     config: RewardConfig,
     folder: TuningFolder | None,
     reporter: Reporter,
+    watch: Watch,
 ) -> tuple[PreTrainedModel | PeftModel, TuningState]:
     """Train ``network`` in place, perhaps from a checkpoint on.
 
@@ -174,7 +176,7 @@ def train_pairs(
     )
     with (
         tempfile.TemporaryDirectory() as scratch,
-        StepLog(folder.folder if folder else None, len(state.losses)) as log,
+        StepLog(folder.folder if folder else None, len(state.losses), watch.tracking) as log,
         foreign_code(),
     ):
         set_seed(config.seed)
@@ -190,7 +192,7 @@ def train_pairs(
             state=state,
             log=log,
             reporter=reporter,
-            callbacks=tuning_callbacks(config),
+            callbacks=[*tuning_callbacks(config), *watch.callbacks],
             model=_trainable(network, config),
             args=tuning_arguments(
                 TrainingArguments,

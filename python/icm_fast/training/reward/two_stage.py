@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+
+from transformers import TrainerCallback
 
 from icm_fast import distributed
 from icm_fast.engine.progress import Quiet
 from icm_fast.model.load import load_model
 from icm_fast.model.loaded import ModelSpec
+from icm_fast.tracking import TrackLike
 from icm_fast.training.reward.config import RewardConfig
 from icm_fast.training.reward.model import FINAL, INITIAL, RewardModel
 from icm_fast.training.reward.pairs import PairSet
@@ -47,6 +52,8 @@ def two_stage(
     config: RewardConfig | None = None,
     soft: bool = True,
     progress: Reporter | None = None,
+    track: TrackLike = None,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> TwoStage:
     """Train on pairs, label a pool with that model, and train a fresh one on both.
 
@@ -59,6 +66,8 @@ def two_stage(
         config: Settings of both trainings.
         soft: Train on the probabilities that the first model gives, otherwise on its choices.
         progress: Says what is done next, and shows the steps and rows.
+        track: Same as in ``train_reward``, for both trainings.
+        callbacks: Same as in ``train_reward``, for both trainings.
 
     Raises:
         InputError: Same as in ``train_reward`` and ``label_pool``.
@@ -68,16 +77,20 @@ def two_stage(
     base = load_model(model, quantization=(config or RewardConfig()).quantization)
     with progress or Quiet() as shown:
         shown.say(f"{INITIAL}: {len(pairs.pairs)} pairs")
-        initial = train_reward(
-            pairs.pairs, model=base, config=config, output_dir=folder / INITIAL, progress=shown
+        train = partial(
+            train_reward,
+            model=base,
+            config=config,
+            progress=shown,
+            track=track,
+            callbacks=callbacks,
         )
+        initial = train(pairs.pairs, output_dir=folder / INITIAL)
         if pool is None:
             return TwoStage(initial)
         shown.say(f"pool: labelling {pool}")
         labelled = label_pool(initial.model, Path(pool), folder, soft=soft, progress=shown)
         joined = (*pairs.pairs, *labelled.pairs())
         shown.say(f"{FINAL}: {len(joined)} pairs")
-        final = train_reward(
-            joined, model=base, config=config, output_dir=folder / FINAL, progress=shown
-        )
+        final = train(joined, output_dir=folder / FINAL)
     return TwoStage(initial, labelled, final)

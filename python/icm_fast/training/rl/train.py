@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from transformers import TrainerCallback
 
 from icm_fast import distributed
 from icm_fast.engine.progress import Quiet
@@ -21,6 +22,7 @@ from icm_fast.identity import as_stored, json_digest
 from icm_fast.model.copies import copy_model
 from icm_fast.model.load import load_model
 from icm_fast.model.loaded import LoadedModel, ModelSpec
+from icm_fast.tracking import TrackLike
 from icm_fast.training.adapted import adapter_figures
 from icm_fast.training.chat import Prompt, check_format, check_prompt, prompt_key, prompt_text
 from icm_fast.training.folder import TuningFolder, version_keys
@@ -37,6 +39,7 @@ from icm_fast.training.rl.generation import (
 from icm_fast.training.rl.trainer import PolicyLog, Record, read_log, train_against
 from icm_fast.training.session import Trained, save_adapter, train_or_resume
 from icm_fast.training.sft.train import load_made, resolve_checkpointing, training_dtype
+from icm_fast.training.watch import Watch, watching
 from icm_fast.types import Reporter
 
 if TYPE_CHECKING:
@@ -73,6 +76,8 @@ def train_policy(
     config: PolicyConfig | None = None,
     output_dir: str | os.PathLike[str] | None = None,
     progress: Reporter | None = None,
+    track: TrackLike = None,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> TrainedPolicy:
     """Optimise a policy against a reward model.
 
@@ -93,6 +98,9 @@ def train_policy(
             measurements) and ``samples.jsonl``. A training that was interrupted there resumes from
             its last checkpoint, a finished one is loaded. Without it nothing is kept on disk.
         progress: Shows the steps and their mean rewards.
+        track: Called with each step, or names trackers; see :mod:`icm_fast.tracking`.
+        callbacks: Callbacks of transformers, for its trainer. They may watch: a resumed training
+            does not know what they change.
 
     Raises:
         InputError: Bad input, a package is missing, or the folder is that of another training or
@@ -119,11 +127,14 @@ def train_policy(
     folder = None if output_dir is None else Path(output_dir)
     name = f"{base.name}, trained" if folder is None else str(folder)
     logs: list[PolicyLog] = []
-    with progress or Quiet() as shown:
+    with (
+        progress or Quiet() as shown,
+        watching(track, callbacks, folder, "rl", config, shown.warn) as watch,
+    ):
         policy, _ = train_or_resume(
             folder,
             lambda: _identity(job, prompts),
-            lambda opened: _train(job, opened, shown, logs),
+            lambda opened: _train(job, opened, shown, logs, watch),
             lambda home: load_made(base, home, name),
             packages=_PACKAGES,
         )
@@ -256,7 +267,11 @@ class _Job:
 
 
 def _train(
-    job: _Job, folder: TuningFolder | None, reporter: Reporter, logs: list[PolicyLog]
+    job: _Job,
+    folder: TuningFolder | None,
+    reporter: Reporter,
+    logs: list[PolicyLog],
+    watch: Watch,
 ) -> Trained[LoadedModel]:
     """Train adapters; put the record into ``logs``, for the history on disk has no times."""
     base, config = job.base, job.config
@@ -271,6 +286,7 @@ def _train(
         folder=folder,
         measure=job.measure if job.held_out else None,
         reporter=reporter,
+        watch=watch,
     )
     logs.append(log)
     final = folder.folder if folder else None

@@ -24,6 +24,7 @@ from icm_fast.files import write_atomically
 from icm_fast.files.fields import Fields, read_object
 from icm_fast.model.adapters import foreign_code
 from icm_fast.model.loaded import LoadedModel
+from icm_fast.tracking import RunTracking, Step
 from icm_fast.training.chat import Prompt, prompt_text
 from icm_fast.training.folder import TuningFolder, TuningState
 from icm_fast.training.rl.algorithm import algorithm_arguments, known_arguments
@@ -39,6 +40,7 @@ from icm_fast.training.steps import (
     lora_config,
     trainer_arguments,
 )
+from icm_fast.training.watch import Watch
 from icm_fast.types import Reporter
 
 if TYPE_CHECKING:
@@ -155,6 +157,7 @@ class Recorded(OwnTrainer):
         measure: Called before the first step, every ``eval_steps`` and after the last one.
         log: Receives the figures of each step at once.
         reporter: Shows the mean reward of each step.
+        tracking: Receives what is measured; None for nothing.
         arguments: Further arguments of the trainer.
     """
 
@@ -170,9 +173,11 @@ class Recorded(OwnTrainer):
         measure: Measure | None,
         log: StepLog,
         reporter: Reporter,
+        tracking: RunTracking | None,
         **arguments: object,
     ) -> None:
         super().__init__(reporter=reporter, **arguments)
+        self._tracking = tracking
         self._prompts = prompts
         self._ends = ends
         self._log = log
@@ -261,7 +266,11 @@ class Recorded(OwnTrainer):
             with self._diverging(step):
                 return measure(self.model, step)
 
-        self._record.measurements.append(distributed.on_main(found))
+        measured = distributed.on_main(found)
+        self._record.measurements.append(measured)
+        if self._tracking is not None:
+            figures = {k: v for k, v in measured.items() if k != "step" and isinstance(v, float)}
+            self._tracking.report(Step("held_out", step, figures))
 
     def logged(self, step: int, logs: dict[str, float]) -> None:
         """Note the figures of a step, and steer the weight of the divergence."""
@@ -311,6 +320,7 @@ def train_against(
     folder: TuningFolder | None,
     measure: Measure | None,
     reporter: Reporter,
+    watch: Watch,
 ) -> tuple[PeftModel, PolicyLog]:
     """Train adapters on ``start_policy``, perhaps from a checkpoint; random states are restored.
 
@@ -325,6 +335,7 @@ def train_against(
         folder: Of the checkpoints; None keeps none.
         measure: Same as in :class:`Recorded`.
         reporter: Same as in :class:`Recorded`.
+        watch: What follows the training.
 
     Returns:
         The peft model around ``start_policy``, and what was recorded.
@@ -339,7 +350,7 @@ def train_against(
     trainer_class, kind = _algorithm(trl, config)
     with (
         tempfile.TemporaryDirectory() as scratch,
-        StepLog(folder.folder if folder else None, len(record.steps)) as log,
+        StepLog(folder.folder if folder else None, len(record.steps), watch.tracking) as log,
         foreign_code(),
     ):
         set_seed(config.seed)  # trl before 1.16 draws new adapters from whatever came before
@@ -357,6 +368,8 @@ def train_against(
             measure=measure,
             log=log,
             reporter=reporter,
+            tracking=watch.tracking,
+            callbacks=list(watch.callbacks),
             model=start_policy,
             reward_funcs=_reward_function(prompts, judge, config, record),
             args=_arguments(kind, config, base, ends, folder, Path(scratch)),

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from transformers import TrainerCallback
 
 from icm_fast import distributed
 from icm_fast.config import SearchConfig
@@ -21,6 +22,7 @@ from icm_fast.model.load import load_model
 from icm_fast.model.loaded import LoadedModel, ModelSpec
 from icm_fast.runs.store import LABELS_FILE
 from icm_fast.tasks.source import TaskSource
+from icm_fast.tracking import TrackLike
 from icm_fast.training.batches import connected_groups
 from icm_fast.training.config import TuningConfig
 from icm_fast.training.sft.train import Tuned, fine_tune
@@ -95,6 +97,8 @@ def iterate(
     output_dir: str | os.PathLike[str] | None = None,
     progress: Reporter | None = None,
     source: TaskSource | None = None,
+    track: TrackLike = None,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> IterativeResult:
     """Label a data set batch by batch, tuning the base on all labels found so far in between.
 
@@ -109,6 +113,8 @@ def iterate(
             the labels of all batches: id, label, its index, batch.
         progress: Says what is done next, and shows the searches and trainings.
         source: Where the data came from; recorded in the run folders.
+        track: Same as in ``search``, for every search and every fine-tuning.
+        callbacks: Same as in ``fine_tune``.
 
     Raises:
         InputError: Same as in ``search``, ``fine_tune`` and :func:`split_batches`.
@@ -135,13 +141,21 @@ def iterate(
                 output_dir=_folder(output_dir, number, "search"),
                 progress=shown,
                 source=source,
+                track=track,
             )
             labels[rows] = found.labels
             searches.append(found)
             shown.say(f"{heading}: tuning on {(labels >= 0).sum()} labels")
             output = _folder(output_dir, number, "tuning")
             tuned = fine_tune(
-                dataset, labels, model=base, config=tuning_config, output_dir=output, progress=shown
+                dataset,
+                labels,
+                model=base,
+                config=tuning_config,
+                output_dir=output,
+                progress=shown,
+                track=track,
+                callbacks=callbacks,
             )
             current = tuned.model
     if output_dir:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy.typing as npt
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, TrainerCallback
 
 from icm_fast import distributed
 from icm_fast.engine.progress import Quiet
@@ -27,6 +27,7 @@ from icm_fast.model.load import load_model
 from icm_fast.model.loaded import LoadedModel, ModelSpec
 from icm_fast.plan.label_tree import label_tree
 from icm_fast.plan.pieces import tokenize_dataset
+from icm_fast.tracking import TrackLike
 from icm_fast.training.adapted import adapter_figures
 from icm_fast.training.batches import connected_groups
 from icm_fast.training.chat import CHAT
@@ -44,6 +45,7 @@ from icm_fast.training.sft.texts import (
 )
 from icm_fast.training.sft.trainer import train
 from icm_fast.training.steps import unsharded
+from icm_fast.training.watch import Watch, watching
 from icm_fast.types import Dataset, Reporter, check_labels
 
 if TYPE_CHECKING:
@@ -89,6 +91,8 @@ def fine_tune(
     config: TuningConfig | None = None,
     output_dir: str | os.PathLike[str] | None = None,
     progress: Reporter | None = None,
+    track: TrackLike = None,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> Tuned:
     """Train a model to give the labels to the prompts, without demonstrations.
 
@@ -108,6 +112,9 @@ def fine_tune(
             there resumes from its last checkpoint, a finished one is loaded. Without it nothing is
             kept on disk.
         progress: Shows the steps and their losses.
+        track: Called with each step, or names trackers; see :mod:`icm_fast.tracking`.
+        callbacks: Callbacks of transformers, for its trainer. They may watch: a resumed training
+            does not know what they change.
 
     Raises:
         InputError: Bad input, a package is missing, or the folder is that of another fine-tuning
@@ -123,7 +130,7 @@ def fine_tune(
     else:
         pieces = tokenize_dataset(dataset, base.tokenizer)
         texts = training_texts(pieces, label_tree(pieces), labels, groups)
-    return _tune(texts, base, config, output_dir, progress)
+    return _tune(texts, base, config, output_dir, progress, track, callbacks)
 
 
 def fine_tune_texts(
@@ -133,6 +140,8 @@ def fine_tune_texts(
     config: TuningConfig | None = None,
     output_dir: str | os.PathLike[str] | None = None,
     progress: Reporter | None = None,
+    track: TrackLike = None,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> Tuned:
     """Train a model to write texts like these: the usual start of a policy.
 
@@ -143,6 +152,8 @@ def fine_tune_texts(
         config: Settings; the defaults when absent.
         output_dir: Same as in :func:`fine_tune`.
         progress: Same as in :func:`fine_tune`.
+        track: Same as in :func:`fine_tune`.
+        callbacks: Same as in :func:`fine_tune`.
 
     Raises:
         InputError: An empty text, or same as in :func:`fine_tune`.
@@ -151,7 +162,7 @@ def fine_tune_texts(
     config = config or TuningConfig()
     base = load_model(model, quantization=config.quantization)
     made = whole_texts(texts, base.tokenizer, config.format)
-    return _tune(made, base, config, output_dir, progress)
+    return _tune(made, base, config, output_dir, progress, track, callbacks)
 
 
 def _tune(
@@ -160,17 +171,22 @@ def _tune(
     config: TuningConfig,
     output_dir: str | os.PathLike[str] | None,
     progress: Reporter | None,
+    track: TrackLike,
+    callbacks: Sequence[TrainerCallback],
 ) -> Tuned:
     """Train, resume, or load what is finished."""
     config = resolve_checkpointing(config, base)
     check_lengths(texts, base.max_context)
     folder = None if output_dir is None else Path(output_dir)
     name = f"{base.name}, tuned" if folder is None else str(folder)
-    with progress or Quiet() as shown:
+    with (
+        progress or Quiet() as shown,
+        watching(track, callbacks, folder, "sft", config, shown.warn) as watch,
+    ):
         model, state = train_or_resume(
             folder,
             lambda: _identity(base, texts, config),
-            lambda opened: _train(base, texts, config, opened, name, shown),
+            lambda opened: _train(base, texts, config, opened, name, shown, watch),
             lambda home: load_made(base, home, name),
             packages=_PACKAGES,
         )
@@ -227,8 +243,9 @@ def _train(
     folder: TuningFolder | None,
     name: str,
     reporter: Reporter,
+    watch: Watch,
 ) -> Trained[LoadedModel]:
-    trained, state = train(trainable(base, config), base, texts, config, folder, reporter)
+    trained, state = train(trainable(base, config), base, texts, config, folder, reporter, watch)
     trained = unsharded(trained, lambda: trainable(base, config), config)
     return as_trained(trained, state, base, folder, name, {"n_tokens": _n_tokens(texts, config)})
 

@@ -35,6 +35,7 @@ from icm_fast.training.steps import (
     tuning_arguments,
     tuning_callbacks,
 )
+from icm_fast.training.watch import Watch
 from icm_fast.types import Reporter
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ def train(
     config: TuningConfig,
     folder: TuningFolder | None,
     reporter: Reporter,
+    watch: Watch,
 ) -> tuple[PreTrainedModel | PeftModel, TuningState]:
     """Train ``model``, a copy of the base, on ``texts``, perhaps from a checkpoint on.
 
@@ -77,7 +79,7 @@ def train(
     accepted = frozenset(inspect.signature(model.forward).parameters)
     with (
         tempfile.TemporaryDirectory() as scratch,
-        StepLog(folder.folder if folder else None, len(state.losses)) as log,
+        StepLog(folder.folder if folder else None, len(state.losses), watch.tracking) as log,
         foreign_code(),
     ):
         set_seed(config.seed)  # trl before 1.16 draws new adapters from whatever came before
@@ -97,7 +99,7 @@ def train(
             state=state,
             log=log,
             reporter=reporter,
-            callbacks=tuning_callbacks(config),
+            callbacks=[*tuning_callbacks(config), *watch.callbacks],
             model=model,
             args=tuning_arguments(
                 trl.SFTConfig,

@@ -1,0 +1,16 @@
+"""The figures of every step of a search, a labelling or a training, for trackers and callbacks."""
+
+from icm_fast.tracking.run import RunTracking, Tracking, TrackLike, tracked
+from icm_fast.tracking.step import Step, StepCallback, Tracker
+from icm_fast.tracking.trackers import TRACKERS
+
+__all__ = [
+    "TRACKERS",
+    "RunTracking",
+    "Step",
+    "StepCallback",
+    "TrackLike",
+    "Tracker",
+    "Tracking",
+    "tracked",
+]
