@@ -16,7 +16,7 @@ def test_no_recipe_breaks_a_path_with_a_blank(tmp_path):
     folder.mkdir()
     for name in ("Makefile", "pyproject.toml", "constraints.txt", "CMakeLists.txt"):
         shutil.copyfile(REPOSITORY / name, folder / name)
-    for name in ("README.md", "LICENSE", "csrc/cuda/CMakeLists.txt"):
+    for name in ("README.md", "LICENSE", "csrc/cuda/CMakeLists.txt", "tools/version_from_git.py"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).touch()
     for name in ("python", "kernels"):
