@@ -71,6 +71,7 @@ def test_settings_at_their_former_values_are_not_written():
     assert ADDED_SETTINGS.keys() <= SearchConfig(preset="authors-code").to_dict().keys() | {
         "violation_weight",
         "fixed_labels",
+        "engine",
         "server",
         "tokenizer",
     }
