@@ -21,7 +21,7 @@ from icm_fast.cli.parameters import (
 )
 from icm_fast.cli.search import resumable
 from icm_fast.cli.settings import parse_assignments, read_settings_file, say, say_json
-from icm_fast.cli.workers import OpenModel, Ray, RayGpus, RayWorkers, models
+from icm_fast.cli.workers import Ray, RayGpus, RayWorkers, models
 from icm_fast.errors import InputError, shown
 from icm_fast.model.lazy import LazyModel
 from icm_fast.tracking import Tracking
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from icm_fast.labelling import Labelling, LabelTask
     from icm_fast.labelling.config import LabelConfig
     from icm_fast.model.loaded import LoadedModel
-    from icm_fast.scoring.models import Opened
+    from icm_fast.scoring.models import Opened, OpenModel
 
 _SHARES = {
     "given": "as given",

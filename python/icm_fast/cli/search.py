@@ -30,9 +30,9 @@ from icm_fast.cli.parameters import (
     Tokenizer,
 )
 from icm_fast.cli.settings import Request, read_request, say, say_json
-from icm_fast.cli.workers import OpenModel, Ray, RayGpus, RayWorkers, models
+from icm_fast.cli.workers import Ray, RayGpus, RayWorkers, models
 from icm_fast.errors import InputError, shown
-from icm_fast.scoring.models import Opened, open_model, width_of
+from icm_fast.scoring.models import Opened, OpenModel, open_model, width_of
 from icm_fast.scoring.side_by_side import side_by_side
 from icm_fast.tracking import Tracking, TrackLike
 

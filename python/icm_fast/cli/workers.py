@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Annotated
 
@@ -11,13 +11,11 @@ import typer
 
 from icm_fast.cli.settings import say
 from icm_fast.errors import InputError
-from icm_fast.scoring.models import Choice, Opened, open_model
+from icm_fast.scoring.models import OpenModel, open_model
 
 _PANEL = "Many processes and machines"
 _LOCAL = "local"
 _ADDRESS = re.compile(r"auto|local|ray://\S+|[\w.-]+:\d+|\[[0-9a-fA-F:]+\]:\d+")
-
-OpenModel = Callable[[str, Choice], Opened]
 
 Ray = Annotated[
     str | None,

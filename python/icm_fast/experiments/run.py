@@ -20,14 +20,11 @@ from icm_fast.experiments.table import experiment_text
 from icm_fast.files import write_atomically, writing
 from icm_fast.model.load import check_model_name
 from icm_fast.scoring.elsewhere import ModelElsewhere
-from icm_fast.scoring.models import Choice, Opened, open_model
+from icm_fast.scoring.models import Opened, OpenModel, open_model
 from icm_fast.scoring.servers.address import is_address, parse_address, reach_of
 from icm_fast.scoring.side_by_side import side_by_side
 from icm_fast.training.sft.trainer import training_packages
 from icm_fast.types import Reporter
-
-OpenModel = Callable[[str, Choice], Opened]
-"""Opens a model by its name, as settings say."""
 
 
 def run_experiment(

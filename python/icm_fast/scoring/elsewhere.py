@@ -6,6 +6,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar
 
+from icm_fast.scoring.base import ScorerOfLabels
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -87,7 +89,7 @@ class ModelElsewhere(ABC):
         return ScorerElsewhere(self, dataset, config)
 
 
-class ScorerElsewhere:
+class ScorerElsewhere(ScorerOfLabels):
     """A scorer whose every call goes to a process that holds the model.
 
     Contexts that depend on the labellings visited before (``context_order=append``) are not for
@@ -119,9 +121,6 @@ class ScorerElsewhere:
         """Score all examples under contexts that depend on ``labels`` alone."""
         scored: Scored = self._call("score_canonical", labels)
         return scored
-
-    def visit(self, labels: IntArray) -> None:
-        """Do nothing: these contexts do not depend on it."""
 
     def predict_tokens(self, labels: IntArray, queries: BoolArray | None = None) -> int:
         """Tokens that :meth:`score` would forward."""

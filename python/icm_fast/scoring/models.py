@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from threading import RLock
 from typing import TYPE_CHECKING, Protocol
 
@@ -47,6 +48,10 @@ class Choice(Protocol):
     @property
     def tokenizer(self) -> str:
         """The tokenizer of a server's model."""
+
+
+OpenModel = Callable[[str, Choice], Opened]
+"""Opens a model by its name, as settings say: :func:`open_model`, or workers that hold it."""
 
 
 def open_model(model: ModelSpec | Opened | ServedModel, config: Choice) -> Opened:
