@@ -109,8 +109,9 @@ docs: install
 	$(BIN)/python benchmarks/make_results.py --check
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
+# A process for each of JOBS: files stay whole, since their fixtures hold models.
 pytest: install
-	$(BIN)/python -m pytest -m "not slow" --cov --cov-report=term:skip-covered
+	$(BIN)/python -m pytest -m "not slow" --numprocesses $(JOBS) --dist loadfile --cov --cov-report=term:skip-covered
 
 test-slow: install models
 	$(BIN)/python -m pytest -m slow || [ $$? -eq 5 ]  # 5: nothing is marked so

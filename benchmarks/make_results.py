@@ -456,6 +456,59 @@ def many_shot() -> str:
     return f"{facts}\n\n{table(('engine', 'seconds', 'x ours'), rows)}"
 
 
+def labelled_reviews() -> str:
+    """Labellings of all movie reviews, seed by seed."""
+    content = read("label_reviews")
+    rows = [
+        [
+            str(run["seed"]),
+            f"{run['without_neutral']['agreement']:.3f}",
+            f"{run['without_neutral']['confident_half']:.3f}",
+            f"{run['all_with_gold']['agreement']:.3f}",
+            f"{run['mean_confidence']:.3f}",
+            f"{run['n_tokens']:,}",
+            f"{run['peak_mib']:,} MiB",
+            seconds(run["seconds"]),
+        ]
+        for run in content["runs"]
+    ]
+    names = (
+        "seed",
+        "agreement",
+        "confident half",
+        "with neutral",
+        "confidence",
+        "tokens",
+        "memory",
+        "seconds",
+    )
+    return f"`{content['command']}`, {content['rows']:,} rows:\n\n{table(names, rows)}"
+
+
+LABELLINGS = {
+    "label": "**`label`**",
+    "zero_shot_calibrated": "zero-shot, calibrated",
+    "zero_shot_plain": "zero-shot, plain",
+}
+
+
+def labelled_sections() -> str:
+    """Labellings of Debian's sections against zero-shot predictions of the same model."""
+    content = read("label_sections")
+    rows = [
+        [
+            str(run["seed"]),
+            name,
+            f"{run[kind]['agreement']:.3f}",
+            f"{run[kind]['macro_f1']:.3f}",
+        ]
+        for run in content["runs"]
+        for kind, name in LABELLINGS.items()
+    ]
+    facts = f"`{content['command']}`, {len(content['runs'][0]['labels'])} labels:"
+    return f"{facts}\n\n{table(('seed', 'labels', 'agreement', 'macro-F1'), rows)}"
+
+
 def assistant() -> str:
     """Reward models and policies of found and of golden labels."""
     content = read("assistant-smollm2")
@@ -508,7 +561,7 @@ def never_above_gold() -> str:
 _NAMED: tuple[Callable[..., str], ...] = (
     *(experiment, accuracy, by_seed, difference, gap, never_above_gold, quality, evaluations_range),
     *(engines, peer, curve, many_shot, whole_search, short_search, both_counts, simulated),
-    *(savings, bounded),
+    *(savings, bounded, labelled_reviews, labelled_sections),
     *(assistant, assistant_fact),
 )
 PARTS = {part.__name__: part for part in _NAMED}
