@@ -131,6 +131,27 @@ def test_many_shot_queries_only_the_test_examples():
     assert found.n_tokens == 74
 
 
+def test_many_shot_is_calibrated_unless_told_otherwise():
+    class Leaning:
+        def score(self, labels, queries=None):
+            scores = np.log(np.array([[0.9, 0.1], [0.6, 0.4], [0.7, 0.3], [0.8, 0.2]]))
+            return FakeScored(scores.astype(np.float32), 1)
+
+    def found(**how):
+        return evaluate.many_shot(
+            None,
+            None,
+            toy_dataset(4),
+            model=FakeLoaded(),
+            make_scorer=lambda *_: Leaning(),
+            **how,
+        )
+
+    assert found(calibrated=False).labels.tolist() == [0, 0, 0, 0]
+    assert found().labels.tolist() == [0, 1, 1, 0]
+    assert (found().scores == found(calibrated=False).scores).all()
+
+
 def test_many_shot_keeps_the_preamble_and_refuses_two():
     shots, test = (dataclasses.replace(toy_dataset(n), preamble="Answer.") for n in (5, 3))
     make = Recording()

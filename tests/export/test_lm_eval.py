@@ -78,7 +78,13 @@ def test_lm_eval_sees_our_text_and_predicts_what_many_shot_predicts(
     test = replace(test, preamble=preamble)
     config = replace(run.config, context_demonstrations=shots or 0)
     ours = evaluate.many_shot(
-        run.dataset, run.labels, test, model=loaded, config=config, make_scorer=make
+        run.dataset,
+        run.labels,
+        test,
+        model=loaded,
+        config=config,
+        calibrated=False,  # the harness has no calibration
+        make_scorer=make,
     )
     joined, state, plan = plans[-1]
     model, result, samples = lm_eval_samples(loaded, task)

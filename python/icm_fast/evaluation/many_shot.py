@@ -37,8 +37,8 @@ class Predictions:
     """In-context predictions of test examples.
 
     Attributes:
-        labels: ``[n_test]`` int32, argmax of the scores.
-        scores: ``[n_test, n_labels]`` float32 log-probabilities.
+        labels: ``[n_test]`` int32, calibrated or not.
+        scores: ``[n_test, n_labels]`` float32 log-probabilities, never calibrated.
         n_tokens: Tokens forwarded.
         n_shots: Demonstrations in context.
     """
@@ -56,7 +56,7 @@ def many_shot(
     *,
     model: ScoringModel,
     config: SearchConfig | None = None,
-    calibrated: bool = False,
+    calibrated: bool = True,
     make_scorer: MakeScorer | None = None,
 ) -> Predictions:
     """Predict ``test`` with labelled demonstrations in context, one prefix for all queries.
@@ -69,7 +69,8 @@ def many_shot(
         config: Settings of the scorer; if there are more demonstrations than
             ``context_demonstrations``, a random subset is shown.
         calibrated: Take the argmax of log p - log q, with q the mean prediction of the test
-            examples; that removes a preference of the model for one label.
+            examples; that removes a preference of the model for one label, which is strong after
+            many demonstrations. Without it the labels are the argmax of the scores.
         make_scorer: Replaces ``icm_fast.scoring.factory.make_scorer``.
 
     Raises:
