@@ -24,7 +24,7 @@ NORMALIZATIONS = ("labels", "vocabulary")
 COOLING_CLOCKS = ("iterations", "accepted", "acceptances")
 FIX_PAIRS = ("one", "all")
 FIX_OPTIONS = ("allowed", "one-label")
-STARTS = ("zero-shot", "random", "given")
+STARTS = ("bootstrap", "zero-shot", "random", "given")
 CONTEXT_ORDERS = ("tree", "append")
 ENGINES = ("auto", "vllm")
 SERVERS = ("auto", "vllm", "sglang", "llama.cpp", "openai")
@@ -41,6 +41,7 @@ ADDED_SETTINGS: dict[str, object] = {
     "engine": "auto",
     "server": "auto",
     "tokenizer": "",
+    "bootstrap_rounds": 2,
 }
 """Settings younger than version 0.1, each with the value that all earlier runs had."""
 
@@ -303,9 +304,13 @@ class SearchConfig:
         cooling_clock: n counts ``iterations`` (paper), 1 + ``accepted`` changes, or 1 +
             ``acceptances``: accepted proposals, those that the fix led back to where they started
             included (authors' code).
-        start: Labels before the first move: ``random`` (n_initial of them, balanced),
-            ``zero-shot`` (every example's best label without any demonstration, calibrated) or
-            ``given`` (initial_labels).
+        start: Labels before the first move: ``bootstrap`` (every example's best label given what
+            the model says of it alone and among the more confident half of the labels, calibrated;
+            :mod:`icm_fast.engine.bootstrap`), ``zero-shot`` (every example's best label without any
+            demonstration, calibrated), ``random`` (n_initial of them, balanced) or ``given``
+            (initial_labels).
+        bootstrap_rounds: How often the start ``bootstrap`` shows the more confident half of the
+            labels it has so far.
         n_initial: K, examples with balanced random labels at a random start.
         initial_groups: Whether a random start labels whole constraint groups, drawn at random, the
             last one cut after n_initial examples.
@@ -393,6 +398,7 @@ class SearchConfig:
     cooling: Annotated[float | None, Between(0.0, 1e9)] = None
     cooling_clock: Annotated[str | None, OneOf(COOLING_CLOCKS)] = None
     start: Annotated[str | None, OneOf(STARTS)] = None
+    bootstrap_rounds: Annotated[int, Between(1, 1000)] = 2
     n_initial: Annotated[int, Between(1, 1_000_000)] = 8
     initial_groups: Annotated[bool | None, Switch()] = None
     initial_labels: Annotated[tuple[int, ...], ListOf(LabelIndex())] = ()

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from icm_fast.reports.listing import ListedRun
 
 runs_app = typer.Typer(help="Look at the folders of runs.")
-_COLUMNS = ("folder", "kind", "state", "examples", "tokens", "time", "model")
-_NUMBERS = frozenset((3, 4, 5))
+_COLUMNS = ("folder", "kind", "state", "verdict", "examples", "tokens", "time", "model")
+_NUMBERS = frozenset((4, 5, 6))
 
 _Folder = Annotated[
     Path, typer.Argument(metavar="FOLDER", help="Where runs are looked for, at any depth.")
@@ -52,7 +52,15 @@ def _cells(run: ListedRun) -> tuple[str, ...]:
 
     counts = (f"{n:,}" if n is not None else "-" for n in (run.n_examples, run.n_tokens))
     time = "-" if run.seconds is None else clock(run.seconds)
-    return (str(run.folder), run.kind, run.state, *counts, time, run.model or "-")
+    return (
+        str(run.folder),
+        run.kind,
+        run.state,
+        run.verdict or "-",
+        *counts,
+        time,
+        run.model or "-",
+    )
 
 
 def _table(rows: list[tuple[str, ...]]) -> list[str]:

@@ -49,6 +49,19 @@ def answer(
     return known.scores
 
 
+def scored(labels: IntArray, store: MemoryStore, scorer: LazyScorer) -> ScoreArray:
+    """Scores of all examples under a labelling, ``[n, n_labels]``: from the store, or new."""
+    scorer.visit(labels)
+    known = store.lookup(labels, lambda scores: bool(scored_rows(scores).all()))
+    if known is None:
+        store.check_model(scorer.identity())
+        rows = ~store.known_rows(labels)
+        store.record(_labelling(labels, scorer.score(labels, rows, enough=None, priority=None)))
+        known = store.lookup(labels)
+        assert known is not None
+    return known.scores
+
+
 def checked(
     store: MemoryStore, scorer: LazyScorer, score: Callable[[IntArray], Scored]
 ) -> Callable[[IntArray], ScoredLabelling]:

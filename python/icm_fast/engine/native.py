@@ -19,7 +19,9 @@ ENGINE_SETTINGS: tuple[str, ...] = engine_setting_names()
 
 def engine_settings(config: SearchConfig) -> dict[str, Any]:
     """Return the settings that both the native and the reference engine take by keyword."""
-    return {name: getattr(config, name) for name in ENGINE_SETTINGS}
+    settings = {name: getattr(config, name) for name in ENGINE_SETTINGS}
+    # To the engine a bootstrap is another answer to what it asks first.
+    return settings | {"start": "zero-shot"} if config.start == "bootstrap" else settings
 
 
 def make_engine(config: SearchConfig, dataset: Dataset) -> NativeEngine:

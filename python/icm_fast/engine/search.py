@@ -8,9 +8,11 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 from icm_fast.config import SearchConfig, check_config
-from icm_fast.engine.answers import answer
+from icm_fast.engine.answers import answer, scored
+from icm_fast.engine.bootstrap import bootstrap
 from icm_fast.engine.chains import make_search_engine
 from icm_fast.engine.concerns import CollapseWatch
+from icm_fast.engine.native import fixed_array
 from icm_fast.engine.progress import Quiet, SearchState, Stopwatch
 from icm_fast.engine.protocol import SearchEngine, SearchesElsewhere
 from icm_fast.engine.result import SearchResult, rescored, result_of, summary_of
@@ -18,7 +20,7 @@ from icm_fast.runs.labels import labels_lines
 from icm_fast.runs.store import MemoryStore, open_store
 from icm_fast.scoring.lazy import LazyScorer
 from icm_fast.tracking import RunTracking, Step, TrackLike, tracked
-from icm_fast.types import Dataset, Reporter, check_dataset
+from icm_fast.types import Dataset, Reporter, ScoreArray, check_dataset
 
 if TYPE_CHECKING:
     from icm_fast.model.loaded import ModelSpec
@@ -112,6 +114,8 @@ def search_into(
     steps = count(1)
     collapse = CollapseWatch(dataset, config, shown)
     stopped = False
+    if config.start == "bootstrap" and engine.ask() is not None:
+        engine.tell(bootstrapped(dataset, config, store, scorer))
     while (ask := engine.ask()) is not None:
         if not stopped and engine.n_labelled and 0 < config.max_tokens <= store.n_tokens:
             engine.stop("max_tokens")
@@ -132,6 +136,20 @@ def search_into(
         labels_lines(dataset, result.labels, result.scores), summary_of(engine, store, result)
     )
     return replace(result, seconds=float(summary["seconds"]))
+
+
+def bootstrapped(
+    dataset: Dataset, config: SearchConfig, store: MemoryStore, scorer: LazyScorer
+) -> ScoreArray:
+    """The answer to what an engine asks first, ``[n, n_labels]``: the evidence of a bootstrap."""
+    return bootstrap(
+        dataset,
+        lambda labels: scored(labels, store, scorer),
+        fixed=fixed_array(config),
+        rounds=config.bootstrap_rounds,
+        shares=config.label_shares,
+        enough=lambda: 0 < config.max_tokens <= store.n_tokens,
+    )
 
 
 def _step(number: int, state: SearchState, store: MemoryStore) -> Step:

@@ -13,6 +13,7 @@ from icm_fast.files import is_file
 from icm_fast.files.fields import Fields, read_object
 from icm_fast.files.text import cell
 from icm_fast.runs.finished import FinishedRun
+from icm_fast.runs.verdict import read_verdict
 from icm_fast.types import UNLABELLED
 
 EVALUATION_FILE = "evaluation.json"
@@ -38,6 +39,7 @@ def run_report(run: FinishedRun) -> str:
     parts = [
         f"# {cell(run.dataset.name)}: {len(run.dataset)} examples labelled by {cell(run.model)}",
         _facts(run),
+        *verdict_parts(run.summary),
         *concern_parts(run.summary),
         "## Labels\n\n" + label_table(run),
         "## Moves\n\n" + _move_table(run.events),
@@ -47,6 +49,17 @@ def run_report(run: FinishedRun) -> str:
     if comparison is not None:
         parts.append("## Against gold\n\n" + comparison_text(comparison))
     return "\n\n".join(parts) + "\n"
+
+
+def verdict_parts(summary: Mapping[str, Any]) -> list[str]:
+    """A section with the verdict on the labels; empty where none was given."""
+    verdict = read_verdict(summary)
+    if verdict is None:
+        return []
+    lines = [f"## Verdict\n\n**{verdict.headline}**\n"]
+    lines += [f"- {cell(reason)}" for reason in verdict.reasons]
+    lines += [f"\n{cell(verdict.advice)}"] if verdict.advice else []
+    return ["\n".join(lines)]
 
 
 def concern_parts(summary: Mapping[str, Any]) -> list[str]:

@@ -8,7 +8,13 @@ from typing import Any
 
 from icm_fast.config import SearchConfig
 from icm_fast.engine.search import search
-from icm_fast.evaluation.report import DEMO_FILE, comparison_text, concern_parts, cost_text
+from icm_fast.evaluation.report import (
+    DEMO_FILE,
+    comparison_text,
+    concern_parts,
+    cost_text,
+    verdict_parts,
+)
 from icm_fast.evaluation.run import evaluate_run
 from icm_fast.model.lazy import LazyModel
 from icm_fast.runs.finished import FinishedRun, read_run
@@ -71,6 +77,7 @@ def demo_text(result: DemoResult) -> str:
         [
             headline,
             comparison_text(result.comparison),
+            *verdict_parts(run.summary),
             *concern_parts(run.summary),
             f"Search: {cost_text(run.summary)}.\nRun folder: {run.folder}",
         ]

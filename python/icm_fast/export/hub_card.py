@@ -15,6 +15,7 @@ from icm_fast.evaluation.report import (
     label_table,
     markdown_table,
     read_comparison,
+    verdict_parts,
 )
 from icm_fast.files.text import cell, fenced, printable, without_secrets
 from icm_fast.runs.config import IDENTITY, read_config
@@ -72,6 +73,7 @@ def dataset_card(
         + (f"; {note}." if note else "."),
         _provenance(run),
         _facts(run, content[IDENTITY]),
+        *verdict_parts(run.summary),
         *concern_parts(run.summary),
         "## Labels\n\n" + label_table(run) + "\n\n" + _margins(run),
     ]

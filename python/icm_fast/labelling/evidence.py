@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from icm_fast.labelling.config import LabelConfig
-from icm_fast.labelling.consistent import consistent_labels
+from icm_fast.tasks.consistent import consistent_labels
 from icm_fast.labelling.cores import own_margins
 from icm_fast.labelling.decide import (
     Scale,

@@ -34,6 +34,7 @@ from icm_fast.reports.searches import (
     stored_concerns,
 )
 from icm_fast.runs.finished import FinishedRun
+from icm_fast.runs.verdict import verdict_level
 from icm_fast.types import UNLABELLED, IntArray
 
 _MOST_RUNS = 50
@@ -181,14 +182,25 @@ def _runs_table(names: Sequence[str], runs: Sequence[FinishedRun]) -> Table:
             f"{run.summary['utility']:.2f}",
             f"{run_confidence(run).mean():.2f}",
             str(len(run.summary.get("concerns") or ())),
+            verdict_level(run.summary) or "-",
             f"{run.summary['n_tokens_forwarded']:,}",
             clock(run.summary["seconds"]),
         )
         for name, run in zip(names, runs, strict=True)
     )
-    columns = ("run", "model", "preset", "seed", "labelled", "U", "confidence", "concerns")
+    columns = (
+        "run",
+        "model",
+        "preset",
+        "seed",
+        "labelled",
+        "U",
+        "confidence",
+        "concerns",
+        "verdict",
+    )
     return Table(
-        "What each run found", (*columns, "tokens", "time"), rows, frozenset((3, 4, 5, 6, 7, 8, 9))
+        "What each run found", (*columns, "tokens", "time"), rows, frozenset((3, 4, 5, 6, 7, 9, 10))
     )
 
 

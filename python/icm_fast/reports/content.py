@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from icm_fast.runs.verdict import Verdict
+
 
 @dataclass(frozen=True, slots=True)
 class Paragraph:
@@ -228,6 +230,7 @@ class Report:
         tiles: The numbers that matter most.
         concerns: Reasons for doubt, gravest first; None where nothing looks for any.
         no_concerns: What to say where there are none.
+        verdict: Whether the labels can be trusted; None where nothing says so.
         sections: Everything else, in the order in which it is read.
     """
 
@@ -238,6 +241,7 @@ class Report:
     sections: tuple[Section, ...]
     concerns: tuple[Concern, ...] | None = None
     no_concerns: str = ""
+    verdict: Verdict | None = None
     figures: tuple[Figure, ...] = field(init=False)
 
     def __post_init__(self) -> None:

@@ -43,6 +43,7 @@ from icm_fast.reports.labelled import (
 )
 from icm_fast.reports.searches import REASONS, setting, stored_concerns
 from icm_fast.runs.finished import FinishedRun, read_run
+from icm_fast.runs.verdict import read_verdict
 from icm_fast.tasks.constraints import compile_rules
 from icm_fast.tasks.hub import HUB_PREFIX
 from icm_fast.types import UNLABELLED, Constraint, Example, LabelSpace
@@ -109,6 +110,7 @@ def labelling_report(
             Tile("concerns", str(len(concerns)), "about the cores" if concerns else "none found"),
         ),
         concerns=concerns,
+        verdict=read_verdict(read.summary.content),
         no_concerns="The checks of the searched cores found nothing that speaks against these "
         "labels. That does not make them right. Read some of the least certain rows.",
         sections=tuple(section for section in sections if section is not None),

@@ -19,6 +19,7 @@ from icm_fast.labelling.training_set import labelling_model
 from icm_fast.reports.trainings import RECORDS
 from icm_fast.runs.config import IDENTITY, read_config
 from icm_fast.runs.store import CONFIG_FILE, read_summary
+from icm_fast.runs.verdict import verdict_level
 
 FINISHED, INTERRUPTED, RUNNING, DAMAGED = "finished", "interrupted", "running", "damaged"
 _DEPTH = 6
@@ -42,6 +43,7 @@ class ListedRun:
         n_tokens: Tokens that the model forwarded; None where they were not recorded.
         seconds: Wall-clock seconds; None where they were not recorded.
         model: Name of the model; None where it is unknown.
+        verdict: ``trust``, ``doubt`` or ``reject``; None where there is no verdict.
         problem: What is wrong with a damaged folder; otherwise empty.
     """
 
@@ -52,6 +54,7 @@ class ListedRun:
     n_tokens: int | None = None
     seconds: float | None = None
     model: str | None = None
+    verdict: str | None = None
     problem: str = ""
 
 
@@ -138,6 +141,7 @@ def _search(folder: Path) -> ListedRun:
         n_tokens=None if summary is None else _whole(summary, _TOKENS),
         seconds=None if summary is None else float(summary["seconds"]),
         model=str(content["model"]),
+        verdict=None if summary is None else verdict_level(summary),
     )
 
 
@@ -153,6 +157,7 @@ def _labelling(folder: Path) -> ListedRun:
         n_tokens=None if summary is None else summary.integer(_TOKENS),
         seconds=None if summary is None else summary.number("seconds", 0),
         model=labelling_model(folder),
+        verdict=None if summary is None else verdict_level(summary.content),
     )
 
 

@@ -32,6 +32,7 @@ from icm_fast.reports.content import (
     Table,
     Tile,
 )
+from icm_fast.runs.verdict import Verdict
 
 _KINDS = {
     "one-sided": "One-sided labels",
@@ -123,6 +124,8 @@ def _rows_data(rows: Rows) -> dict[str, object]:
 
 def _sections(report: Report) -> Iterator[tuple[str, str, str]]:
     """Key, title and HTML of each part."""
+    if report.verdict is not None:
+        yield "verdict", "Verdict", _verdict(report.verdict)
     yield "summary", "Summary", _section("summary", "Summary", _tiles(report.tiles), hidden=True)
     if report.concerns is not None:
         yield "concerns", "Concerns", _concerns(report)
@@ -147,6 +150,15 @@ def _tiles(tiles: Iterable[Tile]) -> str:
         for tile in tiles
     )
     return f'<dl class="tiles">{inner}</dl>'
+
+
+def _verdict(verdict: Verdict) -> str:
+    """The word first, then why, then what to do."""
+    reasons = "".join(f"<li>{safe(reason)}</li>" for reason in verdict.reasons)
+    html = f'<p class="text"><strong>{safe(verdict.headline)}</strong></p><ul>{reasons}</ul>'
+    if verdict.advice:
+        html += f'<p class="text">{safe(verdict.advice)}</p>'
+    return _section("verdict", "Verdict", html, f' class="verdict {safe(verdict.level)}"')
 
 
 def _concerns(report: Report) -> str:

@@ -36,6 +36,7 @@ from icm_fast.reports.labelled import (
     rows_section,
 )
 from icm_fast.runs.finished import FinishedRun
+from icm_fast.runs.verdict import read_verdict
 from icm_fast.types import UNLABELLED, FloatArray, IntArray
 
 TASK_GOLD = "task"
@@ -98,6 +99,7 @@ def search_report(run: FinishedRun, *, gold: IntArray | None = None, n_rows: int
         ),
         concerns=concerns,
         no_concerns=NO_CONCERNS,
+        verdict=read_verdict(summary),
         sections=tuple(section for section in sections if section is not None),
     )
 

@@ -45,6 +45,7 @@ from icm_fast.runs.config import (
 from icm_fast.runs.digests import check_summary, with_digests
 from icm_fast.runs.event_log import EventLog
 from icm_fast.runs.score_log import ScoredLabelling, ScoreLog, labels_key
+from icm_fast.runs.verdict import stored_verdict
 
 if TYPE_CHECKING:
     from icm_fast.config import SearchConfig
@@ -350,6 +351,7 @@ def read_summary(folder: Path) -> dict[str, Any] | None:
     for concern in fields.objects("concerns") if "concerns" in fields else ():
         concern.text("kind")
         concern.text("text")
+    stored_verdict(fields)
     check_summary(fields)
     return dict(fields.content)
 

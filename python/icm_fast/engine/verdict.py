@@ -1,0 +1,148 @@
+"""Whether found labels can be trusted, told without gold.
+
+Labels that predict each other well need not be right: a search finds coherent labels, and a model
+that cannot do a task has coherent mistakes. What speaks for labels is that ways of asking which err
+differently say the same: the model that sees a text alone, and the model that sees it among the
+others with their labels. A few such signs, and how often labels with these signs were usable on
+tasks whose gold is known, give the chance that labels are usable (``benchmarks/quality``).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from icm_fast.types import UNLABELLED, FloatArray, IntArray, ScoreArray
+
+FEWEST_LABELS = 12
+"""With fewer labelled examples than this, no verdict is given."""
+TRUST_FROM, DOUBT_FROM = 0.6, 0.25
+"""Chances from which labels are trusted, and below which they are rejected."""
+GRAVE = frozenset(("one-sided", "no-signal"))
+"""Concerns with which labels are never trusted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Signs:
+    """What speaks for labels, each at most 1 and about 0 where nothing does.
+
+    Attributes:
+        alone: Agreement above chance (Cohen's kappa) with the labels that the model gives each
+            text without any demonstration, calibrated.
+        among: Agreement above chance with those that it gives each text after all others.
+        support: How much of the calibrated log-probability that the best labels of texts alone
+            have, these labels have.
+        tells: Mutual information of texts and predictions without demonstrations, as a share of the
+            largest possible one.
+        learned: Calibrated mutual predictability, P(D), as a share of the log of the number of
+            labels.
+    """
+
+    alone: float
+    among: float
+    support: float
+    tells: float
+    learned: float
+
+
+def signs_of(
+    labels: IntArray, alone: ScoreArray, among: ScoreArray, free: IntArray | None = None
+) -> Signs | None:
+    """The signs of labels; None with fewer than :data:`FEWEST_LABELS` labelled examples.
+
+    Args:
+        labels: ``[n]``, -1 where unlabelled.
+        alone: ``[n, n_labels]`` log-probabilities without demonstrations.
+        among: ``[n, n_labels]`` log-probabilities given all other labels.
+        free: ``[n]``, -1 where the search was free to choose; all when absent.
+    """
+    counts = labels != UNLABELLED
+    if free is not None:
+        counts &= free == UNLABELLED
+    found = labels[counts]
+    if len(found) < FEWEST_LABELS:
+        return None
+    n_labels = alone.shape[1]
+    one, other = _calibrated(alone[counts]), _calibrated(among[counts])
+    rows = np.arange(len(found))
+    own = one.argmax(axis=1)
+    largest = math.log(n_labels)
+    best = float(one[rows, own].mean())
+    return Signs(
+        alone=_kappa(found, own, n_labels),
+        among=_kappa(found, other.argmax(axis=1), n_labels),
+        support=float(np.clip(one[rows, found].mean() / max(best, 1e-9), -1.0, 1.0)),
+        tells=_information(alone[counts]) / largest,
+        learned=float(np.clip(other[rows, found].mean() / largest, -1.0, 1.0)),
+    )
+
+
+def verdict_of(signs: Signs | None, concerns: Collection[str] = ()) -> Verdict | None:
+    """The verdict on labels with these signs; None without signs.
+
+    Args:
+        signs: See :func:`signs_of`.
+        concerns: Kinds of :class:`~icm_fast.engine.concerns.Concern` that were found.
+    """
+    if signs is None:
+        return None
+    chance = usable_chance(signs)
+    level = TRUST if chance >= TRUST_FROM else DOUBT if chance >= DOUBT_FROM else REJECT
+    grave = sorted(GRAVE.intersection(concerns))
+    if grave and level == TRUST:
+        level = DOUBT
+    reasons = [said.text(getattr(signs, name)) for name, said in _SAID.items()]
+    against = [text for text, speaks in reasons if not speaks]
+    against += [f"there is the concern {kind!r}, which see" for kind in grave]
+    rest = [text for text, speaks in reasons if speaks]
+    return Verdict(level, round(chance, 4), (*against, *rest), _ADVICE[level])
+
+
+def usable_chance(signs: Signs) -> float:
+    """Chance that labels with these signs are usable: a logistic regression on known tasks."""
+    value = _CONSTANT + sum(weight * getattr(signs, name) for name, weight in _WEIGHTS.items())
+    return 1.0 / (1.0 + math.exp(-value))
+
+
+@dataclass(frozen=True, slots=True)
+class _Said:
+    """How a sign is put into words: what it is, from where on it speaks for labels, what if not."""
+
+    what: str
+    least: float
+    otherwise: str
+
+    def text(self, value: float) -> tuple[str, bool]:
+        """The sentence, and whether it speaks for the labels."""
+        speaks = value >= self.least
+        ending = "" if speaks else f", where {self.least:.2f} is usual: {self.otherwise}"
+        return f"{self.what} {value:.2f}{ending}", speaks
+
+
+def _normalised(scores: ScoreArray) -> FloatArray:
+    values = scores.astype(np.float64)
+    normalised: FloatArray = values - np.logaddexp.reduce(values, axis=1, keepdims=True)
+    return normalised
+
+
+def _calibrated(scores: ScoreArray) -> FloatArray:
+    """Log-probabilities less the log of their mean, ``[n, n_labels]``."""
+    values = _normalised(scores)
+    calibrated: FloatArray = values - np.log(np.exp(values).mean(axis=0))
+    return calibrated
+
+
+def _information(scores: ScoreArray) -> float:
+    """Mutual information of texts and predictions in nats."""
+    values = _normalised(scores)
+    shares = np.exp(values)
+    return float((shares * values).sum(axis=1).mean() - (m := shares.mean(axis=0)) @ np.log(m))
+
+
+def _kappa(one: IntArray, other: IntArray, n_labels: int) -> float:
+    """Cohen's kappa; 0 where one side has a single label."""
+    shares = [np.bincount(side, minlength=n_labels) / len(one) for side in (one, other)]
+    chance = float(shares[0] @ shares[1])
+    return 0.0 if chance >= 1.0 else (float((one == other).mean()) - chance) / (1.0 - chance)
