@@ -1,4 +1,4 @@
-"""Few-shot after random labels, and balanced bootstrapping: on a made-up scorer and a tiny model."""
+"""Few-shot after random labels, and balanced bootstrapping: a made-up scorer, a tiny model."""
 
 from __future__ import annotations
 

@@ -117,7 +117,7 @@ def random_shot_labels(
     n, n_labels = len(dataset), len(dataset.label_space)
     rng = np.random.default_rng([config.seed, n, 2])
     size = min(N_SHOTS, n // 2)
-    order = rng.permutation(n)
+    order = rng.permutation(n).astype(np.int32)
     contexts = ShotContexts(dataset, model, config, make_scorer)
 
     def predicted_after(chosen: IntArray) -> IntArray:
@@ -126,7 +126,8 @@ def random_shot_labels(
         state[chosen] = rng.permutation(balanced)
         # The rows of the demonstrations are NaN, whose label is taken from the other context.
         evidence = np.nan_to_num(contexts.evidence(state, state == UNLABELLED))
-        return evidence.argmax(axis=1).astype(np.int32)
+        predicted: IntArray = evidence.argmax(axis=1).astype(np.int32)
+        return predicted
 
     labels = predicted_after(order[:size])
     if size:
@@ -233,7 +234,7 @@ def balanced_shots(
 
 def _standardised(evidence: FloatArray) -> FloatArray:
     """Evidence of mean 0 in each row and of mean square 1 over all; 0 where it says nothing."""
-    centred = evidence - evidence.mean(axis=1, keepdims=True)
+    centred: FloatArray = evidence - evidence.mean(axis=1, keepdims=True)
     scale = float(np.sqrt((centred**2).mean()))
     return centred / scale if scale > 0 else centred
 
