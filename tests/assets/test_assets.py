@@ -18,8 +18,14 @@ def test_the_package_holds_the_reviews_as_published():
         path = assets.movie_review_file(name)
         assert path.is_relative_to(Path(icm_fast.__file__).resolve().parent)
         assert hashlib.sha256(path.read_bytes()).hexdigest() == digest
-    licence = (assets.MOVIE_FOLDER / "LICENSE.txt").read_text(encoding="utf-8")
-    assert licence.startswith("The MIT License (MIT)")
+    for name, digest in assets.SNIPPET_SHA256.items():
+        path = assets.snippet_file(name)
+        assert path.is_relative_to(Path(icm_fast.__file__).resolve().parent)
+        assert hashlib.sha256(path.read_bytes()).hexdigest() == digest
+    for folder in (assets.MOVIE_FOLDER, assets.SNIPPET_FOLDER):
+        assert (folder / "_README_.txt").is_file()
+        licence = (folder / "LICENSE.txt").read_text(encoding="utf-8")
+        assert licence.startswith("The MIT License (MIT)")
 
 
 @pytest.mark.parametrize("content", [b"1\t0\t0\t[0]\n", None])
@@ -29,6 +35,11 @@ def test_changed_or_missing_reviews_are_refused(tmp_path, monkeypatch, content):
         (tmp_path / assets.MOVIE_RATINGS).write_bytes(content)
     with pytest.raises(InputError, match=r"SHA-256 .* install icm-fast again"):
         assets.movie_review_file(assets.MOVIE_RATINGS)
+    monkeypatch.setattr(assets, "SNIPPET_FOLDER", tmp_path)
+    if content is not None:
+        (tmp_path / assets.TWEETS).write_bytes(content)
+    with pytest.raises(InputError, match=r"SHA-256 .* install icm-fast again"):
+        assets.snippet_file(assets.TWEETS)
 
 
 @pytest.fixture

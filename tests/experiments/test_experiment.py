@@ -23,7 +23,7 @@ from listeners import Listener
 from tiny_models import byte_tokenizer, one_thread, tiny_model  # noqa: F401
 
 ALL = ["zero-shot", "zero-shot-dialogue", "zero-shot-chat", "bootstrapped", "icm", "golden"]
-ALL += ["crowd", "perturbed"]
+ALL += ["crowd", "perturbed", "random-shots", "balanced-bootstrapping"]
 
 
 def run_tiny(path, output, **options):

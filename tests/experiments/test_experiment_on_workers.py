@@ -12,6 +12,7 @@ from icm_fast.experiments.definition import read_experiment
 from icm_fast.experiments.run import run_experiment
 
 METHODS = ["zero-shot", "zero-shot-chat", "icm", "bootstrapped"]
+METHODS += ["random-shots", "balanced-bootstrapping"]
 
 
 def without_times(value):

@@ -8,8 +8,8 @@ import pytest
 from icm_fast.assets.locate import MOVIE_GROUND_TRUTH, MOVIE_RATINGS, movie_review_file
 from icm_fast.errors import InputError
 from icm_fast.tasks import crowd_labels
-from icm_fast.tasks.movie_sentiment import clean_text
 from icm_fast.tasks.registry import load_task
+from icm_fast.tasks.snippet_files import clean_text
 
 TEXTS = ["A   ''fine'' film", "Dull", "So so", *(f"Review number {i}" for i in range(40))]
 MEANS = [2.5, -1.25, 0.0, *((-1) ** i * 1.5 for i in range(40))]

@@ -1,7 +1,8 @@
 """Data of the package and models of installed wheels; nothing here uses the network.
 
-The movie-review snippets are those of vaderSentiment 3.3.2 (MIT), with their licence and their
-readme beside them. Every file is compared with its SHA-256 before its path is returned.
+The movie reviews, tweets, sentences of newspapers and of product reviews are those of
+vaderSentiment 3.3.2 (MIT), with their licence and their readme beside them. Every file is compared
+with its SHA-256 before its path is returned.
 """
 
 from __future__ import annotations
@@ -23,6 +24,16 @@ MOVIE_RATINGS = "movieReviewSnippets_anonDataRatings.txt"
 MOVIE_SHA256 = {
     MOVIE_GROUND_TRUTH: "c8293b0d942e90e223ea2c0955d969040d1a1be514a978b9af0698940bd13350",
     MOVIE_RATINGS: "658a086bc7239b98b750baa232cab80e6447789020f96a6c847cc1248d7c82f4",
+}
+
+SNIPPET_FOLDER = Path(__file__).resolve().parent / "snippets"
+TWEETS = "tweets_GroundTruth.txt"
+NEWS = "nytEditorialSnippets_GroundTruth.txt"
+PRODUCT_REVIEWS = "amazonReviewSnippets_GroundTruth.txt"
+SNIPPET_SHA256 = {
+    TWEETS: "dfbe7102e2f92579ed8b19df9a3822491880697c67adf712fb66e520cc05102f",
+    NEWS: "7d8fbcce7dde5d716da53e78f4ef4be6b706e9ef1e1d51887e6d0ad4b69cc27e",
+    PRODUCT_REVIEWS: "11a9807a0974a2506a2d3b4851eaf69b3d6d20688ce4923adda2312a4f6dd6c2",
 }
 
 _BLOCK_BYTES = 1 << 20
@@ -101,11 +112,26 @@ def movie_review_file(name: str) -> Path:
     Raises:
         InputError: The file is missing or differs from the published one.
     """
-    path = MOVIE_FOLDER / name
+    return _verified(MOVIE_FOLDER / name, MOVIE_SHA256[name])
+
+
+def snippet_file(name: str) -> Path:
+    """Return the verified path of one file of snippets with the mean scores of raters.
+
+    Args:
+        name: ``TWEETS``, ``NEWS`` or ``PRODUCT_REVIEWS``.
+
+    Raises:
+        InputError: The file is missing or differs from the published one.
+    """
+    return _verified(SNIPPET_FOLDER / name, SNIPPET_SHA256[name])
+
+
+def _verified(path: Path, expected: str) -> Path:
     found = sha256_of(path) if path.is_file() else "none, since it is absent"
-    if found != MOVIE_SHA256[name]:
+    if found != expected:
         raise InputError(
-            f"{path} has SHA-256 {found}, expected {MOVIE_SHA256[name]}; install icm-fast again "
+            f"{path} has SHA-256 {found}, expected {expected}; install icm-fast again "
             "(pip install --force-reinstall --no-deps)"
         )
     return path

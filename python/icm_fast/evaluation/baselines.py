@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,13 +10,36 @@ import numpy as np
 from icm_fast.config import SearchConfig
 from icm_fast.errors import InputError
 from icm_fast.evaluation.many_shot import many_shot, predict
-from icm_fast.types import UNLABELLED, Dataset, IntArray
+from icm_fast.evaluation.shot_contexts import ShotContexts
+from icm_fast.scoring.elsewhere import ModelElsewhere
+from icm_fast.tasks.consistent import consistent_labels
+from icm_fast.types import UNLABELLED, Dataset, FloatArray, IntArray
 
 if TYPE_CHECKING:
     from icm_fast.scoring.models import ScoringModel
+    from icm_fast.scoring.protocol import MakeScorer
 
 N_FEW_SHOT = 8
 """How many demonstrations with zero-shot labels few-shot bootstrapping starts from."""
+N_SHOTS = 16
+"""Demonstrations of a context with random labels, and of one of balanced bootstrapping."""
+N_CONTEXTS = 4
+"""Contexts of a round of balanced bootstrapping."""
+ROUNDS = 2
+"""Rounds of balanced bootstrapping."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BaselineLabels:
+    """Labels, and what they cost.
+
+    Attributes:
+        labels: ``[n]`` int32.
+        n_tokens: Tokens forwarded for them.
+    """
+
+    labels: IntArray
+    n_tokens: int
 
 
 def perturbed_labels(gold: IntArray, accuracy: float, n_labels: int, seed: int) -> IntArray:
@@ -63,6 +87,165 @@ def bootstrapped_labels(dataset: Dataset, model: ScoringModel, config: SearchCon
         second = many_shot(shots, labels[few], others, model=model, config=config)
         labels[rest] = predict(second.scores, calibrated=True)
     return labels
+
+
+def random_shot_labels(
+    dataset: Dataset,
+    model: ScoringModel,
+    config: SearchConfig,
+    *,
+    make_scorer: MakeScorer | None = None,
+) -> BaselineLabels:
+    """Labels by few-shot prediction after demonstrations with random labels; no gold.
+
+    ``N_SHOTS`` random examples (at most half of all) get random labels, each label as often as the
+    others, and all other examples are predicted after them; the demonstrations themselves are
+    predicted after as many others. A preference for one label is taken off, as estimated on all
+    examples outside the context.
+
+    Args:
+        dataset: The examples.
+        model: A model in this process, of a server, or of other processes.
+        config: Settings of the scorer; its ``seed`` draws examples and labels.
+        make_scorer: Replaces ``icm_fast.scoring.factory.make_scorer``.
+
+    Raises:
+        InputError: The data do not fit the model.
+    """
+    if isinstance(model, ModelElsewhere):
+        return model.call(_random_shots_there, dataset, config)
+    n, n_labels = len(dataset), len(dataset.label_space)
+    rng = np.random.default_rng([config.seed, n, 2])
+    size = min(N_SHOTS, n // 2)
+    order = rng.permutation(n).astype(np.int32)
+    contexts = ShotContexts(dataset, model, config, make_scorer)
+
+    def predicted_after(chosen: IntArray) -> IntArray:
+        state = np.full(n, UNLABELLED, np.int32)
+        balanced = (np.arange(len(chosen)) + rng.integers(n_labels)) % n_labels
+        state[chosen] = rng.permutation(balanced)
+        # The rows of the demonstrations are NaN, whose label is taken from the other context.
+        evidence = np.nan_to_num(contexts.evidence(state, state == UNLABELLED))
+        predicted: IntArray = evidence.argmax(axis=1).astype(np.int32)
+        return predicted
+
+    labels = predicted_after(order[:size])
+    if size:
+        labels[order[:size]] = predicted_after(order[size : 2 * size])[order[:size]]
+    return BaselineLabels(labels, contexts.n_tokens)
+
+
+def _random_shots_there(
+    model: ScoringModel, dataset: Dataset, config: SearchConfig
+) -> BaselineLabels:
+    """Labels after random ones, where the model is."""
+    return random_shot_labels(dataset, model, config)
+
+
+def balanced_bootstrapping(
+    dataset: Dataset,
+    model: ScoringModel,
+    config: SearchConfig,
+    *,
+    rounds: int = ROUNDS,
+    max_tokens: int | None = None,
+    make_scorer: MakeScorer | None = None,
+) -> BaselineLabels:
+    """Labels by balanced bootstrapping with constraints: no search, no gold.
+
+    The first labels are the calibrated zero-shot ones. In each round ``N_CONTEXTS`` contexts show
+    ``N_SHOTS`` examples each (at most half of all), of every label as many, drawn by how sure their
+    label is. All examples are predicted after each context, an example of the context after the
+    others of it, and the evidence of the contexts is averaged. The labels that follow are its most
+    probable ones that keep the constraints. To the evidence of the last round that of zero-shot is
+    added, both at the same scale.
+
+    Args:
+        dataset: The examples and their constraints.
+        model: A model in this process, of a server, or of other processes.
+        config: Settings of the scorer; its ``seed`` draws the contexts.
+        rounds: How many; 0 leaves the zero-shot labels.
+        max_tokens: No round starts once so many tokens are forwarded; None for no limit.
+        make_scorer: Replaces ``icm_fast.scoring.factory.make_scorer``.
+
+    Raises:
+        InputError: The data do not fit the model.
+    """
+    if isinstance(model, ModelElsewhere):
+        return model.call(_bootstrapping_there, dataset, config, rounds, max_tokens)
+    n = len(dataset)
+    rng = np.random.default_rng([config.seed, n, 3])
+    contexts = ShotContexts(dataset, model, config, make_scorer)
+    zero_shot = _standardised(contexts.evidence(np.full(n, UNLABELLED, np.int32)))
+    evidence, labels = zero_shot, _joint_labels(zero_shot, dataset)
+    for _ in range(rounds):
+        if max_tokens is not None and contexts.n_tokens >= max_tokens:
+            break
+        drawn = [balanced_shots(labels, evidence, rng) for _context in range(N_CONTEXTS)]
+        evidence = np.mean([contexts.evidence(shots) for shots in drawn], axis=0)
+        labels = _joint_labels(evidence, dataset)
+    if evidence is not zero_shot:
+        labels = _joint_labels(_standardised(evidence) + zero_shot, dataset)
+    return BaselineLabels(labels, contexts.n_tokens)
+
+
+def _bootstrapping_there(
+    model: ScoringModel,
+    dataset: Dataset,
+    config: SearchConfig,
+    rounds: int,
+    max_tokens: int | None,
+) -> BaselineLabels:
+    """Balanced bootstrapping, where the model is."""
+    return balanced_bootstrapping(dataset, model, config, rounds=rounds, max_tokens=max_tokens)
+
+
+def balanced_shots(
+    labels: IntArray, evidence: FloatArray, rng: np.random.Generator, size: int = N_SHOTS
+) -> IntArray:
+    """Labels of a few examples, ``[n]`` int32, -1 for the others.
+
+    Of every label that there is as many are drawn (fewer where fewer have it), an example with a
+    probability that grows with its rank by margin, the evidence for its label above that for the
+    next one.
+
+    Args:
+        labels: ``[n]`` the current labels.
+        evidence: ``[n, n_labels]`` what speaks for each label.
+        rng: What draws.
+        size: Examples to draw, at most half of all.
+    """
+    n = len(labels)
+    rows = np.arange(n)
+    others = evidence.copy()
+    others[rows, labels] = -np.inf
+    margin = evidence[rows, labels] - others.max(axis=1)
+    size = min(size, max(1, n // 2))
+    present = np.unique(labels)
+    counts = size // len(present) + (rng.permutation(len(present)) < size % len(present))
+    shots = np.full(n, UNLABELLED, np.int32)
+    for label, count in zip(present, counts, strict=True):
+        own = np.flatnonzero(labels == label)
+        rank = 1.0 + margin[own].argsort(kind="stable").argsort(kind="stable")
+        chosen = rng.choice(own, min(int(count), len(own)), replace=False, p=rank / rank.sum())
+        shots[chosen] = label
+    return shots
+
+
+def _standardised(evidence: FloatArray) -> FloatArray:
+    """Evidence of mean 0 in each row and of mean square 1 over all; 0 where it says nothing."""
+    centred: FloatArray = evidence - evidence.mean(axis=1, keepdims=True)
+    scale = float(np.sqrt((centred**2).mean()))
+    return centred / scale if scale > 0 else centred
+
+
+def _joint_labels(evidence: FloatArray, dataset: Dataset) -> IntArray:
+    """The most probable labels that keep the constraints, ``[n]`` int32."""
+    labels = evidence.argmax(axis=1).astype(np.int32)
+    logs = evidence - np.logaddexp.reduce(evidence, axis=1, keepdims=True)
+    probabilities = np.exp(logs).astype(np.float32)
+    fixed = np.zeros(len(dataset), np.bool_)
+    return consistent_labels(probabilities, labels, fixed, dataset.constraints)
 
 
 def initial_labels(kind: str, gold: IntArray, n_labels: int, k: int, seed: int) -> IntArray:

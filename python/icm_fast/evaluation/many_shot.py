@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from icm_fast.scoring.models import ScoringModel
     from icm_fast.scoring.protocol import MakeScorer, Scorer
 
-_UNBOUNDED = 10**12
+UNBOUNDED = 10**12
 """A context limit in tokens that no context reaches."""
 
 
@@ -116,7 +116,7 @@ class FixedContext:
         self._model = model
         # All examples see the same demonstrations, whatever the contexts of the search were.
         self._config = replace(config, context_order="tree", context_demonstrations=0)
-        self._make = make_scorer or _local_scorer
+        self._make = make_scorer or local_scorer
 
     @property
     def n_shots(self) -> int:
@@ -139,9 +139,9 @@ class FixedContext:
         n_shots = self.n_shots
         queries = np.arange(len(joined)) >= n_shots
         # No context holds two test examples, so the limit is checked on the longest one alone.
-        longest = n_shots + _longest([e.prompt for e in test.examples], self._model.tokenizer)
+        longest = n_shots + longest_prompt([e.prompt for e in test.examples], self._model.tokenizer)
         self._make(self._model, joined.subset([*range(n_shots), longest]), self._config)
-        unbounded = replace(self._config, context_limit=_UNBOUNDED)
+        unbounded = replace(self._config, context_limit=UNBOUNDED)
         scored = self._make(self._model, joined, unbounded).score(state, queries)
         scores = np.asarray(scored.scores[n_shots:], dtype=np.float32)
         if not np.isfinite(scores).all():
@@ -206,13 +206,14 @@ def _some(labels: IntArray, most: int, seed: int) -> IntArray:
     return some
 
 
-def _longest(prompts: Sequence[str], tokenizer: Tokenizer) -> int:
+def longest_prompt(prompts: Sequence[str], tokenizer: Tokenizer) -> int:
     """Position of the prompt with the most tokens."""
     sizes = [len(tokenizer(prompt, add_special_tokens=False)["input_ids"]) for prompt in prompts]
     return int(np.argmax(sizes))
 
 
-def _local_scorer(model: ScoringModel, dataset: Dataset, config: SearchConfig) -> Scorer:
+def local_scorer(model: ScoringModel, dataset: Dataset, config: SearchConfig) -> Scorer:
+    """The scorer that is made where no other way is given; torch is imported only for it."""
     from icm_fast.scoring.factory import make_scorer
 
     return make_scorer(model, dataset, config)

@@ -11,7 +11,13 @@ import numpy as np
 
 from icm_fast.config import SearchConfig
 from icm_fast.errors import InputError
-from icm_fast.evaluation.baselines import bootstrapped_labels, initial_labels, perturbed_labels
+from icm_fast.evaluation.baselines import (
+    balanced_bootstrapping,
+    bootstrapped_labels,
+    initial_labels,
+    perturbed_labels,
+    random_shot_labels,
+)
 from icm_fast.evaluation.gold import held_out, load_gold
 from icm_fast.evaluation.metrics import agreement
 from icm_fast.evaluation.prompt_formats import HHH_FILE
@@ -135,4 +141,9 @@ class CellData:
                 return gold
             share = agreement(found, gold)
             return perturbed_labels(gold, share, len(self.dataset.label_space), self.seed)
-        return bootstrapped_labels(self.dataset, self.model.load(), self.scoring)
+        model = self.model.load()
+        if source == "random-shots":
+            return random_shot_labels(self.dataset, model, self.scoring).labels
+        if source == "balanced-bootstrapping":
+            return balanced_bootstrapping(self.dataset, model, self.scoring).labels
+        return bootstrapped_labels(self.dataset, model, self.scoring)

@@ -27,6 +27,8 @@ _COLOURS = {
     "crowd": "#56B4E9",
     "perturbed": "#CC79A7",
     "bootstrapped": "#0072B2",
+    "random-shots": "#F0E442",
+    "balanced-bootstrapping": "#D55E00",
 }
 _MARKERS = "osD^vPX*"
 _PANELS_PER_ROW = 4

@@ -11,8 +11,8 @@ class Method:
 
     Attributes:
         title: As tables and figures call it.
-        labels: Whose labels: ``icm``, ``golden``, ``crowd``, ``perturbed`` or ``bootstrapped``;
-            empty for none.
+        labels: Whose labels: ``icm``, ``golden``, ``crowd``, ``perturbed``, ``bootstrapped``,
+            ``random-shots`` or ``balanced-bootstrapping``; empty for none.
         use: ``prompt``, ``dialogue``, ``hhh`` and ``chat`` (no demonstrations), ``many-shot``
             (demonstrations in context) or ``tuned`` (fine-tuning, then no demonstrations).
     """
@@ -28,6 +28,10 @@ METHODS = {
     "zero-shot-hhh": Method("zero-shot, HHH prompt", "", "hhh"),
     "zero-shot-chat": Method("zero-shot, chat template", "", "chat"),
     "bootstrapped": Method("few-shot bootstrapping", "bootstrapped", "many-shot"),
+    "random-shots": Method("few-shot, random labels", "random-shots", "many-shot"),
+    "balanced-bootstrapping": Method(
+        "balanced bootstrapping", "balanced-bootstrapping", "many-shot"
+    ),
     "icm": Method("ICM", "icm", "many-shot"),
     "golden": Method("golden labels", "golden", "many-shot"),
     "crowd": Method("one annotator", "crowd", "many-shot"),

@@ -33,6 +33,7 @@ from icm_fast.types import UNLABELLED, Constraint, FloatArray, IntArray
 
 _COMPARED = (
     *(("icm", other) for other in ("golden", "crowd", "perturbed", "bootstrapped", "zero-shot")),
+    *(("icm", other) for other in ("random-shots", "balanced-bootstrapping")),
     *(("icm-tuned", other) for other in ("golden-tuned", "crowd-tuned", "perturbed-tuned")),
     ("icm-tuned", "icm"),
 )

@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 
 from icm_fast.labelling.config import LabelConfig
-from icm_fast.tasks.consistent import consistent_labels
 from icm_fast.labelling.cores import own_margins
 from icm_fast.labelling.decide import (
     Scale,
@@ -23,6 +22,7 @@ from icm_fast.labelling.decide import (
 )
 from icm_fast.labelling.mixture import Believed, believed_mixture
 from icm_fast.labelling.shares import estimated_shares
+from icm_fast.tasks.consistent import consistent_labels
 from icm_fast.types import UNLABELLED, BoolArray, Constraint, FloatArray, IntArray, ScoreArray
 
 DECIDED_BY = ("known", "search", "prediction", "abstained")

@@ -7,27 +7,30 @@ score, the label that a single crowd worker would have given.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 
 from icm_fast.assets.locate import MOVIE_GROUND_TRUTH, MOVIE_RATINGS, movie_review_file
-from icm_fast.errors import InputError, shown, suggest
+from icm_fast.errors import InputError, shown
 from icm_fast.files import expanded
 from icm_fast.tasks.assembly import TRUTH_LABELS, TaskData, assemble
 from icm_fast.tasks.constraints import Asymmetric
-from icm_fast.tasks.formats import read_text
 from icm_fast.tasks.rows import PathLike
 from icm_fast.tasks.sampling import SPLITS, in_split
+from icm_fast.tasks.snippet_files import (
+    Snippet,
+    check_choice,
+    parse_score,
+    read_fields,
+    read_snippets,
+)
 from icm_fast.types import Comparison, Dataset, Example, IntArray
 
 SENTIMENT_LABELS = (" negative", " positive")
 _FORMS = ("plain", "paired")
 _CLAIMS = ("negative", "positive")
-
-T = TypeVar("T")
 
 
 def load_movie_sentiment(
@@ -52,10 +55,7 @@ def load_movie_sentiment(
         max_chars: Skip longer reviews.
     """
     for option, value, known in (("form", form, _FORMS), ("split", split, SPLITS)):
-        if value not in known:
-            raise InputError(
-                f"unknown {option} {shown(value)} of movie-sentiment{suggest(str(value), known)}"
-            )
+        check_choice("movie-sentiment", option, value, known)
     make = _plain if form == "plain" else _paired
     examples: list[Example] = []
     gold: list[int] = []
@@ -144,11 +144,6 @@ def _crowd_label(example: Example, ratings: dict[str, list[float]], rater: int) 
     return _sign_label(scores[rater], negated=claim == "negative")
 
 
-def clean_text(text: str) -> str:
-    """Return a snippet with ``''`` as double quotes and single spaces."""
-    return " ".join(text.replace("''", '"').split())
-
-
 def _sign_label(score: float, *, negated: bool = False) -> int:
     if score == 0:
         return -1
@@ -174,36 +169,11 @@ def _file(path: PathLike | None, name: str) -> Path:
     return given / name if given.is_dir() else given
 
 
-def _reviews(path: Path) -> Iterator[tuple[str, float, str]]:
-    """Yield (row id, mean score in -4 .. 4, cleaned text)."""
-    for where, fields in _fields(path, 3):
-        text = clean_text(fields[2])
-        if not text:
-            raise InputError(f"{where}: the review is empty; fill it or remove the line")
-        yield fields[0], _parse(where, fields[1], float), text
+def _reviews(path: Path) -> Iterator[Snippet]:
+    return read_snippets(path, "review")
 
 
 def _ratings(path: Path) -> Iterator[tuple[str, list[float]]]:
     """Yield (row id, the raters' scores in -4 .. 4)."""
-    for where, fields in _fields(path, 4):
-        yield fields[0], _parse(where, fields[3], json.loads)
-
-
-def _parse(where: str, text: str, read: Callable[[str], T]) -> T:
-    try:
-        return read(text)
-    except ValueError as error:
-        raise InputError(f"{where}: {shown(text)} is not a score; correct that line") from error
-
-
-def _fields(path: Path, count: int) -> Iterator[tuple[str, list[str]]]:
-    lines = read_text(path).split("\n")
-    if not any(line.strip() for line in lines):
-        raise InputError(f"{path} is empty; use the published file {path.name}")
-    for number, line in enumerate(lines, start=1):
-        if line.strip():
-            fields = line.split("\t")
-            where = f"{path.name}, line {number}"
-            if len(fields) != count:
-                raise InputError(f"{where}: {len(fields)} tab-separated fields, expected {count}")
-            yield where, fields
+    for where, fields in read_fields(path, 4):
+        yield fields[0], parse_score(where, fields[3], json.loads)

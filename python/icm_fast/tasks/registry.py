@@ -18,6 +18,11 @@ from icm_fast.tasks.preference import (
     load_truthfulqa_preference,
 )
 from icm_fast.tasks.rows import PathLike
+from icm_fast.tasks.snippets import (
+    load_news_sentiment,
+    load_snippet_source,
+    load_tweet_sentiment,
+)
 from icm_fast.tasks.sun_poems import load_sun_poems
 from icm_fast.tasks.truthfulqa import load_truthfulqa
 
@@ -28,6 +33,9 @@ TASKS: dict[str, Callable[..., TaskData]] = {
     "truthfulqa-preference": load_truthfulqa_preference,
     "author-gender": load_author_gender,
     "movie-sentiment": load_movie_sentiment,
+    "tweet-sentiment": load_tweet_sentiment,
+    "news-sentiment": load_news_sentiment,
+    "snippet-source": load_snippet_source,
     "arithmetic": load_arithmetic,
     "larger-than": load_larger_than,
     "sun-poems": load_sun_poems,
@@ -95,7 +103,8 @@ def load_task(
 
     Returns:
         The data set, which holds no gold label, and the gold labels ``[n_examples]`` int32
-        (indices into the label space, -1 unknown). The data set does not depend on gold.
+        (indices into the label space, -1 unknown). The data set does not depend on gold, unless an
+        option of the loader says so.
 
     Raises:
         InputError: Unknown task or option, or data that cannot be read.
