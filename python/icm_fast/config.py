@@ -60,23 +60,31 @@ _PAPER: dict[str, object] = {
     **ADDED_SETTINGS,
 }
 
+_ANNEALING: dict[str, object] = {
+    "objective": "calibrated",
+    "moves": ("grow", "sweep", "group"),
+    "initial_temperature": 1.0,
+    "cooling_clock": "iterations",
+    "cooling": 0.99,
+    "fix_both_false": True,
+    "fix_accepts_ties": False,
+    "max_iterations": 1000,
+    "return_best": True,
+    "start": "zero-shot",
+    "prior_weight": 1.0,
+    **ADDED_SETTINGS,
+}
+
 _PRESETS: dict[str, dict[str, object]] = {
-    # Ours: calibrated objective, moves that change many labels for one evaluation, proposals that
-    # lean on what the label words mean to the model.
+    # Ours: what the model says of each example alone and among confident others, then sweeps that
+    # lean on that and are accepted by the calibrated objective.
     "default": {
-        "objective": "calibrated",
-        "moves": ("grow", "sweep", "group"),
-        "initial_temperature": 1.0,
-        "cooling_clock": "iterations",
-        "cooling": 0.99,
-        "fix_both_false": True,
-        "fix_accepts_ties": False,
-        "max_iterations": 1000,
-        "return_best": True,
-        "start": "zero-shot",
-        "prior_weight": 1.0,
-        **ADDED_SETTINGS,
+        **_ANNEALING,
+        "moves": ("grow", "sweep"),
+        "start": "bootstrap",
     },
+    # The default up to version 0.1: from zero-shot labels, also group by group.
+    "annealing": _ANNEALING,
     # Algorithms 1 and 2 of arXiv 2506.10139, with a mean for its sum as in the authors' code, each
     # pair of I(D) counted once, and 3000 iterations whatever n.
     "paper": _PAPER,
@@ -288,9 +296,10 @@ class SearchConfig:
     """Settings of one search. ``None`` means "what the preset says".
 
     Attributes:
-        preset: ``default``; ``paper``, Algorithms 1 and 2 with the mean of log-probabilities where
-            a sum is printed, each contradictory pair counted once, and up to 3000 iterations
-            whatever the number of examples; ``paper-literal``, the same as printed: a sum, ordered
+        preset: ``default``; ``annealing``, the default up to version 0.1; ``paper``, Algorithms 1
+            and 2 with the mean of log-probabilities where a sum is printed, each contradictory pair
+            counted once, and up to 3000 iterations whatever the number of examples;
+            ``paper-literal``, the same as printed: a sum, ordered
             pairs, as many iterations as examples; or ``authors-code``, the steps of the authors'
             repository.
         objective: Mutual predictability P(D): ``calibrated``, ``mean_logprob``,

@@ -8,17 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from icm_fast.labelling.config import LabelConfig
-from icm_fast.labelling.decide import (
-    MOST_ROWS,
-    expected_accuracy,
-    kept_labels,
-    measure_scale,
-    posterior,
-    row_scores,
-    votes,
-    with_shares,
-)
+from icm_fast.labelling.decide import kept_labels, measure_scale, row_scores, votes
 from icm_fast.labelling.evidence import DECIDED_BY, CoreEvidence, decide
+from icm_fast.scoring.posterior import MOST_ROWS, expected_accuracy, posterior, with_shares
 
 N = 60
 KNOWN, SEARCH, PREDICTION, ABSTAINED = range(4)

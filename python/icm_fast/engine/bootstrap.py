@@ -2,9 +2,10 @@
 
 A round takes the labels that the evidence so far gives, shows the more confident half of each label
 as demonstrations, and scores every example among them: those that are shown among all others that
-are. The evidence is the sum of the calibrated predictions of the example alone and of each round. Half of the labels serve better than all: the half that is left out is wrong more often, and
-small models read short contexts better (dev/LOG.md). On choosing confident demonstrations: Naive-
-SemiICL, arXiv 2503.03062.
+are. The evidence is the sum of the calibrated predictions of the example alone and of each round.
+Half of the labels serve better than all: the half that is left out is wrong more often, and small
+models read short contexts better (dev/LOG.md). On choosing confident demonstrations: Naive-SemiICL,
+arXiv 2503.03062.
 """
 
 from __future__ import annotations
@@ -13,8 +14,16 @@ from collections.abc import Callable
 
 import numpy as np
 
+from icm_fast.scoring.posterior import calibrated_evidence
 from icm_fast.tasks.consistent import consistent_labels
-from icm_fast.types import UNLABELLED, BoolArray, Constraint, Dataset, FloatArray, IntArray, ScoreArray
+from icm_fast.types import (
+    UNLABELLED,
+    Constraint,
+    Dataset,
+    FloatArray,
+    IntArray,
+    ScoreArray,
+)
 
 SHARE_SHOWN = 0.5
 """Share of the examples of each label that a round shows."""
@@ -44,7 +53,7 @@ def bootstrap(
     """
     known = np.full(len(dataset), UNLABELLED, np.int32) if fixed is None else fixed
     free = known == UNLABELLED
-    alone = calibrated(evaluate(known), free)
+    alone = calibrated_evidence(evaluate(known), free)
     rest = np.log(shares) if shares else np.zeros(alone.shape[1])
     views: list[FloatArray] = []
     shown: IntArray | None = None
@@ -53,7 +62,7 @@ def bootstrap(
         before, shown = shown, confident_half(evidence, known, dataset.constraints)
         if enough() or (before is not None and (before == shown).all()):
             break
-        views.append(calibrated(evaluate(shown), free))
+        views.append(calibrated_evidence(evaluate(shown), free))
     return _together(alone, views).astype(np.float32)
 
 
@@ -83,15 +92,6 @@ def confident_half(
         if len(order) == 1:
             shown[order] = label
     return shown
-
-
-def calibrated(scores: ScoreArray, free: BoolArray) -> FloatArray:
-    """Log-probabilities less the log of their mean over the free examples, ``[n, n_labels]``."""
-    values = scores.astype(np.float64)
-    values = values - np.logaddexp.reduce(values, axis=1, keepdims=True)
-    mean = np.exp(values[free]).mean(axis=0) if free.any() else np.ones(values.shape[1])
-    found: FloatArray = values - np.log(np.maximum(mean, np.finfo(np.float64).tiny))
-    return found
 
 
 def _together(alone: FloatArray, views: list[FloatArray]) -> FloatArray:

@@ -9,12 +9,14 @@ import numpy as np
 from icm_fast.config import SearchConfig
 from icm_fast.engine.answers import checked
 from icm_fast.engine.concerns import Concern, Rival, find_rival, search_concerns
-from icm_fast.engine.native import labelling_utility
+from icm_fast.engine.native import fixed_array, labelling_utility
 from icm_fast.engine.protocol import SearchEngine
+from icm_fast.engine.verdict import Signs, label_confidence, signs_of, verdict_of
 from icm_fast.runs.provenance import versions
 from icm_fast.runs.store import MemoryStore
+from icm_fast.runs.verdict import Verdict
 from icm_fast.scoring.lazy import LazyScorer
-from icm_fast.types import UNLABELLED, Dataset, IntArray, ScoreArray
+from icm_fast.types import UNLABELLED, Dataset, FloatArray, IntArray, ScoreArray
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,6 +36,10 @@ class SearchResult:
         seconds: Wall-clock seconds of the process that finished the search.
         concerns: Reasons to doubt the labels (:mod:`icm_fast.engine.concerns`), gravest first.
         runner_up: The best scored labelling that differs in at least a quarter of the examples.
+        confidence: ``[n]`` probability of each label, from what the model says of the example alone
+            and among all others (:func:`icm_fast.engine.verdict.label_confidence`).
+        signs: What speaks for the labels; None with too few of them.
+        verdict: Whether the labels can be trusted; None with too few of them.
     """
 
     labels: IntArray
@@ -46,6 +52,33 @@ class SearchResult:
     seconds: float
     concerns: tuple[Concern, ...] = ()
     runner_up: Rival | None = None
+    confidence: FloatArray | None = None
+    signs: Signs | None = None
+    verdict: Verdict | None = None
+
+
+def judged(
+    result: SearchResult,
+    store: MemoryStore,
+    scorer: LazyScorer,
+    dataset: Dataset,
+    config: SearchConfig,
+) -> SearchResult:
+    """The result with confidence and verdict; examples alone are scored if they were not yet."""
+    fixed = fixed_array(config)
+    nothing = np.full(len(dataset), UNLABELLED, np.int32) if fixed is None else fixed
+    known = store.lookup(nothing, lambda scores: bool(np.isfinite(scores).all()))
+    if known is None:
+        known = store.beside("alone", nothing, checked(store, scorer, scorer.score))
+    signs = signs_of(result.labels, known.scores, result.scores, fixed)
+    kinds = [concern.kind for concern in result.concerns]
+    return replace(
+        result,
+        n_tokens_forwarded=store.n_tokens,
+        confidence=label_confidence(result.labels, known.scores, result.scores),
+        signs=signs,
+        verdict=verdict_of(signs, kinds),
+    )
 
 
 def rescored(
@@ -104,6 +137,8 @@ def summary_of(engine: SearchEngine, store: MemoryStore, result: SearchResult) -
         "n_tokens_forwarded": result.n_tokens_forwarded,
         "n_evaluations_resumed": store.n_resumed,
         "concerns": [asdict(concern) for concern in result.concerns],
+        "signs": None if result.signs is None else result.signs.content(),
+        "verdict": None if result.verdict is None else result.verdict.content(),
         "runner_up": None if result.runner_up is None else asdict(result.runner_up),
         "seconds": round(result.seconds, 3),
         "versions": versions(),

@@ -15,7 +15,7 @@ from icm_fast.engine.concerns import CollapseWatch
 from icm_fast.engine.native import fixed_array
 from icm_fast.engine.progress import Quiet, SearchState, Stopwatch
 from icm_fast.engine.protocol import SearchEngine, SearchesElsewhere
-from icm_fast.engine.result import SearchResult, rescored, result_of, summary_of
+from icm_fast.engine.result import SearchResult, judged, rescored, result_of, summary_of
 from icm_fast.runs.labels import labels_lines
 from icm_fast.runs.store import MemoryStore, open_store
 from icm_fast.scoring.lazy import LazyScorer
@@ -131,6 +131,7 @@ def search_into(
     result = result_of(engine, store, dataset, config)
     if config.context_order == "append":
         result = rescored(result, store, scorer, dataset, config)
+    result = judged(result, store, scorer, dataset, config)
     result = replace(result, seconds=watch.seconds())
     summary = store.finish(
         labels_lines(dataset, result.labels, result.scores), summary_of(engine, store, result)

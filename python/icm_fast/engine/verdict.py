@@ -10,10 +10,13 @@ tasks whose gold is known, give the chance that labels are usable (``benchmarks/
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from icm_fast.runs.verdict import DOUBT, REJECT, TRUST, Verdict
+from icm_fast.scoring.posterior import calibrated_evidence, expected_accuracy, posterior
 from icm_fast.types import UNLABELLED, FloatArray, IntArray, ScoreArray
 
 FEWEST_LABELS = 12
@@ -46,6 +49,33 @@ class Signs:
     tells: float
     learned: float
 
+    def content(self) -> dict[str, float]:
+        """As plain JSON types."""
+        return {name: round(float(value), 4) for name, value in asdict(self).items()}
+
+
+_CONSTANT = -4.0
+_WEIGHTS = {"alone": 3.0, "among": 1.0, "support": 1.0, "tells": 1.0, "learned": 1.0}
+
+
+def label_confidence(labels: IntArray, alone: ScoreArray, among: ScoreArray) -> FloatArray:
+    """Probability of each label by both views together, ``[n]``; 0 where unlabelled.
+
+    The views rank examples better together than either does. Their level is set by how often the
+    two give the same label.
+
+    Args:
+        labels: ``[n]``, -1 where unlabelled.
+        alone: ``[n, n_labels]`` log-probabilities without demonstrations.
+        among: ``[n, n_labels]`` log-probabilities given all other labels.
+    """
+    views = [calibrated_evidence(scores) for scores in (alone, among)]
+    one, other = (view.argmax(axis=1).astype(np.int32) for view in views)
+    judged = posterior(views[0] + views[1], expected_accuracy(one, other, alone.shape[1]))
+    found = judged.probabilities[np.arange(len(labels)), labels].astype(np.float64)
+    confidence: FloatArray = np.where(labels == UNLABELLED, 0.0, found)
+    return confidence
+
 
 def signs_of(
     labels: IntArray, alone: ScoreArray, among: ScoreArray, free: IntArray | None = None
@@ -65,7 +95,7 @@ def signs_of(
     if len(found) < FEWEST_LABELS:
         return None
     n_labels = alone.shape[1]
-    one, other = _calibrated(alone[counts]), _calibrated(among[counts])
+    one, other = calibrated_evidence(alone[counts]), calibrated_evidence(among[counts])
     rows = np.arange(len(found))
     own = one.argmax(axis=1)
     largest = math.log(n_labels)
@@ -121,22 +151,47 @@ class _Said:
         return f"{self.what} {value:.2f}{ending}", speaks
 
 
-def _normalised(scores: ScoreArray) -> FloatArray:
-    values = scores.astype(np.float64)
-    normalised: FloatArray = values - np.logaddexp.reduce(values, axis=1, keepdims=True)
-    return normalised
-
-
-def _calibrated(scores: ScoreArray) -> FloatArray:
-    """Log-probabilities less the log of their mean, ``[n, n_labels]``."""
-    values = _normalised(scores)
-    calibrated: FloatArray = values - np.log(np.exp(values).mean(axis=0))
-    return calibrated
+_SAID = {
+    "alone": _Said(
+        "agreement above chance with what the model says of each text alone:",
+        0.4,
+        "the labels are not those that the label words mean to the model, or it cannot do the task",
+    ),
+    "tells": _Said(
+        "information about the labels that the model has of each text alone:",
+        0.05,
+        "without demonstrations the model hardly tells the texts apart",
+    ),
+    "among": _Said(
+        "agreement above chance with what it says of each text among all others:",
+        0.5,
+        "the labels do not predict each other",
+    ),
+    "learned": _Said(
+        "mutual predictability, of at most 1:",
+        0.2,
+        "the labels teach the model little",
+    ),
+    "support": _Said(
+        "support of the labels by the texts alone, of at most 1:",
+        0.4,
+        "texts alone speak for other labels",
+    ),
+}
+_ADVICE = {
+    TRUST: "",
+    DOUBT: "Read the least certain rows, label 16 or more of them by hand and give them as known "
+    "labels (fixed_labels; --known in label); or try label words and a prompt that the model "
+    "understands better, or a larger model.",
+    REJECT: "Do not use these labels. Try label words and a prompt that the model understands, a "
+    "larger model, or known labels (fixed_labels; --known in label), and read the verdict again.",
+}
 
 
 def _information(scores: ScoreArray) -> float:
     """Mutual information of texts and predictions in nats."""
-    values = _normalised(scores)
+    values = scores.astype(np.float64)
+    values = values - np.logaddexp.reduce(values, axis=1, keepdims=True)
     shares = np.exp(values)
     return float((shares * values).sum(axis=1).mean() - (m := shares.mean(axis=0)) @ np.log(m))
 

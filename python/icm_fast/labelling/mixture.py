@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from icm_fast.labelling.decide import centred, evenly_spaced, softmax
+from icm_fast.scoring.posterior import centred, evenly_spaced, softmax
 from icm_fast.types import FloatArray, IntArray
 
 FEWEST_ROWS = 90

@@ -14,7 +14,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from icm_fast.labelling.decide import evenly_spaced
+from icm_fast.scoring.posterior import evenly_spaced
 from icm_fast.types import FloatArray
 
 FEWEST_ROWS = 100

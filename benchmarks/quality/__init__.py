@@ -1,0 +1,1 @@
+"""Label quality: searches against cheap methods at equal tokens, over tasks and models."""
