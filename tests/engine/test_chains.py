@@ -88,8 +88,9 @@ def test_tokens_bound_a_search(chains, preset, tmp_path):
     free = run(**settings)
     limit = free.n_tokens_forwarded // 2
     bounded = run(tmp_path, max_tokens=limit, **settings)
-    # The best of several chains may have come to its end before.
-    assert bounded.reason == "max_tokens" or chains > 1
+    # The best of several chains may have come to its end before, and a search whose bootstrap took
+    # the tokens may end with the labels that it starts from.
+    assert bounded.reason == "max_tokens" or chains > 1 or preset == "default"
     # One labelling may begin below the limit; the scores that a result lacks come on top.
     most = FakeScorer(N).predict_tokens(np.zeros(N, np.int32))
     assert limit <= bounded.n_tokens_forwarded < limit + 2 * most * chains

@@ -51,7 +51,7 @@ def every_step(dataset, config, score):
 
 
 @pytest.mark.parametrize("name", TASKS)
-@pytest.mark.parametrize("preset", ["paper", "authors-code", "default"])
+@pytest.mark.parametrize("preset", ["paper", "authors-code", "annealing"])
 def test_remembered_scores_change_no_decision(name, preset, tmp_path):
     graph, scorer_of = TASKS[name]
     dataset, repeats = dataset_of(graph), 0

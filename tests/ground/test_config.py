@@ -131,7 +131,7 @@ def test_both_ends_of_a_range_are_allowed(name):
             r"initial_labels\[0\] = True is not a label; give",
         ),
         ({"start": "given"}, "start=given with 0 initial_labels; give initial_labels and"),
-        ({"initial_labels": [0]}, "start=zero-shot with 1 initial_labels; give initial_labels"),
+        ({"initial_labels": [0]}, "start=bootstrap with 1 initial_labels; give initial_labels"),
         ({"device": " "}, "device must be a non-empty text, got ' '"),
         ({"int8": True, "scorer": "naive"}, "int8 needs scorer=tree, got naive; drop one of them"),
         (

@@ -88,8 +88,9 @@ def test_the_table_of_runs(runs, capsys, monkeypatch):
     monkeypatch.chdir(runs.parent)
     assert run(["runs", "ls"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split() == ["folder", "kind", "state", "examples", "tokens", "time", "model"]
-    assert lines[1].split() == ["runs/a", "search", "interrupted", "6", "-", "-", "fake"]
+    columns = ["folder", "kind", "state", "verdict", "examples", "tokens", "time", "model"]
+    assert lines[0].split() == columns
+    assert lines[1].split() == ["runs/a", "search", "interrupted", "-", "6", "-", "-", "fake"]
     (runs.parent / "empty").mkdir()
     assert run(["runs", "ls", "empty"]) == 0
     assert capsys.readouterr().out == "no runs in empty\n"

@@ -107,8 +107,11 @@ class RecordedSearch:
         )
 
 
+FORMER_DEFAULT: dict[str, Any] = {"start": "zero-shot", "moves": ("grow", "sweep", "group")}
+"""What made the preset ``default`` then: now the preset ``annealing`` has these values."""
+
 SEARCHES = (
-    RecordedSearch("default", "larger-than", 24, SearchConfig(seed=1)),
+    RecordedSearch("default", "larger-than", 24, SearchConfig(seed=1, **FORMER_DEFAULT)),
     RecordedSearch(
         "paper", "arithmetic", 24, SearchConfig(preset="paper", seed=2, max_iterations=400)
     ),
@@ -140,7 +143,7 @@ SEARCHES = (
             max_evaluations=120,
         ),
     ),
-    RecordedSearch("smollm2", "movie-sentiment", 24, SearchConfig(seed=0)),
+    RecordedSearch("smollm2", "movie-sentiment", 24, SearchConfig(seed=0, **FORMER_DEFAULT)),
 )
 
 

@@ -73,6 +73,7 @@ def test_settings_at_their_former_values_are_not_written():
         "fixed_labels",
         "engine",
         "server",
+        "bootstrap_rounds",
         "tokenizer",
     }
     assert SearchConfig(fix_forced=True).to_dict()["fix_forced"] is True

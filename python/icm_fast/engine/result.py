@@ -37,9 +37,10 @@ class SearchResult:
         concerns: Reasons to doubt the labels (:mod:`icm_fast.engine.concerns`), gravest first.
         runner_up: The best scored labelling that differs in at least a quarter of the examples.
         confidence: ``[n]`` probability of each label, from what the model says of the example alone
-            and among all others (:func:`icm_fast.engine.verdict.label_confidence`).
-        signs: What speaks for the labels; None with too few of them.
-        verdict: Whether the labels can be trusted; None with too few of them.
+            and among all others (:func:`icm_fast.engine.verdict.label_confidence`); None where the
+            search never scored examples alone, as with the preset ``paper``.
+        signs: What speaks for the labels; None there too, and with too few labels.
+        verdict: Whether the labels can be trusted; None likewise.
     """
 
     labels: IntArray
@@ -58,23 +59,18 @@ class SearchResult:
 
 
 def judged(
-    result: SearchResult,
-    store: MemoryStore,
-    scorer: LazyScorer,
-    dataset: Dataset,
-    config: SearchConfig,
+    result: SearchResult, store: MemoryStore, dataset: Dataset, config: SearchConfig
 ) -> SearchResult:
-    """The result with confidence and verdict; examples alone are scored if they were not yet."""
+    """The result with confidence and verdict, where the search scored each example alone."""
     fixed = fixed_array(config)
     nothing = np.full(len(dataset), UNLABELLED, np.int32) if fixed is None else fixed
     known = store.lookup(nothing, lambda scores: bool(np.isfinite(scores).all()))
-    if known is None:
-        known = store.beside("alone", nothing, checked(store, scorer, scorer.score))
+    if known is None or not np.isfinite(result.scores).all():
+        return result
     signs = signs_of(result.labels, known.scores, result.scores, fixed)
     kinds = [concern.kind for concern in result.concerns]
     return replace(
         result,
-        n_tokens_forwarded=store.n_tokens,
         confidence=label_confidence(result.labels, known.scores, result.scores),
         signs=signs,
         verdict=verdict_of(signs, kinds),

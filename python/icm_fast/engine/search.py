@@ -131,7 +131,7 @@ def search_into(
     result = result_of(engine, store, dataset, config)
     if config.context_order == "append":
         result = rescored(result, store, scorer, dataset, config)
-    result = judged(result, store, scorer, dataset, config)
+    result = judged(result, store, dataset, config)
     result = replace(result, seconds=watch.seconds())
     summary = store.finish(
         labels_lines(dataset, result.labels, result.scores), summary_of(engine, store, result)
