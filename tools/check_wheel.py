@@ -101,7 +101,8 @@ def try_wheel(path: Path, *, label: bool, here: bool) -> None:
         if here:
             site = Path(sysconfig.get_path("purelib", vars={"base": str(home / "env")}))
             (site / "dependencies.pth").write_text(f"{sysconfig.get_path('purelib')}\n")
-            install += ["--no-deps", "--no-index"]
+            # Where this environment has the same version, pip would find nothing to install.
+            install += ["--no-deps", "--no-index", "--ignore-installed"]
         run(*install, path.resolve(), cwd=home, env=variables)
         program = home / "env" / "bin" / "icm-fast"
         place = "import icm_fast, icm_fast._core; print(icm_fast.__file__)"

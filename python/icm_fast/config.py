@@ -291,6 +291,26 @@ def limits(settings: type) -> dict[str, Limit]:
     }
 
 
+@cache
+def _optional(settings: type) -> frozenset[str]:
+    """The fields of a dataclass that may be None."""
+    hints = get_type_hints(settings)
+    return frozenset(name for name, hint in hints.items() if type(None) in get_args(hint))
+
+
+def read_limits(config: object) -> None:
+    """Read every field of a frozen dataclass by its limit; None stays where its type has it.
+
+    Raises:
+        InputError: A field has a value that its limit does not accept.
+    """
+    settings: type = type(config)
+    for name, limit in limits(settings).items():
+        value = getattr(config, name)
+        if value is not None or name not in _optional(settings):
+            object.__setattr__(config, name, limit.read(name, value))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchConfig:
     """Settings of one search. ``None`` means "what the preset says".
@@ -450,13 +470,11 @@ class SearchConfig:
     context_limit: Annotated[int, Between(0, 10**12)] = 0
 
     def __post_init__(self) -> None:
-        declared = limits(SearchConfig)
-        preset = str(declared["preset"].read("preset", self.preset))
+        preset = str(limits(SearchConfig)["preset"].read("preset", self.preset))
         for name, value in _PRESETS[preset].items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
-        for name, limit in declared.items():
-            object.__setattr__(self, name, limit.read(name, getattr(self, name)))
+        read_limits(self)
         self._check_scorer()
         self._check_labels()
 

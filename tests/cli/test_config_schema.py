@@ -6,19 +6,45 @@ import dataclasses
 import json
 import re
 from collections.abc import Callable
+from typing import get_args, get_type_hints
 
 import pytest
 
 from icm_fast.cli import run
 from icm_fast.cli.schema import SCHEMAS, descriptions, whole_schema
-from icm_fast.cli.settings import read_request, read_settings_file
-from icm_fast.config import PRESETS, SearchConfig
+from icm_fast.cli.settings import read_request, read_settings_file, training_settings
+from icm_fast.config import (
+    PRESETS,
+    Between,
+    LabelIndex,
+    Limit,
+    ListOf,
+    OneOf,
+    SearchConfig,
+    Switch,
+    Text,
+    limits,
+)
 from icm_fast.documents import parse_old_yaml, parse_yaml
 from icm_fast.errors import InputError
 from icm_fast.labelling import LabelTask
 from icm_fast.labelling.config import LabelConfig
 from icm_fast.tasks.custom import CustomSpec
+from icm_fast.training.config import TuningConfig
+from icm_fast.training.dpo.config import DpoConfig
+from icm_fast.training.reward.config import RewardConfig
+from icm_fast.training.rl.config import PolicyConfig
 from run_fakes import REPOSITORY
+
+SETTINGS = {
+    "search": SearchConfig,
+    "label": LabelConfig,
+    "train": TuningConfig,
+    "reward": RewardConfig,
+    "dpo": DpoConfig,
+    "rl": PolicyConfig,
+}
+TRAININGS = {kind: SETTINGS[kind] for kind in ("train", "reward", "dpo", "rl")}
 
 BLOCK = re.compile(r"^cat > (\S+\.yaml) <<'END'\n(.*?)^END$", re.MULTILINE | re.DOTALL)
 
@@ -41,10 +67,11 @@ def valid() -> Callable[[object, str], bool]:
 
 def test_every_setting_is_in_it_with_its_meaning():
     of = {
-        "search": (SearchConfig,),
+        **{kind: (settings,) for kind, settings in SETTINGS.items()},
         "label": (LabelConfig, LabelTask),
         "task": (CustomSpec,),
     }
+    assert set(of) == set(SCHEMAS)
     for kind, classes in of.items():
         schema = SCHEMAS[kind]()
         names = {f.name for one in classes for f in dataclasses.fields(one)} - (
@@ -53,7 +80,9 @@ def test_every_setting_is_in_it_with_its_meaning():
         assert names <= set(schema["properties"])
         assert all(schema["properties"][name]["description"] for name in names)
         assert schema["additionalProperties"] is False
-    assert len(descriptions(SearchConfig)) == len(dataclasses.fields(SearchConfig))
+    for settings in SETTINGS.values():
+        names = {field.name for field in dataclasses.fields(settings)}
+        assert set(descriptions(settings)) == names == set(limits(settings))
 
 
 def examples() -> dict[str, tuple[str, object]]:
@@ -129,6 +158,51 @@ def test_it_accepts_what_a_search_accepts(text, accepted, valid, tmp_path):
     assert works == accepted
 
 
+@pytest.mark.parametrize("kind", SETTINGS)
+def test_every_default_is_valid(kind, valid):
+    settings = SETTINGS[kind]
+    assert valid(settings().to_dict(), kind)
+    for name, about in SCHEMAS[kind]()["properties"].items():
+        assert "default" not in about or valid({name: about["default"]}, kind), name
+
+
+def bad_values(limit: Limit) -> list[object]:
+    """What a setting of this limit does not accept."""
+    match limit:
+        case Between():
+            return ["many", True, [1], 2 * abs(limit.high) + 1, -2 * abs(limit.low) - 1]
+        case OneOf():
+            return ["no such word", 7, ["no such word"]]
+        case Switch():
+            return ["perhaps", 1, 0.0]
+        case Text():
+            return [" ", 7, ["auto"]]
+        case LabelIndex():
+            return [-2, 0.5, "first"]
+        case ListOf():
+            return [7, {"a": 1}, *([value] for value in bad_values(limit.item))]
+    # Words beside another type: the two limits of trainings.
+    return {"gradient_checkpointing": ["perhaps", 1, [True]], "target_modules": [[], 7, [7], ""]}[
+        "target_modules" if "anyOf" in limit.schema() else "gradient_checkpointing"
+    ]
+
+
+@pytest.mark.parametrize("kind", SETTINGS)
+def test_a_wrong_value_is_refused_by_the_schema_and_by_the_command(kind, valid):
+    settings = SETTINGS[kind]
+    for name, hint in get_type_hints(settings).items():
+        if name not in limits(settings):
+            assert name == "LATER"
+            continue
+        values = bad_values(limits(settings)[name])
+        if kind in TRAININGS and type(None) not in get_args(hint):
+            values.append(None)
+        for value in values:
+            assert not valid({name: value}, kind), (name, value)
+            with pytest.raises(InputError):
+                settings.from_mapping({name: value})
+
+
 def test_the_schema_is_printed(capsys):
     for words, title in (((), "Settings of icm-fast"), (("label",), "icm-fast label")):
         assert run(["config", "--show-schema", *words]) == 0
@@ -136,7 +210,7 @@ def test_the_schema_is_printed(capsys):
         assert schema["title"] == title
         assert schema["$schema"].endswith("2020-12/schema")
     assert run(["config"]) == 2
-    assert "name the kind of file: icm-fast config search, label, task" in capsys.readouterr().err
+    assert "name the kind of file: icm-fast config search, label, train" in capsys.readouterr().err
     assert run(["config", "lable"]) == 2
     assert "did you mean 'label'" in capsys.readouterr().err
 
@@ -155,3 +229,35 @@ def test_a_printed_file_of_settings_changes_nothing(preset, capsys, tmp_path):
     assert LabelConfig.from_mapping({k: v for k, v in content.items() if k in settings}) == (
         LabelConfig()
     )
+
+
+@pytest.mark.parametrize("kind", TRAININGS)
+def test_a_printed_file_of_a_training_changes_nothing(kind, capsys, tmp_path):
+    assert run(["config", kind]) == 0
+    file = tmp_path / "training.yaml"
+    file.write_text(capsys.readouterr().out)
+    settings = TRAININGS[kind]
+    assert training_settings(settings, file, None) == settings()
+    file.write_text("rank: 4\nseed: 1e3\ntarget_modules: [v_proj, q_proj]\n")
+    expected = settings(rank=2, seed=1000, target_modules=("q_proj", "v_proj"))
+    assert training_settings(settings, file, ["rank=2"]) == expected
+    file.write_text("ranks: 4\n")
+    with pytest.raises(InputError, match=r"training\.yaml: unknown setting 'ranks'; did you mean"):
+        training_settings(settings, file, None)
+
+
+def test_trainings_read_a_file_of_settings(capsys, tmp_path):
+    file = tmp_path / "training.yaml"
+    file.write_text("rank: 0\n")
+    pairs, rewards = str(tmp_path / "pairs.jsonl"), ["--reward", str(tmp_path)]
+    (tmp_path / "pairs.jsonl").write_text('{"text": "a"}\n')
+    for command in (
+        ["sft", str(tmp_path)],
+        ["texts", pairs, "-o", str(tmp_path / "out")],
+        ["dpo", pairs],
+        ["reward", pairs],
+        ["rl", pairs, *rewards],
+    ):
+        words = ["train", *command, "--model", "smollm2", "--config", str(file)]
+        assert run(words) == 2
+        assert "rank = 0 is outside 1 .. 65536" in capsys.readouterr().err

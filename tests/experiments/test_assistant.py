@@ -16,6 +16,7 @@ from icm_fast.experiments.assistant.run import run_assistant
 from icm_fast.experiments.assistant.seeds import parse_seeds, run_seeds
 from icm_fast.experiments.assistant.stages import best_threshold
 from icm_fast.experiments.demo import demo_source
+from icm_fast.tracking import Tracking
 from icm_fast.training.reward import RewardConfig
 from icm_fast.training.rl import PolicyConfig
 from icm_fast.training.sft import TuningConfig
@@ -48,6 +49,21 @@ CONFIG = AssistantConfig(
 )
 
 
+TRACK = Tracking(["jsonl"])
+
+
+def steps_of(folder):
+    """Stream, number and loss of each step that the tracker received, sorted."""
+    lines = (folder / "tracking.jsonl").read_text().splitlines()
+    steps = [json.loads(line) for line in lines]
+    return sorted((step["stream"], step["step"], step.get("loss", 0.0)) for step in steps)
+
+
+def without_tracking(folder):
+    """The files that the tracker, which receives seconds too, does not write."""
+    return {k: v for k, v in stable_files(folder).items() if not k.startswith("tracking.json")}
+
+
 WITHIN = ("initial: ", "pool: ", "final: ")
 """Beginnings of lines about a part of a stage."""
 
@@ -60,7 +76,9 @@ class StoppedError(Exception):
 def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp("assistant") / "whole"
     shown = Listener()
-    report = run_assistant(tiny_loaded("llama"), output=folder, config=CONFIG, progress=shown)
+    report = run_assistant(
+        tiny_loaded("llama"), output=folder, config=CONFIG, progress=shown, track=TRACK
+    )
     return folder, report, [line for line in shown.lines if not line.startswith(WITHIN)]
 
 
@@ -98,12 +116,23 @@ def test_stopped_in_every_stage_it_ends_the_same_and_repeats_nothing(whole, tmp_
                 output=tmp_path / "a",
                 config=CONFIG,
                 progress=Listener(on_say=stop),
+                track=TRACK,
             )
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "a").rglob("adapter_model.*")}
     assert len(before) == 5 + 1 + 1 + 3  # reward models, judge, start, policies
-    again = run_assistant(tiny_loaded("llama"), output=tmp_path / "a", config=CONFIG)
+    again = run_assistant(tiny_loaded("llama"), output=tmp_path / "a", config=CONFIG, track=TRACK)
     assert again == report
-    assert stable_files(tmp_path / "a") == stable_files(folder)
+    assert without_tracking(tmp_path / "a") == without_tracking(folder)
+    tracked = steps_of(folder)
+    assert steps_of(tmp_path / "a") == tracked
+    assert len({line[:2] for line in tracked}) == len(tracked)
+    rewards = [f"reward-{name}/{part}" for name in ("icm", "gold") for part in ("initial", "final")]
+    policies = [f"policy-{name}" for name in ("icm", "gold", "human")]
+    assert {stream for stream, *_ in tracked} == {
+        "search/search",
+        *(f"{name}/train" for name in (*rewards, "reward-human", "judge", "start", *policies)),
+        *(f"{name}/held_out" for name in policies),
+    }
     assert {p: p.stat().st_mtime_ns for p in before} == before
 
 
@@ -136,7 +165,10 @@ def test_two_seeds_by_one_command(whole, tmp_path):
         output=tmp_path,
         config_of=config_of,
         after_each=lambda home, one: told.append(home.name),
+        track=TRACK,
     )
+    streams = {stream for stream, *_ in steps_of(tmp_path)}
+    assert {"seed0/search/search", "seed4/search/search", "seed4/judge/train"} <= streams
     assert told == ["seed0", "seed4"]
     assert json.loads((tmp_path / "seeds.json").read_text()) == report
     second = json.loads((tmp_path / "seed4/report.json").read_text())

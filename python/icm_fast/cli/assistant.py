@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from icm_fast.cli.parameters import MODEL_HELP, AsJson, ProgressKind
+from icm_fast.cli.parameters import MODEL_HELP, AsJson, ProgressKind, ReportTo
 from icm_fast.cli.settings import parse_assignments, say, say_json
+from icm_fast.tracking import Tracking
 
 if TYPE_CHECKING:
     from icm_fast.experiments.assistant.config import AssistantConfig
@@ -64,6 +65,7 @@ def assistant(
     output: _Output = None,
     assignments: _Assignments = None,
     rl: _Rl = None,
+    report_to: ReportTo = None,
     as_json: AsJson = False,
     progress: ProgressKind = "auto",
 ) -> None:
@@ -82,12 +84,14 @@ def assistant(
         )
 
     name = f"assistant-{Path(model).name}"
-    shown = make_progress(progress, timed=True)
+    shown, track = make_progress(progress, timed=True), Tracking(report_to or ())
     if seeds is not None:
-        _several(model, seeds, output or Path("runs") / name, config_of, shown, as_json)
+        _several(model, seeds, output or Path("runs") / name, config_of, shown, track, as_json)
         return
     folder = output or Path("runs") / f"{name}-seed{seed}"
-    report = run_assistant(model, output=folder, config=config_of(seed), progress=shown)
+    report = run_assistant(
+        model, output=folder, config=config_of(seed), progress=shown, track=track
+    )
     text = _write_report(folder, report)
     if as_json:
         say_json(report)
@@ -102,6 +106,7 @@ def _several(
     folder: Path,
     config_of: Callable[[int], AssistantConfig],
     shown: Reporter,
+    track: Tracking,
     as_json: bool,
 ) -> None:
     """Run every seed, and print what they say together."""
@@ -119,6 +124,7 @@ def _several(
         config_of=config_of,
         after_each=_write_report,
         progress=shown,
+        track=track,
     )
     text = seeds_text(report)
     write_atomically(folder / "seeds.md", text.encode())

@@ -17,7 +17,8 @@ _Kind = Annotated[
     str | None,
     typer.Argument(
         metavar="KIND",
-        help="search, label or task: which file is described; by default all of them.",
+        help="search, label, train, reward, dpo, rl or task: which file is described; by default "
+        "all of them.",
         show_default=False,
     ),
 ]

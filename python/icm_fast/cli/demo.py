@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 
-from icm_fast.cli.parameters import MODEL_HELP, AsJson, ProgressKind
+from icm_fast.cli.parameters import MODEL_HELP, AsJson, ProgressKind, ReportTo
 from icm_fast.cli.search import resumable
 from icm_fast.cli.settings import say, say_json
+from icm_fast.tracking import Tracking
 
 
 def demo(
@@ -20,6 +21,7 @@ def demo(
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="FOLDER", help="Run folder.")
     ] = Path("runs/demo"),
+    report_to: ReportTo = None,
     as_json: AsJson = False,
     progress: ProgressKind = "auto",
 ) -> None:
@@ -29,7 +31,13 @@ def demo(
 
     with resumable(output):
         result = run_demo(
-            model, n=n, seed=seed, output=output, n_test=n_test, progress=make_progress(progress)
+            model,
+            n=n,
+            seed=seed,
+            output=output,
+            n_test=n_test,
+            progress=make_progress(progress),
+            track=Tracking(report_to or ()),
         )
     if as_json:
         say_json({"folder": output, "summary": result.run.summary, "comparison": result.comparison})

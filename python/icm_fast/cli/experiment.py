@@ -9,9 +9,10 @@ from typing import Annotated
 
 import typer
 
-from icm_fast.cli.parameters import AllowHttp, AsJson, ProgressKind, Server, Tokenizer
+from icm_fast.cli.parameters import AllowHttp, AsJson, ProgressKind, ReportTo, Server, Tokenizer
 from icm_fast.cli.settings import say, say_json
 from icm_fast.cli.workers import Ray, RayGpus, RayWorkers, models
+from icm_fast.tracking import Tracking
 
 _Name = Annotated[
     str | None,
@@ -72,6 +73,7 @@ def experiment(
     ray: Ray = None,
     ray_workers: RayWorkers = None,
     ray_gpus: RayGpus = None,
+    report_to: ReportTo = None,
     as_json: AsJson = False,
     progress: ProgressKind = "auto",
 ) -> None:
@@ -96,6 +98,7 @@ def experiment(
             data=data,
             progress=make_progress(progress, timed=True),
             open_one=open_one,
+            track=Tracking(report_to or ()),
         )
     result = output / chosen.file_name
     if as_json:

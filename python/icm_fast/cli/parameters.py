@@ -140,6 +140,15 @@ Options = Annotated[
         rich_help_panel=_SETTINGS,
     ),
 ]
+TrainingFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        metavar="FILE",
+        help="YAML file of settings by their names; --set overrides it.",
+        show_default=False,
+    ),
+]
 TrainingAssignments = Annotated[
     list[str] | None,
     typer.Option(

@@ -66,6 +66,39 @@ def label_schema() -> Schema:
     return _object("icm-fast label", {**question, **places, **_fields(LabelConfig)})
 
 
+def _training_schema(command: str, settings: type) -> Schema:
+    """What ``icm-fast train COMMAND --config`` reads."""
+    return _object(f"icm-fast train {command}", _fields(settings))
+
+
+def tuning_schema() -> Schema:
+    """What ``icm-fast train sft --config`` and ``train texts --config`` read."""
+    from icm_fast.training.config import TuningConfig
+
+    return _training_schema("sft", TuningConfig)
+
+
+def reward_schema() -> Schema:
+    """What ``icm-fast train reward --config`` reads."""
+    from icm_fast.training.reward.config import RewardConfig
+
+    return _training_schema("reward", RewardConfig)
+
+
+def dpo_schema() -> Schema:
+    """What ``icm-fast train dpo --config`` reads."""
+    from icm_fast.training.dpo.config import DpoConfig
+
+    return _training_schema("dpo", DpoConfig)
+
+
+def policy_schema() -> Schema:
+    """What ``icm-fast train rl --config`` reads."""
+    from icm_fast.training.rl.config import PolicyConfig
+
+    return _training_schema("rl", PolicyConfig)
+
+
 def task_schema() -> Schema:
     """The description of a custom task."""
     from icm_fast.tasks.custom import CustomSpec
@@ -78,6 +111,10 @@ def task_schema() -> Schema:
 SCHEMAS: Mapping[str, Callable[[], Schema]] = {
     "search": search_schema,
     "label": label_schema,
+    "train": tuning_schema,
+    "reward": reward_schema,
+    "dpo": dpo_schema,
+    "rl": policy_schema,
     "task": task_schema,
 }
 """By the kind of file."""
@@ -199,7 +236,9 @@ _ENTRY = re.compile(r"^    (\w+): (.+(?:\n {8,}.+)*)", re.MULTILINE)
 
 
 def descriptions(settings: type) -> dict[str, str]:
-    """What the docstring of a dataclass says about each attribute, in one line each."""
-    _, _, attributes = inspect.cleandoc(settings.__doc__ or "").partition("Attributes:\n")
-    found = {name: " ".join(text.split()) for name, text in _ENTRY.findall(attributes)}
+    """What the docstrings of a dataclass and its bases say about attributes, in one line each."""
+    found: dict[str, str] = {}
+    for part in reversed(settings.__mro__):
+        _, _, attributes = inspect.cleandoc(part.__doc__ or "").partition("Attributes:\n")
+        found |= {name: " ".join(text.split()) for name, text in _ENTRY.findall(attributes)}
     return {name: text.replace("``", "") for name, text in found.items()}

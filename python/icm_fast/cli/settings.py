@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import typer
@@ -29,6 +30,11 @@ from icm_fast.files import reading
 from icm_fast.files.text import printable
 from icm_fast.runs.config import IDENTITY
 from icm_fast.tasks.source import TaskSource
+
+if TYPE_CHECKING:
+    from icm_fast.training.config import TrainingConfig
+
+Training = TypeVar("Training", bound="TrainingConfig")
 
 REQUEST_KEYS = ("task", "data", "limit", "options", "model", "output")
 _NESTED = ("moves", "gold_map", "pairs", "forbid")
@@ -179,6 +185,19 @@ def parse_assignments(
         except NotYamlError as error:
             raise InputError(f"{where} is not YAML; quote it") from error
     return content
+
+
+def training_settings(
+    kind: type[Training], file: Path | None, assignments: Sequence[str] | None
+) -> Training:
+    """Settings of a training from a YAML file and ``--set`` assignments, which override it.
+
+    Raises:
+        InputError: Unknown setting or bad value, or the file cannot be read.
+    """
+    known = [field.name for field in dataclasses.fields(kind)]
+    content = read_settings_file(file, known) if file else {}
+    return kind.from_mapping(content | parse_assignments(assignments or (), None))
 
 
 def text_keys() -> frozenset[str]:

@@ -23,8 +23,9 @@ from icm_fast.cli.parameters import (
     RunModel,
     Seed,
     TrainingAssignments,
+    TrainingFile,
 )
-from icm_fast.cli.settings import parse_assignments, read_request, say, say_json
+from icm_fast.cli.settings import read_request, say, say_json, training_settings
 from icm_fast.cli.train_dpo import dpo
 from icm_fast.cli.train_reward import reward, training_figures
 from icm_fast.cli.train_rl import rl
@@ -48,6 +49,7 @@ def _group() -> None:
 def sft(
     run_folder: RunFolder,
     model: RunModel = None,
+    file: TrainingFile = None,
     assignments: TrainingAssignments = None,
     output: Annotated[
         Path | None,
@@ -68,7 +70,7 @@ def sft(
     from icm_fast.model import load_model
     from icm_fast.training.sft import fine_tune
 
-    config = _tuning_config(assignments)
+    config = _tuning_config(file, assignments)
     given = _given_labels(run_folder, model)
     tuned = fine_tune(
         given.dataset,
@@ -89,7 +91,7 @@ def sft(
 
 @train_app.command()
 def texts(
-    file: Annotated[
+    table: Annotated[
         str,
         typer.Argument(
             metavar="FILE",
@@ -108,6 +110,7 @@ def texts(
             show_default=False,
         ),
     ],
+    file: TrainingFile = None,
     assignments: TrainingAssignments = None,
     report_to: ReportTo = None,
     as_json: AsJson = False,
@@ -118,9 +121,9 @@ def texts(
     from icm_fast.training.sft import fine_tune_texts, read_texts
 
     tuned = fine_tune_texts(
-        read_texts(file),
+        read_texts(table),
         model=model,
-        config=_tuning_config(assignments),
+        config=_tuning_config(file, assignments),
         output_dir=output,
         progress=make_progress(progress),
         track=Tracking(report_to or ()),
@@ -192,7 +195,7 @@ def iterative(
         model=request.model,
         batch_size=batch_size,
         search_config=request.config,
-        tuning_config=_tuning_config(tuning),
+        tuning_config=_tuning_config(None, tuning),
         output_dir=folder,
         progress=make_progress(progress),
         track=Tracking(report_to or ()),
@@ -247,10 +250,10 @@ train_app.command()(reward)
 train_app.command()(rl)
 
 
-def _tuning_config(assignments: list[str] | None) -> TuningConfig:
+def _tuning_config(file: Path | None, assignments: list[str] | None) -> TuningConfig:
     from icm_fast.training.sft import TuningConfig
 
-    return TuningConfig.from_mapping(parse_assignments(assignments or (), None))
+    return training_settings(TuningConfig, file, assignments)
 
 
 def _say_tuned(tuned: Tuned, what: str, as_json: bool) -> None:

@@ -7,8 +7,15 @@ from typing import Annotated
 
 import typer
 
-from icm_fast.cli.parameters import AsJson, ProgressKind, ReportTo, RunModel, TrainingAssignments
-from icm_fast.cli.settings import parse_assignments, say, say_json
+from icm_fast.cli.parameters import (
+    AsJson,
+    ProgressKind,
+    ReportTo,
+    RunModel,
+    TrainingAssignments,
+    TrainingFile,
+)
+from icm_fast.cli.settings import say, say_json, training_settings
 from icm_fast.cli.train_reward import (
     FOUND,
     LabelSource,
@@ -35,6 +42,7 @@ def dpo(
     source: PairSource,
     model: RunModel = None,
     labels: LabelSource = FOUND,
+    file: TrainingFile = None,
     assignments: TrainingAssignments = None,
     output: _Output = None,
     report_to: ReportTo = None,
@@ -45,7 +53,7 @@ def dpo(
     from icm_fast.engine.progress import make_progress
     from icm_fast.training.dpo import DpoConfig, train
 
-    config = DpoConfig.from_mapping(parse_assignments(assignments or (), None))
+    config = training_settings(DpoConfig, file, assignments)
     given = pairs_from(source, labels, model, "dpo")
     done = train(
         given.pairs.pairs,

@@ -8,8 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from icm_fast.cli.parameters import AsJson, ProgressKind, ReportTo, RunModel, TrainingAssignments
-from icm_fast.cli.settings import parse_assignments, say, say_json
+from icm_fast.cli.parameters import (
+    AsJson,
+    ProgressKind,
+    ReportTo,
+    RunModel,
+    TrainingAssignments,
+    TrainingFile,
+)
+from icm_fast.cli.settings import say, say_json, training_settings
 from icm_fast.errors import InputError, suggest
 from icm_fast.tracking import Tracking
 
@@ -72,6 +79,7 @@ def reward(
     labels: LabelSource = FOUND,
     pool: _Pool = None,
     pool_labels: _PoolLabels = "soft",
+    file: TrainingFile = None,
     assignments: TrainingAssignments = None,
     output: _Output = None,
     report_to: ReportTo = None,
@@ -82,7 +90,7 @@ def reward(
     from icm_fast.engine.progress import make_progress
     from icm_fast.training.reward import RewardConfig, two_stage
 
-    config = RewardConfig.from_mapping(parse_assignments(assignments or (), None))
+    config = training_settings(RewardConfig, file, assignments)
     if pool_labels not in _POOL_LABELS:
         raise InputError(
             f"unknown --pool-labels {pool_labels!r}{suggest(pool_labels, _POOL_LABELS)}"

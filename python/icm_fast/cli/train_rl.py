@@ -7,8 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from icm_fast.cli.parameters import MODEL_HELP, AsJson, ProgressKind, ReportTo, TrainingAssignments
-from icm_fast.cli.settings import parse_assignments, say, say_json
+from icm_fast.cli.parameters import (
+    MODEL_HELP,
+    AsJson,
+    ProgressKind,
+    ReportTo,
+    TrainingAssignments,
+    TrainingFile,
+)
+from icm_fast.cli.settings import say, say_json, training_settings
 from icm_fast.tracking import Tracking
 
 if TYPE_CHECKING:
@@ -34,6 +41,7 @@ def rl(
             metavar="RM", help="Folder written by `icm-fast train reward`.", show_default=False
         ),
     ],
+    file: TrainingFile = None,
     assignments: TrainingAssignments = None,
     output: Annotated[
         Path | None,
@@ -53,7 +61,7 @@ def rl(
     from icm_fast.engine.progress import make_progress
     from icm_fast.training.rl import PolicyConfig, read_prompts, train_policy
 
-    config = PolicyConfig.from_mapping(parse_assignments(assignments or (), None))
+    config = training_settings(PolicyConfig, file, assignments)
     given = read_prompts(prompts)
     if given.n_repeated:
         say(f"{given.n_repeated} repeated prompts left out", err=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from threading import RLock
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 from icm_fast.assets.locate import EMBEDDED_MODELS
 from icm_fast.cluster.following import Following
 from icm_fast.cluster.pool import Pool
-from icm_fast.cluster.worker import Facts, ModelChoice
+from icm_fast.cluster.worker import Facts
 from icm_fast.engine.chains import make_search_engine
 from icm_fast.engine.progress import Quiet
 from icm_fast.engine.protocol import SearchesElsewhere
@@ -19,7 +20,7 @@ from icm_fast.engine.search import search_into, search_settings
 from icm_fast.runs.store import MemoryStore, open_store
 from icm_fast.scoring.elsewhere import ModelElsewhere
 from icm_fast.scoring.lazy import LazyScorer
-from icm_fast.scoring.models import Choice, open_model
+from icm_fast.scoring.models import Choice, ModelChoice, open_model
 from icm_fast.scoring.servers.address import is_address
 from icm_fast.tracking import tracked
 
@@ -58,14 +59,8 @@ class ClusterModel(SearchesElsewhere):
         self.name = os.fspath(name)
         self.is_named = not is_address(name)
         self._pool = pool
-        self._choice = ModelChoice(
-            _absolute(self.name),
-            config.dtype,
-            config.device,
-            config.engine,
-            config.server,
-            _absolute(config.tokenizer),
-        )
+        choice = ModelChoice.of(_absolute(self.name), config)
+        self._choice = replace(choice, tokenizer=_absolute(config.tokenizer))
         self._known: Facts | None = None
         self._asking = RLock()
 

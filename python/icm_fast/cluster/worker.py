@@ -23,7 +23,7 @@ from icm_fast.runs.provenance import versions
 from icm_fast.runs.score_log import ScoredLabelling
 from icm_fast.runs.store import MemoryStore
 from icm_fast.scoring.lazy import LazyScorer
-from icm_fast.scoring.models import Opened, open_model
+from icm_fast.scoring.models import ModelChoice, Opened, open_model
 from icm_fast.scoring.servers.lazy import ServedModel
 from icm_fast.tracking import tracked
 
@@ -36,27 +36,6 @@ if TYPE_CHECKING:
 
 _KEPT = 2
 """Models that a worker keeps open; an experiment has two at a time."""
-
-
-@dataclass(frozen=True, slots=True)
-class ModelChoice:
-    """A model and how it is opened; no weights and no keys.
-
-    Attributes:
-        path: Hub id, absolute path, embedded name or address, as a worker opens it.
-        dtype: See :class:`icm_fast.SearchConfig`.
-        device: See :class:`icm_fast.SearchConfig`.
-        engine: See :class:`icm_fast.SearchConfig`.
-        server: See :class:`icm_fast.SearchConfig`.
-        tokenizer: See :class:`icm_fast.SearchConfig`.
-    """
-
-    path: str
-    dtype: str
-    device: str
-    engine: str
-    server: str
-    tokenizer: str
 
 
 @dataclass(frozen=True, slots=True)

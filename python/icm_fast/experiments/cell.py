@@ -36,6 +36,7 @@ from icm_fast.runs.labels import read_labels
 from icm_fast.runs.provenance import machine_facts, versions
 from icm_fast.scoring.elsewhere import ModelElsewhere
 from icm_fast.scoring.models import TOKENIZING
+from icm_fast.tracking import TrackLike, part_of
 from icm_fast.types import Dataset, IntArray, Reporter
 
 if TYPE_CHECKING:
@@ -109,8 +110,12 @@ class Cell:
         self._folder = folder
         self._data = CellData(column, seed, model, data, chat_model)
 
-    def run(self, methods: Sequence[str], reporter: Reporter) -> CellResult:
+    def run(
+        self, methods: Sequence[str], reporter: Reporter, track: TrackLike = None
+    ) -> CellResult:
         """Search, then predict by each method.
+
+        Steps of the search, and of trainings under the name of their method, go to ``track``.
 
         Raises:
             InputError: Data, settings or model do not fit each other, or differ from those that
@@ -121,7 +126,7 @@ class Cell:
         self._check_identity()
         facts = self._kept(
             "search.json",
-            lambda: run_search(self._data, self._folder / "search", reporter),
+            lambda: run_search(self._data, self._folder / "search", reporter, track),
             SearchFacts,
         )
         reporter.say(
@@ -136,7 +141,7 @@ class Cell:
         found = read_labels(self._folder / "search", self._data.dataset)
         predictions = {}
         for name in methods:
-            predictions[name] = self._prediction(name, found)
+            predictions[name] = self._prediction(name, found, part_of(track, name))
             reporter.say(f"{name}: {_outcome(predictions[name], np.array(test['gold'], np.int32))}")
         orders = self._orders(found, reporter)
         return CellResult(self._data.seed, facts, test, predictions, orders, **self._record())
@@ -211,12 +216,12 @@ class Cell:
         reporter.say(f"{n_orders} orders: accuracy {min(values):.2f} to {max(values):.2f}")
         return orders
 
-    def _prediction(self, name: str, found: IntArray) -> Prediction:
+    def _prediction(self, name: str, found: IntArray, track: TrackLike) -> Prediction:
         folder = self._folder / name
         path = self._folder / f"{name}.json"
         if not is_file(path):
             self._note_versions()
-            made = predict_test(METHODS[name], self._data, found, folder)
+            made = predict_test(METHODS[name], self._data, found, folder, track)
             self._write(path.name, asdict(made))
         read = Prediction(**read_shape(path, _StoredPrediction, _DELETE))
         test = self._data.test[0]

@@ -15,22 +15,24 @@ from icm_fast.experiments.cell_data import CellData
 from icm_fast.experiments.documents import AgreementFacts, SearchFacts
 from icm_fast.scoring.leave_one_out import leave_one_out
 from icm_fast.scoring.models import local_weights
+from icm_fast.tracking import TrackLike
 from icm_fast.types import UNLABELLED, IntArray, Reporter
 
 
-def run_search(data: CellData, folder: Path, reporter: Reporter) -> SearchFacts:
+def run_search(data: CellData, folder: Path, reporter: Reporter, track: TrackLike) -> SearchFacts:
     """Search into ``folder``, or resume there; return the facts about the search.
 
     Args:
         data: The cell's data.
         folder: Run folder; with batches it holds a run folder for each.
         reporter: Receives a line about each batch, and the progress of searches and trainings.
+        track: Where the steps of searches and trainings go.
 
     Raises:
         InputError: Data, settings or model do not fit each other.
     """
     if data.column.batch_size is not None:
-        return _search_by_batch(data, folder, data.column.batch_size, reporter)
+        return _search_by_batch(data, folder, data.column.batch_size, reporter, track)
     found = search(
         data.dataset,
         model=data.model,
@@ -38,12 +40,13 @@ def run_search(data: CellData, folder: Path, reporter: Reporter) -> SearchFacts:
         output_dir=folder,
         progress=reporter,
         source=data.source,
+        track=track,
     )
     return _facts(data, found.labels, (found,), _gold_utility(data))
 
 
 def _search_by_batch(
-    data: CellData, folder: Path, batch_size: int, reporter: Reporter
+    data: CellData, folder: Path, batch_size: int, reporter: Reporter, track: TrackLike
 ) -> SearchFacts:
     from icm_fast.training.sft import iterate
 
@@ -56,6 +59,7 @@ def _search_by_batch(
         output_dir=folder,
         progress=reporter,
         source=data.source,
+        track=track,
     )
     # Each batch has a different model, so there is no U of all gold labels.
     return _facts(data, found.labels, found.searches, gold_utility=None)

@@ -19,6 +19,7 @@ from icm_fast.evaluation.run import evaluate_run
 from icm_fast.model.lazy import LazyModel
 from icm_fast.runs.finished import FinishedRun, read_run
 from icm_fast.tasks.source import TaskSource
+from icm_fast.tracking import TrackLike
 from icm_fast.types import Reporter
 
 MAX_CHARS = 60
@@ -47,8 +48,11 @@ def run_demo(
     output: Path,
     n_test: int = 100,
     progress: Reporter | None = None,
+    track: TrackLike = None,
 ) -> DemoResult:
     """Search, then evaluate; an interrupted run resumes.
+
+    ``track`` is called with each step of the search, or names trackers.
 
     Raises:
         InputError: Model or data are missing, or the folder holds another run.
@@ -62,6 +66,7 @@ def run_demo(
         output_dir=output,
         progress=progress,
         source=source,
+        track=track,
     )
     run = read_run(output)
     return DemoResult(run, evaluate_run(run, loaded, n_test=n_test, file_name=DEMO_FILE))

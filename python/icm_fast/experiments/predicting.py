@@ -18,6 +18,7 @@ from icm_fast.experiments.methods import Method
 from icm_fast.scoring.elsewhere import ModelElsewhere
 from icm_fast.scoring.models import local_weights
 from icm_fast.scoring.servers.address import is_address
+from icm_fast.tracking import TrackLike
 from icm_fast.types import UNLABELLED, Dataset, IntArray
 
 if TYPE_CHECKING:
@@ -65,7 +66,9 @@ def not_applicable(method: Method, data: CellData) -> str:
     return ""
 
 
-def predict_test(method: Method, data: CellData, found: IntArray, folder: Path) -> Prediction:
+def predict_test(
+    method: Method, data: CellData, found: IntArray, folder: Path, track: TrackLike = None
+) -> Prediction:
     """Predict the held-out examples of a cell.
 
     Args:
@@ -73,6 +76,7 @@ def predict_test(method: Method, data: CellData, found: IntArray, folder: Path) 
         data: The cell's data.
         found: Labels that the search found, ``[n]``.
         folder: Folder in which fine-tuning keeps its state.
+        track: Where the steps of a fine-tuning in this process go.
 
     Raises:
         InputError: The model cannot take the data.
@@ -96,7 +100,7 @@ def predict_test(method: Method, data: CellData, found: IntArray, folder: Path) 
     done = (
         model.call(_do_there, work)
         if isinstance(model, ModelElsewhere)
-        else _do(model.load(), work, folder)
+        else _do(model.load(), work, folder, track)
     )
     tuned = labels is not None and method.use == "tuned"
     n_trained = int((labels != UNLABELLED).sum()) if labels is not None and tuned else 0
@@ -133,14 +137,15 @@ class _Done:
 def _do_there(model: ScoringModel, work: _Work) -> _Done:
     """Predict in a process that keeps no files."""
     with tempfile.TemporaryDirectory(prefix="icm-fast-") as scratch:
-        return _do(model, work, Path(scratch) / "tuned")
+        return _do(model, work, Path(scratch) / "tuned", None)
 
 
-def _do(model: ScoringModel, work: _Work, folder: Path) -> _Done:
+def _do(model: ScoringModel, work: _Work, folder: Path, track: TrackLike) -> _Done:
     seconds, shots = 0.0, work.labels
     if work.use == "tuned":
         assert work.labels is not None
-        tuned = _fine_tuned(work, work.labels, local_weights(model, "fine-tuning"), folder)
+        weights = local_weights(model, "fine-tuning")
+        tuned = _fine_tuned(work, work.labels, weights, folder, track)
         # Seconds of a resumed fine-tuning include those before the interruption.
         model, seconds, shots = tuned.model, tuned.seconds, None
     watch = Stopwatch()
@@ -151,10 +156,19 @@ def _do(model: ScoringModel, work: _Work, folder: Path) -> _Done:
     return _Done(predicted, seconds + watch.seconds())
 
 
-def _fine_tuned(work: _Work, labels: IntArray, model: LoadedModel, folder: Path) -> Tuned:
+def _fine_tuned(
+    work: _Work, labels: IntArray, model: LoadedModel, folder: Path, track: TrackLike
+) -> Tuned:
     from icm_fast.training.sft import fine_tune
 
-    return fine_tune(work.dataset, labels, model=model, config=work.tuning, output_dir=folder)
+    return fine_tune(
+        work.dataset,
+        labels,
+        model=model,
+        config=work.tuning,
+        output_dir=folder,
+        track=track,
+    )
 
 
 def _zero_shot(work: _Work, loaded: ScoringModel) -> Predictions:

@@ -20,9 +20,10 @@ from icm_fast.experiments.table import experiment_text
 from icm_fast.files import write_atomically, writing
 from icm_fast.model.load import check_model_name
 from icm_fast.scoring.elsewhere import ModelElsewhere
-from icm_fast.scoring.models import Opened, OpenModel, open_model
+from icm_fast.scoring.models import ModelChoice, Opened, OpenModel, open_model
 from icm_fast.scoring.servers.address import is_address, parse_address, reach_of
 from icm_fast.scoring.side_by_side import side_by_side
+from icm_fast.tracking import Part, RunTracking, TrackLike, tracked
 from icm_fast.training.sft.trainer import training_packages
 from icm_fast.types import Reporter
 
@@ -35,6 +36,7 @@ def run_experiment(
     data: Path | None = None,
     progress: Reporter | None = None,
     open_one: OpenModel = open_model,
+    track: TrackLike = None,
 ) -> ExperimentDocument:
     """Run every unfinished cell; write JSON, Markdown, PNG and SVG after each column.
 
@@ -46,6 +48,8 @@ def run_experiment(
         data: Folder of the data files.
         progress: Receives a line about each result, and the progress of searches and trainings.
         open_one: Opens a model by its name and settings.
+        track: Called with each step of searches and trainings, or names trackers; the streams have
+            the folder of the cell before them, such as ``main-1f0c/seed-0/search``.
 
     Returns:
         The document that was written as JSON.
@@ -59,12 +63,24 @@ def run_experiment(
         for name in dict.fromkeys((column.model, column.chat_model or column.model)):
             _check_model(column, name)
     _check_packages(experiment)
-    runs = _Cells(experiment, output, data, _Models(open_one))
+    shown = progress or Quiet()
+    settings = {"experiment": experiment.name, "suite": experiment.suite}
+    # Experiments share the output folder.
+    folder = output / f"{experiment.file_name}-tracking"
+    with tracked(track, folder, "experiment", settings, shown.warn) as tracking:
+        runs = _Cells(experiment, output, data, _Models(open_one), tracking)
+        return _run_cells(experiment, runs, output, command, shown)
+
+
+def _run_cells(
+    experiment: Experiment, runs: _Cells, output: Path, command: Sequence[str], shown: Reporter
+) -> ExperimentDocument:
+    """Run the cells, and write the files after each column."""
     done: list[ColumnDocument] = []
     used: list[Versions] = []
     results: dict[int, CellResult] = {}
     n_seeds = len(experiment.seeds)
-    for number, result in runs.results(progress or Quiet()):
+    for number, result in runs.results(shown):
         results[number] = result
         while len(done) < len(experiment.columns):
             numbers = range(len(done) * n_seeds, (len(done) + 1) * n_seeds)
@@ -82,12 +98,18 @@ class _Cells:
     """The cells of an experiment, column by column."""
 
     def __init__(
-        self, experiment: Experiment, output: Path, data: Path | None, models: _Models
+        self,
+        experiment: Experiment,
+        output: Path,
+        data: Path | None,
+        models: _Models,
+        tracking: RunTracking,
     ) -> None:
         self._experiment = experiment
         self._output = output
         self._data = data
         self._models = models
+        self._tracking = tracking
 
     def results(self, shown: Reporter) -> Iterator[tuple[int, CellResult]]:
         """Each result with the number of its cell from 0, as soon as it is there."""
@@ -115,13 +137,16 @@ class _Cells:
             for seed in self._experiment.seeds:
                 number += 1
                 heading = f"[{number}/{n_cells}] {column.name}, {column.model}, seed {seed}"
+                part = Part(self._tracking, f"{folder.name}/seed-{seed}")
                 cell = Cell(column, seed, folder / f"seed-{seed}", model, self._data, chat_model)
-                yield partial(_run, cell, self._experiment.methods_of(column), heading)
+                yield partial(_run, cell, self._experiment.methods_of(column), heading, part)
 
 
-def _run(cell: Cell, methods: Sequence[str], heading: str, shown: Reporter) -> CellResult:
+def _run(
+    cell: Cell, methods: Sequence[str], heading: str, part: Part, shown: Reporter
+) -> CellResult:
     with Headed(shown, heading) as reporter:
-        return cell.run(methods, reporter)
+        return cell.run(methods, reporter, part)
 
 
 def _document(
@@ -145,17 +170,17 @@ class _Models:
 
     def __init__(self, open_one: OpenModel) -> None:
         self._open = open_one
-        self._kept: dict[tuple[str, ...], Opened] = {}
+        self._kept: dict[ModelChoice, Opened] = {}
 
     def of(self, column: Column) -> tuple[Opened, Opened]:
         """A column's model, and that of its prompts in a chat template."""
         config = column.config(0)
-        how = (config.dtype, config.device, config.engine, config.server, config.tokenizer)
-        keys = [(name, *how) for name in (column.model, column.chat_model or column.model)]
+        names = (column.model, column.chat_model or column.model)
+        keys = [ModelChoice.of(name, config) for name in names]
         self._kept = {key: self._kept[key] for key in keys if key in self._kept}
         for key in keys:
             if key not in self._kept:
-                self._kept[key] = self._open(key[0], config)
+                self._kept[key] = self._open(key.path, config)
         return self._kept[keys[0]], self._kept[keys[1]]
 
 

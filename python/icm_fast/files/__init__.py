@@ -389,6 +389,19 @@ def lock_folder(folder: Path) -> int:
     return descriptor
 
 
+def is_locked(folder: Path) -> bool:
+    """Whether a process holds the lock of a run's folder."""
+    with suppress(OSError):
+        descriptor = os.open(folder / LOCK_FILE, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(descriptor)
+    return False
+
+
 def _take_lock(descriptor: int, folder: Path) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -19,7 +19,7 @@ from icm_fast.config import (
     Text,
     check_names,
     coerced,
-    limits,
+    read_limits,
 )
 from icm_fast.errors import InputError, shown
 
@@ -73,8 +73,7 @@ class LabelConfig:
     context_limit: Annotated[int, Between(0, 10**12)] = 0
 
     def __post_init__(self) -> None:
-        for name, limit in limits(LabelConfig).items():
-            object.__setattr__(self, name, limit.read(name, getattr(self, name)))
+        read_limits(self)
         self.search_config()  # refuses what a search would refuse, before anything is read
 
     def check_labels(self, labels: tuple[str, ...]) -> None:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from icm_fast.errors import InputError
-from icm_fast.files import LOCK_FILE, is_file, reading
+from icm_fast.files import is_file, is_locked, reading
 from icm_fast.files.fields import Fields, read_object
 from icm_fast.labelling.folder import CORES, LABELLING_FILE
 from icm_fast.labelling.folder import SUMMARY_FILE as LABELLING_SUMMARY
@@ -115,19 +113,6 @@ def _state(folder: Path, finished: bool) -> str:
     if is_locked(folder):
         return RUNNING
     return FINISHED if finished else INTERRUPTED
-
-
-def is_locked(folder: Path) -> bool:
-    """Whether a process holds the lock of a run's folder."""
-    with suppress(OSError):
-        descriptor = os.open(folder / LOCK_FILE, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        finally:
-            os.close(descriptor)
-    return False
 
 
 def _search(folder: Path) -> ListedRun:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from threading import RLock
 from typing import TYPE_CHECKING, Protocol
 
@@ -48,6 +49,39 @@ class Choice(Protocol):
     @property
     def tokenizer(self) -> str:
         """The tokenizer of a server's model."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelChoice:
+    """A model and how it is opened; no weights and no keys. Equal ones open the same model.
+
+    Attributes:
+        path: Hub id, path, embedded name or address, as the process that opens it reads it.
+        dtype: See :class:`icm_fast.SearchConfig`.
+        device: See :class:`icm_fast.SearchConfig`.
+        engine: See :class:`icm_fast.SearchConfig`.
+        server: See :class:`icm_fast.SearchConfig`.
+        tokenizer: See :class:`icm_fast.SearchConfig`.
+    """
+
+    path: str
+    dtype: str
+    device: str
+    engine: str
+    server: str
+    tokenizer: str
+
+    @classmethod
+    def of(cls, path: str, config: Choice) -> ModelChoice:
+        """A model, opened as settings say."""
+        return cls(
+            path,
+            dtype=config.dtype,
+            device=config.device,
+            engine=config.engine,
+            server=config.server,
+            tokenizer=config.tokenizer,
+        )
 
 
 OpenModel = Callable[[str, Choice], Opened]

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import RLock
 from types import TracebackType
 from typing import Self
@@ -180,6 +180,31 @@ class RunTracking:
         except Exception as error:  # whatever a foreign package raises
             self._left_out.add(name)
             self._warn(f"{name} failed and receives nothing more: {_one_line(error)}")
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part of a tracked run, such as a stage or a cell: its streams stand below its name.
+
+    It is what searches and trainings call with each step; the positions of the whole run see to it
+    that no tracker receives a step twice.
+
+    Attributes:
+        tracking: Of the whole run.
+        name: Of the part, such as ``seed-0/search``.
+    """
+
+    tracking: RunTracking
+    name: str
+
+    def __call__(self, step: Step) -> None:
+        """Report a step of the part."""
+        self.tracking.report(replace(step, stream=f"{self.name}/{step.stream}"))
+
+
+def part_of(track: TrackLike, name: str) -> TrackLike:
+    """What the part ``name`` of a run reports to: a part of a part, and anything else as it is."""
+    return Part(track.tracking, f"{track.name}/{name}") if isinstance(track, Part) else track
 
 
 def _one_line(error: Exception) -> str:

@@ -16,7 +16,8 @@ class Step:
 
     Attributes:
         stream: What steps: ``search``; ``rows`` and ``core-1`` (``core-2``, ...) of a labelling,
-            and its ``result``; ``train``, ``eval`` and ``held_out`` of a training.
+            and its ``result``; ``train``, ``eval`` and ``held_out`` of a training. Those of the
+            assistant and of an experiment have the name of their part before them.
         number: Its number within the stream, rising from call to call; a search counts the
             labellings that its engine asked for, a training its updates, ``rows`` the prompts.
         figures: Finite numbers by name, such as ``utility`` or ``loss``.
@@ -38,7 +39,8 @@ class TrackedRun:
     """What a tracker is told of a run before its first step.
 
     Attributes:
-        kind: ``search``, ``labelling``, ``sft``, ``dpo``, ``reward`` or ``rl``.
+        kind: ``search``, ``labelling``, ``sft``, ``dpo``, ``reward``, ``rl``, ``assistant`` or
+            ``experiment``.
         name: Name of its folder, or its kind.
         folder: Its folder; None where it has none.
         settings: Settings that are numbers, words or switches.

@@ -5,12 +5,21 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
-from icm_fast.config import check_names, check_number, coerced
-from icm_fast.errors import InputError, shown, suggest
+from icm_fast.config import (
+    Between,
+    Limit,
+    OneOf,
+    Switch,
+    check_names,
+    coerced,
+    read_limits,
+)
+from icm_fast.errors import InputError, shown
 from icm_fast.model.quantised import NOT_QUANTISED, QUANTISATIONS
-from icm_fast.training.chat import PLAIN, check_format
+from icm_fast.training.chat import FORMATS, PLAIN
+from icm_fast.types import JsonValue
 
 METHODS = ("lora", "full")
 SCHEDULERS = ("linear", "cosine", "constant")
@@ -20,21 +29,46 @@ DTYPES = (AUTO, "float32", "bfloat16")
 
 _LEARNING_RATES = {"lora": 2e-4, "full": 2e-5}
 
-Ranges = tuple[tuple[str, int | float, int | float], ...]
-"""Attributes with their smallest and largest values."""
 
-_RANGES: Ranges = (
-    ("learning_rate", 1e-12, 10.0),
-    ("batch_size", 1, 1_000_000),
-    ("rank", 1, 65536),
-    ("lora_alpha", 1e-9, 1e6),
-    ("lora_dropout", 0.0, 0.99),
-    ("warmup", 0.0, 1.0),
-    ("weight_decay", 0.0, 10.0),
-    ("max_grad_norm", 0.0, 1e9),
-    ("seed", 0, 2**32 - 1),
-    ("save_steps", 1, 10**9),
-)
+@dataclass(frozen=True, slots=True)
+class _SwitchOrAuto(Limit):
+    """True or false, or ``auto``."""
+
+    def read(self, name: str, value: object) -> object:
+        """Return a boolean or ``auto``."""
+        if not isinstance(value, bool) and value != AUTO:
+            raise InputError(f"{name} must be true or false, or {AUTO}, got {shown(value)}")
+        return value
+
+    def schema(self) -> dict[str, JsonValue]:
+        """The three values."""
+        return {"enum": [True, False, AUTO]}
+
+
+@dataclass(frozen=True, slots=True)
+class _LayerNames(Limit):
+    """Names of layers, kept as a sorted tuple, or ``all-linear``."""
+
+    def read(self, name: str, value: object) -> object:
+        """Return the names."""
+        names = tuple(value) if isinstance(value, (list, tuple)) else value
+        if isinstance(names, str) and names:
+            return names if names == ALL_LINEAR else (names,)
+        if (
+            not isinstance(names, tuple)
+            or not names
+            or not all(n and type(n) is str for n in names)
+        ):
+            raise InputError(
+                f"{name} must be names of layers, such as [q_proj, v_proj], or {ALL_LINEAR}, "
+                f"got {shown(value)}"
+            )
+        return tuple(sorted(set(names)))
+
+    def schema(self) -> dict[str, JsonValue]:
+        """A name, or a list of names."""
+        word: dict[str, JsonValue] = {"type": "string", "minLength": 1}
+        return {"anyOf": [word, {"type": "array", "items": word, "minItems": 1}]}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,47 +103,35 @@ class TrainingConfig:
     """Settings that came later: :meth:`to_dict` names them where they are not at their default, so
     that folders of earlier versions are those of the same training."""
 
-    method: str = "lora"
-    learning_rate: float | None = None
-    batch_size: int = 8
-    rank: int = 8
-    lora_alpha: float = 16.0
-    lora_dropout: float = 0.0
-    target_modules: str | tuple[str, ...] = ALL_LINEAR
-    use_rslora: bool = False
-    use_dora: bool = False
-    warmup: float = 0.1
-    weight_decay: float = 0.0
-    scheduler: str = "linear"
-    max_grad_norm: float = 1.0
-    gradient_checkpointing: bool | str = AUTO
-    dtype: str = "auto"
-    seed: int = 0
-    save_steps: int = 25
+    method: Annotated[str, OneOf(METHODS)] = "lora"
+    learning_rate: Annotated[float | None, Between(1e-12, 10.0)] = None
+    batch_size: Annotated[int, Between(1, 1_000_000)] = 8
+    rank: Annotated[int, Between(1, 65536)] = 8
+    lora_alpha: Annotated[float, Between(1e-9, 1e6)] = 16.0
+    lora_dropout: Annotated[float, Between(0.0, 0.99)] = 0.0
+    target_modules: Annotated[str | tuple[str, ...], _LayerNames()] = ALL_LINEAR
+    use_rslora: Annotated[bool, Switch()] = False
+    use_dora: Annotated[bool, Switch()] = False
+    warmup: Annotated[float, Between(0.0, 1.0)] = 0.1
+    weight_decay: Annotated[float, Between(0.0, 10.0)] = 0.0
+    scheduler: Annotated[str, OneOf(SCHEDULERS)] = "linear"
+    max_grad_norm: Annotated[float, Between(0.0, 1e9)] = 1.0
+    gradient_checkpointing: Annotated[bool | str, _SwitchOrAuto()] = AUTO
+    dtype: Annotated[str, OneOf(DTYPES)] = "auto"
+    seed: Annotated[int, Between(0, 2**32 - 1)] = 0
+    save_steps: Annotated[int, Between(1, 10**9)] = 25
 
     def __post_init__(self) -> None:
-        for name, known in (("method", METHODS), ("scheduler", SCHEDULERS), ("dtype", DTYPES)):
-            value = getattr(self, name)
-            if value not in known:
-                raise InputError(f"unknown {name} {shown(value)}{suggest(str(value), known)}")
+        read_limits(self)
         if self.learning_rate is None:
             object.__setattr__(self, "learning_rate", _LEARNING_RATES[self.method])
-        checkpointing = self.gradient_checkpointing
-        if not isinstance(checkpointing, bool) and checkpointing != AUTO:
-            raise InputError(
-                f"gradient_checkpointing must be true or false, or {AUTO}, "
-                f"got {shown(checkpointing)}"
-            )
         if self.method == "full" and self.dtype == "bfloat16":
             raise InputError(
                 "method=full in bfloat16 loses small updates to rounding; remove dtype=bfloat16, "
                 "or train adapters (method=lora)"
             )
-        object.__setattr__(self, "target_modules", _modules(self.target_modules))
-        check_flags(self, ("use_rslora", "use_dora"))
         if self.method == "full":
             _refuse_adapter_settings(self)
-        check_ranges(self, _RANGES)
 
     def to_dict(self) -> dict[str, object]:
         """Return the resolved settings as plain JSON types; of :attr:`LATER` those that are set."""
@@ -149,27 +171,17 @@ class TuningConfig(TrainingConfig):
         *("neftune_noise_alpha", "quantization", "format"),
     }
 
-    epochs: int = 3
-    micro_batch_size: int | None = None
-    format: str = PLAIN
-    eval_fraction: float = 0.0
-    patience: int = 0
-    autocast: bool = False
-    neftune_noise_alpha: float = 0.0
-    quantization: str = NOT_QUANTISED
+    epochs: Annotated[int, Between(1, 10_000)] = 3
+    micro_batch_size: Annotated[int | None, Between(1, 1_000_000)] = None
+    format: Annotated[str, OneOf(FORMATS)] = PLAIN
+    eval_fraction: Annotated[float, Between(0.0, 0.9)] = 0.0
+    patience: Annotated[int, Between(0, 10**6)] = 0
+    autocast: Annotated[bool, Switch()] = False
+    neftune_noise_alpha: Annotated[float, Between(0.0, 1e4)] = 0.0
+    quantization: Annotated[str, OneOf(QUANTISATIONS)] = NOT_QUANTISED
 
     def __post_init__(self) -> None:
         TrainingConfig.__post_init__(self)  # super() fails in a class with slots
-        check_ranges(self, _TUNING_RANGES)
-        check_flags(self, ("autocast",))
-        check_format(self.format)
-        if self.micro_batch_size is not None:
-            check_ranges(self, (("micro_batch_size", 1, 1_000_000),))
-        if self.quantization not in QUANTISATIONS:
-            raise InputError(
-                f"unknown quantization {shown(self.quantization)}"
-                f"{suggest(str(self.quantization), QUANTISATIONS)}"
-            )
         if self.patience and not self.eval_fraction:
             raise InputError(
                 f"patience = {self.patience} stops by the loss on held-out examples, but "
@@ -180,44 +192,6 @@ class TuningConfig(TrainingConfig):
                 f"quantization={self.quantization} cannot train all weights; remove it, or train "
                 "adapters (method=lora)"
             )
-
-
-_TUNING_RANGES: Ranges = (
-    ("epochs", 1, 10_000),
-    ("eval_fraction", 0.0, 0.9),
-    ("patience", 0, 10**6),
-    ("neftune_noise_alpha", 0.0, 1e4),
-)
-
-
-def check_ranges(config: object, ranges: Ranges) -> None:
-    """Raise InputError unless every named attribute is a number in its range."""
-    for name, low, high in ranges:
-        check_number(name, getattr(config, name), low, high)
-
-
-def check_flags(config: object, names: tuple[str, ...]) -> None:
-    """Raise InputError unless every named attribute is true or false."""
-    for name in names:
-        if not isinstance(value := getattr(config, name), bool):
-            raise InputError(f"{name} must be true or false, got {shown(value)}")
-
-
-def _modules(given: object) -> str | tuple[str, ...]:
-    """Names of modules as they are kept.
-
-    Raises:
-        InputError: They are not names.
-    """
-    names = tuple(given) if isinstance(given, (list, tuple)) else given
-    if isinstance(names, str) and names:
-        return names if names == ALL_LINEAR else (names,)
-    if not isinstance(names, tuple) or not names or not all(n and type(n) is str for n in names):
-        raise InputError(
-            f"target_modules must be names of layers, such as [q_proj, v_proj], or {ALL_LINEAR}, "
-            f"got {shown(given)}"
-        )
-    return tuple(sorted(set(names)))
 
 
 def _refuse_adapter_settings(config: TrainingConfig) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import gc
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
@@ -14,9 +15,17 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from icm_fast import distributed
-from icm_fast.model.adapters import ADAPTER_FOLDER, MODEL_FOLDER, TUNING_FILE, base_name_for
+from icm_fast.model.adapters import (
+    ADAPTER_FOLDER,
+    MODEL_FOLDER,
+    TUNING_FILE,
+    base_name_for,
+    foreign_code,
+)
 from icm_fast.runs.provenance import versions
 from icm_fast.training.folder import TuningFolder, TuningState
+from icm_fast.training.step_log import StepLog
+from icm_fast.training.watch import Watch
 
 Model = TypeVar("Model")
 
@@ -118,6 +127,32 @@ def _store(trained: Trained[Model], folder: TuningFolder, packages: tuple[str, .
             "versions": versions(packages),
         }
     )
+
+
+@contextmanager
+def trainer_surroundings(
+    folder: TuningFolder | None, n_done: int, seed: int, watch: Watch
+) -> Iterator[tuple[Path, StepLog]]:
+    """What a trainer is made and runs in; the random states of the process are put back afterwards.
+
+    Args:
+        folder: Of the training; None keeps nothing.
+        n_done: Steps before the checkpoint that is resumed from.
+        seed: Seed of what the trainer draws, from its new adapters on.
+        watch: What follows the training.
+
+    Yields:
+        A scratch folder, and the log of the steps.
+    """
+    from transformers import set_seed
+
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        StepLog(folder.folder if folder else None, n_done, watch.tracking) as log,
+        foreign_code(),
+    ):
+        set_seed(seed)  # trl before 1.16 draws new adapters from whatever came before
+        yield Path(scratch), log
 
 
 class AdaptedModel(Protocol):

@@ -12,7 +12,10 @@ Each stage has a separate folder and is not repeated once it is finished.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 from icm_fast import distributed
@@ -37,6 +40,7 @@ from icm_fast.files import json_lines, write_atomically
 from icm_fast.model.load import load_model, pick_device
 from icm_fast.model.loaded import LoadedModel, ModelSpec
 from icm_fast.runs.finished import FinishedRun, read_run
+from icm_fast.tracking import Part, TrackLike, part_of, tracked
 from icm_fast.training.reward import RewardModel, TwoStage, evaluate_reward, pairs_of_run
 from icm_fast.training.reward.evaluation import Figure
 from icm_fast.training.reward.human_pairs import human_pairs
@@ -52,6 +56,7 @@ def run_assistant(
     output: Path,
     config: AssistantConfig | None = None,
     progress: Reporter | None = None,
+    track: TrackLike = None,
 ) -> AssistantReport:
     """Run every unfinished stage, compare the policies, and write ``report.json``.
 
@@ -60,6 +65,8 @@ def run_assistant(
         output: Folder of the stages.
         config: Sizes.
         progress: Receives a line about each stage, and the steps of searches and trainings.
+        track: Called with each step of the search and of the trainings, or names trackers; the
+            streams have the name of the stage before them, such as ``judge/train``.
 
     Returns:
         The content of ``report.json``.
@@ -73,18 +80,34 @@ def run_assistant(
             "or torchrun"
         )
     config = config or AssistantConfig()
-    with progress or Quiet() as reporter:
-        return _run_stages(model, output, config, reporter)
+    with progress or Quiet() as reporter, _tracked(track, output, config, reporter) as whole:
+        return _run_stages(model, output, config, reporter, whole)
+
+
+@contextmanager
+def _tracked(
+    track: TrackLike, output: Path, config: AssistantConfig, reporter: Reporter
+) -> Iterator[Callable[[str], TrackLike]]:
+    """What gives each stage the part of the run that it reports to, by its name."""
+    if isinstance(track, Part):
+        yield partial(part_of, track)
+        return
+    with tracked(track, output, "assistant", asdict(config), reporter.warn) as tracking:
+        yield partial(Part, tracking)
 
 
 def _run_stages(
-    model: ModelSpec, output: Path, config: AssistantConfig, reporter: Reporter
+    model: ModelSpec,
+    output: Path,
+    config: AssistantConfig,
+    reporter: Reporter,
+    part: Callable[[str], TrackLike],
 ) -> AssistantReport:
-    run = _search(load_model(model), output, config, reporter)
+    run = _search(load_model(model), output, config, reporter, part("search"))
     # On a CPU trainings run in float32, so their results are compared in it.
     base = load_model(model, dtype="float32" if pick_device("auto").type == "cpu" else "auto")
     materials = _materials(run, config)
-    stages = Stages(base, output, config, reporter)
+    stages = Stages(base, output, config, reporter, part)
     pool, test = output / "pool.jsonl", output / "test-pairs.jsonl"
     write_atomically(pool, json_lines(materials.pool))
     write_atomically(test, json_lines(materials.test_pairs))
@@ -121,7 +144,7 @@ def _run_stages(
 
 
 def _search(
-    base: LoadedModel, output: Path, config: AssistantConfig, reporter: Reporter
+    base: LoadedModel, output: Path, config: AssistantConfig, reporter: Reporter, track: TrackLike
 ) -> FinishedRun:
     reporter.say("search: labels of reviews, without supervision")
     source = demo_source(config.n, config.seed)
@@ -132,6 +155,7 @@ def _search(
         output_dir=output / "search",
         source=source,
         progress=reporter,
+        track=track,
     )
     return read_run(output / "search")
 

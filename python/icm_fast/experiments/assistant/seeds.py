@@ -23,6 +23,7 @@ from icm_fast.experiments.assistant.stages import BOUTS, GOLD, HUMAN, ICM, START
 from icm_fast.files import write_atomically
 from icm_fast.files.fields import Fields, read_object_lines
 from icm_fast.model.loaded import ModelSpec
+from icm_fast.tracking import Part, TrackLike, tracked
 from icm_fast.types import FloatArray, Reporter
 
 SEEDS_FILE = "seeds.json"
@@ -57,6 +58,7 @@ def run_seeds(
     config_of: Callable[[int], AssistantConfig],
     after_each: Callable[[Path, AssistantReport], object] = lambda folder, report: None,
     progress: Reporter | None = None,
+    track: TrackLike = None,
 ) -> SeedsReport:
     """Run the assistant with every seed, each in its folder ``seedN``, and write ``seeds.json``.
 
@@ -69,6 +71,7 @@ def run_seeds(
         config_of: Sizes and settings of a seed.
         after_each: Called with the folder and the report of each seed.
         progress: Same as in :func:`run_assistant`.
+        track: Same as in :func:`run_assistant`; each stream begins with ``seedN/``.
 
     Returns:
         The content of ``seeds.json``.
@@ -78,10 +81,20 @@ def run_seeds(
     """
     reports = []
     folders = [output / f"seed{seed}" for seed in seeds]
-    with progress or Quiet() as reporter:
+    settings = {"seeds": ",".join(map(str, seeds))}
+    with (
+        progress or Quiet() as reporter,
+        tracked(track, output, "assistant", settings, reporter.warn) as tracking,
+    ):
         for seed, folder in zip(seeds, folders, strict=True):
             reporter.say(f"seed {seed}")
-            report = run_assistant(model, output=folder, config=config_of(seed), progress=reporter)
+            report = run_assistant(
+                model,
+                output=folder,
+                config=config_of(seed),
+                progress=reporter,
+                track=Part(tracking, folder.name),
+            )
             after_each(folder, report)
             reports.append(report)
     report_of_all = summarise(seeds, reports, folders)

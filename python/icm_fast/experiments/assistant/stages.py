@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from icm_fast.experiments.assistant.config import AssistantConfig
 from icm_fast.experiments.assistant.documents import PositiveShares, Share
 from icm_fast.experiments.assistant.materials import Materials
 from icm_fast.model.loaded import LoadedModel
+from icm_fast.tracking import TrackLike
 from icm_fast.training.reward import (
     PairSet,
     RewardModel,
@@ -47,12 +49,14 @@ class Stages:
         output: Folder of the stages.
         config: Sizes and settings.
         reporter: Receives a line about each stage, and the steps of trainings.
+        part: What the stage of a name reports its steps to.
     """
 
     base: LoadedModel
     output: Path
     config: AssistantConfig
     reporter: Reporter
+    part: Callable[[str], TrackLike]
 
     def reward_model(self, name: str, pairs: PairSet, pool: Path) -> TwoStage:
         """The two-stage reward model: initial model, labelled pool, final model."""
@@ -64,6 +68,7 @@ class Stages:
             pool=pool,
             config=self.config.reward,
             progress=self.reporter,
+            track=self.part(f"reward-{name}"),
         )
 
     def human_model(self, pairs: PairSet, materials: Materials) -> TrainedReward:
@@ -81,6 +86,7 @@ class Stages:
             config=self.config.reward,
             output_dir=self.output / f"reward-{HUMAN}",
             progress=self.reporter,
+            track=self.part(f"reward-{HUMAN}"),
         )
 
     def judge(self, materials: Materials) -> RewardModel:
@@ -93,6 +99,7 @@ class Stages:
             config=self.config.reward,
             output_dir=self.output / "judge",
             progress=self.reporter,
+            track=self.part("judge"),
         )
         return trained.model
 
@@ -105,6 +112,7 @@ class Stages:
             config=self.config.start,
             output_dir=self.output / "start",
             progress=self.reporter,
+            track=self.part("start"),
         )
 
     def policy(
@@ -119,6 +127,7 @@ class Stages:
             config=self.config.policy,
             output_dir=self.output / f"policy-{name}",
             progress=self.reporter,
+            track=self.part(f"policy-{name}"),
         )
 
     def bouts(

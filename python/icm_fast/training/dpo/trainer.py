@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import copy
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,7 +13,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from icm_fast import distributed
 from icm_fast.errors import InputError
 from icm_fast.identity import json_digest
-from icm_fast.model.adapters import foreign_code
 from icm_fast.model.copies import copy_model
 from icm_fast.model.loaded import LoadedModel
 from icm_fast.plan.pieces import root_ids
@@ -24,8 +21,8 @@ from icm_fast.training.chat import answer_ids, prompt_ids
 from icm_fast.training.dpo.config import DpoConfig
 from icm_fast.training.folder import TuningFolder, TuningState
 from icm_fast.training.reward.pairs import Pair
+from icm_fast.training.session import trainer_surroundings
 from icm_fast.training.sft.trainer import training_packages
-from icm_fast.training.step_log import StepLog
 from icm_fast.training.steps import (
     Batch,
     FixedBatches,
@@ -145,8 +142,6 @@ def train_preferences(
             changed.
     """
     checkpoint, state = (folder.last_checkpoint() if folder else None) or (None, TuningState())
-    from transformers import set_seed
-
     trl, datasets = training_packages()
     from trl.trainer.dpo_trainer import DataCollatorForPreference
 
@@ -156,12 +151,8 @@ def train_preferences(
     batches, held_out = plan_batches(
         [pair.length for pair in pairs], [pair.group for pair in pairs], config
     )
-    with (
-        tempfile.TemporaryDirectory() as scratch,
-        StepLog(folder.folder if folder else None, len(state.losses), watch.tracking) as log,
-        foreign_code(),
-    ):
-        set_seed(config.seed)  # trl before 1.16 draws new adapters from whatever came before
+    surroundings = trainer_surroundings(folder, len(state.losses), config.seed, watch)
+    with surroundings as (scratch, log):
 
         class PreferenceTrainer(FixedBatches[Row], trl.DPOTrainer):  # type: ignore[misc, name-defined]
             """trl's trainer on the batches; defined here because trl may be missing."""
@@ -191,7 +182,7 @@ def train_preferences(
                 base,
                 len(batches),
                 folder.checkpoints if folder else None,
-                Path(scratch),
+                scratch,
                 **algorithm_of(config),
             ),
             processing_class=tokenizer,

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
-from icm_fast.training.config import Ranges, TuningConfig, check_ranges
-
-_RANGES: Ranges = (("margin_scale", 0.0, 1e6), ("max_length", 1, 10**9))
+from icm_fast.config import Between
+from icm_fast.training.config import TuningConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,9 +20,5 @@ class RewardConfig(TuningConfig):
             model's context bounds it too.
     """
 
-    margin_scale: float = 0.0
-    max_length: int = 1024
-
-    def __post_init__(self) -> None:
-        TuningConfig.__post_init__(self)  # super() fails in a class with slots
-        check_ranges(self, _RANGES)
+    margin_scale: Annotated[float, Between(0.0, 1e6)] = 0.0
+    max_length: Annotated[int, Between(1, 10**9)] = 1024

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from icm_fast.errors import InputError
 from icm_fast.identity import json_digest
-from icm_fast.model.adapters import foreign_code, import_peft
+from icm_fast.model.adapters import import_peft
 from icm_fast.model.loaded import LoadedModel
 from icm_fast.training.batches import plan_batches
 from icm_fast.training.chat import answer_ids
@@ -21,7 +19,7 @@ from icm_fast.training.folder import TuningFolder, TuningState
 from icm_fast.training.reward.config import RewardConfig
 from icm_fast.training.reward.network import pad_left, rewards
 from icm_fast.training.reward.pairs import Pair
-from icm_fast.training.step_log import StepLog
+from icm_fast.training.session import trainer_surroundings
 from icm_fast.training.steps import (
     Batch,
     FixedBatches,
@@ -165,7 +163,7 @@ def train_pairs(
     Raises:
         InputError: peft is missing, the loss is not finite, or no weight changed.
     """
-    from transformers import Trainer, TrainingArguments, set_seed
+    from transformers import Trainer, TrainingArguments
 
     class PairTrainer(FixedBatches[PairIds], Trainer):  # type: ignore[misc]
         """Defined here because transformers' Trainer takes long to import."""
@@ -174,12 +172,8 @@ def train_pairs(
     batches, held_out = plan_batches(
         [pair.length for pair in pairs], [pair.group for pair in pairs], config
     )
-    with (
-        tempfile.TemporaryDirectory() as scratch,
-        StepLog(folder.folder if folder else None, len(state.losses), watch.tracking) as log,
-        foreign_code(),
-    ):
-        set_seed(config.seed)
+    surroundings = trainer_surroundings(folder, len(state.losses), config.seed, watch)
+    with surroundings as (scratch, log):
         trainer = PairTrainer(
             batches=batches,
             held_out=held_out,
@@ -200,7 +194,7 @@ def train_pairs(
                 base,
                 len(batches),
                 folder.checkpoints if folder else None,
-                Path(scratch),
+                scratch,
             ),
         )
         return trainer.model, run_training(trainer, config, checkpoint)

@@ -14,7 +14,7 @@ from icm_fast import distributed
 from icm_fast.engine.progress import Quiet
 from icm_fast.model.load import load_model
 from icm_fast.model.loaded import ModelSpec
-from icm_fast.tracking import TrackLike
+from icm_fast.tracking import TrackLike, part_of
 from icm_fast.training.reward.config import RewardConfig
 from icm_fast.training.reward.model import FINAL, INITIAL, RewardModel
 from icm_fast.training.reward.pairs import PairSet
@@ -82,15 +82,14 @@ def two_stage(
             model=base,
             config=config,
             progress=shown,
-            track=track,
             callbacks=callbacks,
         )
-        initial = train(pairs.pairs, output_dir=folder / INITIAL)
+        initial = train(pairs.pairs, output_dir=folder / INITIAL, track=part_of(track, INITIAL))
         if pool is None:
             return TwoStage(initial)
         shown.say(f"pool: labelling {pool}")
         labelled = label_pool(initial.model, Path(pool), folder, soft=soft, progress=shown)
         joined = (*pairs.pairs, *labelled.pairs())
         shown.say(f"{FINAL}: {len(joined)} pairs")
-        final = train(joined, output_dir=folder / FINAL)
+        final = train(joined, output_dir=folder / FINAL, track=part_of(track, FINAL))
     return TwoStage(initial, labelled, final)

@@ -6,11 +6,12 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
+from icm_fast.config import Between, OneOf, Switch
 from icm_fast.errors import InputError, shown, suggest
 from icm_fast.training.chat import CHAT, FORMATS, PLAIN
-from icm_fast.training.config import Ranges, TrainingConfig, check_ranges
+from icm_fast.training.config import TrainingConfig
 from icm_fast.training.rl.prompts import CONTINUATION, KINDS, PromptForm
 
 ALGORITHMS = ("grpo", "rloo")
@@ -22,22 +23,14 @@ LEVELS = ("token", "sequence")
 _OF_GRPO = ("loss_type", "delta", "importance_sampling_level", "use_bias_correction_kl")
 _OF_ITERATIONS = ("epsilon", "epsilon_high", "delta", "importance_sampling_level")
 
-_RANGES: Ranges = (
-    ("steps", 1, 10_000_000),
-    ("group_size", 2, 65536),
-    ("micro_batch_size", 1, 1_000_000),
-    ("max_new_tokens", 1, 10**6),
-    ("min_new_tokens", 0, 10**6),
-    ("temperature", 1e-3, 100.0),
-    ("top_p", 1e-6, 1.0),
-    ("kl_weight", 0.0, 1e6),
-    ("num_iterations", 1, 10_000),
-    ("epsilon", 1e-6, 1.0),
-    ("unfinished_penalty", 0.0, 1e6),
-    ("n_held_out", 0, 1_000_000),
-    ("eval_steps", 1, 10**9),
-    ("sample_steps", 1, 10**9),
-)
+
+@dataclass(frozen=True, slots=True)
+class _Scale(OneOf):
+    """What scales advantages; which words fit is checked together with the algorithm."""
+
+    def read(self, name: str, value: object) -> object:
+        """Return the value as it is."""
+        return value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,58 +92,41 @@ class PolicyConfig(TrainingConfig):
         )
     )
 
-    algorithm: str = "grpo"
-    kind: str = "dialogue"
-    steps: int = 100
-    group_size: int = 4
-    micro_batch_size: int = 32
-    max_new_tokens: int = 64
-    min_new_tokens: int = 0
-    temperature: float = 1.0
-    top_p: float = 1.0
-    kl_weight: float = 0.05
-    kl_target: float | None = None
-    format: str = PLAIN
-    num_iterations: int = 1
-    epsilon: float = 0.2
-    epsilon_high: float | None = None
-    delta: float | None = None
-    loss_type: str = "dapo"
-    scale_rewards: str | None = None
-    importance_sampling_level: str = "token"
-    use_bias_correction_kl: bool = True
-    mask_truncated_completions: bool = False
-    unfinished_penalty: float = 0.0
-    n_held_out: int = 64
-    eval_steps: int = 20
-    sample_steps: int = 10
+    algorithm: Annotated[str, OneOf(ALGORITHMS)] = "grpo"
+    kind: Annotated[str, OneOf(KINDS)] = "dialogue"
+    steps: Annotated[int, Between(1, 10_000_000)] = 100
+    group_size: Annotated[int, Between(2, 65536)] = 4
+    micro_batch_size: Annotated[int, Between(1, 1_000_000)] = 32
+    max_new_tokens: Annotated[int, Between(1, 10**6)] = 64
+    min_new_tokens: Annotated[int, Between(0, 10**6)] = 0
+    temperature: Annotated[float, Between(1e-3, 100.0)] = 1.0
+    top_p: Annotated[float, Between(1e-6, 1.0)] = 1.0
+    kl_weight: Annotated[float, Between(0.0, 1e6)] = 0.05
+    kl_target: Annotated[float | None, Between(1e-9, 1e6)] = None
+    format: Annotated[str, OneOf(FORMATS)] = PLAIN
+    num_iterations: Annotated[int, Between(1, 10_000)] = 1
+    epsilon: Annotated[float, Between(1e-6, 1.0)] = 0.2
+    epsilon_high: Annotated[float | None, Between(1e-6, 1e6)] = None
+    delta: Annotated[float | None, Between(1e-6, 1e6)] = None
+    loss_type: Annotated[str, OneOf(LOSS_TYPES)] = "dapo"
+    scale_rewards: Annotated[str | None, _Scale(SCALES["grpo"])] = None
+    importance_sampling_level: Annotated[str, OneOf(LEVELS)] = "token"
+    use_bias_correction_kl: Annotated[bool, Switch()] = True
+    mask_truncated_completions: Annotated[bool, Switch()] = False
+    unfinished_penalty: Annotated[float, Between(0.0, 1e6)] = 0.0
+    n_held_out: Annotated[int, Between(0, 1_000_000)] = 64
+    eval_steps: Annotated[int, Between(1, 10**9)] = 20
+    sample_steps: Annotated[int, Between(1, 10**9)] = 10
 
     def __post_init__(self) -> None:
         TrainingConfig.__post_init__(self)  # super() fails in a class with slots
-        check_ranges(self, _RANGES)
-        choices = (
-            ("algorithm", ALGORITHMS),
-            ("kind", KINDS),
-            ("format", FORMATS),
-            ("loss_type", LOSS_TYPES),
-            ("importance_sampling_level", LEVELS),
-        )
-        for name, known in choices:
-            value = getattr(self, name)
-            if value not in known:
-                raise InputError(f"unknown {name} {shown(value)}{suggest(str(value), known)}")
-        for name in ("use_bias_correction_kl", "mask_truncated_completions"):
-            if not isinstance(value := getattr(self, name), bool):
-                raise InputError(f"{name} must be true or false, got {shown(value)}")
         self._check_policy()
         self._check_algorithm()
 
     def _check_policy(self) -> None:
         """Raise InputError where a policy could not be trained so."""
-        if self.kl_target is not None:
-            check_ranges(self, (("kl_target", 1e-9, 1e6),))
-            if self.kl_weight == 0:
-                raise InputError("kl_target steers kl_weight, which is 0; give it a start above 0")
+        if self.kl_target is not None and self.kl_weight == 0:
+            raise InputError("kl_target steers kl_weight, which is 0; give it a start above 0")
         if self.method != "lora":
             raise InputError(
                 "method=full would need a second copy of the policy for the divergence; train "
@@ -182,9 +158,6 @@ class PolicyConfig(TrainingConfig):
                 f"unknown scale_rewards {shown(self.scale_rewards)} for algorithm={self.algorithm}"
                 f"{suggest(str(self.scale_rewards), scales)}"
             )
-        for name in ("epsilon_high", "delta"):
-            if getattr(self, name) is not None:
-                check_ranges(self, ((name, 1e-6, 1e6),))
         changed = [name for name in self.LATER if getattr(self, name) != _DEFAULTS[name]]
         for name in _OF_GRPO:
             if self.algorithm != "grpo" and name in changed:

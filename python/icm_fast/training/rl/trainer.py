@@ -6,7 +6,6 @@ import copy
 import inspect
 import json
 import math
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -22,7 +21,6 @@ from icm_fast.engine.progress import Stopwatch
 from icm_fast.errors import InputError
 from icm_fast.files import write_atomically
 from icm_fast.files.fields import Fields, read_object
-from icm_fast.model.adapters import foreign_code
 from icm_fast.model.loaded import LoadedModel
 from icm_fast.tracking import RunTracking, Step
 from icm_fast.training.chat import Prompt, prompt_text
@@ -31,6 +29,7 @@ from icm_fast.training.rl.algorithm import algorithm_arguments, known_arguments
 from icm_fast.training.rl.config import PolicyConfig
 from icm_fast.training.rl.diagnostics import repetition
 from icm_fast.training.rl.generation import Continuation
+from icm_fast.training.session import trainer_surroundings
 from icm_fast.training.sft.trainer import training_packages
 from icm_fast.training.step_log import StepLog
 from icm_fast.training.steps import (
@@ -344,16 +343,10 @@ def train_against(
         InputError: trl, peft or datasets is missing, the policy diverged, or it did not change.
     """
     checkpoint, record, kl_weight = _start(folder, config)
-    from transformers import set_seed
-
     trl, datasets = training_packages()
     trainer_class, kind = _algorithm(trl, config)
-    with (
-        tempfile.TemporaryDirectory() as scratch,
-        StepLog(folder.folder if folder else None, len(record.steps), watch.tracking) as log,
-        foreign_code(),
-    ):
-        set_seed(config.seed)  # trl before 1.16 draws new adapters from whatever came before
+    surroundings = trainer_surroundings(folder, len(record.steps), config.seed, watch)
+    with surroundings as (scratch, log):
 
         class PolicyTrainer(Recorded, trainer_class):  # type: ignore[misc, valid-type]
             """One of trl's trainers; defined here because trl may be missing."""
@@ -372,7 +365,7 @@ def train_against(
             callbacks=list(watch.callbacks),
             model=start_policy,
             reward_funcs=_reward_function(prompts, judge, config, record),
-            args=_arguments(kind, config, base, ends, folder, Path(scratch)),
+            args=_arguments(kind, config, base, ends, folder, scratch),
             # Prompts by their numbers: trl would render messages itself, with thoughts and dates.
             train_dataset=datasets.Dataset.from_dict({"prompt": [*map(str, range(len(prompts)))]}),
             processing_class=_own_tokenizer(base, ends),

@@ -22,7 +22,7 @@ from icm_fast.model.load import load_model
 from icm_fast.model.loaded import LoadedModel, ModelSpec
 from icm_fast.runs.store import LABELS_FILE
 from icm_fast.tasks.source import TaskSource
-from icm_fast.tracking import TrackLike
+from icm_fast.tracking import TrackLike, part_of
 from icm_fast.training.batches import connected_groups
 from icm_fast.training.config import TuningConfig
 from icm_fast.training.sft.train import Tuned, fine_tune
@@ -132,6 +132,7 @@ def iterate(
     labels = np.full(len(dataset), UNLABELLED, np.int32)
     with progress or Quiet() as shown:
         for number, rows in enumerate(batches):
+            name = f"batch-{number + 1}"
             heading = f"batch {number + 1} of {len(batches)}"
             shown.say(f"{heading}: labelling {len(rows)} examples")
             found = search(
@@ -141,7 +142,7 @@ def iterate(
                 output_dir=_folder(output_dir, number, "search"),
                 progress=shown,
                 source=source,
-                track=track,
+                track=part_of(track, name),
             )
             labels[rows] = found.labels
             searches.append(found)
@@ -154,7 +155,7 @@ def iterate(
                 config=tuning_config,
                 output_dir=output,
                 progress=shown,
-                track=track,
+                track=part_of(track, name),
                 callbacks=callbacks,
             )
             current = tuned.model

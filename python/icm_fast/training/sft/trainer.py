@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import copy
 import inspect
-import tempfile
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -17,15 +15,15 @@ from transformers import PreTrainedModel
 
 from icm_fast import distributed
 from icm_fast.errors import InputError
-from icm_fast.model.adapters import INSTALL_TRAIN, foreign_code
+from icm_fast.model.adapters import INSTALL_TRAIN
 from icm_fast.model.label_head import logit_scaling
 from icm_fast.model.loaded import LoadedModel
 from icm_fast.model.quantised import import_before_others
 from icm_fast.training.batches import plan_batches
 from icm_fast.training.config import TuningConfig
 from icm_fast.training.folder import TuningFolder, TuningState
+from icm_fast.training.session import trainer_surroundings
 from icm_fast.training.sft.texts import TrainingText
-from icm_fast.training.step_log import StepLog
 from icm_fast.training.steps import (
     Batch,
     FixedBatches,
@@ -70,19 +68,13 @@ def train(
             changed.
     """
     checkpoint, state = (folder.last_checkpoint() if folder else None) or (None, TuningState())
-    from transformers import set_seed
-
     trl, datasets = training_packages()
     batches, held_out = plan_batches(
         [len(text.ids) for text in texts], [text.group for text in texts], config
     )
     accepted = frozenset(inspect.signature(model.forward).parameters)
-    with (
-        tempfile.TemporaryDirectory() as scratch,
-        StepLog(folder.folder if folder else None, len(state.losses), watch.tracking) as log,
-        foreign_code(),
-    ):
-        set_seed(config.seed)  # trl before 1.16 draws new adapters from whatever came before
+    surroundings = trainer_surroundings(folder, len(state.losses), config.seed, watch)
+    with surroundings as (scratch, log):
 
         class LabelTrainer(FixedBatches[Row], trl.SFTTrainer):  # type: ignore[misc, name-defined]
             """trl's trainer on the batches; defined here because trl may be missing."""
@@ -107,7 +99,7 @@ def train(
                 base,
                 len(batches),
                 folder.checkpoints if folder else None,
-                Path(scratch),
+                scratch,
                 dataset_kwargs={"skip_prepare_dataset": True},
                 max_length=None,
             ),
