@@ -194,7 +194,7 @@ def test_no_known_label_is_as_good_as_no_setting(preset):
     assert found[0] == found[1]
 
 
-DEFAULT, GROWING = {"preset": "default"}, {"preset": "default", **RANDOM_START}
+DEFAULT, GROWING = {"preset": "annealing"}, {"preset": "annealing", **RANDOM_START}
 SYNTHETIC_TASKS = {
     "paper-exclusive": ({"preset": "paper"}, 2, group_graph(24, 3, EXCLUSIVE), noise_scorer),
     "authors-code-pairs": (

@@ -26,7 +26,7 @@ def _line(event: dict[str, Any]) -> str:
 
 def _decisions(task: str, seed: int, engine: type) -> list[str]:
     settings, n_labels, graph, scorer = SYNTHETIC_TASKS[task]
-    config = SearchConfig(**{"preset": "annealing"} | settings, seed=seed)  # as default was then
+    config = SearchConfig(**settings, seed=seed)
     case = Case(24, n_labels, *graph, scorer(24, n_labels, seed), config)
     lines = []
     for event in run_steps(case, case.start(engine)):

@@ -257,7 +257,7 @@ def test_a_rival_differs_among_the_labels_that_were_chosen():
 
 def test_the_doctor_counts_the_known_labels():
     fixed = [0, 1, 0] + [-1] * 27
-    config = SearchConfig(n_initial=4, fixed_labels=fixed)
+    config = SearchConfig(preset="annealing", n_initial=4, fixed_labels=fixed)
     assert growth_sizes(30, config) == [3, 7, 14, 28]
     paper = SearchConfig(preset="paper", n_initial=4, fixed_labels=fixed[:9])
     assert growth_sizes(9, paper) == [7, 8]

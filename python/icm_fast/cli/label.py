@@ -381,6 +381,9 @@ def summary_lines(labelling: Labelling, path: str, folder: Path) -> list[str]:
         f"confidence: {confidence.mean():.2f} in the mean, "
         f"below {confidence[n_rows // 10]:.2f} in the least certain tenth"
     ]
+    if (verdict := labelling.verdict) is not None:
+        lines += [f"verdict: {verdict.headline}", *(f"  - {reason}" for reason in verdict.reasons)]
+        lines += [f"  {verdict.advice}"] if verdict.advice else []
     lines += [f"prompt: {labelling.task.template!r}"]
     return [*lines, f"labelled table: {path}", f"everything that was scored: {folder}"]
 

@@ -28,8 +28,9 @@ if TYPE_CHECKING:
     from icm_fast.plan.text_ids import Tokenizer
     from icm_fast.scoring.protocol import MakeScorer, Scorer
 
-TYPICAL_FINAL_EVALUATIONS = 30
-"""Evaluations of complete labellings in a typical search; only the time estimate uses it."""
+TYPICAL_FINAL_EVALUATIONS = (30, 5)
+"""Evaluations of complete labellings in a typical search, and in one that starts from a bootstrap;
+only the time estimate uses them."""
 
 _TIMED_EXAMPLES = 8
 
@@ -295,7 +296,7 @@ def cost(
     full = scorer.predict_tokens(balanced_labels(n, n_labels))
     sizes = growth_sizes(n, config)
     growing = sum(scorer.predict_tokens(balanced_labels(n, n_labels, n_labelled=m)) for m in sizes)
-    n_final = config.max_evaluations or TYPICAL_FINAL_EVALUATIONS
+    n_final = config.max_evaluations or TYPICAL_FINAL_EVALUATIONS[config.start == "bootstrap"]
     total = growing + n_final * full
     numbers = {
         "tokens_per_evaluation": full,
@@ -320,9 +321,13 @@ def growth_sizes(n: int, config: SearchConfig) -> list[int]:
     """How many examples are labelled at each evaluation of a search that accepts every move.
 
     Known labels are there from the start, and beforehand all examples are scored under them alone
-    where the start or the proposals lean on that.
+    where the start or the proposals lean on that. A bootstrap scores half of the labels, round by
+    round.
     """
     known = sum(label != UNLABELLED for label in config.fixed_labels)
+    if config.start == "bootstrap":
+        rounds = config.bootstrap_rounds if known < n else 0
+        return [known, *[known + (n - known) // 2] * rounds]
     leans = config.start == "zero-shot" or bool(config.prior_weight)
     sizes = [known] if known and leans else []
     labelled = known + min(config.n_initial, n - known)

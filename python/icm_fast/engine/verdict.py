@@ -35,19 +35,16 @@ class Signs:
         alone: Agreement above chance (Cohen's kappa) with the labels that the model gives each
             text without any demonstration, calibrated.
         among: Agreement above chance with those that it gives each text after all others.
-        support: How much of the calibrated log-probability that the best labels of texts alone
-            have, these labels have.
+        support: How much of the evidence that texts alone have for their best labels, above their
+            mean, they have for these labels.
         tells: Mutual information of texts and predictions without demonstrations, as a share of the
             largest possible one.
-        learned: Calibrated mutual predictability, P(D), as a share of the log of the number of
-            labels.
     """
 
     alone: float
     among: float
     support: float
     tells: float
-    learned: float
 
     def content(self) -> dict[str, float]:
         """As plain JSON types."""
@@ -55,7 +52,7 @@ class Signs:
 
 
 _CONSTANT = -4.0
-_WEIGHTS = {"alone": 3.0, "among": 1.0, "support": 1.0, "tells": 1.0, "learned": 1.0}
+_WEIGHTS = {"alone": 3.0, "among": 1.0, "support": 1.0, "tells": 1.0}
 
 
 def label_confidence(labels: IntArray, alone: ScoreArray, among: ScoreArray) -> FloatArray:
@@ -94,18 +91,30 @@ def signs_of(
     found = labels[counts]
     if len(found) < FEWEST_LABELS:
         return None
-    n_labels = alone.shape[1]
     one, other = calibrated_evidence(alone[counts]), calibrated_evidence(among[counts])
-    rows = np.arange(len(found))
-    own = one.argmax(axis=1)
-    largest = math.log(n_labels)
-    best = float(one[rows, own].mean())
+    return signs_from(found, one, other, mutual_information(alone[counts]))
+
+
+def signs_from(labels: IntArray, alone: FloatArray, among: FloatArray, information: float) -> Signs:
+    """The signs of labels from the evidence of both views.
+
+    Args:
+        labels: ``[n]``, none of them -1.
+        alone: ``[n, n_labels]`` evidence of texts alone: what is left of log-probabilities without
+            their mean prediction, on any scale.
+        among: ``[n, n_labels]`` evidence of texts among others.
+        information: Mutual information of texts alone and their predictions in nats.
+    """
+    n_labels = alone.shape[1]
+    rows = np.arange(len(labels))
+    own = alone.argmax(axis=1)
+    best, mine = float(alone[rows, own].mean()), float(alone[rows, labels].mean())
+    middle = float(alone.mean())
     return Signs(
-        alone=_kappa(found, own, n_labels),
-        among=_kappa(found, other.argmax(axis=1), n_labels),
-        support=float(np.clip(one[rows, found].mean() / max(best, 1e-9), -1.0, 1.0)),
-        tells=_information(alone[counts]) / largest,
-        learned=float(np.clip(other[rows, found].mean() / largest, -1.0, 1.0)),
+        alone=_kappa(labels, own, n_labels),
+        among=_kappa(labels, among.argmax(axis=1), n_labels),
+        support=float(np.clip((mine - middle) / max(best - middle, 1e-9), -1.0, 1.0)),
+        tells=information / math.log(n_labels),
     )
 
 
@@ -167,11 +176,6 @@ _SAID = {
         0.5,
         "the labels do not predict each other",
     ),
-    "learned": _Said(
-        "mutual predictability, of at most 1:",
-        0.2,
-        "the labels teach the model little",
-    ),
     "support": _Said(
         "support of the labels by the texts alone, of at most 1:",
         0.4,
@@ -188,8 +192,8 @@ _ADVICE = {
 }
 
 
-def _information(scores: ScoreArray) -> float:
-    """Mutual information of texts and predictions in nats."""
+def mutual_information(scores: ScoreArray) -> float:
+    """Mutual information of texts and predictions in nats, of ``[n, n_labels]`` scores."""
     values = scores.astype(np.float64)
     values = values - np.logaddexp.reduce(values, axis=1, keepdims=True)
     shares = np.exp(values)

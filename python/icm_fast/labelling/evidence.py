@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from icm_fast.engine.verdict import FEWEST_LABELS, Signs, signs_from
 from icm_fast.labelling.config import LabelConfig
 from icm_fast.labelling.cores import own_margins
 from icm_fast.labelling.decide import Scale, kept_labels, measure_scale, row_scores, votes
@@ -82,6 +83,7 @@ class Decision:
         n_views: Number of views.
         shares: ``[n_labels]`` mean probability of each label.
         shares_source: Index into :data:`SHARES_FROM`.
+        signs: What speaks for the labels; None with too few of them.
     """
 
     labels: IntArray
@@ -92,6 +94,7 @@ class Decision:
     n_views: int
     shares: FloatArray
     shares_source: int = 0
+    signs: Signs | None = None
 
     @property
     def shares_from(self) -> str:
@@ -134,7 +137,7 @@ def decide(
         config: Settings.
         constraints: Rules between rows.
     """
-    _, evidence = _evidence_of(plain, per_row)
+    scale, evidence = _evidence_of(plain, per_row)
     alone = evidence.astype(np.float64)
     after = [_after_core(view, core, per_row) for view, core in zip(views, cores, strict=False)]
     if not views:
@@ -156,6 +159,7 @@ def decide(
     counted = votes(
         [found.labels(alone), *(found.labels(view.astype(np.float64)) for view in after)], labels
     )
+    signs = _signs(labels, fixed, alone, cored, scale)
     without = ~kept_labels(confidence, config.abstain) & ~fixed
     labels[without], decided[without] = UNLABELLED, _ABSTAINED
     return Decision(
@@ -167,7 +171,17 @@ def decide(
         1 + len(after),
         judged.shares,
         found.source,
+        signs,
     )
+
+
+def _signs(
+    labels: IntArray, fixed: BoolArray, alone: FloatArray, cored: FloatArray, scale: Scale
+) -> Signs | None:
+    """What speaks for the labels that are not known."""
+    if int((~fixed).sum()) < FEWEST_LABELS:
+        return None
+    return signs_from(labels[~fixed], alone[~fixed], cored[~fixed], scale.information)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

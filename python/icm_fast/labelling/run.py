@@ -18,6 +18,7 @@ import numpy as np
 
 from icm_fast.engine.progress import Quiet, Shared
 from icm_fast.engine.search import search
+from icm_fast.engine.verdict import verdict_of
 from icm_fast.evaluation.many_shot import FixedContext
 from icm_fast.identity import json_digest
 from icm_fast.labelling.config import LabelConfig
@@ -40,6 +41,7 @@ from icm_fast.labelling.task import LabelTask
 from icm_fast.labelling.template_choice import SAMPLE_ROWS, choose_template
 from icm_fast.labelling.views import Question, StoredView, View, ViewScorer
 from icm_fast.runs.provenance import versions
+from icm_fast.runs.verdict import Verdict
 from icm_fast.scoring.models import Opened, width_of
 from icm_fast.scoring.side_by_side import side_by_side
 from icm_fast.tasks.constraints import compile_rules
@@ -80,6 +82,11 @@ class Labelling:
     seconds: float
     settings: LabelConfig
 
+    @property
+    def verdict(self) -> Verdict | None:
+        """Whether the labels can be trusted; None with too few of them."""
+        return verdict_of(self.decision.signs)
+
     def summary(self) -> dict[str, object]:
         """Counts and shares, as plain JSON types."""
         return {
@@ -95,6 +102,8 @@ class Labelling:
                 )
             ),
             "mean_confidence": round(float(self.decision.confidence.mean()), 4),
+            "signs": None if self.decision.signs is None else self.decision.signs.content(),
+            "verdict": None if self.verdict is None else self.verdict.content(),
             "template": self.task.template,
             "n_tokens_forwarded": self.n_tokens,
             "seconds": round(self.seconds, 3),

@@ -1,0 +1,128 @@
+"""What a search of the preset `default` starts from."""
+
+import json
+
+import numpy as np
+import pytest
+
+import icm_fast
+from icm_fast.config import SearchConfig
+from icm_fast.engine.bootstrap import bootstrap, confident_half
+from icm_fast.scoring.posterior import calibrated_evidence
+from icm_fast.types import Constraint, Dataset, Example, LabelSpace
+from run_fakes import FakeScorer, toy_dataset
+
+N = 12
+
+
+def evidence_of(*margins):
+    """Evidence whose label is 1 where the margin is above 0."""
+    return np.array([[0.0, m] for m in margins])
+
+
+def free(n):
+    return np.full(n, -1, np.int32)
+
+
+def test_the_more_confident_half_of_each_label_is_shown():
+    evidence = evidence_of(3.0, 1.0, 2.0, 0.5, -4.0, -1.0, -0.1)
+    assert confident_half(evidence, free(7), ()).tolist() == [1, -1, 1, -1, 0, 0, -1]
+
+
+def test_known_labels_are_shown_whatever_the_evidence():
+    known = np.array([0, -1, -1], np.int32)
+    assert confident_half(evidence_of(9.0, 1.0, 2.0), known, ()).tolist() == [0, -1, 1]
+
+
+def test_what_is_shown_keeps_the_rules():
+    one_true = Constraint(0, 1, ((False, True), (True, False)), "one is true")
+    shown = confident_half(evidence_of(2.0, 1.0, 3.0, -3.0), free(4), (one_true,))
+    assert shown.tolist() in ([-1, 0, 1, -1], [1, -1, 1, 0], [-1, -1, 1, 0], [-1, 0, 1, 0])
+    assert not (shown[0] == shown[1] == 1)
+
+
+class Asked:
+    """Answers from a table of margins and notes what it is asked."""
+
+    def __init__(self, alone, among):
+        self.answers, self.labellings = (alone, among), []
+
+    def __call__(self, labels):
+        self.labellings.append(labels.tolist())
+        margins = self.answers[bool((labels >= 0).any())]
+        return np.array([[0.0, m] for m in margins], np.float32)
+
+
+def test_evidence_is_the_sum_of_the_calibrated_views():
+    alone, among = (2.0, 1.0, -1.0, -2.0), (1.5, 2.5, -2.0, -3.0)
+    asked = Asked(alone, among)
+    found = bootstrap(toy_dataset(4), asked, fixed=None, rounds=2)
+    one, other = (
+        calibrated_evidence(np.array([[0.0, m] for m in margins], np.float32))
+        for margins in (alone, among)
+    )
+    # The second round would show the same half again only if the order were the same.
+    assert asked.labellings[:2] == [[-1] * 4, [1, -1, -1, 0]]
+    rounds = len(asked.labellings) - 1
+    np.testing.assert_allclose(found, one + rounds * other, atol=1e-5)
+
+
+def test_a_half_that_was_shown_is_not_shown_again():
+    asked = Asked((2.0, 1.0, -1.0, -2.0), (2.0, 1.0, -1.0, -2.0))
+    bootstrap(toy_dataset(4), asked, fixed=None, rounds=9)
+    assert len(asked.labellings) == 2
+
+
+def test_a_bound_of_tokens_ends_the_rounds():
+    asked = Asked((2.0, 1.0, -1.0, -2.0), (1.5, 2.5, -2.0, -3.0))
+    bootstrap(toy_dataset(4), asked, fixed=None, rounds=9, enough=lambda: True)
+    assert len(asked.labellings) == 1
+
+
+def test_known_labels_do_not_count_in_the_mean():
+    fixed = np.array([1, -1, -1, -1], np.int32)
+    asked = Asked((9.0, 1.0, -1.0, 0.0), (9.0, 1.0, -1.0, 0.0))
+    found = bootstrap(toy_dataset(4), asked, fixed=fixed, rounds=1)
+    shares = np.exp(found[1:] / 2) / np.exp(found[1:] / 2).sum(axis=1, keepdims=True)
+    assert shares.mean(axis=0) == pytest.approx([0.5, 0.5], abs=0.02)
+
+
+def test_expected_shares_decide_what_is_shown():
+    asked = Asked((0.5, 0.4, 0.3, 0.2, 0.1, -0.9), (0.0,) * 6)
+    bootstrap(toy_dataset(6), asked, fixed=None, rounds=1, shares=(0.02, 0.98))
+    assert asked.labellings[1].count(0) == 0
+
+
+def test_a_search_shows_halves_first_and_resumes_to_the_same_bytes(tmp_path):
+    dataset, config = toy_dataset(N), SearchConfig(seed=3)
+
+    class Stopped(FakeScorer):
+        def score(self, labels, queries=None):
+            if self.calls == 2:
+                raise KeyboardInterrupt
+            return super().score(labels, queries)
+
+    def search(folder, scorer):
+        return icm_fast.search(
+            dataset, model="fake", scorer=scorer, config=config, output_dir=folder
+        )
+
+    whole = search(tmp_path / "whole", FakeScorer(N))
+    with pytest.raises(KeyboardInterrupt):
+        search(tmp_path / "cut", Stopped(N))
+    resumed = search(tmp_path / "cut", FakeScorer(N))
+    assert (resumed.labels == whole.labels).all()
+    for name in ("labels.jsonl", "events.jsonl", "evaluations.bin"):
+        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    first = json.loads((tmp_path / "whole" / "events.jsonl").read_text().splitlines()[0])
+    assert first["move"] == "init"
+    assert first["n_labelled"] == N
+
+
+def test_three_labels_and_groups():
+    rows = tuple(Example(f"e{k}", f"text {k}", group=f"g{k // 2}") for k in range(8))
+    different = tuple(tuple(a != b for b in range(3)) for a in range(3))
+    rules = tuple(Constraint(k, k + 1, different, "different") for k in range(0, 8, 2))
+    dataset = Dataset(rows, LabelSpace((" a", " b", " c")), rules)
+    found = icm_fast.search(dataset, model="fake", scorer=FakeScorer(8, 3), config=SearchConfig())
+    assert all(found.labels[k] != found.labels[k + 1] for k in range(0, 8, 2))
