@@ -458,6 +458,66 @@ def many_shot() -> str:
     return f"{facts}\n\n{table(('engine', 'seconds', 'x ours'), rows)}"
 
 
+BASELINES = {
+    "bootstrapping": "balanced bootstrapping with constraints, at equal tokens",
+    "zero_shot": "zero-shot, calibrated",
+    "random_shots": "few-shot after random labels",
+    "golden": "golden demonstrations, each example after all others",
+}
+
+
+def label_quality() -> str:
+    """Searches against cheap methods on the same examples, cell by cell."""
+    content = read("quality")
+    rows = []
+    for cell in content["cells"]:
+        values = [cell[key] for key in ("zero_shot", "random_shots", "bootstrapping", "search")]
+        tokens = f"{cell['tokens'] / cell['n']:,.0f}"
+        rows.append(
+            [
+                cell["cell"] if cell["works"] else f"{cell['cell']} *",
+                str(len(cell["seeds"])),
+                f"{cell['golden']:.3f}",
+                *(f"{value:.3f}" for value in values),
+                tokens,
+            ]
+        )
+    names = ("cell", "seeds", "golden", "zero-shot", "random shots", "bootstrapping", "`default`")
+    seeds = sorted({seed for cell in content["cells"] for seed in cell["seeds"]})
+    facts = f"`{content['command']}`, seeds {', '.join(map(str, seeds))}:"
+    return f"{facts}\n\n{table((*names, 'tokens a label'), rows)}"
+
+
+def label_gains() -> str:
+    """Differences over the cells in which golden demonstrations work."""
+    content = read("quality")
+    rows = [
+        [
+            BASELINES[other],
+            f"{gain['mean']:+.1f} [{gain['interval'][0]:+.1f}, {gain['interval'][1]:+.1f}]",
+            f"{gain['worst_cell']:+.1f}",
+        ]
+        for other, gain in content["gains"].items()
+    ]
+    return table(("`default` against", "points of agreement", "worst cell"), rows)
+
+
+def label_fact(what: str) -> str:
+    """One number of the bench."""
+    value = read("quality")
+    for key in what.split("."):
+        value = value[key]
+    return f"{value:,}"
+
+
+def verdict_fact(what: str) -> str:
+    """One number of the fit of the verdict."""
+    value = read("verdict")
+    for key in what.split("."):
+        value = value[key]
+    return f"{value:,}"
+
+
 def labelled_reviews() -> str:
     """Labellings of all movie reviews, seed by seed."""
     content = read("label_reviews")
@@ -564,6 +624,7 @@ _NAMED: tuple[Callable[..., str], ...] = (
     *(experiment, accuracy, by_seed, difference, gap, never_above_gold, quality, evaluations_range),
     *(engines, peer, curve, many_shot, whole_search, short_search, both_counts, simulated),
     *(savings, bounded, labelled_reviews, labelled_sections),
+    *(label_quality, label_gains, label_fact, verdict_fact),
     *(assistant, assistant_fact),
 )
 PARTS = {part.__name__: part for part in _NAMED}

@@ -78,7 +78,8 @@ def main() -> None:
             print(
                 f"{name}: zero-shot {found['zero_shot']:.3f} golden {found['golden']:.3f} "
                 f"search {searched['agreement']:.3f} ({searched['tokens']:,}) "
-                f"bootstrapping {found['bootstrapping']:.3f} verdict {searched['verdict']}",
+                f"bootstrapping {found.get('bootstrapping', float('nan')):.3f} "
+                f"verdict {searched['verdict']}",
                 flush=True,
             )
 
