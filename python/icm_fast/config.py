@@ -76,13 +76,9 @@ _ANNEALING: dict[str, object] = {
 }
 
 _PRESETS: dict[str, dict[str, object]] = {
-    # Ours: what the model says of each example alone and among confident others, then sweeps that
-    # lean on that and are accepted by the calibrated objective.
-    "default": {
-        **_ANNEALING,
-        "moves": ("grow", "sweep"),
-        "start": "bootstrap",
-    },
+    # Ours: what the model says of each example alone and among confident others. Moves from there
+    # gain nothing (dev/LOG.md); from other starts they are those of `annealing`.
+    "default": {**_ANNEALING, "start": "bootstrap"},
     # The default up to version 0.1: from zero-shot labels, also group by group.
     "annealing": _ANNEALING,
     # Algorithms 1 and 2 of arXiv 2506.10139, with a mean for its sum as in the authors' code, each
@@ -388,7 +384,8 @@ class SearchConfig:
         early_rejection: Stop scoring a candidate once its remaining examples cannot save it from
             rejection (objectives ``mean_logprob`` and ``sum_logprob``). Changes no decision.
         max_iterations: Maximum number of search steps (null draws count); -1 for as many as there
-            are examples.
+            are examples. The preset ``default`` takes none from a bootstrap and up to 1000 from
+            other starts.
         max_evaluations: Maximum number of exact evaluations of U(D); 0 for no bound.
         max_tokens: No further labelling is scored once this many tokens have been forwarded; 0 for
             no bound.
@@ -471,6 +468,12 @@ class SearchConfig:
 
     def __post_init__(self) -> None:
         preset = str(limits(SearchConfig)["preset"].read("preset", self.preset))
+        if (
+            preset == "default"
+            and self.max_iterations is None
+            and self.start in (None, "bootstrap")
+        ):
+            object.__setattr__(self, "max_iterations", 0)
         for name, value in _PRESETS[preset].items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)

@@ -8,7 +8,12 @@ import pytest
 import icm_fast
 from icm_fast.config import SearchConfig
 from icm_fast.engine.bootstrap import bootstrap, confident_half
-from icm_fast.scoring.posterior import calibrated_evidence
+from icm_fast.scoring.posterior import (
+    calibrated_evidence,
+    centred,
+    mutual_information,
+    view_evidence,
+)
 from icm_fast.types import Constraint, Dataset, Example, LabelSpace
 from run_fakes import FakeScorer, toy_dataset
 
@@ -53,18 +58,25 @@ class Asked:
         return np.array([[0.0, m] for m in margins], np.float32)
 
 
-def test_evidence_is_the_sum_of_the_calibrated_views():
+def test_evidence_is_that_of_the_example_alone_and_the_mean_of_the_rounds():
     alone, among = (2.0, 1.0, -1.0, -2.0), (1.5, 2.5, -2.0, -3.0)
     asked = Asked(alone, among)
     found = bootstrap(toy_dataset(4), asked, fixed=None, rounds=2)
-    one, other = (
-        calibrated_evidence(np.array([[0.0, m] for m in margins], np.float32))
-        for margins in (alone, among)
-    )
-    # The second round would show the same half again only if the order were the same.
+    tables = [np.array([[0.0, m] for m in margins], np.float32) for margins in (alone, among)]
+    one, other = (view_evidence(table) for table in tables)
     assert asked.labellings[:2] == [[-1] * 4, [1, -1, -1, 0]]
-    rounds = len(asked.labellings) - 1
-    np.testing.assert_allclose(found, one + rounds * other, atol=1e-5)
+    ratio = found / (one + other)
+    assert ratio == pytest.approx(np.full((4, 2), ratio[0, 0]), rel=1e-4)
+    sizes = [np.sqrt((centred(calibrated_evidence(table)) ** 2).mean()) for table in tables]
+    assert np.sqrt((found**2).mean()) == pytest.approx(sum(sizes), rel=1e-4)
+
+
+def test_a_view_that_is_sure_of_everything_counts_little():
+    sure = np.array([[0.0, 9.0]] * 4, np.float32)
+    telling = np.array([[0.0, m] for m in (2.0, 1.0, -1.0, -2.0)], np.float32)
+    sizes = [np.sqrt((view_evidence(table) ** 2).mean()) for table in (sure, telling)]
+    assert sizes[0] < 0.05 < sizes[1]
+    assert sizes[1] ** 2 == pytest.approx(mutual_information(telling))
 
 
 def test_a_half_that_was_shown_is_not_shown_again():

@@ -2,7 +2,8 @@
 
 A round takes the labels that the evidence so far gives, shows the more confident half of each label
 as demonstrations, and scores every example among them: those that are shown among all others that
-are. The evidence is the sum of the calibrated predictions of the example alone and of each round.
+are. The evidence is that of the example alone plus the mean of the rounds. Each view is calibrated
+and counts by what it tells about the examples, whatever the size of its numbers.
 Half of the labels serve better than all: the half that is left out is wrong more often, and small
 models read short contexts better (dev/LOG.md). On choosing confident demonstrations: Naive-SemiICL,
 arXiv 2503.03062.
@@ -11,13 +12,15 @@ arXiv 2503.03062.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
-from icm_fast.scoring.posterior import calibrated_evidence
+from icm_fast.scoring.posterior import calibrated_evidence, centred, view_evidence
 from icm_fast.tasks.consistent import consistent_labels
 from icm_fast.types import (
     UNLABELLED,
+    BoolArray,
     Constraint,
     Dataset,
     FloatArray,
@@ -41,7 +44,7 @@ def bootstrap(
     shares: tuple[float, ...] = (),
     enough: Callable[[], bool] = lambda: False,
 ) -> ScoreArray:
-    """The evidence for each label of each example, ``[n, n_labels]`` float32, in nats.
+    """The evidence for each label of each example, ``[n, n_labels]`` float32, about in nats.
 
     Args:
         dataset: Examples, label space and constraints.
@@ -53,17 +56,36 @@ def bootstrap(
     """
     known = np.full(len(dataset), UNLABELLED, np.int32) if fixed is None else fixed
     free = known == UNLABELLED
-    alone = calibrated_evidence(evaluate(known), free)
-    rest = np.log(shares) if shares else np.zeros(alone.shape[1])
-    views: list[FloatArray] = []
+    alone = View.of(evaluate(known), free)
+    rest = np.log(shares) if shares else np.zeros(alone.evidence.shape[1])
+    views: list[View] = []
     shown: IntArray | None = None
     for _ in range(rounds):
         evidence = _together(alone, views) + rest
         before, shown = shown, confident_half(evidence, known, dataset.constraints)
         if enough() or (before is not None and (before == shown).all()):
             break
-        views.append(calibrated_evidence(evaluate(shown), free))
+        views.append(View.of(evaluate(shown), free))
     return _together(alone, views).astype(np.float32)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class View:
+    """What one way of asking says of all examples.
+
+    Attributes:
+        evidence: ``[n, n_labels]``, as :func:`~icm_fast.scoring.posterior.view_evidence` scales it.
+        size: Root mean square of the calibrated log-probabilities, without the mean of each row.
+    """
+
+    evidence: FloatArray
+    size: float
+
+    @classmethod
+    def of(cls, scores: ScoreArray, free: BoolArray) -> View:
+        """The view of scores ``[n, n_labels]``, judged by the free examples."""
+        nats = centred(calibrated_evidence(scores, free))[free if free.any() else slice(None)]
+        return cls(view_evidence(scores, free), float(np.sqrt((nats**2).mean())))
 
 
 def confident_half(
@@ -94,5 +116,15 @@ def confident_half(
     return shown
 
 
-def _together(alone: FloatArray, views: list[FloatArray]) -> FloatArray:
-    return alone + np.sum(views, axis=0) if views else alone
+def _together(alone: View, views: list[View]) -> FloatArray:
+    """The example alone plus the mean of the rounds, as large as if both were added in nats."""
+    if not views:
+        return alone.evidence * (alone.size / _size(alone.evidence))
+    both = alone.evidence + np.mean([view.evidence for view in views], axis=0)
+    size = alone.size + float(np.mean([view.size for view in views]))
+    found: FloatArray = both * (size / _size(both))
+    return found
+
+
+def _size(evidence: FloatArray) -> float:
+    return max(float(np.sqrt((evidence**2).mean())), 1e-12)

@@ -16,7 +16,12 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from icm_fast.runs.verdict import DOUBT, REJECT, TRUST, Verdict
-from icm_fast.scoring.posterior import calibrated_evidence, expected_accuracy, posterior
+from icm_fast.scoring.posterior import (
+    calibrated_evidence,
+    expected_accuracy,
+    mutual_information,
+    posterior,
+)
 from icm_fast.types import UNLABELLED, FloatArray, IntArray, ScoreArray
 
 FEWEST_LABELS = 12
@@ -190,14 +195,6 @@ _ADVICE = {
     REJECT: "Do not use these labels. Try label words and a prompt that the model understands, a "
     "larger model, or known labels (fixed_labels; --known in label), and read the verdict again.",
 }
-
-
-def mutual_information(scores: ScoreArray) -> float:
-    """Mutual information of texts and predictions in nats, of ``[n, n_labels]`` scores."""
-    values = scores.astype(np.float64)
-    values = values - np.logaddexp.reduce(values, axis=1, keepdims=True)
-    shares = np.exp(values)
-    return float((shares * values).sum(axis=1).mean() - (m := shares.mean(axis=0)) @ np.log(m))
 
 
 def _kappa(one: IntArray, other: IntArray, n_labels: int) -> float:

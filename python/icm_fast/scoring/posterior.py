@@ -40,6 +40,33 @@ def calibrated_evidence(scores: ScoreArray, counts: BoolArray | None = None) -> 
     return evidence
 
 
+def view_evidence(scores: ScoreArray, counts: BoolArray | None = None) -> FloatArray:
+    """Evidence of a view, on a scale on which views add up, ``[rows, n_labels]`` float64.
+
+    Its root mean square is that of what the view tells: the root of the mutual information of rows
+    and predictions. A view that is sure of everything, whatever the row, so counts little.
+
+    Args:
+        scores: ``[rows, n_labels]`` log-probabilities of one view.
+        counts: ``[rows]`` bool, the rows by which it is judged; all when absent.
+    """
+    evidence = centred(calibrated_evidence(scores, counts))
+    judged = slice(None) if counts is None or not counts.any() else counts
+    size = max(float(np.sqrt((evidence[judged] ** 2).mean())), _FLOOR)
+    told = np.sqrt(max(mutual_information(scores[judged]), 1e-4))
+    weighted: FloatArray = evidence * (told / size)
+    return weighted
+
+
+def mutual_information(scores: ScoreArray) -> float:
+    """Mutual information of rows and predictions in nats, of ``[rows, n_labels]`` scores."""
+    values = scores.astype(np.float64)
+    values = values - np.logaddexp.reduce(values, axis=1, keepdims=True)
+    shares = np.exp(values)
+    mean = np.maximum(shares.mean(axis=0), _FLOOR)
+    return float((shares * values).sum(axis=1).mean() - mean @ np.log(mean))
+
+
 def centred(values: FloatArray) -> FloatArray:
     """Values without the mean of each row, ``[rows, n_labels]``."""
     without: FloatArray = values - values.mean(axis=1, keepdims=True)
