@@ -384,8 +384,8 @@ class SearchConfig:
         early_rejection: Stop scoring a candidate once its remaining examples cannot save it from
             rejection (objectives ``mean_logprob`` and ``sum_logprob``). Changes no decision.
         max_iterations: Maximum number of search steps (null draws count); -1 for as many as there
-            are examples. The preset ``default`` takes none from a bootstrap and up to 1000 from
-            other starts.
+            are examples. The preset ``default`` takes none from a bootstrap, unless moves, restarts
+            or chains are asked for, and otherwise up to 1000.
         max_evaluations: Maximum number of exact evaluations of U(D); 0 for no bound.
         max_tokens: No further labelling is scored once this many tokens have been forwarded; 0 for
             no bound.
@@ -468,11 +468,7 @@ class SearchConfig:
 
     def __post_init__(self) -> None:
         preset = str(limits(SearchConfig)["preset"].read("preset", self.preset))
-        if (
-            preset == "default"
-            and self.max_iterations is None
-            and self.start in (None, "bootstrap")
-        ):
+        if preset == "default" and self._asks_for_no_moves():
             object.__setattr__(self, "max_iterations", 0)
         for name, value in _PRESETS[preset].items():
             if getattr(self, name) is None:
@@ -480,6 +476,16 @@ class SearchConfig:
         read_limits(self)
         self._check_scorer()
         self._check_labels()
+
+    def _asks_for_no_moves(self) -> bool:
+        """Whether a bootstrap is all that is wanted: nothing speaks of what comes after it."""
+        return (
+            self.max_iterations is None
+            and self.start in (None, "bootstrap")
+            and self.moves is None
+            and self.restarts == 0
+            and self.chains == 1
+        )
 
     def _check_scorer(self) -> None:
         """Refuse settings that need another scorer, or that exclude each other."""

@@ -406,7 +406,7 @@ def test_growth_sizes():
     assert growth_sizes(30, SearchConfig(preset="annealing", n_initial=4)) == [4, 8, 16]
     assert growth_sizes(30, SearchConfig(bootstrap_rounds=3)) == [0, 15, 15, 15]
     assert growth_sizes(6, SearchConfig(preset="paper", n_initial=4)) == [4, 5]
-    assert growth_sizes(3, SearchConfig()) == []
+    assert growth_sizes(3, SearchConfig(preset="annealing")) == []
 
 
 # --- progress ----------------------------------------------------------------

@@ -13,9 +13,9 @@ from icm_fast.tracking import Step, Tracking
 from tiny_models import one_thread  # noqa: F401 - in force by its import
 
 
-def received(output):
+def received(output, name="tiny-small"):
     """Stream, number and what does not depend on time of each step, in their order."""
-    lines = (output / "tiny-small-tracking" / "tracking.jsonl").read_text().splitlines()
+    lines = (output / f"{name}-tracking" / "tracking.jsonl").read_text().splitlines()
     steps = [json.loads(line) for line in lines]
     return [(s["stream"], s["step"], s.get("loss"), s.get("utility")) for s in steps]
 
@@ -65,9 +65,15 @@ def test_each_step_of_each_cell_arrives_once(definition, tmp_path, tiny_folder):
 
 
 def test_the_demonstration_and_others_take_trackers(definition, tmp_path, capsys):
-    for command in (["demo"], ["assistant"], ["assistant", "--seeds", "0,1"], ["experiment", "x"]):
+    for command in (
+        ["demo"],
+        ["assistant"],
+        ["assistant", "--seeds", "0,1"],
+        ["experiment", "main"],
+    ):
         assert run([*command, "--report-to", "tensorbord"]) == 2
         assert "did you mean 'tensorboard'" in capsys.readouterr().err
     words = ["experiment", str(definition(methods=["icm"])), "--seed", "0", "--report-to", "jsonl"]
     assert run([*words, "-o", str(tmp_path / "out")]) == 0
-    assert any(stream.endswith("/seed-0/search") for stream, *_ in received(tmp_path / "out"))
+    found = received(tmp_path / "out", "tiny-small-seed-0")
+    assert any(stream.endswith("/seed-0/search") for stream, *_ in found)

@@ -190,3 +190,15 @@ def test_an_unknown_setting_names_the_nearest():
 def test_a_configuration_is_immutable():
     with pytest.raises(dataclasses.FrozenInstanceError):
         SearchConfig().alpha = 1.0
+
+
+def test_the_default_takes_moves_where_something_asks_for_them():
+    assert SearchConfig().max_iterations == 0
+    assert SearchConfig(start="bootstrap", seed=3).max_iterations == 0
+    asked = ({"restarts": 1}, {"chains": 2}, {"moves": ("sweep",)}, {"start": "zero-shot"})
+    for settings in asked:
+        assert SearchConfig(**settings).max_iterations == 1000
+    assert SearchConfig(max_iterations=7).max_iterations == 7
+    assert SearchConfig(preset="annealing").max_iterations == 1000
+    again = SearchConfig.from_mapping(SearchConfig().to_dict())
+    assert again == SearchConfig()

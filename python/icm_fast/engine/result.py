@@ -133,9 +133,15 @@ def summary_of(engine: SearchEngine, store: MemoryStore, result: SearchResult) -
         "n_tokens_forwarded": result.n_tokens_forwarded,
         "n_evaluations_resumed": store.n_resumed,
         "concerns": [asdict(concern) for concern in result.concerns],
-        "signs": None if result.signs is None else result.signs.content(),
-        "verdict": None if result.verdict is None else result.verdict.content(),
+        **_judgement(result),
         "runner_up": None if result.runner_up is None else asdict(result.runner_up),
         "seconds": round(result.seconds, 3),
         "versions": versions(),
     }
+
+
+def _judgement(result: SearchResult) -> dict[str, object]:
+    """Signs and verdict, where there are any; summaries of other searches stay as they were."""
+    if result.signs is None or result.verdict is None:
+        return {}
+    return {"signs": result.signs.content(), "verdict": result.verdict.content()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import count
 from typing import TYPE_CHECKING
@@ -20,7 +21,7 @@ from icm_fast.runs.labels import labels_lines
 from icm_fast.runs.store import MemoryStore, open_store
 from icm_fast.scoring.lazy import LazyScorer
 from icm_fast.tracking import RunTracking, Step, TrackLike, tracked
-from icm_fast.types import Dataset, Reporter, ScoreArray, check_dataset
+from icm_fast.types import Dataset, IntArray, Reporter, ScoreArray, check_dataset
 
 if TYPE_CHECKING:
     from icm_fast.model.loaded import ModelSpec
@@ -114,8 +115,14 @@ def search_into(
     steps = count(1)
     collapse = CollapseWatch(dataset, config, shown)
     stopped = False
+
+    def show() -> None:
+        state = _state(engine, store, config)
+        shown.update(state)
+        tracking.report(_step(next(steps), state, store))
+
     if config.start == "bootstrap" and engine.ask() is not None:
-        engine.tell(bootstrapped(dataset, config, store, scorer))
+        engine.tell(bootstrapped(dataset, config, store, scorer, show))
     while (ask := engine.ask()) is not None:
         if not stopped and engine.n_labelled and 0 < config.max_tokens <= store.n_tokens:
             engine.stop("max_tokens")
@@ -123,9 +130,7 @@ def search_into(
             continue
         engine.tell(answer(engine, ask, store, scorer, config))
         store.log(engine.take_events())
-        state = _state(engine, store, config)
-        shown.update(state)
-        tracking.report(_step(next(steps), state, store))
+        show()
         collapse.look(engine.labels)
     store.log(engine.take_events())
     result = result_of(engine, store, dataset, config)
@@ -140,12 +145,22 @@ def search_into(
 
 
 def bootstrapped(
-    dataset: Dataset, config: SearchConfig, store: MemoryStore, scorer: LazyScorer
+    dataset: Dataset,
+    config: SearchConfig,
+    store: MemoryStore,
+    scorer: LazyScorer,
+    show: Callable[[], None],
 ) -> ScoreArray:
     """The answer to what an engine asks first, ``[n, n_labels]``: the evidence of a bootstrap."""
+
+    def evaluate(labels: IntArray) -> ScoreArray:
+        found = scored(labels, store, scorer)
+        show()
+        return found
+
     return bootstrap(
         dataset,
-        lambda labels: scored(labels, store, scorer),
+        evaluate,
         fixed=fixed_array(config),
         rounds=config.bootstrap_rounds,
         shares=config.label_shares,
