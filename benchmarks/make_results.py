@@ -268,7 +268,7 @@ def quality() -> str:
             rows.append(
                 [
                     f"{title}, {content['tasks'][task]['model']}, n = {runs[0]['n']}",
-                    preset,
+                    _FORMER_DEFAULT.get(preset, preset),
                     f"{statistics.mean(run['labelled'] for run in runs) / runs[0]['n']:.2f}",
                     f"{share(statistics.mean(found))} ({min(found):.2f} to {max(found):.2f})",
                     *(
@@ -390,14 +390,14 @@ def simulated() -> str:
     rows = []
     for row in read("search-cost-simulated")["rows"]:
         contexts = [("tree", row["ours"])]
-        if row["preset"] != "default":  # whose evaluations seldom extend earlier ones
+        if row["preset"] not in _FORMER_DEFAULT:  # whose evaluations seldom extend earlier ones
             contexts.append(("append", row["ours_appending"]))
         for order, ours in contexts:
             counts = (row["natural_cached"], row["authors_cached"])
             rows.append(
                 [
                     str(row["n"]),
-                    row["preset"],
+                    _FORMER_DEFAULT.get(row["preset"], row["preset"]),
                     order,
                     f"{ours:,.0f}",
                     *(f"{count:,.0f}" for count in counts),
@@ -457,6 +457,9 @@ def many_shot() -> str:
     )
     return f"{facts}\n\n{table(('engine', 'seconds', 'x ours'), rows)}"
 
+
+_FORMER_DEFAULT = {"default": "annealing", "annealing": "annealing"}
+"""Files older than the present default call the preset ``annealing`` by the name it had."""
 
 BASELINES = {
     "bootstrapping": "balanced bootstrapping with constraints, at equal tokens",

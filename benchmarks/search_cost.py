@@ -58,7 +58,7 @@ def simulate(arguments: argparse.Namespace) -> dict[str, Any]:
     """Token counts by size and preset; medians over the seeds."""
     rows = []
     for n in arguments.sizes:
-        for preset in ("paper", "authors-code", "default"):
+        for preset in ("paper", "authors-code", "annealing"):
             found = []
             for seed in range(arguments.seeds):
                 task = synthetic_task(n, group_size=arguments.group_size, seed=seed)

@@ -30,7 +30,6 @@ from icm_fast.config import PRESETS, SearchConfig
 from icm_fast.engine.native import engine_settings, make_engine
 from icm_fast.types import Constraint, Dataset, Example, LabelSpace
 
-
 ANNEALING = SearchConfig(preset="annealing")
 
 

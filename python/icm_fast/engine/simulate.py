@@ -140,10 +140,20 @@ class SimulatedSearch:
 def simulate_search(task: SyntheticTask, config: SearchConfig | None = None) -> SimulatedSearch:
     """Run one search on a task; the same task, settings and seed give the same result.
 
+    Args:
+        task: The task.
+        config: Settings; the preset ``annealing`` when absent.
+
     Raises:
+        InputError: The search starts from a bootstrap, which needs a model.
         ValueError: The task's arrays do not fit together.
     """
-    config = config or SearchConfig()
+    config = config or SearchConfig(preset="annealing")
+    if config.start == "bootstrap":
+        raise InputError(
+            "start=bootstrap needs a model and cannot be simulated; use preset=annealing, or "
+            "another start"
+        )
     found = native_simulate(
         task.evidence.shape[1],
         task.pairs,
