@@ -220,14 +220,21 @@ def cost_text(summary: Mapping[str, Any]) -> str:
     )
 
 
+def _ending(run: FinishedRun) -> str:
+    summary = run.summary
+    if run.config.max_iterations == 0:
+        return f"with the labels of its start ({run.config.start}); no moves were asked for"
+    moves = f"iterations: {summary['n_iterations']}, accepted: {summary['n_accepted']}"
+    return f"{cell(summary['reason'])}; {moves}"
+
+
 def _facts(run: FinishedRun) -> str:
     summary, config = run.summary, run.config
     return "\n".join(
         [
             f"- utility {summary['utility']:.4f} ({config.objective}, alpha {config.alpha:g}, "
             f"preset {config.preset}, seed {config.seed})",
-            f"- ended: {cell(summary['reason'])}; iterations: {summary['n_iterations']}, accepted: "
-            f"{summary['n_accepted']}",
+            f"- ended: {_ending(run)}",
             f"- cost: {cost_text(summary)}",
             f"- folder: {cell(run.folder)}",
         ]

@@ -85,9 +85,8 @@ def search_report(run: FinishedRun, *, gold: IntArray | None = None, n_rows: int
     return Report(
         kind="search",
         title=f"{run.dataset.name}: {len(run.dataset):,} rows labelled by {run.model}",
-        lead="A search for the labels that predict each other best, without supervision. It ended "
-        f"after {summary['n_iterations']:,} iterations: "
-        f"{REASONS.get(summary['reason'], summary['reason'])}.",
+        lead="A search for the labels that predict each other best, without supervision. "
+        + _ending(run),
         tiles=(
             *main_tiles(rows),
             Tile(
@@ -102,6 +101,15 @@ def search_report(run: FinishedRun, *, gold: IntArray | None = None, n_rows: int
         verdict=read_verdict(summary),
         sections=tuple(section for section in sections if section is not None),
     )
+
+
+def _ending(run: FinishedRun) -> str:
+    """How the search ended, as a sentence."""
+    if run.config.max_iterations == 0:
+        return f"Its labels are those of its start ({run.config.start}): no moves were asked for."
+    reason = run.summary["reason"]
+    n = run.summary["n_iterations"]
+    return f"It ended after {n:,} iterations: {REASONS.get(reason, reason)}."
 
 
 def search_gold(run: FinishedRun, name: str) -> IntArray:
