@@ -31,7 +31,8 @@ def main(archive: Path, images: Path) -> None:
     ]
     images.mkdir(parents=True, exist_ok=True)
     plt.rcParams.update({"font.size": 9, "text.color": _INK, "axes.edgecolor": "#b8bec8"})
-    _searches(works, images / "quality-search-light.png")
+    seeded = [run for run in runs if run["start"] is not None]
+    _searches(works + seeded, images / "quality-search-light.png")
     _coverage(works, images / "quality-coverage-light.png")
     _verdict(runs, images / "quality-verdict-light.png")
 
@@ -54,19 +55,16 @@ def _save(figure: plt.Figure, path: Path) -> None:
 def _searches(runs: list[Run], path: Path) -> None:
     figure, axes = _axes("U(D) less U(gold)", "agreement with gold")
     for run in runs:
-        points = np.array(run["searches"][0]["visited"])
-        axes.plot(
-            points[:, 0] - run["golden_utility"], points[:, 1], color=_ACCENT, alpha=0.35, lw=1
-        )
-        axes.plot(points[0, 0] - run["golden_utility"], points[0, 1], ".", color=_ACCENT, ms=5)
-        last = run["searches"][0]
-        axes.plot(
-            last["utility"] - run["golden_utility"], last["agreement"], "o", color=_CARE, ms=4
-        )
-    axes.plot([], [], ".", color=_ACCENT, label="start: both views")
-    axes.plot([], [], "o", color=_CARE, ms=4, label="result")
+        points = np.array(run["searches"][0]["visited"]) - [run["golden_utility"], 0.0]
+        if run["start"] is None:
+            axes.plot(*points[-1], "o", color=_ACCENT, ms=4.5)
+        else:
+            axes.plot(*points.T, color=_CARE, alpha=0.5, lw=1)
+            axes.plot(*points.T, ".", color=_CARE, ms=4)
+    axes.plot([], [], "o", color=_ACCENT, ms=4.5, label="default, a dot for each search")
+    axes.plot([], [], ".-", color=_CARE, ms=4, label="searches that start from wrong labels")
     axes.axvline(0.0, color=_INK, lw=0.8, ls=":")
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="lower right")
     _save(figure, path)
 
 

@@ -129,7 +129,7 @@ def summary(cells: dict[str, list[Run]]) -> dict[str, Any]:
     return {
         "n_cells": len(groups),
         "gains": gains,
-        "best_visited_above": round(100.0 * float(np.mean(regret)), 2),
+        "best_visited_above": abs(round(100.0 * float(np.mean(regret)), 2)),
         "gold_utility_above": round(float(np.mean(gold_above)), 3),
         "tokens_per_label": round(float(np.mean(per_label)), 1),
         "confidence": confidence(runs),

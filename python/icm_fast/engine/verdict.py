@@ -56,8 +56,9 @@ class Signs:
         return {name: round(float(value), 4) for name, value in asdict(self).items()}
 
 
-_CONSTANT = -4.0
-_WEIGHTS = {"alone": 3.0, "among": 1.0, "support": 1.0, "tells": 1.0}
+_CONSTANT = -2.59
+_WEIGHTS = {"alone": 1.98, "among": 1.0, "support": 2.71, "tells": 0.96}
+"""Fitted by ``python -m benchmarks.quality.verdict`` (benchmarks/results/verdict.json)."""
 
 
 def label_confidence(labels: IntArray, alone: ScoreArray, among: ScoreArray) -> FloatArray:
