@@ -143,12 +143,13 @@ def doubtful_search(folder: Path) -> Path:
         for k in range(60)
     )
     logits = np.random.default_rng(3).normal(size=(60, 2))
-    logits[:, 1] += 4.0
+    logits[:, 1] += 6.0
     icm_fast.search(
         Dataset(examples, LabelSpace((" happy", " unhappy")), name="tickets"),
         model=NAME,
-        config=SearchConfig(preset="paper", max_iterations=160, seed=1),
+        # Texts alone are asked only where proposals lean on them.
+        config=SearchConfig(preset="paper", prior_weight=0.1, max_iterations=160, seed=1),
         output_dir=folder,
-        scorer=SimulatedScorer(logits),
+        scorer=SimulatedScorer(logits, noise=1.0),
     )
     return folder

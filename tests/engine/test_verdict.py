@@ -75,6 +75,9 @@ def test_levels_and_what_they_advise():
     assert usable_chance(BAD) < usable_chance(GOOD)
     assert trusted.headline.startswith("Trust these labels: the chance that they are usable")
     assert verdict_of(GOOD, ["one-sided"]).level == "doubt"
+    middling = Signs(alone=0.3, among=0.3, support=0.4, tells=0.1)
+    assert verdict_of(middling).level == "doubt"
+    assert verdict_of(middling, ["no-signal"]).level == "reject"
     assert "'one-sided'" in " ".join(verdict_of(GOOD, ["one-sided"]).reasons)
     assert verdict_of(GOOD, ["duplicates"]).level == "trust"
 

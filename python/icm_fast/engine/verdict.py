@@ -29,7 +29,7 @@ FEWEST_LABELS = 12
 TRUST_FROM, DOUBT_FROM = 0.6, 0.25
 """Chances from which labels are trusted, and below which they are rejected."""
 GRAVE = frozenset(("one-sided", "no-signal"))
-"""Concerns with which labels are never trusted."""
+"""Concerns with which labels are judged one level worse."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,8 +136,8 @@ def verdict_of(signs: Signs | None, concerns: Collection[str] = ()) -> Verdict |
     chance = usable_chance(signs)
     level = TRUST if chance >= TRUST_FROM else DOUBT if chance >= DOUBT_FROM else REJECT
     grave = sorted(GRAVE.intersection(concerns))
-    if grave and level == TRUST:
-        level = DOUBT
+    if grave:
+        level = DOUBT if level == TRUST else REJECT
     reasons = [said.text(getattr(signs, name)) for name, said in _SAID.items()]
     against = [text for text, speaks in reasons if not speaks]
     against += [f"there is the concern {kind!r}, which see" for kind in grave]
