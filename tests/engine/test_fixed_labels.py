@@ -77,7 +77,7 @@ def test_known_labels_that_contradict_each_other_are_refused_by_name():
 
 def test_a_simulation_refuses_them_too():
     with pytest.raises(ValueError, match=r"fixed_labels must be \[n_examples\]"):
-        simulate_search(synthetic_task(8), SearchConfig(fixed_labels=(0,)))
+        simulate_search(synthetic_task(8), SearchConfig(preset="annealing", fixed_labels=(0,)))
 
 
 # ---- The start ----
