@@ -75,9 +75,7 @@ def run_demo(
 def demo_text(result: DemoResult) -> str:
     """The table that the demonstration prints."""
     run = result.run
-    headline = (
-        f"{run.dataset.name}, {len(run.dataset)} reviews, {run.model}, {run.summary['reason']}"
-    )
+    headline = f"{run.dataset.name}, {len(run.dataset)} reviews, {run.model}"
     return "\n\n".join(
         [
             headline,
