@@ -5,12 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from icm_fast.labelling.cores import (
-    candidates,
-    kept_demonstrations,
-    make_cores,
-    own_margins,
-)
+from icm_fast.labelling.cores import candidates, kept_demonstrations, make_cores
+from icm_fast.scoring.posterior import own_margins
 
 N, SIZE = 200, 12
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from icm_fast.scoring.posterior import calibrated_evidence, centred, view_evidence
+from icm_fast.scoring.posterior import calibrated_evidence, centred, own_margins, view_evidence
 from icm_fast.tasks.consistent import consistent_labels
 from icm_fast.types import (
     UNLABELLED,
@@ -102,10 +102,7 @@ def confident_half(
     labels = np.where(free, evidence.argmax(axis=1), known).astype(np.int32)
     likely = np.exp(evidence - np.logaddexp.reduce(evidence, axis=1, keepdims=True))
     labels = consistent_labels(likely.astype(np.float32), labels, ~free, constraints)
-    rows = np.arange(len(labels))
-    others = evidence.copy()
-    others[rows, labels] = -np.inf
-    margins = evidence[rows, labels] - others.max(axis=1)
+    margins = own_margins(evidence, labels)
     shown = known.copy()
     for label in range(evidence.shape[1]):
         mine = np.flatnonzero(free & (labels == label))

@@ -12,6 +12,7 @@ from icm_fast.errors import InputError
 from icm_fast.evaluation.many_shot import many_shot, predict
 from icm_fast.evaluation.shot_contexts import ShotContexts
 from icm_fast.scoring.elsewhere import ModelElsewhere
+from icm_fast.scoring.posterior import own_margins
 from icm_fast.tasks.consistent import consistent_labels
 from icm_fast.types import UNLABELLED, Dataset, FloatArray, IntArray
 
@@ -216,10 +217,7 @@ def balanced_shots(
         size: Examples to draw, at most half of all.
     """
     n = len(labels)
-    rows = np.arange(n)
-    others = evidence.copy()
-    others[rows, labels] = -np.inf
-    margin = evidence[rows, labels] - others.max(axis=1)
+    margin = own_margins(evidence, labels)
     size = min(size, max(1, n // 2))
     present = np.unique(labels)
     counts = size // len(present) + (rng.permutation(len(present)) < size % len(present))

@@ -28,20 +28,6 @@ class Core:
     known: IntArray
 
 
-def own_margins(log_odds: FloatArray, labels: IntArray) -> FloatArray:
-    """How far each row's label is ahead of the best other one, ``[n]``; negative if behind.
-
-    Args:
-        log_odds: ``[n, n_labels]``.
-        labels: ``[n]`` label indices, none of them -1.
-    """
-    rows = np.arange(len(labels))
-    others = log_odds.copy()
-    others[rows, labels] = -np.inf
-    margins: FloatArray = log_odds[rows, labels] - others.max(axis=1)
-    return margins
-
-
 def candidates(
     predicted: IntArray,
     margins: FloatArray,

@@ -28,7 +28,6 @@ from icm_fast.labelling.cores import (
     candidates,
     kept_demonstrations,
     make_cores,
-    own_margins,
 )
 from icm_fast.labelling.decide import measure_scale, row_scores
 from icm_fast.labelling.evidence import CoreEvidence, Decision, decide
@@ -43,6 +42,7 @@ from icm_fast.labelling.views import Question, StoredView, View, ViewScorer
 from icm_fast.runs.provenance import versions
 from icm_fast.runs.verdict import Verdict
 from icm_fast.scoring.models import Opened, width_of
+from icm_fast.scoring.posterior import own_margins
 from icm_fast.scoring.side_by_side import side_by_side
 from icm_fast.tasks.constraints import compile_rules
 from icm_fast.tasks.rows import Row

@@ -73,6 +73,20 @@ def centred(values: FloatArray) -> FloatArray:
     return without
 
 
+def own_margins(evidence: FloatArray, labels: IntArray) -> FloatArray:
+    """How far each row's label is ahead of the best other one, ``[n]``; negative if behind.
+
+    Args:
+        evidence: ``[n, n_labels]``.
+        labels: ``[n]`` label indices, none of them -1.
+    """
+    rows = np.arange(len(labels))
+    others = evidence.copy()
+    others[rows, labels] = -np.inf
+    margins: FloatArray = evidence[rows, labels] - others.max(axis=1)
+    return margins
+
+
 @dataclass(frozen=True, slots=True)
 class Posterior:
     """What all views say together.
