@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from icm_fast import distributed
 from icm_fast.errors import InputError
 from icm_fast.identity import json_digest
 from icm_fast.model.adapters import import_peft
@@ -17,7 +18,7 @@ from icm_fast.training.batches import plan_batches
 from icm_fast.training.chat import answer_ids
 from icm_fast.training.folder import TuningFolder, TuningState
 from icm_fast.training.reward.config import RewardConfig
-from icm_fast.training.reward.network import pad_left, rewards
+from icm_fast.training.reward.network import TEXT_INPUTS, forward_rewards, pad_left, rewards
 from icm_fast.training.reward.pairs import Pair
 from icm_fast.training.session import trainer_surroundings
 from icm_fast.training.steps import (
@@ -133,7 +134,9 @@ def pair_loss(
         and the mean difference of the rewards (``margin``).
     """
     network = model if isinstance(model, PreTrainedModel) else model.get_base_model()
-    values = rewards(network, inputs)
+    # FSDP has gathered weights only within the forward pass of the whole model.
+    texts = {name: inputs[name] for name in TEXT_INPUTS}
+    values = model(**texts) if distributed.is_sharded() else rewards(network, texts)
     chosen, rejected = values.chunk(2)
     margin, probability = (inputs[name].to(values.device) for name in ("margin", "probability"))
     difference = (chosen - rejected).detach()
@@ -174,6 +177,8 @@ def train_pairs(
     )
     surroundings = trainer_surroundings(folder, len(state.losses), config.seed, watch)
     with surroundings as (scratch, log):
+        if distributed.is_sharded():
+            forward_rewards(network)
         trainer = PairTrainer(
             batches=batches,
             held_out=held_out,
@@ -187,7 +192,7 @@ def train_pairs(
             log=log,
             reporter=reporter,
             callbacks=[*tuning_callbacks(config), *watch.callbacks],
-            model=_trainable(network, config),
+            model=trainable_network(network, config),
             args=tuning_arguments(
                 TrainingArguments,
                 config,
@@ -200,7 +205,10 @@ def train_pairs(
         return trainer.model, run_training(trainer, config, checkpoint)
 
 
-def _trainable(network: PreTrainedModel, config: RewardConfig) -> PreTrainedModel | PeftModel:
+def trainable_network(
+    network: PreTrainedModel, config: RewardConfig
+) -> PreTrainedModel | PeftModel:
+    """The network as it is trained: all of it, or new adapters and the head."""
     if config.method == "full":
         return network.requires_grad_(True)
     if config.gradient_checkpointing:

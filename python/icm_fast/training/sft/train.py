@@ -19,6 +19,7 @@ from icm_fast.model.adapters import (
     ADAPTER_FOLDER,
     MODEL_FOLDER,
     as_loaded,
+    import_peft,
     load_tuned,
     merge_adapter,
 )
@@ -44,7 +45,7 @@ from icm_fast.training.sft.texts import (
     whole_texts,
 )
 from icm_fast.training.sft.trainer import train
-from icm_fast.training.steps import unsharded
+from icm_fast.training.steps import lora_config, unsharded
 from icm_fast.training.watch import Watch, watching
 from icm_fast.types import Dataset, Reporter, check_labels
 
@@ -246,7 +247,7 @@ def _train(
     watch: Watch,
 ) -> Trained[LoadedModel]:
     trained, state = train(trainable(base, config), base, texts, config, folder, reporter, watch)
-    trained = unsharded(trained, lambda: trainable(base, config), config)
+    trained = unsharded(trained, lambda: with_adapters(trainable(base, config), config))
     return as_trained(trained, state, base, folder, name, {"n_tokens": _n_tokens(texts, config)})
 
 
@@ -255,6 +256,13 @@ def trainable(base: LoadedModel, config: TrainingConfig) -> PreTrainedModel:
     full = config.method == "full"
     copied = copy_model(base.model, training_dtype(base, config), share=not full)
     return copied.requires_grad_(True) if full else copied
+
+
+def with_adapters(model: PreTrainedModel, config: TrainingConfig) -> PreTrainedModel | PeftModel:
+    """The model with new adapters where the settings say so, otherwise itself."""
+    if config.method == "full":
+        return model
+    return import_peft().get_peft_model(model, lora_config(config, "CAUSAL_LM", model))
 
 
 def as_trained(
