@@ -283,7 +283,7 @@ def test_pairs_that_are_too_long_are_left_out_and_counted():
 def test_bad_settings_and_models_are_refused(monkeypatch):
     with pytest.raises(InputError, match="margin_scale = -1 is outside"):
         RewardConfig(margin_scale=-1)
-    with pytest.raises(InputError, match="unknown setting 'margin_scal'; did you mean 'margin_scale'"):
+    with pytest.raises(InputError, match="'margin_scal'; did you mean 'margin_scale'"):
         RewardConfig.from_mapping({"margin_scal": 1})
     with pytest.raises(InputError, match="margin of a pair must be 0 or more"):
         Pair("", "a", "b", margin=-1.0)
