@@ -367,8 +367,9 @@ def whole_search() -> str:
     facts = (
         f"Ours: {ours['iterations']} iterations, {ours['evaluations']} evaluations, ended as "
         f"{ours['reason']}. With every step scored, the same decisions take "
-        f"{content['token_ratio']:.0f} times the tokens; {ours['asks']} of the {theirs['steps']} "
-        "steps need U(D), the others are null draws."
+        f"{content['token_ratio']:.0f} times the tokens, count (a) below; "
+        f"{ours['asks']} of the {theirs['steps']} steps"
+        " need U(D), the others are null draws."
     )
     return f"{facts}\n\n{table(('procedure', 'tokens', 'seconds', 'x ours'), rows)}"
 

@@ -471,7 +471,8 @@ class SearchConfig:
         if preset == "default" and self._asks_for_no_moves():
             object.__setattr__(self, "max_iterations", 0)
         for name, value in _PRESETS[preset].items():
-            if getattr(self, name) is None:
+            # Only settings that may be None leave their value to the preset.
+            if name in _optional(SearchConfig) and getattr(self, name) is None:
                 object.__setattr__(self, name, value)
         read_limits(self)
         self._check_scorer()

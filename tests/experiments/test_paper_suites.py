@@ -55,11 +55,12 @@ def test_every_suite_can_be_read():
             assert read_experiment(name, suite).columns, (name, suite)
 
 
-def test_main_has_rows_of_three_presets_by_name():
-    for suite in ("small", "large"):
+def test_main_has_rows_of_presets_by_name():
+    named = {"default", "paper", "authors-code"}
+    for suite, wanted in (("small", named | {"annealing"}), ("large", named)):
         columns = read_experiment("main", suite).columns
         presets = {column.config(0).preset for column in columns}
-        assert presets == {"default", "paper", "authors-code"}
+        assert presets == wanted
         assert all(c.name.endswith(f", {c.config(0).preset}") for c in columns)
 
 

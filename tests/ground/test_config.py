@@ -202,3 +202,15 @@ def test_the_default_takes_moves_where_something_asks_for_them():
     assert SearchConfig(preset="annealing").max_iterations == 1000
     again = SearchConfig.from_mapping(SearchConfig().to_dict())
     assert again == SearchConfig()
+
+
+@pytest.mark.parametrize(
+    "name", ["engine", "server", "tokenizer", "fixed_labels", "bootstrap_rounds"]
+)
+def test_settings_that_are_no_choice_of_a_preset_refuse_null_as_their_schema_does(name):
+    with pytest.raises(InputError, match=f"{name}"):
+        SearchConfig.from_mapping({name: None})
+
+
+def test_null_leaves_a_setting_to_the_preset():
+    assert SearchConfig.from_mapping({"preset": "paper", "fix_pairs": None}).fix_pairs == "one"

@@ -33,6 +33,15 @@ class _Scale(OneOf):
         return value
 
 
+@dataclass(frozen=True, slots=True)
+class _Adapters(OneOf):
+    """The methods that train a policy; ``full`` is refused later, with the reason."""
+
+    def read(self, name: str, value: object) -> object:
+        """Return the value, ``full`` included."""
+        return value if value == "full" else OneOf.read(self, name, value)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PolicyConfig(TrainingConfig):
     """Settings of reinforcement learning: those of every training, and these.
@@ -92,6 +101,7 @@ class PolicyConfig(TrainingConfig):
         )
     )
 
+    method: Annotated[str, _Adapters(("lora",))] = "lora"
     algorithm: Annotated[str, OneOf(ALGORITHMS)] = "grpo"
     kind: Annotated[str, OneOf(KINDS)] = "dialogue"
     steps: Annotated[int, Between(1, 10_000_000)] = 100
