@@ -12,7 +12,7 @@ from icm_fast.kernels.gated_activation import select_gated_activation
 from icm_fast.kernels.rope_kv_write import select_rope_kv_write
 from icm_fast.kernels.tree_attention import AttentionWork
 from icm_fast.kernels.tree_attention.select import select_tree_attention
-from icm_fast.kernels.triton_devices import DTYPES, has_triton_kernels
+from icm_fast.kernels.triton_devices import DTYPES, NEEDS_TRITON, has_triton_kernels
 from icm_fast.model.forward.batch import IntArray64, PackedBatch, rows_of
 from icm_fast.model.forward.decoder_layers import (
     DecoderLayer,
@@ -44,10 +44,7 @@ def unserved_because(loaded: LoadedModel) -> str:
         names = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))
         return f"the kernels take one dtype of weights, float32, bfloat16 or float16, not {names}"
     if not has_triton_kernels(loaded.device):
-        return (
-            f"{loaded.device} has no Triton kernels, which need triton 3.7 and an NVIDIA GPU of "
-            "compute capability 8.0 or later"
-        )
+        return f"{NEEDS_TRITON}, and {loaded.device} has none"
     return unknown_because(loaded.model)
 
 
