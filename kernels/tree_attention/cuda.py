@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 import icm_fast._core
+from icm_fast.kernels.one_copy import one_copy
 from icm_fast.kernels.tree_attention.cuda_library import (
     PRODUCTS,
     RANGE,
@@ -271,12 +272,7 @@ def _prepared(
     range_array = np.array(ranges, np.int32).reshape(-1, RANGE)
     tiles, merges, n_partials = library.plan_tiles(segment_array, *split)
     return DeviceWork(
-        segments=torch.from_numpy(segment_array).to(device),
-        ranges=torch.from_numpy(range_array).to(device),
-        tiles=torch.from_numpy(tiles).to(device),
-        merges=torch.from_numpy(merges).to(device),
-        n_partials=n_partials,
-        n_slots=n_slots,
+        *one_copy([segment_array, range_array, tiles, merges], device), n_partials, n_slots
     )
 
 

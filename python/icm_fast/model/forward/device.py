@@ -9,12 +9,13 @@ import torch
 
 from icm_fast.kernels.add_rms_norm import select_add_rms_norm
 from icm_fast.kernels.gated_activation import select_gated_activation
+from icm_fast.kernels.one_copy import one_copy
 from icm_fast.kernels.rope_kv_write import select_rope_kv_write
 from icm_fast.kernels.tree_attention import AttentionWork
 from icm_fast.kernels.tree_attention.select import select_tree_attention
 from icm_fast.kernels.tree_attention.work import TreeAttention
 from icm_fast.kernels.triton_devices import DTYPES, NEEDS_TRITON, has_triton_kernels
-from icm_fast.model.forward.batch import IntArray64, PackedBatch, rows_of
+from icm_fast.model.forward.batch import PackedBatch, rows_of
 from icm_fast.model.forward.decoder_layers import (
     DecoderLayer,
     decoder_of,
@@ -111,15 +112,13 @@ class DeviceForward(PooledForward):
 
     def _run(self, batch: PackedBatch) -> torch.Tensor:
         rows = rows_of(batch)
-        positions = self._tensor(rows.positions)
-        step = _Pass(
-            rows.work,
-            self._tensor(rows.slots),
-            tuple((cosine[positions], sine[positions]) for cosine, sine in self._tables),
-            self._tensor(rows.wanted),
+        positions, slots, wanted, token_ids = one_copy(
+            [rows.positions, rows.slots, rows.wanted, batch.token_ids], self._like.device
         )
+        rotary = tuple((cosine[positions], sine[positions]) for cosine, sine in self._tables)
+        step = _Pass(rows.work, slots, rotary, wanted)
         # Called as a module: some families scale their embedding in it.
-        x: torch.Tensor = self._model.get_input_embeddings()(self._tensor(batch.token_ids))
+        x: torch.Tensor = self._model.get_input_embeddings()(token_ids)
         residual: torch.Tensor | None = None
         for number, layer in enumerate(self._decoder.layers):
             x, residual = self._layer(number, layer, x, residual, step)
@@ -205,6 +204,3 @@ class DeviceForward(PooledForward):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         decoder = self._decoder
         return self._add_norm(x, residual, weight, decoder.norm_eps, plus_one=decoder.norm_plus_one)
-
-    def _tensor(self, values: IntArray64) -> torch.Tensor:
-        return torch.from_numpy(values).to(self._like.device)
