@@ -271,8 +271,15 @@ def _prepared(
     segment_array = np.array(segments, np.int32).reshape(-1, SEGMENT)
     range_array = np.array(ranges, np.int32).reshape(-1, RANGE)
     tiles, merges, n_partials = library.plan_tiles(segment_array, *split)
+    on_device = one_copy([segment_array, range_array, tiles, merges], device)
+    there_segments, there_ranges, there_tiles, there_merges = on_device
     return DeviceWork(
-        *one_copy([segment_array, range_array, tiles, merges], device), n_partials, n_slots
+        segments=there_segments,
+        ranges=there_ranges,
+        tiles=there_tiles,
+        merges=there_merges,
+        n_partials=n_partials,
+        n_slots=n_slots,
     )
 
 

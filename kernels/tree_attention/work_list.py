@@ -106,4 +106,11 @@ def make_plan(work: AttentionWork, settings: PlanSettings) -> LaunchPlan:
         window=settings.sliding_window or 0,
         n_sms=settings.n_sms,
     )
-    return LaunchPlan(*one_copy([items, blocks, merges], settings.device), n_partials, slot_end)
+    there_items, there_blocks, there_merges = one_copy([items, blocks, merges], settings.device)
+    return LaunchPlan(
+        items=there_items,
+        blocks=there_blocks,
+        merges=there_merges,
+        n_partials=n_partials,
+        slot_end=slot_end,
+    )
