@@ -34,7 +34,12 @@ TUNING = TuningConfig(
     dtype="float32",
 )
 REWARD = RewardConfig(
-    epochs=2, batch_size=3, micro_batch_size=1, learning_rate=1e-3, dtype="float32"
+    epochs=2,
+    batch_size=3,
+    micro_batch_size=1,
+    learning_rate=1e-3,
+    dtype="float32",
+    save_steps=2,
 )
 DPO = DpoConfig(
     epochs=2,
@@ -85,12 +90,14 @@ def tune(folder=None, method="lora", model=None, **changes):
     )
 
 
-def judge(folder=None):
-    return train_reward(PAIRS, model=tiny_loaded("llama"), config=REWARD, output_dir=folder)
+def judge(folder=None, **changes):
+    config = RewardConfig(**{**REWARD.to_dict(), **changes})
+    return train_reward(PAIRS, model=chat_loaded(), config=config, output_dir=folder)
 
 
-def prefer(folder=None):
-    return train_dpo(PAIRS, model=chat_loaded(), config=DPO, output_dir=folder)
+def prefer(folder=None, **changes):
+    config = DpoConfig(**{**DPO.to_dict(), **changes})
+    return train_dpo(PAIRS, model=chat_loaded(), config=config, output_dir=folder)
 
 
 def chat_loaded():
@@ -148,8 +155,14 @@ def averaged_gradients():
     return [None if p.grad is None else p.grad.tolist() for p in parameters]
 
 
-def tune_and_stop(folder, n_sums, **changes):
-    """Tune until the processes have exchanged numbers so often; twice in a step, once with FSDP."""
+def stop_within(train, folder, n_sums, **changes):
+    """Train until the processes have exchanged numbers so often; twice in a step, once with FSDP.
+
+    Measurements of what is held out, and checkpoints, count too.
+
+    Returns:
+        The checkpoints that are left.
+    """
     summed, n_left = distributed.summed, iter(range(n_sums))
 
     def stopping(values):
@@ -159,11 +172,12 @@ def tune_and_stop(folder, n_sums, **changes):
 
     distributed.summed = stopping
     try:
-        tune(folder, **changes)
+        train(folder, **changes)
     except StoppedError:
         pass
     finally:
         distributed.summed = summed
+    return sorted(path.name for path in (folder / "checkpoints").iterdir())
 
 
 def policy(folder, reward):
@@ -205,9 +219,16 @@ def main(folder):
         full = tune(method="full")
         trained = judge(folder / "reward")
         preferred = prefer(folder / "dpo")
-    tune_and_stop(folder / "resumed", 9)
-    started = sorted(path.name for path in (folder / "resumed" / "checkpoints").iterdir())
+    started = stop_within(tune, folder / "resumed", 9)
     resumed = tune(folder / "resumed")
+    started_pairs = [
+        stop_within(judge, folder / "reward-resumed", 9, format="chat"),
+        stop_within(prefer, folder / "dpo-resumed", 7, eval_fraction=0.0),
+    ]
+    judge_on = judge(folder / "reward-resumed", format="chat")
+    judge_whole = judge(folder / "reward-whole", format="chat")
+    prefer_on = prefer(folder / "dpo-resumed", eval_fraction=0.0)
+    prefer_whole = prefer(folder / "dpo-whole", eval_fraction=0.0)
     pool = [{"response_1": pair.chosen, "response_2": pair.rejected} for pair in PAIRS]
     distributed.on_main(
         lambda: (folder / "rows.jsonl").write_text("".join(json.dumps(r) + "\n" for r in pool))
@@ -230,6 +251,9 @@ def main(folder):
         "dpo best": [preferred.best_step, preferred.best_loss],
         "resumed": resumed.losses,
         "started": started,
+        "started pairs": started_pairs,
+        "reward resumed": [judge_on.losses, judge_whole.losses],
+        "dpo resumed": [prefer_on.losses, prefer_whole.losses],
         "n_rows": labelled.n_rows,
         "steps": optimised.log.steps,
         "measurements": optimised.log.measurements,

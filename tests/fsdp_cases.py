@@ -1,4 +1,4 @@
-"""Fine-tunings whose model FSDP divides among processes of a CPU; started in each of them.
+"""Trainings whose model FSDP divides among processes of a CPU; started in each of them.
 
 accelerate knows FSDP on GPUs alone; here its state is told that processes of a CPU will do.
 The only argument is the folder for what is found.
@@ -6,6 +6,7 @@ The only argument is the folder for what is found.
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -32,22 +33,23 @@ def allow_fsdp_on_cpus():
 def main(folder):
     torch.set_num_threads(1)
     allow_fsdp_on_cpus()
-    tuned = distributed_cases.tune(folder / "tuned")
-    full = distributed_cases.tune(method="full")
-    distributed_cases.tune_and_stop(folder / "resumed", 5)
-    started = sorted(path.name for path in (folder / "resumed" / "checkpoints").iterdir())
-    resumed = distributed_cases.tune(folder / "resumed")
-    found = {
-        "tuned": tuned.losses,
-        "full": full.losses,
-        "resumed": resumed.losses,
-        "started": started,
-        "reward": distributed_cases.wrong(distributed_cases.judge),
+    trainings = {
+        "tuned": distributed_cases.tune,
+        "reward": distributed_cases.judge,
+        "dpo": partial(distributed_cases.prefer, eval_fraction=0.0),
     }
+    made, left = {}, {}
+    for name, train in trainings.items():
+        made[name] = train(folder / name)
+        made[f"{name}-full"] = train(method="full")
+        left[name] = distributed_cases.stop_within(train, folder / f"{name}-resumed", 4)
+        made[f"{name}-resumed"] = train(folder / f"{name}-resumed")
+    found = {"losses": {name: one.losses for name, one in made.items()}, "left": left}
     rank = distributed.rank()
     (folder / f"found-{rank}.json").write_text(json.dumps(found))
-    for name, one in (("tuned", tuned), ("full", full), ("resumed", resumed)):
-        weights = distributed_cases.weights(one.model.model)
+    for name, one in made.items():
+        network = getattr(one.model, "network", None)
+        weights = distributed_cases.weights(one.model.model if network is None else network)
         save_file(weights, folder / f"{name}-{rank}.safetensors")
 
 

@@ -107,6 +107,17 @@ def test_a_stopped_training_resumes(folder, found):
     ).read_bytes()
 
 
+def test_stopped_trainings_on_pairs_resume_to_the_same_bits(folder, found):
+    """With accumulation, in the chat template."""
+    assert all("checkpoint-2" in left for left in found["started pairs"])
+    for kind in ("reward", "dpo"):
+        resumed, whole = found[f"{kind} resumed"]
+        assert resumed == whole
+        names = (f"{kind}-resumed", f"{kind}-whole")
+        weights = [folder / name / "adapter/adapter_model.safetensors" for name in names]
+        assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
 def test_a_policy_is_trained_by_two_processes(folder, found):
     assert [step["step"] for step in found["steps"]] == [1, 2, 3]
     assert all(math.isfinite(step["loss"]) for step in found["steps"])
@@ -211,8 +222,8 @@ def test_unsupported_launchers_are_refused(monkeypatch):
     for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.setenv(name, "2")
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    with pytest.raises(InputError, match="a reward model cannot be trained with FSDP"):
-        distributed.refuse_sharding("a reward model")
+    with pytest.raises(InputError, match="a policy cannot be trained with FSDP"):
+        distributed.refuse_sharding("a policy")
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
     with pytest.raises(InputError, match="DeepSpeed is not supported; launch with FSDP"):
         distributed.start()

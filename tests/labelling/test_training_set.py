@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 import pytest
 from label_fakes import rows
@@ -33,6 +34,7 @@ def test_rows_and_labels_are_those_of_the_table(tmp_path):
     assert indices.count(-1) == 3
     assert tuple(found.dataset.label_space.labels) == (" negative", " positive")
     assert found.model == "fake"
+    assert found.confidence == pytest.approx(table["confidence"], abs=1e-4)
 
 
 @pytest.mark.usefixtures("fake")
@@ -53,6 +55,8 @@ def test_a_comparison_has_two_examples_for_each_row(tmp_path):
     found = training_set(tmp_path / "run")
     assert len(found.dataset) == 12
     assert all(one + other == 1 for one, other in found.labels.reshape(-1, 2).tolist())
+    sure = pd.read_csv(tmp_path / "out.csv")["confidence"]
+    assert found.confidence == pytest.approx(np.repeat(sure, 2), abs=1e-4)
 
 
 @pytest.mark.usefixtures("fake")

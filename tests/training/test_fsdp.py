@@ -56,36 +56,50 @@ def folder(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("name", ["tuned", "full", "resumed"])
-def test_a_divided_model_trains_as_a_whole_one(name, folder):
+def expected_of(kind, method):
+    if kind == "tuned":
+        return distributed_cases.tune(method=method)
+    if kind == "reward":
+        return distributed_cases.judge(method=method)
+    return distributed_cases.prefer(method=method, eval_fraction=0.0)
+
+
+def state_of(trained):
+    network = getattr(trained.model, "network", None)
+    return (trained.model.model if network is None else network).state_dict()
+
+
+@pytest.mark.parametrize("form", ["", "-full", "-resumed"])
+@pytest.mark.parametrize("kind", ["tuned", "reward", "dpo"])
+def test_a_divided_model_trains_as_a_whole_one(kind, form, folder):
     found = [json.loads((folder / f"found-{rank}.json").read_text()) for rank in (0, 1)]
     assert found[0] == found[1]
-    method = "full" if name == "full" else "lora"
-    expected = distributed_cases.tune(method=method)
-    assert found[0][name] == pytest.approx(expected.losses, abs=1e-5)
+    expected = expected_of(kind, "full" if form == "-full" else "lora")
+    assert found[0]["losses"][kind + form] == pytest.approx(expected.losses, abs=1e-5)
     before = distributed_cases.chat_loaded().model.state_dict()
-    after = expected.model.model.state_dict()
+    after = state_of(expected)
     for rank in (0, 1):
-        made = load_file(folder / f"{name}-{rank}.safetensors")
+        made = load_file(folder / f"{kind}{form}-{rank}.safetensors")
         for key, value in after.items():
             assert torch.allclose(made[key], value, rtol=0, atol=2e-6), key
-    assert max(float((after[key] - before[key]).abs().max()) for key in after) > 1e-3
+    changed = [float((after[key] - before[key]).abs().max()) for key in after if key in before]
+    assert max(changed) > 1e-3
 
 
-def test_a_stopped_one_resumes_to_the_same_bits(folder):
+@pytest.mark.parametrize("kind", ["tuned", "reward", "dpo"])
+def test_a_stopped_one_resumes_to_the_same_bits(kind, folder):
     found = json.loads((folder / "found-0.json").read_text())
-    assert found["started"] == ["checkpoint-2", "checkpoint-4"]
-    assert found["resumed"] == found["tuned"]
+    assert "checkpoint-2" in found["left"][kind]
+    assert found["losses"][f"{kind}-resumed"] == found["losses"][kind]
     weights = [
         (folder / name / "adapter/adapter_model.safetensors").read_bytes()
-        for name in ("resumed", "tuned")
+        for name in (f"{kind}-resumed", kind)
     ]
     assert weights[0] == weights[1]
-    merged = merge_adapter(distributed_cases.chat_loaded(), folder / "tuned/adapter", "tuned")
-    made = load_file(folder / "tuned-0.safetensors")
+
+
+@pytest.mark.parametrize("kind", ["tuned", "dpo"])
+def test_the_adapter_that_was_stored_is_the_one_that_was_trained(kind, folder):
+    merged = merge_adapter(distributed_cases.chat_loaded(), folder / kind / "adapter", kind)
+    made = load_file(folder / f"{kind}-0.safetensors")
     assert all(torch.equal(made[k], v) for k, v in merged.model.state_dict().items())
-
-
-def test_reward_models_are_refused(folder):
-    found = json.loads((folder / "found-0.json").read_text())
-    assert "a reward model cannot be trained with FSDP; launch without it" in found["reward"]

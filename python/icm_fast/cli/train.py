@@ -35,7 +35,7 @@ from icm_fast.tracking import Tracking
 
 if TYPE_CHECKING:
     from icm_fast.training.sft import Tuned, TuningConfig
-    from icm_fast.types import Dataset, IntArray
+    from icm_fast.types import Dataset, FloatArray, IntArray
 
 train_app = typer.Typer(help="Train on labels, texts and rewards (needs icm-fast\\[train]).")
 
@@ -71,7 +71,7 @@ def sft(
     from icm_fast.training.sft import fine_tune
 
     config = _tuning_config(file, assignments)
-    given = _given_labels(run_folder, model)
+    given = _given_labels(run_folder, model, with_confidence=config.weights != "none")
     tuned = fine_tune(
         given.dataset,
         given.labels,
@@ -82,6 +82,7 @@ def sft(
             quantization=config.quantization,
         ),
         config=config,
+        confidence=given.confidence,
         output_dir=output or run_folder / "tuning",
         progress=make_progress(progress),
         track=Tracking(report_to or ()),
@@ -225,9 +226,10 @@ class _GivenLabels:
     model: str
     dtype: str = "auto"
     device: str = "auto"
+    confidence: FloatArray | None = None
 
 
-def _given_labels(folder: Path, model: str | None) -> _GivenLabels:
+def _given_labels(folder: Path, model: str | None, *, with_confidence: bool) -> _GivenLabels:
     """What a search or a labelling found."""
     from icm_fast.labelling.stored import is_labelling
 
@@ -237,12 +239,29 @@ def _given_labels(folder: Path, model: str | None) -> _GivenLabels:
         found = training_set(folder)
         if model is None and found.model is None:
             raise InputError(f"{folder} does not name its model; add --model")
-        return _GivenLabels(found.dataset, found.labels, model or str(found.model))
+        return _GivenLabels(
+            found.dataset,
+            found.labels,
+            model or str(found.model),
+            confidence=found.confidence,
+        )
     from icm_fast.runs.finished import read_run
 
     run = read_run(folder)
     config = run.config
-    return _GivenLabels(run.dataset, run.labels, model or run.model, config.dtype, config.device)
+    confidence = None
+    if with_confidence:
+        from icm_fast.training.confidence import run_confidence
+
+        confidence = run_confidence(run)
+    return _GivenLabels(
+        run.dataset,
+        run.labels,
+        model or run.model,
+        config.dtype,
+        config.device,
+        confidence,
+    )
 
 
 train_app.command()(dpo)

@@ -95,7 +95,8 @@ def reward(
         raise InputError(
             f"unknown --pool-labels {pool_labels!r}{suggest(pool_labels, _POOL_LABELS)}"
         )
-    given = pairs_from(source, labels, model, "reward")
+    with_confidence = "confidence" in (config.weights, config.margin)
+    given = pairs_from(source, labels, model, "reward", with_confidence=with_confidence)
     folder = output or given.folder
     done = two_stage(
         given.pairs,
@@ -153,7 +154,9 @@ class GivenPairs:
         )
 
 
-def pairs_from(source: Path, labels: str, model: str | None, name: str) -> GivenPairs:
+def pairs_from(
+    source: Path, labels: str, model: str | None, name: str, *, with_confidence: bool = False
+) -> GivenPairs:
     """Pairs of a run or file.
 
     Args:
@@ -161,6 +164,7 @@ def pairs_from(source: Path, labels: str, model: str | None, name: str) -> Given
         labels: Whose labels of a run.
         model: Base that the user named.
         name: Of the folder of the training.
+        with_confidence: Whether found labels bring their confidence.
 
     Raises:
         InputError: They cannot be read, or no model is known.
@@ -173,7 +177,8 @@ def pairs_from(source: Path, labels: str, model: str | None, name: str) -> Given
         run = read_run(source)
         inside = source / (name if labels == FOUND else f"{name}-{labels}")
         dtype, device = run.config.dtype, run.config.device
-        return GivenPairs(_pairs_of(run, labels), model or run.model, dtype, device, inside)
+        pairs = _pairs_of(run, labels, with_confidence)
+        return GivenPairs(pairs, model or run.model, dtype, device, inside)
     if labels != FOUND:
         raise InputError(
             f"--labels {labels} is for the folder of a run; {source} holds its own labels, so "
@@ -185,11 +190,11 @@ def pairs_from(source: Path, labels: str, model: str | None, name: str) -> Given
     return GivenPairs(read_pairs(source), model, "auto", "auto", folder)
 
 
-def _pairs_of(run: FinishedRun, labels: str) -> PairSet:
+def _pairs_of(run: FinishedRun, labels: str, with_confidence: bool) -> PairSet:
     from icm_fast.training.reward import pairs_of_run
 
     if labels == FOUND:
-        return pairs_of_run(run)
+        return pairs_of_run(run, with_confidence=with_confidence)
     from icm_fast.training.reward.human_pairs import human_pairs
 
     return human_pairs(run, labels)

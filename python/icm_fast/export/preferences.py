@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ class Preference:
         chosen: The better text.
         rejected: The other text.
         margin: Mean margin of its labels, in nats; may be negative.
+        confidence: Mean confidence of its labels; None where it is not known.
         group: Group of their examples.
     """
 
@@ -39,6 +41,7 @@ class Preference:
     rejected: str
     margin: float
     group: str | None
+    confidence: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +89,7 @@ def preferences(
     labels: IntArray,
     margins: Sequence[float] | None = None,
     *,
+    confidence: Sequence[float] | None = None,
     partly: bool = False,
 ) -> Preferences:
     """Preferences that follow from labels; each pair of texts once, however many claims it has.
@@ -95,21 +99,25 @@ def preferences(
         compared: ``[n]``, what each example compares.
         labels: ``[n]`` label indices, -1 where unlabelled.
         margins: ``[n]``, margin of each label in nats; zeros by default.
+        confidence: ``[n]``, of each label; None where it is not known.
         partly: Let the labelled claims of a pair decide even if others are unlabelled.
     """
     margins = [0.0] * len(dataset) if margins is None else margins
     groups: dict[tuple[str, str, str], str | None] = {}
-    claims: dict[tuple[str, str, str], list[tuple[str | None, float]]] = {}
-    for example, c, label, margin in zip(dataset.examples, compared, labels, margins, strict=True):
+    known = [math.nan] * len(dataset) if confidence is None else confidence
+    claims: dict[tuple[str, str, str], list[tuple[str | None, float, float]]] = {}
+    for example, c, label, margin, sure in zip(
+        dataset.examples, compared, labels, margins, known, strict=True
+    ):
         key = (c.question, min(c.first, c.second), max(c.first, c.second))
         groups.setdefault(key, example.group)
         winner = None if label == UNLABELLED else c.first if label == _AFFIRMED else c.second
-        claims.setdefault(key, []).append((winner, margin))
+        claims.setdefault(key, []).append((winner, margin, sure))
     pairs: list[Preference] = []
     left_out: Counter[str] = Counter()
     for (question, one, other), said in claims.items():
         decided = [vote for vote in said if vote[0] is not None]
-        winners = {winner for winner, _ in decided}
+        winners = {winner for winner, _, _ in decided}
         if not decided or (len(decided) < len(said) and not partly):
             left_out[NOT_LABELLED] += 1
         elif len(winners) > 1:
@@ -118,8 +126,10 @@ def preferences(
             left_out[SAME_TEXT] += 1
         else:
             texts = (one, other) if one in winners else (other, one)
-            margin = float(np.mean([margin for _, margin in decided]))
-            pairs.append(Preference(question, *texts, margin, groups[question, one, other]))
+            margin, sure = (float(np.mean([vote[k] for vote in decided])) for k in (1, 2))
+            group = groups[question, one, other]
+            known_sure = None if confidence is None else sure
+            pairs.append(Preference(question, *texts, margin, group, known_sure))
     return Preferences(tuple(pairs), left_out)
 
 

@@ -13,7 +13,7 @@ from icm_fast.labelling.folder import CORES
 from icm_fast.labelling.stored import read_labelling
 from icm_fast.runs.config import read_config
 from icm_fast.runs.store import CONFIG_FILE
-from icm_fast.types import Dataset, IntArray, LabelSpace
+from icm_fast.types import Dataset, FloatArray, IntArray, LabelSpace
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,11 +23,13 @@ class TrainingSet:
     Attributes:
         dataset: The prompts of all rows, two for each comparison.
         labels: ``[n]`` int32; -1 where a row was left without a label.
+        confidence: ``[n]`` probability of each label.
         model: Name of the model that found them; None where no core says it.
     """
 
     dataset: Dataset
     labels: IntArray
+    confidence: FloatArray
     model: str | None
 
 
@@ -50,7 +52,13 @@ def training_set(folder: Path, data: object = None) -> TrainingSet:
     labels = [item for label in decided for item in task.item_labels(label)]
     space = LabelSpace(task.model_labels([example.prompt for example in examples]))
     dataset = task.dataset(examples, space)
-    return TrainingSet(dataset, np.array(labels, np.int32), labelling_model(folder))
+    confidence = stored.decision.confidence.astype(np.float64)
+    return TrainingSet(
+        dataset,
+        np.array(labels, np.int32),
+        np.repeat(confidence, len(labels) // len(decided)),
+        labelling_model(folder),
+    )
 
 
 def labelling_model(folder: Path) -> str | None:

@@ -57,21 +57,32 @@ class ScoreLog:
         n_examples: Examples per labelling.
         n_labels: Labels in the label space.
         fingerprint: SHA-256 of the run (hex); a file of another run is refused.
+        writable: Whether records may be appended; otherwise the file stays as it is.
 
     Raises:
         InputError: A file of another run, a corrupt record, or a file system error.
     """
 
-    def __init__(self, path: Path, n_examples: int, n_labels: int, fingerprint: str) -> None:
+    def __init__(
+        self,
+        path: Path,
+        n_examples: int,
+        n_labels: int,
+        fingerprint: str,
+        *,
+        writable: bool = True,
+    ) -> None:
         self.path = path
         self._shape = (n_examples, n_labels)
         self._label_type = _label_type(n_labels)
         self._header = _header(n_examples, n_labels, fingerprint)
-        if not is_file(path):
+        if writable and not is_file(path):
             write_atomically(path, self._header)
         with reading(path, _DELETE), os.fdopen(open_regular(path, os.O_RDONLY), "rb") as file:
             self._check_header(file.read(len(self._header)))
             self.labellings, self._end = self._read_records(file)
+        if not writable:
+            return
         with writing(path):
             self._descriptor = open_regular(path, os.O_WRONLY)
             os.ftruncate(self._descriptor, self._end)

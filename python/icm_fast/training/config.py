@@ -25,6 +25,7 @@ METHODS = ("lora", "full")
 SCHEDULERS = ("linear", "cosine", "constant")
 AUTO = "auto"
 ALL_LINEAR = "all-linear"
+WEIGHTS = ("none", "confidence")
 DTYPES = (AUTO, "float32", "bfloat16")
 
 _LEARNING_RATES = {"lora": 2e-4, "full": 2e-5}
@@ -164,11 +165,13 @@ class TuningConfig(TrainingConfig):
         autocast: Compute products in bfloat16 while the weights keep their dtype.
         neftune_noise_alpha: Noise on the embeddings while training (Jain et al. 2023); 0 for none.
         quantization: ``nf4`` or ``fp4``: adapters on a base in 4 bits (QLoRA), or ``none``.
+        weights: What an example counts in the loss: ``none``, all alike, or ``confidence``, as much
+            as its label is sure, with a mean of 1.
     """
 
     LATER: ClassVar[frozenset[str]] = TrainingConfig.LATER | {
         *("micro_batch_size", "eval_fraction", "patience", "autocast"),
-        *("neftune_noise_alpha", "quantization", "format"),
+        *("neftune_noise_alpha", "quantization", "format", "weights"),
     }
 
     epochs: Annotated[int, Between(1, 10_000)] = 3
@@ -179,6 +182,7 @@ class TuningConfig(TrainingConfig):
     autocast: Annotated[bool, Switch()] = False
     neftune_noise_alpha: Annotated[float, Between(0.0, 1e4)] = 0.0
     quantization: Annotated[str, OneOf(QUANTISATIONS)] = NOT_QUANTISED
+    weights: Annotated[str, OneOf(WEIGHTS)] = WEIGHTS[0]
 
     def __post_init__(self) -> None:
         TrainingConfig.__post_init__(self)  # super() fails in a class with slots

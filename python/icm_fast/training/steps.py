@@ -464,24 +464,18 @@ def whole(parameter: torch.Tensor) -> torch.Tensor:
 
 
 def unsharded(
-    trained: PreTrainedModel | PeftModel,
-    fresh: Callable[[], PreTrainedModel],
-    config: TrainingConfig,
+    trained: PreTrainedModel | PeftModel, fresh: Callable[[], PreTrainedModel | PeftModel]
 ) -> PreTrainedModel | PeftModel:
     """The trained model with all its weights in every process; itself unless FSDP divided it.
 
     Args:
         trained: As the trainer left it.
-        fresh: Makes a model as it was before the training.
-        config: Settings of the training.
+        fresh: Makes a model as it was before the training, with new adapters where it has them.
     """
     if not distributed.is_sharded():
         return trained
     values = {name: whole(p).cpu() for name, p in trained.named_parameters() if p.requires_grad}
     model = fresh()
-    if config.method == "lora":
-        adapters = lora_config(config, "CAUSAL_LM", model)
-        model = import_peft().get_peft_model(model, adapters)
     left = model.load_state_dict(values, strict=False).unexpected_keys
     assert not left, f"FSDP renamed {left[0]}"
     return model

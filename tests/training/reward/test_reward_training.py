@@ -66,7 +66,9 @@ def test_loss_by_hand():
 
     def loss(margin, probability):
         return float(
-            bradley_terry(chosen, rejected, torch.tensor(margin), torch.tensor(probability))
+            bradley_terry(
+                chosen, rejected, torch.tensor(margin), torch.tensor(probability), torch.ones(())
+            )
         )
 
     minus_log_sigmoid = [math.log(1 + math.exp(-d)) for d in (1.0, -3.0)]
@@ -81,7 +83,9 @@ def test_loss_by_hand():
 def test_the_soft_loss_is_least_where_the_model_believes_the_probability():
     difference = torch.linspace(-3, 3, 601)
     zero = torch.zeros(1)
-    losses = [float(bradley_terry(d, zero, zero, torch.tensor([0.8]))) for d in difference]
+    losses = [
+        float(bradley_terry(d, zero, zero, torch.tensor([0.8]), torch.ones(1))) for d in difference
+    ]
     assert float(difference[int(np.argmin(losses))]) == pytest.approx(math.log(4), abs=0.01)
 
 
@@ -279,8 +283,8 @@ def test_pairs_that_are_too_long_are_left_out_and_counted():
 def test_bad_settings_and_models_are_refused(monkeypatch):
     with pytest.raises(InputError, match="margin_scale = -1 is outside"):
         RewardConfig(margin_scale=-1)
-    with pytest.raises(InputError, match="unknown setting 'margin'; did you mean 'margin_scale'"):
-        RewardConfig.from_mapping({"margin": 1})
+    with pytest.raises(InputError, match="'margin_scal'; did you mean 'margin_scale'"):
+        RewardConfig.from_mapping({"margin_scal": 1})
     with pytest.raises(InputError, match="margin of a pair must be 0 or more"):
         Pair("", "a", "b", margin=-1.0)
     with pytest.raises(InputError, match=r"probability of a pair must be in 0 .. 1"):

@@ -375,7 +375,7 @@ def test_command_line_from_a_run(tmp_path, capsys):
         (["train", "reward", "PAIRS"], "no model given; add --model"),
         (["train", "reward", "PAIRS", "--model", "BASE", "--labels", "gold"], "is for the folder"),
         (["train", "reward", "PAIRS", "--pool-labels", "softly"], "did you mean 'soft'"),
-        (["train", "reward", "PAIRS", "--set", "margin=1"], "did you mean 'margin_scale'"),
+        (["train", "reward", "PAIRS", "--set", "margin_scal=1"], "did you mean 'margin_scale'"),
         (["train", "reward", "FOLDER"], "name the folder of a run"),
         (["evaluate", "reward", "FOLDER", "PAIRS"], "holds no reward model"),
         (["evaluate", "reward", "JUDGE", "nowhere.jsonl"], "no file at"),

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from icm_fast.config import Between, OneOf
-from icm_fast.training.config import TuningConfig
+from icm_fast.errors import InputError
+from icm_fast.training.config import WEIGHTS, TuningConfig
 
 LOSSES = ("sigmoid", "hinge", "ipo", "robust")
 
@@ -36,3 +37,8 @@ class DpoConfig(TuningConfig):
             # Of a method that there is not, the base says so.
             object.__setattr__(self, "learning_rate", _LEARNING_RATES.get(str(self.method)))
         TuningConfig.__post_init__(self)  # super() fails in a class with slots
+        if self.weights != WEIGHTS[0]:
+            raise InputError(
+                f"weights={self.weights} is not supported by DPO: the loss is trl's, which counts "
+                "all pairs alike; remove it, or train a reward model"
+            )

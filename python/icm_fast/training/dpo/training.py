@@ -35,7 +35,9 @@ from icm_fast.training.sft.train import (
     load_made,
     resolve_checkpointing,
     trainable,
+    with_adapters,
 )
+from icm_fast.training.steps import unsharded
 from icm_fast.training.watch import Watch, watching
 from icm_fast.types import Reporter
 
@@ -99,7 +101,6 @@ def train(
             in use.
     """
     distributed.start()
-    distributed.refuse_sharding("DPO")
     config = config or DpoConfig()
     pairs: Sequence[Pair]
     if isinstance(source, FinishedRun):
@@ -150,6 +151,7 @@ def _train(
     trained, state = train_preferences(
         trainable(base, config), base, pairs, config, folder, reporter, watch
     )
+    trained = unsharded(trained, lambda: with_adapters(trainable(base, config), config))
     return as_trained(trained, state, base, folder, name, {"n_pairs": len(pairs)})
 
 

@@ -15,6 +15,9 @@ from icm_fast.model.loaded import LoadedModel
 from icm_fast.model.pretrained import read_config, read_weights
 from icm_fast.model.quantised import mark_quantised
 
+TEXT_INPUTS = ("input_ids", "attention_mask", "position_ids")
+"""What :func:`pad_left` makes of texts."""
+
 
 def reward_network(base: LoadedModel, dtype: torch.dtype, *, share: bool) -> PreTrainedModel:
     """A transformers model for sequence classification with one label, and the body of ``base``.
@@ -100,6 +103,16 @@ def pad_left(texts: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
         mask[row, width - len(ids) :] = 1
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     return {"input_ids": input_ids, "attention_mask": mask, "position_ids": positions}
+
+
+def forward_rewards(network: PreTrainedModel) -> None:
+    """Let a forward pass of the network, or of a peft model around it, return :func:`rewards`."""
+
+    def forward(**inputs: torch.Tensor) -> torch.Tensor:
+        # FSDP warns of views, whose hooks operations in place would drop.
+        return rewards(network, {name: inputs[name] for name in TEXT_INPUTS}).clone()
+
+    network.forward = forward
 
 
 def rewards(network: PreTrainedModel, batch: dict[str, torch.Tensor]) -> torch.Tensor:

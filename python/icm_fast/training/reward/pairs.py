@@ -23,6 +23,8 @@ class Pair:
         group: Pairs of one group belong together; None stands alone.
         margin: How much better, 0 or more; used as ``RewardConfig.margin_scale`` says.
         probability: That ``chosen`` is the better one, in 0 .. 1 (a soft label).
+        confidence: Probability that its label is right, in 0 .. 1, for weights and margins; None
+            where it is not known.
     """
 
     prompt: Prompt
@@ -31,12 +33,15 @@ class Pair:
     group: str | None = None
     margin: float = 0.0
     probability: float = 1.0
+    confidence: float | None = None
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.margin) and self.margin >= 0):
             raise InputError(f"the margin of a pair must be 0 or more, got {self.margin}")
         if not 0 <= self.probability <= 1:
             raise InputError(f"the probability of a pair must be in 0 .. 1, got {self.probability}")
+        if self.confidence is not None and not 0 <= self.confidence <= 1:
+            raise InputError(f"the confidence of a pair must be in 0 .. 1, got {self.confidence}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +63,8 @@ def read_pairs(path: PathLike) -> PairSet:
     Args:
         path: JSON, JSONL, CSV or Parquet file, or ``hub:NAME``, with the columns
             ``chosen`` and ``rejected`` and, as far as they are there, ``prompt``, ``group``,
-            ``margin`` and ``probability``. Texts may be lists of messages, as trl has them. Rows
-            whose two texts are the same are left out.
+            ``margin``, ``probability`` and ``confidence``. Texts may be lists of messages, as trl
+            has them. Rows whose two texts are the same are left out.
 
     Raises:
         InputError: A file that cannot be read, or a column that is missing or of a wrong type.
@@ -82,6 +87,9 @@ def row_pair(row: Row) -> Pair:
             group=row.optional("group"),
             margin=_number(row, "margin", 0.0),
             probability=_number(row, "probability", 1.0),
+            confidence=(
+                None if row.optional("confidence") is None else _number(row, "confidence", 0.0)
+            ),
         )
     except InputError as error:
         if str(error).startswith(row.where):

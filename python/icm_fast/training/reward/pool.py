@@ -110,7 +110,8 @@ class PoolLabels:
                 line.text("prompt"),
                 line.text("chosen"),
                 line.text("rejected"),
-                probability=line.number("probability", 0, 1),
+                probability=(p := line.number("probability", 0, 1)),
+                confidence=max(p, 1 - p),
             )
             for line in kept
         )

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,7 @@ from icm_fast.export.preferences import Preference, preferences, read_comparison
 from icm_fast.tasks.comparisons import COMPARING_TASKS
 from icm_fast.tasks.movie_sentiment import SENTIMENT_LABELS
 from icm_fast.tasks.source import TaskSource
+from icm_fast.training.confidence import run_confidence
 from icm_fast.training.reward.pairs import Pair, PairSet
 from icm_fast.types import Comparison, Dataset, IntArray
 
@@ -36,15 +38,34 @@ _REVIEW = re.compile(r"Review: ([^\n]*)\n")
 _SENTIMENTS = ("positive", "negative")
 
 
-def pairs_of_run(run: FinishedRun) -> PairSet:
-    """Pairs from the labels that a search found; their margins are the leave-one-out margins.
+@dataclass(frozen=True, slots=True)
+class _Review:
+    """A labelled review."""
+
+    text: str
+    margin: float
+    confidence: float | None
+
+
+def pairs_of_run(run: FinishedRun, *, with_confidence: bool = False) -> PairSet:
+    """Pairs from the labels that a search found, with leave-one-out margins.
+
+    Args:
+        run: A finished run.
+        with_confidence: Read its scores to say how sure the labels are, where they tell.
 
     Raises:
         InputError: Same as in :func:`pairs_of_labels`.
     """
+    known = run_confidence(run) if with_confidence else None
     margins = [0.0 if margin is None else margin for margin in run.margins]
     return pairs_of_labels(
-        run.dataset, run.labels, margins, source=run.source, seed=run.config.seed
+        run.dataset,
+        run.labels,
+        margins,
+        confidence=None if known is None else known.tolist(),
+        source=run.source,
+        seed=run.config.seed,
     )
 
 
@@ -53,6 +74,7 @@ def pairs_of_labels(
     labels: IntArray,
     margins: Sequence[float] | None = None,
     *,
+    confidence: Sequence[float] | None = None,
     source: TaskSource | None = None,
     seed: int = 0,
 ) -> PairSet:
@@ -63,6 +85,9 @@ def pairs_of_labels(
         labels: ``[n]`` label indices, -1 where unlabelled.
         margins: ``[n]`` margin of each label, in nats; None for none. The margin of a pair is the
             mean over its claims (of two reviews: the sum of theirs), and at least 0.
+        confidence: ``[n]`` probability of each label; None where it is not known. That of a pair is
+            the mean over its claims; of two reviews it is that of both labels being right, and not
+            both wrong.
         source: Where the data came from, so that the texts can be read there; plain reviews need
             none.
         seed: Seed of which reviews meet.
@@ -79,12 +104,20 @@ def pairs_of_labels(
         )
     plain = tuple(dataset.label_space) == SENTIMENT_LABELS
     compared = _plain_reviews(dataset) if plain else read_comparisons(dataset, source)
-    found = preferences(dataset, compared, labels, margins, partly=True)
+    found = preferences(dataset, compared, labels, margins, confidence=confidence, partly=True)
     if dataset.name == _REVIEWS:
         pairs = _reviews(found.pairs, seed)
     else:
         pairs = [
-            Pair(p.question, p.chosen, p.rejected, p.group, max(p.margin, 0.0)) for p in found.pairs
+            Pair(
+                p.question,
+                p.chosen,
+                p.rejected,
+                p.group,
+                max(p.margin, 0.0),
+                confidence=p.confidence,
+            )
+            for p in found.pairs
         ]
     if not pairs:
         reasons = ", ".join(f"{n} x {why}" for why, n in found.left_out.items())
@@ -102,7 +135,7 @@ def _plain_reviews(dataset: Dataset) -> list[Comparison]:
 
 def _reviews(said: Iterable[Preference], seed: int) -> list[Pair]:
     """Positive reviews over negative ones."""
-    sides: dict[str, list[tuple[str, float]]] = {sentiment: [] for sentiment in _SENTIMENTS}
+    sides: dict[str, list[_Review]] = {sentiment: [] for sentiment in _SENTIMENTS}
     for p in said:
         found = _REVIEW.match(p.question)
         if found is None:
@@ -110,17 +143,32 @@ def _reviews(said: Iterable[Preference], seed: int) -> list[Pair]:
                 f"the prompt {p.question[:60]!r} is not one of {_REVIEWS}, so its review cannot be "
                 "read back; write a file with the columns prompt, chosen, rejected"
             )
-        sides[p.chosen].append((found[1], p.margin))
+        sides[p.chosen].append(_Review(found[1], p.margin, p.confidence))
     positive, negative = (sides[sentiment] for sentiment in _SENTIMENTS)
     return [
-        Pair("", good, bad, good, max(margin + other, 0.0))
-        for (good, margin), (bad, other) in _partners(positive, negative, seed)
+        Pair(
+            "",
+            good.text,
+            bad.text,
+            good.text,
+            max(good.margin + bad.margin, 0.0),
+            confidence=_both_right(good.confidence, bad.confidence),
+        )
+        for good, bad in _partners(positive, negative, seed)
     ]
 
 
+def _both_right(one: float | None, other: float | None) -> float | None:
+    """Probability that two labels are right, where it is known that both are or none is."""
+    if one is None or other is None:
+        return None
+    right, wrong = one * other, (1 - one) * (1 - other)
+    return right / (right + wrong) if right + wrong else 0.5
+
+
 def _partners(
-    some: list[tuple[str, float]], others: list[tuple[str, float]], seed: int
-) -> Iterable[tuple[tuple[str, float], tuple[str, float]]]:
+    some: list[_Review], others: list[_Review], seed: int
+) -> Iterable[tuple[_Review, _Review]]:
     """Different pairs of one of ``some`` and one of ``others``, all used about equally often."""
     random = np.random.Generator(np.random.Philox(key=[seed, 0]))
     one = [some[int(k)] for k in random.permutation(len(some))]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from transformers import TrainerCallback
+from transformers import PreTrainedModel, TrainerCallback
 
 from icm_fast import distributed
 from icm_fast.engine.progress import Quiet
@@ -31,9 +31,16 @@ from icm_fast.training.reward.model import (
 from icm_fast.training.reward.network import reward_network
 from icm_fast.training.reward.pairs import Pair
 from icm_fast.training.reward.text import FORMATS
-from icm_fast.training.reward.trainer import PairIds, pair_ids, pairs_digest, train_pairs
+from icm_fast.training.reward.trainer import (
+    PairIds,
+    pair_ids,
+    pairs_digest,
+    train_pairs,
+    trainable_network,
+)
 from icm_fast.training.session import Trained, save_adapter, save_whole, train_or_resume
 from icm_fast.training.sft.train import resolve_checkpointing, training_dtype
+from icm_fast.training.steps import unsharded
 from icm_fast.training.watch import Watch, watching
 from icm_fast.types import Reporter
 
@@ -98,7 +105,6 @@ def train_reward(
             folder is that of another training or in use.
     """
     distributed.start()
-    distributed.refuse_sharding("a reward model")
     config = config or RewardConfig()
     base = load_model(model, quantization=config.quantization)
     config = resolve_checkpointing(config, base)
@@ -147,8 +153,12 @@ def _train(
     watch: Watch,
 ) -> Trained[RewardModel]:
     full = config.method == "full"
-    network = reward_network(base, training_dtype(base, config), share=not full)
-    trained, state = train_pairs(network, base, pairs, config, folder, reporter, watch)
+
+    def fresh() -> PreTrainedModel:
+        return reward_network(base, training_dtype(base, config), share=not full)
+
+    trained, state = train_pairs(fresh(), base, pairs, config, folder, reporter, watch)
+    trained = unsharded(trained, lambda: trainable_network(fresh(), config))
     if not full:
         final = folder.folder if folder else None
         return Trained(

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from icm_fast import distributed
 from icm_fast.errors import InputError
 from icm_fast.identity import json_digest
 from icm_fast.model.adapters import import_peft
 from icm_fast.model.loaded import LoadedModel
 from icm_fast.training.batches import plan_batches
 from icm_fast.training.chat import answer_ids
+from icm_fast.training.confidence import CONFIDENCE, NONE, confidence_margin, loss_weights
 from icm_fast.training.folder import TuningFolder, TuningState
 from icm_fast.training.reward.config import RewardConfig
-from icm_fast.training.reward.network import pad_left, rewards
+from icm_fast.training.reward.network import TEXT_INPUTS, forward_rewards, pad_left, rewards
 from icm_fast.training.reward.pairs import Pair
 from icm_fast.training.session import trainer_surroundings
 from icm_fast.training.steps import (
@@ -46,6 +48,7 @@ class PairIds:
         margin: Difference of rewards that the loss asks for.
         probability: That ``chosen`` is better.
         group: Pairs of one group are held out together.
+        weight: What the pair counts in the loss.
     """
 
     chosen: tuple[int, ...]
@@ -53,6 +56,7 @@ class PairIds:
     margin: float
     probability: float
     group: str | int = 0
+    weight: float = 1.0
 
     @property
     def length(self) -> int:
@@ -75,7 +79,7 @@ def pair_ids(
         PairIds(
             answer_ids(tokenizer, pair.prompt, pair.chosen, format=config.format),
             answer_ids(tokenizer, pair.prompt, pair.rejected, format=config.format),
-            config.margin_scale * pair.margin,
+            config.margin_scale * _margin(pair, row, config),
             pair.probability,
             row if pair.group is None else pair.group,
         )
@@ -84,43 +88,60 @@ def pair_ids(
     if not made:
         raise InputError("there are no pairs to train on; pass at least one")
     limit = min(config.max_length, max_context)
-    fitting = tuple(ids for ids in made if ids.length <= limit)
+    rows = [row for row, ids in enumerate(made) if ids.length <= limit]
+    fitting = tuple(made[row] for row in rows)
     if not fitting:
         raise InputError(
             f"the shortest of {len(made)} pairs has a text of {min(p.length for p in made)} "
             f"tokens, but training takes {limit}; raise max_length ({config.max_length}; the model "
             f"takes {max_context}) or shorten the texts"
         )
-    return fitting
+    if config.weights == NONE:
+        return fitting
+    weights = loss_weights([pairs[row].confidence for row in rows])
+    return tuple(replace(ids, weight=w) for ids, w in zip(fitting, weights, strict=True))
+
+
+def _margin(pair: Pair, row: int, config: RewardConfig) -> float:
+    if config.margin_scale and config.margin == CONFIDENCE:
+        return confidence_margin(pair.confidence, row)
+    return pair.margin
 
 
 def pairs_digest(pairs: Sequence[PairIds]) -> str:
     """SHA-256 (hex) over all that training sees of the data."""
-    seen = ("chosen", "rejected", "margin", "probability")
+    seen = ["chosen", "rejected", "margin", "probability"]
+    if any(pair.weight != 1.0 for pair in pairs):  # otherwise it is that of earlier versions
+        seen.append("weight")
     return json_digest([{name: getattr(pair, name) for name in seen} for pair in pairs])
 
 
 def collate(pairs: Sequence[PairIds]) -> Batch:
-    """The chosen texts of a batch, then the rejected ones; ``margin``, ``probability`` ``[n]``."""
+    """The chosen texts of a batch, then the rejected ones; ``margin`` and so on ``[n]``."""
     return {
         **pad_left([*(pair.chosen for pair in pairs), *(pair.rejected for pair in pairs)]),
         "margin": torch.tensor([pair.margin for pair in pairs]),
         "probability": torch.tensor([pair.probability for pair in pairs]),
+        "weight": torch.tensor([pair.weight for pair in pairs]),
     }
 
 
 def bradley_terry(
-    chosen: torch.Tensor, rejected: torch.Tensor, margin: torch.Tensor, probability: torch.Tensor
+    chosen: torch.Tensor,
+    rejected: torch.Tensor,
+    margin: torch.Tensor,
+    probability: torch.Tensor,
+    weight: torch.Tensor,
 ) -> torch.Tensor:
     """Mean negative log-likelihood of the pairs; all arguments ``[n]``.
 
     A pair of probability p counts p as it is and 1 - p reversed; either way the winner has to win
-    by the margin.
+    by the margin. What a pair contributes is multiplied by its weight.
     """
     logsigmoid = torch.nn.functional.logsigmoid
     difference = chosen - rejected
     right, wrong = logsigmoid(difference - margin), logsigmoid(-difference - margin)
-    return -(probability * right + (1 - probability) * wrong).mean()
+    return -(weight * (probability * right + (1 - probability) * wrong)).mean()
 
 
 def pair_loss(
@@ -133,15 +154,17 @@ def pair_loss(
         and the mean difference of the rewards (``margin``).
     """
     network = model if isinstance(model, PreTrainedModel) else model.get_base_model()
-    values = rewards(network, inputs)
+    # FSDP has gathered weights only within the forward pass of the whole model.
+    texts = {name: inputs[name] for name in TEXT_INPUTS}
+    values = model(**texts) if distributed.is_sharded() else rewards(network, texts)
     chosen, rejected = values.chunk(2)
-    margin, probability = (inputs[name].to(values.device) for name in ("margin", "probability"))
+    given = [inputs[name].to(values.device) for name in ("margin", "probability", "weight")]
     difference = (chosen - rejected).detach()
     figures = {
         "accuracy": float((difference > 0).float().mean()),
         "margin": float(difference.mean()),
     }
-    return bradley_terry(chosen, rejected, margin, probability), figures
+    return bradley_terry(chosen, rejected, *given), figures
 
 
 def train_pairs(
@@ -174,6 +197,8 @@ def train_pairs(
     )
     surroundings = trainer_surroundings(folder, len(state.losses), config.seed, watch)
     with surroundings as (scratch, log):
+        if distributed.is_sharded():
+            forward_rewards(network)
         trainer = PairTrainer(
             batches=batches,
             held_out=held_out,
@@ -187,7 +212,7 @@ def train_pairs(
             log=log,
             reporter=reporter,
             callbacks=[*tuning_callbacks(config), *watch.callbacks],
-            model=_trainable(network, config),
+            model=trainable_network(network, config),
             args=tuning_arguments(
                 TrainingArguments,
                 config,
@@ -200,7 +225,10 @@ def train_pairs(
         return trainer.model, run_training(trainer, config, checkpoint)
 
 
-def _trainable(network: PreTrainedModel, config: RewardConfig) -> PreTrainedModel | PeftModel:
+def trainable_network(
+    network: PreTrainedModel, config: RewardConfig
+) -> PreTrainedModel | PeftModel:
+    """The network as it is trained: all of it, or new adapters and the head."""
     if config.method == "full":
         return network.requires_grad_(True)
     if config.gradient_checkpointing:

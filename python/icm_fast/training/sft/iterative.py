@@ -130,6 +130,7 @@ def iterate(
     )
     current, searches = base, []
     labels = np.full(len(dataset), UNLABELLED, np.int32)
+    confidence = np.zeros(len(dataset))
     with progress or Quiet() as shown:
         for number, rows in enumerate(batches):
             name = f"batch-{number + 1}"
@@ -145,6 +146,7 @@ def iterate(
                 track=part_of(track, name),
             )
             labels[rows] = found.labels
+            confidence[rows] = np.nan if found.confidence is None else found.confidence
             searches.append(found)
             shown.say(f"{heading}: tuning on {(labels >= 0).sum()} labels")
             output = _folder(output_dir, number, "tuning")
@@ -153,6 +155,7 @@ def iterate(
                 labels,
                 model=base,
                 config=tuning_config,
+                confidence=confidence,
                 output_dir=output,
                 progress=shown,
                 track=part_of(track, name),

@@ -35,11 +35,13 @@ class TrainingText:
         n_loss: Number of tokens at the end that bear the loss: those of the label, or all but the
             first; of a conversation those of its last answer.
         group: Texts of one group are held out together.
+        weight: What the tokens that bear the loss count in it.
     """
 
     ids: tuple[int, ...]
     n_loss: int
     group: int = 0
+    weight: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,4 +216,12 @@ def check_lengths(texts: Sequence[TrainingText], limit: int) -> None:
 
 def texts_digest(texts: Sequence[TrainingText]) -> str:
     """SHA-256 (hex) over all that training sees of the data."""
-    return json_digest([[text.ids, text.n_loss] for text in texts])
+    seen: list[object] = [[text.ids, text.n_loss] for text in texts]
+    if is_weighted(texts):  # otherwise the digest is that of earlier versions
+        seen.append([text.weight for text in texts])
+    return json_digest(seen)
+
+
+def is_weighted(texts: Sequence[TrainingText]) -> bool:
+    """Whether some texts count more than others."""
+    return any(text.weight != 1.0 for text in texts)

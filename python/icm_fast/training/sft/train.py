@@ -8,17 +8,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+import numpy as np
 import numpy.typing as npt
 import torch
 from transformers import PreTrainedModel, TrainerCallback
 
 from icm_fast import distributed
 from icm_fast.engine.progress import Quiet
+from icm_fast.errors import InputError
 from icm_fast.identity import as_stored
 from icm_fast.model.adapters import (
     ADAPTER_FOLDER,
     MODEL_FOLDER,
     as_loaded,
+    import_peft,
     load_tuned,
     merge_adapter,
 )
@@ -31,6 +34,7 @@ from icm_fast.tracking import TrackLike
 from icm_fast.training.adapted import adapter_figures
 from icm_fast.training.batches import connected_groups
 from icm_fast.training.chat import CHAT
+from icm_fast.training.confidence import NONE, loss_weights
 from icm_fast.training.config import AUTO, TrainingConfig, TuningConfig
 from icm_fast.training.folder import TuningFolder, TuningState
 from icm_fast.training.session import Trained, save_adapter, save_whole, train_or_resume
@@ -44,9 +48,9 @@ from icm_fast.training.sft.texts import (
     whole_texts,
 )
 from icm_fast.training.sft.trainer import train
-from icm_fast.training.steps import unsharded
+from icm_fast.training.steps import lora_config, unsharded
 from icm_fast.training.watch import Watch, watching
-from icm_fast.types import Dataset, Reporter, check_labels
+from icm_fast.types import UNLABELLED, Dataset, IntArray, Reporter, check_labels
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -89,6 +93,7 @@ def fine_tune(
     *,
     model: ModelSpec,
     config: TuningConfig | None = None,
+    confidence: npt.ArrayLike | None = None,
     output_dir: str | os.PathLike[str] | None = None,
     progress: Reporter | None = None,
     track: TrackLike = None,
@@ -108,6 +113,8 @@ def fine_tune(
         model: Hub id, folder, .gguf file, embedded name, (model, tokenizer) pair or loaded model.
             Its weights are not changed.
         config: Settings; the defaults when absent.
+        confidence: ``[n]`` probabilities of the labels, such as ``result.confidence``; read where
+            ``config.weights`` is ``confidence``, and not otherwise.
         output_dir: Folder of ``tuning.json`` and the adapter. A training that was interrupted
             there resumes from its last checkpoint, a finished one is loaded. Without it nothing is
             kept on disk.
@@ -130,7 +137,30 @@ def fine_tune(
     else:
         pieces = tokenize_dataset(dataset, base.tokenizer)
         texts = training_texts(pieces, label_tree(pieces), labels, groups)
+    if config.weights != NONE:
+        texts = _weighted(texts, labels, confidence)
     return _tune(texts, base, config, output_dir, progress, track, callbacks)
+
+
+def _weighted(
+    texts: tuple[TrainingText, ...], labels: IntArray, confidence: npt.ArrayLike | None
+) -> tuple[TrainingText, ...]:
+    """The texts of the labelled examples with the weights of their labels."""
+    if confidence is None:
+        raise InputError(
+            "weights=confidence needs the confidence of every label; pass confidence=, such as "
+            "result.confidence (None where a search did not score each example alone: use the "
+            "preset default), or set weights to none"
+        )
+    known = np.asarray(confidence, np.float64)
+    if known.shape != labels.shape:
+        raise InputError(
+            f"confidence has the shape {known.shape}, but there are {len(labels)} examples; give "
+            "one number for each"
+        )
+    weights = loss_weights(known[labels != UNLABELLED])
+    pairs = zip(texts, weights, strict=True)
+    return tuple(replace(text, weight=weight) for text, weight in pairs)
 
 
 def fine_tune_texts(
@@ -161,6 +191,8 @@ def fine_tune_texts(
     distributed.start()
     config = config or TuningConfig()
     base = load_model(model, quantization=config.quantization)
+    if config.weights != NONE:
+        raise InputError(f"weights={config.weights}: texts have no labels; set weights to none")
     made = whole_texts(texts, base.tokenizer, config.format)
     return _tune(made, base, config, output_dir, progress, track, callbacks)
 
@@ -246,7 +278,7 @@ def _train(
     watch: Watch,
 ) -> Trained[LoadedModel]:
     trained, state = train(trainable(base, config), base, texts, config, folder, reporter, watch)
-    trained = unsharded(trained, lambda: trainable(base, config), config)
+    trained = unsharded(trained, lambda: with_adapters(trainable(base, config), config))
     return as_trained(trained, state, base, folder, name, {"n_tokens": _n_tokens(texts, config)})
 
 
@@ -255,6 +287,13 @@ def trainable(base: LoadedModel, config: TrainingConfig) -> PreTrainedModel:
     full = config.method == "full"
     copied = copy_model(base.model, training_dtype(base, config), share=not full)
     return copied.requires_grad_(True) if full else copied
+
+
+def with_adapters(model: PreTrainedModel, config: TrainingConfig) -> PreTrainedModel | PeftModel:
+    """The model with new adapters where the settings say so, otherwise itself."""
+    if config.method == "full":
+        return model
+    return import_peft().get_peft_model(model, lora_config(config, "CAUSAL_LM", model))
 
 
 def as_trained(

@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Sequence
 from functools import partial
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NotRequired, TypedDict
 
 import torch
 import torch.utils.checkpoint
@@ -23,7 +23,7 @@ from icm_fast.training.batches import plan_batches
 from icm_fast.training.config import TuningConfig
 from icm_fast.training.folder import TuningFolder, TuningState
 from icm_fast.training.session import trainer_surroundings
-from icm_fast.training.sft.texts import TrainingText
+from icm_fast.training.sft.texts import TrainingText, is_weighted
 from icm_fast.training.steps import (
     Batch,
     FixedBatches,
@@ -39,8 +39,14 @@ from icm_fast.types import Reporter
 if TYPE_CHECKING:
     from peft import PeftModel
 
-Row = dict[str, list[int]]
-"""``input_ids``, and ``completion_mask`` with 1 where the loss is."""
+
+class Row(TypedDict):
+    """``input_ids``, ``completion_mask`` with 1 where the loss is, and perhaps a weight."""
+
+    input_ids: list[int]
+    completion_mask: list[int]
+    weight: NotRequired[float]
+
 
 IGNORED = -100
 LOGITS_AT_ONCE = 2**24
@@ -72,6 +78,7 @@ def train(
     batches, held_out = plan_batches(
         [len(text.ids) for text in texts], [text.group for text in texts], config
     )
+    weighted = is_weighted(texts)
     accepted = frozenset(inspect.signature(model.forward).parameters)
     surroundings = trainer_surroundings(folder, len(state.losses), config.seed, watch)
     with surroundings as (scratch, log):
@@ -87,7 +94,7 @@ def train(
             n_passes=n_passes_of(config),
             autocast=config.autocast,
             data_collator=collate,
-            train_dataset=datasets.Dataset.from_list([_row(text) for text in texts]),
+            train_dataset=datasets.Dataset.from_list([_row(text, weighted) for text in texts]),
             state=state,
             log=log,
             reporter=reporter,
@@ -119,7 +126,8 @@ def collate(texts: Sequence[Row]) -> Batch:
 
     Returns:
         ``input_ids``, ``attention_mask``, ``position_ids``: ``[rows, longest - 1]`` int64;
-        ``targets``: ``[rows, longest label]`` int64, -100 where a label is shorter.
+        ``targets``: ``[rows, longest label]`` int64, -100 where a label is shorter;
+        ``weights``: ``[rows]`` float32, where the rows have them.
     """
     width = max(len(text["input_ids"]) for text in texts) - 1
     n_targets = max(sum(text["completion_mask"]) for text in texts)
@@ -133,18 +141,21 @@ def collate(texts: Sequence[Row]) -> Batch:
         mask[row, width - len(ids) + 1 :] = 1
         targets[row, n_targets - n_loss :] = ids[len(ids) - n_loss :]
     positions = (mask.cumsum(1) - 1).clamp(min=0)
-    return {
+    batch = {
         "input_ids": input_ids,
         "attention_mask": mask,
         "position_ids": positions,
         "targets": targets,
     }
+    if "weight" in texts[0]:
+        batch["weights"] = torch.tensor([text["weight"] for text in texts])
+    return batch
 
 
 def label_loss(
     model: PreTrainedModel | PeftModel, inputs: Batch, accepted: frozenset[str]
 ) -> tuple[torch.Tensor, dict[str, float]]:
-    """Mean cross-entropy of the label tokens over the vocabulary.
+    """Mean cross-entropy of the label tokens over the vocabulary, each times its row's weight.
 
     Where the logits of all label tokens would be large they are computed in parts, and again for
     the gradients, so that memory does not grow with tokens times vocabulary.
@@ -159,6 +170,7 @@ def label_loss(
     """
     targets = inputs["targets"]
     n_targets = targets.shape[1]
+    weights = inputs["weights"][:, None].expand_as(targets) if "weights" in inputs else None
     arguments = {
         "input_ids": inputs["input_ids"],
         "attention_mask": inputs["attention_mask"],
@@ -171,10 +183,17 @@ def label_loss(
     size = causal.config.get_text_config(decoder=True).vocab_size
     # FSDP has gathered the head only within the forward pass.
     if targets.numel() * size > LOGITS_AT_ONCE and not distributed.is_sharded():
-        return _loss_in_parts(model, causal, arguments, targets, max(1, LOGITS_AT_ONCE // size))
+        n_at_once = max(1, LOGITS_AT_ONCE // size)
+        return _loss_in_parts(model, causal, arguments, targets, n_at_once, weights)
     logits = model(**arguments).logits[:, -n_targets:].float().flatten(0, 1)
     targets = targets.flatten().to(logits.device)
-    loss = torch.nn.functional.cross_entropy(logits, targets, ignore_index=IGNORED)
+    if weights is None:
+        loss = torch.nn.functional.cross_entropy(logits, targets, ignore_index=IGNORED)
+    else:
+        each = torch.nn.functional.cross_entropy(
+            logits, targets, ignore_index=IGNORED, reduction="none"
+        )
+        loss = each @ weights.flatten().to(each) / (targets != IGNORED).sum()
     right = (logits.detach().argmax(-1) == targets).sum() / (targets != IGNORED).sum()
     return loss, {"accuracy": float(right)}
 
@@ -185,6 +204,7 @@ def _loss_in_parts(
     arguments: dict[str, object],
     targets: torch.Tensor,
     n_at_once: int,
+    weights: torch.Tensor | None,
 ) -> tuple[torch.Tensor, dict[str, float]]:
     """The same as in :func:`label_loss`, with the logits of ``n_at_once`` label tokens at a time.
 
@@ -194,23 +214,31 @@ def _loss_in_parts(
         arguments: Of the forward pass.
         targets: ``[rows, longest label]``.
         n_at_once: Label tokens.
+        weights: ``[rows, longest label]``; None where all tokens count alike.
     """
     head, (scale, softcap) = causal.get_output_embeddings(), logit_scaling(causal)
     hidden = _input_of(head, model, arguments)[:, -targets.shape[1] :]
     there = targets != IGNORED
     hidden, targets = hidden[there.to(hidden.device)], targets[there]
+    factors = None if weights is None else weights[there].split(n_at_once)
 
-    def part(states: torch.Tensor, aims: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def part(
+        states: torch.Tensor, aims: torch.Tensor, factor: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         logits = head(states).float() * scale
         if softcap:
             logits = softcap * torch.tanh(logits / softcap)
         aims = aims.to(logits.device)
         right = (logits.detach().argmax(-1) == aims).sum()
-        return torch.nn.functional.cross_entropy(logits, aims, reduction="sum"), right
+        if factor is None:
+            return torch.nn.functional.cross_entropy(logits, aims, reduction="sum"), right
+        each = torch.nn.functional.cross_entropy(logits, aims, reduction="none")
+        return each @ factor.to(each), right
 
+    cut = (hidden.split(n_at_once), targets.split(n_at_once))
     parts = [
-        torch.utils.checkpoint.checkpoint(part, states, aims, use_reentrant=False)
-        for states, aims in zip(hidden.split(n_at_once), targets.split(n_at_once), strict=True)
+        torch.utils.checkpoint.checkpoint(part, *one, use_reentrant=False)
+        for one in zip(*cut, factors or [None] * len(cut[0]), strict=True)
     ]
     loss = torch.stack([one for one, _ in parts]).sum() / len(targets)
     return loss, {"accuracy": sum(int(right) for _, right in parts) / len(targets)}
@@ -252,9 +280,12 @@ def training_packages() -> tuple[ModuleType, ModuleType]:
     return trl, datasets
 
 
-def _row(text: TrainingText) -> Row:
+def _row(text: TrainingText, weighted: bool = False) -> Row:
     n_prompt = len(text.ids) - text.n_loss
-    return {
+    row: Row = {
         "input_ids": list(text.ids),
         "completion_mask": [0] * n_prompt + [1] * text.n_loss,
     }
+    if weighted:
+        row["weight"] = text.weight
+    return row
