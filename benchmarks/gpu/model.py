@@ -6,7 +6,10 @@ L2 cache. The tiles' rate is the asymptotic rate of the kind of kernel (publishe
 similar kernels, see ``KERNELS``), reduced by the empty rows of tiles, by the keys of a block that a
 row does not see, and by the last wave. Everything between the products (norms, sums, rotation,
 pool, activation) takes the time of its bytes. Nothing here was measured on a device;
-:mod:`benchmarks.gpu.measure` compares the prediction with one.
+``python -m benchmarks.gpu`` compares the prediction with one.
+
+Times are lower bounds: launches follow each other without a gap, and nothing is counted for the
+host (plans, tables, their copies to the device), the embedding, the label head, or the start.
 """
 
 from __future__ import annotations
@@ -308,8 +311,8 @@ def _launch(
     waves = math.ceil(n_tiles / at_once)
     computed = tiles.blocks * BLOCK_KEYS * tile.rows * shape.kv_heads
     full = keys * shape.heads / computed
-    # With a split over key ranges, a launch of few tiles still fills the chip.
-    last_wave = n_tiles / (waves * at_once) if waves > 1 else 1.0
+    # Nothing in the package splits a tile's keys, so a launch of few tiles leaves the chip idle.
+    last_wave = n_tiles / (waves * at_once)
     share = full * last_wave
     in_one_piece = tiles.pieces / tiles.blocks
     slower = in_one_piece + (1.0 - in_one_piece) / rate.gathering

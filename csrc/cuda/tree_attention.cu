@@ -45,6 +45,10 @@ std::int32_t icm_fast_cuda_tile_rows(std::int32_t products, std::int32_t head_di
     return takes_wgmma(products, head_dim) ? kWarpgroupTileRows : kTileRows;
 }
 
+std::int32_t icm_fast_cuda_copies_boxes(const AttentionCall* call) {
+    return takes_wgmma(call->products, call->head_dim) && copies_boxes(*call) ? 1 : 0;
+}
+
 void icm_fast_cuda_plan_tiles(const Segment* segments, std::int32_t n_segments, std::int32_t group,
                               std::int32_t tile_rows, std::int32_t keys_per_split,
                               TileCounts* counts, Tile* tiles, Merge* merges) {

@@ -7,7 +7,7 @@
 namespace icm_fast::cuda {
 
 // A change of any struct or function below raises this number; callers refuse another one.
-inline constexpr std::int32_t kAbiVersion = 3;
+inline constexpr std::int32_t kAbiVersion = 4;
 // Query rows of a tile, by the instruction that multiplies. A row is a (token, head of the group)
 // pair, token by token.
 inline constexpr std::int32_t kTileRows = 64;
@@ -117,6 +117,10 @@ const char* icm_fast_cuda_status_text(std::int32_t status);
 // Query rows that the tiles of a call must have. Where a width has no kernel with these `products`,
 // the call takes the one with kMma, and so do its tiles.
 std::int32_t icm_fast_cuda_tile_rows(std::int32_t products, std::int32_t head_dim);
+// Whether a call copies blocks of keys in boxes (1), or row by row (0): with wgmma, where the
+// driver can describe the pools. Reads `products`, `head_dim`, `dtype`, `keys`, `values` and their
+// counts.
+std::int32_t icm_fast_cuda_copies_boxes(const AttentionCall* call);
 // Counts the tiles of a batch and, where they are not null, fills them in. `keys_per_split` 0: no
 // tile is split. Needs no device.
 void icm_fast_cuda_plan_tiles(const Segment* segments, std::int32_t n_segments, std::int32_t group,

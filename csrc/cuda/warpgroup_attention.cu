@@ -39,6 +39,11 @@ std::int32_t pick_head_dim(const AttentionCall& call, void* stream) {
 
 }  // namespace
 
+bool copies_boxes(const AttentionCall& call) {
+    return call.head_dim == 64 ? with_boxes<WarpgroupShape<64>>(call).has_boxes
+                               : with_boxes<WarpgroupShape<128>>(call).has_boxes;
+}
+
 std::int32_t attend_by_warpgroups(const AttentionCall& call, void* stream) {
     return static_cast<Dtype>(call.dtype) == Dtype::kBfloat16
                ? pick_head_dim<Bfloat16>(call, stream)

@@ -14,6 +14,9 @@ constexpr bool takes_wgmma(std::int32_t products, std::int32_t head_dim) {
            (head_dim == 64 || head_dim == 128);
 }
 
+// Whether the driver can describe the pools of a call to the unit that copies boxes.
+bool copies_boxes(const AttentionCall& call);
+
 // Enqueues the tiles of a call, without the merge. Another device has no code for it: a
 // cudaError_t.
 std::int32_t attend_by_warpgroups(const AttentionCall& call, void* stream);

@@ -158,6 +158,11 @@ std::int32_t CudaProblem::status_of(void (*change)(cuda::AttentionCall&)) {
     return cuda::icm_fast_cuda_tree_attention(&call, nullptr);
 }
 
+bool CudaProblem::copies_boxes() {
+    const cuda::AttentionCall call = make_call({.scaling = 1.0F}, 0);
+    return cuda::icm_fast_cuda_copies_boxes(&call) == 1;
+}
+
 double CudaProblem::check(const cpu::AttentionOptions& options, std::int32_t keys_per_split) {
     const Input input("group " + std::to_string(shape_.group) + " head_dim " +
                       std::to_string(shape_.head_dim) + " window " +

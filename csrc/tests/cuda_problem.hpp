@@ -30,6 +30,8 @@ class CudaProblem {
     Floats run(const cpu::AttentionOptions& options, std::int32_t keys_per_split = 0);
     // The status of a launch whose arguments `change` has spoilt.
     std::int32_t status_of(void (*change)(cuda::AttentionCall&));
+    // Whether its launch copies boxes.
+    bool copies_boxes();
     // Holds every output against `plain_attention`; the largest difference, relative to the
     // largest output.
     double check(const cpu::AttentionOptions& options, std::int32_t keys_per_split = 0);

@@ -213,7 +213,9 @@ NATIVE_TEST(cuda_wgmma, a_block_in_one_piece_is_copied_in_boxes) {
         // Of 64 columns each, of keys and of values.
         CHECK_EQUAL(cuda::emulation_counts().boxes, head_dim / 64 * 2 * CudaProblem::kKvHeads);
         const std::int64_t copied = cuda::emulation_counts().copied_bytes;
+        CHECK(problem.copies_boxes());
         cuda::set_box_maps(false);
+        CHECK(!problem.copies_boxes());
         cuda::emulation_counts() = {};
         CHECK(problem.run(scaled(head_dim)) == boxed);
         cuda::set_box_maps(true);
@@ -240,7 +242,9 @@ NATIVE_TEST(cuda_wgmma, boxes_and_rows_take_turns) {
 NATIVE_TEST(cuda_wgmma, wide_heads_take_the_other_kernel) {
     CHECK_EQUAL(cuda::icm_fast_cuda_tile_rows(1, 256), cuda::kTileRows);
     cuda::emulation_counts() = {};
-    CudaProblem({{{13}, 11}}, shape(256, 1)).check(scaled(256));
+    CudaProblem problem({{{13}, 11}}, shape(256, 1));
+    problem.check(scaled(256));
+    CHECK(!problem.copies_boxes());
     CHECK_EQUAL(cuda::emulation_counts().warpgroup_products, 0);
 }
 

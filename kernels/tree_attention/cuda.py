@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 import icm_fast._core
+from icm_fast.kernels.one_copy import one_copy
 from icm_fast.kernels.tree_attention.cuda_library import (
     PRODUCTS,
     RANGE,
@@ -25,6 +26,8 @@ from icm_fast.kernels.tree_attention.work import AttentionWork
 HEAD_DIMS = (64, 128, 256)
 DTYPES = {torch.bfloat16: 0, torch.float16: 1}
 WGMMA_CAPABILITY = (9, 0)
+WIDEST_WGMMA = 128
+"""Wider heads take the kernel with mma."""
 INT32_MAX = 2**31 - 1
 
 
@@ -53,12 +56,45 @@ class DeviceWork:
 
 def serves(query: torch.Tensor, value_pool: torch.Tensor) -> bool:
     """Whether :func:`tree_attention` accepts these tensors on this machine."""
-    return (
-        query.device.type == "cuda"
-        and query.dtype in DTYPES
-        and query.shape[-1] in HEAD_DIMS
-        and value_pool.shape[-1] == query.shape[-1]
-        and library_path().is_file()
+    return not unserved_because(query, value_pool)
+
+
+def unserved_because(query: torch.Tensor, value_pool: torch.Tensor) -> str:
+    """Why :func:`tree_attention` does not accept these tensors here; empty where it does."""
+    if query.device.type != "cuda":
+        return "the CUDA kernels need an NVIDIA GPU"
+    if query.dtype not in DTYPES:
+        return f"the CUDA kernels take bfloat16 or float16, not {query.dtype}".replace("torch.", "")
+    width, value_width = query.shape[-1], value_pool.shape[-1]
+    if width not in HEAD_DIMS or value_width != width:
+        return f"the CUDA kernels take heads 64, 128 or 256 wide, not {width}"
+    if not library_path().is_file():
+        return "the CUDA kernels are not built (docs/install.md says how)"
+    return ""
+
+
+def copies_boxes(
+    key_pool: torch.Tensor, value_pool: torch.Tensor, library: CudaLibrary | None = None
+) -> bool:
+    """Whether the kernel with ``wgmma`` copies contiguous keys in boxes, not row by row.
+
+    Args:
+        key_pool: ``[n_kv_heads, pool_tokens, head_dim]``, bfloat16 or float16.
+        value_pool: The same shape.
+        library: The installed one if None.
+    """
+    library = installed_library() if library is None else library
+    kv_heads, n_slots, head_dim = key_pool.shape
+    return library.copies_boxes(
+        AttentionCall(
+            keys=_head_rows(key_pool),
+            values=_head_rows(value_pool),
+            n_kv_heads=kv_heads,
+            n_slots=n_slots,
+            head_dim=head_dim,
+            dtype=DTYPES[key_pool.dtype],
+            products=PRODUCTS["wgmma"],
+        )
     )
 
 
@@ -235,11 +271,13 @@ def _prepared(
     segment_array = np.array(segments, np.int32).reshape(-1, SEGMENT)
     range_array = np.array(ranges, np.int32).reshape(-1, RANGE)
     tiles, merges, n_partials = library.plan_tiles(segment_array, *split)
+    on_device = one_copy([segment_array, range_array, tiles, merges], device)
+    there_segments, there_ranges, there_tiles, there_merges = on_device
     return DeviceWork(
-        segments=torch.from_numpy(segment_array).to(device),
-        ranges=torch.from_numpy(range_array).to(device),
-        tiles=torch.from_numpy(tiles).to(device),
-        merges=torch.from_numpy(merges).to(device),
+        segments=there_segments,
+        ranges=there_ranges,
+        tiles=there_tiles,
+        merges=there_merges,
         n_partials=n_partials,
         n_slots=n_slots,
     )

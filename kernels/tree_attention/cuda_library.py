@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from icm_fast.errors import InputError
 
-ABI_VERSION = 3
+ABI_VERSION = 4
 PRODUCTS = {"mma": 0, "wgmma": 1}
 # Number of int32 fields in the structs of csrc/cuda/tree_attention.hpp.
 SEGMENT, RANGE, TILE, MERGE = 5, 2, 5, 4
@@ -86,6 +86,10 @@ class CudaLibrary:
                 ctypes.c_int32(PRODUCTS[products]), ctypes.c_int32(head_dim)
             )
         )
+
+    def copies_boxes(self, call: AttentionCall) -> bool:
+        """Whether a call copies blocks of keys in boxes instead of row by row."""
+        return bool(self._library.icm_fast_cuda_copies_boxes(ctypes.byref(call)))
 
     def plan_tiles(
         self, segments: IntTable, group: int, tile_rows: int, keys_per_split: int

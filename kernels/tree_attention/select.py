@@ -11,7 +11,7 @@ from icm_fast.kernels.tree_attention import cuda, sdpa, trial
 from icm_fast.kernels.tree_attention.cuda_library import PRODUCTS
 from icm_fast.kernels.tree_attention.tiles import HEAD_DIMS
 from icm_fast.kernels.tree_attention.work import TreeAttention
-from icm_fast.kernels.triton_devices import DTYPES, has_triton_kernels
+from icm_fast.kernels.triton_devices import DTYPES, NEEDS_TRITON, has_triton_kernels
 
 PRODUCTS_SETTING = "ICM_FAST_CUDA_PRODUCTS"
 """Environment variable: ``mma`` or ``wgmma`` forces the CUDA kernel with these instructions and
@@ -37,6 +37,36 @@ def select_tree_attention(query: torch.Tensor, value_pool: torch.Tensor) -> Tree
     if query.dtype not in DTYPES:
         return sdpa.tree_attention
     return select_for_device(query.device, max(query.shape[-1], value_pool.shape[-1]))
+
+
+def slower_because(query: torch.Tensor, value_pool: torch.Tensor) -> str:
+    """Why :func:`select_tree_attention` takes nothing faster on a GPU; empty where nothing is."""
+    if query.device.type != "cuda":
+        return ""
+    if reason := cuda.unserved_because(query, value_pool):
+        width = max(query.shape[-1], value_pool.shape[-1])
+        if query.dtype not in DTYPES or width > HEAD_DIMS[-1]:
+            return f"{reason}, and the Triton kernel does not take these heads either"
+        return reason if has_triton_kernels(query.device) else f"{reason}, and {NEEDS_TRITON}"
+    products = _select_products(query.device)
+    if products is None:
+        return "no CUDA kernel passed its trial on this device"
+    if torch.cuda.get_device_capability(query.device) != cuda.WGMMA_CAPABILITY:
+        return ""
+    if products == "wgmma":
+        return _wgmma_because(query, value_pool)
+    if os.environ.get(PRODUCTS_SETTING, AUTO) == products:
+        return f"{PRODUCTS_SETTING}={products} asks for it"
+    return "the kernel with wgmma did not pass its trial on this device"
+
+
+def _wgmma_because(query: torch.Tensor, value_pool: torch.Tensor) -> str:
+    """Why the kernel with wgmma is not what it could be."""
+    if query.shape[-1] > cuda.WIDEST_WGMMA:
+        return f"heads {query.shape[-1]} wide have no kernel with wgmma"
+    if not cuda.copies_boxes(value_pool, value_pool):
+        return "the driver cannot copy keys in boxes, so they are copied row by row"
+    return ""
 
 
 def _select_products(device: torch.device) -> str | None:

@@ -39,7 +39,10 @@ LIMITS = {torch.bfloat16: 2e-2, torch.float16: 4e-3}
 """Largest difference from the definition in float32, relative to the largest result."""
 
 _REPEATS = 3
-_HEADS, _KV_HEADS = 8, 2
+_KV_HEADS = 2
+_GROUP = 4
+_OTHER_GROUPS = (1, 3)
+"""Query heads per key-value head: one, and a number by which rows do not divide evenly."""
 # (lengths of the ancestors' ranges, own tokens): more blocks of keys than stages, in one range and
 # in many, tiles that are not full, and segments without a context.
 _SEGMENTS = (
@@ -50,6 +53,9 @@ _SEGMENTS = (
     ((), 130),
     ((), 1),
 )
+_OTHER_SEGMENTS = (((300, 64, 7), 150), ((5, 3), 1), ((), 44))
+# As many keys as a large tree has: sums over hundreds of blocks.
+_LONG_SEGMENTS = (((9000, 1, 4000, 7000), 20), ((20_000,), 1))
 
 
 class AttentionOptions(TypedDict, total=False):
@@ -177,34 +183,39 @@ def run(command: Sequence[str], seconds: float = SECONDS) -> str:
 
 def problems(head_dims: Sequence[int], device: torch.device) -> Iterator[Problem]:
     """Attentions of every kind that models use, in both dtypes."""
-    sinks = torch.linspace(-3.0, 5.0, _HEADS)
     for dtype, head_dim in product(LIMITS, head_dims):
         scaling = 2.0 * head_dim**-0.5
         plain: AttentionOptions = {"scaling": scaling}
         window: AttentionOptions = {"scaling": scaling, "sliding_window": 200, "softcap": 20.0}
         sunk: AttentionOptions = {
             "scaling": scaling,
-            "sinks": sinks.to(device),
+            "sinks": torch.linspace(-3.0, 5.0, _GROUP * _KV_HEADS).to(device),
             "sliding_window": 1,
         }
-        kinds = (
-            ("plain", plain, 0),
-            ("split", plain, 400),
-            ("window", window, 0),
-            ("sinks", sunk, 0),
-        )
-        sizes = Sizes(_HEADS, _KV_HEADS, head_dim, head_dim)
-        query, keys, values, work, _ = random_case(_SEGMENTS, sizes, dtype)
-        for kind, options, keys_per_split in kinds:
-            yield Problem(
-                f"{kind}, {head_dim} wide, {dtype}",
-                query.to(device),
-                keys.to(device),
-                values.to(device),
-                work,
-                options,
-                keys_per_split,
-            )
+        case = _case(_SEGMENTS, _GROUP, head_dim, dtype, device)
+        ending = f"{head_dim} wide, {dtype}"
+        yield Problem(f"plain, {ending}", *case, plain)
+        yield Problem(f"split, {ending}", *case, plain, 400)
+        yield Problem(f"window, {ending}", *case, window)
+        yield Problem(f"sinks, {ending}", *case, sunk)
+        for group in _OTHER_GROUPS:
+            case = _case(_OTHER_SEGMENTS, group, head_dim, dtype, device)
+            yield Problem(f"group of {group}, {ending}", *case, plain)
+        case = _case(_LONG_SEGMENTS, _GROUP, head_dim, dtype, device)
+        yield Problem(f"20,000 keys, {ending}", *case, plain)
+
+
+def _case(
+    segments: Sequence[tuple[Sequence[int], int]],
+    group: int,
+    head_dim: int,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, AttentionWork]:
+    """Queries, keys, values and work of some segments on a device."""
+    sizes = Sizes(group * _KV_HEADS, _KV_HEADS, head_dim, head_dim)
+    query, keys, values, work, _ = random_case(segments, sizes, dtype)
+    return query.to(device), keys.to(device), values.to(device), work
 
 
 def check(attend: SplittingAttention, problem: Problem) -> None:

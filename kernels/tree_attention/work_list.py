@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import torch
 
 from icm_fast._core import plan_launch
+from icm_fast.kernels.one_copy import one_copy
 from icm_fast.kernels.tree_attention.work import AttentionWork
 
 BLOCK_FIELDS = 4
@@ -105,10 +106,11 @@ def make_plan(work: AttentionWork, settings: PlanSettings) -> LaunchPlan:
         window=settings.sliding_window or 0,
         n_sms=settings.n_sms,
     )
+    there_items, there_blocks, there_merges = one_copy([items, blocks, merges], settings.device)
     return LaunchPlan(
-        items=torch.from_numpy(items).to(settings.device),
-        blocks=torch.from_numpy(blocks).to(settings.device),
-        merges=torch.from_numpy(merges).to(settings.device),
+        items=there_items,
+        blocks=there_blocks,
+        merges=there_merges,
         n_partials=n_partials,
         slot_end=slot_end,
     )

@@ -30,6 +30,11 @@ ENGINES = ("auto", "vllm")
 SERVERS = ("auto", "vllm", "sglang", "llama.cpp", "openai")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
+KV_BUDGET_TOKENS = 65536
+"""Default of ``kv_budget_tokens``; on a GPU it stands for what fits there (scoring/local.py)."""
+BATCH_TOKENS = 4096
+"""Default of ``batch_tokens``, likewise."""
+
 ADDED_SETTINGS: dict[str, object] = {
     "violation_weight": 1.0,
     "fix_pairs": "one",
@@ -410,8 +415,10 @@ class SearchConfig:
             ``auto`` asks the server.
         tokenizer: Of a model behind an address: hub id or folder of its tokenizer; empty for where
             the server has the model from.
-        kv_budget_tokens: Maximum number of tokens whose keys and values are held at a time.
-        batch_tokens: Maximum number of tokens in one forward pass.
+        kv_budget_tokens: Maximum number of tokens whose keys and values are held at a time; on a
+            GPU the default, 65,536, stands for as many as fit in half of what the weights leave.
+        batch_tokens: Maximum number of tokens in one forward pass; on a GPU the default, 4,096,
+            stands for 16,384.
         context_limit: Longest context in tokens; 0 takes the model's limit.
     """
 
@@ -462,8 +469,8 @@ class SearchConfig:
     engine: Annotated[str, OneOf(ENGINES)] = "auto"
     server: Annotated[str, OneOf(SERVERS)] = "auto"
     tokenizer: Annotated[str, Text(may_be_empty=True)] = ""
-    kv_budget_tokens: Annotated[int, Between(1, 10**12)] = 65536
-    batch_tokens: Annotated[int, Between(1, 10**12)] = 4096
+    kv_budget_tokens: Annotated[int, Between(1, 10**12)] = KV_BUDGET_TOKENS
+    batch_tokens: Annotated[int, Between(1, 10**12)] = BATCH_TOKENS
     context_limit: Annotated[int, Between(0, 10**12)] = 0
 
     def __post_init__(self) -> None:

@@ -83,7 +83,7 @@ def test_path_threads_tokens_and_memory_are_those_of_the_search(monkeypatch, way
         assert said["forward"]["instructions"] == forward.native.isa == cpu_isa("float32")
         assert said["threads"]["threads"] == forward.native.n_threads
     else:
-        assert said["forward"]["kernels"] == {"attention": "sdpa"}
+        assert said["forward"]["kernels"] == {"attention": "sdpa", "label scores": "torch"}
         assert "gpt_neox has no decoder" in said["forward"]["slower_because"]
 
     complete = balanced_labels(len(dataset), len(labels))

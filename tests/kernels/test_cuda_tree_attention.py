@@ -159,6 +159,13 @@ def test_the_library_that_was_built_is_of_this_interface():
     assert library.device_type == "cuda"
 
 
+def test_the_library_says_whether_it_copies_boxes(emulated):
+    """Heads 256 wide take the other kernel, which copies row by row."""
+    for width, boxes in ((64, True), (128, True), (256, False)):
+        pool = torch.zeros(2, 128, width, dtype=torch.bfloat16)
+        assert cuda.copies_boxes(pool, pool, emulated) == boxes
+
+
 def test_another_file_is_no_library(tmp_path):
     path = tmp_path / "libicm_fast_cuda.so"
     path.write_text("no machine code")
@@ -168,7 +175,7 @@ def test_another_file_is_no_library(tmp_path):
 
 def test_a_library_of_another_interface_is_refused(emulated, monkeypatch):
     monkeypatch.setattr(cuda_library, "ABI_VERSION", 0)
-    with pytest.raises(InputError, match="has interface 3, not 0"):
+    with pytest.raises(InputError, match="has interface 4, not 0"):
         cuda.CudaLibrary(Path(emulated._library._name))
 
 

@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 import torch
 
-from icm_fast.kernels.tree_attention import cuda, naive, trial
+from icm_fast.kernels.tree_attention import AttentionWork, cuda, naive, trial
 
 CPU = torch.device("cpu")
 
@@ -36,17 +36,38 @@ def device(tmp_path, monkeypatch):
 
 def test_the_definition_passes_every_problem():
     kinds = list(trial.problems([64, 128], CPU))
-    assert len({p.name for p in kinds}) == len(kinds) == 16
+    assert len({p.name for p in kinds}) == len(kinds) == 28
+    assert {p.query.shape[0] // p.keys.shape[0] for p in kinds} == {1, 3, 4}
+    assert max(s.start for p in kinds for s in p.work.segments) > 20_000
     for one in kinds:
         trial.check(definition, one)
 
 
 @pytest.mark.parametrize("products", cuda.PRODUCTS)
-@pytest.mark.parametrize("kind", ["split", "window", "sinks"])
+@pytest.mark.parametrize(
+    "kind", ["split", "window", "sinks", "group of 1", "group of 3", "20,000 keys"]
+)
 def test_the_emulated_kernels_pass(emulated, products, kind, monkeypatch):
     monkeypatch.setattr(trial, "_REPEATS", 1)
     attend = partial(cuda.tree_attention, products=products, library=emulated)
     trial.check(attend, problem(kind))
+
+
+def test_a_sum_that_ends_early_fails():
+    """A sum that leaves out the last tenth of 20,000 keys."""
+    long = problem("20,000 keys")
+    first, last = long.work.segments
+    begin = last.ranges[0][0]
+    shorter = replace(last, ranges=((begin, begin + 18_000),), start=18_000)
+    wrong = naive.tree_attention(
+        long.query,
+        long.keys,
+        long.values,
+        AttentionWork((first, shorter), long.work.n_tokens),
+        **long.options,
+    )
+    with pytest.raises(ArithmeticError, match=r"20,000 keys, 64 wide.*differs by"):
+        trial.check(lambda *a, **k: wrong, long)
 
 
 def test_wrong_results_fail():

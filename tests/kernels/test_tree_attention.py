@@ -4,8 +4,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn.attention.bias import CausalBias
 
-from attention_cases import ONE_TOKEN, OPTIONS, SHAPES, Sizes, make_case
+from attention_cases import DEEP, ONE_TOKEN, OPTIONS, SHAPES, Sizes, make_case
 from icm_fast.kernels.tree_attention import AttentionWork, SegmentWork, naive, sdpa
 
 IMPLEMENTATIONS = {"naive": naive.tree_attention, "sdpa": sdpa.tree_attention}
@@ -46,6 +47,35 @@ def test_equals_dense_attention(implementation, options, shape):
     assert out.shape == (HEADS, case.work.n_tokens, VALUE_DIM)
     assert out.dtype == torch.float32
     torch.testing.assert_close(out.double(), dense(case, **OPTIONS[options]), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("options", OPTIONS)
+def test_the_calls_for_devices_equal_dense_attention(options, dtype, monkeypatch):
+    monkeypatch.setattr(sdpa, "_masks_grouped_heads", lambda device: False)
+    case = make_case(SHAPES["odd batch"], dtype=dtype)
+    out = run(case, "sdpa", **OPTIONS[options])
+    limit = 1e-5 if dtype == torch.float32 else 2e-2
+    assert out.dtype == dtype
+    torch.testing.assert_close(
+        out.double(), dense(case, **OPTIONS[options]), atol=limit, rtol=limit
+    )
+
+
+def test_the_calls_for_devices_keep_no_mask_and_no_scores(monkeypatch):
+    """Kernels for devices have no mask with grouped heads, and cuDNN plans for every shape."""
+    calls = []
+
+    def attention(query, keys, values, attn_mask, scale):
+        allowed = torch.backends.cuda.cudnn_sdp_enabled(), torch.backends.cuda.math_sdp_enabled()
+        calls.append((type(attn_mask), query.shape[1], keys.shape[1], allowed))
+        return torch.zeros(*query.shape[:3], values.shape[-1])
+
+    monkeypatch.setattr(sdpa, "_masks_grouped_heads", lambda device: False)
+    monkeypatch.setattr(sdpa.F, "scaled_dot_product_attention", attention)
+    case = make_case([DEEP])
+    run(case, "sdpa")
+    assert calls == [(CausalBias, HEADS, HEADS, (False, True))]
 
 
 @settings(max_examples=60, deadline=None)

@@ -100,28 +100,54 @@ def test_the_pool_takes_half_of_what_the_weights_leave():
     assert fitting_kv_tokens(config, 2, 1_000, 5_000) == 1
 
 
-def test_a_scorer_on_a_device_keeps_to_its_memory(monkeypatch):
-    model = tiny_model("llama")
-    on_device = [
-        SimpleNamespace(device=torch.device("cuda", k % 2), nbytes=p.nbytes)
-        for k, p in enumerate(model.parameters())
-    ]
-    weights = sum(p.nbytes for p in on_device)
-    placed = SimpleNamespace(parameters=lambda: on_device, config=model.config, dtype=torch.float32)
-    loaded = SimpleNamespace(model=placed)
-    asked = []
+@pytest.fixture
+def placed(monkeypatch):
+    """Places a tiny model on two devices that have as much memory as its weights take, times."""
 
-    def properties(device):
-        asked.append(device.index)
-        return SimpleNamespace(total_memory=weights)
+    def place(times=1):
+        model = tiny_model("llama")
+        parameters = [
+            SimpleNamespace(device=torch.device("cuda", k % 2), nbytes=p.nbytes)
+            for k, p in enumerate(model.parameters())
+        ]
+        room = times * sum(p.nbytes for p in parameters)
+        asked = []
 
-    monkeypatch.setattr(torch.cuda, "get_device_properties", properties)
+        def properties(device):
+            asked.append(device.index)
+            return SimpleNamespace(total_memory=room)
+
+        monkeypatch.setattr(torch.cuda, "get_device_properties", properties)
+        names = {"config": model.config, "dtype": torch.float32}
+        loaded = SimpleNamespace(model=SimpleNamespace(parameters=lambda: parameters, **names))
+        fitting = (2 * room * 9 // 10 - room // times) // 2
+        return loaded, fitting // (kv_numbers_per_token(model.config) * 4), asked
+
+    return place
+
+
+def test_a_scorer_on_a_device_keeps_to_its_memory(placed):
+    loaded, fitting, asked = placed()
+    assert 7 < fitting < 65536
     config = local_scorers.within_device(SearchConfig(), loaded)
-    expected = (2 * weights * 9 // 10 - weights) // 2 // (kv_numbers_per_token(model.config) * 4)
-    assert config.kv_budget_tokens == expected
+    assert config.kv_budget_tokens == fitting
     assert sorted(asked) == [0, 1]
+    assert local_scorers.within_device(SearchConfig(), loaded, 2).kv_budget_tokens == fitting // 2
     small = local_scorers.within_device(SearchConfig(kv_budget_tokens=7), loaded)
     assert small.kv_budget_tokens == 7
+    large = local_scorers.within_device(SearchConfig(kv_budget_tokens=10**9), loaded)
+    assert large.kv_budget_tokens == fitting
+
+
+def test_defaults_are_larger_on_a_device(placed):
+    loaded, fitting, _ = placed(times=1000)
+    config = local_scorers.within_device(SearchConfig(), loaded)
+    assert (config.kv_budget_tokens, config.batch_tokens) == (fitting, 16384)
+    assert fitting > 65536
+    asked_for = SearchConfig(kv_budget_tokens=70_000, batch_tokens=4097)
+    assert local_scorers.within_device(asked_for, loaded) == asked_for
+    on_cpu = tiny_loaded("llama")
+    assert local_scorers.within_device(SearchConfig(), on_cpu) == SearchConfig()
 
 
 def test_layers_are_spread_by_transformers_where_that_is_asked_for(tmp_path, monkeypatch):

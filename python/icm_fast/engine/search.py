@@ -138,9 +138,8 @@ def search_into(
         result = rescored(result, store, scorer, dataset, config)
     result = judged(result, store, dataset, config)
     result = replace(result, seconds=watch.seconds())
-    summary = store.finish(
-        labels_lines(dataset, result.labels, result.scores), summary_of(engine, store, result)
-    )
+    content = {**summary_of(engine, store, result), **scorer.computing()}
+    summary = store.finish(labels_lines(dataset, result.labels, result.scores), content)
     return replace(result, seconds=float(summary["seconds"]))
 
 

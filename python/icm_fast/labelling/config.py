@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from icm_fast.config import (
+    BATCH_TOKENS,
     DTYPES,
     ENGINES,
+    KV_BUDGET_TOKENS,
     SERVERS,
     Between,
     ListOf,
@@ -68,8 +70,8 @@ class LabelConfig:
     server: Annotated[str, OneOf(SERVERS)] = "auto"
     tokenizer: Annotated[str, Text(may_be_empty=True)] = ""
     int8: Annotated[bool, Switch()] = False
-    kv_budget_tokens: Annotated[int, Between(1, 10**12)] = 65536
-    batch_tokens: Annotated[int, Between(1, 10**12)] = 4096
+    kv_budget_tokens: Annotated[int, Between(1, 10**12)] = KV_BUDGET_TOKENS
+    batch_tokens: Annotated[int, Between(1, 10**12)] = BATCH_TOKENS
     context_limit: Annotated[int, Between(0, 10**12)] = 0
 
     def __post_init__(self) -> None:

@@ -18,7 +18,7 @@ DIGESTS = "digests"
 """Key of summary.json: the SHA-256 (hex) of each file, and of what the summary says was found."""
 
 _SUMMARY = "summary.json"
-_HOW_IT_RAN = ("seconds", "versions", "n_evaluations_resumed")
+_HOW_IT_RAN = ("seconds", "versions", "n_evaluations_resumed", "computing")
 _LENGTH = 64
 _EDITED = f'or delete "{DIGESTS}" from {_SUMMARY} to read the folder as it is'
 

@@ -34,6 +34,8 @@ class _Lifted:
         self._score_rows = getattr(scorer, "score_rows", None)
         self._score_canonical = getattr(scorer, "score_canonical", scorer.score)
         self._visit = getattr(scorer, "visit", None)
+        #: How a model of this process is forwarded; None for scorers that do not say.
+        self.path: object = getattr(scorer, "path", None)
 
     def score(self, labels: IntArray, queries: BoolArray | None = None) -> Scored:
         """Score the queried examples (all by default)."""

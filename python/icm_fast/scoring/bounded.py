@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from icm_fast.config import SearchConfig
 from icm_fast.errors import InputError
+from icm_fast.model.forward.path import ForwardPath
 from icm_fast.model.forward.runner import ModelRunner
 from icm_fast.plan.leave_one_out import LeaveOneOutPlan
 from icm_fast.plan.pieces import TokenizedDataset
@@ -48,6 +49,11 @@ class BoundedScorer(ScorerOfLabels):
     def runner(self) -> ModelRunner | None:
         """Forwards the segments of all blocks; None for a model on a server."""
         return self._tree.runner if isinstance(self._tree, TreeScorer) else None
+
+    @property
+    def path(self) -> ForwardPath | None:
+        """What forwards the segments of all blocks; None for a model on a server."""
+        return self._tree.path if isinstance(self._tree, TreeScorer) else None
 
     @property
     def longest_context(self) -> int:

@@ -9,6 +9,7 @@ import numpy as np
 
 from icm_fast.config import SearchConfig
 from icm_fast.errors import InputError
+from icm_fast.model.forward.path import warn_of_slow_device
 from icm_fast.model.loaded import LoadedModel
 from icm_fast.model.sharing import turn_of
 from icm_fast.plan.pieces import TokenizedDataset, tokenize_dataset
@@ -46,10 +47,14 @@ def make_scorer(loaded: ScoringModel, dataset: Dataset, config: SearchConfig) ->
     if isinstance(loaded, ModelElsewhere):
         return loaded.scorer(dataset, config)
     with turn_of(loaded.model):  # tokenizers and probes change the state of the model, too
-        return _make_scorer(loaded, dataset, config)
+        scorer = _make_scorer(loaded, dataset, config)
+        warn_of_slow_device(scorer.path)
+    return scorer
 
 
-def _make_scorer(loaded: LoadedModel, dataset: Dataset, config: SearchConfig) -> Scorer:
+def _make_scorer(
+    loaded: LoadedModel, dataset: Dataset, config: SearchConfig
+) -> TreeScorer | NaiveScorer | BoundedScorer:
     pieces = tokenize_dataset(dataset, loaded.tokenizer)
     check_embedded(pieces, loaded)
     _warn_of_lost_texts(loaded, dataset)

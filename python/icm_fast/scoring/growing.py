@@ -17,7 +17,7 @@ from icm_fast.model.loaded import LoadedModel
 from icm_fast.model.sharing import turn_of
 from icm_fast.plan.leave_one_out import Growing, LeaveOneOutPlan, Stages
 from icm_fast.plan.pieces import TokenizedDataset
-from icm_fast.scoring.local import TreeScorer, within_device
+from icm_fast.scoring.local import TreeScorer
 from icm_fast.scoring.protocol import Scored
 from icm_fast.types import UNLABELLED, BoolArray, IntArray
 
@@ -42,19 +42,20 @@ class AppendingScorer(TreeScorer):
     """
 
     def __init__(self, loaded: LoadedModel, pieces: TokenizedDataset, config: SearchConfig) -> None:
-        config = within_device(config, loaded, n_pools=2)  # the other pool is that of `canonical`
-        super().__init__(loaded, pieces, config)
+        # The other pool is that of `canonical`.
+        super().__init__(loaded, pieces, config, n_pools=2)
         tokens = pieces.demonstration_bounds() + 1  # a slot may stay empty
         # Room for all demonstrations in all contexts, twice, so that labellings which the search
         # revisits are still in the pool.
         most = 2 * (len(pieces) + 2) * int(tokens.sum())
-        budget = min(config.kv_budget_tokens, most)
+        budget = min(self._config.kv_budget_tokens, most)
         _check_memory(loaded, budget)
         self._orders = ContextOrders(tokens, budget)
         self._budget = budget
         self._cache = PrefixCache(budget)
         # Its contexts do not depend on what was scored before; the final labels are scored by it.
-        self.canonical = TreeScorer(loaded, pieces, replace(config, context_order="tree"))
+        by_tree = replace(config, context_order="tree")
+        self.canonical = TreeScorer(loaded, pieces, by_tree, n_pools=2)
 
     def visit(self, labels: IntArray) -> None:
         """Note a labelling: the contexts of later ones depend on it."""

@@ -145,6 +145,17 @@ class LazyScorer:
         """Whether the model may be another one than that with this digest of files."""
         return self._source.may_differ(files)
 
+    def computing(self) -> dict[str, object]:
+        """How a model on a GPU was forwarded, as plain values; empty for others, or if none was."""
+        path = getattr(self._scorer, "path", None)
+        if path is None:
+            return {}
+        from icm_fast.model.forward.path import ForwardPath
+
+        # A scorer of the user's may call something else its path.
+        on_gpu = isinstance(path, ForwardPath) and path.device != "cpu"
+        return {"computing": asdict(path)} if on_gpu else {}
+
     def visit(self, labels: IntArray) -> None:
         """Note a labelling that the search looks at; some scorers' contexts depend on them.
 

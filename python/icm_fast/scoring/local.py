@@ -8,7 +8,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from icm_fast.config import SearchConfig
+from icm_fast.config import BATCH_TOKENS, KV_BUDGET_TOKENS, SearchConfig
+from icm_fast.model.forward.batch import Forward
+from icm_fast.model.forward.path import ForwardPath, path_of
 from icm_fast.model.forward.runner import ModelRunner
 from icm_fast.model.kv_size import fitting_kv_tokens, kv_numbers_per_token
 from icm_fast.model.label_head import LabelHead, label_logprobs
@@ -22,6 +24,9 @@ from icm_fast.scoring.protocol import Enough, Scored
 from icm_fast.scoring.support import require_exact_sharing
 from icm_fast.types import BoolArray, FloatArray, IntArray, ScoreArray
 
+DEVICE_BATCH_TOKENS = 16384
+"""On a GPU where ``batch_tokens`` is the default: smaller batches leave a large GPU idle."""
+
 STAGE_TOKENS = 2048
 """Size of the sub-trees after which a scorer checks whether it has scored enough: small enough to
 stop early, large enough for full batches."""
@@ -30,10 +35,17 @@ stop early, large enough for full batches."""
 class _LocalScorer(ScorerOfLabels):
     """What both local scorers share: plans, label tokens and the head."""
 
-    def __init__(self, loaded: LoadedModel, pieces: TokenizedDataset, config: SearchConfig) -> None:
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        pieces: TokenizedDataset,
+        config: SearchConfig,
+        *,
+        n_pools: int = 1,
+    ) -> None:
         self._loaded = loaded
         self._pieces = pieces
-        self._config = within_device(config, loaded)
+        self._config = within_device(config, loaded, n_pools)
         self._tree = label_tree(pieces)
         self._head = LabelHead(loaded.model)
 
@@ -47,6 +59,15 @@ class _LocalScorer(ScorerOfLabels):
         """Context orders, token ids and segments for ``labels``."""
         tail = (self._tree.tail_tokens, self._tree.tail_parents)
         return plan_pieces(self._pieces, labels, tail, self._config, queries, stages, growing)
+
+    @property
+    def path(self) -> ForwardPath:
+        """What forwards the model, and why nothing faster does."""
+        return path_of(self._loaded, self._forward(), int8=self._config.int8)
+
+    def _forward(self) -> Forward | None:
+        """The implementation that runs segments; None where whole prompts are forwarded."""
+        return None
 
     @property
     def n_labels(self) -> int:
@@ -64,7 +85,10 @@ class _LocalScorer(ScorerOfLabels):
 
 
 def within_device(config: SearchConfig, loaded: LoadedModel, n_pools: int = 1) -> SearchConfig:
-    """The same settings with pools that fit the memory of the devices; on a CPU, unchanged.
+    """The same settings with pools and batches for the model's GPUs; on a CPU, unchanged.
+
+    Defaults are a CPU's. On a GPU they stand for the pool that fits and larger batches; any other
+    pool is kept where it fits.
 
     Args:
         config: Settings.
@@ -75,7 +99,12 @@ def within_device(config: SearchConfig, loaded: LoadedModel, n_pools: int = 1) -
     if fitting is None:
         return config
     each = max(1, fitting // n_pools)
-    return replace(config, kv_budget_tokens=min(config.kv_budget_tokens, each))
+    budget, batch = config.kv_budget_tokens, config.batch_tokens
+    return replace(
+        config,
+        kv_budget_tokens=each if budget == KV_BUDGET_TOKENS else min(budget, each),
+        batch_tokens=DEVICE_BATCH_TOKENS if batch == BATCH_TOKENS else batch,
+    )
 
 
 def device_tokens(loaded: LoadedModel) -> int | None:
@@ -95,9 +124,27 @@ def device_tokens(loaded: LoadedModel) -> int | None:
 class TreeScorer(_LocalScorer):
     """Exact scores for n log n demonstrations: every shared prefix is forwarded once."""
 
-    def __init__(self, loaded: LoadedModel, pieces: TokenizedDataset, config: SearchConfig) -> None:
-        super().__init__(loaded, pieces, config)
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        pieces: TokenizedDataset,
+        config: SearchConfig,
+        *,
+        n_pools: int = 1,
+    ) -> None:
+        """Pick the forward implementation.
+
+        Args:
+            loaded: The model.
+            pieces: Token pieces of the data set.
+            config: Settings.
+            n_pools: How many pools share the memory of a GPU.
+        """
+        super().__init__(loaded, pieces, config, n_pools=n_pools)
         self.runner = ModelRunner(loaded, int8=config.int8)
+
+    def _forward(self) -> Forward | None:
+        return self.runner.forward
 
     def predict_tokens(self, labels: IntArray, queries: BoolArray | None = None) -> int:
         """Tokens that :meth:`score` would forward."""

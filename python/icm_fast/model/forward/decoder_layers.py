@@ -62,16 +62,6 @@ class Projections:
     linears: tuple[torch.nn.Linear, ...]
     widths: tuple[int, ...]
 
-    def __call__(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Project ``[n_rows, hidden_size]`` to ``[n_rows, width]`` for each projection.
-
-        The results of a stacked layer are views of one tensor.
-        """
-        if self._are_stacked():
-            outputs: tuple[torch.Tensor, ...] = self.linears[0](x).split(self.widths, dim=-1)
-            return outputs
-        return tuple(linear(x) for linear in self.linears)
-
     def parts(self) -> list[tuple[torch.Tensor, torch.Tensor | None]]:
         """Weight ``[width, hidden_size]`` and bias ``[width]``, or None, of each projection."""
         if self._are_stacked():  # :func:`is_known` requires that it has no bias

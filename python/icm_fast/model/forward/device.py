@@ -9,11 +9,13 @@ import torch
 
 from icm_fast.kernels.add_rms_norm import select_add_rms_norm
 from icm_fast.kernels.gated_activation import select_gated_activation
+from icm_fast.kernels.one_copy import one_copy
 from icm_fast.kernels.rope_kv_write import select_rope_kv_write
 from icm_fast.kernels.tree_attention import AttentionWork
 from icm_fast.kernels.tree_attention.select import select_tree_attention
-from icm_fast.kernels.triton_devices import DTYPES, has_triton_kernels
-from icm_fast.model.forward.batch import IntArray64, PackedBatch, rows_of
+from icm_fast.kernels.tree_attention.work import TreeAttention
+from icm_fast.kernels.triton_devices import DTYPES, NEEDS_TRITON, has_triton_kernels
+from icm_fast.model.forward.batch import PackedBatch, rows_of
 from icm_fast.model.forward.decoder_layers import (
     DecoderLayer,
     decoder_of,
@@ -21,6 +23,7 @@ from icm_fast.model.forward.decoder_layers import (
     unknown_because,
 )
 from icm_fast.model.forward.halving import PooledForward
+from icm_fast.model.forward.stacked import StackedProjections
 from icm_fast.model.loaded import LoadedModel
 from icm_fast.model.sharing import turn_of
 
@@ -44,10 +47,7 @@ def unserved_because(loaded: LoadedModel) -> str:
         names = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))
         return f"the kernels take one dtype of weights, float32, bfloat16 or float16, not {names}"
     if not has_triton_kernels(loaded.device):
-        return (
-            f"{loaded.device} has no Triton kernels, which need triton 3.7 and an NVIDIA GPU of "
-            "compute capability 8.0 or later"
-        )
+        return f"{NEEDS_TRITON}, and {loaded.device} has none"
     return unknown_because(loaded.model)
 
 
@@ -71,7 +71,8 @@ class _Pass:
 class DeviceForward(PooledForward):
     """The layers of a known family: linear layers by torch, everything else by our kernels.
 
-    It runs on any device; without Triton kernels, their definitions are used.
+    Query, key and value are one product, and so are gate and up. It runs on any device; without
+    Triton kernels, their definitions are used.
     """
 
     def __init__(self, loaded: LoadedModel) -> None:
@@ -79,6 +80,11 @@ class DeviceForward(PooledForward):
         super().__init__(weight.device)
         self._model = loaded.model
         self._decoder = decoder_of(loaded.model)
+        layers = self._decoder.layers
+        with turn_of(loaded.model):
+            self._heads = [StackedProjections(layer.heads) for layer in layers]
+            self._gates = [StackedProjections(layer.units) for layer in layers]
+        self._attention: TreeAttention | None = None
         self._like = weight.new_empty(0)
         self._add_norm = select_add_rms_norm(weight.device, weight.dtype)
         self._gated = select_gated_activation(weight.device, weight.dtype)
@@ -97,21 +103,22 @@ class DeviceForward(PooledForward):
     def open(self, pool_tokens: int, longest_context: int, *, keep: bool = False) -> None:
         """Make room for a plan, and its rotary tables."""
         super().open(pool_tokens, longest_context, keep=keep)
+        self._attention = None
         kinds = self._decoder.rotary_kinds
         with turn_of(self._model):  # some kinds of positions change with every call
+            for stacked in (*self._heads, *self._gates):
+                stacked.refresh()
             self._tables = rotary_tables(self._model, kinds, longest_context, self._like)
 
     def _run(self, batch: PackedBatch) -> torch.Tensor:
         rows = rows_of(batch)
-        positions = self._tensor(rows.positions)
-        step = _Pass(
-            rows.work,
-            self._tensor(rows.slots),
-            tuple((cosine[positions], sine[positions]) for cosine, sine in self._tables),
-            self._tensor(rows.wanted),
+        positions, slots, wanted, token_ids = one_copy(
+            [rows.positions, rows.slots, rows.wanted, batch.token_ids], self._like.device
         )
+        rotary = tuple((cosine[positions], sine[positions]) for cosine, sine in self._tables)
+        step = _Pass(rows.work, slots, rotary, wanted)
         # Called as a module: some families scale their embedding in it.
-        x: torch.Tensor = self._model.get_input_embeddings()(self._tensor(batch.token_ids))
+        x: torch.Tensor = self._model.get_input_embeddings()(token_ids)
         residual: torch.Tensor | None = None
         for number, layer in enumerate(self._decoder.layers):
             x, residual = self._layer(number, layer, x, residual, step)
@@ -145,21 +152,22 @@ class DeviceForward(PooledForward):
             heads, residual = heads[step.wanted], residual[step.wanted]
         x = self._norm_after(layer, "post_attention_norm", layer.output(heads))
         states, residual = self._norm(layer.norms["feed_forward_norm"], x, residual)
-        x = layer.down(self._units(layer, states))
+        x = layer.down(self._units(number, states))
         return self._norm_after(layer, "post_feed_forward_norm", x), residual
 
     def _attend(
         self, number: int, layer: DecoderLayer, states: torch.Tensor, step: _Pass
     ) -> torch.Tensor:
         """Attention of one layer, ``[n_tokens, n_heads * head_dim]`` from normed states."""
-        query, key, value = (self._by_head(part) for part in layer.heads(states))
+        query, key, value = (self._by_head(part) for part in self._heads[number](states))
         query = self._head_norm(layer, "query_norm", query)
         key = self._head_norm(layer, "key_norm", key)
         keys, values = self._store.pools(number, key, value)
         rotary = step.rotary[layer.rotary]
         query = self._rope_write(query, key, value, *rotary, keys, values, step.slots)
-        attend = select_tree_attention(query, values)
-        out = attend(
+        if self._attention is None:  # once for all layers of a plan: the choice looks at files
+            self._attention = select_tree_attention(query, values)
+        out = self._attention(
             query,
             keys,
             values,
@@ -170,9 +178,9 @@ class DeviceForward(PooledForward):
         )
         return out.transpose(0, 1).flatten(1)
 
-    def _units(self, layer: DecoderLayer, states: torch.Tensor) -> torch.Tensor:
+    def _units(self, number: int, states: torch.Tensor) -> torch.Tensor:
         """The gated units, ``[n_tokens, intermediate_size]``; gate and up are freed on return."""
-        gate, up = layer.units(states)
+        gate, up = self._gates[number](states)
         return self._gated(gate, up, self._decoder.activation)
 
     def _by_head(self, rows: torch.Tensor) -> torch.Tensor:
@@ -196,6 +204,3 @@ class DeviceForward(PooledForward):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         decoder = self._decoder
         return self._add_norm(x, residual, weight, decoder.norm_eps, plus_one=decoder.norm_plus_one)
-
-    def _tensor(self, values: IntArray64) -> torch.Tensor:
-        return torch.from_numpy(values).to(self._like.device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -11,7 +12,9 @@ from typing import Any, Literal
 import torch
 
 from icm_fast._core import cpu_int8_isa
-from icm_fast.kernels.tree_attention.select import select_tree_attention
+from icm_fast.kernels.label_logprob import Head, select_label_logprob
+from icm_fast.kernels.tree_attention import cuda
+from icm_fast.kernels.tree_attention.select import select_tree_attention, slower_because
 from icm_fast.model.decoder_config import DecoderConfig
 from icm_fast.model.forward.batch import Forward
 from icm_fast.model.forward.cpu import CpuForward, unsupported_because
@@ -23,6 +26,10 @@ from icm_fast.model.loaded import LoadedModel
 PathName = Literal["native decoder", "device kernels", "transformers", "whole prompts"]
 
 ISA_VARIABLE = "ICM_FAST_ISA"
+
+_SOME_SLOTS = 128
+"""Slots of a pool like the real one, to ask which kernel it gets."""
+
 _FASTER_FLAGS = {"portable": ("avx2", "fma"), "avx2": ("avx512f", "avx512bw", "avx512dq")}
 """What the next faster instruction set needs of the processor."""
 
@@ -86,15 +93,27 @@ def path_of(loaded: LoadedModel, forward: Forward | None, *, int8: bool = False)
     if forward is None:
         reason = "scorer=naive forwards every prompt as a whole; scorer=tree shares prefixes"
         return ForwardPath("whole prompts", *where, threads=threads, slower_because=reason)
-    kernels = {"attention": _attention(loaded)}
+    kernels, slower = _attention(loaded)
+    kernels["label scores"] = _label_scores(loaded)
+    name: PathName = "transformers"
     if isinstance(forward, DeviceForward):
         kernels |= {name: _named(kernel) for name, kernel in forward.kernels.items()}
-        return ForwardPath("device kernels", *where, threads=threads, kernels=kernels)
-    on_cpu = loaded.device.type == "cpu"
-    reason = unsupported_because(loaded) if on_cpu else unserved_because(loaded)
-    return ForwardPath(
-        "transformers", *where, threads=threads, kernels=kernels, slower_because=reason
-    )
+        name, reason = "device kernels", ""
+    elif loaded.device.type == "cpu":
+        reason = unsupported_because(loaded)
+    else:
+        reason = unserved_because(loaded)
+    # Where the whole forward pass and its attention lack the same thing, it is said once.
+    reasons = "; ".join(dict.fromkeys(filter(None, (reason, slower))))
+    return ForwardPath(name, *where, threads=threads, kernels=kernels, slower_because=reasons)
+
+
+def warn_of_slow_device(path: ForwardPath | None) -> None:
+    """Warn where a model on a GPU runs by less than the fastest implementation."""
+    if path is not None and path.device != "cpu" and path.slower_because:
+        warnings.warn(
+            f"slower than this GPU could be: {path.sentence()}", RuntimeWarning, stacklevel=2
+        )
 
 
 def _slower_instructions(isa: str, dtype: str) -> str:
@@ -110,13 +129,31 @@ def _slower_instructions(isa: str, dtype: str) -> str:
     return ""
 
 
-def _attention(loaded: LoadedModel) -> str:
-    """Name of the attention kernel for heads of this model."""
+def _attention(loaded: LoadedModel) -> tuple[dict[str, str], str]:
+    """Kernel of the attention and how it copies keys, and why nothing faster is taken."""
+    query, pool = _heads(loaded)
+    attend = select_tree_attention(query, pool)
+    kernels = {"attention": _named(attend)}
+    if attend is cuda.wgmma_tree_attention and query.shape[-1] <= cuda.WIDEST_WGMMA:
+        kernels["copies of keys"] = "boxes" if cuda.copies_boxes(pool, pool) else "rows"
+    return kernels, slower_because(query, pool)
+
+
+def _heads(loaded: LoadedModel) -> tuple[torch.Tensor, torch.Tensor]:
+    """A query and a pool as the model's attention has them, uninitialised."""
     config: DecoderConfig = loaded.model.config.get_text_config(decoder=True)
     width = head_dim(config)
     like = torch.empty(0, dtype=loaded.model.dtype, device=loaded.device)
     query = like.new_empty(int(config.num_attention_heads), 1, width)
-    return _named(select_tree_attention(query, like.new_empty(kv_heads(config), 1, width)))
+    return query, like.new_empty(kv_heads(config), _SOME_SLOTS, width)
+
+
+def _label_scores(loaded: LoadedModel) -> str:
+    """Implementation of the label head."""
+    weight = loaded.model.get_output_embeddings().weight
+    # Last states are where the head is, in the dtype of the weights.
+    kernel = select_label_logprob(weight[:0], Head(weight))
+    return "torch" if kernel is None else _named(kernel)
 
 
 def _named(kernel: Callable[..., Any]) -> str:

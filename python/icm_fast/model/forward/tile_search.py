@@ -22,6 +22,7 @@ from icm_fast.kernels.tree_attention import AttentionWork, SegmentWork, sdpa
 from icm_fast.kernels.tree_attention.tiles import SHORT_ROWS, Tile, TilePair, padded
 from icm_fast.kernels.tree_attention.tuned_tiles import HeadShape
 from icm_fast.kernels.tree_attention.work import TreeAttention
+from icm_fast.model.forward.batch import RangePaths
 from icm_fast.plan.uniform import uniform_plan
 
 LIMITS = {torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 1e-2}
@@ -234,18 +235,13 @@ _REPEATS = 5
 
 
 def batch_work(plan: TreePlan, batch: int) -> AttentionWork:
-    """Segments of one batch with their ancestors' ranges, root first."""
-    works, row = [], 0
-    for segment in plan.batch_segments[plan.batch_offsets[batch] : plan.batch_offsets[batch + 1]]:
-        ranges: list[tuple[int, int]] = []
-        ancestor = int(plan.parent[segment])
-        while ancestor >= 0:
-            begin = int(plan.kv_offset[ancestor])
-            ranges.insert(0, (begin, begin + int(plan.n_tokens[ancestor])))
-            ancestor = int(plan.parent[ancestor])
+    """Segments of one batch, with their ancestors' ranges as the runner joins them."""
+    paths, works, row = RangePaths(plan), [], 0
+    first, last = plan.batch_offsets[batch : batch + 2]
+    for segment in map(int, plan.batch_segments[first:last]):
         end = row + int(plan.n_tokens[segment])
         own, start = int(plan.kv_offset[segment]), int(plan.start[segment])
-        works.append(SegmentWork(row, end, tuple(ranges), own, start))
+        works.append(SegmentWork(row, end, paths.before(segment), own, start))
         row = end
     return AttentionWork(tuple(works), row)
 

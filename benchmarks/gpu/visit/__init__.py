@@ -1,0 +1,1 @@
+"""The steps of ``python -m benchmarks.gpu``, each in a process of its own."""
