@@ -59,6 +59,9 @@ TASKS = {
 KINDS = ("calibrated", "plain")
 """Two ways to take a prediction, the one that says most first."""
 
+Columns = Sequence[Mapping[str, Any]]
+"""Columns of an experiment, as its file holds them."""
+
 
 @cache
 def read(name: str) -> Any:
@@ -137,12 +140,36 @@ def experiment(name: str) -> str:
     if content["source"].startswith("ours"):
         facts = facts.replace("repeats ours", "an experiment of ours")
     parts = [facts, f"![{content['title']}]({file}.png)"]
-    parts += [_accuracies(content["columns"], kind) for kind in KINDS]
-    parts += [_differences(content["columns"]), _searches(content["columns"])]
+    full, short = _by_width(content["columns"])
+    parts += [_accuracies(full, kind) for kind in KINDS]
+    parts += [_differences(full), _presets(short), _searches(content["columns"])]
     return "\n\n".join(part for part in parts if part)
 
 
-def _accuracies(columns: Sequence[Mapping[str, Any]], kind: str) -> str:
+def _by_width(columns: Columns) -> tuple[Columns, Columns]:
+    """Columns of all methods, and those of found and golden labels alone beside them."""
+    short = [c for c in columns if set(c["methods"]) <= {"icm", "golden"}]
+    full = [c for c in columns if c not in short]
+    return (full, short) if full else (short, [])
+
+
+def _presets(columns: Columns) -> str:
+    """Found against golden labels in columns called ``DATA, PRESET``, a row for each."""
+    rows = []
+    for each in columns:
+        data, _, preset = each["name"].rpartition(", ")
+        found, golden = (each["methods"][m] for m in ("icm", "golden"))
+        shown = [
+            share(of[kind]["accuracy"], of[kind]["interval"])
+            for kind in KINDS
+            for of in (found, golden)
+        ]
+        rows.append([data, f"`{preset}`", str(each["n"]), *shown])
+    names = [f"{what}, {kind}" for kind in KINDS for what in ("**ICM**", "golden")]
+    return table(["data", "preset", "n", *names], rows) if rows else ""
+
+
+def _accuracies(columns: Columns, kind: str) -> str:
     used = [m for m in METHODS if any(m in c["methods"] for c in columns)]
     rows = []
     for method in used:
@@ -155,7 +182,7 @@ def _accuracies(columns: Sequence[Mapping[str, Any]], kind: str) -> str:
     return table([f"{kind} accuracy", *(c["name"] for c in columns)], rows)
 
 
-def _differences(columns: Sequence[Mapping[str, Any]]) -> str:
+def _differences(columns: Columns) -> str:
     pairs: dict[tuple[str, str], None] = {}
     for each in columns:
         pairs |= {(d["method"], d["against"]): None for d in each.get("differences", ())}
@@ -179,7 +206,7 @@ def _differences(columns: Sequence[Mapping[str, Any]]) -> str:
     return table(["points of accuracy", *(c["name"] for c in columns)], rows)
 
 
-def _searches(columns: Sequence[Mapping[str, Any]]) -> str:
+def _searches(columns: Columns) -> str:
     names = ("search", "n", "agreement with gold, by seed", "U(found) - U(gold)", "evaluations")
     rows = []
     for each in columns:

@@ -1,5 +1,6 @@
 """What a search of the preset `default` starts from."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -14,6 +15,7 @@ from icm_fast.scoring.posterior import (
     mutual_information,
     view_evidence,
 )
+from icm_fast.scoring.shares import FEWEST_ROWS, certain_shares
 from icm_fast.types import Constraint, Dataset, Example, LabelSpace
 from run_fakes import FakeScorer, toy_dataset
 
@@ -138,3 +140,42 @@ def test_three_labels_and_groups():
     dataset = Dataset(rows, LabelSpace((" a", " b", " c")), rules)
     found = icm_fast.search(dataset, model="fake", scorer=FakeScorer(8, 3), config=SearchConfig())
     assert all(found.labels[k] != found.labels[k + 1] for k in range(0, 8, 2))
+
+
+def two_bells(n, share, seed=0, distance=3.0):
+    """Margins of which the given share lies around ``distance``, the rest around its negative."""
+    rng = np.random.default_rng(seed)
+    sign = np.where(np.arange(n) < round(share * n), 1.0, -1.0)
+    return sign * distance / 2 + rng.normal(size=n) * 0.7, sign > 0
+
+
+@pytest.mark.parametrize("share", [0.1, 0.2, 0.85])
+def test_shares_that_the_evidence_shows_plainly_are_met(share):
+    margins, truth = two_bells(160, share)
+    asked = Asked(tuple(margins), tuple(margins))
+    labels = bootstrap(toy_dataset(160), asked, fixed=None, rounds=2).argmax(axis=1)
+    assert (labels == truth).mean() > 0.95
+    assert labels.mean() == pytest.approx(share, abs=0.04)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("distance", [0.5, 3.0])
+def test_equal_shares_stay_equal(seed, distance):
+    margins, _ = two_bells(128, 0.5, seed, distance)
+    evidence = evidence_of(*margins)
+    assert certain_shares(evidence) is None
+
+
+def test_shares_are_left_alone_where_rules_decide_or_rows_are_few():
+    margins, _ = two_bells(160, 0.1)
+    rules = tuple(
+        Constraint(i, i + 1, ((True, True), (True, False)), "not both") for i in range(0, 160, 2)
+    )
+    bound = dataclasses.replace(toy_dataset(160), constraints=rules)
+    asked = Asked(tuple(margins), tuple(margins))
+    free_rows = bootstrap(toy_dataset(160), asked, fixed=None, rounds=2)
+    kept = bootstrap(bound, asked, fixed=None, rounds=2)
+    assert kept.argmax(axis=1).sum() > free_rows.argmax(axis=1).sum()
+    few = evidence_of(*two_bells(FEWEST_ROWS - 1, 0.1)[0])
+    assert certain_shares(few) is None
+    assert certain_shares(evidence_of(*margins)) is not None

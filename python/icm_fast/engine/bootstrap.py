@@ -3,7 +3,9 @@
 A round takes the labels that the evidence so far gives, shows the more confident half of each label
 as demonstrations, and scores every example among them: those that are shown among all others that
 are. The evidence is that of the example alone plus the mean of the rounds. Each view is calibrated
-and counts by what it tells about the examples, whatever the size of its numbers.
+and counts by what it tells about the examples, whatever the size of its numbers. Calibration makes
+the labels about equally frequent; where the evidence shows plainly that they are not, the labels
+get the shares that it shows (:mod:`icm_fast.scoring.shares`).
 Half of the labels serve better than all: the half that is left out is wrong more often, and small
 models read short contexts better (dev/LOG.md). On choosing confident demonstrations: Naive-SemiICL,
 arXiv 2503.03062.
@@ -16,7 +18,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from icm_fast.scoring.posterior import calibrated_evidence, centred, own_margins, view_evidence
+from icm_fast.scoring.posterior import (
+    calibrated_evidence,
+    centred,
+    own_margins,
+    share_offset,
+    view_evidence,
+)
+from icm_fast.scoring.shares import certain_shares
 from icm_fast.tasks.consistent import consistent_labels
 from icm_fast.types import (
     UNLABELLED,
@@ -51,7 +60,8 @@ def bootstrap(
         evaluate: Scores a labelling.
         fixed: ``[n]`` known labels, which are shown in every round; -1 where there is none.
         rounds: How often labels are shown.
-        shares: Expected shares of the labels; empty for equal ones.
+        shares: Expected shares of the labels. When empty, equal ones are assumed, and two labels
+            without constraints get the shares that the evidence shows, if it does so plainly.
         enough: Whether no further labelling may be scored.
     """
     known = np.full(len(dataset), UNLABELLED, np.int32) if fixed is None else fixed
@@ -66,7 +76,12 @@ def bootstrap(
         if enough() or (before is not None and (before == shown).all()):
             break
         views.append(View.of(evaluate(shown), free))
-    return _together(alone, views).astype(np.float32)
+    evidence = _together(alone, views)
+    if not shares and not dataset.constraints:
+        unequal = certain_shares(evidence[free])
+        if unequal is not None:
+            evidence[free] += share_offset(evidence[free], unequal)
+    return evidence.astype(np.float32)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

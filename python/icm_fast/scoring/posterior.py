@@ -175,11 +175,21 @@ def with_shares(evidence: FloatArray, shares: FloatArray | None) -> IntArray:
     """The label of each row, ``[rows]`` int32; about ``shares`` of each where they are given."""
     if shares is None:
         return np.asarray(evidence.argmax(axis=1), np.int32)
+    values = evidence + share_offset(evidence, shares)
+    return np.asarray(values.argmax(axis=1), np.int32)
+
+
+def share_offset(evidence: FloatArray, shares: FloatArray) -> FloatArray:
+    """What added to the evidence gives about ``shares`` of the rows each label, ``[n_labels]``.
+
+    Args:
+        evidence: ``[rows, n_labels]``.
+        shares: ``[n_labels]``, all above 0.
+    """
     size = max(float(np.sqrt((evidence**2).mean())), 1e-9)
     # Sharp, so that the shares of the probabilities are those of the labels.
     sharpness = 8.0 / size
-    values = sharpness * evidence + _offset(evidence, sharpness, shares)
-    return np.asarray(values.argmax(axis=1), np.int32)
+    return _offset(evidence, sharpness, shares) / sharpness
 
 
 def expected_accuracy(one: IntArray, other: IntArray, n_labels: int) -> float:
