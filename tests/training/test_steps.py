@@ -16,7 +16,7 @@ from icm_fast.plan.pieces import tokenize_dataset
 from icm_fast.training import session
 from icm_fast.training.batches import connected_groups, split_groups
 from icm_fast.training.reward import Pair, RewardConfig, load_reward_model, train_reward
-from icm_fast.training.reward.evaluation import _score_beginnings
+from icm_fast.training.reward.beginnings import read_rewards
 from icm_fast.training.reward.network import last_device, reward_network
 from icm_fast.training.reward.trainer import collate as collate_pairs
 from icm_fast.training.reward.trainer import pair_ids, pair_loss
@@ -352,11 +352,11 @@ def test_chat_is_what_the_template_writes_and_is_recorded(tmp_path):
 
 def test_long_answers_of_a_chat_reward_model_are_cut_where_the_template_still_closes_them():
     model = judge(loaded=chat_model(), format="chat", epochs=1).model
-    pairs = [Pair("Why?", "good " * 600, "bad")]
-    values, n_truncated = _score_beginnings(model, pairs)
-    assert (values.shape, n_truncated) == ((1, 2), 1)
+    answers = ["good " * 600, "bad"]
+    values, n_truncated = read_rewards(model, ["Why?"] * 2, answers, refuse_long=False)
+    assert (values.shape, n_truncated) == ((2,), 1)
     # Padded beside the longer text, a score may differ in its last bits.
-    assert values[0, 1] == pytest.approx(model.score_answers(["Why?"], ["bad"])[0], abs=1e-5)
+    assert values[1] == pytest.approx(model.score_answers(["Why?"], ["bad"])[0], abs=1e-5)
 
 
 def test_a_chat_reward_model_is_loaded_as_one(tmp_path):

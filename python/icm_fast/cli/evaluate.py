@@ -170,7 +170,8 @@ def evaluate_reward_command(
         str,
         typer.Argument(
             metavar="FILE",
-            help="Pairs: a file with the columns prompt, chosen, rejected and subset.",
+            help="Pairs: a file with the columns prompt, chosen, rejected and subset; or lists of "
+            "answers, as RewardBench 2 has them.",
             show_default=False,
         ),
     ],
@@ -193,16 +194,16 @@ def evaluate_reward_command(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Measure a reward model's accuracy on pairs, as RewardBench does."""
+    """Measure a reward model's accuracy, as RewardBench and RewardBench 2 do."""
     from icm_fast.files import is_stdout, write_atomically, write_output
-    from icm_fast.training.reward import evaluate_reward, load_reward_model
+    from icm_fast.training.reward import evaluate_reward_file, load_reward_model
 
     path = output or reward_model / f"evaluation-{Path(data).stem}.json"
     if not is_stdout(path) and path.suffix != ".json":
         raise InputError(
             f"--output {path} must end in .json; the Markdown file is written next to it"
         )
-    result = evaluate_reward(
+    result = evaluate_reward_file(
         load_reward_model(reward_model), data, prior_sets=prior_sets, refuse_long=refuse_long
     )
     content = (json.dumps(result.to_dict(), indent=2) + "\n").encode()

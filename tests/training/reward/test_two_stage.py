@@ -22,7 +22,7 @@ from icm_fast.training.reward import (
     two_stage,
 )
 from icm_fast.training.reward import pool as pool_module
-from icm_fast.training.reward.evaluation import _beginning
+from icm_fast.training.reward.beginnings import beginning
 from icm_fast.training.reward.pool import CHUNK, PoolRows, label_pool
 from icm_fast.training.steps import TrainingStep
 from listeners import Listener
@@ -310,7 +310,7 @@ def test_long_texts_are_cut_and_counted_or_refused(judge, tmp_path):
     assert "2 texts are longer than the model's context" in found.to_markdown()
     with pytest.raises(InputError, match="tokens, but the maximum of the reward model"):
         evaluate_reward(model, path, refuse_long=True)
-    read = _beginning(long, model)
+    read = beginning(long, model)
     longer = long[: len(read) + 1]
     assert len(model.token_ids(read)) <= model.max_context < len(model.token_ids(longer))
 

@@ -42,7 +42,7 @@ from icm_fast.model.loaded import LoadedModel, ModelSpec
 from icm_fast.runs.finished import FinishedRun, read_run
 from icm_fast.tracking import Part, TrackLike, part_of, tracked
 from icm_fast.training.reward import RewardModel, TwoStage, evaluate_reward, pairs_of_run
-from icm_fast.training.reward.evaluation import Figure
+from icm_fast.training.reward.figures import Figure
 from icm_fast.training.reward.human_pairs import human_pairs
 from icm_fast.training.rl import HeadToHead
 from icm_fast.types import Reporter

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
+from icm_fast.errors import InputError
 from icm_fast.files.text import cell
-from icm_fast.tasks.rows import PathLike, read_rows
-from icm_fast.training.chat import CHAT, Prompt, plain_text
+from icm_fast.tasks.rows import PathLike, Row, read_rows
+from icm_fast.training.reward.beginnings import read_rewards, truncated_line
+from icm_fast.training.reward.figures import N_RESAMPLES, NO_SUBSET, Figure, figure, table
 from icm_fast.training.reward.model import RewardModel
-from icm_fast.training.reward.pairs import Pair, row_pair
+from icm_fast.training.reward.pairs import row_pair
 from icm_fast.training.reward.rewardbench import (
     COUNTS,
     PRIOR_SETS,
@@ -20,28 +22,13 @@ from icm_fast.training.reward.rewardbench import (
     section_scores,
     sections_of,
 )
-from icm_fast.types import BoolArray, FloatArray, ScoreArray
-
-NO_SUBSET = "all"
-N_RESAMPLES = 1000
-LEVEL = 0.95
-
-
-@dataclass(frozen=True, slots=True)
-class Figure:
-    """A figure with its interval.
-
-    Attributes:
-        value: Accuracy or score in 0 .. 1; or a difference of rewards.
-        low: Lower end of the 95 % interval.
-        high: Upper end.
-        n: Pairs of texts that it was computed from.
-    """
-
-    value: float
-    low: float
-    high: float
-    n: int
+from icm_fast.training.reward.rewardbench2 import (
+    NAME,
+    RewardBench2Evaluation,
+    evaluate_answers,
+    holds_lists,
+)
+from icm_fast.types import BoolArray, FloatArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +63,8 @@ class RewardEvaluation:
         parts = []
         if self.sections:
             rows = dict(self.sections) | ({"**score**": self.score} if self.score else {})
-            parts.append(_table("section", rows))
-        parts.append(_table("subset", {**self.subsets, "**all pairs**": self.overall}))
+            parts.append(table("section", rows))
+        parts.append(table("subset", {**self.subsets, "**all pairs**": self.overall}))
         known = {
             s for subsets in sections_of(PRIOR_SETS in self.sections).values() for s in subsets
         }
@@ -89,10 +76,7 @@ class RewardEvaluation:
         if self.other_counts:
             parts.append(_counts_warning(self.other_counts))
         if self.n_truncated:
-            parts.append(
-                f"{self.n_truncated} texts are longer than the model's context; it read their "
-                "beginning."
-            )
+            parts.append(truncated_line(self.n_truncated))
         return "\n\n".join(parts) + "\n"
 
 
@@ -119,11 +103,49 @@ def evaluate_reward(
         InputError: A file that cannot be read or used, or with ``refuse_long`` a long text.
     """
     rows = read_rows(path)
+    if holds_lists(rows):
+        raise InputError(
+            f"{path} holds lists of answers, as {NAME} does, and no pairs; use "
+            "evaluate_reward_file, which scores both"
+        )
+    return _evaluate_pairs(model, rows, seed, prior_sets, refuse_long)
+
+
+def evaluate_reward_file(
+    model: RewardModel,
+    path: PathLike,
+    *,
+    seed: int = 0,
+    prior_sets: bool = False,
+    refuse_long: bool = False,
+) -> RewardEvaluation | RewardBench2Evaluation:
+    """Score a file of pairs as :func:`evaluate_reward`, or one in RewardBench 2's layout.
+
+    In that layout ``chosen`` and ``rejected`` are lists of texts, correct and incorrect answers;
+    it has no ``prior_sets``. The other arguments are those of :func:`evaluate_reward`.
+
+    Raises:
+        InputError: Same as in :func:`evaluate_reward`, or ``prior_sets`` with lists of answers.
+    """
+    rows = read_rows(path)
+    if not holds_lists(rows):
+        return _evaluate_pairs(model, rows, seed, prior_sets, refuse_long)
+    if prior_sets:
+        raise InputError(
+            f"{path} holds lists of answers, as {NAME} does, which has no prior sets; leave out "
+            "--prior-sets"
+        )
+    return evaluate_answers(model, rows, seed=seed, refuse_long=refuse_long)
+
+
+def _evaluate_pairs(
+    model: RewardModel, rows: Sequence[Row], seed: int, prior_sets: bool, refuse_long: bool
+) -> RewardEvaluation:
     pairs = [row_pair(row) for row in rows]
-    if refuse_long:
-        rewards, n_truncated = model.score_pairs(pairs), 0
-    else:
-        rewards, n_truncated = _score_beginnings(model, pairs)
+    prompts = [pair.prompt for pair in pairs for _ in range(2)]
+    answers = [text for pair in pairs for text in (pair.chosen, pair.rejected)]
+    found, n_truncated = read_rewards(model, prompts, answers, refuse_long=refuse_long)
+    rewards = found.reshape(-1, 2)
     subsets = [row.optional("subset") or NO_SUBSET for row in rows]
     right = rewards[:, 0] > rewards[:, 1]
     n_ties = int((rewards[:, 0] == rewards[:, 1]).sum())
@@ -142,53 +164,6 @@ def evaluate_reward(
         prior_sets=prior_sets,
         n_truncated=n_truncated,
     )
-
-
-def _score_beginnings(model: RewardModel, pairs: Sequence[Pair]) -> tuple[ScoreArray, int]:
-    """Rewards ``[n_pairs, 2]`` of texts as far as the context reaches, and how many are longer."""
-    if model.format == CHAT:
-        return _score_beginnings_of_answers(model, pairs)
-    texts = [plain_text(p.prompt, text) for p in pairs for text in (p.chosen, p.rejected)]
-    shorter: dict[str, str] = {}
-    for text in dict.fromkeys(texts):
-        if len(model.token_ids(text)) > model.max_context:
-            shorter[text] = _beginning(text, model)
-    rewards = model.score([shorter.get(text, text) for text in texts]).reshape(-1, 2)
-    return rewards, sum(text in shorter for text in texts)
-
-
-def _score_beginnings_of_answers(
-    model: RewardModel, pairs: Sequence[Pair]
-) -> tuple[ScoreArray, int]:
-    """The same in a chat template, which has to close every answer: only answers are shortened."""
-    ids, n_truncated = [], 0
-    for pair in pairs:
-        for text in (pair.chosen, pair.rejected):
-
-            def fits(part: str, prompt: Prompt = pair.prompt) -> bool:
-                return len(model.answer_ids(prompt, part)) <= model.max_context
-
-            whole = fits(text)
-            n_truncated += not whole
-            ids.append(model.answer_ids(pair.prompt, text if whole else _longest(text, fits)))
-    return model.score_ids(ids).reshape(-1, 2), n_truncated
-
-
-def _beginning(text: str, model: RewardModel) -> str:
-    """The longest beginning of a text that was found to fit the context, by halving."""
-    return _longest(text, lambda part: len(model.token_ids(part)) <= model.max_context)
-
-
-def _longest(text: str, fits: Callable[[str], bool]) -> str:
-    """The longest beginning that was found to fit, by halving."""
-    longest, too_long = 0, len(text)
-    while too_long - longest > 1:
-        middle = (longest + too_long) // 2
-        if fits(text[:middle]):
-            longest = middle
-        else:
-            too_long = middle
-    return text[:longest]
 
 
 def summarise(
@@ -230,12 +205,12 @@ def summarise(
     )
     total = sum(counts.values())
     return RewardEvaluation(
-        subsets={name: _figure(accuracies[name], drawn[name], n) for name, n in counts.items()},
-        sections={s: _figure(sections[s], drawn_sections[s], n_of[s]) for s in sections},
+        subsets={name: figure(accuracies[name], drawn[name], n) for name, n in counts.items()},
+        sections={s: figure(sections[s], drawn_sections[s], n_of[s]) for s in sections},
         score=None
         if score is None or drawn_score is None
-        else _figure(score, drawn_score, sum(n_of.values())),
-        overall=_figure(
+        else figure(score, drawn_score, sum(n_of.values())),
+        overall=figure(
             sum(accuracies[name] * n for name, n in counts.items()) / total,
             np.asarray(sum(drawn[name] * n for name, n in counts.items())) / total,
             total,
@@ -275,18 +250,3 @@ def _draw(
     kept = weights[weights.sum(axis=1) > 0]
     drawn = (kept @ right.astype(np.float64)) / kept.sum(axis=1)
     return np.resize(drawn, N_RESAMPLES)
-
-
-def _figure(value: float, drawn: FloatArray, n: int) -> Figure:
-    tail = (1 - LEVEL) / 2
-    low, high = np.quantile(drawn, [tail, 1 - tail])
-    return Figure(float(value), float(low), float(high), n)
-
-
-def _table(head: str, figures: Mapping[str, Figure]) -> str:
-    lines = [f"| {head} | accuracy | 95 % | pairs |", "|---|---|---|---|"]
-    lines += [
-        f"| {cell(name)} | {f.value:.3f} | {f.low:.3f}-{f.high:.3f} | {f.n} |"
-        for name, f in figures.items()
-    ]
-    return "\n".join(lines)

@@ -28,7 +28,7 @@ from icm_fast.training.chat import (
     prompt_text,
 )
 from icm_fast.training.folder import recorded_format
-from icm_fast.training.reward.evaluation import Figure
+from icm_fast.training.reward.figures import Figure
 from icm_fast.training.reward.model import RewardModel, load_reward_model
 from icm_fast.training.rl.generation import Continuation, Readable, generate, prompt_ids
 from icm_fast.training.rl.judges import TIE, Bout, Verdicts, judge_by_claims, judge_by_rewards

@@ -11,7 +11,7 @@ from icm_fast.errors import InputError
 from icm_fast.files import json_lines, write_output, writing
 from icm_fast.files.text import cell
 from icm_fast.runs.provenance import versions
-from icm_fast.training.reward.evaluation import Figure
+from icm_fast.training.reward.figures import Figure
 
 
 @dataclass(frozen=True, slots=True)
