@@ -56,28 +56,47 @@ def experiment_figure(document: ExperimentDocument, kind: str) -> bytes:
 def _bars(document: ExperimentDocument) -> Figure:
     """A panel per column: accuracy as a bar with its interval, calibrated accuracy as a diamond."""
     columns = document["columns"]
+    rows = _panel_rows(columns)
+    per_row = max(map(len, rows))
     shown = [
-        name
-        for name in dict.fromkeys(name for column in columns for name in column["methods"])
-        if any(_figures_of(column, name) is not None for column in columns)
+        [name for name in _methods(columns) if any(_figures_of(c, name) is not None for c in row)]
+        for row in rows
     ]
-    per_row = min(_PANELS_PER_ROW, len(columns))
-    n_rows = math.ceil(len(columns) / per_row)
-    size = (max(7.5, 2.2 + 2.7 * per_row), 1.6 + n_rows * (0.9 + 0.27 * len(shown)))
-    figure: Figure = figure_module().Figure(figsize=size, layout="constrained")
-    panels = figure.subplots(n_rows, per_row, sharex=True, sharey=True, squeeze=False)
-    for place, axes in enumerate(panels.flat):
-        if place >= len(columns):
-            axes.set_axis_off()
-            continue
-        _bar_panel(axes, columns[place], shown)
-        if place + per_row >= len(columns):
-            axes.tick_params(axis="x", labelbottom=True)
-            axes.set_xlabel("accuracy, held out")
+    heights = [0.9 + 0.27 * max(2, len(names)) for names in shown]
+    figure: Figure = figure_module().Figure(
+        figsize=(max(7.5, 2.2 + 2.7 * per_row), 1.6 + sum(heights)), layout="constrained"
+    )
+    panels = figure.subplots(
+        len(rows), per_row, sharex=True, sharey="row", squeeze=False, height_ratios=heights
+    )
+    for line, row in enumerate(rows):
+        for place, axes in enumerate(panels[line]):
+            if place >= len(row):
+                axes.set_axis_off()
+                continue
+            _bar_panel(axes, row[place], shown[line])
+            if line + 1 == len(rows) or place >= len(rows[line + 1]):
+                axes.tick_params(axis="x", labelbottom=True)
+                axes.set_xlabel("accuracy, held out")
     figure.suptitle(printable(document["title"]), fontsize=11, parse_math=False)
     tuned = any(METHODS[name].use == "tuned" for c in document["columns"] for name in c["methods"])
     _bar_legend(figure, n_columns=4 if per_row > 2 else 2, tuned=tuned)
     return figure
+
+
+def _methods(columns: Sequence[ColumnDocument]) -> list[str]:
+    return list(dict.fromkeys(name for column in columns for name in column["methods"]))
+
+
+def _panel_rows(columns: Sequence[ColumnDocument]) -> list[list[ColumnDocument]]:
+    """Columns by rows of panels; those of few methods apart, so that their panels can be low."""
+    many = len(_methods(columns)) / 2
+    apart = [[c for c in columns if (len(c["methods"]) < many) == low] for low in (False, True)]
+    return [
+        list(part[start : start + _PANELS_PER_ROW])
+        for part in apart
+        for start in range(0, len(part), _PANELS_PER_ROW)
+    ]
 
 
 def _bar_panel(axes: Axes, column: ColumnDocument, shown: list[str]) -> None:
