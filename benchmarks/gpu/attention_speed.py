@@ -16,6 +16,7 @@ from itertools import product
 import torch
 
 from benchmarks.attention_cases import HEADS, Batch, by_definition, mid_tree_batch
+from benchmarks.gpu.timing import milliseconds
 from icm_fast.kernels.tree_attention import sdpa, triton
 from icm_fast.model.forward.tile_search import LIMITS
 
@@ -48,7 +49,7 @@ def row(model: str, n: int, batch: Batch, dtype: str) -> str:
     wrong = error(batch, attend(batch)())
     if wrong > LIMIT[dtype]:
         return f"| {model} | {n} | WRONG: differs by {wrong:.1e} |"
-    ours, torchs = milliseconds(attend(batch)), milliseconds(with_sdpa(batch))
+    ours, torchs = (milliseconds(call, 20) for call in (attend(batch), with_sdpa(batch)))
     rate = batch.flops / ours / 1e9
     segments = len(batch.work.segments)
     return (
@@ -73,21 +74,6 @@ def with_sdpa(batch: Batch) -> Attend:
 def error(batch: Batch, out: torch.Tensor) -> float:
     expected = by_definition(batch)
     return float((out.float() - expected).abs().max() / expected.abs().max())
-
-
-def milliseconds(call: Attend, repeats: int = 20) -> float:
-    """Median time on the device; the plan of the batch is made before."""
-    for _ in range(3):
-        call()
-    times: list[float] = []
-    for _ in range(repeats):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        call()
-        end.record()
-        torch.cuda.synchronize()
-        times.append(start.elapsed_time(end))
-    return sorted(times)[repeats // 2]
 
 
 if __name__ == "__main__":

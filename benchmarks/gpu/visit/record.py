@@ -10,6 +10,8 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.gpu.timing import milliseconds
+
 PEAK = 989e12
 """Dense bfloat16 operations per second of an H100 or H200, by the data sheet."""
 
@@ -62,17 +64,7 @@ class Record:
             started = time.perf_counter()
             call()
             return 1e3 * (time.perf_counter() - started)
-        for _ in range(3):
-            call()
-        times: list[float] = []
-        for _ in range(repeats):
-            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            start.record()
-            call()
-            end.record()
-            end.synchronize()
-            times.append(start.elapsed_time(end))
-        return sorted(times)[repeats // 2]
+        return milliseconds(call, repeats)
 
     def wait(self) -> None:
         """Wait until the device is done."""

@@ -62,19 +62,29 @@ def judged(
     result: SearchResult, store: MemoryStore, dataset: Dataset, config: SearchConfig
 ) -> SearchResult:
     """The result with confidence and verdict, where the search scored each example alone."""
-    fixed = fixed_array(config)
-    nothing = np.full(len(dataset), UNLABELLED, np.int32) if fixed is None else fixed
-    known = store.lookup(nothing, lambda scores: bool(np.isfinite(scores).all()))
-    if known is None or not np.isfinite(result.scores).all():
+    alone = scores_alone(store, config, len(dataset))
+    if alone is None or not np.isfinite(result.scores).all():
         return result
-    signs = signs_of(result.labels, known.scores, result.scores, fixed)
+    signs = signs_of(result.labels, alone, result.scores, fixed_array(config))
     kinds = [concern.kind for concern in result.concerns]
     return replace(
         result,
-        confidence=label_confidence(result.labels, known.scores, result.scores),
+        confidence=label_confidence(result.labels, alone, result.scores),
         signs=signs,
         verdict=verdict_of(signs, kinds),
     )
+
+
+def scores_alone(store: MemoryStore, config: SearchConfig, n_examples: int) -> ScoreArray | None:
+    """Scores of all examples with known labels alone in the context, ``[n, n_labels]``.
+
+    Returns:
+        None where the search never asked for them, or some are not finite.
+    """
+    fixed = fixed_array(config)
+    nothing = np.full(n_examples, UNLABELLED, np.int32) if fixed is None else fixed
+    known = store.lookup(nothing, lambda scores: bool(np.isfinite(scores).all()))
+    return None if known is None else known.scores
 
 
 def rescored(

@@ -34,14 +34,8 @@ def estimated_shares(evidence: FloatArray) -> FloatArray | None:
     Args:
         evidence: ``[rows, n_labels]``.
     """
-    n_rows, n_labels = evidence.shape
-    if n_labels != 2 or n_rows < FEWEST_ROWS:
-        return None
-    one, two = _fits(_values(evidence))
-    if one * two <= 0.0:
-        return None
-    share = 1.0 / (1.0 + np.exp(-(one + two) / 2.0))
-    return np.array([1.0 - share, share])
+    values = _values(evidence)
+    return None if values is None else _shares(values)
 
 
 def certain_shares(evidence: FloatArray) -> FloatArray | None:
@@ -54,10 +48,9 @@ def certain_shares(evidence: FloatArray) -> FloatArray | None:
     Args:
         evidence: ``[rows, n_labels]``.
     """
-    shares = estimated_shares(evidence)
-    if shares is None:
-        return None
     values = _values(evidence)
+    if values is None or (shares := _shares(values)) is None:
+        return None
     random = np.random.Generator(np.random.Philox(key=[len(values), 0]))
     drawn = (values[random.integers(len(values), size=len(values))] for _ in range(_RESAMPLES))
     log_odds = np.array([fit for sample in drawn for fit in _fits(sample)])
@@ -65,10 +58,21 @@ def certain_shares(evidence: FloatArray) -> FloatArray | None:
     return shares if np.quantile(towards, _NINE_IN_TEN) > _FAR else None
 
 
-def _values(evidence: FloatArray) -> npt.NDArray[np.float64]:
-    """How much the evidence of each row speaks for the second label."""
+def _values(evidence: FloatArray) -> npt.NDArray[np.float64] | None:
+    """How much each row speaks for the second of two labels; None for others, or too few rows."""
+    n_rows, n_labels = evidence.shape
+    if n_labels != 2 or n_rows < FEWEST_ROWS:
+        return None
     some = evenly_spaced(evidence)
     return np.asarray(some[:, 1] - some[:, 0], np.float64)
+
+
+def _shares(values: npt.NDArray[np.float64]) -> FloatArray | None:
+    one, two = _fits(values)
+    if one * two <= 0.0:
+        return None
+    share = 1.0 / (1.0 + np.exp(-(one + two) / 2.0))
+    return np.array([1.0 - share, share])
 
 
 def _fits(values: npt.NDArray[np.float64]) -> tuple[float, float]:

@@ -8,14 +8,14 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from icm_fast.engine.native import fixed_array
+from icm_fast.engine.result import scores_alone
 from icm_fast.engine.verdict import label_confidence
 from icm_fast.errors import InputError
 from icm_fast.runs.config import read_config, run_fingerprint
 from icm_fast.runs.finished import FinishedRun
 from icm_fast.runs.score_log import ScoreLog
 from icm_fast.runs.store import CONFIG_FILE, EVALUATIONS_FILE, MemoryStore
-from icm_fast.types import UNLABELLED, FloatArray
+from icm_fast.types import FloatArray
 
 NONE, CONFIDENCE, LEAVE_ONE_OUT = "none", "confidence", "leave-one-out"
 _SUREST = 0.999
@@ -34,12 +34,10 @@ def run_confidence(run: FinishedRun) -> FloatArray | None:
     shape = (len(run.dataset), len(run.dataset.label_space))
     fingerprint = run_fingerprint(read_config(run.folder / CONFIG_FILE))
     log = ScoreLog(run.folder / EVALUATIONS_FILE, *shape, fingerprint, writable=False)
-    fixed = fixed_array(run.config)
-    nothing = np.full(len(run.dataset), UNLABELLED, np.int32) if fixed is None else fixed
-    alone = MemoryStore(log.labellings).lookup(nothing, lambda s: bool(np.isfinite(s).all()))
+    alone = scores_alone(MemoryStore(log.labellings), run.config, len(run.dataset))
     if alone is None or not np.isfinite(run.scores).all():
         return None
-    return label_confidence(run.labels, alone.scores, run.scores)
+    return label_confidence(run.labels, alone, run.scores)
 
 
 def loss_weights(confidence: Sequence[float | None] | npt.NDArray[np.floating]) -> list[float]:
