@@ -137,6 +137,20 @@ def without_time(document):
             facts.pop("seconds", None)
 
 
+def test_experiments_share_the_cells_that_both_have(definition, tmp_path, tiny_folder, monkeypatch):
+    output = tmp_path / "out"
+    first = run_tiny(definition(methods=["golden"]), output)
+    monkeypatch.setattr(cell, "run_search", None)  # a second search would fail
+    column = {"name": "a: other name", "task": "larger-than", "n": 8, "n_test": 8}
+    column["model"] = str(tiny_folder)
+    suites = {"small": {"seeds": [1, 0], "columns": [column]}}
+    second = run_tiny(definition(suites=suites, methods=["golden", "icm"]), output)
+    assert len(list((output / "cells").iterdir())) == 1
+    assert second["columns"][0]["name"] == "a: other name"
+    kept = [document["columns"][0]["search"]["seeds"] for document in (first, second)]
+    assert kept[0] == kept[1][::-1]
+
+
 def test_gold_changes_no_byte_of_the_search(definition, tmp_path, monkeypatch):
     path = definition()
     run_tiny(path, tmp_path / "a", seeds=[0])

@@ -90,6 +90,19 @@ def test_suites_of_the_paper_run_its_algorithm_on_its_tasks(name, suite, data):
             assert np.count_nonzero(asked.labels >= 0) == min(8, len(dataset))
 
 
+def test_suites_of_the_paper_share_their_searches():
+    def digests(name, suite="paper"):
+        columns = read_experiment(name, suite).columns
+        return {c.digest() for c in columns if c.config(0).preset == "paper"}
+
+    passes = digests("passes")
+    assert passes < digests("main", "small")
+    assert passes < digests("scaling")
+    assert passes == digests("perturbed")
+    assert len(passes & digests("consistency")) == 2
+    assert len(passes & digests("initialization")) == 1
+
+
 def test_one_annotator_is_a_row_of_alpaca(data):
     source = TaskSource("alpaca-preference", str(data / "alpaca_preference.jsonl"), limit=20)
     dataset, gold = source.load()

@@ -242,9 +242,16 @@ def _check_data(column: Column, data: Path | None) -> None:
 
 
 def _folder(output: Path, column: Column) -> Path:
-    """Folder of a column; other settings get another folder, so that results never mix."""
+    """Folder of a column; other settings get another folder, so that results never mix.
+
+    A column that another experiment of this output folder has under another name shares its folder,
+    so that their common searches run once.
+    """
+    cells, digest = output / "cells", column.digest()
     slug = re.sub(r"[^a-z0-9]+", "-", column.name.lower()).strip("-")
-    return output / "cells" / f"{slug}-{column.digest()}"
+    own = cells / f"{slug}-{digest}"
+    others = sorted(cells.glob(f"*-{digest}")) if not own.exists() else []
+    return others[0] if others else own
 
 
 def _write(document: ExperimentDocument, output: Path, name: str) -> None:
