@@ -14,7 +14,14 @@ from icm_fast.evaluation.metrics import mean_interval
 from icm_fast.model import load_model
 from icm_fast.tasks.registry import load_task
 from icm_fast.training.reward import Pair, RewardConfig, train_reward
-from icm_fast.training.rl import evaluate_policies, judged_text, judges, write_head_to_head
+from icm_fast.training.rl import (
+    evaluate_policies,
+    generate,
+    head_to_head,
+    judged_text,
+    judges,
+    write_head_to_head,
+)
 from icm_fast.training.rl.judges import Bout, judge_by_claims, judge_by_rewards
 from policy_cases import PROMPTS, judge_of, policy, random_judge
 from tiny_models import (  # noqa: F401 - one_thread is in force by its import
@@ -79,6 +86,29 @@ def test_swapped_policies_mirror_every_bout(pair):
     assert again == one
     same = evaluate_policies(a, a, judge=judge, prompts=PROMPTS, **QUICK)
     assert (same.win_rate.value, same.n_ties) == (0.5, 4)
+
+
+def test_what_a_policy_wrote_is_not_written_again(pair, monkeypatch):
+    (a, b), c = pair, policy(0.3)
+    given = {"judge": random_judge(), "prompts": PROMPTS, "samples": 2}
+    alone = [evaluate_policies(*two, **given, **QUICK) for two in ((a, b), (c, a), (b, c))]
+    calls = []
+
+    def counted(model, *arguments, **named):
+        calls.append(model.fingerprint)
+        return generate(model, *arguments, **named)
+
+    monkeypatch.setattr(head_to_head, "generate", counted)
+    written = {}
+    shared = [
+        evaluate_policies(*two, **given, **QUICK, written=written)
+        for two in ((a, b), (c, a), (b, c))
+    ]
+    assert shared == alone
+    assert sorted(calls) == sorted(one.fingerprint for one in (a, b, c))
+    other = {**QUICK, "seed": 5}  # other draws are written anew
+    evaluate_policies(a, b, **given, **other, written=written)
+    assert len(calls) == 5
 
 
 def test_policies_draw_independently():

@@ -27,6 +27,7 @@ from icm_fast.training.reward import (
 from icm_fast.training.rl import (
     HeadToHead,
     TrainedPolicy,
+    Written,
     evaluate_policies,
     train_policy,
     write_head_to_head,
@@ -136,6 +137,7 @@ class Stages:
         """Every pair of policies against each other on the held-out prompts."""
         models = {START: start} | {name: p.model for name, p in policies.items()}
         held_out = policies[ICM].held_out
+        written: Written = {}
         outcomes = {}
         for one, other in BOUTS:
             result = evaluate_policies(
@@ -151,6 +153,7 @@ class Stages:
                 samples=self.config.samples,
                 seed=self.config.seed,
                 batch_size=self.config.policy.micro_batch_size,
+                written=written,
             )
             write_head_to_head(result, self.output / f"{one}-against-{other}.json")
             outcomes[one, other] = result

@@ -14,6 +14,7 @@ from icm_fast.config import check_number
 from icm_fast.engine.progress import Quiet
 from icm_fast.errors import InputError
 from icm_fast.evaluation.metrics import mean_interval
+from icm_fast.identity import json_digest
 from icm_fast.model.load import load_model
 from icm_fast.model.loaded import LoadedModel, ModelSpec
 from icm_fast.tasks.rows import PathLike
@@ -30,7 +31,13 @@ from icm_fast.training.chat import (
 from icm_fast.training.folder import recorded_format
 from icm_fast.training.reward.figures import Figure
 from icm_fast.training.reward.model import RewardModel, load_reward_model
-from icm_fast.training.rl.generation import Continuation, Readable, generate, prompt_ids
+from icm_fast.training.rl.generation import (
+    Continuation,
+    Readable,
+    end_tokens,
+    generate,
+    prompt_ids,
+)
 from icm_fast.training.rl.judges import TIE, Bout, Verdicts, judge_by_claims, judge_by_rewards
 from icm_fast.training.rl.outcome import BoutRow, HeadToHead, Side
 from icm_fast.training.rl.prompts import (
@@ -44,6 +51,9 @@ from icm_fast.training.rl.prompts import (
 from icm_fast.types import FloatArray, Reporter
 
 _OUTCOMES = {1.0: "a", TIE: "tie", 0.0: "b"}
+
+Written = dict[str, list[Continuation]]
+"""What policies wrote, by a digest of policy, prompts and settings of the draws."""
 
 
 class _Drawing(TypedDict):
@@ -72,6 +82,7 @@ def evaluate_policies(
     seed: int = 0,
     tie_margin: float = 0.0,
     batch_size: int = 16,
+    written: Written | None = None,
     progress: Reporter | None = None,
 ) -> HeadToHead:
     """Let two policies write after the same prompts, and a judge decide who wrote better.
@@ -97,6 +108,8 @@ def evaluate_policies(
         seed: Seed of draws and resamples.
         tie_margin: Scores that differ by no more are a tie.
         batch_size: Texts in one forward pass.
+        written: Texts of earlier comparisons, of which a policy does not write the same again;
+            those of this one are added. A policy needs a fingerprint for that.
         progress: Says what is done next.
 
     Raises:
@@ -123,7 +136,16 @@ def evaluate_policies(
     for form, policy in zip(forms, policies, strict=True):
         check_format(form.format, policy.tokenizer)
     match = _Match(
-        policies, judge, forms, judge_format, drawing, samples, seed, tie_margin, batch_size
+        policies,
+        judge,
+        forms,
+        judge_format,
+        drawing,
+        samples,
+        seed,
+        tie_margin,
+        batch_size,
+        {} if written is None else written,
     )
     with progress or Quiet() as shown:
         return match.play(chosen, shown)
@@ -170,6 +192,7 @@ class _Match:
     seed: int
     tie_margin: float
     batch_size: int
+    written: Written
 
     def play(self, chosen: PromptSet, reporter: Reporter) -> HeadToHead:
         """Let the policies write, and the judge decide."""
@@ -210,22 +233,34 @@ class _Match:
         for policy, texts in zip(self.policies, read, strict=True):
             for text in texts[:: self.samples]:
                 prompt_ids(policy, text, self.drawing["max_new_tokens"])
-        written = []
-        for form, policy, texts in zip(self.forms, self.policies, read, strict=True):
-            reporter.say(f"{policy.name} writes {len(texts)} texts")
-            # torch takes seeds of 63 bits
-            seed = digest("policy", self.seed, policy.fingerprint) >> 1
-            written.append(
-                generate(
-                    policy,
-                    texts,
-                    seed=seed,
-                    batch_size=self.batch_size,
-                    more_ends=form.ends(policy.tokenizer),
-                    **self.drawing,
-                )
-            )
-        return written
+        return [
+            self._continuations(form, policy, texts, reporter)
+            for form, policy, texts in zip(self.forms, self.policies, read, strict=True)
+        ]
+
+    def _continuations(
+        self, form: PromptForm, policy: LoadedModel, texts: Sequence[Readable], reporter: Reporter
+    ) -> list[Continuation]:
+        """What one policy writes, unless it wrote the same before."""
+        ends = end_tokens(policy) | form.ends(policy.tokenizer)
+        # torch takes seeds of 63 bits
+        seed = digest("policy", self.seed, policy.fingerprint) >> 1
+        computed = (policy.fingerprint, policy.computation, policy.dtype_name)
+        drawn = (list(texts), sorted(ends), seed, self.batch_size, self.drawing)
+        key = json_digest([*computed, *drawn])
+        if key in self.written and policy.fingerprint:
+            return self.written[key]
+        reporter.say(f"{policy.name} writes {len(texts)} texts")
+        made = generate(
+            policy,
+            texts,
+            seed=seed,
+            batch_size=self.batch_size,
+            more_ends=ends,
+            **self.drawing,
+        )
+        self.written[key] = made
+        return made
 
     def _judge(self, bouts: Sequence[Bout]) -> Verdicts:
         judge, kind, margin = self.judge, self.forms[0].kind, self.tie_margin
