@@ -179,3 +179,45 @@ def test_shares_are_left_alone_where_rules_decide_or_rows_are_few():
     few = evidence_of(*two_bells(FEWEST_ROWS - 1, 0.1)[0])
     assert certain_shares(few) is None
     assert certain_shares(evidence_of(*margins)) is not None
+
+
+SHARES_OF_FIVE = (0.45, 0.25, 0.15, 0.1, 0.05)
+
+
+def five_classes(n, shares, seed, signal=3.0):
+    """True labels, and scores of each example alone and among others, whose noise is in common."""
+    rng = np.random.default_rng(seed)
+    truth = rng.choice(5, n, p=shares)
+    common = rng.normal(size=(n, 5))
+    noise = [0.8 * common + 0.6 * rng.normal(size=(n, 5)) for _ in range(2)]
+    return truth, [signal * np.eye(5)[truth] + part + rng.normal(size=5) for part in noise]
+
+
+def labels_of_five(n, shares, seed):
+    truth, (alone, among) = five_classes(n, shares, seed)
+    dataset = toy_dataset(n)
+    dataset = dataclasses.replace(dataset, label_space=LabelSpace((" a", " b", " c", " d", " e")))
+
+    def evaluate(labels):
+        return (among if (labels >= 0).any() else alone).astype(np.float32)
+
+    plain = view_evidence(alone) + view_evidence(among)
+    found = bootstrap(dataset, evaluate, fixed=None, rounds=1).argmax(axis=1)
+    return (found == truth).mean(), (plain.argmax(axis=1) == truth).mean()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_shares_of_five_labels_that_the_evidence_shows_plainly_are_met(seed):
+    found, plain = labels_of_five(250, SHARES_OF_FIVE, seed)
+    assert found > plain + 0.02
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_equal_shares_of_five_labels_lose_nothing(seed):
+    found, plain = labels_of_five(250, (0.2,) * 5, seed)
+    assert found > plain - 0.01
+
+
+def test_few_examples_of_five_labels_keep_equal_shares():
+    found, plain = labels_of_five(90, SHARES_OF_FIVE, 0)
+    assert found == plain

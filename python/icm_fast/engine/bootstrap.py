@@ -5,7 +5,8 @@ as demonstrations, and scores every example among them: those that are shown amo
 are. The evidence is that of the example alone plus the mean of the rounds. Each view is calibrated
 and counts by what it tells about the examples, whatever the size of its numbers. Calibration makes
 the labels about equally frequent; where the evidence shows plainly that they are not, the labels
-get the shares that it shows (:mod:`icm_fast.scoring.shares`).
+get the shares that it shows (:mod:`icm_fast.scoring.shares`, and :mod:`icm_fast.scoring.mixture`
+for three and more labels).
 Half of the labels serve better than all: the half that is left out is wrong more often, and small
 models read short contexts better (dev/LOG.md). On choosing confident demonstrations: Naive-SemiICL,
 arXiv 2503.03062.
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from icm_fast.scoring.mixture import believed_mixture
 from icm_fast.scoring.posterior import (
     calibrated_evidence,
     centred,
@@ -40,6 +42,10 @@ from icm_fast.types import (
 SHARE_SHOWN = 0.5
 """Share of the examples of each label that a round shows."""
 
+_AGREEMENT = 0.65
+"""As ``AGREEMENT`` of mixtures, for the few examples of a search; measured (dev/LOG.md)."""
+_SMALLEST_SHARE = 0.01
+
 Evaluate = Callable[[IntArray], ScoreArray]
 """Scores of all examples under a labelling: ``[n]`` to ``[n, n_labels]``."""
 
@@ -60,7 +66,7 @@ def bootstrap(
         evaluate: Scores a labelling.
         fixed: ``[n]`` known labels, which are shown in every round; -1 where there is none.
         rounds: How often labels are shown.
-        shares: Expected shares of the labels. When empty, equal ones are assumed, and two labels
+        shares: Expected shares of the labels. When empty, equal ones are assumed, and labels
             without constraints get the shares that the evidence shows, if it does so plainly.
         enough: Whether no further labelling may be scored.
     """
@@ -77,11 +83,31 @@ def bootstrap(
             break
         views.append(View.of(evaluate(shown), free))
     evidence = _together(alone, views)
-    if not shares and not dataset.constraints:
-        unequal = certain_shares(evidence[free])
+    if views and not shares and not dataset.constraints:
+        among = np.mean([view.evidence for view in views], axis=0)
+        unequal = _shown_shares(evidence[free], alone.evidence[free], among[free])
         if unequal is not None:
             evidence[free] += share_offset(evidence[free], unequal)
     return evidence.astype(np.float32)
+
+
+def _shown_shares(evidence: FloatArray, alone: FloatArray, among: FloatArray) -> FloatArray | None:
+    """The shares of the labels that the evidence shows, ``[n_labels]``; None if none plainly.
+
+    Args:
+        evidence: ``[n, n_labels]``, all of it.
+        alone: That of each example alone.
+        among: That of the rounds.
+    """
+    n_rows, n_labels = evidence.shape
+    if n_labels == 2:
+        return certain_shares(evidence)
+    believed = believed_mixture(evidence, alone, among, agreement=_AGREEMENT)
+    if believed is None:
+        return None
+    counts = np.bincount(believed.mixture.labels(evidence), minlength=n_labels)
+    shares: FloatArray = np.maximum(counts / n_rows, _SMALLEST_SHARE)
+    return shares / shares.sum()
 
 
 @dataclass(frozen=True, slots=True, eq=False)

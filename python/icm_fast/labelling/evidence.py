@@ -11,7 +11,7 @@ import numpy.typing as npt
 from icm_fast.engine.verdict import FEWEST_LABELS, Signs, signs_from
 from icm_fast.labelling.config import LabelConfig
 from icm_fast.labelling.decide import Scale, kept_labels, measure_scale, row_scores, votes
-from icm_fast.labelling.mixture import Believed, believed_mixture
+from icm_fast.scoring.mixture import Believed, believed_mixture
 from icm_fast.scoring.posterior import expected_accuracy, own_margins, posterior, with_shares
 from icm_fast.scoring.shares import estimated_shares
 from icm_fast.tasks.consistent import consistent_labels

@@ -6,7 +6,7 @@ bells in its distribution, whose sizes are the shares. Two bells are fitted twic
 and with two: where both fits find the same label more frequent, the shares are between theirs;
 where they contradict each other, the distribution does not tell, and equal shares stay.
 
-More labels: :mod:`icm_fast.labelling.mixture`.
+More labels: :mod:`icm_fast.scoring.mixture`.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ import pytest
 
 from icm_fast.labelling.config import LabelConfig
 from icm_fast.labelling.evidence import CoreEvidence, decide
-from icm_fast.labelling.mixture import FEWEST_ROWS, believed_mixture, fit_mixture
+from icm_fast.scoring.mixture import FEWEST_ROWS, believed_mixture, fit_mixture
 
 UNEQUAL = (0.5, 0.25, 0.13, 0.07, 0.05)
 

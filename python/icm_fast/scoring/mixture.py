@@ -85,13 +85,16 @@ class Believed:
         return fit_mixture(evidence, _EVEN, self.alone).labels(evidence)
 
 
-def believed_mixture(together: FloatArray, alone: FloatArray, cored: FloatArray) -> Believed | None:
+def believed_mixture(
+    together: FloatArray, alone: FloatArray, cored: FloatArray, *, agreement: float = AGREEMENT
+) -> Believed | None:
     """The mixture of all evidence; None where there are few rows or its parts contradict.
 
     Args:
         together: ``[rows, n_labels]`` all evidence.
         alone: Evidence of the rows alone.
-        cored: Evidence after the cores.
+        cored: Evidence after the cores, or other demonstrations.
+        agreement: See :data:`AGREEMENT`, which was measured for thousands of rows.
     """
     n_rows, n_labels = together.shape
     if n_labels < 3 or n_rows < max(FEWEST_ROWS, FEWEST_ROWS_OF_A_LABEL * n_labels):
@@ -101,7 +104,7 @@ def believed_mixture(together: FloatArray, alone: FloatArray, cored: FloatArray)
     fits = [fit_mixture(cored, hold, labels).labels(cored) for hold in (_LOOSE, _EVEN, _FIRM)]
     same = float(np.mean([fit == labels for fit in fits]))
     chance = 1.0 / n_labels
-    if (same - chance) / (1.0 - chance) < AGREEMENT:
+    if (same - chance) / (1.0 - chance) < agreement:
         return None
     fit = fit_mixture(together, _FIRM, labels)
     return Believed(replace(fit, log_shares=first.log_shares), labels)
