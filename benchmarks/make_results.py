@@ -549,6 +549,46 @@ def verdict_fact(what: str) -> str:
     return f"{value:,}"
 
 
+_SHARES = {"zero-shot": "zero-shot", "equal": "equal shares", "shown": "`default`"}
+
+
+def simulated_shares() -> str:
+    """Simulated rows of unequal labels: means over seeds."""
+    content = read("shares_simulated")
+    rows = [
+        [
+            row["name"],
+            f"{row['signal']:g}",
+            str(row["n"]),
+            *(f"{row[kind]['accuracy']:.3f}" for kind in _SHARES),
+            f"{row['shown']['share_error']:.2f}",
+        ]
+        for row in content["rows"]
+    ]
+    names = ("shares", "signal", "n", *_SHARES.values(), "share off by")
+    return f"`{content['command']}`:\n\n{table(names, rows)}"
+
+
+def drawn_shares() -> str:
+    """Texts drawn at unequal shares: accuracy, and balanced accuracy in brackets, over seeds."""
+    content = read("shares_draws")
+    groups: dict[tuple[str, str], list[Any]] = {}
+    for row in content["rows"]:
+        groups.setdefault((row["name"], row["model"]), []).append(row)
+    rows = []
+    for (name, model), runs in groups.items():
+        means = [
+            [statistics.mean(run[kind][key] for run in runs) for key in ("accuracy", "balanced")]
+            for kind in _SHARES
+        ]
+        cells = [f"{accuracy:.3f} ({balanced:.3f})" for accuracy, balanced in means]
+        off = max(run["shown"]["share_error"] for run in runs)
+        rows.append([name, model, str(len(runs)), *cells, f"{off:.2f}"])
+    names = ("examples", "model", "seeds", *_SHARES.values(), "share off by at most")
+    n = content["rows"][0]["n"]
+    return f"`{content['command']}`, {n} examples each:\n\n{table(names, rows)}"
+
+
 def labelled_reviews() -> str:
     """Labellings of all movie reviews, seed by seed."""
     content = read("label_reviews")
@@ -658,7 +698,7 @@ _NAMED: tuple[Callable[..., str], ...] = (
     *(experiment, accuracy, by_seed, difference, gap, never_above_gold, quality, evaluations_range),
     *(engines, peer, curve, many_shot, whole_search, short_search, both_counts, simulated),
     *(savings, bounded, labelled_reviews, labelled_sections),
-    *(label_quality, label_gains, label_fact, verdict_fact),
+    *(label_quality, label_gains, label_fact, verdict_fact, simulated_shares, drawn_shares),
     *(assistant, assistant_fact),
 )
 PARTS = {part.__name__: part for part in _NAMED}

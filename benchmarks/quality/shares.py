@@ -238,9 +238,15 @@ def main() -> None:
     for command in (simulated, real):
         command.add_argument("--summary", type=Path)
     arguments = parser.parse_args()
-    rows = simulate(arguments) if arguments.command == "simulate" else draw(arguments)
+    if arguments.command == "simulate":
+        rows, given = simulate(arguments), f"simulate --n-seeds {arguments.n_seeds}"
+    else:
+        rows = draw(arguments)
+        given = f"draw --n {arguments.n} --models {arguments.models} --seeds {arguments.seeds}"
+        given += " --data DATA -o build/shares"
     if arguments.summary is not None:
-        arguments.summary.write_text(json.dumps({"rows": rows}, indent=1) + "\n")
+        content = {"command": f"python -m benchmarks.quality.shares {given}", "rows": rows}
+        arguments.summary.write_text(json.dumps(content, indent=1) + "\n")
 
 
 if __name__ == "__main__":

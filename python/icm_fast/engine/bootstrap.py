@@ -106,8 +106,8 @@ def _shown_shares(evidence: FloatArray, alone: FloatArray, among: FloatArray) ->
     if believed is None:
         return None
     counts = np.bincount(believed.mixture.labels(evidence), minlength=n_labels)
-    shares: FloatArray = np.maximum(counts / n_rows, _SMALLEST_SHARE)
-    return shares / shares.sum()
+    shares = np.maximum(counts / n_rows, _SMALLEST_SHARE)
+    return np.asarray(shares / shares.sum(), np.float64)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
