@@ -438,7 +438,7 @@ def simulated() -> str:
 
 
 def planned() -> str:
-    """Tokens of simulated searches as the planner counts them, against both counts of the others."""
+    """Tokens of simulated searches as the planner counts them, against those of the others."""
     rows = []
     for row in (*read("context_cost")["rows"], *read("context_cost_256")["rows"]):
         pools = [(name, row[name]) for name in row if re.fullmatch(r"append \d+", name)]
