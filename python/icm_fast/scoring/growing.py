@@ -88,15 +88,9 @@ class AppendingScorer(TreeScorer):
 
 Appended = tuple[int, ...]
 
-_SAFETY = 3
-"""How much more room than what was written since must be left for contexts to be counted on."""
-
 
 class ContextOrders:
     """Decides for each labelling whether to append to known contexts or to build a new tree.
-
-    It looks at the labellings so far and estimates which of their contexts the pool still holds:
-    a search that resumes with an empty pool must find the same orders.
 
     Args:
         demonstration_tokens: ``[n]``, tokens of each example's demonstration.
@@ -109,78 +103,52 @@ class ContextOrders:
         self._known: dict[bytes, Appended] = {}
         self._labels = np.zeros((0, len(self._tokens)), np.int32)
         self._orders: list[Appended] = []
-        self._parents: list[int] = []  # whose contexts a labelling continues, or -1
-        self._used: list[int] = []  # tokens written before a labelling's contexts were last used
-        self._written = 0
 
     def order_of(self, labels: IntArray) -> Appended:
         """Examples at the end of all contexts of ``labels``, in order; fixed at the first call."""
         key = np.ascontiguousarray(labels, np.int32).tobytes()
         if key not in self._known:
-            parent, order, tokens = self._decide(labels)
-            self._known[key] = order
+            self._known[key] = order = self._decide(labels)
             self._labels = np.concatenate([self._labels, labels[None]])
             self._orders.append(order)
-            self._parents.append(parent)
-            self._written += tokens
-            self._used.append(self._written)
-            while parent >= 0:
-                self._used[parent] = self._written
-                parent = self._parents[parent]
         return self._known[key]
 
-    def _decide(self, labels: IntArray) -> tuple[int, Appended, int]:
-        """The labelling to continue or -1, the order, and the tokens to encode."""
-        anew = -1, (), self._whole(labels, ())
+    def _decide(self, labels: IntArray) -> Appended:
         differs = self._labels != labels
         extends = (~differs | (self._labels == UNLABELLED)).all(axis=1)
         sizes = (self._labels != UNLABELLED).sum(axis=1)
-        same_set = ((self._labels == UNLABELLED) == (labels == UNLABELLED)).all(axis=1)
-        n_labelled = int((labels != UNLABELLED).sum())
         if (extends & (sizes > 0)).any():
             # The latest among the largest: it shares the most with what is still in the pool.
             parent = int(np.flatnonzero(extends & (sizes == sizes[extends].max()))[-1])
-            new = tuple(np.flatnonzero(differs[parent]).tolist())
-            order = self._orders[parent] + new
-            again = n_labelled * int(self._tokens[list(new)].sum())
-        elif same_set.any():
-            # Everything after the first changed example is encoded again in every context.
+            order = self._orders[parent] + tuple(np.flatnonzero(differs[parent]).tolist())
+            return order if self._fits(labels, order) else ()
+        same_set = ((self._labels == UNLABELLED) == (labels == UNLABELLED)).all(axis=1)
+        if same_set.any():
             parent = int(np.flatnonzero(same_set)[-1])
-            order = self._orders[parent]
-            changed = np.flatnonzero(differs[parent]).tolist()
-            if not set(changed) <= set(order):
-                return anew
-            first = min(order.index(i) for i in changed)
-            again = n_labelled * int(self._tokens[list(order[first:])].sum())
-            if again > anew[2]:
-                return anew
-        else:
-            return anew
-        if not self._fits(labels, order):
-            return anew
-        if not self._is_held(parent):
-            again = self._whole(labels, order)
-            if again > anew[2]:
-                return anew
-        return parent, order, again
+            return self._after_change(labels, self._orders[parent], differs[parent])
+        return ()
 
-    def _is_held(self, known: int) -> bool:
-        """Whether the pool still holds the contexts of a labelling, as far as can be told.
+    def _after_change(
+        self, labels: IntArray, order: Appended, changed: npt.NDArray[np.bool_]
+    ) -> Appended:
+        """Keep the order of the same examples under other labels if a new tree would cost more.
 
-        A pool in pieces loses more than what was written since, so a third of the room is counted
-        on. To continue what is gone costs more than a new tree, so the doubt is worth it.
+        Everything after the first changed example is encoded again in every context; a new tree
+        encodes each demonstration about log2 n times.
         """
-        own = self._whole(self._labels[known], self._orders[known])
-        room = self._budget - own - int(self._tokens.sum())
-        return _SAFETY * (self._written - self._used[known]) <= room
+        if not set(np.flatnonzero(changed).tolist()) <= set(order):
+            return ()
+        first = min(order.index(int(i)) for i in np.flatnonzero(changed))
+        labelled = np.flatnonzero(labels != UNLABELLED)
+        again = len(labelled) * int(self._tokens[list(order[first:])].sum())
+        anew = int(self._tokens[labelled].sum()) * max(1.0, math.log2(len(labelled)))
+        return order if again <= anew else ()
 
-    def _whole(self, labels: IntArray, order: Appended) -> int:
-        """Tokens of all contexts: the tree, and the order appended to every leaf."""
+    def _fits(self, labels: IntArray, order: Appended) -> bool:
+        """Whether all contexts fit the budget: the tree, and the order appended to every leaf."""
         labelled = np.flatnonzero(labels != UNLABELLED)
         base = np.setdiff1d(labelled, order)
         tree = int(self._tokens[base].sum()) * math.ceil(math.log2(len(base) + 1))
-        return tree + (len(labelled) + 1) * int(self._tokens[list(order)].sum())
-
-    def _fits(self, labels: IntArray, order: Appended) -> bool:
-        """Whether all contexts and the queries fit the budget."""
-        return self._whole(labels, order) + int(self._tokens.sum()) <= self._budget
+        tails = (len(labelled) + 1) * int(self._tokens[list(order)].sum())
+        queries = int(self._tokens.sum())
+        return tree + tails + queries <= self._budget
