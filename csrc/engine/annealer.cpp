@@ -187,7 +187,7 @@ bool Annealer::propose_restart() {
 void Annealer::fix() {
     std::optional<Labels> missing = fix_.advance(known_);
     if (missing && !is_spent()) {
-        ask_for(std::move(*missing), kExact);
+        ask_for(std::move(*missing), fix_.threshold());
     } else if (missing && proposal_.move != Move::kInit) {
         end("max_evaluations");
     } else {

@@ -51,15 +51,23 @@ ConsistencyFix::Pairs ConsistencyFix::draw_pairs(Pairs violated) {
     return violated;
 }
 
+// An option that stays below the candidate does not help, and one below a better option is not
+// taken. Only utilities that are known exactly raise the threshold, though bounds may stand in
+// for others: a bound is below a utility that was known before it.
 std::optional<Labels> ConsistencyFix::treat(std::int32_t pair, const Evaluations& known) {
+    threshold_ = kExact;
     const auto current = known.find(candidate_);
-    if (current == known.end() && !is_forced_) return candidate_;
+    if (!is_forced_) {
+        if (current == known.end()) return candidate_;
+        threshold_ = current->second.utility;
+    }
     auto best = known.end();
     for (Labels& option : options(pair)) {
         const auto found = known.find(option);
         if (found == known.end()) return std::move(option);
         const bool is_better = best == known.end() || found->second.utility > best->second.utility;
         if (is_better) best = found;
+        threshold_ = std::max(threshold_, best->second.utility);
     }
     if (best == known.end()) return std::nullopt;
     if (is_forced_ || helps(best->second.utility, current->second.utility)) {

@@ -29,6 +29,9 @@ class ConsistencyFix {
     // Continues as far as the evaluations reach, and returns the labelling whose evaluation it
     // needs next; nothing once it is done. Call it again with that one, too.
     [[nodiscard]] std::optional<Labels> advance(const Evaluations& known);
+    // Of the labelling that `advance` returned: a utility below this one leaves it without effect,
+    // so an upper bound will do in its place; kExact where the utility itself is needed.
+    [[nodiscard]] double threshold() const { return threshold_; }
     // Gives up the candidate, as far as it is fixed.
     [[nodiscard]] Labels take() { return std::move(candidate_); }
 
@@ -58,6 +61,7 @@ class ConsistencyFix {
     Pairs open_;                 // of this round, the next one last
     bool is_forced_ = false;     // whether the next best option is taken whatever it costs
     bool has_helped_ = false;    // in this round
+    double threshold_ = kExact;
 };
 
 }  // namespace icm_fast::engine

@@ -43,7 +43,8 @@ using Evaluations = std::map<Labels, Evaluation>;
 // A labelling whose scores the search needs.
 struct Ask {
     Labels labels = {};
-    // A utility below this one leads to rejection, so scoring may stop there; or kExact.
+    // A utility below this one leads to rejection of the candidate, or of an option of the fix, so
+    // scoring may stop there; or kExact.
     double threshold = kExact;
     std::vector<bool> rows = {};  // [n_examples]: the examples whose scores are needed
     // Only the scores are wanted, of a labelling whose utility is known.

@@ -71,6 +71,25 @@ NATIVE_TEST(fix, takes_the_best_option_only_if_it_helps) {
     CHECK(fixed({.fix_accepts_ties = true}, known(1.0)) == kViolated);
 }
 
+NATIVE_TEST(fix, needs_no_utility_of_an_option_below_the_best_so_far) {
+    const Problem problem(neighbours(2, 1), {});
+    ConsistencyFix fix(problem);
+    fix.begin(kViolated, 1);
+    Evaluations known;
+    const auto answer = [&](double threshold, double utility) {
+        const auto missing = fix.advance(known);
+        CHECK(missing.has_value());
+        CHECK_EQUAL(fix.threshold(), threshold);
+        known[*missing] = evaluated(utility);
+    };
+    answer(engine::kExact, 2.0);  // the candidate
+    answer(2.0, 1.0);             // no help
+    answer(2.0, 3.0);
+    answer(3.0, 2.5);
+    CHECK(!fix.advance(known));
+    CHECK((fix.take() == Labels{0, 1}));
+}
+
 NATIVE_TEST(fix, of_equal_options_the_first_counts) {
     CHECK((fixed({}, with_utilities({{kViolated, 0.0}, {{0, 0}, 1}, {{0, 1}, 1}, {{1, 0}, 1}})) ==
            Labels{0, 0}));

@@ -499,7 +499,9 @@ class Ask:
 
     @property
     def threshold(self) -> float:
-        """A utility below this one will be rejected; -inf: the utility is needed exactly."""
+        """A candidate, or an option of the fix, with a lower utility will be rejected; -inf: the
+        utility is needed exactly.
+        """
 
     @property
     def rows(self) -> npt.NDArray[np.bool_]:

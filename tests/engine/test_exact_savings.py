@@ -62,8 +62,7 @@ def test_remembered_scores_change_no_decision(name, preset, tmp_path):
         counting = Counting(score)
         folder = tmp_path / str(seed)
         icm_fast.search(dataset, model="x", config=config, scorer=counting, output_dir=folder)
-        logged = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
-        assert logged == json.loads(json.dumps(events))
+        assert logged_events(folder) == json.loads(json.dumps(events))
         assert counting.calls <= n_asks
         repeats += n_asks - counting.calls
     if preset == "paper" and name != "free":
@@ -94,19 +93,51 @@ class Staged(Counting):
         return self.score_rows(labels, np.ones(len(labels), np.bool_))
 
 
-def decisions(folder):
+def decisions(events):
     """What was proposed and what became of it; a bound may stand in for a rejected utility."""
     kept = []
-    for line in (folder / "events.jsonl").read_text().splitlines():
-        event = json.loads(line)
-        if event.pop("abandoned", False):
+    for event in events:
+        kept.append(dict(event))
+        if kept[-1].pop("abandoned", False):
             assert not event["accepted"]
             assert event["utility_candidate"] < event["threshold"]
-            event["utility_candidate"] = "rejected"
-        elif not event["accepted"]:
-            event["utility_candidate"] = "rejected"
-        kept.append(event)
+        if not event["accepted"]:
+            kept[-1]["utility_candidate"] = "rejected"
     return kept
+
+
+def logged_events(folder):
+    return [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
+
+
+def row_by_row(engine, ask, whole):
+    """``whole``, or as many of its rows as show that it does not matter, the least likely first."""
+    labelled = np.flatnonzero(ask.labels >= 0)
+    part = np.full_like(whole, np.nan)
+    for i in labelled[np.argsort(whole[labelled, ask.labels[labelled]], kind="stable")]:
+        part[i] = whole[i]
+        if engine.rejects(part):
+            return part
+    return whole
+
+
+@pytest.mark.parametrize("name", ["exclusive", "paired"])
+def test_options_of_the_fix_are_given_up_once_they_cannot_help(name):
+    graph, scorer_of = TASKS[name]
+    n_options = 0
+    for seed in range(3):
+        config = SearchConfig(preset="paper", max_iterations=STEPS, seed=seed)
+        score = scorer_of(16, 2, seed)
+        engine, events = make_engine(config, dataset_of(graph)), []
+        while (ask := engine.ask()) is not None:
+            scores = row_by_row(engine, ask, score(ask.labels))
+            engine.tell(scores)
+            new = engine.take_events()
+            # Without a decision the move goes on: what was given up was an option.
+            n_options += bool(np.isnan(scores).any()) and not new
+            events += new
+        assert decisions(events) == decisions(every_step(dataset_of(graph), config, score)[0])
+    assert n_options > 0
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -126,7 +157,8 @@ def test_savings_change_no_decision(name, saving, tmp_path):
                 dataset, model="x", config=config, scorer=scorer, output_dir=folder
             )
             assert np.isfinite(result.scores).all()
-            runs[on] = decisions(folder), result.labels.tolist(), result.scores.tolist()
+            made = decisions(logged_events(folder))
+            runs[on] = made, result.labels.tolist(), result.scores.tolist()
             rows[on] += scorer.n_rows
         assert runs[True] == runs[False]
         n_events += len(runs[True][0])

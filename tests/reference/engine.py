@@ -307,7 +307,9 @@ class ReferenceEngine:
             least = current.utility
         best: State | None = None
         for option in self._fix_options(labels, pair):
-            state = yield from self._evaluate(option, -math.inf, known)
+            # Below this an option changes nothing, whatever its utility is.
+            needed = least if best is None else max(least, best.utility)
+            state = yield from self._evaluate(option, needed, known)
             if best is None or state.utility > best.utility:
                 best = state
         if best is None:
