@@ -118,16 +118,17 @@ def tree_attention(
         keys, values = (
             p.index_select(1, part.slots).transpose(0, 1) for p in (key_pool, value_pool)
         )
-        out = library(
-            by_token[part.rows],
-            keys,
-            values,
-            part,
-            scaling=scaling,
-            sliding_window=sliding_window,
-            softcap=softcap,
-            sinks=sinks,
-        )
+        with torch.cuda.device_of(query):  # some launch on the current device
+            out = library(
+                by_token[part.rows],
+                keys,
+                values,
+                part,
+                scaling=scaling,
+                sliding_window=sliding_window,
+                softcap=softcap,
+                sinks=sinks,
+            )
         outs.append(out)
     return (outs[1] if len(outs) == 2 else torch.cat(outs)).transpose(0, 1)
 

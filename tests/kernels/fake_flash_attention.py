@@ -5,6 +5,7 @@ They refuse what the libraries refuse, and compute in float32.
 
 from __future__ import annotations
 
+import sys
 from types import ModuleType
 
 import torch
@@ -151,8 +152,8 @@ def install(monkeypatch) -> None:
     two.__path__ = []
     two.flash_attn_varlen_func = flash_attn_varlen_func
     four.flash_attn_varlen_func = cute_varlen_func
-    monkeypatch.setitem(__import__("sys").modules, "flash_attn", two)
-    monkeypatch.setitem(__import__("sys").modules, "flash_attn.cute", four)
+    monkeypatch.setitem(sys.modules, "flash_attn", two)
+    monkeypatch.setitem(sys.modules, "flash_attn.cute", four)
 
 
 def flash_attention_forward(
