@@ -12,6 +12,8 @@ import fake_flash_attention
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from torch.nn.attention import flex_attention
 
 from attention_cases import DEEP, ONE_TOKEN, OPTIONS, ROOT, SHAPES, SINKS, Sizes, make_case
@@ -172,6 +174,37 @@ def test_other_batches_take_turns_and_equal_the_definition(segments):
         torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
     n_parts, one = (len(parts) for parts in work.plans.values())
     assert (n_parts, one) == (2 if segments in ("not side by side", "moved") else n_parts, 1)
+
+
+CHUNKS = ((0, 3), (3, 4), (5, 9), (9, 20), (21, 30))
+"""Slots that contexts are made of; slot 4 and slot 20 belong to none."""
+
+
+@settings(
+    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    contexts=st.lists(
+        st.tuples(st.permutations(range(5)), st.integers(0, 5), st.integers(1, 4)),
+        min_size=1,
+        max_size=6,
+    ),
+    window=st.one_of(st.none(), st.integers(1, 30)),
+    limit=st.integers(0, 8000),
+)
+def test_any_batch_equals_the_definition(contexts, window, limit):
+    """Contexts of the same chunks in any order, so that a slot stands at many positions."""
+    segments = [
+        ([CHUNKS[c] for c in order[:n_chunks]], 40 + 5 * k, rows)
+        for k, (order, n_chunks, rows) in enumerate(contexts)
+    ]
+    query, keys, values, work = shared(*segments, pool=70)
+    options = {"scaling": 0.3, "sliding_window": window}
+    wanted = naive.tree_attention(query, keys, values, work, **options)
+    by_copies = partial(varlen.tree_attention, library=plain, copied_bytes=limit)
+    for attend in (flex.tree_attention, by_copies):
+        found = attend(query, keys, values, work, **options)
+        torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
 
 
 def plain(query, keys, values, sequences, *, scaling, sliding_window, softcap, sinks):
