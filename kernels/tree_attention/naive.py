@@ -54,7 +54,7 @@ def _segment(
     sinks: torch.Tensor | None,
 ) -> torch.Tensor:
     length = segment.end - segment.begin
-    slots = [*segment.ranges, (segment.own, segment.own + length)]
+    slots = segment.ranges_seen()
     keys = torch.cat([key_pool[:, a:b] for a, b in slots], dim=1).float()
     values = torch.cat([value_pool[:, a:b] for a, b in slots], dim=1).float()
     group = query.shape[0] // keys.shape[0]

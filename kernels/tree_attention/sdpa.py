@@ -59,7 +59,7 @@ def _segment(
 ) -> torch.Tensor:
     length = segment.end - segment.begin
     hidden = max(0, segment.start - sliding_window + 1) if sliding_window else 0
-    slots = [*_skip(segment.ranges, hidden), (segment.own, segment.own + length)]
+    slots = segment.ranges_seen(sliding_window)
     keys = torch.cat([key_pool[:, a:b] for a, b in slots], dim=1)
     values = torch.cat([value_pool[:, a:b] for a, b in slots], dim=1)
     rows = query[None, :, segment.begin : segment.end]
@@ -112,14 +112,3 @@ def _fused(
         bias = naive.visibility(segment, sliding_window, rows.device)[:, -n_keys:]
     with sdpa_kernel(_FUSED):
         return F.scaled_dot_product_attention(rows, keys, values, attn_mask=bias, scale=scaling)
-
-
-def _skip(ranges: tuple[tuple[int, int], ...], n_tokens: int) -> list[tuple[int, int]]:
-    """Drop the first ``n_tokens`` slots: no query of the segment sees them."""
-    kept = []
-    for begin, end in ranges:
-        cut = min(n_tokens, end - begin)
-        n_tokens -= cut
-        if begin + cut < end:
-            kept.append((begin + cut, end))
-    return kept

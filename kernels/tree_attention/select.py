@@ -7,9 +7,10 @@ import os
 import torch
 
 from icm_fast.errors import InputError
-from icm_fast.kernels.tree_attention import cuda, sdpa, trial
+from icm_fast.kernels.tree_attention import cuda, measured, sdpa, trial
 from icm_fast.kernels.tree_attention.cuda_library import PRODUCTS
 from icm_fast.kernels.tree_attention.tiles import HEAD_DIMS
+from icm_fast.kernels.tree_attention.versions import VERSIONS, Needs, name_of
 from icm_fast.kernels.tree_attention.work import TreeAttention
 from icm_fast.kernels.triton_devices import DTYPES, NEEDS_TRITON, has_triton_kernels
 
@@ -21,7 +22,7 @@ AUTO = "auto"
 
 
 def available(device: torch.device | str) -> tuple[str, ...]:
-    """Names of the implementations that run on a device, preferred ones first."""
+    """Names of our implementations that run on a device, preferred ones first."""
     device = torch.device(device)
     built = device.type == "cuda" and cuda.library_path().is_file()
     products = _select_products(device) if built else None
@@ -30,18 +31,85 @@ def available(device: torch.device | str) -> tuple[str, ...]:
     return (*names, *("triton",) * compiles, "sdpa", "naive")
 
 
-def select_tree_attention(query: torch.Tensor, value_pool: torch.Tensor) -> TreeAttention:
-    """The fastest implementation for these tensors; all have the signature of ``naive``."""
+def select_tree_attention(
+    query: torch.Tensor,
+    value_pool: torch.Tensor,
+    *,
+    softcap: float | None = None,
+    sinks: torch.Tensor | None = None,
+) -> TreeAttention:
+    """The fastest implementation for these tensors; all have the signature of ``naive``.
+
+    A library serves only where it was measured to be faster than ours by more than a tenth. Where
+    ``ICM_FAST_CUDA_PRODUCTS`` asks for a CUDA kernel, none does.
+
+    Args:
+        query: ``[n_heads, n_tokens, head_dim]``.
+        value_pool: ``[n_kv_heads, pool_tokens, value_dim]``.
+        softcap: See ``naive.tree_attention``, as for ``sinks``.
+        sinks: Likewise.
+    """
+    if query.device.type == "cuda" and not asked_for():
+        needs = Needs.of(query, value_pool, softcap=softcap, sinks=sinks)
+        if (library := measured.library_instead(needs)) is not None:
+            return library.load()
+    return select_ours(query, value_pool)
+
+
+def select_ours(query: torch.Tensor, value_pool: torch.Tensor) -> TreeAttention:
+    """The fastest of our own implementations for these tensors."""
     if cuda.serves(query, value_pool) and (products := _select_products(query.device)) is not None:
-        return cuda.wgmma_tree_attention if products == "wgmma" else cuda.tree_attention
+        return VERSIONS[trial.CUDA_VERSIONS[products]].load()
     if query.dtype not in DTYPES:
         return sdpa.tree_attention
     return select_for_device(query.device, max(query.shape[-1], value_pool.shape[-1]))
 
 
-def slower_because(query: torch.Tensor, value_pool: torch.Tensor) -> str:
-    """Why :func:`select_tree_attention` takes nothing faster on a GPU; empty where nothing is."""
+def asked_for() -> str:
+    """Instructions of the CUDA kernel that the environment asks for; empty if it asks for none."""
+    found = os.environ.get(PRODUCTS_SETTING, AUTO)
+    return "" if found == AUTO else found
+
+
+def libraries_because(
+    query: torch.Tensor,
+    value_pool: torch.Tensor,
+    attend: TreeAttention,
+    *,
+    softcap: float | None = None,
+    sinks: torch.Tensor | None = None,
+) -> dict[str, str]:
+    """Why each library other than the one that serves does not, by name; empty but on a GPU.
+
+    Args:
+        query: ``[n_heads, n_tokens, head_dim]``.
+        value_pool: ``[n_kv_heads, pool_tokens, value_dim]``.
+        attend: What :func:`select_tree_attention` took.
+        softcap: As given to it.
+        sinks: Likewise.
+    """
     if query.device.type != "cuda":
+        return {}
+    needs = Needs.of(query, value_pool, softcap=softcap, sinks=sinks)
+    reasons = measured.others_because(needs, name_of(attend))
+    if asked := asked_for():
+        return dict.fromkeys(reasons, f"{PRODUCTS_SETTING}={asked} asks for a kernel of ours")
+    return reasons
+
+
+def slower_because(
+    query: torch.Tensor, value_pool: torch.Tensor, attend: TreeAttention | None = None
+) -> str:
+    """Why :func:`select_tree_attention` takes nothing faster on a GPU; empty where nothing is.
+
+    Args:
+        query: ``[n_heads, n_tokens, head_dim]``.
+        value_pool: ``[n_kv_heads, pool_tokens, value_dim]``.
+        attend: What it took, if that is known; a library serves only where it is the fastest.
+    """
+    if query.device.type != "cuda":
+        return ""
+    if attend is not None and VERSIONS[name_of(attend)].is_library:
         return ""
     if reason := cuda.unserved_because(query, value_pool):
         width = max(query.shape[-1], value_pool.shape[-1])
@@ -55,7 +123,7 @@ def slower_because(query: torch.Tensor, value_pool: torch.Tensor) -> str:
         return ""
     if products == "wgmma":
         return _wgmma_because(query, value_pool)
-    if os.environ.get(PRODUCTS_SETTING, AUTO) == products:
+    if asked_for() == products:
         return f"{PRODUCTS_SETTING}={products} asks for it"
     return "the kernel with wgmma did not pass its trial on this device"
 
@@ -71,8 +139,8 @@ def _wgmma_because(query: torch.Tensor, value_pool: torch.Tensor) -> str:
 
 def _select_products(device: torch.device) -> str | None:
     """Tensor-core instructions of the CUDA kernel to use; None for another implementation."""
-    found = os.environ.get(PRODUCTS_SETTING, AUTO)
-    if found == AUTO:
+    found = asked_for()
+    if not found:
         return trial.select_products(device)
     if found not in PRODUCTS:
         known = ", ".join((AUTO, *PRODUCTS))

@@ -1,39 +1,43 @@
-"""Whether a CUDA kernel may be used: it is tried once on each kind of device, outside the run.
+"""Whether a version may be used: it is tried once on each kind of device, outside the run.
 
 A kernel that was only tested without a device may still hang or crash on one. So a separate process
 computes small problems with the kernel and with the definition. Whatever happens to that process,
 the run continues: with this kernel if the results agree, otherwise with the next one and a warning.
+Other libraries pass the same trial, on all problems whose options they have.
 
-    python -m icm_fast.kernels.tree_attention.trial wgmma cuda:0
+    python -m icm_fast.kernels.tree_attention.trial cuda_wgmma cuda:0 64,128,256
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import subprocess
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from itertools import product
-from typing import Protocol, Required, TypedDict
+from typing import Any, Required, TypedDict
 
 import torch
 
-from icm_fast.assets.cache import cache_dir, cache_folder, private_folder
 from icm_fast.assets.locate import sha256_of
 from icm_fast.errors import InputError
-from icm_fast.files import write_atomically
 from icm_fast.kernels.tree_attention import cuda, naive
-from icm_fast.kernels.tree_attention.cuda_library import PRODUCTS
+from icm_fast.kernels.tree_attention.kept import Key, keep, read_kept
 from icm_fast.kernels.tree_attention.random_case import Sizes, random_case
-from icm_fast.kernels.tree_attention.work import AttentionWork
+from icm_fast.kernels.tree_attention.versions import VERSIONS, Needs, installed
+from icm_fast.kernels.tree_attention.work import AttentionWork, TreeAttention
 
 _FOLDER = "kernel-trials"
 SECONDS = 300.0
 """Time limit of a trial, including the start of Python and of the device."""
+LIBRARY_SECONDS = 900.0
+"""The same for libraries, some of which compile a kernel for every problem."""
+
+CUDA_VERSIONS = {"wgmma": "cuda_wgmma", "mma": "cuda"}
+"""Versions by the instructions that they use."""
 
 LIMITS = {torch.bfloat16: 2e-2, torch.float16: 4e-3}
 """Largest difference from the definition in float32, relative to the largest result."""
@@ -67,25 +71,6 @@ class AttentionOptions(TypedDict, total=False):
     sinks: torch.Tensor
 
 
-class SplittingAttention(Protocol):
-    """Tree attention that can split long contexts; see ``cuda.tree_attention``."""
-
-    def __call__(
-        self,
-        query: torch.Tensor,
-        key_pool: torch.Tensor,
-        value_pool: torch.Tensor,
-        work: AttentionWork,
-        *,
-        scaling: float,
-        sliding_window: int | None = None,
-        softcap: float | None = None,
-        sinks: torch.Tensor | None = None,
-        keys_per_split: int = 0,
-    ) -> torch.Tensor:
-        """Attend every segment's queries over its context and itself."""
-
-
 @dataclass(frozen=True, slots=True)
 class Problem:
     """One attention.
@@ -108,6 +93,14 @@ class Problem:
     options: AttentionOptions
     keys_per_split: int = 0
 
+    @property
+    def needs(self) -> Needs:
+        """What it asks of a version."""
+        options = self.options
+        return Needs.of(
+            self.query, self.values, softcap=options.get("softcap"), sinks=options.get("sinks")
+        )
+
 
 def select_products(device: torch.device) -> str | None:
     """Instructions of the fastest CUDA kernel that passes its trial on a device; None if none does.
@@ -121,7 +114,7 @@ def select_products(device: torch.device) -> str | None:
 @cache
 def _select_products(index: int) -> str | None:
     for products in _candidates(torch.cuda.get_device_capability(index)):
-        reason = failure(products, torch.device("cuda", index))
+        reason = failure(CUDA_VERSIONS[products], torch.device("cuda", index))
         if not reason:
             return products
         warnings.warn(
@@ -138,31 +131,42 @@ def _candidates(capability: tuple[int, int]) -> tuple[str, ...]:
     return ("wgmma", "mma") if capability == cuda.WGMMA_CAPABILITY else ("mma",)
 
 
-def failure(products: str, device: torch.device) -> str:
-    """Why the kernel failed on a device; empty if it passed.
+def failure(name: str, device: torch.device, head_dims: Sequence[int] = cuda.HEAD_DIMS) -> str:
+    """Why a version failed on a device; empty if it passed.
 
-    A passed trial is remembered in the cache folder, for this library, this kind of device and this
+    A passed trial is remembered in the cache folder, for this version, this kind of device and this
     version of torch.
+
+    Args:
+        name: A key of ``VERSIONS``.
+        device: Where to try it.
+        head_dims: Widths of heads to try.
     """
-    tried = {
-        "library": sha256_of(cuda.library_path()),
-        "products": products,
+    widths = ",".join(map(str, head_dims))
+    tried: Key = {
+        "version": name,
+        "made_of": _made_of(name),
         "device": torch.cuda.get_device_name(device),
         "torch": torch.__version__,
+        "widths": widths,
     }
-    content = json.dumps(tried, sort_keys=True).encode()
-    path = cache_dir() / _FOLDER / f"{hashlib.sha256(content).hexdigest()[:32]}.json"
-    if path.is_file() and private_folder(path.parent):
+    if read_kept(_FOLDER, tried, "a trial that was passed") is not None:
         return ""
-    command = [sys.executable, "-P", "-m", __name__, products, str(device)]
-    reason = run(command)
+    seconds = LIBRARY_SECONDS if VERSIONS[name].is_library else SECONDS
+    reason = run([sys.executable, "-P", "-m", __name__, name, str(device), widths], seconds)
     if not reason:
-        try:
-            cache_folder(_FOLDER)
-            write_atomically(path, content + b"\n")
-        except (OSError, InputError):
-            pass  # the cache is not writable: the next process runs the trial again
+        # A cache that is not writable: the next process runs the trial again.
+        with suppress(OSError, InputError):
+            keep(_FOLDER, tried, {})
     return reason
+
+
+def _made_of(name: str) -> str:
+    """What tells this build of a version from others."""
+    if name in CUDA_VERSIONS.values():
+        return str(sha256_of(cuda.library_path()))
+    packages = ("icm-fast", "triton", VERSIONS[name].package)
+    return ", ".join(f"{package} {installed(package)}" for package in packages)
 
 
 def run(command: Sequence[str], seconds: float = SECONDS) -> str:
@@ -186,7 +190,8 @@ def problems(head_dims: Sequence[int], device: torch.device) -> Iterator[Problem
     for dtype, head_dim in product(LIMITS, head_dims):
         scaling = 2.0 * head_dim**-0.5
         plain: AttentionOptions = {"scaling": scaling}
-        window: AttentionOptions = {"scaling": scaling, "sliding_window": 200, "softcap": 20.0}
+        alone: AttentionOptions = {"scaling": scaling, "sliding_window": 200}
+        window: AttentionOptions = {**alone, "softcap": 20.0}
         sunk: AttentionOptions = {
             "scaling": scaling,
             "sinks": torch.linspace(-3.0, 5.0, _GROUP * _KV_HEADS).to(device),
@@ -197,6 +202,7 @@ def problems(head_dims: Sequence[int], device: torch.device) -> Iterator[Problem
         yield Problem(f"plain, {ending}", *case, plain)
         yield Problem(f"split, {ending}", *case, plain, 400)
         yield Problem(f"window, {ending}", *case, window)
+        yield Problem(f"window alone, {ending}", *case, alone)
         yield Problem(f"sinks, {ending}", *case, sunk)
         for group in _OTHER_GROUPS:
             case = _case(_OTHER_SEGMENTS, group, head_dim, dtype, device)
@@ -218,18 +224,18 @@ def _case(
     return query.to(device), keys.to(device), values.to(device), work
 
 
-def check(attend: SplittingAttention, problem: Problem) -> None:
+def check(attend: TreeAttention, problem: Problem) -> None:
     """Compare an implementation with the definition.
 
     Raises:
         ArithmeticError: Results are wrong, or differ between repetitions.
     """
     query, keys, values, work = problem.query, problem.keys, problem.values, problem.work
-    options, split = problem.options, problem.keys_per_split
+    options: dict[str, Any] = {**problem.options}
     wanted = naive.tree_attention(query.float(), keys.float(), values.float(), work, **options)
-    found = [
-        attend(query, keys, values, work, keys_per_split=split, **options) for _ in range(_REPEATS)
-    ]
+    if problem.keys_per_split:
+        options["keys_per_split"] = problem.keys_per_split
+    found = [attend(query, keys, values, work, **options) for _ in range(_REPEATS)]
     difference = float((found[0].float() - wanted).abs().max() / wanted.abs().max())
     limit = LIMITS[problem.query.dtype]
     if not difference <= limit:  # also true for NaN
@@ -238,15 +244,33 @@ def check(attend: SplittingAttention, problem: Problem) -> None:
         raise ArithmeticError(f"{problem.name}: results differ between repetitions")
 
 
+def try_version(name: str, head_dims: Sequence[int], device: torch.device) -> None:
+    """Check a version on every problem that it serves.
+
+    Raises:
+        ArithmeticError: Results are wrong or unsteady, or it serves no problem.
+    """
+    version, refused = VERSIONS[name], ""
+    attend, n_checked = version.load(), 0
+    for problem in problems(head_dims, device):
+        if problem.keys_per_split and not version.splits:
+            continue
+        if reason := version.unserved_because(problem.needs):
+            refused = reason
+            continue
+        check(attend, problem)
+        n_checked += 1
+    if not n_checked:
+        raise ArithmeticError(refused)
+
+
 def main(arguments: Sequence[str]) -> None:
-    """Try a kernel on a device; exit with status 1 and a reason if it fails."""
-    products, device = arguments
-    if products not in PRODUCTS:
-        sys.exit(f"products must be one of {', '.join(PRODUCTS)}, not {products!r}")
-    attend = cuda.wgmma_tree_attention if products == "wgmma" else cuda.tree_attention
+    """Try a version on a device; exit with status 1 and a reason if it fails."""
+    name, device, widths = arguments
+    if name not in VERSIONS:
+        sys.exit(f"the version must be one of {', '.join(VERSIONS)}, not {name!r}")
     try:
-        for problem in problems(cuda.HEAD_DIMS, torch.device(device)):
-            check(attend, problem)
+        try_version(name, [int(width) for width in widths.split(",")], torch.device(device))
     except (ArithmeticError, RuntimeError, ValueError, InputError) as error:
         sys.exit(str(error).splitlines()[0])
 

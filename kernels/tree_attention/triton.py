@@ -19,7 +19,7 @@ from icm_fast.kernels.tree_attention.tiles import (
 )
 from icm_fast.kernels.tree_attention.triton_kernels import merge_kernel, tree_attention_kernel
 from icm_fast.kernels.tree_attention.tuned_tiles import HeadShape, stored_tiles
-from icm_fast.kernels.tree_attention.work import AttentionWork
+from icm_fast.kernels.tree_attention.work import AttentionWork, check_tensors
 from icm_fast.kernels.tree_attention.work_list import LaunchPlan, PlanSettings, launch_plan
 from icm_fast.kernels.triton_devices import INTERPRETED
 
@@ -66,7 +66,7 @@ def tree_attention(
             pool.
         InputError: If stored tiles are damaged.
     """
-    _check(query, key_pool, value_pool, sinks)
+    check_tensors(query, key_pool, value_pool, sinks)
     n_heads, n_tokens, head_dim = query.shape
     kv_heads, pool_tokens, value_dim = value_pool.shape
     group = n_heads // kv_heads
@@ -120,24 +120,6 @@ def device_tiles(shape: HeadShape, device: torch.device) -> TilePair:
     return default_tiles(
         max(shape.head_dim, shape.value_dim), shape.dtype, target_of((major, minor))
     )
-
-
-def _check(
-    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, sinks: torch.Tensor | None
-) -> None:
-    if keys.shape[:2] != values.shape[:2] or query.shape[2] != keys.shape[2]:
-        raise ValueError(
-            f"query {tuple(query.shape)}, keys {tuple(keys.shape)} and values "
-            f"{tuple(values.shape)} do not match"
-        )
-    if query.shape[0] % keys.shape[0]:
-        raise ValueError(
-            f"{query.shape[0]} heads are not a multiple of {keys.shape[0]} key-value heads"
-        )
-    if not query.dtype == keys.dtype == values.dtype:
-        raise ValueError(f"dtypes differ: {query.dtype}, {keys.dtype}, {values.dtype}")
-    if sinks is not None and sinks.shape != query.shape[:1]:
-        raise ValueError(f"sinks must be [{query.shape[0]}], not {tuple(sinks.shape)}")
 
 
 def _rows(tensor: torch.Tensor) -> torch.Tensor:

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.metadata import version
@@ -13,10 +12,13 @@ from pathlib import Path
 
 import torch
 
-from icm_fast.assets.cache import cache_dir, cache_folder, private_folder
-from icm_fast.errors import InputError
-from icm_fast.files import is_file, read_file, write_atomically, writing
-from icm_fast.identity import json_digest
+from icm_fast.kernels.tree_attention.kept import (
+    damaged,
+    device_name,
+    keep,
+    kept_file,
+    read_kept,
+)
 from icm_fast.kernels.tree_attention.tiles import Tile, TilePair
 
 _FOLDER = "kernel-tiles"
@@ -49,46 +51,33 @@ def stored_tiles(shape: HeadShape, device: torch.device) -> TilePair | None:
     Raises:
         InputError: The file does not hold tiles of this shape and device.
     """
-    path = tiles_file(shape, device)
-    if not is_file(path):
+    key, what = _key(shape, device), f"tiles of {shape}"
+    content = read_kept(_FOLDER, key, what)
+    if content is None:
         return None
-    private_folder(path.parent)
-    fix = "delete it"
     try:
-        content = json.loads(read_file(path, fix))
-        pair = TilePair(_tile(content["long"]), _tile(content["short"]))
-        complete = content["key"] == _key(shape, device)
-    except InputError:
-        raise
-    except (ValueError, KeyError, TypeError, RecursionError):
-        complete = False
-    if not complete:
-        raise InputError(f"{path} does not hold tiles of {shape}; {fix}")
-    return pair
+        return TilePair(_tile(content["long"]), _tile(content["short"]))
+    except (ValueError, KeyError, TypeError):
+        raise damaged(_FOLDER, key, what) from None
 
 
 def store_tiles(pair: TilePair, shape: HeadShape, device: torch.device) -> Path:
     """Store a pair for this kind of device; later processes use it."""
-    path = tiles_file(shape, device)
-    content: dict[str, object] = {"key": _key(shape, device)}
-    content |= {name: list(asdict(tile).values()) for name, tile in pair._asdict().items()}
-    with writing(path):
-        cache_folder(_FOLDER)
-    write_atomically(path, json.dumps(content).encode() + b"\n")
+    content = {name: list(asdict(tile).values()) for name, tile in pair._asdict().items()}
+    path = keep(_FOLDER, _key(shape, device), content)
     stored_tiles.cache_clear()
     return path
 
 
 def tiles_file(shape: HeadShape, device: torch.device) -> Path:
     """File of the tiles of a shape, whether or not it exists."""
-    return cache_dir() / _FOLDER / f"{json_digest(_key(shape, device))[:32]}.json"
+    return kept_file(_FOLDER, _key(shape, device))
 
 
 def _key(shape: HeadShape, device: torch.device) -> dict[str, str | int]:
     """What the fastest tile depends on."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "interpreter"
     return {
-        "device": name,
+        "device": device_name(device),
         "triton": version("triton"),
         "group": shape.group,
         "head_dim": shape.head_dim,

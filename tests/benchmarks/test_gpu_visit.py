@@ -4,6 +4,7 @@ import json
 import os
 import sys
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,13 +13,14 @@ import torch
 
 from benchmarks.gpu import __main__ as command
 from benchmarks.gpu.__main__ import LIMITS, Step, run_all, steps_of
+from benchmarks.gpu.visit import attention as gpu_attention
 from benchmarks.gpu.visit import whole
 from benchmarks.gpu.visit.__main__ import STEPS
-from benchmarks.gpu.visit.attention import Problem, attention, select_fastest
+from benchmarks.gpu.visit.attention import Problem, attention, by_torch, select_fastest
 from benchmarks.gpu.visit.ceilings import environment
-from benchmarks.gpu.visit.peers import Gathered, by_flex
 from benchmarks.gpu.visit.record import FallbackError, Record
-from icm_fast.kernels.tree_attention import naive, select
+from icm_fast.kernels.tree_attention import naive, select, varlen
+from icm_fast.kernels.tree_attention.versions import LIBRARIES
 from icm_fast.model.forward.tile_search import batch_work
 from icm_fast.plan.uniform import uniform_plan
 from tiny_models import one_thread, tiny_loaded  # noqa: F401
@@ -92,29 +94,38 @@ def test_every_attention_is_compared_and_timed(record, tmp_path):
     assert record.failures == []
     found = lines(tmp_path / "results.jsonl")
     names = {line["name"] for line in found}
-    assert names == {
-        "ours naive",
-        "torch, one call per segment",
-        "gather alone",
-        "FlashAttention-2 varlen on gathered keys",
-        "FlexAttention over the pool",
-    }
+    assert names == {"naive", "torch, one call per segment", "copies alone", "varlen", "flex"}
     assert all(line["error"] < 1e-2 for line in found if "error" in line)
 
 
-@UNCOMPILED
 @pytest.mark.parametrize("batch", range(4))
-def test_peers_equal_the_definition(batch):
+def test_what_stands_for_a_peer_equals_the_definition(batch):
     plan = uniform_plan(9, demonstration=7, query=4, root=1, batch_tokens=60)
     work = batch_work(plan, batch)
     draw = torch.Generator().manual_seed(batch)
     query = torch.randn(work.n_tokens, 4, 16, generator=draw).transpose(0, 1)
     keys, values = torch.randn(2, 2, int(plan.pool_tokens), 16, generator=draw)
     wanted = naive.tree_attention(query, keys, values, work, scaling=0.25)
-    gathered = Gathered(query, keys, values, work)
-    assert gathered.n_keys == sum(s.start + s.end - s.begin for s in work.segments)
-    for attend in (gathered.attention(), by_flex(query, keys, values, work)):
-        torch.testing.assert_close(attend(), wanted, atol=1e-5, rtol=1e-5)
+    found = varlen.tree_attention(query, keys, values, work, scaling=0.25, library=by_torch)
+    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
+
+
+def test_every_library_is_a_peer_on_a_device(record, tmp_path, monkeypatch):
+    """Those that do not serve are noted with the reason, and are no failure."""
+    plan = uniform_plan(4, demonstration=7, query=4)
+    query, pool = torch.zeros(2, 7, 8), torch.zeros(1, int(plan.pool_tokens), 8)
+    problem = Problem(4, 7, 0, query, pool, pool, batch_work(plan, 0), 1)
+    served = {"flex", "torch_flash"}
+    libraries = [
+        replace(one, unserved_because=lambda needs, name=one.name: "" if name in served else "no")
+        for one in LIBRARIES
+    ]
+    monkeypatch.setattr(gpu_attention, "LIBRARIES", libraries)
+    record.device = torch.device("cuda", 0)
+    assert set(gpu_attention._libraries(record, problem)) == served
+    noted = {n: line["not_timed"] for n, line in named(tmp_path / "results.jsonl").items()}
+    assert noted == {"flash_attn_4": "no", "flash_attn": "no"}
+    assert record.failures == []
 
 
 def test_versions_and_ceilings_are_written(record, tmp_path):

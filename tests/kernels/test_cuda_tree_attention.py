@@ -13,6 +13,7 @@ from icm_fast.kernels.tree_attention import (
     AttentionWork,
     cuda,
     cuda_library,
+    measured,
     naive,
     sdpa,
     select,
@@ -190,6 +191,7 @@ def test_a_device_takes_the_library_where_it_is_built(tmp_path, monkeypatch):
     monkeypatch.setattr(cuda, "library_path", lambda: path)
     monkeypatch.setattr(select, "has_triton_kernels", lambda device: False)
     monkeypatch.setattr(trial, "select_products", lambda device: "mma")
+    monkeypatch.setattr(measured, "library_instead", lambda needs: None)
     assert select.available("cuda") == ("sdpa", "naive")
     path.touch()
     assert select.available("cuda:0") == ("cuda", "sdpa", "naive")

@@ -18,6 +18,7 @@ def problem(kind="plain", dtype=torch.bfloat16):
 
 
 def definition(*tensors, keys_per_split=0, **options):
+    """As those that can split: the definition has no such option."""
     return naive.tree_attention(*tensors, **options)
 
 
@@ -36,7 +37,7 @@ def device(tmp_path, monkeypatch):
 
 def test_the_definition_passes_every_problem():
     kinds = list(trial.problems([64, 128], CPU))
-    assert len({p.name for p in kinds}) == len(kinds) == 28
+    assert len({p.name for p in kinds}) == len(kinds) == 32
     assert {p.query.shape[0] // p.keys.shape[0] for p in kinds} == {1, 3, 4}
     assert max(s.start for p in kinds for s in p.work.segments) > 20_000
     for one in kinds:
@@ -45,7 +46,7 @@ def test_the_definition_passes_every_problem():
 
 @pytest.mark.parametrize("products", cuda.PRODUCTS)
 @pytest.mark.parametrize(
-    "kind", ["split", "window", "sinks", "group of 1", "group of 3", "20,000 keys"]
+    "kind", ["split", "window", "window alone", "sinks", "group of 1", "group of 3", "20,000 keys"]
 )
 def test_the_emulated_kernels_pass(emulated, products, kind, monkeypatch):
     monkeypatch.setattr(trial, "_REPEATS", 1)
@@ -126,68 +127,69 @@ def test_a_process_that_cannot_start_is_reported():
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_device_the_real_process_fails(device, tmp_path):
     """And nothing is stored."""
-    assert "CUDA" in trial.failure("wgmma", device)
+    assert "CUDA" in trial.failure("cuda_wgmma", device)
     assert not (tmp_path / "cache").exists()
 
 
 def test_what_was_passed_is_remembered(device, tmp_path, monkeypatch):
     commands = []
-    monkeypatch.setattr(trial, "run", lambda command: commands.append(command) or "")
+    monkeypatch.setattr(trial, "run", lambda command, seconds: commands.append(command) or "")
     for _ in range(2):
-        assert trial.failure("mma", device) == ""
+        assert trial.failure("cuda", device) == ""
     assert len(commands) == 1
-    assert commands[0][1:] == ["-P", "-m", trial.__name__, "mma", "cuda:0"]
-    trial.failure("wgmma", device)
+    assert commands[0][1:] == ["-P", "-m", trial.__name__, "cuda", "cuda:0", "64,128,256"]
+    trial.failure("cuda_wgmma", device)
+    trial.failure("cuda", device, (96,))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA A100")
-    trial.failure("mma", device)
+    trial.failure("cuda", device)
     (tmp_path / "libicm_fast_cuda.so").write_bytes(b"other code")
-    trial.failure("mma", device)
-    assert len(commands) == 4
+    trial.failure("cuda", device)
+    assert len(commands) == 5
 
 
 def test_a_failure_is_not_remembered(device, monkeypatch):
     answers = ["no memory", ""]
-    monkeypatch.setattr(trial, "run", lambda command: answers.pop(0))
-    assert trial.failure("mma", device) == "no memory"
-    assert trial.failure("mma", device) == ""
+    monkeypatch.setattr(trial, "run", lambda command, seconds: answers.pop(0))
+    assert trial.failure("cuda", device) == "no memory"
+    assert trial.failure("cuda", device) == ""
 
 
 def test_a_home_that_cannot_be_written_is_no_failure(device, tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("ICM_FAST_CACHE", str(tmp_path / "file"))
-    monkeypatch.setattr(trial, "run", lambda command: "")
-    assert trial.failure("mma", device) == ""
+    monkeypatch.setattr(trial, "run", lambda command, seconds: "")
+    assert trial.failure("cuda", device) == ""
 
 
 def test_the_fastest_kernel_that_passes_is_selected(device, monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (9, 0))
     tried = []
 
-    def run(command):
-        tried.append(command[-2])
-        return "differs by 3" if command[-2] == "wgmma" else ""
+    def run(command, seconds):
+        tried.append(command[-3])
+        return "differs by 3" if command[-3] == "cuda_wgmma" else ""
 
     monkeypatch.setattr(trial, "run", run)
     with pytest.warns(RuntimeWarning, match="with wgmma is not used on NVIDIA H100: differs by 3"):
         assert trial.select_products(device) == "mma"
     assert trial.select_products(device) == "mma"
-    assert tried == ["wgmma", "mma"]
+    assert tried == ["cuda_wgmma", "cuda"]
     trial._select_products.cache_clear()
-    monkeypatch.setattr(trial, "run", lambda command: "")
+    monkeypatch.setattr(trial, "run", lambda command, seconds: "")
     assert trial.select_products(device) == "wgmma"
 
 
 def test_where_none_passes_none_is_selected(device, monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (8, 0))
-    monkeypatch.setattr(trial, "run", lambda command: "no kernel image")
+    monkeypatch.setattr(trial, "run", lambda command, seconds: "no kernel image")
     with pytest.warns(RuntimeWarning, match="with mma is not used") as warned:
         assert trial.select_products(device) is None
     assert len(warned) == 1
 
 
 def test_its_command_refuses_what_it_does_not_know():
-    with pytest.raises(SystemExit, match="must be one of mma, wgmma, not 'fma'"):
-        trial.main(["fma", "cpu"])
+    with pytest.raises(SystemExit, match=r"must be one of cuda_wgmma, cuda, .*, not 'fma'"):
+        trial.main(["fma", "cpu", "64"])
 
 
 def test_its_command_ends_with_a_reason(monkeypatch):
@@ -198,7 +200,7 @@ def test_its_command_ends_with_a_reason(monkeypatch):
 
     monkeypatch.setattr(cuda, "tree_attention", refuse)
     with pytest.raises(SystemExit, match="tensors are on cpu"):
-        trial.main(["mma", "cpu"])
+        trial.main(["cuda", "cpu", "64"])
 
 
 @pytest.mark.gpu
@@ -208,4 +210,5 @@ def test_a_device_passes(products):
         pytest.skip("the CUDA kernels are not built; install with ICM_FAST_CUDA=ON")
     if products == "wgmma" and torch.cuda.get_device_capability() != cuda.WGMMA_CAPABILITY:
         pytest.skip("wgmma is for compute capability 9.0")
-    assert trial.failure(products, torch.device("cuda", torch.cuda.current_device())) == ""
+    device = torch.device("cuda", torch.cuda.current_device())
+    assert trial.failure(trial.CUDA_VERSIONS[products], device) == ""

@@ -93,13 +93,13 @@ def test_times_are_sums_over_the_batches_of_a_tree(clock):
 
 def test_short_segments_are_short(clock):
     works = []
-    time = tile_search._Tree.time
+    time = tile_search.TimedTree.time
 
     def spy(self, tile, batches):
         works.append([batch.work for batch in batches])
         return time(self, tile, batches)
 
-    clock.setattr(tile_search._Tree, "time", spy)
+    clock.setattr(tile_search.TimedTree, "time", spy)
     tuned()
     rows = [
         {SHAPE.group * (s.end - s.begin) for work in batches for s in work.segments}

@@ -47,7 +47,9 @@ def calls(interpreter, monkeypatch):
             device_forward, f"select_{name}", lambda device, dtype, n=name: through(n)
         )
     monkeypatch.setattr(
-        device_forward, "select_tree_attention", lambda query, values: through("tree_attention")
+        device_forward,
+        "select_tree_attention",
+        lambda query, values, softcap: through("tree_attention"),
     )
     monkeypatch.setattr(KVStore, "_pool", nan_pool)
     return names

@@ -8,9 +8,11 @@ import pytest
 import torch
 
 from icm_fast.config import SearchConfig
+from icm_fast.engine import doctor
 from icm_fast.engine.search import search
 from icm_fast.kernels import triton_devices
-from icm_fast.kernels.tree_attention import cuda, trial
+from icm_fast.kernels.tree_attention import cuda, measured, trial, versions
+from icm_fast.kernels.tree_attention.tuned_tiles import HeadShape
 from icm_fast.model.forward import device, path
 from icm_fast.model.forward.device import DeviceForward
 from icm_fast.model.forward.generic import GenericForward
@@ -69,9 +71,13 @@ def hopper(monkeypatch, tmp_path):
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H100")
+    monkeypatch.setenv("ICM_FAST_CACHE", str(tmp_path / "cache"))
+    measured.stored_times.cache_clear()
     triton_devices.has_triton_kernels.cache_clear()
     yield monkeypatch
     triton_devices.has_triton_kernels.cache_clear()
+    measured.stored_times.cache_clear()
 
 
 def placed(monkeypatch, dtype=torch.bfloat16, width=128):
@@ -79,6 +85,7 @@ def placed(monkeypatch, dtype=torch.bfloat16, width=128):
     weight = Placed(device=GPU, dtype=dtype, shape=(512, 256))
     heads = Placed(device=GPU, dtype=dtype, shape=(8, 1, width))
     monkeypatch.setattr(path, "_heads", lambda loaded: (heads, heads))
+    monkeypatch.setattr(path, "_options", lambda loaded: (None, None))
     monkeypatch.setattr(device, "unknown_because", lambda model: "")
     model = SimpleNamespace(
         dtype=dtype,
@@ -100,6 +107,51 @@ def test_the_fastest_of_all_needs_no_reason(hopper, recwarn):
     assert (found.name, found.device, found.slower_because) == ("device kernels", "cuda:0", "")
     warn_of_slow_device(found)
     assert not len(recwarn)
+
+
+def test_libraries_that_do_not_serve_are_told_with_the_reason(hopper):
+    hopper.setattr(versions, "installed", lambda package: "1" if package == "torch" else "")
+    found = path_of(placed(hopper), OnDevice())
+    unmeasured = "not measured on this device for these heads; `icm-fast tune-kernels` does"
+    assert found.libraries == {
+        "flex": "triton is not installed",
+        "flash_attn_4": "flash-attn-4 is not installed",
+        "flash_attn": "flash-attn is not installed",
+        "torch_flash": unmeasured,
+    }
+    (said,) = (f for f in doctor._ways(found) if f.check == "attention by others")
+    assert f"flash_attn: flash-attn is not installed; torch_flash: {unmeasured}" in said.detail
+
+
+@pytest.mark.parametrize("options", [(None, None), (30.0, None), (None, torch.zeros(8))])
+def test_a_library_that_was_measured_to_be_faster_is_told(hopper, options):
+    """But not where it lacks an option that the model's attention has."""
+    shape = HeadShape(1, 128, 128, torch.bfloat16)
+    times = measured.Times("cuda_wgmma", {"cuda_wgmma": 1.0, "torch_flash": 0.5})
+    measured.store_times(times, shape, GPU)
+    hopper.setattr(trial, "failure", lambda name, device, dims: "")
+    loaded = placed(hopper)
+    hopper.setattr(path, "_options", lambda loaded: options)
+    found = path_of(loaded, OnDevice())
+    if options == (None, None):
+        assert found.kernels["attention"] == "varlen (torch_flash)"
+        assert "torch_flash" not in found.libraries
+        assert found.slower_because == ""
+    else:
+        assert found.kernels["attention"] == "cuda (wgmma)"
+        assert "it has no" in found.libraries["torch_flash"]
+
+
+def test_the_options_of_a_model_are_found():
+    capped = tiny_loaded("gemma2", generic=True)
+    cap = capped.model.config.attn_logit_softcapping
+    assert cap
+    assert path._options(capped) == (cap, None)
+    assert path._options(tiny_loaded("llama", generic=True)) == (None, None)
+
+
+def test_a_model_on_the_processor_is_told_of_no_library():
+    assert path_of(tiny_loaded("gpt_neox"), ByTransformers()).libraries == {}
 
 
 def test_copies_row_by_row_are_told(hopper):

@@ -131,9 +131,9 @@ def test_the_attention_is_chosen_once_for_each_plan(monkeypatch):
     chosen = []
     real = device_forward.select_tree_attention
 
-    def select(query, values):
+    def select(query, values, *, softcap):
         chosen.append(1)
-        return real(query, values)
+        return real(query, values, softcap=softcap)
 
     monkeypatch.setattr(device_forward, "select_tree_attention", select)
     runner = ModelRunner(loaded, generic=True)

@@ -17,7 +17,7 @@ from icm_fast.kernels.tree_attention import trial
 
 def try_kernel(products: str, record: Record) -> None:
     """The trial that the package makes before it takes a kernel; passed ones are remembered."""
-    reason = trial.failure(products, record.device)
+    reason = trial.failure(trial.CUDA_VERSIONS[products], record.device)
     record.line(name=f"trial of {products}", passed=not reason, reason=reason)
     if reason:
         record.failures.append(f"{products}: {reason}")

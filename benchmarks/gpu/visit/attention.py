@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -9,15 +10,27 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.attention.bias import causal_lower_right
 
 from benchmarks.engines.flops import keys_seen
-from benchmarks.gpu.visit.peers import Attend, Gathered, by_flex
 from benchmarks.gpu.visit.record import PEAK, FallbackError, Record
 from icm_fast import _core
-from icm_fast.kernels.tree_attention import AttentionWork, SegmentWork, cuda, naive, sdpa, select
+from icm_fast.kernels.tree_attention import (
+    AttentionWork,
+    SegmentWork,
+    cuda,
+    naive,
+    sdpa,
+    select,
+    varlen,
+)
+from icm_fast.kernels.tree_attention.versions import LIBRARIES, VERSIONS, Needs
 from icm_fast.kernels.tree_attention.work import TreeAttention
 from icm_fast.model.forward.tile_search import batch_work
 from icm_fast.plan.uniform import uniform_plan
+
+Attend = Callable[[], torch.Tensor]
+"""Computes ``[heads, n_tokens, head_dim]``."""
 
 LIMIT = 2e-2
 """Largest difference from the definition, relative to the largest value (bfloat16)."""
@@ -136,39 +149,86 @@ def _problem(
 
 
 def _compare(record: Record, problem: Problem) -> None:
-    parts = (problem.query, problem.keys, problem.values, problem.work)
     for name, attend in _ours(record.device).items():
         record.attempt(name, partial(_time, record, problem, name, problem.by(attend)))
     if len(problem.work.segments) < _MANY_SEGMENTS:
         name = "torch, one call per segment"
         record.attempt(name, partial(_time, record, problem, name, problem.by(sdpa.tree_attention)))
 
-    def varlen() -> None:
-        gathered = Gathered(*parts)
-        ms = record.milliseconds(gathered.gather, 3)
-        record.line(**_of(problem), name="gather alone", ms=ms, keys=gathered.n_keys)
-        _time(record, problem, "FlashAttention-2 varlen on gathered keys", gathered.attention())
+    for name, attend in _libraries(record, problem).items():
+        record.attempt(name, partial(_time, record, problem, name, problem.by(attend)))
+    record.attempt("copies alone", partial(_copies, record, problem))
 
-    record.attempt("varlen", varlen)
-    record.attempt(
-        "FlexAttention",
-        lambda: _time(record, problem, "FlexAttention over the pool", by_flex(*parts)),
-    )
+
+def _libraries(record: Record, problem: Problem) -> dict[str, TreeAttention]:
+    """Other libraries as versions behind our interface; those that do not serve are noted."""
+    if record.device.type != "cuda":  # a dry run: one of each kind, by plain torch
+        return {
+            "flex": VERSIONS["flex"].load(),
+            "varlen": partial(varlen.tree_attention, library=by_torch),
+        }
+    found: dict[str, TreeAttention] = {}
+    for version in LIBRARIES:
+        if reason := version.unserved_because(Needs.of(problem.query, problem.values)):
+            record.line(**_of(problem), name=version.name, not_timed=reason)
+        else:
+            found[version.name] = version.load()
+    return found
+
+
+def by_torch(
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    sequences: varlen.Sequences,
+    *,
+    scaling: float,
+    sliding_window: int | None,
+    softcap: float | None,
+    sinks: torch.Tensor | None,
+) -> torch.Tensor:
+    """A varlen library for dry runs: one call of torch's attention for each sequence."""
+    if sliding_window or softcap or sinks is not None:
+        raise ValueError("the peers are timed without windows, caps and sinks")
+    parts = []
+    offsets = (sequences.row_offsets, sequences.key_offsets)
+    n_rows, n_keys = (torch.diff(o).tolist() for o in offsets)
+    split = zip(query.split(n_rows), keys.split(n_keys), values.split(n_keys), strict=True)
+    for part in split:
+        q, k, v = (t.transpose(0, 1)[None] for t in part)
+        bias = causal_lower_right(q.shape[2], k.shape[2])
+        k, v = (t.repeat_interleave(q.shape[1] // k.shape[1], 1) for t in (k, v))
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=scaling)
+        parts.append(out[0].transpose(0, 1))
+    return torch.cat(parts)
+
+
+def _copies(record: Record, problem: Problem) -> None:
+    """What the varlen libraries' copies of keys and values take of their time."""
+    n_keys = 0
+
+    def none(
+        query: torch.Tensor, keys: torch.Tensor, *rest: object, **options: object
+    ) -> torch.Tensor:
+        nonlocal n_keys
+        n_keys += len(keys)
+        return query
+
+    copies = problem.by(partial(varlen.tree_attention, library=none))
+    copies()
+    keys, ms = n_keys, record.milliseconds(copies, 3)
+    record.line(**_of(problem), name="copies alone", ms=ms, keys=keys)
 
 
 def _ours(device: torch.device) -> dict[str, TreeAttention]:
-    """Implementations of the device by name; each is asked for, so none can fall back."""
-    if device.type != "cuda":
-        return {"ours naive": naive.tree_attention}
-    from icm_fast.kernels.tree_attention import triton
+    """Our implementations on the device by name; each is asked for, so none can fall back.
 
-    kernels: dict[str, TreeAttention] = {"ours triton": triton.tree_attention}
-    names = select.available(device)
-    if "cuda" in names:
-        kernels["ours mma"] = cuda.tree_attention
-    if "cuda_wgmma" in names:
-        kernels["ours wgmma"] = cuda.wgmma_tree_attention
-    return kernels
+    torch's one call per segment is timed for small batches only, and the definition on a CPU.
+    """
+    if device.type != "cuda":
+        return {"naive": naive.tree_attention}
+    names = (name for name in select.available(device) if name not in ("sdpa", "naive"))
+    return {name: VERSIONS[name].load() for name in names}
 
 
 def _of(problem: Problem) -> dict[str, object]:

@@ -31,14 +31,16 @@ def tune_kernels(
     device: Annotated[str, typer.Option(metavar="DEVICE", help="auto, cuda or cuda:N.")] = "auto",
     n: Annotated[int, typer.Option(metavar="N", help="Number of examples in the timed tree.")] = 64,
 ) -> None:
-    """Find the fastest Triton attention tiles for this GPU.
+    """Find the fastest Triton attention tiles for this GPU, and the fastest attention.
 
-    Later runs use them. Do not tune between a run and its resumption: other tiles round
-    differently.
+    Later runs use them: an attention of another library only if it is faster than ours by more than
+    a tenth. Do not tune between a run and its resumption: others round differently.
     """
+    from icm_fast.kernels.tree_attention.measured import store_times
     from icm_fast.kernels.tree_attention.tiles import HEAD_DIMS
     from icm_fast.kernels.tree_attention.tuned_tiles import HeadShape, store_tiles
     from icm_fast.model.forward.tile_search import TreeSize, tune
+    from icm_fast.model.forward.version_search import time_versions
     from icm_fast.model.kv_size import head_dim, kv_heads
 
     if n < 2:
@@ -62,20 +64,31 @@ def tune_kernels(
     for kind, (best, before) in (("long", found.long), ("short", found.short)):
         say(f"{kind} segments: {_sizes(best)}, before: {_sizes(before)}")
     say(f"stored in {store_tiles(found.pair, shape, loaded.device)}")
+    times = time_versions(
+        shape,
+        n_kv_heads,
+        loaded.device,
+        n_layers=config.num_hidden_layers,
+        size=TreeSize(n=n),
+        report=_report_version,
+    )
+    path = store_times(times, shape, loaded.device)
+    say(f"{times.fastest_library() or times.ours} serves; stored in {path}")
 
 
 def _require_kernels(device: torch.device) -> None:
-    from icm_fast.kernels.triton_devices import has_triton_kernels, is_interpreted
+    from icm_fast.kernels.triton_devices import NEEDS_TRITON, has_triton_kernels, is_interpreted
 
     if not (has_triton_kernels(device) or is_interpreted(device)):
-        raise InputError(
-            f"device {device} has no Triton kernels; they need triton 3.7 and an NVIDIA "
-            "GPU of compute capability 8.0 or later"
-        )
+        raise InputError(f"device {device} has no Triton kernels; {NEEDS_TRITON}")
 
 
 def _report(kind: str, timed: TimedTile) -> None:
     say(f"{kind} {_sizes(timed)}", err=True)
+
+
+def _report_version(name: str, seconds: float | None, reason: str) -> None:
+    say(f"attention by {name}: {reason if seconds is None else f'{1e3 * seconds:.2f} ms'}")
 
 
 def _sizes(timed: TimedTile) -> str:

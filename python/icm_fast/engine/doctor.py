@@ -203,8 +203,16 @@ def _computing(loaded: LoadedModel, scorer: Scorer, config: SearchConfig) -> Ite
 
     runner = getattr(scorer, "runner", None)  # the naive scorer has none
     path = path_of(loaded, None if runner is None else runner.forward, int8=config.int8)
-    yield Finding("forward", True, path.sentence(), fields=asdict(path))
+    yield from _ways(path)
     yield _threads(path, processors())
+
+
+def _ways(path: ForwardPath) -> Iterator[Finding]:
+    """What forwards and attends, and why no other library attends."""
+    yield Finding("forward", True, path.sentence(), fields=asdict(path))
+    if path.libraries:  # on a GPU
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in path.libraries.items())
+        yield Finding("attention by others", True, reasons, fields=dict(path.libraries))
 
 
 def _threads(path: ForwardPath, found: Processors) -> Finding:

@@ -9,6 +9,8 @@ labels, so the data set stays one problem instead of falling apart into independ
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import numpy.typing as npt
 
@@ -83,18 +85,28 @@ class BoundedScorer(ScorerOfLabels):
             blocks.sort(key=lambda block: float(priority[block[1]].mean()))
         scores = np.full((len(labels), self._tree.n_labels), np.nan, np.float32)
         n_tokens = 0
-        for k, block in blocks:
+        needed = [(k, block) for k, block in blocks if rows[block].any()]
+        parts = self._parts(labels, [k for k, _ in needed], stops=enough is not None)
+        for (_, block), part in zip(needed, parts, strict=False):
             wanted = np.zeros(len(labels), np.bool_)
             wanted[block] = rows[block]
-            if not wanted.any():
-                continue
-            # Always the whole block: its contexts must not depend on which examples are requested.
-            part = self._tree.score(*self._shown(labels, k))
             scores[wanted] = part.scores[wanted]
             n_tokens += part.n_tokens
             if enough is not None and enough(scores):
                 break
         return Scored(scores, n_tokens)
+
+    def _parts(self, labels: IntArray, blocks: list[int], *, stops: bool) -> Iterator[Scored]:
+        """Scores of each block, together where the scorer joins them and nobody may stop early.
+
+        Always the whole block: its contexts must not depend on which examples are requested.
+        """
+        shown = (self._shown(labels, k) for k in blocks)
+        if isinstance(self._tree, TreeScorer) and self._tree.joins and not stops:
+            yield from self._tree.score_many(list(shown))
+            return
+        for pair in shown:
+            yield self._tree.score(*pair)
 
     def plan(self, labels: IntArray, queries: BoolArray | None = None) -> LeaveOneOutPlan:
         """Refuse: every block has a separate plan.
@@ -118,8 +130,7 @@ class BoundedScorer(ScorerOfLabels):
         tree = self._tree
         if not isinstance(tree, TreeScorer):
             return 0  # a server holds them
-        shown = (self._shown(labels, k) for k in range(len(self.blocks)))
-        return max(tree.pool_bytes(*pair) for pair in shown)
+        return tree.pool_bytes_of_many([self._shown(labels, k) for k in range(len(self.blocks))])
 
     def _shown(self, labels: IntArray, k: int) -> tuple[IntArray, BoolArray]:
         """The labels that block ``k`` sees, ``[n]``, and its examples as queries, ``[n]``."""

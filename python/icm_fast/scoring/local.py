@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -16,6 +17,7 @@ from icm_fast.model.kv_size import fitting_kv_tokens, kv_numbers_per_token
 from icm_fast.model.label_head import LabelHead, label_logprobs
 from icm_fast.model.loaded import LoadedModel
 from icm_fast.model.sharing import turn_of
+from icm_fast.plan.joint import groups_within, join_plans
 from icm_fast.plan.label_tree import label_tree
 from icm_fast.plan.leave_one_out import Growing, LeaveOneOutPlan, Stages, plan_pieces
 from icm_fast.plan.pieces import TokenizedDataset
@@ -131,6 +133,7 @@ class TreeScorer(_LocalScorer):
         config: SearchConfig,
         *,
         n_pools: int = 1,
+        joins: bool | None = None,
     ) -> None:
         """Pick the forward implementation.
 
@@ -139,9 +142,12 @@ class TreeScorer(_LocalScorer):
             pieces: Token pieces of the data set.
             config: Settings.
             n_pools: How many pools share the memory of a GPU.
+            joins: Whether labellings that are scored together share batches; by default on a GPU,
+                which the small levels of one would leave idle.
         """
         super().__init__(loaded, pieces, config, n_pools=n_pools)
         self.runner = ModelRunner(loaded, int8=config.int8)
+        self.joins = loaded.device.type == "cuda" if joins is None else joins
 
     def _forward(self) -> Forward | None:
         return self.runner.forward
@@ -153,6 +159,14 @@ class TreeScorer(_LocalScorer):
     def pool_bytes(self, labels: IntArray, queries: BoolArray | None = None) -> int:
         """Bytes of the keys and values that :meth:`score` would hold."""
         return int(self.plan(labels, queries).tree.pool_tokens) * self._bytes_per_token()
+
+    def pool_bytes_of_many(self, asked: Sequence[tuple[IntArray, BoolArray | None]]) -> int:
+        """Bytes of the keys and values that :meth:`score_many` would hold at once."""
+        trees = [self.plan(*one).tree for one in asked]
+        budget = self._config.kv_budget_tokens if self.joins else 0
+        groups = groups_within(trees, budget)
+        slots = max(sum(int(trees[k].pool_tokens) for k in group) for group in groups)
+        return slots * self._bytes_per_token()
 
     def _bytes_per_token(self) -> int:
         """Bytes of one token's keys and values."""
@@ -195,26 +209,111 @@ class TreeScorer(_LocalScorer):
         self, plan: LeaveOneOutPlan, enough: Enough | None, forwarded: BoolArray
     ) -> Scored:
         require_exact_sharing(self._loaded, plan.tree.longest_context)
-        scores = self._no_scores()
+        found = _Filling(self, plan)
         before = self.runner.n_tokens_forwarded
-        wanted = (plan.tree.query >= 0) | (plan.tree.tail >= 0)
-        table = _segment_table(plan, len(self._tree.tail_tokens))
-        states: dict[int, torch.Tensor] = {}
-        open_queries = set(range(len(table)))
-        examples = np.flatnonzero(plan.queries)
         with torch.inference_mode():
-            for segments, hidden in self.runner.stages(plan.tree, plan.segment_ids, wanted):
+            for segments, hidden in self.runner.stages(plan.tree, plan.segment_ids, found.wanted):
                 forwarded[segments] = True
-                states.update(zip(segments[wanted[segments]].tolist(), hidden, strict=True))
-                ready = [q for q in sorted(open_queries) if all(s in states for s in table[q])]
-                if not ready:
+                if not found.take(segments, hidden):
                     continue
-                rows = [torch.stack([states[s] for s in table[q]]) for q in ready]
-                scores[examples[ready]] = self._logprobs(torch.stack(rows))
-                open_queries.difference_update(ready)
-                if enough is not None and open_queries and enough(scores):
+                if enough is not None and found.is_open and enough(found.scores):
                     break
-        return Scored(scores, self.runner.n_tokens_forwarded - before)
+        return Scored(found.scores, self.runner.n_tokens_forwarded - before)
+
+    def score_many(self, asked: Sequence[tuple[IntArray, BoolArray | None]]) -> list[Scored]:
+        """Score several labellings, each as :meth:`score` does.
+
+        Where ``joins`` is set, the batches of as many as fit the pool run together. No bit of a
+        score depends on what else is in a batch, but for what the libraries of a GPU make of it.
+
+        Args:
+            asked: Labellings, ``[n]``, and the examples to score, ``[n]`` bool or all.
+        """
+        if not self.joins:
+            return [self.score(*one) for one in asked]
+        with turn_of(self._loaded.model):
+            plans = [self.plan(*one) for one in asked]
+            trees = [plan.tree for plan in plans]
+            groups = groups_within(trees, self._config.kv_budget_tokens)
+            return [
+                scored
+                for group in groups
+                for scored in self._run_joint([plans[place] for place in group])
+            ]
+
+    def _run_joint(self, plans: list[LeaveOneOutPlan]) -> list[Scored]:
+        for plan in plans:
+            require_exact_sharing(self._loaded, plan.tree.longest_context)
+        joint = join_plans([plan.tree for plan in plans], self._config.batch_tokens)
+        found = [_Filling(self, plan) for plan in plans]
+        wanted = np.concatenate([one.wanted for one in found])
+
+        def plan_of(segment: int) -> int:
+            return int(np.searchsorted(joint.first, segment, side="right")) - 1
+
+        def tokens_of(segment: int) -> list[int]:
+            place = plan_of(segment)
+            return plans[place].segment_ids(segment - int(joint.first[place]))
+
+        with torch.inference_mode():
+            for segments, hidden in self.runner.stages(joint, tokens_of, wanted):
+                states = iter(hidden.split(wanted_counts(segments, wanted, joint.first)))
+                for place, one in enumerate(found):
+                    begin, end = joint.first[place : place + 2]
+                    mine = segments[(begin <= segments) & (segments < end)]
+                    one.take(mine - int(begin), next(states))
+        return [Scored(one.scores, one.plan.n_tokens) for one in found]
+
+
+def wanted_counts(
+    segments: npt.NDArray[np.int32], wanted: BoolArray, first: npt.NDArray[np.int64]
+) -> list[int]:
+    """How many wanted segments of a batch each plan has; they are side by side, plan after plan."""
+    plans = np.searchsorted(first, segments[wanted[segments]], side="right") - 1
+    counts: list[int] = np.bincount(plans, minlength=len(first) - 1).tolist()
+    return counts
+
+
+class _Filling:
+    """Scores of one plan, filled in as its segments run.
+
+    Attributes:
+        plan: The plan.
+        scores: ``[n, n_labels]``, NaN where a query is still open.
+        wanted: ``[n_segments]`` bool, segments whose last states are needed.
+    """
+
+    def __init__(self, scorer: TreeScorer, plan: LeaveOneOutPlan) -> None:
+        self.plan = plan
+        self.scores = scorer._no_scores()
+        self.wanted: BoolArray = (plan.tree.query >= 0) | (plan.tree.tail >= 0)
+        self._logprobs = scorer._logprobs
+        self._table = _segment_table(plan, len(plan.tail_tokens))
+        self._states: dict[int, torch.Tensor] = {}
+        self._open = set(range(len(self._table)))
+        self._examples = np.flatnonzero(plan.queries)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a query has no scores yet."""
+        return bool(self._open)
+
+    def take(self, segments: npt.NDArray[np.int32], hidden: torch.Tensor) -> bool:
+        """Take the last states of segments that ran; whether queries got their scores.
+
+        Args:
+            segments: ``[n]``, those of one batch.
+            hidden: ``[n_wanted, hidden_size]``, of the wanted ones among them.
+        """
+        states, table = self._states, self._table
+        states.update(zip(segments[self.wanted[segments]].tolist(), hidden, strict=True))
+        ready = [q for q in sorted(self._open) if all(s in states for s in table[q])]
+        if not ready:
+            return False
+        rows = [torch.stack([states[s] for s in table[q]]) for q in ready]
+        self.scores[self._examples[ready]] = self._logprobs(torch.stack(rows))
+        self._open.difference_update(ready)
+        return True
 
 
 def _segment_table(plan: LeaveOneOutPlan, n_tails: int) -> list[list[int]]:

@@ -63,7 +63,7 @@ def tree_attention_forward(
     layer = int(module.layer_idx)
     tree_batch.windows[layer] = sliding_window
     keys, values = tree_batch.store.write(layer, key[0], value[0], tree_batch.slots)
-    attend = select_tree_attention(query[0], values)
+    attend = select_tree_attention(query[0], values, softcap=softcap, sinks=s_aux)
     out = attend(
         query[0],
         keys,

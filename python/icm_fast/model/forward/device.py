@@ -166,7 +166,7 @@ class DeviceForward(PooledForward):
         rotary = step.rotary[layer.rotary]
         query = self._rope_write(query, key, value, *rotary, keys, values, step.slots)
         if self._attention is None:  # once for all layers of a plan: the choice looks at files
-            self._attention = select_tree_attention(query, values)
+            self._attention = select_tree_attention(query, values, softcap=layer.softcap)
         out = self._attention(
             query,
             keys,

@@ -14,7 +14,11 @@ import torch
 from icm_fast._core import cpu_int8_isa
 from icm_fast.kernels.label_logprob import Head, select_label_logprob
 from icm_fast.kernels.tree_attention import cuda
-from icm_fast.kernels.tree_attention.select import select_tree_attention, slower_because
+from icm_fast.kernels.tree_attention.select import (
+    libraries_because,
+    select_tree_attention,
+    slower_because,
+)
 from icm_fast.model.decoder_config import DecoderConfig
 from icm_fast.model.forward.batch import Forward
 from icm_fast.model.forward.cpu import CpuForward, unsupported_because
@@ -47,6 +51,7 @@ class ForwardPath:
         instructions: Instruction set of the native decoder; empty elsewhere.
         kernels: Implementation of each operation, outside the native decoder.
         slower_because: Why nothing faster runs; empty where nothing faster is known.
+        libraries: Why each other library of attention does not serve, by name; on a GPU only.
     """
 
     name: PathName
@@ -56,6 +61,7 @@ class ForwardPath:
     instructions: str = ""
     kernels: Mapping[str, str] = field(default_factory=dict)
     slower_because: str = ""
+    libraries: Mapping[str, str] = field(default_factory=dict)
 
     def sentence(self) -> str:
         """One line for people."""
@@ -93,7 +99,7 @@ def path_of(loaded: LoadedModel, forward: Forward | None, *, int8: bool = False)
     if forward is None:
         reason = "scorer=naive forwards every prompt as a whole; scorer=tree shares prefixes"
         return ForwardPath("whole prompts", *where, threads=threads, slower_because=reason)
-    kernels, slower = _attention(loaded)
+    kernels, slower, libraries = _attention(loaded)
     kernels["label scores"] = _label_scores(loaded)
     name: PathName = "transformers"
     if isinstance(forward, DeviceForward):
@@ -105,7 +111,14 @@ def path_of(loaded: LoadedModel, forward: Forward | None, *, int8: bool = False)
         reason = unserved_because(loaded)
     # Where the whole forward pass and its attention lack the same thing, it is said once.
     reasons = "; ".join(dict.fromkeys(filter(None, (reason, slower))))
-    return ForwardPath(name, *where, threads=threads, kernels=kernels, slower_because=reasons)
+    return ForwardPath(
+        name,
+        *where,
+        threads=threads,
+        kernels=kernels,
+        slower_because=reasons,
+        libraries=libraries,
+    )
 
 
 def warn_of_slow_device(path: ForwardPath | None) -> None:
@@ -129,14 +142,16 @@ def _slower_instructions(isa: str, dtype: str) -> str:
     return ""
 
 
-def _attention(loaded: LoadedModel) -> tuple[dict[str, str], str]:
-    """Kernel of the attention and how it copies keys, and why nothing faster is taken."""
+def _attention(loaded: LoadedModel) -> tuple[dict[str, str], str, dict[str, str]]:
+    """Kernel of the attention and copies of keys, why nothing faster, and why no library."""
     query, pool = _heads(loaded)
-    attend = select_tree_attention(query, pool)
+    softcap, sinks = _options(loaded)
+    attend = select_tree_attention(query, pool, softcap=softcap, sinks=sinks)
     kernels = {"attention": _named(attend)}
     if attend is cuda.wgmma_tree_attention and query.shape[-1] <= cuda.WIDEST_WGMMA:
         kernels["copies of keys"] = "boxes" if cuda.copies_boxes(pool, pool) else "rows"
-    return kernels, slower_because(query, pool)
+    slower = slower_because(query, pool, attend)
+    return kernels, slower, libraries_because(query, pool, attend, softcap=softcap, sinks=sinks)
 
 
 def _heads(loaded: LoadedModel) -> tuple[torch.Tensor, torch.Tensor]:
@@ -146,6 +161,14 @@ def _heads(loaded: LoadedModel) -> tuple[torch.Tensor, torch.Tensor]:
     like = torch.empty(0, dtype=loaded.model.dtype, device=loaded.device)
     query = like.new_empty(int(config.num_attention_heads), 1, width)
     return query, like.new_empty(kv_heads(config), _SOME_SLOTS, width)
+
+
+def _options(loaded: LoadedModel) -> tuple[float | None, torch.Tensor | None]:
+    """Cap of the scores and sinks of a layer, as the model's attention passes them."""
+    config: DecoderConfig = loaded.model.config.get_text_config(decoder=True)
+    named = loaded.model.named_parameters()
+    sinks = next((tensor for name, tensor in named if name.endswith(".sinks")), None)
+    return getattr(config, "attn_logit_softcapping", None), sinks
 
 
 def _label_scores(loaded: LoadedModel) -> str:
@@ -160,6 +183,7 @@ def _named(kernel: Callable[..., Any]) -> str:
     """The last part of the name of an implementation's module, such as ``triton`` or ``naive``."""
     settings = ""
     if isinstance(kernel, partial):
-        settings = "".join(f" ({value})" for value in kernel.keywords.values())
+        values = (getattr(value, "__name__", value) for value in kernel.keywords.values())
+        settings = "".join(f" ({value})" for value in values)
         kernel = kernel.func
     return kernel.__module__.rpartition(".")[2] + settings

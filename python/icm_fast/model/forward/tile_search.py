@@ -36,6 +36,12 @@ SHORT_TILES = tuple(tile for tile in LONG_TILES if tile.block_m == SHORT_ROWS)
 _FATAL = {"OutOfMemoryError", "AcceleratorError"}
 """Errors of torch that are not a tile's fault; by name, because older torch lacks the second."""
 
+
+def is_fatal(error: BaseException) -> bool:
+    """Whether the device cannot be used again in this process."""
+    return type(error).__name__ in _FATAL
+
+
 _MAX_MULTIPLICATIONS = 4096
 """Per thread in one float32 product: they are unrolled, and more take minutes to compile."""
 
@@ -117,7 +123,7 @@ def tune(
     Raises:
         InputError: No tile can be used.
     """
-    tree = _Tree(shape, kv_heads, device, size or TreeSize())
+    tree = TimedTree(shape, kv_heads, device, size or TreeSize())
     found = []
     for kind, old, tiles, works in (
         ("long", former.long, long_tiles, tree.works),
@@ -162,7 +168,7 @@ def _cut(work: AttentionWork, group: int) -> AttentionWork:
     return AttentionWork(tuple(cut), row)
 
 
-class _Batch(NamedTuple):
+class TimedBatch(NamedTuple):
     """A batch's queries, its segments, and torch's result."""
 
     query: torch.Tensor
@@ -170,8 +176,8 @@ class _Batch(NamedTuple):
     wanted: torch.Tensor
 
 
-class _Tree:
-    """Keys and values of one layer, and the batches of a tree over them."""
+class TimedTree:
+    """What is timed: keys and values of one layer, and the batches of a tree over them."""
 
     def __init__(
         self, shape: HeadShape, kv_heads: int, device: torch.device, size: TreeSize
@@ -189,14 +195,14 @@ class _Tree:
         self._scaling = float(shape.head_dim**-0.5)
         self._generator = torch.Generator(device).manual_seed(0)
         self._keys = self._random(kv_heads, int(plan.pool_tokens), shape.head_dim)
-        self._values = self._random(kv_heads, int(plan.pool_tokens), shape.value_dim)
+        self.values = self._random(kv_heads, int(plan.pool_tokens), shape.value_dim)
 
-    def batch(self, work: AttentionWork) -> _Batch:
+    def batch(self, work: AttentionWork) -> TimedBatch:
         """Random queries for the segments."""
         query = self._random(self._heads, work.n_tokens, self._shape.head_dim)
-        return _Batch(query, work, self._attention(sdpa.tree_attention, query, work)())
+        return TimedBatch(query, work, self.attention(sdpa.tree_attention, query, work)())
 
-    def time(self, tile: Tile, batches: Sequence[_Batch]) -> TimedTile:
+    def time(self, tile: Tile, batches: Sequence[TimedBatch]) -> TimedTile:
         """Compare one tile with torch's attention and time it, on all batches."""
         from triton.errors import TritonError
 
@@ -205,24 +211,30 @@ class _Tree:
         attend = partial(triton.tree_attention, tile=tile)
         total = 0.0
         try:
-            for query, work, wanted in batches:
-                run = self._attention(attend, query, work)
-                error = float((run().float() - wanted.float()).abs().max() / wanted.abs().max())
-                if not error <= LIMITS[self._shape.dtype]:  # also true for NaN
-                    return TimedTile(tile, None, f"differs by {error:.1e}")
-                total += seconds(run, self._device)
+            for batch in batches:
+                if wrong := self.difference(attend, batch):
+                    return TimedTile(tile, None, wrong)
+                total += seconds(self.attention(attend, batch.query, batch.work), self._device)
         except (TritonError, RuntimeError) as error:
             # Too much shared memory for the device, or too much for its compiler. After a fatal
             # error the device cannot be used again in this process.
-            if type(error).__name__ in _FATAL:
+            if is_fatal(error):
                 raise
             return TimedTile(tile, None, first_line(error))
         return TimedTile(tile, total)
 
-    def _attention(
+    def difference(self, attend: TreeAttention, batch: TimedBatch) -> str:
+        """How an implementation differs from torch by more than the limit; empty where not."""
+        found = self.attention(attend, batch.query, batch.work)().float()
+        error = float((found - batch.wanted.float()).abs().max() / batch.wanted.abs().max())
+        # Written so that NaN differs, too.
+        return "" if error <= LIMITS[self._shape.dtype] else f"differs by {error:.1e}"
+
+    def attention(
         self, attend: TreeAttention, query: torch.Tensor, work: AttentionWork
     ) -> Callable[[], torch.Tensor]:
-        return lambda: attend(query, self._keys, self._values, work, scaling=self._scaling)
+        """A call of an implementation."""
+        return lambda: attend(query, self._keys, self.values, work, scaling=self._scaling)
 
     def _random(self, *sizes: int) -> torch.Tensor:
         return torch.randn(
