@@ -37,7 +37,7 @@ from icm_fast.training.sft.train import (
     trainable,
     with_adapters,
 )
-from icm_fast.training.steps import unsharded
+from icm_fast.training.sharded import unsharded
 from icm_fast.training.watch import Watch, watching
 from icm_fast.types import Reporter
 

@@ -40,7 +40,7 @@ from icm_fast.training.reward.trainer import (
 )
 from icm_fast.training.session import Trained, save_adapter, save_whole, train_or_resume
 from icm_fast.training.sft.train import resolve_checkpointing, training_dtype
-from icm_fast.training.steps import unsharded
+from icm_fast.training.sharded import unsharded
 from icm_fast.training.watch import Watch, watching
 from icm_fast.types import Reporter
 

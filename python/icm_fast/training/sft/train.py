@@ -48,7 +48,8 @@ from icm_fast.training.sft.texts import (
     whole_texts,
 )
 from icm_fast.training.sft.trainer import train
-from icm_fast.training.steps import lora_config, unsharded
+from icm_fast.training.sharded import unsharded
+from icm_fast.training.steps import lora_config
 from icm_fast.training.watch import Watch, watching
 from icm_fast.types import UNLABELLED, Dataset, IntArray, Reporter, check_labels
 
