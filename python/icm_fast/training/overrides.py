@@ -29,4 +29,5 @@ that processes sample together from a policy that accelerate divided."""
 
 CALLED = ("_load_from_checkpoint",)
 """Private methods of ``transformers.Trainer`` that :mod:`.steps` calls: it reads the best weights.
-Of ``trl.DPOTrainer``, :mod:`.dpo.trainer` reads ``_metrics``."""
+Of ``trl.DPOTrainer``, :mod:`.dpo.trainer` reads ``_metrics``; of accelerate's ``GradientState``
+:mod:`.steps` calls ``_set_sync_gradients``."""

@@ -97,6 +97,9 @@ class OwnTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
             adapter.base_model_name_or_path = ""
         if distributed.is_sharded():
             require_fsdp2(self.accelerator)
+            # A training of this process that ended among the passes of a step left it off, and the
+            # state of the optimiser would then not be read from a checkpoint.
+            self.accelerator.gradient_state._set_sync_gradients(True)
         elif distributed.world_size() > 1:
             # DDP averages over processes, whose parts of a batch may differ in size; it sees only
             # what passes through the forward of the whole model; and it fails where an expert has

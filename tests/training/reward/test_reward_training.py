@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import random
 import signal
 import subprocess
@@ -279,32 +278,6 @@ def test_pairs_that_are_too_long_are_left_out_and_counted():
     with pytest.raises(InputError, match=r"the maximum of the reward model .* is 512; shorten"):
         trained.model.score(["good " * 600])
     assert trained.model.score([]).shape == (0,)
-
-
-def test_a_peft_that_cannot_be_imported_is_said_in_one_line():
-    """In a process of its own: transformers imports peft once, with its trainer."""
-    code = """
-import sys
-sys.modules["peft"] = None
-from icm_fast import InputError
-from reward_cases import train
-for method in ("lora", "full"):
-    try:
-        train(method=method)
-    except InputError as error:
-        print(error)
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    adapters, whole = done.stdout.splitlines()
-    assert "adapters need peft" in adapters
-    assert "transformers cannot import its trainer (import of peft halted" in whole
-    assert all("pip install 'icm-fast[train]'" in line for line in (adapters, whole))
 
 
 def test_bad_settings_and_models_are_refused(monkeypatch):

@@ -6,8 +6,9 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from transformers import PreTrainedModel, TrainerCallback
+from transformers import PreTrainedModel
 
 from icm_fast import distributed
 from icm_fast.engine.progress import Quiet
@@ -43,6 +44,9 @@ from icm_fast.training.sft.train import resolve_checkpointing, training_dtype
 from icm_fast.training.sharded import unsharded
 from icm_fast.training.watch import Watch, watching
 from icm_fast.types import Reporter
+
+if TYPE_CHECKING:
+    from transformers import TrainerCallback
 
 _PACKAGES = ("peft",)
 

@@ -10,9 +10,9 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from icm_fast import distributed
-from icm_fast.errors import InputError, first_line
+from icm_fast.errors import InputError
 from icm_fast.identity import json_digest
-from icm_fast.model.adapters import INSTALL_TRAIN, import_peft
+from icm_fast.model.adapters import import_peft
 from icm_fast.model.loaded import LoadedModel
 from icm_fast.model.quantised import import_before_others
 from icm_fast.training.batches import plan_batches
@@ -234,19 +234,13 @@ def _trainer(config: RewardConfig) -> tuple[type, type[TrainingArguments]]:
     let fetch.
 
     Raises:
-        InputError: peft is missing and needed, or damaged.
+        InputError: peft is missing, and adapters are trained.
     """
     import_before_others()
     if config.method == "lora":
         import_peft()
-    try:
-        from transformers import Trainer, TrainingArguments
-    except ImportError as error:
-        reason = first_line(error.__cause__ or error)
-        raise InputError(
-            f"transformers cannot import its trainer ({reason}); run {INSTALL_TRAIN}, or uninstall "
-            "what cannot be imported"
-        ) from error
+    from transformers import Trainer, TrainingArguments
+
     return Trainer, TrainingArguments
 
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from transformers import TrainerCallback
 
 from icm_fast import distributed
 from icm_fast.engine.progress import Quiet
@@ -49,6 +48,7 @@ from icm_fast.types import Reporter
 
 if TYPE_CHECKING:
     from peft import PeftModel
+    from transformers import TrainerCallback
 
 HISTORY_FILE = "history.json"
 SAMPLES_FILE = "samples.jsonl"
