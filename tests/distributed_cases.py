@@ -79,7 +79,7 @@ def overflowing():
     return loaded
 
 
-def tune(folder=None, method="lora", model=None, **changes):
+def tune(folder=None, method="lora", model=None, callbacks=(), **changes):
     dataset = reviews(MULTI)
     return fine_tune(
         dataset,
@@ -87,12 +87,15 @@ def tune(folder=None, method="lora", model=None, **changes):
         model=model or chat_loaded(),
         config=TuningConfig(**{**TUNING.to_dict(), "method": method, **changes}),
         output_dir=folder,
+        callbacks=callbacks,
     )
 
 
-def judge(folder=None, **changes):
+def judge(folder=None, callbacks=(), **changes):
     config = RewardConfig(**{**REWARD.to_dict(), **changes})
-    return train_reward(PAIRS, model=chat_loaded(), config=config, output_dir=folder)
+    return train_reward(
+        PAIRS, model=chat_loaded(), config=config, output_dir=folder, callbacks=callbacks
+    )
 
 
 def prefer(folder=None, **changes):

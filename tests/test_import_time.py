@@ -6,9 +6,9 @@ import pytest
 import icm_fast
 
 
-def run_python(code: str) -> str:
+def run_python(code: str, timeout: float = 60) -> str:
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=timeout
     )
     return done.stdout.strip()
 
@@ -34,6 +34,15 @@ def test_search_module_needs_no_torch():
 def test_reports_and_reviews_need_no_torch():
     code = "import sys, icm_fast.reports.server, icm_fast.reports; print('torch' in sys.modules)"
     assert run_python(code) == "False"
+
+
+def test_trainings_leave_peft_to_the_first_one():
+    """It imports bitsandbytes, which has to be kept from fetching code before that."""
+    code = (
+        "import sys, icm_fast.training.sft, icm_fast.training.dpo, icm_fast.training.reward, "
+        "icm_fast.training.rl; print('peft' in sys.modules)"
+    )
+    assert run_python(code, timeout=300) == "False"
 
 
 @pytest.mark.parametrize("name", [n for n in icm_fast.__all__ if n != "__version__"])

@@ -134,7 +134,9 @@ def without_removed(content: Mapping[str, T]) -> dict[str, T]:
         InputError: One was on.
     """
     for name, off in REMOVED_SETTINGS.items():
-        if content.get(name, off) not in (off, None):
+        value = content.get(name)
+        alike = value == off and isinstance(value, bool) == isinstance(off, bool)
+        if value is not None and not alike:
             raise InputError(
                 f"{name} was removed in 0.2; use icm_fast 0.1 for this run, or drop it"
             )
@@ -278,6 +280,27 @@ class ListOf(Limit):
         """An array of what the limit of the items says."""
         least = {"minItems": 1} if self.required else {}
         return {"type": "array", "items": self.item.schema(), **least}
+
+
+@dataclass(frozen=True, slots=True)
+class Offered(Limit):
+    """A limit that offers less than it reads: the rest is refused elsewhere, with the reason.
+
+    Attributes:
+        offered: What is accepted.
+        known: What is read: the reason for refusing the rest is given by who knows it.
+    """
+
+    offered: Limit
+    known: Limit
+
+    def read(self, name: str, value: object) -> object:
+        """Return the value, also one that is refused later."""
+        return self.known.read(name, value)
+
+    def schema(self) -> dict[str, JsonValue]:
+        """What is accepted."""
+        return self.offered.schema()
 
 
 @cache

@@ -74,15 +74,6 @@ def shards_on_gpus() -> bool:
     return bool(torch.cuda.is_available())
 
 
-def refuse_sharding(what: str) -> None:
-    """Raise InputError if the launcher requests FSDP for ``what``, which does not support it."""
-    if is_sharded():
-        raise InputError(
-            f"{what} cannot be trained with FSDP; launch without it (accelerate launch "
-            "--multi_gpu), or train in one process with device=balanced"
-        )
-
-
 def start() -> None:
     """Join the other processes and select the device of this one; call before loading a model.
 

@@ -6,10 +6,12 @@ import dataclasses
 import json
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import get_args, get_type_hints
 
 import pytest
 
+from icm_fast.cli import label as label_command
 from icm_fast.cli import run
 from icm_fast.cli.schema import SCHEMAS, descriptions, whole_schema
 from icm_fast.cli.settings import read_request, read_settings_file, training_settings
@@ -19,6 +21,7 @@ from icm_fast.config import (
     LabelIndex,
     Limit,
     ListOf,
+    Offered,
     OneOf,
     SearchConfig,
     Switch,
@@ -29,7 +32,8 @@ from icm_fast.documents import parse_old_yaml, parse_yaml
 from icm_fast.errors import InputError
 from icm_fast.labelling import LabelTask
 from icm_fast.labelling.config import LabelConfig
-from icm_fast.tasks.custom import CustomSpec
+from icm_fast.labelling.task import TEXTS
+from icm_fast.tasks.custom import TEXT_KEYS, CustomSpec, load_custom
 from icm_fast.training.config import TuningConfig
 from icm_fast.training.dpo.config import DpoConfig
 from icm_fast.training.reward.config import RewardConfig
@@ -166,9 +170,114 @@ def test_every_default_is_valid(kind, valid):
         assert "default" not in about or valid({name: about["default"]}, kind), name
 
 
+BASE = {
+    "search": {"task": "movie-sentiment", "model": "smollm2"},
+    "label": {"text": "said", "labels": ["no", "yes"]},
+    "task": {"data": "rows.csv", "template": "{said}", "labels": ["no", "yes"]},
+}
+"""What a file of a kind holds at the least."""
+
+COMPANIONS = {
+    "patience": {"eval_fraction": 0.1},
+    "margin": {"margin_scale": 0.1},
+    "min_new_tokens": {"max_new_tokens": 10**6},
+    "num_iterations": {"steps": 10_000},
+    **{
+        key: {"num_iterations": 2}
+        for key in ("epsilon", "epsilon_high", "delta", "importance_sampling_level")
+    },
+    "start": {"initial_labels": [0]},
+    "initial_labels": {"start": "given"},
+    **{key: {"text": None, "labels": None} for key in ("claim", "compare")},
+    **{key: {"text": None, "claim": "said", "labels": []} for key in ("text", "labels")},
+    "rules": {"group": "talk"},
+}
+"""Settings without which others would have no effect, or exclude each other."""
+
+OF_DATA = ("data", "template", "group", "answer", "id", "gold", "gold_map")
+"""Of a custom task: whether a text or a mapping fits is known only with the rows."""
+
+READ_AS_TEXT = {"task", "data", "model", "output", *TEXTS, *TEXT_KEYS, *label_command.OTHERS}
+"""What a file says there is text, whatever it looks like."""
+
+VALUES = (
+    *(None, True, False, 0, 1, -1, 2, 0.5, 1e30, -1e30, "", "  ", "word"),
+    *([], ["word"], ["word", "word"], ["no", "yes"], [0], [0.5, 0.5], [None]),
+    *({}, {"no": "a"}, {"no": None}),
+)
+
+
+def named_values(schema: dict) -> list[object]:
+    """Words, bounds and defaults that a schema names, and lists of those of its items."""
+    found: list[object] = []
+    for part in (schema, *schema.get("anyOf", ())):
+        found += part.get("enum", [])
+        found += [part[key] for key in ("minimum", "maximum", "default") if key in part]
+        found += [[value] for value in named_values(part["items"])] if "items" in part else []
+    return found
+
+
+def load(kind: str, name: str, content: dict, folder: Path) -> None:
+    """Read a file of a kind as far as its command does before it loads a model."""
+    settings = SETTINGS.get(kind)
+    if settings is not None and name in limits(settings):
+        settings.from_mapping({k: v for k, v in content.items() if k in limits(settings)})
+        return
+    file = folder / "file.yaml"
+    file.write_text(json.dumps(content))
+    if kind == "label":
+        label_command._request(file, [], None, {})
+    elif kind == "task":
+        load_custom(file)
+    else:
+        request = read_request(file)
+        if name in ("task", "limit", "options"):
+            request.source.load_dataset()
+
+
+def is_read(kind: str, name: str, value: object, folder: Path) -> bool:
+    """Whether a value is accepted, alone or beside what it needs."""
+    for more in ({}, COMPANIONS.get(name, {})):
+        try:
+            load(kind, name, {**BASE.get(kind, {}), **more, name: value}, folder)
+        except InputError:
+            continue
+        return True
+    return False
+
+
+def is_known_later(kind: str, name: str, value: object) -> bool:
+    """Whether a schema cannot say of a value whether it fits, or need not."""
+    if name in READ_AS_TEXT and isinstance(value, int | float):
+        return True  # text that looks like a number; editors ask for quotes
+    if name == "label_shares" and isinstance(value, list):
+        return value not in ([], [0], [None])  # their sum
+    if kind == "search" and name in ("task", "options"):
+        return value not in (None, "", [], {})  # each task has data and options of its own
+    return kind == "task" and name in OF_DATA and isinstance(value, str | dict)
+
+
+@pytest.mark.parametrize("kind", SCHEMAS)
+def test_a_schema_offers_what_is_read_and_nothing_else(kind, tmp_path):
+    jsonschema = pytest.importorskip("jsonschema")
+    (tmp_path / "rows.csv").write_text("said,talk,word\nA,1,\nB,1,\n")
+    unlike = []
+    for name, about in SCHEMAS[kind]()["properties"].items():
+        offers = jsonschema.Draft202012Validator(about)
+        for value in (*VALUES, *named_values(about)):
+            if is_known_later(kind, name, value):
+                continue
+            offered, read = offers.is_valid(value), is_read(kind, name, value, tmp_path)
+            if offered != read:
+                unlike.append(f"{name}: {value!r} is offered: {offered}, read: {read}")
+    assert not unlike, "\n".join(unlike)
+
+
 def bad_values(limit: Limit) -> list[object]:
     """What a setting of this limit does not accept."""
     match limit:
+        case Offered():
+            return bad_values(limit.offered)
         case Between():
             return ["many", True, [1], 2 * abs(limit.high) + 1, -2 * abs(limit.low) - 1]
         case OneOf():

@@ -2,8 +2,6 @@
 
 import json
 import math
-import os
-import socket
 import subprocess
 import sys
 
@@ -17,21 +15,10 @@ from icm_fast.cli import run
 from icm_fast.model.adapters import merge_adapter
 from icm_fast.training.rl import PolicyConfig
 from tiny_models import one_thread, reviews, tiny_loaded  # noqa: F401 - in force by its import
+from two_processes import ENVIRONMENT, free_port, run_two
 
 LAUNCH = "accelerate.commands.launch --multi_gpu --num_machines 1 --mixed_precision no"
-ENVIRONMENT = {
-    **os.environ,
-    "PYTHONPATH": os.pathsep.join(sys.path),
-    "OMP_NUM_THREADS": "1",
-    "CUDA_VISIBLE_DEVICES": "",  # two processes need two devices, or none
-}
 SETTINGS = ("--set", "epochs=1", "--set", "batch_size=3", "--set", "dtype=float32")
-
-
-def free_port() -> str:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return str(listener.getsockname()[1])
 
 
 @pytest.fixture(scope="module")
@@ -171,24 +158,6 @@ def finished(tmp_path_factory):
     return folder / "run"
 
 
-def end_of_two(*arguments: str) -> tuple[list[int], str]:
-    """Exit codes of two processes of one command, and what they say is wrong."""
-    shared = {**ENVIRONMENT, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
-    shared["MASTER_PORT"] = free_port()
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-m", "icm_fast", *arguments],
-            env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in (0, 1)
-    ]
-    said = [process.communicate(timeout=60)[1] for process in processes]
-    return [process.returncode for process in processes], "".join(said)
-
-
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -197,8 +166,9 @@ def end_of_two(*arguments: str) -> tuple[list[int], str]:
     ],
 )
 def test_bad_input_ends_every_process_with_2_and_one_line(words, message, finished):
-    codes, said = end_of_two("train", "sft", str(finished), *SETTINGS, *words)
-    assert codes == [2, 2]
+    ended = run_two("-m", "icm_fast", "train", "sft", str(finished), *SETTINGS, *words, timeout=60)
+    said = "".join(ended.said)
+    assert ended.codes == [2, 2]
     assert said.count("icm-fast: ") == 1
     assert message in said
 
@@ -221,9 +191,6 @@ def test_one_process_does_nothing_here():
 def test_unsupported_launchers_are_refused(monkeypatch):
     for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.setenv(name, "2")
-    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    with pytest.raises(InputError, match="a policy cannot be trained with FSDP"):
-        distributed.refuse_sharding("a policy")
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
     with pytest.raises(InputError, match="DeepSpeed is not supported; launch with FSDP"):
         distributed.start()

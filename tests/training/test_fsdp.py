@@ -1,11 +1,7 @@
-"""A fine-tuning whose model FSDP divides among two processes of a CPU is that of one process."""
+"""Trainings whose model FSDP divides among two processes of a CPU are those without it."""
 
 import importlib.metadata
 import json
-import os
-import socket
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -14,7 +10,9 @@ from safetensors.torch import load_file
 import distributed_cases
 import fsdp_cases
 from icm_fast.model.adapters import merge_adapter
+from policy_cases import policy
 from tiny_models import one_thread  # noqa: F401 - in force by its import
+from two_processes import run_two
 
 ACCELERATE = tuple(map(int, importlib.metadata.version("accelerate").split(".")[:2]))
 pytestmark = [
@@ -34,25 +32,11 @@ LAUNCH = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """What the fine-tunings of `fsdp_cases` left, run once by two processes."""
+    """What the trainings of `fsdp_cases` left, run by two processes with FSDP, and without it."""
     folder = tmp_path_factory.mktemp("fsdp")
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = str(listener.getsockname()[1])
-    shared = {**os.environ, **LAUNCH, "PYTHONPATH": os.pathsep.join(sys.path)}
-    shared |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "WORLD_SIZE": "2"}
-    shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, fsdp_cases.__file__, str(folder)],
-            env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in (0, 1)
-    ]
-    said = [process.communicate(timeout=900)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], said[0] + said[1]
+    for launch in (LAUNCH, {}):
+        ended = run_two(fsdp_cases.__file__, str(folder), **launch)
+        assert ended.codes == [0, 0], "".join(ended.said)
     return folder
 
 
@@ -103,3 +87,55 @@ def test_the_adapter_that_was_stored_is_the_one_that_was_trained(kind, folder):
     merged = merge_adapter(distributed_cases.chat_loaded(), folder / kind / "adapter", kind)
     made = load_file(folder / f"{kind}-0.safetensors")
     assert all(torch.equal(made[k], v) for k, v in merged.model.state_dict().items())
+
+
+@pytest.fixture(scope="module")
+def policies(folder):
+    """What the processes found of policies, with FSDP and without it."""
+    found = {}
+    for kind in ("divided", "whole"):
+        one, other = (
+            json.loads((folder / f"{kind}-policies-{rank}.json").read_text()) for rank in (0, 1)
+        )
+        assert one == other
+        found[kind] = one
+    return found
+
+
+@pytest.mark.parametrize("name", fsdp_cases.POLICIES)
+def test_a_divided_policy_is_trained_as_one_that_every_process_holds(name, policies, folder):
+    divided, whole = policies["divided"][name], policies["whole"][name]
+    assert len(divided["steps"]) == len(whole["steps"]) > 2
+    for step, expected in zip(divided["steps"], whole["steps"], strict=True):
+        assert step == pytest.approx(expected, abs=1e-5), step["step"]
+    for measured, expected in zip(divided["measured"], whole["measured"], strict=True):
+        assert (
+            measured.pop("samples")[0]["continuation"]
+            == (expected.pop("samples")[0]["continuation"])
+        )
+        assert measured == pytest.approx(expected, rel=1e-4, abs=1e-5)
+    lengths = {round(step["length"], 3) for step in divided["steps"]}
+    assert len(lengths) > 1  # so that processes had to wait for one another's texts
+    expected = load_file(folder / f"whole-{name}-0.safetensors")
+    for rank in (0, 1):
+        made = load_file(folder / f"divided-{name}-{rank}.safetensors")
+        for key, value in expected.items():
+            assert torch.allclose(made[key], value, rtol=0, atol=2e-6), key
+
+
+def test_a_divided_policy_that_was_stopped_resumes_to_the_same_bits(policies, folder):
+    """Between updates that share continuations."""
+    assert policies["divided"]["left"] == ["checkpoint-2"]
+    assert policies["divided"]["resumed"] == policies["divided"]["chatted"]
+    for name in ("adapter/adapter_model.safetensors", "history.json", "steps.jsonl"):
+        resumed = (folder / "divided-resumed" / name).read_bytes()
+        assert resumed == (folder / "divided-chatted" / name).read_bytes()
+
+
+def test_the_adapter_of_a_divided_policy_is_the_one_that_was_trained(folder):
+    start = policy(0.5, ends=range(60, 120))
+    merged = merge_adapter(start, folder / "divided-grpo/adapter", "policy")
+    made = load_file(folder / "divided-grpo-0.safetensors")
+    before = start.model.state_dict()
+    assert all(torch.equal(made[k], v) for k, v in merged.model.state_dict().items())
+    assert max(float((made[k] - before[k]).abs().max()) for k in made) > 1e-3

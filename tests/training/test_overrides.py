@@ -6,6 +6,7 @@ import pytest
 import torch
 import transformers
 import trl
+from transformers.generation import utils as generation
 
 from icm_fast.training import overrides
 from icm_fast.training.callbacks import EventCallback, TrainingEvents
@@ -62,3 +63,10 @@ def test_private_parts_exist():
     source = inspect.getsource(trl.DPOTrainer)
     for noted in ("rewards/accuracies", "rewards/margins"):
         assert f'self._metrics[mode]["{noted}"].append' in source
+
+
+def test_transformers_reads_the_mark_of_a_divided_model():
+    model = torch.nn.Linear(2, 2)
+    assert not generation.is_fsdp_managed_module(model)
+    setattr(model, overrides.MARK, True)
+    assert generation.is_fsdp_managed_module(model)

@@ -17,6 +17,13 @@ from icm_fast.types import JsonValue
 Schema = dict[str, JsonValue]
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
 _INTEGERS: Schema = {"type": "integer", "minimum": 1}
+_NOT_BLANK = r"\S"
+_LABELS: Schema = {
+    "type": "array",
+    "items": {"type": "string", "pattern": _NOT_BLANK},
+    "minItems": 2,
+    "uniqueItems": True,
+}
 _PLACES = {
     "model": "Hub id, folder, .gguf file, embedded name, or address of a server.",
     "output": "Where the result goes.",
@@ -36,7 +43,7 @@ def search_schema() -> Schema:
         "data": _nullable({"type": "string", "description": "Data file or folder."}),
         "limit": _nullable({**_INTEGERS, "description": "Maximum number of examples."}),
         "options": _nullable({"type": "object", "description": "Options of the task."}),
-        "model": {"type": "string", "description": _PLACES["model"]},
+        "model": {"type": "string", "pattern": _NOT_BLANK, "description": _PLACES["model"]},
         "output": _nullable({"type": "string", "description": "Run folder."}),
     }
     removed: Schema = {
@@ -53,12 +60,20 @@ def label_schema() -> Schema:
     """What ``icm-fast label --config`` reads: the question, its places and ``LabelConfig``."""
     from icm_fast.labelling import LabelTask
     from icm_fast.labelling.config import LabelConfig
+    from icm_fast.labelling.task import MAX_LABELS, TEXTS
 
     question = _fields(LabelTask)
     del question["separator"]  # of the Python function alone
-    named: Schema = {"type": "object", "additionalProperties": {"type": "string"}}
-    question["labels"] = {"anyOf": [question["labels"], named], "description": "2 to 50 labels."}
-    pair: Schema = {"type": "array", "items": {"type": "string"}, "minItems": 2, "maxItems": 2}
+    for name in TEXTS:
+        _narrow(question, name, pattern=r"[^\t ]")
+    _narrow(question, "rules", type=["array", "null"], items=_rule())
+    named: Schema = {"additionalProperties": {"type": ["string", "null"]}}
+    _narrow(question, "descriptions", type=["object", "null"], **named)
+    several: Schema = {**_LABELS, "maxItems": MAX_LABELS}
+    mapping: Schema = {"type": "object", "minProperties": 2, "maxProperties": MAX_LABELS, **named}
+    none: Schema = {"type": ["array", "object", "null"], "maxItems": 0, "maxProperties": 0}
+    question["labels"] = {"anyOf": [several, mapping, none], "description": "2 to 50 labels."}
+    pair: Schema = {**_LABELS, "items": {"type": "string"}, "maxItems": 2}
     question["compare"] = _nullable({**pair, "description": "Two columns with texts."})
     places: Schema = {
         name: _nullable({"type": "string", "description": _PLACES[name]}) for name in OTHERS
@@ -104,6 +119,13 @@ def task_schema() -> Schema:
     from icm_fast.tasks.custom import CustomSpec
 
     schema = _object("A custom task of icm-fast", _fields(CustomSpec))
+    properties = schema["properties"]
+    assert isinstance(properties, dict)
+    for name in ("data", "template"):
+        _narrow(properties, name, pattern=_NOT_BLANK)
+    _narrow(properties, "labels", **_LABELS)
+    _narrow(properties, "rules", items=_rule())
+    _narrow(properties, "limit", minimum=1)
     schema["required"] = [name for name, default in _defaults(CustomSpec).items() if default is ...]
     return schema
 
@@ -201,6 +223,22 @@ def _typed(hint: Any) -> Schema:
         return {"type": "array", "items": _typed(inner[0])}
     known = {str: "string", int: "integer", float: "number", bool: "boolean"}
     return {"type": known[hint]} if hint in known else {"type": "object"}
+
+
+def _rule() -> Schema:
+    """A rule by its name, where that is all it needs, or with keys."""
+    from icm_fast.tasks.constraints import RULES
+
+    # The others say between which examples they hold.
+    alone = [name for name in RULES if name not in ("implies", "custom")]
+    return {"anyOf": [{"enum": alone}, {"type": "object"}]}
+
+
+def _narrow(properties: Schema, name: str, **more: JsonValue) -> None:
+    """Say more of what a property takes."""
+    about = properties[name]
+    assert isinstance(about, dict)
+    properties[name] = {**about, **more}
 
 
 def _distinct(schemas: Iterable[Schema]) -> list[JsonValue]:

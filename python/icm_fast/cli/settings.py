@@ -110,7 +110,12 @@ def read_request(
         InputError: Unknown key, bad value, or no task or model.
     """
     content = read_settings_file(file) if file else {}
-    resolved = content.pop(IDENTITY, None) is not None
+    resolved = IDENTITY in content
+    if resolved and not isinstance(identity := content.pop(IDENTITY), dict):
+        raise InputError(
+            f"{file}: {IDENTITY} must be a mapping, as a run writes it, got {shown(identity)}; "
+            "remove it"
+        )
     if resolved:
         content = resolved_settings(content)
     if resolved and flags.get("preset") not in (None, content.get("preset")):
@@ -234,10 +239,13 @@ def _request(content: Mapping[str, object], resolved: bool) -> Request:
     config = SearchConfig.from_mapping({k: v for k, v in content.items() if k in settings})
     if not content.get("task"):
         raise InputError("no task given; name one, as in `icm-fast search truthfulqa data.jsonl`")
-    if not content.get("model"):
+    if not str(content.get("model") or "").strip():
         raise InputError("no model given; add --model, for example --model smollm2")
     for name in ("task", "data", "model", "output"):
-        if "\0" in str(content.get(name)):
+        value = content.get(name)
+        if value is not None and not isinstance(value, str | Path):
+            raise InputError(f"{name} must be text, got {shown(value)}")
+        if "\0" in str(value):
             raise InputError(f"{name} holds a NUL character: {shown(content[name])}; remove it")
     data, output = content.get("data"), content.get("output")
     # Resolved settings have the options of their run.

@@ -9,7 +9,7 @@ from functools import cached_property
 
 from icm_fast.errors import InputError, shown, suggest
 from icm_fast.tasks.assembly import CLAIM_ENDING, TRUTH_LABELS, label_space
-from icm_fast.tasks.constraints import Asymmetric, RuleLike
+from icm_fast.tasks.constraints import Asymmetric, RuleLike, make_rule
 from icm_fast.tasks.gold_values import GoldReader
 from icm_fast.tasks.joins import joined_labels
 from icm_fast.tasks.rows import Row, checked_text
@@ -17,7 +17,8 @@ from icm_fast.tasks.templates import filled, placeholders
 from icm_fast.types import UNLABELLED, Dataset, Example, LabelSpace
 
 MAX_LABELS = 50
-_TEXTS = ("text", "claim", "template", "known", "group", "answer", "instruction")
+TEXTS = ("text", "claim", "template", "known", "group", "answer", "instruction")
+"""Fields that hold a text, or nothing."""
 NOUNS = ("Label", "Category", "Sentiment", "Topic", "Type", "Answer")
 """Words before a label, of which a labelling without a template chooses one by the model."""
 
@@ -60,7 +61,7 @@ class LabelTask:
     separator: str = "\n\n"
 
     def __post_init__(self) -> None:
-        for name in (*_TEXTS, "separator"):
+        for name in (*TEXTS, "separator"):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, str) or not value.strip("\t ")):
                 raise InputError(f"{name} must be text, got {shown(value)}")
@@ -74,7 +75,12 @@ class LabelTask:
                 f"the known labels are in column {shown(self.known)}, which the prompt reads, too; "
                 "use another column for one of them"
             )
-        object.__setattr__(self, "rules", tuple(self.rules))
+        rules: object = self.rules
+        if isinstance(rules, str | Mapping) or not isinstance(rules, Sequence):
+            raise InputError(f"rules must be a list, got {shown(rules)}")
+        for rule in rules:
+            make_rule(rule)  # refuses what is not one before any row is read
+        object.__setattr__(self, "rules", tuple(rules))
         if self.rules and self.group is None:
             raise InputError("rules work inside groups; name the column of the group")
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from icm_fast.config import coerced
 from icm_fast.documents import parse_yaml
 from icm_fast.errors import InputError, shown, suggest
 from icm_fast.files import check_name, expanded
@@ -94,7 +95,8 @@ class CustomSpec:
         """Refuse names of columns that are not text, and characters that no text holds."""
         for name in ("group", "answer", "id", "gold", "separator", "preamble"):
             value = getattr(self, name)
-            if value is not None and not isinstance(value, str):
+            absent = value is None and name != "separator"
+            if not absent and not isinstance(value, str):
                 raise InputError(f"{name} of a custom task must be text, got {shown(value)}")
         for name in ("template", "separator", "preamble"):
             checked_text(getattr(self, name) or "", name)
@@ -128,7 +130,7 @@ class CustomSpec:
                 raise InputError(
                     f"a custom task needs {shown(name)}; see examples/custom_task.yaml"
                 )
-        return cls(**content)
+        return cls(**coerced(cls, content))
 
 
 def load_custom(

@@ -23,6 +23,11 @@ and ``eos_token_ids``, which trl 1.0 lacks."""
 PREFERENCES = ("_prepare_dataset",)
 """Methods of ``trl.DPOTrainer`` that :mod:`.dpo.trainer` replaces: it would tokenize texts."""
 
+MARK = "_is_fsdp_managed_module"
+"""Attribute by which transformers knows models that it divided itself; :mod:`.sharded` sets it, so
+that processes sample together from a policy that accelerate divided."""
+
 CALLED = ("_load_from_checkpoint",)
 """Private methods of ``transformers.Trainer`` that :mod:`.steps` calls: it reads the best weights.
-Of ``trl.DPOTrainer``, :mod:`.dpo.trainer` reads ``_metrics``."""
+Of ``trl.DPOTrainer``, :mod:`.dpo.trainer` reads ``_metrics``; of accelerate's ``GradientState``
+:mod:`.steps` calls ``_set_sync_gradients``."""

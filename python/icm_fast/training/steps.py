@@ -20,12 +20,12 @@ from icm_fast.model.loaded import LoadedModel
 from icm_fast.training.adapted import adapter_sentence, outside_text
 from icm_fast.training.config import TrainingConfig, TuningConfig
 from icm_fast.training.folder import TuningState, mark_complete
+from icm_fast.training.sharded import require_fsdp2, whole
 from icm_fast.training.step_log import StepLog
 from icm_fast.types import Reporter
 
 if TYPE_CHECKING:
-    from accelerate import Accelerator  # type: ignore[import-untyped]
-    from peft import PeftConfig, PeftModel
+    from peft import PeftConfig
     from transformers import (
         PreTrainedModel,
         Trainer,
@@ -96,7 +96,10 @@ class OwnTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
             # Otherwise every checkpoint would ask the hub for the configuration of the base.
             adapter.base_model_name_or_path = ""
         if distributed.is_sharded():
-            _require_fsdp2(self.accelerator)
+            require_fsdp2(self.accelerator)
+            # A training of this process that ended among the passes of a step left it off, and the
+            # state of the optimiser would then not be read from a checkpoint.
+            self.accelerator.gradient_state._set_sync_gradients(True)
         elif distributed.world_size() > 1:
             # DDP averages over processes, whose parts of a batch may differ in size; it sees only
             # what passes through the forward of the whole model; and it fails where an expert has
@@ -454,41 +457,6 @@ def _digests(model: torch.nn.Module, names: Iterable[str]) -> dict[str, int]:
         name: int(whole(parameters[name]).flatten().view(torch.uint8).sum(dtype=torch.int64))
         for name in names
     }
-
-
-def whole(parameter: torch.Tensor) -> torch.Tensor:
-    """A weight, gathered from all processes where each holds a part; all of them call this."""
-    gather = getattr(parameter, "full_tensor", None)
-    found: torch.Tensor = parameter if gather is None else gather()
-    return found.detach()
-
-
-def unsharded(
-    trained: PreTrainedModel | PeftModel, fresh: Callable[[], PreTrainedModel | PeftModel]
-) -> PreTrainedModel | PeftModel:
-    """The trained model with all its weights in every process; itself unless FSDP divided it.
-
-    Args:
-        trained: As the trainer left it.
-        fresh: Makes a model as it was before the training, with new adapters where it has them.
-    """
-    if not distributed.is_sharded():
-        return trained
-    values = {name: whole(p).cpu() for name, p in trained.named_parameters() if p.requires_grad}
-    model = fresh()
-    left = model.load_state_dict(values, strict=False).unexpected_keys
-    assert not left, f"FSDP renamed {left[0]}"
-    return model
-
-
-def _require_fsdp2(accelerator: Accelerator) -> None:
-    """Raise InputError unless FSDP is of version 2, which leaves names and frozen weights alone."""
-    plugin = getattr(accelerator.state, "fsdp_plugin", None)
-    if plugin is None or getattr(plugin, "fsdp_version", 1) != 2:
-        raise InputError(
-            "FSDP of version 2 is needed, with accelerate 1.6 or later and GPUs; launch with "
-            "`accelerate launch --use_fsdp --fsdp_version 2`, or without FSDP"
-        )
 
 
 def lora_config(config: TrainingConfig, task_type: str, model: PreTrainedModel) -> PeftConfig:

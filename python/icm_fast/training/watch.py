@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from icm_fast.errors import InputError, shown
+from icm_fast.model.quantised import import_before_others
 from icm_fast.tracking import RunTracking, TrackLike, tracked
 from icm_fast.training.config import TrainingConfig
 
@@ -51,13 +52,18 @@ def watching(
     Raises:
         InputError: Something else than a callback, or a tracker that cannot be used.
     """
-    from transformers import TrainerCallback
-
     for one in callbacks:
-        if not isinstance(one, TrainerCallback):
+        if not _is_callback(one):
             raise InputError(
                 f"callbacks take objects of transformers.TrainerCallback, got {shown(one)}; a "
                 "function of each step is what track takes"
             )
     with tracked(track, folder, kind, config.to_dict(), warn) as tracking:
         yield Watch(tracking, tuple(callbacks))
+
+
+def _is_callback(one: object) -> bool:
+    import_before_others()  # transformers imports peft with its callbacks
+    from transformers import TrainerCallback
+
+    return isinstance(one, TrainerCallback)

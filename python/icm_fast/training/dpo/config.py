@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from icm_fast.config import Between, OneOf
+from icm_fast.config import Between, Offered, OneOf
 from icm_fast.errors import InputError
 from icm_fast.training.config import WEIGHTS, TuningConfig
 
@@ -25,12 +25,14 @@ class DpoConfig(TuningConfig):
         label_smoothing: Share of the pairs that are taken to be the wrong way round.
         max_length: Pairs with a longer text, in tokens, are left out of training, and counted; the
             model's context bounds it too.
+        weights: ``none``: trl's loss counts all pairs alike.
     """
 
     beta: Annotated[float, Between(1e-6, 1e6)] = 0.1
     loss: Annotated[str, OneOf(LOSSES)] = "sigmoid"
     label_smoothing: Annotated[float, Between(0.0, 0.499)] = 0.0
     max_length: Annotated[int, Between(2, 10**9)] = 1024
+    weights: Annotated[str, Offered(OneOf(WEIGHTS[:1]), OneOf(WEIGHTS))] = WEIGHTS[0]
 
     def __post_init__(self) -> None:
         if self.learning_rate is None:

@@ -6,8 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-from transformers import TrainerCallback
+from typing import TYPE_CHECKING
 
 from icm_fast import distributed
 from icm_fast.engine.progress import Quiet
@@ -37,9 +36,12 @@ from icm_fast.training.sft.train import (
     trainable,
     with_adapters,
 )
-from icm_fast.training.steps import unsharded
+from icm_fast.training.sharded import unsharded
 from icm_fast.training.watch import Watch, watching
 from icm_fast.types import Reporter
+
+if TYPE_CHECKING:
+    from transformers import TrainerCallback
 
 _PACKAGES = ("trl", "peft")
 

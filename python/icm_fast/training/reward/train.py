@@ -6,8 +6,9 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from transformers import PreTrainedModel, TrainerCallback
+from transformers import PreTrainedModel
 
 from icm_fast import distributed
 from icm_fast.engine.progress import Quiet
@@ -40,9 +41,12 @@ from icm_fast.training.reward.trainer import (
 )
 from icm_fast.training.session import Trained, save_adapter, save_whole, train_or_resume
 from icm_fast.training.sft.train import resolve_checkpointing, training_dtype
-from icm_fast.training.steps import unsharded
+from icm_fast.training.sharded import unsharded
 from icm_fast.training.watch import Watch, watching
 from icm_fast.types import Reporter
+
+if TYPE_CHECKING:
+    from transformers import TrainerCallback
 
 _PACKAGES = ("peft",)
 

@@ -14,6 +14,7 @@ from icm_fast.errors import InputError
 from icm_fast.identity import json_digest
 from icm_fast.model.adapters import import_peft
 from icm_fast.model.loaded import LoadedModel
+from icm_fast.model.quantised import import_before_others
 from icm_fast.training.batches import plan_batches
 from icm_fast.training.chat import answer_ids
 from icm_fast.training.confidence import CONFIDENCE, NONE, confidence_margin, loss_weights
@@ -36,6 +37,7 @@ from icm_fast.types import Reporter
 
 if TYPE_CHECKING:
     from peft import PeftModel
+    from transformers import TrainingArguments
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,9 +188,9 @@ def train_pairs(
     Raises:
         InputError: peft is missing, the loss is not finite, or no weight changed.
     """
-    from transformers import Trainer, TrainingArguments
+    foreign, arguments = _trainer(config)
 
-    class PairTrainer(FixedBatches[PairIds], Trainer):  # type: ignore[misc]
+    class PairTrainer(FixedBatches[PairIds], foreign):  # type: ignore[misc, valid-type]
         """Defined here because transformers' Trainer takes long to import."""
 
     checkpoint, state = (folder.last_checkpoint() if folder else None) or (None, TuningState())
@@ -214,7 +216,7 @@ def train_pairs(
             callbacks=[*tuning_callbacks(config), *watch.callbacks],
             model=trainable_network(network, config),
             args=tuning_arguments(
-                TrainingArguments,
+                arguments,
                 config,
                 base,
                 len(batches),
@@ -223,6 +225,23 @@ def train_pairs(
             ),
         )
         return trainer.model, run_training(trainer, config, checkpoint)
+
+
+def _trainer(config: RewardConfig) -> tuple[type, type[TrainingArguments]]:
+    """``Trainer`` and ``TrainingArguments`` of transformers, which take long to import.
+
+    transformers imports peft with them where it is installed: after bitsandbytes, which peft would
+    let fetch.
+
+    Raises:
+        InputError: peft is missing, and adapters are trained.
+    """
+    import_before_others()
+    if config.method == "lora":
+        import_peft()
+    from transformers import Trainer, TrainingArguments
+
+    return Trainer, TrainingArguments
 
 
 def trainable_network(

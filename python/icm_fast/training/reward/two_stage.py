@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-
-from transformers import TrainerCallback
+from typing import TYPE_CHECKING
 
 from icm_fast import distributed
 from icm_fast.engine.progress import Quiet
@@ -21,6 +20,9 @@ from icm_fast.training.reward.pairs import PairSet
 from icm_fast.training.reward.pool import PoolLabels, label_pool
 from icm_fast.training.reward.train import TrainedReward, train_reward
 from icm_fast.types import Reporter
+
+if TYPE_CHECKING:
+    from transformers import TrainerCallback
 
 
 @dataclass(frozen=True, slots=True, eq=False)

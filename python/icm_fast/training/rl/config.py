@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Self
 
-from icm_fast.config import Between, OneOf, Switch
+from icm_fast.config import Between, Offered, OneOf, Switch
 from icm_fast.errors import InputError, shown, suggest
 from icm_fast.training.chat import CHAT, FORMATS, PLAIN
-from icm_fast.training.config import TrainingConfig
+from icm_fast.training.config import METHODS, TrainingConfig
 from icm_fast.training.rl.prompts import CONTINUATION, KINDS, PromptForm
 
 ALGORITHMS = ("grpo", "rloo")
@@ -33,15 +33,6 @@ class _Scale(OneOf):
         return value
 
 
-@dataclass(frozen=True, slots=True)
-class _Adapters(OneOf):
-    """The methods that train a policy; ``full`` is refused later, with the reason."""
-
-    def read(self, name: str, value: object) -> object:
-        """Return the value, ``full`` included."""
-        return value if value == "full" else OneOf.read(self, name, value)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PolicyConfig(TrainingConfig):
     """Settings of reinforcement learning: those of every training, and these.
@@ -51,6 +42,8 @@ class PolicyConfig(TrainingConfig):
     group.
 
     Attributes:
+        method: ``lora``; without its adapters the policy is the start policy.
+        lora_dropout: 0: a policy learns as it samples.
         algorithm: ``grpo`` (Shao et al. 2024) or ``rloo`` (Ahmadian et al. 2024), as trl has them.
         kind: What a prompt is: ``dialogue``, a question that is answered, or ``continuation``, the
             beginning of a text that is judged as a whole.
@@ -101,7 +94,8 @@ class PolicyConfig(TrainingConfig):
         )
     )
 
-    method: Annotated[str, _Adapters(("lora",))] = "lora"
+    method: Annotated[str, Offered(OneOf(("lora",)), OneOf(METHODS))] = "lora"
+    lora_dropout: Annotated[float, Offered(Between(0.0, 0.0), Between(0.0, 0.99))] = 0.0
     algorithm: Annotated[str, OneOf(ALGORITHMS)] = "grpo"
     kind: Annotated[str, OneOf(KINDS)] = "dialogue"
     steps: Annotated[int, Between(1, 10_000_000)] = 100

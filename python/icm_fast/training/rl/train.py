@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from transformers import TrainerCallback
 
 from icm_fast import distributed
 from icm_fast.engine.progress import Quiet
@@ -19,7 +18,6 @@ from icm_fast.errors import InputError
 from icm_fast.files import write_atomically
 from icm_fast.files.fields import read_object, read_object_lines
 from icm_fast.identity import as_stored, json_digest
-from icm_fast.model.copies import copy_model
 from icm_fast.model.load import load_model
 from icm_fast.model.loaded import LoadedModel, ModelSpec
 from icm_fast.tracking import TrackLike
@@ -38,12 +36,19 @@ from icm_fast.training.rl.generation import (
 )
 from icm_fast.training.rl.trainer import PolicyLog, Record, read_log, train_against
 from icm_fast.training.session import Trained, save_adapter, train_or_resume
-from icm_fast.training.sft.train import load_made, resolve_checkpointing, training_dtype
+from icm_fast.training.sft.train import (
+    load_made,
+    resolve_checkpointing,
+    trainable,
+    with_adapters,
+)
+from icm_fast.training.sharded import unsharded
 from icm_fast.training.watch import Watch, watching
 from icm_fast.types import Reporter
 
 if TYPE_CHECKING:
     from peft import PeftModel
+    from transformers import TrainerCallback
 
 HISTORY_FILE = "history.json"
 SAMPLES_FILE = "samples.jsonl"
@@ -108,7 +113,6 @@ def train_policy(
     """
     config = config or PolicyConfig()
     config.n_episodes_of(distributed.world_size())
-    distributed.refuse_sharding("a policy")
     distributed.start()
     base = load_model(model)
     check_format(config.format, base.tokenizer)
@@ -276,7 +280,7 @@ def _train(
     """Train adapters; put the record into ``logs``, for the history on disk has no times."""
     base, config = job.base, job.config
     trained, log = train_against(
-        copy_model(base.model, training_dtype(base, config), share=True),
+        trainable(base, config),
         base,
         job.prompts,
         tokenize=job.read,
@@ -289,6 +293,7 @@ def _train(
         watch=watch,
     )
     logs.append(log)
+    trained = unsharded(trained, lambda: with_adapters(trainable(base, config), config))
     final = folder.folder if folder else None
     return Trained(
         log.state(),

@@ -31,6 +31,7 @@ from icm_fast.training.rl.diagnostics import repetition
 from icm_fast.training.rl.generation import Continuation
 from icm_fast.training.session import trainer_surroundings
 from icm_fast.training.sft.trainer import training_packages
+from icm_fast.training.sharded import in_forward, sample_together
 from icm_fast.training.step_log import StepLog
 from icm_fast.training.steps import (
     ChangeCheck,
@@ -228,7 +229,8 @@ class Recorded(OwnTrainer):
             loss: torch.Tensor = super().training_step(*arguments, **named)
         if not math.isfinite(distributed.summed([float(loss)])[0]):  # so that all processes end
             raise self._diverged("loss not finite", step)
-        if self.accelerator.sync_gradients:  # at the last pass of a step
+        # At the last pass of a step; FSDP averages by itself.
+        if self.accelerator.sync_gradients and not distributed.is_sharded():
             distributed.sum_gradients(self.model.parameters(), 1 / distributed.world_size())
         return loss
 
@@ -250,6 +252,8 @@ class Recorded(OwnTrainer):
 
     def began(self) -> None:
         """Measure the start policy."""
+        if distributed.is_sharded():
+            sample_together(self.model)
         if self._measure and not self._record.measurements:
             self._note(self._measure, 0)
 
@@ -259,13 +263,20 @@ class Recorded(OwnTrainer):
             self._note(self._measure, step)
 
     def _note(self, measure: Measure, step: int) -> None:
-        """Measure in the main process; the others wait for what it found."""
+        """Measure in the main process; the others wait for what it found.
+
+        A policy that is divided is measured by all, who draw the same numbers.
+        """
 
         def found() -> Record:
             with self._diverging(step):
                 return measure(self.model, step)
 
-        measured = distributed.on_main(found)
+        if distributed.is_sharded():
+            own = in_forward(self.model, found)
+            measured = distributed.on_main(lambda: own)
+        else:
+            measured = distributed.on_main(found)
         self._record.measurements.append(measured)
         if self._tracking is not None:
             figures = {k: v for k, v in measured.items() if k != "step" and isinstance(v, float)}

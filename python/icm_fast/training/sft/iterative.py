@@ -6,10 +6,10 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-from transformers import TrainerCallback
 
 from icm_fast import distributed
 from icm_fast.config import SearchConfig
@@ -27,6 +27,9 @@ from icm_fast.training.batches import connected_groups
 from icm_fast.training.config import TuningConfig
 from icm_fast.training.sft.train import Tuned, fine_tune
 from icm_fast.types import UNLABELLED, Dataset, IntArray, Reporter
+
+if TYPE_CHECKING:
+    from transformers import TrainerCallback
 
 IndexArray = npt.NDArray[np.int64]
 """Rows of a data set, ascending."""

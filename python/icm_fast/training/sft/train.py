@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 import numpy.typing as npt
 import torch
-from transformers import PreTrainedModel, TrainerCallback
+from transformers import PreTrainedModel
 
 from icm_fast import distributed
 from icm_fast.engine.progress import Quiet
@@ -48,12 +48,14 @@ from icm_fast.training.sft.texts import (
     whole_texts,
 )
 from icm_fast.training.sft.trainer import train
-from icm_fast.training.steps import lora_config, unsharded
+from icm_fast.training.sharded import unsharded
+from icm_fast.training.steps import lora_config
 from icm_fast.training.watch import Watch, watching
 from icm_fast.types import UNLABELLED, Dataset, IntArray, Reporter, check_labels
 
 if TYPE_CHECKING:
     from peft import PeftModel
+    from transformers import TrainerCallback
 
 Config = TypeVar("Config", bound=TrainingConfig)
 
