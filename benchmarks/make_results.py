@@ -464,7 +464,7 @@ def planned() -> str:
 
 def both_counts() -> str:
     """A real search, counted against every step scored and against the authors' code."""
-    content = read("search_cost_append_16")
+    content = read("search_cost_append_64")
     ours, every, authors = content["ours"], content["natural_cached"], content["authors_code"]
     rows = [
         ["icm_fast, `context_order=append`", f"{ours['evaluations']}", f"{ours['tokens']:,}", "1"],
