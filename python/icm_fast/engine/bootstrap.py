@@ -4,9 +4,9 @@ A round takes the labels that the evidence so far gives, shows the more confiden
 as demonstrations, and scores every example among them: those that are shown among all others that
 are. The evidence is that of the example alone plus the mean of the rounds. Each view is calibrated
 and counts by what it tells about the examples, whatever the size of its numbers. Calibration makes
-the labels about equally frequent; where the evidence shows plainly that they are not, the labels
-get the shares that it shows (:mod:`icm_fast.scoring.shares`, and :mod:`icm_fast.scoring.mixture`
-for three and more labels).
+the labels about equally frequent; where the evidence shows plainly that they are not, what is shown
+and the labels have the shares that it shows (:mod:`icm_fast.scoring.shares`, and
+:mod:`icm_fast.scoring.mixture` for three and more labels).
 Half of the labels serve better than all: the half that is left out is wrong more often, and small
 models read short contexts better (dev/LOG.md). On choosing confident demonstrations: Naive-SemiICL,
 arXiv 2503.03062.
@@ -73,36 +73,46 @@ def bootstrap(
     known = np.full(len(dataset), UNLABELLED, np.int32) if fixed is None else fixed
     free = known == UNLABELLED
     alone = View.of(evaluate(known), free)
-    rest = np.log(shares) if shares else np.zeros(alone.evidence.shape[1])
     views: list[View] = []
     shown: IntArray | None = None
+
+    def unequal() -> FloatArray | None:
+        """Shares that the evidence so far shows, unless they are known, or rules decide."""
+        if shares or dataset.constraints:
+            return None
+        return _shown_shares(_together(alone, views)[free], alone, views, free)
+
     for _ in range(rounds):
-        evidence = _together(alone, views) + rest
+        expected = np.array(shares) if shares else unequal()
+        evidence = _together(alone, views) + (0.0 if expected is None else np.log(expected))
         before, shown = shown, confident_half(evidence, known, dataset.constraints)
         if enough() or (before is not None and (before == shown).all()):
             break
         views.append(View.of(evaluate(shown), free))
-    evidence = _together(alone, views)
-    if views and not shares and not dataset.constraints:
-        among = np.mean([view.evidence for view in views], axis=0)
-        unequal = _shown_shares(evidence[free], alone.evidence[free], among[free])
-        if unequal is not None:
-            evidence[free] += share_offset(evidence[free], unequal)
+    evidence, found = _together(alone, views), unequal()
+    if found is not None:
+        evidence[free] += share_offset(evidence[free], found)
     return evidence.astype(np.float32)
 
 
-def _shown_shares(evidence: FloatArray, alone: FloatArray, among: FloatArray) -> FloatArray | None:
+def _shown_shares(
+    evidence: FloatArray, alone: View, views: list[View], free: BoolArray
+) -> FloatArray | None:
     """The shares of the labels that the evidence shows, ``[n_labels]``; None if none plainly.
 
     Args:
-        evidence: ``[n, n_labels]``, all of it.
-        alone: That of each example alone.
-        among: That of the rounds.
+        evidence: ``[n_free, n_labels]``, all of it.
+        alone: Each example alone.
+        views: The rounds; more than two labels need one.
+        free: ``[n]``, the examples without a known label.
     """
     n_rows, n_labels = evidence.shape
     if n_labels == 2:
         return certain_shares(evidence)
-    believed = believed_mixture(evidence, alone, among, agreement=_AGREEMENT)
+    if not views:
+        return None
+    among = np.mean([view.evidence[free] for view in views], axis=0)
+    believed = believed_mixture(evidence, alone.evidence[free], among, agreement=_AGREEMENT)
     if believed is None:
         return None
     counts = np.bincount(believed.mixture.labels(evidence), minlength=n_labels)
