@@ -76,20 +76,23 @@ def bootstrap(
     views: list[View] = []
     shown: IntArray | None = None
 
-    def unequal() -> FloatArray | None:
+    def unequal(evidence: FloatArray) -> FloatArray | None:
         """Shares that the evidence so far shows, unless they are known, or rules decide."""
         if shares or dataset.constraints:
             return None
-        return _shown_shares(_together(alone, views)[free], alone, views, free)
+        return _shown_shares(evidence[free], alone, views, free)
 
     for _ in range(rounds):
-        expected = np.array(shares) if shares else unequal()
-        evidence = _together(alone, views) + (0.0 if expected is None else np.log(expected))
+        evidence = _together(alone, views)
+        expected = np.array(shares) if shares else unequal(evidence)
+        if expected is not None:
+            evidence = evidence + np.log(expected)
         before, shown = shown, confident_half(evidence, known, dataset.constraints)
         if enough() or (before is not None and (before == shown).all()):
             break
         views.append(View.of(evaluate(shown), free))
-    evidence, found = _together(alone, views), unequal()
+    evidence = _together(alone, views)
+    found = unequal(evidence)
     if found is not None:
         evidence[free] += share_offset(evidence[free], found)
     return evidence.astype(np.float32)

@@ -250,8 +250,9 @@ def _folder(output: Path, column: Column) -> Path:
     cells, digest = output / "cells", column.digest()
     slug = re.sub(r"[^a-z0-9]+", "-", column.name.lower()).strip("-")
     own = cells / f"{slug}-{digest}"
-    others = sorted(cells.glob(f"*-{digest}")) if not own.exists() else []
-    return others[0] if others else own
+    if own.exists():
+        return own
+    return next(iter(sorted(cells.glob(f"*-{digest}"))), own)
 
 
 def _write(document: ExperimentDocument, output: Path, name: str) -> None:
