@@ -60,6 +60,23 @@ def test_equal_shares_lose_nothing(seed):
     assert (found == truth).mean() > (together.argmax(axis=1) == truth).mean() - 0.005
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_the_likelihood_tells_unequal_shares_from_equal_ones(seed):
+    for shares, unequal in ((UNEQUAL, True), ((0.2,) * 5, False)):
+        _, together, alone, cored = parts(shares, seed=seed)
+        assert believed_mixture(together, alone, cored) is not None
+        found = believed_mixture(together, alone, cored, unequal=6.0)
+        assert (found is not None) is unequal
+
+
+def test_a_fit_with_equal_shares_has_them():
+    _, together, _, _ = parts(UNEQUAL)
+    free, equal = (fit_mixture(together, 1.0, equal_shares=same) for same in (False, True))
+    assert np.exp(equal.log_shares) == pytest.approx(0.2)
+    assert np.exp(free.log_shares).max() > 0.3
+    assert free.likelihood > equal.likelihood + 6.0
+
+
 def test_views_that_contradict_each_other_are_not_believed():
     _, _, alone, _ = parts(UNEQUAL, seed=1)
     _, _, other, _ = parts(UNEQUAL, seed=2)

@@ -4,9 +4,11 @@ A round takes the labels that the evidence so far gives, shows the more confiden
 as demonstrations, and scores every example among them: those that are shown among all others that
 are. The evidence is that of the example alone plus the mean of the rounds. Each view is calibrated
 and counts by what it tells about the examples, whatever the size of its numbers. Calibration makes
-the labels about equally frequent; where the evidence shows plainly that they are not, what is shown
-and the labels have the shares that it shows (:mod:`icm_fast.scoring.shares`, and
-:mod:`icm_fast.scoring.mixture` for three and more labels).
+the labels about equally frequent; where the evidence of all rounds shows plainly that they are not,
+they get the shares that it shows (:mod:`icm_fast.scoring.shares`, and
+:mod:`icm_fast.scoring.mixture` for three and more labels). Rounds show labels at equal shares
+unless shares are known: by contexts of mostly one label a rare one looks rarer than it is
+(dev/LOG.md).
 Half of the labels serve better than all: the half that is left out is wrong more often, and small
 models read short contexts better (dev/LOG.md). On choosing confident demonstrations: Naive-SemiICL,
 arXiv 2503.03062.
@@ -44,6 +46,8 @@ SHARE_SHOWN = 0.5
 
 _AGREEMENT = 0.65
 """As ``AGREEMENT`` of mixtures, for the few examples of a search; measured (dev/LOG.md)."""
+_UNEQUAL = 6.0
+"""Nats by which unequal shares of three and more labels have to fit better; measured."""
 _SMALLEST_SHARE = 0.01
 
 Evaluate = Callable[[IntArray], ScoreArray]
@@ -76,25 +80,19 @@ def bootstrap(
     views: list[View] = []
     shown: IntArray | None = None
 
-    def unequal(evidence: FloatArray) -> FloatArray | None:
-        """Shares that the evidence so far shows, unless they are known, or rules decide."""
-        if shares or dataset.constraints:
-            return None
-        return _shown_shares(evidence[free], alone, views, free)
-
     for _ in range(rounds):
         evidence = _together(alone, views)
-        expected = np.array(shares) if shares else unequal(evidence)
-        if expected is not None:
-            evidence = evidence + np.log(expected)
+        if shares:
+            evidence = evidence + np.log(shares)
         before, shown = shown, confident_half(evidence, known, dataset.constraints)
         if enough() or (before is not None and (before == shown).all()):
             break
         views.append(View.of(evaluate(shown), free))
     evidence = _together(alone, views)
-    found = unequal(evidence)
-    if found is not None:
-        evidence[free] += share_offset(evidence[free], found)
+    if not shares and not dataset.constraints:
+        found = _shown_shares(evidence[free], alone, views, free)
+        if found is not None:
+            evidence[free] += share_offset(evidence[free], found)
     return evidence.astype(np.float32)
 
 
@@ -106,16 +104,18 @@ def _shown_shares(
     Args:
         evidence: ``[n_free, n_labels]``, all of it.
         alone: Each example alone.
-        views: The rounds; more than two labels need one.
+        views: The rounds; without any, nothing is believed.
         free: ``[n]``, the examples without a known label.
     """
     n_rows, n_labels = evidence.shape
+    if not views:  # examples alone do not show it well enough; measured
+        return None
     if n_labels == 2:
         return certain_shares(evidence)
-    if not views:
-        return None
     among = np.mean([view.evidence[free] for view in views], axis=0)
-    believed = believed_mixture(evidence, alone.evidence[free], among, agreement=_AGREEMENT)
+    believed = believed_mixture(
+        evidence, alone.evidence[free], among, agreement=_AGREEMENT, unequal=_UNEQUAL
+    )
     if believed is None:
         return None
     counts = np.bincount(believed.mixture.labels(evidence), minlength=n_labels)

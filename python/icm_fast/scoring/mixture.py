@@ -46,11 +46,13 @@ class Mixture:
         centres: ``[n_labels, n_labels - 1]``, in coordinates in which the shape is a ball.
         coordinates: ``[n_labels, n_labels - 1]``: evidence times these gives the coordinates.
         log_shares: ``[n_labels]``.
+        likelihood: Log-likelihood of the rows that it was fitted to, in nats.
     """
 
     centres: FloatArray
     coordinates: FloatArray
     log_shares: FloatArray
+    likelihood: float = 0.0
 
     def evidence(self, evidence: FloatArray) -> FloatArray:
         """Log-probabilities of the labels up to a constant of each row, ``[rows, n_labels]``.
@@ -86,7 +88,12 @@ class Believed:
 
 
 def believed_mixture(
-    together: FloatArray, alone: FloatArray, cored: FloatArray, *, agreement: float = AGREEMENT
+    together: FloatArray,
+    alone: FloatArray,
+    cored: FloatArray,
+    *,
+    agreement: float = AGREEMENT,
+    unequal: float | None = None,
 ) -> Believed | None:
     """The mixture of all evidence; None where there are few rows or its parts contradict.
 
@@ -95,6 +102,7 @@ def believed_mixture(
         alone: Evidence of the rows alone.
         cored: Evidence after the cores, or other demonstrations.
         agreement: See :data:`AGREEMENT`, which was measured for thousands of rows.
+        unequal: How many nats better than with equal shares all evidence has to be fitted.
     """
     n_rows, n_labels = together.shape
     if n_labels < 3 or n_rows < max(FEWEST_ROWS, FEWEST_ROWS_OF_A_LABEL * n_labels):
@@ -107,10 +115,20 @@ def believed_mixture(
     if (same - chance) / (1.0 - chance) < agreement:
         return None
     fit = fit_mixture(together, _FIRM, labels)
+    if unequal is not None:
+        equally = fit_mixture(together, _FIRM, labels, equal_shares=True)
+        if fit.likelihood - equally.likelihood < unequal:
+            return None
     return Believed(replace(fit, log_shares=first.log_shares), labels)
 
 
-def fit_mixture(evidence: FloatArray, hold: float, labels: IntArray | None = None) -> Mixture:
+def fit_mixture(
+    evidence: FloatArray,
+    hold: float,
+    labels: IntArray | None = None,
+    *,
+    equal_shares: bool = False,
+) -> Mixture:
     """Fit by expectation maximisation.
 
     Args:
@@ -118,6 +136,7 @@ def fit_mixture(evidence: FloatArray, hold: float, labels: IntArray | None = Non
         hold: How much the centres are held where the rows of each label are, in mean numbers of
             rows of a label.
         labels: ``[rows]`` labels from which to start; those that the evidence gives when absent.
+        equal_shares: Whether all labels are taken to be equally frequent.
     """
     n_labels = evidence.shape[1]
     rows = np.asarray(evenly_spaced(evidence), np.float64)
@@ -133,14 +152,15 @@ def fit_mixture(evidence: FloatArray, hold: float, labels: IntArray | None = Non
         counts = parts.sum(axis=0)
         centres = (parts.T @ points + weight * held) / (counts + weight)[:, None]
         whiten = _whitening(points, parts, counts, centres)
-        mixture = Mixture(
-            centres @ whiten, basis @ whiten, np.log((counts + 1.0) / (len(points) + n_labels))
-        )
+        log_shares = np.log((counts + 1.0) / (len(points) + n_labels))
+        if equal_shares:
+            log_shares = np.full(n_labels, -np.log(n_labels))
+        mixture = Mixture(centres @ whiten, basis @ whiten, log_shares)
         parts, fit = _expectation(points @ whiten, mixture, whiten)
         if abs(fit - before) < 1e-7:
             break
         before = fit
-    return mixture
+    return replace(mixture, likelihood=fit * len(points))
 
 
 def _basis(n_labels: int) -> FloatArray:
