@@ -668,43 +668,83 @@ def labelled_sections() -> str:
     return f"{facts}\n\n{table(('seed', 'labels', 'agreement', 'macro-F1'), rows)}"
 
 
+ARMS = {
+    "icm": "found, 64 reviews",
+    "gold": "golden, the same reviews",
+    "human": "golden, all reviews of the pool",
+    "start": "none: the start policy",
+}
+"""Of the assistant: what labels its reward models had."""
+
+
 def assistant() -> str:
-    """Reward models and policies of found and of golden labels."""
+    """Reward models and policies of found and of golden labels, over seeds."""
     content = read("assistant-smollm2")
-    models, positive, bouts = content["reward_models"], content["positive"], content["bouts"]
+    models, won = content["reward_models"], content["win_rates"]
     rows = [
-        [title, _of(models[key]["final"]), _of(positive[key]), _of(bouts[f"{key} against start"])]
-        for title, key in (("found, 64 reviews", "icm"), ("golden, the same reviews", "gold"))
+        [
+            title,
+            _by_seed(models[key]) if key in models else "",
+            _of(content["positive"][key]),
+            _of(won[f"{key} against start"]) if key != "start" else "",
+        ]
+        for key, title in ARMS.items()
     ]
-    rows.append(["none: the start policy", "", _of(positive["start"]), ""])
     names = (
         "labels of the reward model",
-        "right on held-out pairs",
+        "right on held-out pairs, by seed",
         "positive continuations, by the judge",
         "win rate against the start policy",
     )
-    return table(names, rows)
+    against = [
+        [
+            ARMS[other],
+            _of(won[f"icm against {other}"]),
+            _by_seed(won[f"icm against {other}"]["seeds"]),
+            _signed(content["differences"][f"icm minus {other}"]),
+        ]
+        for other in ("gold", "human")
+    ]
+    heads = (
+        "found labels against",
+        "win rate",
+        "by seed",
+        "difference of win rates against the start policy",
+    )
+    return f"{table(names, rows)}\n\n{table(heads, against)}"
 
 
 def _of(estimate: Mapping[str, Any]) -> str:
     return share(estimate["value"], (estimate["low"], estimate["high"]))
 
 
+def _signed(estimate: Mapping[str, Any]) -> str:
+    return "{value:+.2f} [{low:+.2f}, {high:+.2f}]".format(**estimate)
+
+
+def _by_seed(values: Sequence[float]) -> str:
+    return " ".join(f"{value:.2f}" for value in values)
+
+
 def assistant_fact(what: str) -> str:
-    """One number of the assistant's run."""
+    """One number of the assistant's run for each seed, or where all numbers are."""
     content = read("assistant-smollm2")
-    facts: dict[str, Callable[[], str]] = {
-        "agreement": lambda: share(content["search"]["agreement"]),
-        "judge": lambda: _of(content["positive"]["judge_accuracy"]),
-        "found-against-gold": lambda: _of(content["bouts"]["icm against gold"]),
-        "perplexity-start": lambda: f"{content['policies']['icm'][0]['perplexity']:.0f}",
-        "perplexity-found": lambda: f"{content['policies']['icm'][-1]['perplexity']:.0f}",
-        "perplexity-gold": lambda: f"{content['policies']['gold'][-1]['perplexity']:.0f}",
-        "distinct-start": lambda: share(content["policies"]["icm"][0]["distinct"]),
-        "distinct-found": lambda: share(content["policies"]["icm"][-1]["distinct"]),
-        "distinct-gold": lambda: share(content["policies"]["gold"][-1]["distinct"]),
-    }
-    return facts[what]()
+    seeds = [read(f"assistant-smollm2-seed{seed}") for seed in content["seeds"]]
+    if what == "files":
+        return ", ".join(
+            f"[seed {seed}](../benchmarks/results/assistant-smollm2-seed{seed}.md)"
+            for seed in content["seeds"]
+        )
+    if what.startswith("against-"):
+        return _of(content["win_rates"][what.replace("against-", "icm against ")])
+    if what == "agreement":
+        return _by_seed(content["agreement"])
+    if what == "judge":
+        return _by_seed([one["positive"]["judge_accuracy"]["value"] for one in seeds])
+    measure, arm = what.split("-")
+    name, end = ("icm", 0) if arm == "start" else (arm, -1)
+    values = [one["policies"][name][end][measure] for one in seeds]
+    return " ".join(f"{value:.0f}" if measure == "perplexity" else share(value) for value in values)
 
 
 def never_above_gold() -> str:
