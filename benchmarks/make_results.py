@@ -108,7 +108,7 @@ def accuracy(experiment: str, name: str, method: str, kind: str = "calibrated") 
 
 def by_seed(experiment: str, name: str, method: str, kind: str) -> str:
     """Accuracy of a method in each seed."""
-    return " ".join(map(share, column(experiment, name)["methods"][method][kind]["by_seed"]))
+    return _by_seed(column(experiment, name)["methods"][method][kind]["by_seed"])
 
 
 def difference(experiment: str, name: str, pair: str, kind: str = "calibrated") -> str:
@@ -723,7 +723,7 @@ def _signed(estimate: Mapping[str, Any]) -> str:
 
 
 def _by_seed(values: Sequence[float]) -> str:
-    return " ".join(f"{value:.2f}" for value in values)
+    return " ".join(map(share, values))
 
 
 def assistant_fact(what: str) -> str:
@@ -744,7 +744,9 @@ def assistant_fact(what: str) -> str:
     measure, arm = what.split("-")
     name, end = ("icm", 0) if arm == "start" else (arm, -1)
     values = [one["policies"][name][end][measure] for one in seeds]
-    return " ".join(f"{value:.0f}" if measure == "perplexity" else share(value) for value in values)
+    if measure == "perplexity":
+        return " ".join(f"{value:.0f}" for value in values)
+    return _by_seed(values)
 
 
 def never_above_gold() -> str:

@@ -77,45 +77,36 @@ def bootstrap(
     known = np.full(len(dataset), UNLABELLED, np.int32) if fixed is None else fixed
     free = known == UNLABELLED
     alone = View.of(evaluate(known), free)
+    rest = np.log(shares) if shares else np.zeros(alone.evidence.shape[1])
     views: list[View] = []
     shown: IntArray | None = None
-
     for _ in range(rounds):
-        evidence = _together(alone, views)
-        if shares:
-            evidence = evidence + np.log(shares)
+        evidence = _together(alone, views) + rest
         before, shown = shown, confident_half(evidence, known, dataset.constraints)
         if enough() or (before is not None and (before == shown).all()):
             break
         views.append(View.of(evaluate(shown), free))
     evidence = _together(alone, views)
-    if not shares and not dataset.constraints:
-        found = _shown_shares(evidence[free], alone, views, free)
-        if found is not None:
-            evidence[free] += share_offset(evidence[free], found)
+    if views and not shares and not dataset.constraints:  # alone shows it too badly; measured
+        among = np.mean([view.evidence for view in views], axis=0)
+        unequal = _shown_shares(evidence[free], alone.evidence[free], among[free])
+        if unequal is not None:
+            evidence[free] += share_offset(evidence[free], unequal)
     return evidence.astype(np.float32)
 
 
-def _shown_shares(
-    evidence: FloatArray, alone: View, views: list[View], free: BoolArray
-) -> FloatArray | None:
+def _shown_shares(evidence: FloatArray, alone: FloatArray, among: FloatArray) -> FloatArray | None:
     """The shares of the labels that the evidence shows, ``[n_labels]``; None if none plainly.
 
     Args:
-        evidence: ``[n_free, n_labels]``, all of it.
-        alone: Each example alone.
-        views: The rounds; without any, nothing is believed.
-        free: ``[n]``, the examples without a known label.
+        evidence: ``[n, n_labels]``, all of it.
+        alone: That of each example alone.
+        among: That of the rounds.
     """
     n_rows, n_labels = evidence.shape
-    if not views:  # examples alone do not show it well enough; measured
-        return None
     if n_labels == 2:
         return certain_shares(evidence)
-    among = np.mean([view.evidence[free] for view in views], axis=0)
-    believed = believed_mixture(
-        evidence, alone.evidence[free], among, agreement=_AGREEMENT, unequal=_UNEQUAL
-    )
+    believed = believed_mixture(evidence, alone, among, agreement=_AGREEMENT, unequal=_UNEQUAL)
     if believed is None:
         return None
     counts = np.bincount(believed.mixture.labels(evidence), minlength=n_labels)

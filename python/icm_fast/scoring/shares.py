@@ -61,14 +61,14 @@ def certain_shares(evidence: FloatArray) -> FloatArray | None:
     values = _values(evidence, FEWEST_TO_BE_CERTAIN)
     if values is None:
         return None
-    values = values[:: max(1, len(values) // _MOST_PROFILED)]
+    values = evenly_spaced(values, _MOST_PROFILED)
     likelihood, apart = _profile(values / max(float(values.std()), 1e-9))
     best = int(likelihood.argmax())
     moderate = np.abs(_LOG_ODDS) <= _MODERATE
     if likelihood[best] - likelihood[moderate].max() < _BETTER or apart[best] < _APART:
         return None
     weights = np.exp(likelihood - likelihood[best])
-    share = 1.0 / (1.0 + np.exp(-float(weights @ _LOG_ODDS / weights.sum())))
+    share = float(_logistic(weights @ _LOG_ODDS / weights.sum()))
     return np.array([1.0 - share, share])
 
 
@@ -83,9 +83,9 @@ def _profile(
     Returns:
         The log-likelihood ``[n_shares]`` and how many widths the centres are apart.
     """
-    share = 1.0 / (1.0 + np.exp(-_LOG_ODDS))
+    share = _logistic(_LOG_ODDS)
     log_shares = np.log(np.stack([1.0 - share, share], axis=1))
-    upper = 1.0 / (1.0 + np.exp(-4.0 * (values - np.quantile(values, 1.0 - share)[:, None])))
+    upper = _logistic(4.0 * (values - np.quantile(values, 1.0 - share)[:, None]))
     before = np.full(len(share), -np.inf)
     for _ in range(_ROUNDS):
         weights = np.stack([1.0 - upper, upper], axis=1)
@@ -115,7 +115,7 @@ def _shares(values: npt.NDArray[np.float64]) -> FloatArray | None:
     one, two = _fits(values)
     if one * two <= 0.0:
         return None
-    share = 1.0 / (1.0 + np.exp(-(one + two) / 2.0))
+    share = float(_logistic((one + two) / 2.0))
     return np.array([1.0 - share, share])
 
 
@@ -133,7 +133,7 @@ def upper_share(values: npt.NDArray[np.float64], *, one_width: bool) -> float:
         values: ``[n]`` with a standard deviation of 1.
         one_width: Whether both have the same width.
     """
-    upper = 1.0 / (1.0 + np.exp(-2.0 * (values - values.mean())))
+    upper = _logistic(2.0 * (values - values.mean()))
     before = np.inf
     share = 0.5
     for _ in range(_ROUNDS):
@@ -156,6 +156,10 @@ def upper_share(values: npt.NDArray[np.float64], *, one_width: bool) -> float:
             break
         before = fit
     return share
+
+
+def _logistic(log_odds: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    return np.asarray(1.0 / (1.0 + np.exp(-np.asarray(log_odds, np.float64))))
 
 
 def _logit(share: float) -> float:
