@@ -53,6 +53,19 @@ class FakeScorer:
         return 10 * self.shape[0] + int((np.asarray(labels) >= 0).sum())
 
 
+class SilentTexts:
+    """Finds every text as probable after one label as after another."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.shape = (len(dataset), len(dataset.label_space))
+
+    def predict_text_tokens(self, labels):
+        return 7 * self.shape[0]
+
+    def score_texts(self, labels):
+        return FakeScored(np.zeros(self.shape, np.float32), self.predict_text_tokens(labels))
+
+
 def toy_dataset(n: int = 10, labels: tuple[str, ...] = (" no", " yes")) -> Dataset:
     examples = tuple(Example(f"e{i}", f"Question {i}?\nAnswer:") for i in range(n))
     return Dataset(examples, LabelSpace(labels), name="toy")
@@ -93,11 +106,17 @@ def install_fake_model(monkeypatch, scorer_class=FakeScorer) -> types.SimpleName
         seen.scorers.append(scorer)
         return scorer
 
+    def make_text_scorer(loaded, dataset, config):
+        if isinstance(loaded, ModelElsewhere):
+            return loaded.scorer(dataset, config)
+        return SilentTexts(dataset)
+
     model = types.ModuleType("icm_fast.model")
     model.load_model = load_model
     model.__path__ = [str(PACKAGE / "model")]
     scorers = types.ModuleType("icm_fast.scoring.factory")
     scorers.make_scorer = make_scorer
+    scorers.make_text_scorer = make_text_scorer
     scorers.longest_context = lambda pieces, n: int(pieces.query_lengths()[0][:n].sum())
     monkeypatch.setitem(sys.modules, "icm_fast.model", model)
     monkeypatch.setitem(sys.modules, "icm_fast.scoring.factory", scorers)

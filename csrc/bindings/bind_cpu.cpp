@@ -3,6 +3,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -27,7 +28,7 @@ namespace {
 
 using Floats = py::array_t<float, py::array::c_style>;
 using Integers = py::array_t<std::int64_t, py::array::c_style>;
-using Booleans = py::array_t<bool, py::array::c_style>;
+using Bytes = py::array_t<std::uint8_t, py::array::c_style>;
 
 template <typename T>
 std::span<const T> view(const py::array_t<T, py::array::c_style>& array) {
@@ -173,21 +174,24 @@ RotaryTables make_rotary(const cpu::Decoder& decoder,
 Floats forward(cpu::Decoder& decoder, cpu::KvPool& pool, const RotaryTables& rotary,
                const Floats& embeddings, const Integers& n_tokens, const Integers& own,
                const Integers& range_offsets, const Integers& range_begin,
-               const Integers& range_end, const Booleans& wanted) {
+               const Integers& range_end, const Bytes& wanted) {
     cpu::Batch batch;
     batch.segments = make_segments(
         {view(n_tokens), view(own), view(range_offsets), view(range_begin), view(range_end)});
     batch.n_tokens = batch.segments.empty() ? 0 : batch.segments.back().end;
-    std::int64_t n_wanted = 0;
-    for (const bool w : view(wanted)) {
-        batch.wanted.push_back(w ? 1 : 0);
-        n_wanted += w ? 1 : 0;
+    const auto which = view(wanted);
+    batch.wanted.assign(which.begin(), which.end());
+    if (batch.wanted.size() != batch.segments.size()) {
+        throw std::invalid_argument("wanted needs one entry per segment");
     }
-    Floats out({n_wanted, decoder.shape().hidden});
-    const std::span<float> rows(out.mutable_data(), static_cast<std::size_t>(out.size()));
+    // What does not fit is refused below; nothing is allocated for it.
+    const std::int64_t rows = std::clamp<std::int64_t>(
+        cpu::n_wanted_rows(batch), 0, embeddings.ndim() > 0 ? embeddings.shape(0) : 0);
+    Floats out({rows, decoder.shape().hidden});
+    const std::span<float> states(out.mutable_data(), static_cast<std::size_t>(out.size()));
     {
         const py::gil_scoped_release release;
-        decoder.forward(batch, view(embeddings), rotary.tables, pool, rows);
+        decoder.forward(batch, view(embeddings), rotary.tables, pool, states);
     }
     return out;
 }

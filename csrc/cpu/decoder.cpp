@@ -1,6 +1,7 @@
 #include "cpu/decoder.hpp"
 
 #include <algorithm>
+#include <iterator>
 #include <numeric>
 #include <stdexcept>
 #include <string>
@@ -197,6 +198,15 @@ Decoder::~Decoder() {
     if (calls_.is_cut_off()) abandon(state_);
 }
 
+std::int64_t n_wanted_rows(const Batch& batch) {
+    std::int64_t n = 0;
+    for (std::size_t s = 0; s < batch.segments.size(); ++s) {
+        const Segment& segment = batch.segments[s];
+        n += batch.wanted[s] == kAll ? segment.end - segment.begin : batch.wanted[s];
+    }
+    return n;
+}
+
 void Decoder::check(const Batch& batch, std::span<const float> embeddings,
                     std::span<const RotaryTable> rotary, const KvPool& pool,
                     std::span<float> out) const {
@@ -207,9 +217,8 @@ void Decoder::check(const Batch& batch, std::span<const float> embeddings,
     require(static_cast<std::int64_t>(embeddings.size()) ==
                 checked_product("embeddings", {batch.n_tokens, shape_.hidden}),
             "embeddings must be [n_tokens, hidden]");
-    const auto n_wanted = std::ranges::count_if(batch.wanted, [](auto w) { return w != 0; });
-    require(static_cast<std::int64_t>(out.size()) == n_wanted * shape_.hidden,
-            "out must be [n_wanted, hidden]");
+    require(std::ranges::all_of(batch.wanted, [](auto w) { return w <= kAll; }),
+            "wanted must be 0 (none), 1 (last) or 2 (all)");
     const KvShape& kv = pool.shape();
     require(kv.n_layers == shape_.n_layers && kv.n_heads == shape_.n_kv_heads &&
                 kv.head_dim == shape_.head_dim && pool.ops().format == ops_->format,
@@ -219,6 +228,8 @@ void Decoder::check(const Batch& batch, std::span<const float> embeddings,
                 "rotary tables must be [n_positions, half] each");
     }
     check_segments(batch, rotary, kv);
+    require(static_cast<std::int64_t>(out.size()) == n_wanted_rows(batch) * shape_.hidden,
+            "out must be [n_wanted, hidden]");
     for (const Layer& layer : layers_) {
         require(layer.rotary >= 0 && layer.rotary < static_cast<std::int64_t>(rotary.size()),
                 "a layer names a rotary table that is not there");
@@ -262,7 +273,6 @@ void Decoder::prepare(const Batch& batch, std::span<const float> embeddings) {
     state_->positions.resize(static_cast<std::size_t>(n));
     state_->slots.resize(static_cast<std::size_t>(n));
     state_->wanted_rows.clear();
-    std::vector<Segment> wanted;
     for (std::size_t s = 0; s < batch.segments.size(); ++s) {
         const Segment& segment = batch.segments[s];
         for (std::int64_t row = segment.begin; row < segment.end; ++row) {
@@ -270,14 +280,21 @@ void Decoder::prepare(const Batch& batch, std::span<const float> embeddings) {
             state_->positions[at] = segment.start + row - segment.begin;
             state_->slots[at] = segment.ranges.back().slot + row - segment.begin;
         }
-        if (batch.wanted[s] != 0) state_->wanted_rows.push_back(segment.end - 1);
+        if (batch.wanted[s] == kLast) state_->wanted_rows.push_back(segment.end - 1);
+        if (batch.wanted[s] != kAll) continue;
+        for (std::int64_t row = segment.begin; row < segment.end; ++row) {
+            state_->wanted_rows.push_back(row);
+        }
     }
     const AttentionShape shape{shape_.n_heads, shape_.n_kv_heads, shape_.head_dim};
     state_->tiles = make_tiles(*ops_, batch.segments, shape, false);
     state_->last_tiles = make_tiles(*ops_, batch.segments, shape, true);
-    std::erase_if(state_->last_tiles, [&](const AttentionTile& tile) {
-        return batch.wanted[static_cast<std::size_t>(tile.segment)] == 0;
-    });
+    const auto wants = [&](const AttentionTile& tile, Wanted what) {
+        return batch.wanted[static_cast<std::size_t>(tile.segment)] == what;
+    };
+    std::erase_if(state_->last_tiles, [&](const auto& tile) { return !wants(tile, kLast); });
+    std::ranges::copy_if(state_->tiles, std::back_inserter(state_->last_tiles),
+                         [&](const auto& tile) { return wants(tile, kAll); });
     const auto n_wanted = static_cast<std::int64_t>(state_->wanted_rows.size());
     state_->last.reserve(n_wanted * padded_hidden_);
     state_->last_attended.reserve(n_wanted * attention_words());

@@ -57,12 +57,19 @@ struct LayerSource {
     float softcap = 0.0F;
 };
 
+// Which hidden states of a segment are returned.
+enum Wanted : std::uint8_t { kNone = 0, kLast = 1, kAll = 2 };
+
 // One packed batch. Segments touch and cover all rows.
 struct Batch {
     std::int64_t n_tokens = 0;
     std::vector<Segment> segments;
-    std::vector<std::uint8_t> wanted;  // per segment: whether its last hidden state is returned
+    // Per segment: which of its last hidden states are returned, as `Wanted`.
+    std::vector<std::uint8_t> wanted;
 };
+
+// Hidden states that a batch returns; `wanted` holds one entry per segment.
+[[nodiscard]] std::int64_t n_wanted_rows(const Batch& batch);
 
 class Decoder {
   public:
@@ -88,8 +95,8 @@ class Decoder {
 
     [[nodiscard]] std::int32_t n_threads() const { return threads_.size(); }
 
-    // Runs a batch: writes its keys and values into the pool and the last hidden states of wanted
-    // segments, before the final norm, into `out` [n_wanted][hidden]. `embeddings` is
+    // Runs a batch: writes its keys and values into the pool and the wanted hidden states after the
+    // last layer, before the final norm, into `out` [n_wanted][hidden]. `embeddings` is
     // [n_tokens][hidden]; layers name `rotary` by index. Concurrent calls, of add_layer too, take
     // turns, also for the pool. A forked child may go on: it starts threads of its own. Throws
     // std::invalid_argument for a batch that does not fit the pool or the rotary tables.

@@ -175,6 +175,37 @@ NATIVE_TEST(decoder, only_wanted_segments_are_returned) {
     call.run();
 }
 
+NATIVE_TEST(decoder, all_states_of_a_segment_are_those_of_its_beginnings) {
+    const TinyTree tree;
+    for_each_decoder([&](const cpu::Ops& ops, const cpu::DecoderShape& shape, Parts parts) {
+        const auto decoder = make_decoder(ops, shape, parts, 2);
+        cpu::KvPool pool(decoder->ops(), decoder->kv_shape(tree.n_slots()));
+        const auto rotary = make_rotary(shape, TinyTree::kPositions);
+        cpu::Batch batch = tree.batch(kTogether.front());
+        for (std::size_t s = 0; s < batch.wanted.size(); ++s) {
+            batch.wanted[s] = s % 3 == 0 ? cpu::kLast : cpu::kAll;
+        }
+        Floats out(to_size(cpu::n_wanted_rows(batch) * shape.hidden), kNan);
+        decoder->forward(batch, TinyTree::embeddings(batch, shape.hidden), rotary, pool, out);
+        const PlainDecoder plain(shape, parts);
+        const float* at = out.data();
+        for (std::size_t s = 0; s < batch.wanted.size(); ++s) {
+            const Input input("segment " + std::to_string(s));
+            const cpu::Segment& segment = batch.segments[s];
+            const Floats context = tree.context(static_cast<std::int64_t>(s), shape.hidden);
+            const std::int64_t n = batch.wanted[s] == cpu::kAll ? segment.end - segment.begin : 1;
+            for (std::int64_t missing = n - 1; missing >= 0; --missing) {
+                const auto size = context.size() - to_size(missing * shape.hidden);
+                const Doubles wanted = plain.last_state({context.data(), size});
+                CHECK_NEAR(difference({at, at + shape.hidden}, wanted), 0.0,
+                           is_float32(ops) ? 5e-6 : 3e-2);
+                at += shape.hidden;
+            }
+        }
+        CHECK(at == out.data() + out.size());
+    });
+}
+
 NATIVE_TEST(decoder, an_empty_batch_is_nothing_to_do) {
     Call call;
     call.batch = {};
@@ -195,6 +226,7 @@ NATIVE_TEST(decoder, weights_are_counted) {
 
 NATIVE_TEST(decoder, batches_that_do_not_fit_are_refused) {
     check_spoilt("wanted needs one entry", [](Call& c) { c.batch.wanted.pop_back(); });
+    check_spoilt("wanted must be", [](Call& c) { c.batch.wanted[1] = 3; });
     check_spoilt("embeddings must be", [](Call& c) { c.embeddings.pop_back(); });
     check_spoilt("out must be", [](Call& c) { c.out.pop_back(); });
     check_spoilt("touch", [](Call& c) { c.batch.segments[1].begin += 1; });

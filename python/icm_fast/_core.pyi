@@ -369,7 +369,7 @@ class CpuDecoder:
         range_offsets: npt.NDArray[np.int64],
         range_begin: npt.NDArray[np.int64],
         range_end: npt.NDArray[np.int64],
-        wanted: npt.NDArray[np.bool_],
+        wanted: npt.NDArray[np.uint8],
     ) -> npt.NDArray[np.float32]:
         """Run a batch of segments; their keys and values stay in the pool.
 
@@ -382,10 +382,10 @@ class CpuDecoder:
             range_offsets: ``[n_segments + 1]`` offsets into the ranges.
             range_begin: ``[n_ranges]`` first slots of the segments' ancestors, root first.
             range_end: ``[n_ranges]`` one past their last slots.
-            wanted: ``[n_segments]`` segments whose last hidden state is returned.
+            wanted: ``[n_segments]``, which hidden states are returned: 0 none, 1 the last, 2 all.
 
         Returns:
-            ``[wanted.sum(), hidden]``: last hidden states before the final norm.
+            ``[n_wanted, hidden]``: the wanted hidden states before the final norm.
 
         Raises:
             ValueError: Arrays that do not fit together, the pool, or the rotary tables.

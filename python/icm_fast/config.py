@@ -47,6 +47,7 @@ ADDED_SETTINGS: dict[str, object] = {
     "server": "auto",
     "tokenizer": "",
     "bootstrap_rounds": 2,
+    "channel": False,
 }
 """Settings younger than version 0.1, each with the value that all earlier runs had."""
 
@@ -83,7 +84,7 @@ _ANNEALING: dict[str, object] = {
 _PRESETS: dict[str, dict[str, object]] = {
     # Ours: what the model says of each example alone and among confident others. Moves from there
     # gain nothing (dev/LOG.md); from other starts they are those of `annealing`.
-    "default": {**_ANNEALING, "start": "bootstrap"},
+    "default": {**_ANNEALING, "start": "bootstrap", "channel": True},
     # The default up to version 0.1: from zero-shot labels, also group by group.
     "annealing": _ANNEALING,
     # Algorithms 1 and 2 of arXiv 2506.10139, with a mean for its sum as in the authors' code, each
@@ -364,6 +365,9 @@ class SearchConfig:
             (initial_labels).
         bootstrap_rounds: How often the start ``bootstrap`` shows the more confident half of the
             labels it has so far.
+        channel: Whether a bootstrap also asks how probable each text is after each label, in turned
+            prompts (a noisy channel, :mod:`icm_fast.scoring.texts`): once for each example alone,
+            and in every other round. Models on servers are not asked.
         n_initial: K, examples with balanced random labels at a random start.
         initial_groups: Whether a random start labels whole constraint groups, drawn at random, the
             last one cut after n_initial examples.
@@ -455,6 +459,7 @@ class SearchConfig:
     cooling_clock: Annotated[str | None, OneOf(COOLING_CLOCKS)] = None
     start: Annotated[str | None, OneOf(STARTS)] = None
     bootstrap_rounds: Annotated[int, Between(1, 1000)] = 2
+    channel: Annotated[bool | None, Switch()] = None
     n_initial: Annotated[int, Between(1, 1_000_000)] = 8
     initial_groups: Annotated[bool | None, Switch()] = None
     initial_labels: Annotated[tuple[int, ...], ListOf(LabelIndex())] = ()

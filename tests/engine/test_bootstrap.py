@@ -8,7 +8,7 @@ import pytest
 
 import icm_fast
 from icm_fast.config import SearchConfig
-from icm_fast.engine.bootstrap import bootstrap, confident_half
+from icm_fast.engine.bootstrap import bootstrap, channel_weight, confident_half, unit
 from icm_fast.scoring.posterior import (
     calibrated_evidence,
     centred,
@@ -91,6 +91,112 @@ def test_a_bound_of_tokens_ends_the_rounds():
     asked = Asked((2.0, 1.0, -1.0, -2.0), (1.5, 2.5, -2.0, -3.0))
     bootstrap(toy_dataset(4), asked, fixed=None, rounds=9, enough=lambda: True)
     assert len(asked.labellings) == 1
+
+
+def test_the_channel_is_asked_alone_and_in_every_other_round():
+    asked, read = (
+        Asked((2.0, 1.0, -1.0, -2.0), (1.5, 2.5, -2.0, -3.0)),
+        Asked((1.0, 1.0, -1.0, -1.0), (3.0, 1.0, -1.0, -3.0)),
+    )
+    bootstrap(toy_dataset(4), asked, read=read, fixed=None, rounds=3)
+    nobody = [-1] * 4
+    assert asked.labellings[0] == read.labellings[0] == nobody
+    assert len(asked.labellings) + len(read.labellings) <= 2 + 3
+    assert read.labellings[1] == [1, -1, -1, 0]
+    assert all(labels != nobody for labels in asked.labellings[1:] + read.labellings[1:])
+
+
+def test_the_channel_counts_as_much_as_it_agrees():
+    margins = (2.0, 1.0, -1.0, -2.0)
+    alone = unit(np.array([[0.0, m] for m in margins]), np.ones(4, np.bool_))
+
+    def labels_with(*texts):
+        read = Asked(texts, texts)
+        return bootstrap(toy_dataset(4), Asked(margins, margins), read=read, fixed=None, rounds=2)
+
+    found = labels_with(1.0, -1.2, 1.2, -1.0)  # agrees about the surest, not about the others
+    said = unit(np.array([[0.0, m] for m in (1.0, -1.2, 1.2, -1.0)]), np.ones(4, np.bool_))
+    weight = channel_weight(float((alone * said).mean()))
+    assert 0 <= weight < 1
+    expected = alone + weight * said
+    assert found / expected == pytest.approx(np.full((4, 2), found[0, 1] / expected[0, 1]))
+    assert labels_with(-2.0, -1.0, 1.0, 2.0).argmax(axis=1).tolist() == [1, 1, 0, 0]
+    assert labels_with(2.0, -0.1, -1.0, -2.0).argmax(axis=1).tolist() == [1, 1, 0, 0]
+
+
+def test_a_channel_that_says_nothing_or_the_opposite_has_no_weight():
+    assert channel_weight(-0.9) == channel_weight(0.0) == channel_weight(0.2) == 0.0
+    assert channel_weight(0.4) == channel_weight(1.0) == 1.0
+    assert 0.0 < channel_weight(0.3) < 1.0
+    silent = Asked((0.0,) * 4, (0.0,) * 4)
+    asked = [Asked((2.0, 1.0, -1.0, -2.0), (1.5, 2.5, -2.0, -3.0)) for _ in range(2)]
+    found = bootstrap(toy_dataset(4), asked[0], read=silent, fixed=None, rounds=1)
+    plain = bootstrap(toy_dataset(4), asked[1], fixed=None, rounds=1)
+    assert found == pytest.approx(plain, rel=1e-6)
+
+
+def test_a_bound_of_tokens_leaves_the_channel_out():
+    read = Asked((1.0,) * 4, (1.0,) * 4)
+    asked = Asked((2.0, 1.0, -1.0, -2.0), (1.5, 2.5, -2.0, -3.0))
+    bootstrap(toy_dataset(4), asked, read=read, fixed=None, rounds=9, enough=lambda: True)
+    assert read.labellings == []
+
+
+class Reading(FakeScorer):
+    """Also says how probable texts are: noise around a hidden label."""
+
+    def __init__(self, n, stop_at=None):
+        super().__init__(n)
+        self.texts = 0
+        self.stop_at = stop_at
+
+    def score_texts(self, labels):
+        if self.texts == self.stop_at:
+            raise KeyboardInterrupt
+        self.texts += 1
+        noise = np.random.default_rng(int((labels + 1).sum())).normal(size=self.shape)
+        noise[np.arange(self.shape[0]), np.arange(self.shape[0]) * 7 % 5 % 2] += 2.0
+        return type(super().score(labels))(noise.astype(np.float32), 5)
+
+
+@pytest.mark.parametrize("stop_at", [0, 1])
+def test_a_search_with_a_channel_resumes_to_the_same_bytes(tmp_path, stop_at):
+    dataset, config = toy_dataset(N), SearchConfig(seed=3)
+
+    def search(folder, scorer):
+        return icm_fast.search(
+            dataset, model="fake", scorer=scorer, config=config, output_dir=folder
+        )
+
+    whole = search(tmp_path / "whole", first := Reading(N))
+    assert first.texts == 2
+    with pytest.raises(KeyboardInterrupt):
+        search(tmp_path / "cut", Reading(N, stop_at))
+    resumed = search(tmp_path / "cut", rest := Reading(N))
+    assert (resumed.labels == whole.labels).all()
+    assert resumed.n_tokens_forwarded == whole.n_tokens_forwarded
+    for name in ("labels.jsonl", "events.jsonl", "evaluations.bin"):
+        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert rest.texts == 2 - stop_at
+    again = search(tmp_path / "whole", idle := Reading(N))
+    assert (again.labels == whole.labels).all()
+    assert idle.texts == idle.calls == 0
+    without = icm_fast.search(
+        dataset, model="fake", scorer=(off := Reading(N)), config=SearchConfig(channel=False)
+    )
+    assert off.texts == 0
+    assert without.n_tokens_forwarded != whole.n_tokens_forwarded
+
+
+def test_texts_that_are_no_numbers_are_refused(tmp_path):
+    class Nan(Reading):
+        def score_texts(self, labels):
+            found = super().score_texts(labels)
+            found.scores[3] = np.nan
+            return found
+
+    with pytest.raises(icm_fast.InputError, match="NaN"):
+        icm_fast.search(toy_dataset(N), model="fake", scorer=Nan(N), output_dir=tmp_path / "run")
 
 
 def test_known_labels_do_not_count_in_the_mean():

@@ -32,6 +32,7 @@ def test_a_search_writes_the_recorded_bytes(recorded, tmp_path):
     for name, value in REMOVED.items():
         assert golden.pop(name) == value
     written = settings((tmp_path / "config.yaml").read_text())
+    assert written.pop("channel", False) is (recorded.config.preset == "default")
     if recorded.name == "authors-code":  # the preset names them since it has other values
         for name, value in ADDED_SETTINGS.items():
             assert written.pop(name, value) == value
@@ -66,7 +67,7 @@ def test_a_run_of_the_former_preset_is_not_that_of_the_present_one(former, tmp_p
 
 
 def test_settings_at_their_former_values_are_not_written():
-    assert not ADDED_SETTINGS.keys() & SearchConfig().to_dict().keys()
+    assert ADDED_SETTINGS.keys() & SearchConfig().to_dict().keys() == {"channel"}
     assert not ADDED_SETTINGS.keys() & SearchConfig(preset="paper").to_dict().keys()
     assert ADDED_SETTINGS.keys() <= SearchConfig(preset="authors-code").to_dict().keys() | {
         "violation_weight",
@@ -75,6 +76,7 @@ def test_settings_at_their_former_values_are_not_written():
         "server",
         "bootstrap_rounds",
         "tokenizer",
+        "channel",
     }
     assert SearchConfig(fix_forced=True).to_dict()["fix_forced"] is True
     assert read_config(GOLDEN / "paper" / "config.yaml").keys().isdisjoint(ADDED_SETTINGS)

@@ -98,6 +98,10 @@ class Following(ScorerElsewhere):
         """Same as :meth:`score`."""
         return self.score(labels)
 
+    def score_texts(self, labels: IntArray) -> Scored:
+        """Same as :meth:`score`."""
+        return self.score(labels)
+
     def _next(self) -> ScoredLabelling:
         if self._stream is None:
             self._worker = self._pool.take()

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from icm_fast.model.lazy import ModelIdentity
     from icm_fast.runs.score_log import ScoredLabelling
     from icm_fast.scoring.models import ScoringModel
-    from icm_fast.scoring.protocol import Scorer
+    from icm_fast.scoring.protocol import ReadingScorer
     from icm_fast.tasks.source import TaskSource
     from icm_fast.tracking import TrackLike
     from icm_fast.types import Dataset, Reporter
@@ -58,6 +58,7 @@ class ClusterModel(SearchesElsewhere):
         open_model(name, config)  # refuses now what a worker would refuse
         self.name = os.fspath(name)
         self.is_named = not is_address(name)
+        self.is_served = is_address(name) or config.engine == "vllm"
         self._pool = pool
         choice = ModelChoice.of(_absolute(self.name), config)
         self._choice = replace(choice, tokenizer=_absolute(config.tokenizer))
@@ -135,6 +136,7 @@ class _Led(ModelElsewhere):
 
     def __init__(self, model: ClusterModel, pool: Pool, choice: ModelChoice) -> None:
         self.name, self.is_named = model.name, model.is_named
+        self.is_served = model.is_served
         self._model = model
         self._pool = pool
         self._choice = choice
@@ -180,7 +182,7 @@ class _Led(ModelElsewhere):
     ) -> R:
         return self._model.call(function, *args, **kwargs)
 
-    def scorer(self, dataset: Dataset, config: SearchConfig) -> Scorer:
+    def scorer(self, dataset: Dataset, config: SearchConfig) -> ReadingScorer:
         assert self._following is not None, "a search opens its store first"
         return self._following
 

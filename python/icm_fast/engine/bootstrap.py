@@ -49,6 +49,8 @@ _AGREEMENT = 0.65
 _UNEQUAL = 6.0
 """Nats by which unequal shares of three and more labels have to fit better; measured."""
 _SMALLEST_SHARE = 0.01
+_UNRELATED, _RELATED = 0.2, 0.4
+"""Correlations with the rest at which the channel counts nothing, and fully; measured."""
 
 Evaluate = Callable[[IntArray], ScoreArray]
 """Scores of all examples under a labelling: ``[n]`` to ``[n, n_labels]``."""
@@ -58,6 +60,7 @@ def bootstrap(
     dataset: Dataset,
     evaluate: Evaluate,
     *,
+    read: Evaluate | None = None,
     fixed: IntArray | None,
     rounds: int,
     shares: tuple[float, ...] = (),
@@ -68,6 +71,7 @@ def bootstrap(
     Args:
         dataset: Examples, label space and constraints.
         evaluate: Scores a labelling.
+        read: Scores texts after labels; None leaves the noisy channel out.
         fixed: ``[n]`` known labels, which are shown in every round; -1 where there is none.
         rounds: How often labels are shown.
         shares: Expected shares of the labels. When empty, equal ones are assumed, and labels
@@ -77,16 +81,22 @@ def bootstrap(
     known = np.full(len(dataset), UNLABELLED, np.int32) if fixed is None else fixed
     free = known == UNLABELLED
     alone = View.of(evaluate(known), free)
+    texts = [] if read is None or enough() else [unit(read(known), free)]
     rest = np.log(shares) if shares else np.zeros(alone.evidence.shape[1])
     views: list[View] = []
-    shown: IntArray | None = None
-    for _ in range(rounds):
-        evidence = _together(alone, views) + rest
-        before, shown = shown, confident_half(evidence, known, dataset.constraints)
-        if enough() or (before is not None and (before == shown).all()):
+    asked: set[tuple[bool, bytes]] = set()
+    for number in range(rounds):
+        evidence = _together(alone, views, texts, free) + rest
+        shown = confident_half(evidence, known, dataset.constraints)
+        of_texts = read is not None and number % 2 == 1
+        if enough() or (of_texts, shown.tobytes()) in asked:
             break
-        views.append(View.of(evaluate(shown), free))
-    evidence = _together(alone, views)
+        asked.add((of_texts, shown.tobytes()))
+        if read is not None and of_texts:
+            texts.append(unit(read(shown), free))
+        else:
+            views.append(View.of(evaluate(shown), free))
+    evidence = _together(alone, views, texts, free)
     if views and not shares and not dataset.constraints:  # alone shows it too badly; measured
         among = np.mean([view.evidence for view in views], axis=0)
         unequal = _shown_shares(evidence[free], alone.evidence[free], among[free])
@@ -158,14 +168,40 @@ def confident_half(
     return shown
 
 
-def _together(alone: View, views: list[View]) -> FloatArray:
-    """The example alone plus the mean of the rounds, as large as if both were added in nats."""
-    if not views:
-        return alone.evidence * (alone.size / _size(alone.evidence))
-    both = alone.evidence + np.mean([view.evidence for view in views], axis=0)
-    size = alone.size + float(np.mean([view.size for view in views]))
-    found: FloatArray = both * (size / _size(both))
+def _together(
+    alone: View, views: list[View], texts: list[FloatArray], free: BoolArray
+) -> FloatArray:
+    """The example alone plus the mean of the rounds, as large as if both were added in nats.
+
+    The channel is added by how much it agrees: texts may tell nothing about the labels.
+
+    Args:
+        alone: Each example alone.
+        views: The rounds.
+        texts: The channel: each example alone and the rounds, of unit size.
+        free: ``[n]`` bool, the examples by which it is judged.
+    """
+    asked, size = alone.evidence, alone.size
+    if views:
+        asked = asked + np.mean([view.evidence for view in views], axis=0)
+        size += float(np.mean([view.size for view in views]))
+    if texts:
+        asked, said = unit(asked, free), unit(np.mean(texts[1:] or texts, axis=0), free)
+        agreement = float((asked * said)[free].mean()) if free.any() else 0.0
+        asked = asked + channel_weight(agreement) * said
+    found: FloatArray = asked * (size / _size(asked))
     return found
+
+
+def channel_weight(agreement: float) -> float:
+    """How much the channel counts beside the rest, 0 to 1, by the correlation of both."""
+    return float(np.clip((agreement - _UNRELATED) / (_RELATED - _UNRELATED), 0.0, 1.0))
+
+
+def unit(values: ScoreArray | FloatArray, counts: BoolArray) -> FloatArray:
+    """Values without the mean of each row, of mean square 1 over the rows that count."""
+    rows = centred(np.asarray(values, np.float64))
+    return rows / _size(rows[counts] if counts.any() else rows)
 
 
 def _size(evidence: FloatArray) -> float:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from icm_fast.model.loaded import LoadedModel
     from icm_fast.plan.pieces import TokenizedDataset
     from icm_fast.plan.text_ids import Tokenizer
-    from icm_fast.scoring.protocol import MakeScorer, Scorer
+    from icm_fast.scoring.protocol import MakeScorer, Scorer, TextScoring
 
 TYPICAL_FINAL_EVALUATIONS = (30, 5)
 """Evaluations of complete labellings in a typical search, and in one that starts from a bootstrap;
@@ -81,7 +81,7 @@ def diagnose(load: Callable[[], Dataset], model: Opened, config: SearchConfig) -
 
 def _steps(load: Callable[[], Dataset], model: Opened, config: SearchConfig) -> Iterator[Finding]:
     from icm_fast.plan.pieces import tokenize_dataset
-    from icm_fast.scoring.factory import make_scorer
+    from icm_fast.scoring.factory import make_scorer, make_text_scorer
 
     dataset = load()
     check_fits(config, dataset)
@@ -107,7 +107,9 @@ def _steps(load: Callable[[], Dataset], model: Opened, config: SearchConfig) -> 
     rate = _tokens_per_second(loaded, dataset, config, make_scorer)
     speed = {"tokens_per_second": rate}
     yield Finding("speed", True, f"{rate:,.0f} tokens per second", fields=speed)
-    yield cost(scorer, dataset, config, rate)
+    asks_back = config.start == "bootstrap" and bool(config.channel)
+    texts = make_text_scorer(loaded, dataset, config) if asks_back else None
+    yield cost(scorer, dataset, config, rate, texts=texts)
 
 
 def _processor() -> Finding:
@@ -289,7 +291,12 @@ def _tokens_per_second(
 
 
 def cost(
-    scorer: Scorer, dataset: Dataset, config: SearchConfig, rate: float, requests: int = 0
+    scorer: Scorer,
+    dataset: Dataset,
+    config: SearchConfig,
+    rate: float,
+    requests: int = 0,
+    texts: TextScoring | None = None,
 ) -> Finding:
     """Predicted tokens and time of a search.
 
@@ -299,11 +306,17 @@ def cost(
         config: Settings of the search.
         rate: Tokens per second.
         requests: Requests to a server for one evaluation; 0 for a model in this process.
+        texts: Scores texts after labels, if the search will.
     """
     n, n_labels = len(dataset), len(dataset.label_space)
     full = scorer.predict_tokens(balanced_labels(n, n_labels))
     sizes = growth_sizes(n, config)
-    growing = sum(scorer.predict_tokens(balanced_labels(n, n_labels, n_labelled=m)) for m in sizes)
+    shown = [balanced_labels(n, n_labels, n_labelled=m) for m in sizes]
+    # With the channel an example alone is asked about both ways, and then every other round.
+    both = [] if texts is None else [shown[0], *shown[2::2]]
+    asked = shown if texts is None else [shown[0], *shown[1::2]]
+    growing = sum(scorer.predict_tokens(labels) for labels in asked)
+    growing += sum(texts.predict_text_tokens(labels) for labels in both if texts is not None)
     n_final = config.max_evaluations or TYPICAL_FINAL_EVALUATIONS[config.start == "bootstrap"]
     total = growing + n_final * full
     numbers = {

@@ -9,7 +9,7 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 from icm_fast.config import SearchConfig, check_config
-from icm_fast.engine.answers import answer, scored
+from icm_fast.engine.answers import answer, checked, scored
 from icm_fast.engine.bootstrap import bootstrap
 from icm_fast.engine.chains import make_search_engine
 from icm_fast.engine.concerns import CollapseWatch
@@ -157,9 +157,15 @@ def bootstrapped(
         show()
         return found
 
+    def read(labels: IntArray) -> ScoreArray:
+        found = store.beside("texts", labels, checked(store, scorer, scorer.score_texts))
+        show()
+        return found.scores
+
     return bootstrap(
         dataset,
         evaluate,
+        read=read if config.channel and scorer.reads_texts else None,
         fixed=fixed_array(config),
         rounds=config.bootstrap_rounds,
         shares=config.label_shares,

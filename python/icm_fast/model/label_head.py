@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from transformers import PreTrainedModel
 
@@ -53,6 +55,31 @@ class LabelHead:
         weight = self._head.weight[index].float()
         products = torch.stack([(hidden.float() * row).sum(-1) for row in weight], dim=-1)
         return self._finish(products, bias)
+
+    def own_logprobs(
+        self, hidden: torch.Tensor, tokens: Sequence[int], vocabulary: Sequence[int]
+    ) -> torch.Tensor:
+        """Log-probability of each row's own token among those of a vocabulary, ``[rows]`` float32.
+
+        In chunks of a fixed number of rows, so that a row's result does not depend on the others.
+
+        Args:
+            hidden: ``[rows, hidden_size]``.
+            tokens: Token of each row, ``[rows]``.
+            vocabulary: Distinct tokens in order; all of ``tokens`` are among them.
+        """
+        device = self._head.weight.device
+        index = torch.tensor(vocabulary, device=device)
+        weight = self._head.weight[index].float().T
+        bias = None if self._head.bias is None else self._head.bias[index]
+        own = torch.searchsorted(index, torch.tensor(list(tokens), device=device))
+        found = []
+        for states, mine in zip(hidden.split(_ROW_CHUNK), own.split(_ROW_CHUNK), strict=True):
+            padding = (0, 0, 0, _ROW_CHUNK - len(states))
+            rows = torch.nn.functional.pad(states.to(device).float(), padding)
+            logprobs = self._finish(rows @ weight, bias).log_softmax(-1)
+            found.append(logprobs[: len(mine)].gather(1, mine[:, None])[:, 0])
+        return torch.cat(found) if found else hidden.new_zeros(0, dtype=torch.float32)
 
     def log_normalizer(self, hidden: torch.Tensor) -> torch.Tensor:
         """Log-sum-exp over the vocabulary, ``[rows]`` float32.

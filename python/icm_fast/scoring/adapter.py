@@ -5,19 +5,26 @@ The only place that looks at which methods a scorer has.
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from icm_fast.scoring.checks import checked
-from icm_fast.scoring.protocol import Enough, Scored, SearchScorer, SimpleScorer
+from icm_fast.scoring.protocol import Enough, Scored, SearchScorer, SimpleScorer, TextReading
 from icm_fast.types import BoolArray, Dataset, FloatArray, IntArray
 
 
-def lift(scorer: SimpleScorer, dataset: Dataset) -> SearchScorer:
+class LiftedScorer(SearchScorer, TextReading, Protocol):
+    """All that a search uses."""
+
+
+def lift(scorer: SimpleScorer, dataset: Dataset, texts: TextReading | None = None) -> LiftedScorer:
     """Return a scorer with all that a search needs; what ``scorer`` lacks is made of its `score`.
 
     Args:
         scorer: Has at least ``score(labels, queries=None)``.
         dataset: What it scores.
+        texts: Scores texts after labels; the scorer itself when absent.
     """
-    return _Lifted(scorer, dataset)
+    return _Lifted(scorer, dataset, texts)
 
 
 def fingerprint_of(scorer: SimpleScorer, default: str) -> str:
@@ -25,15 +32,21 @@ def fingerprint_of(scorer: SimpleScorer, default: str) -> str:
     return str(getattr(scorer, "fingerprint", default))
 
 
+def reads_texts(scorer: SimpleScorer) -> bool:
+    """Whether a scorer also says how probable texts are after labels."""
+    return hasattr(scorer, "score_texts")
+
+
 class _Lifted:
     """Passes on what the scorer can do and scores whole labellings where it can't."""
 
-    def __init__(self, scorer: SimpleScorer, dataset: Dataset) -> None:
+    def __init__(self, scorer: SimpleScorer, dataset: Dataset, texts: TextReading | None) -> None:
         self._scorer = scorer
         self._dataset = dataset
         self._score_rows = getattr(scorer, "score_rows", None)
         self._score_canonical = getattr(scorer, "score_canonical", scorer.score)
         self._visit = getattr(scorer, "visit", None)
+        self._score_texts = getattr(texts or scorer, "score_texts", None)
         #: How a model of this process is forwarded; None for scorers that do not say.
         self.path: object = getattr(scorer, "path", None)
 
@@ -62,6 +75,12 @@ class _Lifted:
     def score_canonical(self, labels: IntArray) -> Scored:
         """Score all examples under contexts that depend on ``labels`` alone."""
         scored: Scored = self._score_canonical(labels)
+        return scored
+
+    def score_texts(self, labels: IntArray) -> Scored:
+        """Score texts after labels; only for scorers that :func:`reads_texts`."""
+        assert self._score_texts is not None
+        scored: Scored = self._score_texts(labels)
         return scored
 
     def visit(self, labels: IntArray) -> None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from icm_fast.model.lazy import ModelIdentity
     from icm_fast.plan.leave_one_out import LeaveOneOutPlan
     from icm_fast.scoring.models import ScoringModel
-    from icm_fast.scoring.protocol import Enough, Scored, Scorer
+    from icm_fast.scoring.protocol import Enough, ReadingScorer, Scored
     from icm_fast.types import BoolArray, Dataset, FloatArray, IntArray
 
 P = ParamSpec("P")
@@ -28,10 +28,12 @@ class ModelElsewhere(ABC):
     Attributes:
         name: The model as the user named it.
         is_named: Whether that is a name or a path, and not an address.
+        is_served: Whether a server or an engine of others computes its scores.
     """
 
     name: str
     is_named: bool
+    is_served: bool
 
     def load(self) -> Self:
         """This; the others open the model when they are first called."""
@@ -84,7 +86,7 @@ class ModelElsewhere(ABC):
             InputError: The function raises it there, or no process can be had.
         """
 
-    def scorer(self, dataset: Dataset, config: SearchConfig) -> Scorer:
+    def scorer(self, dataset: Dataset, config: SearchConfig) -> ReadingScorer:
         """Scores labellings of a data set, each in one call."""
         return ScorerElsewhere(self, dataset, config)
 
@@ -122,6 +124,19 @@ class ScorerElsewhere(ScorerOfLabels):
         scored: Scored = self._call("score_canonical", labels)
         return scored
 
+    def score_texts(self, labels: IntArray) -> Scored:
+        """Score texts after labels, where the model is."""
+        scored: Scored = self._of_texts("score_texts", labels)
+        return scored
+
+    def predict_text_tokens(self, labels: IntArray) -> int:
+        """Tokens that :meth:`score_texts` would forward."""
+        n_tokens: int = self._of_texts("predict_text_tokens", labels)
+        return n_tokens
+
+    def _of_texts(self, method: str, labels: IntArray) -> Any:
+        return self._model.call(_of_texts, self._dataset, self._config, method, labels)
+
     def predict_tokens(self, labels: IntArray, queries: BoolArray | None = None) -> int:
         """Tokens that :meth:`score` would forward."""
         n_tokens: int = self._call("predict_tokens", labels, queries)
@@ -134,6 +149,15 @@ class ScorerElsewhere(ScorerOfLabels):
 
     def _call(self, method: str, *arguments: object) -> Any:
         return self._model.call(_of_scorer, self._dataset, self._config, method, arguments)
+
+
+def _of_texts(
+    model: ScoringModel, dataset: Dataset, config: SearchConfig, method: str, labels: IntArray
+) -> Any:
+    """Call a method of what scores texts, where the model is."""
+    from icm_fast.scoring.factory import make_text_scorer
+
+    return getattr(make_text_scorer(model, dataset, config), method)(labels)
 
 
 def _of_scorer(

@@ -19,10 +19,11 @@ from icm_fast.scoring.elsewhere import ModelElsewhere
 from icm_fast.scoring.growing import AppendingScorer
 from icm_fast.scoring.local import NaiveScorer, TreeScorer
 from icm_fast.scoring.models import TOKENIZING, local_weights
-from icm_fast.scoring.protocol import Scorer
+from icm_fast.scoring.protocol import Scorer, TextScoring
 from icm_fast.scoring.servers.lazy import ServedModel
 from icm_fast.scoring.servers.scorer import ServerScorer
 from icm_fast.scoring.support import require_exact_sharing, require_known_head, require_tree_support
+from icm_fast.scoring.texts import TextScorer
 from icm_fast.types import Dataset
 
 if TYPE_CHECKING:
@@ -50,6 +51,21 @@ def make_scorer(loaded: ScoringModel, dataset: Dataset, config: SearchConfig) ->
         scorer = _make_scorer(loaded, dataset, config)
         warn_of_slow_device(scorer.path)
     return scorer
+
+
+def make_text_scorer(loaded: ScoringModel, dataset: Dataset, config: SearchConfig) -> TextScoring:
+    """Return what scores texts after labels.
+
+    Args:
+        loaded: A model in this process or of other processes that hold its weights.
+        dataset: What is scored.
+        config: Settings.
+    """
+    if isinstance(loaded, ModelElsewhere):
+        return loaded.scorer(dataset, config)
+    if isinstance(loaded, ServedModel):
+        raise TypeError("servers are not asked for texts; see reads_texts")
+    return TextScorer(loaded, dataset, config)
 
 
 def _make_scorer(

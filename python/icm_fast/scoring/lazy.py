@@ -9,14 +9,15 @@ import numpy as np
 
 from icm_fast.identity import json_digest
 from icm_fast.model.lazy import ModelIdentity
-from icm_fast.scoring.adapter import fingerprint_of, lift
+from icm_fast.scoring import adapter
+from icm_fast.scoring.adapter import LiftedScorer, fingerprint_of, lift
 from icm_fast.scoring.checks import as_float32, checked
-from icm_fast.scoring.models import TOKENIZING, Opened, open_model
+from icm_fast.scoring.models import TOKENIZING, Opened, open_model, reads_texts
 
 if TYPE_CHECKING:
     from icm_fast.config import SearchConfig
     from icm_fast.model.loaded import ModelSpec
-    from icm_fast.scoring.protocol import Enough, Scored, SearchScorer, SimpleScorer
+    from icm_fast.scoring.protocol import Enough, Scored, SimpleScorer
     from icm_fast.types import BoolArray, Dataset, FloatArray, IntArray, ScoreArray
 
 
@@ -40,7 +41,11 @@ class _Source(Protocol):
     def may_differ(self, files: object) -> bool:
         """Whether the model may be another one than that with this digest of files."""
 
-    def scorer(self) -> SearchScorer:
+    @property
+    def reads_texts(self) -> bool:
+        """Whether the scorer also scores texts after labels."""
+
+    def scorer(self) -> LiftedScorer:
         """Make the scorer."""
 
 
@@ -74,10 +79,16 @@ class _FromModel:
     def may_differ(self, files: object) -> bool:
         return self._model.may_differ(files)
 
-    def scorer(self) -> SearchScorer:
-        from icm_fast.scoring.factory import make_scorer
+    @property
+    def reads_texts(self) -> bool:
+        return reads_texts(self._model)
 
-        return lift(make_scorer(self._model.load(), self._dataset, self._config), self._dataset)
+    def scorer(self) -> LiftedScorer:
+        from icm_fast.scoring.factory import make_scorer, make_text_scorer
+
+        model, data, config = self._model.load(), self._dataset, self._config
+        texts = make_text_scorer(model, data, config) if self.reads_texts else None
+        return lift(make_scorer(model, data, config), data, texts)
 
 
 class _FromCaller:
@@ -97,7 +108,11 @@ class _FromCaller:
     def may_differ(self, files: object) -> bool:
         return True
 
-    def scorer(self) -> SearchScorer:
+    @property
+    def reads_texts(self) -> bool:
+        return adapter.reads_texts(self._scorer)
+
+    def scorer(self) -> LiftedScorer:
         return lift(self._scorer, self._dataset)
 
 
@@ -121,7 +136,7 @@ class LazyScorer:
         self._dataset = dataset
         self._visits_matter = config.context_order == "append"
         self._visited: list[IntArray] = []
-        self._scorer: SearchScorer | None = None
+        self._scorer: LiftedScorer | None = None
         self._source: _Source
         if scorer is not None:
             self._source = _FromCaller(scorer, dataset, str(model))
@@ -205,7 +220,20 @@ class LazyScorer:
         settled = enough is not None and enough(scored.scores)
         return checked(self._dataset, scored, _begun(scored.scores) if settled else rows)
 
-    def _open(self) -> SearchScorer:
+    @property
+    def reads_texts(self) -> bool:
+        """Whether :meth:`score_texts` can be called; the model is not loaded for it."""
+        return self._source.reads_texts
+
+    def score_texts(self, labels: IntArray) -> Scored:
+        """How probable each example's text is after each label, ``[n, n_labels]``.
+
+        Raises:
+            InputError: Same as :meth:`score`.
+        """
+        return checked(self._dataset, self._open().score_texts(labels))
+
+    def _open(self) -> LiftedScorer:
         if self._scorer is None:
             self._scorer = self._source.scorer()
         return self._scorer

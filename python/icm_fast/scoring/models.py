@@ -116,6 +116,13 @@ def open_model(model: ModelSpec | Opened | ServedModel, config: Choice) -> Opene
     return LazyModel(model, dtype=config.dtype, device=config.device)
 
 
+def reads_texts(model: Opened) -> bool:
+    """Whether the model can say how probable a text is; servers are asked for labels only."""
+    if isinstance(model, ModelElsewhere):
+        return not model.is_served
+    return isinstance(model, LazyModel)
+
+
 def _refuse_others(config: Choice) -> None:
     """Raise InputError for settings that vLLM in this process does not follow."""
     for name, value, fix in (

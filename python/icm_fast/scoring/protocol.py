@@ -40,6 +40,27 @@ class SimpleScorer(Protocol):
         """Score the queried examples (all by default) under ``labels``, ``[n]``."""
 
 
+class TextReading(Protocol):
+    """What a scorer may offer beside that: texts after labels, for a bootstrap."""
+
+    def score_texts(self, labels: IntArray) -> Scored:
+        """How probable each example's text is after each label, ``[n, n_labels]``.
+
+        Only the differences within a row count, and those between the rows for one label.
+
+        Args:
+            labels: ``[n]``, the labels of demonstrations and -1 for all others. No example may be
+                scored after itself.
+        """
+
+
+class TextScoring(TextReading, Protocol):
+    """Scores texts after labels, and tells in advance what that costs."""
+
+    def predict_text_tokens(self, labels: IntArray) -> int:
+        """Tokens that :meth:`score_texts` would forward."""
+
+
 Enough = Callable[[ScoreArray], bool]
 """Whether scores ``[n, n_labels]``, NaN where not scored yet, settle what they are needed for."""
 
@@ -90,6 +111,10 @@ class Scorer(SearchScorer, Protocol):
         Raises:
             InputError: The scorer has no single plan for all examples.
         """
+
+
+class ReadingScorer(Scorer, TextScoring, Protocol):
+    """A scorer that scores texts as well."""
 
 
 class MakeScorer(Protocol):

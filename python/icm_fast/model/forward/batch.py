@@ -12,6 +12,10 @@ import torch
 from icm_fast.kernels.tree_attention import AttentionWork, SegmentWork
 
 IntArray64 = npt.NDArray[np.int64]
+Bytes = npt.NDArray[np.uint8]
+
+NONE, LAST, ALL = 0, 1, 2
+"""Which hidden states of a segment are returned; as ``Wanted`` in csrc/cpu/decoder.hpp."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +29,8 @@ class PackedBatch:
         own: ``[n_segments]`` int64, first pool slot of each segment's own keys and values.
         ranges: Per segment the pool ranges ``(begin, end)`` of its ancestors, root first; their
             lengths sum to ``start``.
-        wanted: ``[n_segments]`` bool, segments whose last hidden state is returned.
+        wanted: ``[n_segments]`` uint8, the hidden states that are returned: ``NONE``, the ``LAST``
+            one or ``ALL``.
     """
 
     token_ids: IntArray64
@@ -33,7 +38,7 @@ class PackedBatch:
     start: IntArray64
     own: IntArray64
     ranges: tuple[tuple[tuple[int, int], ...], ...]
-    wanted: npt.NDArray[np.bool_]
+    wanted: Bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +61,13 @@ class PackedRows:
 def rows_of(batch: PackedBatch) -> PackedRows:
     """The position of each row of a batch, and what it attends to."""
     ends = np.cumsum(batch.n_tokens)
-    works, positions, slots = [], [], []
+    works, positions, slots, wanted = [], [], [], []
     for k, (length, start, own) in enumerate(
         zip(batch.n_tokens, batch.start, batch.own, strict=True)
     ):
         end = int(ends[k])
+        returned = (0, 1, int(length))[batch.wanted[k]]
+        wanted.append(np.arange(end - returned, end))
         works.append(SegmentWork(end - int(length), end, batch.ranges[k], int(own), int(start)))
         positions.append(np.arange(start, start + length))
         slots.append(np.arange(own, own + length))
@@ -68,7 +75,7 @@ def rows_of(batch: PackedBatch) -> PackedRows:
         AttentionWork(tuple(works), len(batch.token_ids)),
         np.concatenate(positions).astype(np.int64),
         np.concatenate(slots).astype(np.int64),
-        (ends[batch.wanted] - 1).astype(np.int64),
+        np.concatenate(wanted).astype(np.int64),
     )
 
 
@@ -173,7 +180,7 @@ class Forward(Protocol):
         """Forward one batch.
 
         Returns:
-            ``[wanted.sum(), hidden_size]``: last hidden states after the final norm.
+            ``[n_wanted, hidden_size]``: the wanted hidden states after the final norm.
         """
 
     def pool_bytes(self) -> int:

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from icm_fast.model.forward.batch import Forward, PackedBatch, RangePaths, SegmentPlan
+from icm_fast.model.forward.batch import Bytes, Forward, PackedBatch, RangePaths, SegmentPlan
 from icm_fast.model.forward.cpu import CpuForward, cpu_decoder
 from icm_fast.model.forward.device import DeviceForward, serves
 from icm_fast.model.forward.generic import GenericForward
@@ -61,7 +61,7 @@ class ModelRunner:
         Args:
             plan: Segments, batches and pool slots.
             tokens_of: Token ids of a segment.
-            wanted: ``[n_segments]``: segments whose last row is returned.
+            wanted: ``[n_segments]`` bool, segments whose last row is returned.
 
         Returns:
             ``[wanted.sum(), hidden_size]``, in segment order, after the model's final norm.
@@ -71,11 +71,17 @@ class ModelRunner:
         return torch.cat(states)[torch.from_numpy(np.argsort(order[wanted[order]]))]
 
     def stages(
-        self, plan: SegmentPlan, tokens_of: TokenSource, wanted: npt.NDArray[np.bool_]
+        self, plan: SegmentPlan, tokens_of: TokenSource, wanted: npt.NDArray[np.bool_] | Bytes
     ) -> Iterator[tuple[npt.NDArray[np.int32], torch.Tensor]]:
         """Run batch after batch; yield its segments, and last hidden states of the wanted ones.
 
         A caller that has seen enough stops iterating; the rest is not forwarded.
+
+        Args:
+            plan: Segments, batches and pool slots.
+            tokens_of: Token ids of a segment.
+            wanted: ``[n_segments]``, whether the last row of a segment is returned, or which of its
+                rows: ``NONE``, ``LAST`` or ``ALL``.
         """
         paths = RangePaths(plan)
         with torch.inference_mode():
@@ -106,7 +112,7 @@ def _pack(
     segments: npt.NDArray[np.int32],
     tokens_of: TokenSource,
     paths: RangePaths,
-    wanted: npt.NDArray[np.bool_],
+    wanted: npt.NDArray[np.bool_] | Bytes,
 ) -> PackedBatch:
     ids: list[int] = []
     for s in segments:
@@ -120,5 +126,5 @@ def _pack(
         start=plan.start[segments],
         own=plan.kv_offset[segments],
         ranges=tuple(paths.before(int(s)) for s in segments),
-        wanted=wanted[segments],
+        wanted=wanted[segments].astype(np.uint8),
     )

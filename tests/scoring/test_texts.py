@@ -1,0 +1,182 @@
+"""Texts after labels: what is shared changes no score, and nothing is scored after itself."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from icm_fast.config import SearchConfig
+from icm_fast.errors import InputError
+from icm_fast.model import load_model
+from icm_fast.plan.texts import MOST_SHOWN, context_of_rows, plan_texts, shown_contexts
+from icm_fast.scoring.factory import make_text_scorer
+from icm_fast.scoring.texts import calibrated_texts
+from icm_fast.types import Dataset, Example, LabelSpace
+from tiny_models import (
+    MULTI,
+    PREFIX,
+    SINGLE,
+    WAYS,
+    byte_tokenizer,
+    metaspace_tokenizer,
+    mixed_labels,
+    one_thread,  # noqa: F401
+    reviews,
+    tiny_loaded,
+    tiny_model,
+)
+
+LABELS = {"single": SINGLE, "multi": MULTI, "prefix": PREFIX}
+
+
+def plan_of(dataset, labels, tokenizer=None, batch_tokens=4096):
+    return plan_texts(
+        dataset, tokenizer or byte_tokenizer(), labels, seed=0, batch_tokens=batch_tokens
+    )
+
+
+def whole_text(dataset, row, label, shown, labels):
+    """The prompt of a text after a label, and where the text begins, by hand."""
+    parts = []
+    for one in [*shown, row]:
+        body, question = dataset.examples[one].prompt.split("\n")
+        name = dataset.label_space[label if one == row else int(labels[one])]
+        parts.append(f"{question}{name}\n{body}")
+    return dataset.opening + dataset.separator.join(parts), dataset.examples[row].prompt.split(
+        "\n"
+    )[0]
+
+
+@pytest.fixture(scope="module", params=WAYS)
+def loaded(request):
+    return tiny_loaded(*WAYS[request.param])
+
+
+@pytest.mark.parametrize("kind", LABELS)
+def test_every_family_scores_like_whole_prompts(loaded, kind):
+    dataset = reviews(LABELS[kind])
+    for labels in (np.full(len(dataset), -1, np.int32), mixed_labels(dataset)):
+        shared = make_text_scorer(loaded, dataset, SearchConfig()).score_texts(labels)
+        whole = make_text_scorer(loaded, dataset, SearchConfig(scorer="naive")).score_texts(labels)
+        assert shared.scores.dtype == np.float32
+        assert np.abs(shared.scores - whole.scores).max() <= 1e-4
+        assert shared.n_tokens < whole.n_tokens
+        assert np.ptp(whole.scores, axis=1).max() > 0.05, "all labels are alike"
+
+
+@pytest.mark.parametrize("preamble", ["", "Judge each review."])
+@pytest.mark.parametrize("bos", [False, True])
+@pytest.mark.parametrize("make", [byte_tokenizer, metaspace_tokenizer])
+def test_the_tokens_of_a_text_after_a_label_are_those_of_the_whole_prompt(make, bos, preamble):
+    dataset = replace(reviews(MULTI), preamble=preamble)
+    labels, tokenizer = mixed_labels(dataset), make(bos)
+    for state in (labels, np.full(len(dataset), -1, np.int32)):
+        plan = plan_of(dataset, state, tokenizer)
+        shown = shown_contexts(state, 0)
+        for leaf in plan.leaves:
+            text, own = whole_text(
+                dataset, leaf.row, leaf.label, shown[plan.contexts[leaf.row]], state
+            )
+            ids = tokenizer(text)["input_ids"]
+            assert list(plan.ids_before(leaf) + leaf.scored) == list(ids)
+            assert own.endswith(tokenizer.decode(leaf.scored).strip())
+
+
+def test_the_probability_of_a_text_is_among_the_tokens_of_all_texts():
+    loaded, dataset = tiny_loaded("llama"), reviews()
+    labels = np.full(len(dataset), -1, np.int32)
+    scorer = make_text_scorer(loaded, dataset, SearchConfig())
+    plan = scorer.plan(labels)
+    index = torch.tensor(plan.vocabulary)
+    totals = np.zeros((len(dataset), len(dataset.label_space)))
+    for leaf in plan.leaves:
+        ids = [*plan.ids_before(leaf), *leaf.scored]
+        with torch.inference_mode():
+            logits = loaded.model(input_ids=torch.tensor([ids])).logits[0, :, index]
+        found = logits.log_softmax(-1)
+        for at, token in enumerate(leaf.scored, start=len(ids) - len(leaf.scored)):
+            totals[leaf.row, leaf.label] += float(found[at - 1, plan.vocabulary.index(token)])
+    expected = calibrated_texts(totals, plan)
+    assert np.abs(scorer.score_texts(labels).scores - expected).max() <= 1e-4
+
+
+def test_no_example_is_scored_after_itself_and_contexts_hold_as_many_of_each_label():
+    rng = np.random.default_rng(3)
+    labels = rng.integers(-1, 3, 200).astype(np.int32)
+    shown = shown_contexts(labels, 5)
+    assert sorted(row for rows in shown for row in rows) == np.flatnonzero(labels >= 0).tolist()
+    assert max(map(len, shown)) <= MOST_SHOWN
+    chosen = context_of_rows(shown, len(labels))
+    assert all(row not in shown[chosen[row]] for row in range(len(labels)))
+    counts = np.array([[(labels[rows] == y).sum() for y in range(3)] for rows in shown])
+    assert np.ptp(counts, axis=0).max() <= 1
+    assert np.bincount(chosen, minlength=len(shown)).min() >= len(labels) // len(shown) // 2
+    assert shown != shown_contexts(labels, 6)
+
+
+def test_one_demonstration_is_seen_by_all_others():
+    labels = np.array([-1, 1, -1], np.int32)
+    shown = shown_contexts(labels, 0)
+    assert sorted(map(len, shown)) == [0, 1]
+    assert 1 not in shown[context_of_rows(shown, 3)[1]]
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 64, 4096])
+def test_batches_are_of_their_size_and_no_slot_is_used_twice_at_a_time(batch_tokens):
+    dataset = reviews()
+    plan = plan_of(dataset, mixed_labels(dataset), batch_tokens=batch_tokens)
+    assert sorted(plan.batch_segments) == list(range(len(plan.ids)))
+    inner = set(plan.parent[plan.parent >= 0].tolist())
+    held = {}
+    for begin, end in zip(plan.batch_offsets[:-1], plan.batch_offsets[1:], strict=True):
+        batch = plan.batch_segments[begin:end]
+        assert plan.n_tokens[batch].sum() <= batch_tokens or len(batch) == 1
+        assert all(plan.parent[s] < 0 or plan.parent[s] in held for s in batch)
+        used = {}
+        for s in batch.tolist():
+            slots = range(plan.kv_offset[s], plan.kv_offset[s] + plan.n_tokens[s])
+            assert slots.start % 2 == 0
+            assert slots.stop <= plan.pool_tokens
+            assert not any(set(slots) & set(other) for other in (used | held).values())
+            used[s] = slots
+        held |= {s: slots for s, slots in used.items() if s in inner}
+
+
+def test_batches_change_no_bit():
+    loaded, dataset = tiny_loaded("llama"), reviews()
+    labels = mixed_labels(dataset)
+    found = [
+        make_text_scorer(loaded, dataset, SearchConfig(batch_tokens=size)).score_texts(labels)
+        for size in (1, 50, 4096)
+    ]
+    assert all(np.array_equal(found[0].scores, one.scores) for one in found)
+    assert len({one.n_tokens for one in found}) == 1
+
+
+def test_scores_have_no_preference_for_a_label_and_do_not_grow_with_length():
+    loaded, dataset = tiny_loaded("llama"), reviews()
+    scorer = make_text_scorer(loaded, dataset, SearchConfig())
+    labels = mixed_labels(dataset)
+    scores, contexts = scorer.score_texts(labels).scores, scorer.plan(labels).contexts
+    assert np.abs(scores.mean(axis=1)).max() <= 1e-6
+    for context in np.unique(contexts):
+        assert np.abs(scores[contexts == context].mean(axis=0)).max() <= 1e-6
+
+
+def test_a_prompt_of_one_line_and_equal_texts():
+    rows = [Example(str(k), text) for k, text in enumerate(("It rains", "It rains", "Sun is out"))]
+    dataset = Dataset(tuple(rows), LabelSpace((" no", " yes")))
+    loaded = load_model((tiny_model("llama"), byte_tokenizer()))
+    for labels in (np.full(3, -1, np.int32), np.array([0, 1, -1], np.int32)):
+        found = make_text_scorer(loaded, dataset, SearchConfig()).score_texts(labels)
+        assert np.isfinite(found.scores).all()
+        plan = plan_of(dataset, labels)
+        assert all(leaf.scored for leaf in plan.leaves)
+
+
+def test_texts_longer_than_the_context_are_refused():
+    loaded = tiny_loaded("llama")
+    scorer = make_text_scorer(loaded, reviews(), SearchConfig(context_limit=12))
+    with pytest.raises(InputError, match="channel=False"):
+        scorer.score_texts(mixed_labels(reviews()))
