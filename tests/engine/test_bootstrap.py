@@ -126,8 +126,8 @@ def test_the_channel_counts_as_much_as_it_agrees():
 
 def test_a_channel_that_says_nothing_or_the_opposite_has_no_weight():
     assert channel_weight(-0.9) == channel_weight(0.0) == channel_weight(0.2) == 0.0
-    assert channel_weight(0.4) == channel_weight(1.0) == 1.0
-    assert 0.0 < channel_weight(0.3) < 1.0
+    assert channel_weight(0.4) == channel_weight(1.0) == 0.8
+    assert 0.0 < channel_weight(0.3) < 0.8
     silent = Asked((0.0,) * 4, (0.0,) * 4)
     asked = [Asked((2.0, 1.0, -1.0, -2.0), (1.5, 2.5, -2.0, -3.0)) for _ in range(2)]
     found = bootstrap(toy_dataset(4), asked[0], read=silent, fixed=None, rounds=1)

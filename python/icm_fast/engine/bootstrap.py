@@ -49,8 +49,9 @@ _AGREEMENT = 0.65
 _UNEQUAL = 6.0
 """Nats by which unequal shares of three and more labels have to fit better; measured."""
 _SMALLEST_SHARE = 0.01
-_UNRELATED, _RELATED = 0.2, 0.4
-"""Correlations with the rest at which the channel counts nothing, and fully; measured."""
+_UNRELATED, _RELATED, _MOST = 0.2, 0.4, 0.8
+"""Correlations with the rest up to which the channel counts nothing, and from which it counts most;
+and how much that is. Measured (dev/LOG.md)."""
 
 Evaluate = Callable[[IntArray], ScoreArray]
 """Scores of all examples under a labelling: ``[n]`` to ``[n, n_labels]``."""
@@ -71,7 +72,8 @@ def bootstrap(
     Args:
         dataset: Examples, label space and constraints.
         evaluate: Scores a labelling.
-        read: Scores texts after labels; None leaves the noisy channel out.
+        read: Scores texts after labels, of each example alone and, every other time that labels are
+            shown, among those that were shown before; None leaves the noisy channel out.
         fixed: ``[n]`` known labels, which are shown in every round; -1 where there is none.
         rounds: How often labels are shown.
         shares: Expected shares of the labels. When empty, equal ones are assumed, and labels
@@ -84,18 +86,16 @@ def bootstrap(
     texts = [] if read is None or enough() else [unit(read(known), free)]
     rest = np.log(shares) if shares else np.zeros(alone.evidence.shape[1])
     views: list[View] = []
-    asked: set[tuple[bool, bytes]] = set()
+    shown: IntArray | None = None
     for number in range(rounds):
+        if read is not None and number % 2 and shown is not None and not enough():
+            texts.append(unit(read(shown), free))  # the same half, asked the other way round
+            continue
         evidence = _together(alone, views, texts, free) + rest
-        shown = confident_half(evidence, known, dataset.constraints)
-        of_texts = read is not None and number % 2 == 1
-        if enough() or (of_texts, shown.tobytes()) in asked:
+        before, shown = shown, confident_half(evidence, known, dataset.constraints)
+        if enough() or (before is not None and (before == shown).all()):
             break
-        asked.add((of_texts, shown.tobytes()))
-        if read is not None and of_texts:
-            texts.append(unit(read(shown), free))
-        else:
-            views.append(View.of(evaluate(shown), free))
+        views.append(View.of(evaluate(shown), free))
     evidence = _together(alone, views, texts, free)
     if views and not shares and not dataset.constraints:  # alone shows it too badly; measured
         among = np.mean([view.evidence for view in views], axis=0)
@@ -194,8 +194,9 @@ def _together(
 
 
 def channel_weight(agreement: float) -> float:
-    """How much the channel counts beside the rest, 0 to 1, by the correlation of both."""
-    return float(np.clip((agreement - _UNRELATED) / (_RELATED - _UNRELATED), 0.0, 1.0))
+    """How much the channel counts beside the rest, by the correlation of both."""
+    related = (agreement - _UNRELATED) / (_RELATED - _UNRELATED)
+    return _MOST * float(np.clip(related, 0.0, 1.0))
 
 
 def unit(values: ScoreArray | FloatArray, counts: BoolArray) -> FloatArray:
