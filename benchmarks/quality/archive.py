@@ -27,7 +27,7 @@ from icm_fast.evaluation.many_shot import predict
 from icm_fast.files import write_atomically
 from icm_fast.model import load_model
 from icm_fast.runs.provenance import versions
-from icm_fast.scoring.factory import make_scorer
+from icm_fast.scoring.factory import make_scorer, make_text_scorer
 from icm_fast.scoring.protocol import Scored
 from icm_fast.types import UNLABELLED, BoolArray, Dataset, IntArray, ScoreArray
 
@@ -40,14 +40,20 @@ class Recording:
 
     fingerprint = "recording"
 
-    def __init__(self, scorer: Any) -> None:
+    def __init__(self, scorer: Any, texts: Any) -> None:
         self._scorer = scorer
+        self._texts = texts
         self.scored: list[tuple[IntArray, ScoreArray]] = []
 
     def score(self, labels: IntArray, queries: BoolArray | None = None) -> Scored:
         """Score, and note the labelling."""
         found: Scored = self._scorer.score(labels, queries)
         self.scored.append((labels.copy(), np.asarray(found.scores, np.float32)))
+        return found
+
+    def score_texts(self, labels: IntArray) -> Scored:
+        """Score texts after labels."""
+        found: Scored = self._texts.score_texts(labels)
         return found
 
 
@@ -148,7 +154,8 @@ def search(
         wrong = np.where(gold == UNLABELLED, gold, (gold + 1) % len(dataset.label_space))
         more = {"start": "given", "initial_labels": tuple(wrong.tolist())}
     config = SearchConfig(preset=preset, seed=seed, **more)
-    recording = Recording(make_scorer(model, dataset, config))
+    texts = make_text_scorer(model, dataset, config)
+    recording = Recording(make_scorer(model, dataset, config), texts)
     found = icm_fast.search(dataset, model=cell.model, config=config, scorer=recording)
     visited = [
         [round(labelling_utility(dataset, y, s, config), 4), round(agreement(y, gold), 4)]

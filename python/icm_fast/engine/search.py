@@ -139,6 +139,8 @@ def search_into(
     result = judged(result, store, dataset, config)
     result = replace(result, seconds=watch.seconds())
     content = {**summary_of(engine, store, result), **scorer.computing()}
+    if config.start == "bootstrap":
+        content["channel"] = asks_back(config, scorer)
     summary = store.finish(labels_lines(dataset, result.labels, result.scores), content)
     return replace(result, seconds=float(summary["seconds"]))
 
@@ -165,12 +167,17 @@ def bootstrapped(
     return bootstrap(
         dataset,
         evaluate,
-        read=read if config.channel and scorer.reads_texts else None,
+        read=read if asks_back(config, scorer) else None,
         fixed=fixed_array(config),
         rounds=config.bootstrap_rounds,
         shares=config.label_shares,
         enough=lambda: 0 < config.max_tokens <= store.n_tokens,
     )
+
+
+def asks_back(config: SearchConfig, scorer: LazyScorer) -> bool:
+    """Whether a bootstrap has the channel: the settings say so and the model can be asked."""
+    return bool(config.channel) and scorer.reads_texts
 
 
 def _step(number: int, state: SearchState, store: MemoryStore) -> Step:

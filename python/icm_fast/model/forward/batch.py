@@ -66,7 +66,7 @@ def rows_of(batch: PackedBatch) -> PackedRows:
         zip(batch.n_tokens, batch.start, batch.own, strict=True)
     ):
         end = int(ends[k])
-        returned = (0, 1, int(length))[batch.wanted[k]]
+        returned = (0, 1, int(length))[int(batch.wanted[k])]
         wanted.append(np.arange(end - returned, end))
         works.append(SegmentWork(end - int(length), end, batch.ranges[k], int(own), int(start)))
         positions.append(np.arange(start, start + length))
