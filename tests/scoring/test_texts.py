@@ -115,6 +115,15 @@ def test_no_example_is_scored_after_itself_and_contexts_hold_as_many_of_each_lab
     assert shown != shown_contexts(labels, 6)
 
 
+def test_contexts_hold_no_more_than_those_of_a_bounded_search():
+    loaded, dataset = tiny_loaded("llama"), reviews()
+    labels = mixed_labels(dataset, unlabelled=())
+    config = SearchConfig(context_demonstrations=2)
+    plan = make_text_scorer(loaded, dataset, config).plan(labels)
+    assert len(np.unique(plan.contexts)) == len(dataset) // 2
+    assert plan.longest_context < plan_of(dataset, labels).longest_context
+
+
 def test_one_demonstration_is_seen_by_all_others():
     labels = np.array([-1, 1, -1], np.int32)
     shown = shown_contexts(labels, 0)

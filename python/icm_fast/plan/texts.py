@@ -101,7 +101,13 @@ class Leaf:
 
 
 def plan_texts(
-    dataset: Dataset, tokenizer: Tokenizer, labels: IntArray, *, seed: int, batch_tokens: int
+    dataset: Dataset,
+    tokenizer: Tokenizer,
+    labels: IntArray,
+    *,
+    seed: int,
+    batch_tokens: int,
+    most_shown: int = MOST_SHOWN,
 ) -> TextPlan:
     """Plan the texts of all examples after each label.
 
@@ -111,8 +117,9 @@ def plan_texts(
         labels: ``[n]``, the labels of the demonstrations and -1 for all others.
         seed: Draws the contexts.
         batch_tokens: Maximum number of tokens in one forward pass; a longer segment runs alone.
+        most_shown: Maximum number of demonstrations of a context.
     """
-    shown = shown_contexts(labels, seed)
+    shown = shown_contexts(labels, seed, most_shown)
     chosen = context_of_rows(shown, len(labels))
     tree = _Tree()
     for place, order in enumerate(shown):
@@ -122,16 +129,21 @@ def plan_texts(
     return tree.plan(chosen, batch_tokens)
 
 
-def shown_contexts(labels: IntArray, seed: int) -> list[list[int]]:
+def shown_contexts(labels: IntArray, seed: int, most_shown: int = MOST_SHOWN) -> list[list[int]]:
     """The demonstrations of each context, in order: at least two contexts, or an empty one.
 
     Every context gets about as many of each label.
+
+    Args:
+        labels: ``[n]``, -1 for all but the demonstrations.
+        seed: Draws what is where.
+        most_shown: Maximum number of demonstrations of a context.
     """
     rng = np.random.default_rng([seed, len(labels), _STREAM])
     shown = np.flatnonzero(labels != UNLABELLED)
     if not len(shown):
         return [[]]
-    n_contexts = max(2, -(-len(shown) // MOST_SHOWN))
+    n_contexts = max(2, -(-len(shown) // most_shown))
     contexts: list[list[int]] = [[] for _ in range(n_contexts)]
     dealt = 0
     for label in np.unique(labels[shown]):

@@ -18,7 +18,7 @@ from icm_fast.model.forward.runner import ModelRunner
 from icm_fast.model.label_head import LabelHead
 from icm_fast.model.loaded import LoadedModel
 from icm_fast.model.sharing import turn_of
-from icm_fast.plan.texts import Leaf, TextPlan, plan_texts
+from icm_fast.plan.texts import MOST_SHOWN, Leaf, TextPlan, plan_texts
 from icm_fast.scoring.local import within_device
 from icm_fast.scoring.protocol import Scored
 from icm_fast.scoring.support import require_exact_sharing, require_tree_support
@@ -56,6 +56,7 @@ class TextScorer:
             labels,
             seed=self._config.seed,
             batch_tokens=self._config.batch_tokens,
+            most_shown=min(self._config.context_demonstrations or MOST_SHOWN, MOST_SHOWN),
         )
         limit = self._config.context_limit or self._loaded.max_context
         if plan.longest_context > limit:
