@@ -114,7 +114,9 @@ void spoil(Bytes& bytes, cpu::Batch& batch) {
                                     &range.count,   &range.position, &batch.n_tokens};
     *places[bytes.between(0, 6)] = bytes.number(-2, 60);
     if (bytes.rarely()) batch.wanted.pop_back();
-    if (bytes.rarely()) batch.wanted.front() = static_cast<std::uint8_t>(bytes.between(0, 255));
+    if (bytes.rarely() && !batch.wanted.empty()) {
+        batch.wanted.front() = static_cast<std::uint8_t>(bytes.between(0, 255));
+    }
     if (bytes.rarely()) segment.ranges.pop_back();
 }
 

@@ -116,8 +116,8 @@ def test_the_channel_counts_as_much_as_it_agrees():
 
     found = labels_with(1.0, -1.2, 1.2, -1.0)  # agrees about the surest, not about the others
     said = unit(np.array([[0.0, m] for m in (1.0, -1.2, 1.2, -1.0)]), np.ones(4, np.bool_))
-    weight = channel_weight(float((alone * said).mean()))
-    assert 0 <= weight < 1
+    weight = channel_weight(float((alone * said).mean()), 4)
+    assert 0 <= weight < 0.8
     expected = alone + weight * said
     assert found / expected == pytest.approx(np.full((4, 2), found[0, 1] / expected[0, 1]))
     assert labels_with(-2.0, -1.0, 1.0, 2.0).argmax(axis=1).tolist() == [1, 1, 0, 0]
@@ -125,9 +125,10 @@ def test_the_channel_counts_as_much_as_it_agrees():
 
 
 def test_a_channel_that_says_nothing_or_the_opposite_has_no_weight():
-    assert channel_weight(-0.9) == channel_weight(0.0) == channel_weight(0.2) == 0.0
-    assert channel_weight(0.4) == channel_weight(1.0) == 0.8
-    assert 0.0 < channel_weight(0.3) < 0.8
+    assert channel_weight(-0.9, 100) == channel_weight(0.0, 100) == channel_weight(0.2, 100) == 0.0
+    assert channel_weight(0.4, 100) == channel_weight(1.0, 100) == 0.8
+    assert 0.0 < channel_weight(0.3, 100) < 0.8
+    assert channel_weight(0.37, 16) == 0.0  # as much is there by chance
     silent = Asked((0.0,) * 4, (0.0,) * 4)
     asked = [Asked((2.0, 1.0, -1.0, -2.0), (1.5, 2.5, -2.0, -3.0)) for _ in range(2)]
     found = bootstrap(toy_dataset(4), asked[0], read=silent, fixed=None, rounds=1)
@@ -181,6 +182,8 @@ def test_a_search_with_a_channel_resumes_to_the_same_bytes(tmp_path, stop_at):
     again = search(tmp_path / "whole", idle := Reading(N))
     assert (again.labels == whole.labels).all()
     assert idle.texts == idle.calls == 0
+    with pytest.raises(icm_fast.InputError, match="model"):  # it cannot read texts: another scorer
+        search(tmp_path / "whole", FakeScorer(N))
     without = icm_fast.search(
         dataset, model="fake", scorer=(off := Reading(N)), config=SearchConfig(channel=False)
     )
@@ -188,7 +191,7 @@ def test_a_search_with_a_channel_resumes_to_the_same_bytes(tmp_path, stop_at):
     assert without.n_tokens_forwarded != whole.n_tokens_forwarded
 
 
-def test_texts_that_are_no_numbers_are_refused(tmp_path):
+def test_texts_that_are_not_numbers_are_refused(tmp_path):
     class Nan(Reading):
         def score_texts(self, labels):
             found = super().score_texts(labels)

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+import icm_fast
 from icm_fast.config import SearchConfig
 from icm_fast.errors import InputError
 from icm_fast.model import load_model
-from icm_fast.plan.texts import MOST_SHOWN, context_of_rows, plan_texts, shown_contexts
+from icm_fast.plan.texts import MAX_SHOWN, context_of_rows, plan_texts, shown_contexts
 from icm_fast.scoring.factory import make_text_scorer
 from icm_fast.scoring.texts import calibrated_texts
 from icm_fast.types import Dataset, Example, LabelSpace
@@ -106,7 +107,7 @@ def test_no_example_is_scored_after_itself_and_contexts_hold_as_many_of_each_lab
     labels = rng.integers(-1, 3, 200).astype(np.int32)
     shown = shown_contexts(labels, 5)
     assert sorted(row for rows in shown for row in rows) == np.flatnonzero(labels >= 0).tolist()
-    assert max(map(len, shown)) <= MOST_SHOWN
+    assert max(map(len, shown)) <= MAX_SHOWN
     chosen = context_of_rows(shown, len(labels))
     assert all(row not in shown[chosen[row]] for row in range(len(labels)))
     counts = np.array([[(labels[rows] == y).sum() for y in range(3)] for rows in shown])
@@ -136,20 +137,25 @@ def test_batches_are_of_their_size_and_no_slot_is_used_twice_at_a_time(batch_tok
     dataset = reviews()
     plan = plan_of(dataset, mixed_labels(dataset), batch_tokens=batch_tokens)
     assert sorted(plan.batch_segments) == list(range(len(plan.ids)))
-    inner = set(plan.parent[plan.parent >= 0].tolist())
-    held = {}
+    descendants = {s: set() for s in range(len(plan.ids))}
+    for s in range(len(plan.ids)):
+        at = int(plan.parent[s])
+        while at >= 0:
+            descendants[at].add(s)
+            at = int(plan.parent[at])
+    slots = [range(o, o + n) for o, n in zip(plan.kv_offset, plan.n_tokens, strict=True)]
+    ran = set()
     for begin, end in zip(plan.batch_offsets[:-1], plan.batch_offsets[1:], strict=True):
-        batch = plan.batch_segments[begin:end]
+        batch = plan.batch_segments[begin:end].tolist()
         assert plan.n_tokens[batch].sum() <= batch_tokens or len(batch) == 1
-        assert all(plan.parent[s] < 0 or plan.parent[s] in held for s in batch)
-        used = {}
-        for s in batch.tolist():
-            slots = range(plan.kv_offset[s], plan.kv_offset[s] + plan.n_tokens[s])
-            assert slots.start % 2 == 0
-            assert slots.stop <= plan.pool_tokens
-            assert not any(set(slots) & set(other) for other in (used | held).values())
-            used[s] = slots
-        held |= {s: slots for s, slots in used.items() if s in inner}
+        needed = {s for s in ran if descendants[s] - ran}
+        assert all(plan.parent[s] < 0 or plan.parent[s] in needed for s in batch)
+        for s in batch:
+            assert slots[s].start % 2 == 0
+            assert slots[s].stop <= plan.pool_tokens
+            assert not any(set(slots[s]) & set(slots[other]) for other in needed)
+            needed.add(s)
+        ran |= set(batch)
 
 
 def test_batches_change_no_bit():
@@ -182,6 +188,55 @@ def test_a_prompt_of_one_line_and_equal_texts():
         assert np.isfinite(found.scores).all()
         plan = plan_of(dataset, labels)
         assert all(leaf.scored for leaf in plan.leaves)
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_the_smallest_data_sets(n):
+    loaded, dataset = tiny_loaded("llama"), reviews(n=n)
+    states = ([-1] * n, [0] * n, [-1] * (n - 1) + [1], [1] + [-1] * (n - 1))
+    for labels in map(np.array, states):
+        found = make_text_scorer(loaded, dataset, SearchConfig()).score_texts(labels)
+        assert np.isfinite(found.scores).all()
+    icm_fast.search(dataset, model=loaded)
+
+
+def test_the_last_line_is_scored_where_it_is_what_tells_examples_apart():
+    texts = ("It rains", "The sun is out", "Snow fell")
+    last = [Example(str(k), f"Classify.\nWeather: {t} Kind:") for k, t in enumerate(texts)]
+    first = [Example(str(k), f"Weather: {t}\nKind:") for k, t in enumerate(texts)]
+    space, labels = LabelSpace((" bad", " good")), np.array([0, 1, -1], np.int32)
+    tokenizer = byte_tokenizer()
+    for rows, head in ((last, "bad\nClassify.\nWeather:"), (first, "Kind: bad\nWeather:")):
+        plan = plan_of(Dataset(tuple(rows), space), labels, tokenizer)
+        for leaf in plan.leaves:
+            assert texts[leaf.row].endswith(tokenizer.decode(leaf.scored).split(" Kind:")[0][-3:])
+            before = tokenizer.decode(plan.ids_before(leaf))
+            assert leaf.label or head in before + tokenizer.decode(leaf.scored)
+    questions = [Example(str(k), f"A film.\nIs it {t}?") for k, t in enumerate(texts)]
+    plan = plan_of(Dataset(tuple(questions), space), labels, tokenizer)
+    assert len({leaf.scored for leaf in plan.leaves}) == 3
+
+
+@pytest.mark.parametrize("n_labels", [2, 20])
+def test_the_pool_holds_one_context_and_two_batches(n_labels):
+    text = "a film that goes on and on " * 12
+    rows = tuple(Example(str(k), f"Review: {k} {text}\nIs {k} good?") for k in range(40))
+    dataset = Dataset(rows, LabelSpace(tuple(f" l{k}" for k in range(n_labels))))
+    labels = (np.arange(40) % n_labels).astype(np.int32)
+    labels[20:] = -1
+    plan = plan_of(dataset, labels, batch_tokens=1024)
+    root = max(int(n) for n, parent in zip(plan.n_tokens, plan.parent, strict=True) if parent < 0)
+    assert plan.pool_tokens <= root + 4 * 1024
+
+
+def test_contexts_are_shortened_until_they_fit_the_model():
+    loaded, dataset = tiny_loaded("llama"), reviews()
+    labels = mixed_labels(dataset, unlabelled=())
+    whole = make_text_scorer(loaded, dataset, SearchConfig()).plan(labels)
+    config = SearchConfig(context_limit=whole.longest_context - 1)
+    plan = make_text_scorer(loaded, dataset, config).plan(labels)
+    assert plan.longest_context <= config.context_limit
+    assert len(np.unique(plan.contexts)) > len(np.unique(whole.contexts))
 
 
 def test_texts_longer_than_the_context_are_refused():

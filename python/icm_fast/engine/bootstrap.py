@@ -3,9 +3,11 @@
 A round takes the labels that the evidence so far gives, shows the more confident half of each label
 as demonstrations, and scores every example among them: those that are shown among all others that
 are. The evidence is that of the example alone plus the mean of the rounds. Each view is calibrated
-and counts by what it tells about the examples, whatever the size of its numbers. Calibration makes
-the labels about equally frequent; where the evidence of all rounds shows plainly that they are not,
-they get the shares that it shows (:mod:`icm_fast.scoring.shares`, and
+and counts by what it tells about the examples, whatever the size of its numbers. Where texts can be
+scored, the same is done the other way round, every second round: how probable is each text after
+each label (a noisy channel, arXiv 2108.04106)? That counts by how much it agrees with the rest.
+Calibration makes the labels about equally frequent; where the evidence of all rounds shows plainly
+that they are not, they get the shares that it shows (:mod:`icm_fast.scoring.shares`, and
 :mod:`icm_fast.scoring.mixture` for three and more labels). Rounds show labels at equal shares
 unless shares are known: by contexts of mostly one label a rare one looks rarer than it is
 (dev/LOG.md).
@@ -49,9 +51,11 @@ _AGREEMENT = 0.65
 _UNEQUAL = 6.0
 """Nats by which unequal shares of three and more labels have to fit better; measured."""
 _SMALLEST_SHARE = 0.01
-_UNRELATED, _RELATED, _MOST = 0.2, 0.4, 0.8
-"""Correlations with the rest up to which the channel counts nothing, and from which it counts most;
-and how much that is. Measured (dev/LOG.md)."""
+_UNRELATED, _RISE, _FULL_WEIGHT = 0.2, 0.2, 0.8
+"""The correlation with the rest up to which the channel counts nothing, how much more makes it
+count fully, and how much that is. Measured (dev/LOG.md)."""
+_CHANCE = 1.5
+"""Standard deviations of a correlation by chance up to which it counts nothing."""
 
 Evaluate = Callable[[IntArray], ScoreArray]
 """Scores of all examples under a labelling: ``[n]`` to ``[n, n_labels]``."""
@@ -188,15 +192,20 @@ def _together(
     if texts:
         asked, said = unit(asked, free), unit(np.mean(texts[1:] or texts, axis=0), free)
         agreement = float((asked * said)[free].mean()) if free.any() else 0.0
-        asked = asked + channel_weight(agreement) * said
+        asked = asked + channel_weight(agreement, int(free.sum())) * said
     found: FloatArray = asked * (size / _size(asked))
     return found
 
 
-def channel_weight(agreement: float) -> float:
-    """How much the channel counts beside the rest, by the correlation of both."""
-    related = (agreement - _UNRELATED) / (_RELATED - _UNRELATED)
-    return _MOST * float(np.clip(related, 0.0, 1.0))
+def channel_weight(agreement: float, n: int) -> float:
+    """How much the channel counts beside the rest.
+
+    Args:
+        agreement: The correlation of both.
+        n: Examples that it was taken over; of few examples more of it is by chance.
+    """
+    unrelated = max(_UNRELATED, _CHANCE / max(n, 1) ** 0.5)
+    return _FULL_WEIGHT * float(np.clip((agreement - unrelated) / _RISE, 0.0, 1.0))
 
 
 def unit(values: ScoreArray | FloatArray, counts: BoolArray) -> FloatArray:

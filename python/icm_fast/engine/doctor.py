@@ -107,8 +107,8 @@ def _steps(load: Callable[[], Dataset], model: Opened, config: SearchConfig) -> 
     rate = _tokens_per_second(loaded, dataset, config, make_scorer)
     speed = {"tokens_per_second": rate}
     yield Finding("speed", True, f"{rate:,.0f} tokens per second", fields=speed)
-    asks_back = config.start == "bootstrap" and bool(config.channel)
-    texts = make_text_scorer(loaded, dataset, config) if asks_back else None
+    uses_channel = config.start == "bootstrap" and bool(config.channel)
+    texts = make_text_scorer(loaded, dataset, config) if uses_channel else None
     yield cost(scorer, dataset, config, rate, texts=texts)
 
 
@@ -312,11 +312,11 @@ def cost(
     full = scorer.predict_tokens(balanced_labels(n, n_labels))
     sizes = growth_sizes(n, config)
     shown = [balanced_labels(n, n_labels, n_labelled=m) for m in sizes]
-    # With the channel an example alone is asked about both ways, and then every other round.
-    both = [] if texts is None else [shown[0], *shown[2::2]]
-    asked = shown if texts is None else [shown[0], *shown[1::2]]
-    growing = sum(scorer.predict_tokens(labels) for labels in asked)
-    growing += sum(texts.predict_text_tokens(labels) for labels in both if texts is not None)
+    # With the channel each example alone is scored both ways, and then every other round.
+    turned = [] if texts is None else [shown[0], *shown[2::2]]
+    plain = shown if texts is None else [shown[0], *shown[1::2]]
+    growing = sum(scorer.predict_tokens(labels) for labels in plain)
+    growing += sum(texts.predict_text_tokens(labels) for labels in turned if texts is not None)
     n_final = config.max_evaluations or TYPICAL_FINAL_EVALUATIONS[config.start == "bootstrap"]
     total = growing + n_final * full
     numbers = {

@@ -2,14 +2,16 @@
 
 A prompt such as ``Review: fine acting`` and, in a last line, ``Sentiment:`` is turned round: the
 last line and a label come first, ``Sentiment: positive``, and the rest of the prompt is what is
-scored. Demonstrations are turned round alike. The labelled examples are split into contexts, and
-each example is scored after one that does not hold it.
+scored. Where it is the last line that tells examples apart, a label comes before the whole prompt.
+Demonstrations are turned round alike. The labelled examples are split into contexts, and each
+example is scored after one that does not hold it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,12 +20,13 @@ from icm_fast.plan.pieces import root_ids
 from icm_fast.plan.text_ids import Tokenizer, text_ids
 from icm_fast.types import UNLABELLED, Dataset, IntArray
 
-MOST_SHOWN = 32
+MAX_SHOWN = 32
 """Demonstrations of a context: small models read short ones better (dev/LOG.md)."""
 
 _STREAM = 4
 """Which of the seed's random numbers draw the contexts."""
 
+T = TypeVar("T")
 Int32s = npt.NDArray[np.int32]
 Int64s = npt.NDArray[np.int64]
 Ids = tuple[int, ...]
@@ -107,7 +110,7 @@ def plan_texts(
     *,
     seed: int,
     batch_tokens: int,
-    most_shown: int = MOST_SHOWN,
+    max_shown: int = MAX_SHOWN,
 ) -> TextPlan:
     """Plan the texts of all examples after each label.
 
@@ -117,19 +120,20 @@ def plan_texts(
         labels: ``[n]``, the labels of the demonstrations and -1 for all others.
         seed: Draws the contexts.
         batch_tokens: Maximum number of tokens in one forward pass; a longer segment runs alone.
-        most_shown: Maximum number of demonstrations of a context.
+        max_shown: Maximum number of demonstrations of a context.
     """
-    shown = shown_contexts(labels, seed, most_shown)
+    shown = shown_contexts(labels, seed, max_shown)
     chosen = context_of_rows(shown, len(labels))
-    tree = _Tree()
+    turned = _Turned(dataset)
+    tree = _Tree(batch_tokens)
     for place, order in enumerate(shown):
         rows = np.flatnonzero(chosen == place).tolist()
-        context, ids = _branch(dataset, tokenizer, order, labels, rows)
-        tree.add(context, ids)
-    return tree.plan(chosen, batch_tokens)
+        if rows:
+            tree.add(*_branch(turned, tokenizer, order, labels, rows))
+    return tree.plan(chosen)
 
 
-def shown_contexts(labels: IntArray, seed: int, most_shown: int = MOST_SHOWN) -> list[list[int]]:
+def shown_contexts(labels: IntArray, seed: int, max_shown: int = MAX_SHOWN) -> list[list[int]]:
     """The demonstrations of each context, in order: at least two contexts, or an empty one.
 
     Every context gets about as many of each label.
@@ -137,13 +141,13 @@ def shown_contexts(labels: IntArray, seed: int, most_shown: int = MOST_SHOWN) ->
     Args:
         labels: ``[n]``, -1 for all but the demonstrations.
         seed: Draws what is where.
-        most_shown: Maximum number of demonstrations of a context.
+        max_shown: Maximum number of demonstrations of a context.
     """
     rng = np.random.default_rng([seed, len(labels), _STREAM])
     shown = np.flatnonzero(labels != UNLABELLED)
     if not len(shown):
         return [[]]
-    n_contexts = max(2, -(-len(shown) // most_shown))
+    n_contexts = max(2, -(-len(shown) // max_shown))
     contexts: list[list[int]] = [[] for _ in range(n_contexts)]
     dealt = 0
     for label in np.unique(labels[shown]):
@@ -161,24 +165,33 @@ def context_of_rows(shown: Sequence[Sequence[int]], n: int) -> Int32s:
     return chosen
 
 
-def turned_round(dataset: Dataset, row: int) -> tuple[str, str]:
-    """The last line of a prompt, which asks for the label, and what comes before it."""
-    text, _, question = dataset.examples[row].prompt.rpartition("\n")
-    return (question, text) if text.strip() else ("", dataset.examples[row].prompt)
+class _Turned:
+    """The prompts of a data set, turned round."""
 
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset = dataset
+        parts = [example.prompt.rpartition("\n") for example in dataset.examples]
+        texts, questions = {text for text, _, _ in parts}, {question for _, _, question in parts}
+        if len(texts) < len(questions) or not all(text.strip() for text in texts):
+            self._parts = [("", example.prompt) for example in dataset.examples]
+        else:
+            self._parts = [(question, text) for text, _, question in parts]
 
-def _head(dataset: Dataset, row: int, label: int) -> str:
-    """What comes before the text of an example: the question and a label."""
-    question, _ = turned_round(dataset, row)
-    return (question + dataset.label_space[label]).strip() + "\n"
+    def text(self, row: int) -> str:
+        """What is scored of an example."""
+        return self._parts[row][1]
 
+    def head(self, row: int, label: int) -> str:
+        """What comes before it: the question and a label."""
+        return (self._parts[row][0] + self.dataset.label_space[label]).strip() + "\n"
 
-def _demonstration(dataset: Dataset, row: int, label: int) -> str:
-    return _head(dataset, row, label) + turned_round(dataset, row)[1]
+    def demonstration(self, row: int, label: int) -> str:
+        """A head and its text."""
+        return self.head(row, label) + self.text(row)
 
 
 def _branch(
-    dataset: Dataset,
+    turned: _Turned,
     tokenizer: Tokenizer,
     order: Sequence[int],
     labels: IntArray,
@@ -189,23 +202,24 @@ def _branch(
     How a tokenizer splits the text at the end of the context depends on what follows, so what is
     common to all rows and labels is the context.
     """
+    dataset = turned.dataset
     before = [dataset.preamble] if dataset.preamble else []
-    before += [_demonstration(dataset, row, int(labels[row])) for row in order]
+    before += [turned.demonstration(row, int(labels[row])) for row in order]
     opening = "".join(part + dataset.separator for part in before)
     whole = root_ids(tokenizer) + tuple(text_ids(tokenizer, [opening])[0] if opening else ())
     # What a text does to tokens before it ends within the last demonstration.
     last = before[-1] + dataset.separator if before else ""
     (alone,) = text_ids(tokenizer, [last]) if last else ([],)
     cases = [(row, label) for row in rows for label in range(len(dataset.label_space))]
-    heads = [_head(dataset, *case) for case in cases]
-    bodies = [turned_round(dataset, row)[1] for row, _ in cases]
-    full = text_ids(tokenizer, [last + h + b for h, b in zip(heads, bodies, strict=True)])
-    ahead = text_ids(tokenizer, [last + head for head in heads])
-    kept = min((_common(alone, ids) for ids in full), default=0)
+    full = text_ids(tokenizer, [last + turned.demonstration(*case) for case in cases])
+    heads = list(dict.fromkeys(turned.head(*case) for case in cases))
+    ahead = dict(zip(heads, text_ids(tokenizer, [last + head for head in heads]), strict=True))
+    kept = min(_common(alone, ids) for ids in full)
     context = whole[: len(whole) - (len(alone) - kept)]
     found = {}
-    for case, ids, head in zip(cases, full, ahead, strict=True):
-        found[case] = (tuple(ids[kept:]), max(1, _common(head, ids) - kept))
+    for case, ids in zip(cases, full, strict=True):
+        unscored = _common(ahead[turned.head(*case)], ids) - kept
+        found[case] = (tuple(ids[kept:]), max(1, unscored))
     return context, found
 
 
@@ -220,94 +234,107 @@ def _common(one: Sequence[int], other: Sequence[int]) -> int:
 
 
 class _Tree:
-    """Segments as they are added: contexts, what texts after a label have in common, texts."""
+    """Segments, batches and slots as contexts are added, one context after the other.
 
-    def __init__(self) -> None:
+    Args:
+        batch_tokens: Maximum number of tokens in one forward pass; a longer segment runs alone.
+    """
+
+    def __init__(self, batch_tokens: int) -> None:
+        self._batch_tokens = batch_tokens
         self._parent: list[int] = []
         self._ids: list[Ids] = []
-        self._depth: list[int] = []
+        self._offset: list[int] = []
+        self._batches: list[list[int]] = []
         self._leaves: list[Leaf] = []
+        self._pool = 0
 
     def add(self, context: Ids, cases: dict[tuple[int, int], tuple[Ids, int]]) -> None:
-        """Add a context and what comes after it."""
-        root = self._segment(-1, context, 0)
-        heads: dict[Ids, int] = {}
+        """Add a context and what comes after it, in the slots of the contexts before."""
+        root, held = -1, 0
+        if context:
+            root = self._segment(-1, context)
+            held = self._place([root], 0)
+        # Texts that follow the same label share what all of them begin with.
+        by_head: dict[tuple[int, Ids], list[tuple[int, Ids]]] = {}
         for label in sorted({label for _, label in cases}):
             mine = {row: case for (row, of), case in cases.items() if of == label}
-            # The beginning that all texts share is read once, and tells nothing about them.
             shared = _shared([ids for ids, _ in mine.values()])
             for row, (ids, unscored) in mine.items():
                 cut = min(max(shared, unscored), len(ids) - 1)
-                head, scored = ids[:cut], ids[cut:]
-                if head not in heads:
-                    heads[head] = self._segment(root, head, 1)
-                leaf = self._segment(heads[head], scored[:-1], 2)
-                own = leaf if len(scored) > 1 else -1
-                self._leaves.append(Leaf(row, label, scored, heads[head], own))
+                by_head.setdefault((label, ids[:cut]), []).append((row, ids[cut:]))
+        heads = list(by_head.items())
+        for group in _packed(heads, lambda one: len(one[0][1]), self._batch_tokens):
+            self._add_heads(root, held, group)
 
-    def _segment(self, parent: int, ids: Ids, depth: int) -> int:
-        """The number of a new segment, or of its parent if there is nothing in it."""
-        if not ids:
-            return parent
+    def _add_heads(
+        self, root: int, held: int, heads: list[tuple[tuple[int, Ids], list[tuple[int, Ids]]]]
+    ) -> None:
+        """Add some heads and their texts after what is held."""
+        before = [self._segment(root, ids) if ids else root for (_, ids), _ in heads]
+        held = self._place([s for s in before if s != root], held)
+        own = []
+        for segment, ((label, _), texts) in zip(before, heads, strict=True):
+            for row, scored in texts:
+                leaf = self._segment(segment, scored[:-1]) if len(scored) > 1 else -1
+                own.append(leaf)
+                self._leaves.append(Leaf(row, label, scored, segment, leaf))
+        leaves = [segment for segment in own if segment >= 0]
+        for batch in _packed(leaves, lambda s: len(self._ids[s]), self._batch_tokens):
+            self._place(batch, held)
+
+    def _segment(self, parent: int, ids: Ids) -> int:
+        """The number of a new segment."""
         self._parent.append(parent)
         self._ids.append(ids)
-        self._depth.append(depth)
+        self._offset.append(0)
         return len(self._ids) - 1
 
-    def plan(self, contexts: Int32s, batch_tokens: int) -> TextPlan:
+    def _place(self, batch: list[int], begin: int) -> int:
+        """Run segments as a batch, with slots from ``begin`` on; the first slot after them."""
+        for segment in batch:
+            self._offset[segment] = begin
+            begin += _even(len(self._ids[segment]))
+        if batch:
+            self._batches.append(batch)
+        self._pool = max(self._pool, begin)
+        return begin
+
+    def plan(self, contexts: Int32s) -> TextPlan:
         """The finished plan."""
         n_tokens = np.array([len(ids) for ids in self._ids], np.int64)
         start = np.zeros(len(self._ids), np.int64)
         for segment, parent in enumerate(self._parent):
             start[segment] = 0 if parent < 0 else start[parent] + n_tokens[parent]
-        batches, offset, pool = self._batches(n_tokens, batch_tokens)
         return TextPlan(
             parent=np.array(self._parent, np.int32),
             ids=tuple(self._ids),
             n_tokens=n_tokens,
             start=start,
-            kv_offset=offset,
-            batch_offsets=np.cumsum([0, *map(len, batches)], dtype=np.int64),
-            batch_segments=np.concatenate([np.array(b, np.int32) for b in batches]),
-            pool_tokens=pool,
+            kv_offset=np.array(self._offset, np.int64),
+            batch_offsets=np.cumsum([0, *map(len, self._batches)], dtype=np.int64),
+            batch_segments=np.array([s for batch in self._batches for s in batch], np.int32),
+            pool_tokens=self._pool,
             is_kept=False,
             leaves=tuple(self._leaves),
             contexts=contexts,
             vocabulary=tuple(sorted({t for leaf in self._leaves for t in leaf.scored})),
         )
 
-    def _batches(self, n_tokens: Int64s, batch_tokens: int) -> tuple[list[list[int]], Int64s, int]:
-        """Batches, first slots and the size of the pool; texts of all batches share their slots."""
-        depth = np.array(self._depth)
-        offset = np.zeros(len(depth), np.int64)
-        batches: list[list[int]] = []
-        held = end = 0
-        for level in range(3):
-            for batch in _packed(np.flatnonzero(depth == level).tolist(), n_tokens, batch_tokens):
-                place = held
-                for segment in batch:
-                    offset[segment] = place
-                    place += _even(int(n_tokens[segment]))
-                batches.append(batch)
-                end = max(end, place)
-                if level < 2:
-                    held = place
-        return batches, offset, end
 
-
-def _packed(segments: Iterable[int], n_tokens: Int64s, most: int) -> Iterator[list[int]]:
-    """Consecutive segments of at most ``most`` tokens together, or one alone."""
-    batch: list[int] = []
+def _packed(items: Iterable[T], size_of: Callable[[T], int], most: int) -> Iterator[list[T]]:
+    """Consecutive items of at most ``most`` tokens together, or one alone."""
+    group: list[T] = []
     held = 0
-    for segment in segments:
-        size = int(n_tokens[segment])
-        if batch and held + size > most:
-            yield batch
-            batch, held = [], 0
-        batch.append(segment)
+    for item in items:
+        size = size_of(item)
+        if group and held + size > most:
+            yield group
+            group, held = [], 0
+        group.append(item)
         held += size
-    if batch:
-        yield batch
+    if group:
+        yield group
 
 
 def _shared(sequences: Sequence[Ids]) -> int:

@@ -65,7 +65,8 @@ def make_text_scorer(loaded: ScoringModel, dataset: Dataset, config: SearchConfi
         return loaded.scorer(dataset, config)
     if isinstance(loaded, ServedModel):
         raise TypeError("servers are not asked for texts; see reads_texts")
-    return TextScorer(loaded, dataset, config)
+    with turn_of(loaded.model):
+        return TextScorer(loaded, dataset, config)
 
 
 def _make_scorer(

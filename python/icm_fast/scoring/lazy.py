@@ -87,20 +87,26 @@ class _FromModel:
         from icm_fast.scoring.factory import make_scorer, make_text_scorer
 
         model, data, config = self._model.load(), self._dataset, self._config
-        texts = make_text_scorer(model, data, config) if self.reads_texts else None
+        wanted = self.reads_texts and config.start == "bootstrap" and config.channel
+        texts = make_text_scorer(model, data, config) if wanted else None
         return lift(make_scorer(model, data, config), data, texts)
 
 
 class _FromCaller:
     """A scorer that the caller brought; the model is only a name."""
 
-    def __init__(self, scorer: SimpleScorer, dataset: Dataset, name: str) -> None:
+    def __init__(
+        self, scorer: SimpleScorer, dataset: Dataset, name: str, config: SearchConfig
+    ) -> None:
+        self._config = config
         self._scorer = scorer
         self._dataset = dataset
         self.name = name
 
     def identity(self) -> ModelIdentity:
-        return ModelIdentity(fingerprint_of(self._scorer, self.name), "scorer")
+        own = fingerprint_of(self._scorer, self.name)
+        asked = self._config.start == "bootstrap" and self._config.channel and self.reads_texts
+        return ModelIdentity(f"{own}, also of texts" if asked else own, "scorer")
 
     def files_digest(self) -> str:
         return ""
@@ -139,7 +145,7 @@ class LazyScorer:
         self._scorer: LiftedScorer | None = None
         self._source: _Source
         if scorer is not None:
-            self._source = _FromCaller(scorer, dataset, str(model))
+            self._source = _FromCaller(scorer, dataset, str(model), config)
         else:
             self._source = _FromModel(open_model(model, config), dataset, config)
 

@@ -18,7 +18,7 @@ from icm_fast.model.forward.runner import ModelRunner
 from icm_fast.model.label_head import LabelHead
 from icm_fast.model.loaded import LoadedModel
 from icm_fast.model.sharing import turn_of
-from icm_fast.plan.texts import MOST_SHOWN, Leaf, TextPlan, plan_texts
+from icm_fast.plan.texts import MAX_SHOWN, Leaf, TextPlan, plan_texts
 from icm_fast.scoring.local import within_device
 from icm_fast.scoring.protocol import Scored
 from icm_fast.scoring.support import require_exact_sharing, require_tree_support
@@ -39,37 +39,41 @@ class TextScorer:
         self._dataset = dataset
         self._config = within_device(config, loaded)
         self._head = LabelHead(loaded.model)
-        self._runner: ModelRunner | None = None
-        if config.scorer == "tree":
+        self._shares = config.scorer == "tree"
+        if self._shares:
             require_tree_support(loaded)
-            self._runner = ModelRunner(loaded, int8=config.int8)
 
     def plan(self, labels: IntArray) -> TextPlan:
-        """What :meth:`score_texts` forwards.
+        """What :meth:`score_texts` forwards; contexts are short enough for the model.
 
         Raises:
-            InputError: A context exceeds the model's limit.
+            InputError: A text after one demonstration is too long already.
         """
-        plan = plan_texts(
-            self._dataset,
-            self._loaded.tokenizer,
-            labels,
-            seed=self._config.seed,
-            batch_tokens=self._config.batch_tokens,
-            most_shown=min(self._config.context_demonstrations or MOST_SHOWN, MOST_SHOWN),
-        )
         limit = self._config.context_limit or self._loaded.max_context
-        if plan.longest_context > limit:
-            raise InputError(
-                f"texts after labels take up to {plan.longest_context:,} tokens, but the model "
-                f"reads {limit:,}; shorten the examples or pass channel=False"
+        max_shown = min(self._config.context_demonstrations or MAX_SHOWN, MAX_SHOWN)
+        while True:
+            plan = plan_texts(
+                self._dataset,
+                self._loaded.tokenizer,
+                labels,
+                seed=self._config.seed,
+                batch_tokens=self._config.batch_tokens,
+                max_shown=max_shown,
             )
-        return plan
+            if plan.longest_context <= limit:
+                return plan
+            if max_shown == 1:
+                raise InputError(
+                    f"a text after a label takes {plan.longest_context:,} tokens, but the model "
+                    f"reads {limit:,}; shorten the examples or pass channel=False"
+                )
+            max_shown = max(1, max_shown // 2)
 
     def predict_text_tokens(self, labels: IntArray) -> int:
         """Tokens that :meth:`score_texts` would forward."""
-        plan = self.plan(labels)
-        if self._runner is not None:
+        with turn_of(self._loaded.model):
+            plan = self.plan(labels)
+        if self._shares:
             return plan.total_tokens
         return sum(len(plan.ids_before(leaf)) + len(leaf.scored) - 1 for leaf in plan.leaves)
 
@@ -81,17 +85,19 @@ class TextScorer:
 
         Returns:
             ``[n, n_labels]`` float32: the sum of the log-probabilities of a text's tokens, divided
-            by the root of their number, as sums of independent terms grow. Of the examples that
-            are scored after the same context the mean is taken off for each label. Higher is more
-            probable; only the differences within a row say anything.
+            by the root of their number (the mean over the labels), as sums of independent terms
+            grow. Of the examples that are scored after the same context the mean is taken off for
+            each label. Higher is more probable; only the differences within a row say anything.
         """
         with turn_of(self._loaded.model), torch.inference_mode():
             plan = self.plan(labels)
-            if self._runner is None:
-                totals, n_tokens = self._whole_prompts(plan)
-            else:
+            if self._shares:
                 require_exact_sharing(self._loaded, plan.longest_context)
-                totals, n_tokens = self._shared_prompts(plan, self._runner), plan.total_tokens
+                # A runner for this call alone: its keys and values are not needed any longer.
+                runner = ModelRunner(self._loaded, int8=self._config.int8)
+                totals, n_tokens = self._shared_prompts(plan, runner), plan.total_tokens
+            else:
+                totals, n_tokens = self._whole_prompts(plan)
         return Scored(calibrated_texts(totals, plan), n_tokens)
 
     def _whole_prompts(self, plan: TextPlan) -> tuple[FloatArray, int]:
