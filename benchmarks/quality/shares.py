@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,13 +21,14 @@ import numpy as np
 
 import icm_fast
 from icm_fast.config import SearchConfig
-from icm_fast.engine.bootstrap import Evaluate, bootstrap
+from icm_fast.engine.bootstrap import Evaluate, Read, bootstrap
 from icm_fast.engine.simulate import SyntheticTask, synthetic_task
 from icm_fast.evaluation.many_shot import predict
 from icm_fast.files import write_atomically
 from icm_fast.model import load_model
-from icm_fast.scoring.factory import make_scorer
-from icm_fast.types import Dataset, Example, IntArray, LabelSpace, ScoreArray
+from icm_fast.scoring.factory import make_scorer, make_text_scorer
+from icm_fast.scoring.protocol import TextReading
+from icm_fast.types import BoolArray, Dataset, Example, IntArray, LabelSpace, ScoreArray
 
 FIVE = (0.6, 0.2, 0.1, 0.06, 0.04)
 SIMULATED = ((0.5, 0.5), (0.9, 0.1), (0.97, 0.03), (0.2,) * 5, (0.45, 0.25, 0.15, 0.1, 0.05), FIVE)
@@ -109,15 +109,19 @@ def draws() -> list[Draw]:
     return found
 
 
-def compared(dataset: Dataset, gold: IntArray, evaluate: Evaluate) -> dict[str, Any]:
+def compared(
+    dataset: Dataset, gold: IntArray, evaluate: Evaluate, read: Read | None = None
+) -> dict[str, Any]:
     """Accuracy, balanced accuracy and the largest error of a share, by shares and by equal ones."""
     n_labels = len(dataset.label_space)
     equal = (1.0 / n_labels,) * n_labels
     none = np.full(len(dataset), -1, np.int32)
     labels = {
-        "shown": bootstrap(dataset, evaluate, fixed=None, rounds=2).argmax(axis=1),
-        "equal": bootstrap(dataset, evaluate, fixed=None, rounds=2, shares=equal).argmax(axis=1),
-        "zero-shot": predict(evaluate(none), calibrated=True),
+        "shown": bootstrap(dataset, evaluate, read=read, fixed=None, rounds=2).argmax(axis=1),
+        "equal": bootstrap(dataset, evaluate, read=read, fixed=None, rounds=2, shares=equal).argmax(
+            axis=1
+        ),
+        "zero-shot": predict(evaluate(none, none < 0), calibrated=True),
     }
     true = np.bincount(gold, minlength=n_labels) / len(gold)
     found: dict[str, Any] = {}
@@ -131,17 +135,30 @@ def compared(dataset: Dataset, gold: IntArray, evaluate: Evaluate) -> dict[str, 
     return found
 
 
-def remembered(score: Callable[[IntArray], ScoreArray]) -> Evaluate:
+def remembered(score: Evaluate) -> Evaluate:
     """The same scores, each labelling scored once."""
     known: dict[bytes, ScoreArray] = {}
 
-    def evaluate(labels: IntArray) -> ScoreArray:
-        key = labels.tobytes()
+    def evaluate(labels: IntArray, rows: BoolArray) -> ScoreArray:
+        key = labels.tobytes() + rows.tobytes()
         if key not in known:
-            known[key] = score(labels)
+            known[key] = score(labels, rows)
         return known[key]
 
     return evaluate
+
+
+def read_once(texts: TextReading) -> Read:
+    """The same scores of texts, each labelling scored once."""
+    known: dict[bytes, ScoreArray] = {}
+
+    def read(labels: IntArray) -> ScoreArray:
+        key = labels.tobytes()
+        if key not in known:
+            known[key] = texts.score_texts(labels).scores
+        return known[key]
+
+    return read
 
 
 def draw(arguments: argparse.Namespace) -> list[dict[str, Any]]:
@@ -158,19 +175,21 @@ def draw(arguments: argparse.Namespace) -> list[dict[str, Any]]:
                     model = model or load_model(name)
                     dataset, gold = one.load(arguments.n, seed, arguments.data)
                     scorer = make_scorer(model, dataset, SearchConfig())
-                    score = remembered(lambda labels, s=scorer: np.asarray(s.score(labels).scores))
+                    score = remembered(lambda *one, s=scorer: np.asarray(s.score(*one).scores))
+                    texts = make_text_scorer(model, dataset, SearchConfig())
                     found = {"name": one.name, "model": name, "n": len(dataset), "seed": seed}
-                    content = {**found, **compared(dataset, gold, score)}
+                    read = read_once(texts)
+                    content = {**found, **compared(dataset, gold, score, read)}
                     write_atomically(path, (json.dumps(content) + "\n").encode())
                 rows.append(json.loads(path.read_text()))
                 print(shown(rows[-1]), flush=True)
     return rows
 
 
-def formula(task: SyntheticTask) -> Callable[[IntArray], ScoreArray]:
+def formula(task: SyntheticTask) -> Evaluate:
     """Scores of labellings, as csrc/engine/simulator.hpp describes them."""
 
-    def score(labels: IntArray) -> ScoreArray:
+    def score(labels: IntArray, rows: BoolArray) -> ScoreArray:
         n_labels = task.evidence.shape[1]
         labelled = labels >= 0
         right = labelled & (labels == task.truth)

@@ -8,7 +8,15 @@ import pytest
 
 import icm_fast
 from icm_fast.config import SearchConfig
-from icm_fast.engine.bootstrap import bootstrap, channel_weight, confident_half, unit
+from icm_fast.engine.bootstrap import (
+    CONTEXTS_EACH,
+    SHOTS,
+    bootstrap,
+    channel_weight,
+    confident_half,
+    round_contexts,
+    unit,
+)
 from icm_fast.scoring.posterior import (
     calibrated_evidence,
     centred,
@@ -54,7 +62,7 @@ class Asked:
     def __init__(self, alone, among):
         self.answers, self.labellings = (alone, among), []
 
-    def __call__(self, labels):
+    def __call__(self, labels, rows=None):
         self.labellings.append(labels.tolist())
         margins = self.answers[bool((labels >= 0).any())]
         return np.array([[0.0, m] for m in margins], np.float32)
@@ -63,11 +71,11 @@ class Asked:
 def test_evidence_is_that_of_the_example_alone_and_the_mean_of_the_rounds():
     alone, among = (2.0, 1.0, -1.0, -2.0), (1.5, 2.5, -2.0, -3.0)
     asked = Asked(alone, among)
-    found = bootstrap(toy_dataset(4), asked, fixed=None, rounds=2)
+    found = bootstrap(toy_dataset(4), asked, shots=0, fixed=None, rounds=2)
     tables = [np.array([[0.0, m] for m in margins], np.float32) for margins in (alone, among)]
     one, other = (view_evidence(table) for table in tables)
     assert asked.labellings[:2] == [[-1] * 4, [1, -1, -1, 0]]
-    ratio = found / (one + other)
+    ratio = found / (0.5 * one + other)
     assert ratio == pytest.approx(np.full((4, 2), ratio[0, 0]), rel=1e-4)
     sizes = [np.sqrt((centred(calibrated_evidence(table)) ** 2).mean()) for table in tables]
     assert np.sqrt((found**2).mean()) == pytest.approx(sum(sizes), rel=1e-4)
@@ -81,15 +89,62 @@ def test_a_view_that_is_sure_of_everything_counts_little():
     assert sizes[1] ** 2 == pytest.approx(mutual_information(telling))
 
 
+def test_a_round_shows_its_half_in_short_contexts_and_scores_each_example_after_others():
+    rng = np.random.default_rng(5)
+    shown = np.where(rng.random(80) < 0.5, rng.integers(0, 3, 80), -1).astype(np.int32)
+    contexts = round_contexts(shown, 7)
+    assert len(contexts) == -(-int((shown >= 0).sum()) // SHOTS)
+    together = np.max([labels for labels, _ in contexts], axis=0)
+    assert together.tolist() == shown.tolist()
+    for labels, rows in contexts:
+        assert 0 < (labels >= 0).sum() <= SHOTS
+        assert not (rows & (labels >= 0)).any()
+    n_each = np.sum([rows for _, rows in contexts], axis=0)
+    assert set(n_each.tolist()) == {min(CONTEXTS_EACH, len(contexts) - 1), CONTEXTS_EACH} - {0}
+    assert round_contexts(shown, 8)[0][0].tolist() != contexts[0][0].tolist()
+    whole, every = round_contexts(shown, 7, shots=0)[0]
+    assert whole.tolist() == shown.tolist()
+    assert every.all()
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_the_smallest_data_sets_have_rounds(n):
+    for shown in ([0] * n, [-1] * (n - 1) + [1]):
+        contexts = round_contexts(np.array(shown, np.int32), 0)
+        assert np.all(np.sum([rows for _, rows in contexts], axis=0) >= 1)
+        assert not any((rows & (labels >= 0)).any() for labels, rows in contexts)
+
+
+def test_the_evidence_of_a_round_is_the_mean_over_its_contexts():
+    rng = np.random.default_rng(0)
+    tables = {}
+
+    def evaluate(labels, rows):
+        table = tables.setdefault(labels.tobytes(), rng.normal(size=(20, 2)).astype(np.float32))
+        return np.where(rows[:, None], table, np.nan)
+
+    found = bootstrap(toy_dataset(20), evaluate, fixed=None, rounds=1, seed=2)
+    alone = view_evidence(tables[np.full(20, -1, np.int32).tobytes()])
+    shown = confident_half(alone, free(20), ())
+    total, count = np.zeros((20, 2)), np.zeros(20)
+    for labels, rows in round_contexts(shown, 2):
+        total[rows] += view_evidence(tables[labels.tobytes()][rows])
+        count += rows
+    expected = 0.5 * alone + total / count[:, None]
+    assert found / expected == pytest.approx(
+        np.full((20, 2), found[0, 0] / expected[0, 0]), rel=1e-4
+    )
+
+
 def test_a_half_that_was_shown_is_not_shown_again():
     asked = Asked((2.0, 1.0, -1.0, -2.0), (2.0, 1.0, -1.0, -2.0))
-    bootstrap(toy_dataset(4), asked, fixed=None, rounds=9)
+    bootstrap(toy_dataset(4), asked, shots=0, fixed=None, rounds=9)
     assert len(asked.labellings) == 2
 
 
 def test_a_bound_of_tokens_ends_the_rounds():
     asked = Asked((2.0, 1.0, -1.0, -2.0), (1.5, 2.5, -2.0, -3.0))
-    bootstrap(toy_dataset(4), asked, fixed=None, rounds=9, enough=lambda: True)
+    bootstrap(toy_dataset(4), asked, shots=0, fixed=None, rounds=9, enough=lambda: True)
     assert len(asked.labellings) == 1
 
 
@@ -98,7 +153,7 @@ def test_the_channel_is_asked_alone_and_in_every_other_round():
         Asked((2.0, 1.0, -1.0, -2.0), (1.5, 2.5, -2.0, -3.0)),
         Asked((1.0, 1.0, -1.0, -1.0), (3.0, 1.0, -1.0, -3.0)),
     )
-    bootstrap(toy_dataset(4), asked, read=read, fixed=None, rounds=3)
+    bootstrap(toy_dataset(4), asked, read=read, shots=0, fixed=None, rounds=3)
     nobody = [-1] * 4
     assert asked.labellings[0] == read.labellings[0] == nobody
     assert len(asked.labellings) + len(read.labellings) <= 2 + 3
@@ -112,7 +167,9 @@ def test_the_channel_counts_as_much_as_it_agrees():
 
     def labels_with(*texts):
         read = Asked(texts, texts)
-        return bootstrap(toy_dataset(4), Asked(margins, margins), read=read, fixed=None, rounds=2)
+        return bootstrap(
+            toy_dataset(4), Asked(margins, margins), read=read, shots=0, fixed=None, rounds=2
+        )
 
     found = labels_with(1.0, -1.2, 1.2, -1.0)  # agrees about the surest, not about the others
     said = unit(np.array([[0.0, m] for m in (1.0, -1.2, 1.2, -1.0)]), np.ones(4, np.bool_))
@@ -131,15 +188,15 @@ def test_a_channel_that_says_nothing_or_the_opposite_has_no_weight():
     assert channel_weight(0.37, 16) == 0.0  # as much is there by chance
     silent = Asked((0.0,) * 4, (0.0,) * 4)
     asked = [Asked((2.0, 1.0, -1.0, -2.0), (1.5, 2.5, -2.0, -3.0)) for _ in range(2)]
-    found = bootstrap(toy_dataset(4), asked[0], read=silent, fixed=None, rounds=1)
-    plain = bootstrap(toy_dataset(4), asked[1], fixed=None, rounds=1)
+    found = bootstrap(toy_dataset(4), asked[0], read=silent, shots=0, fixed=None, rounds=1)
+    plain = bootstrap(toy_dataset(4), asked[1], shots=0, fixed=None, rounds=1)
     assert found == pytest.approx(plain, rel=1e-6)
 
 
 def test_a_bound_of_tokens_leaves_the_channel_out():
     read = Asked((1.0,) * 4, (1.0,) * 4)
     asked = Asked((2.0, 1.0, -1.0, -2.0), (1.5, 2.5, -2.0, -3.0))
-    bootstrap(toy_dataset(4), asked, read=read, fixed=None, rounds=9, enough=lambda: True)
+    bootstrap(toy_dataset(4), asked, read=read, shots=0, fixed=None, rounds=9, enough=lambda: True)
     assert read.labellings == []
 
 
@@ -205,14 +262,14 @@ def test_texts_that_are_not_numbers_are_refused(tmp_path):
 def test_known_labels_do_not_count_in_the_mean():
     fixed = np.array([1, -1, -1, -1], np.int32)
     asked = Asked((9.0, 1.0, -1.0, 0.0), (9.0, 1.0, -1.0, 0.0))
-    found = bootstrap(toy_dataset(4), asked, fixed=fixed, rounds=1)
+    found = bootstrap(toy_dataset(4), asked, shots=0, fixed=fixed, rounds=1)
     shares = np.exp(found[1:] / 2) / np.exp(found[1:] / 2).sum(axis=1, keepdims=True)
     assert shares.mean(axis=0) == pytest.approx([0.5, 0.5], abs=0.02)
 
 
 def test_expected_shares_decide_what_is_shown():
     asked = Asked((0.5, 0.4, 0.3, 0.2, 0.1, -0.9), (0.0,) * 6)
-    bootstrap(toy_dataset(6), asked, fixed=None, rounds=1, shares=(0.02, 0.98))
+    bootstrap(toy_dataset(6), asked, shots=0, fixed=None, rounds=1, shares=(0.02, 0.98))
     assert asked.labellings[1].count(0) == 0
 
 
@@ -339,11 +396,11 @@ def labels_of_five(n, shares, seed):
     dataset = toy_dataset(n)
     dataset = dataclasses.replace(dataset, label_space=LabelSpace((" a", " b", " c", " d", " e")))
 
-    def evaluate(labels):
+    def evaluate(labels, rows):
         return (among if (labels >= 0).any() else alone).astype(np.float32)
 
-    plain = view_evidence(alone) + view_evidence(among)
-    found = bootstrap(dataset, evaluate, fixed=None, rounds=1).argmax(axis=1)
+    plain = 0.5 * view_evidence(alone) + view_evidence(among)
+    found = bootstrap(dataset, evaluate, shots=0, fixed=None, rounds=1).argmax(axis=1)
     return (found == truth).mean(), (plain.argmax(axis=1) == truth).mean()
 
 

@@ -13,7 +13,7 @@ from icm_fast.runs.score_log import ScoredLabelling
 from icm_fast.runs.store import MemoryStore, scored_rows
 from icm_fast.scoring.lazy import LazyScorer
 from icm_fast.scoring.protocol import Enough, Scored
-from icm_fast.types import UNLABELLED, FloatArray, IntArray, ScoreArray
+from icm_fast.types import UNLABELLED, BoolArray, FloatArray, IntArray, ScoreArray
 
 if TYPE_CHECKING:
     from icm_fast._core import Ask
@@ -49,14 +49,14 @@ def answer(
     return known.scores
 
 
-def scored(labels: IntArray, store: MemoryStore, scorer: LazyScorer) -> ScoreArray:
-    """Scores of all examples under a labelling, ``[n, n_labels]``: from the store, or new."""
+def scored(labels: IntArray, rows: BoolArray, store: MemoryStore, scorer: LazyScorer) -> ScoreArray:
+    """Scores of some examples under a labelling, ``[n, n_labels]``: from the store, or new."""
     scorer.visit(labels)
-    known = store.lookup(labels, lambda scores: bool(scored_rows(scores).all()))
+    known = store.lookup(labels, lambda scores: bool(scored_rows(scores)[rows].all()))
     if known is None:
         store.check_model(scorer.identity())
-        rows = ~store.known_rows(labels)
-        store.record(_labelling(labels, scorer.score(labels, rows, enough=None, priority=None)))
+        missing = rows & ~store.known_rows(labels)
+        store.record(_labelling(labels, scorer.score(labels, missing, enough=None, priority=None)))
         known = store.lookup(labels)
         assert known is not None
     return known.scores

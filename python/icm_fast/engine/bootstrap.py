@@ -23,6 +23,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from icm_fast.plan.texts import shown_contexts
 from icm_fast.scoring.mixture import believed_mixture
 from icm_fast.scoring.posterior import (
     calibrated_evidence,
@@ -46,6 +47,16 @@ from icm_fast.types import (
 SHARE_SHOWN = 0.5
 """Share of the examples of each label that a round shows."""
 
+SHOTS = 8
+"""Demonstrations of a context of a round, at most: several short contexts together tell more than a
+long one (dev/LOG.md)."""
+
+CONTEXTS_EACH = 4
+"""Contexts of a round after which an example is scored, at most."""
+
+_ALONE = 0.5
+"""How much each example alone counts beside the rounds; measured (dev/LOG.md)."""
+
 _AGREEMENT = 0.65
 """As ``AGREEMENT`` of mixtures, for the few examples of a search; measured (dev/LOG.md)."""
 _UNEQUAL = 6.0
@@ -57,18 +68,22 @@ count fully, and how much that is. Measured (dev/LOG.md)."""
 _CHANCE = 1.5
 """Standard deviations of a correlation by chance up to which it counts nothing."""
 
-Evaluate = Callable[[IntArray], ScoreArray]
-"""Scores of all examples under a labelling: ``[n]`` to ``[n, n_labels]``."""
+Evaluate = Callable[[IntArray, BoolArray], ScoreArray]
+"""Scores of some examples under a labelling: ``[n]`` and ``[n]`` bool to ``[n, n_labels]``."""
+Read = Callable[[IntArray], ScoreArray]
+"""Scores of all texts after each label under a labelling: ``[n]`` to ``[n, n_labels]``."""
 
 
 def bootstrap(
     dataset: Dataset,
     evaluate: Evaluate,
     *,
-    read: Evaluate | None = None,
+    read: Read | None = None,
     fixed: IntArray | None,
     rounds: int,
     shares: tuple[float, ...] = (),
+    seed: int = 0,
+    shots: int = SHOTS,
     enough: Callable[[], bool] = lambda: False,
 ) -> ScoreArray:
     """The evidence for each label of each example, ``[n, n_labels]`` float32, about in nats.
@@ -82,11 +97,13 @@ def bootstrap(
         rounds: How often labels are shown.
         shares: Expected shares of the labels. When empty, equal ones are assumed, and labels
             without constraints get the shares that the evidence shows, if it does so plainly.
+        seed: Draws which demonstrations stand in which context.
+        shots: Maximum number of demonstrations of a context; 0 for all in one.
         enough: Whether no further labelling may be scored.
     """
     known = np.full(len(dataset), UNLABELLED, np.int32) if fixed is None else fixed
     free = known == UNLABELLED
-    alone = View.of(evaluate(known), free)
+    alone = View.of(evaluate(known, np.ones(len(known), np.bool_)), free)
     texts = [] if read is None or enough() else [unit(read(known), free)]
     rest = np.log(shares) if shares else np.zeros(alone.evidence.shape[1])
     views: list[View] = []
@@ -99,7 +116,7 @@ def bootstrap(
         before, shown = shown, confident_half(evidence, known, dataset.constraints)
         if enough() or (before is not None and (before == shown).all()):
             break
-        views.append(View.of(evaluate(shown), free))
+        views.append(_among(evaluate, round_contexts(shown, seed, shots), free))
     evidence = _together(alone, views, texts, free)
     if views and not shares and not dataset.constraints:  # alone shows it too badly; measured
         among = np.mean([view.evidence for view in views], axis=0)
@@ -107,6 +124,50 @@ def bootstrap(
         if unequal is not None:
             evidence[free] += share_offset(evidence[free], unequal)
     return evidence.astype(np.float32)
+
+
+def round_contexts(
+    shown: IntArray, seed: int, shots: int = SHOTS
+) -> list[tuple[IntArray, BoolArray]]:
+    """The labellings of a round, one for each context, and the examples scored under them.
+
+    Args:
+        shown: ``[n]``, the labels of all demonstrations and -1 for the others.
+        seed: Draws which demonstrations stand in which context.
+        shots: Maximum number of demonstrations of a context; with 0 all stand in one, in which
+            each is scored after the others.
+    """
+    n = len(shown)
+    if not shots:
+        return [(shown, np.ones(n, np.bool_))]
+    contexts = shown_contexts(shown, seed, shots)
+    scored = np.zeros((len(contexts), n), np.bool_)
+    left = np.full(n, CONTEXTS_EACH)
+    for turn in range(len(contexts)):  # the contexts that do not hold an example, in rotation
+        place = (np.arange(n) + turn) % len(contexts)
+        held = np.array([row in contexts[k] for row, k in enumerate(place)])
+        scored[place[(left > 0) & ~held], np.flatnonzero((left > 0) & ~held)] = True
+        left[~held] -= 1
+    found = []
+    for rows, order in zip(scored, contexts, strict=True):
+        labels = np.full(n, UNLABELLED, np.int32)
+        labels[order] = shown[order]
+        if rows.any():
+            found.append((labels, rows))
+    return found
+
+
+def _among(evaluate: Evaluate, contexts: list[tuple[IntArray, BoolArray]], free: BoolArray) -> View:
+    """What the model says of all examples after the contexts of a round, their mean."""
+    found, sizes = [], []
+    for labels, rows in contexts:
+        view = View.of(evaluate(labels, rows)[rows], free[rows])
+        whole = np.zeros((len(free), view.evidence.shape[1]))
+        whole[rows] = view.evidence
+        found.append(whole)
+        sizes.append(view.size)
+    n_each = np.sum([rows for _, rows in contexts], axis=0)
+    return View(np.sum(found, axis=0) / n_each[:, None], float(np.mean(sizes)))
 
 
 def _shown_shares(evidence: FloatArray, alone: FloatArray, among: FloatArray) -> FloatArray | None:
@@ -187,7 +248,7 @@ def _together(
     """
     asked, size = alone.evidence, alone.size
     if views:
-        asked = asked + np.mean([view.evidence for view in views], axis=0)
+        asked = _ALONE * asked + np.mean([view.evidence for view in views], axis=0)
         size += float(np.mean([view.size for view in views]))
     if texts:
         asked, said = unit(asked, free), unit(np.mean(texts[1:] or texts, axis=0), free)

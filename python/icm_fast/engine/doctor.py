@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from icm_fast.config import SearchConfig
+from icm_fast.engine.bootstrap import round_contexts
 from icm_fast.engine.native import check_fits
 from icm_fast.engine.progress import Stopwatch, clock
 from icm_fast.errors import InputError
@@ -315,7 +316,11 @@ def cost(
     # With the channel each example alone is scored both ways, and then every other round.
     turned = [] if texts is None else [shown[0], *shown[2::2]]
     plain = shown if texts is None else [shown[0], *shown[1::2]]
-    growing = sum(scorer.predict_tokens(labels) for labels in plain)
+    if config.start == "bootstrap" and not config.context_demonstrations:
+        parts = [part for labels in plain for part in round_contexts(labels, config.seed)]
+    else:
+        parts = [(labels, np.ones(n, np.bool_)) for labels in plain]
+    growing = sum(scorer.predict_tokens(labels, rows) for labels, rows in parts)
     growing += sum(texts.predict_text_tokens(labels) for labels in turned if texts is not None)
     n_final = config.max_evaluations or TYPICAL_FINAL_EVALUATIONS[config.start == "bootstrap"]
     total = growing + n_final * full

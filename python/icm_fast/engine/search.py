@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from icm_fast.config import SearchConfig, check_config
 from icm_fast.engine.answers import answer, checked, scored
-from icm_fast.engine.bootstrap import bootstrap
+from icm_fast.engine.bootstrap import SHOTS, bootstrap
 from icm_fast.engine.chains import make_search_engine
 from icm_fast.engine.concerns import CollapseWatch
 from icm_fast.engine.native import fixed_array
@@ -21,7 +21,7 @@ from icm_fast.runs.labels import labels_lines
 from icm_fast.runs.store import MemoryStore, open_store
 from icm_fast.scoring.lazy import LazyScorer
 from icm_fast.tracking import RunTracking, Step, TrackLike, tracked
-from icm_fast.types import Dataset, IntArray, Reporter, ScoreArray, check_dataset
+from icm_fast.types import BoolArray, Dataset, IntArray, Reporter, ScoreArray, check_dataset
 
 if TYPE_CHECKING:
     from icm_fast.model.loaded import ModelSpec
@@ -154,8 +154,8 @@ def bootstrapped(
 ) -> ScoreArray:
     """The answer to what an engine asks first, ``[n, n_labels]``: the evidence of a bootstrap."""
 
-    def evaluate(labels: IntArray) -> ScoreArray:
-        found = scored(labels, store, scorer)
+    def evaluate(labels: IntArray, rows: BoolArray) -> ScoreArray:
+        found = scored(labels, rows, store, scorer)
         show()
         return found
 
@@ -171,6 +171,8 @@ def bootstrapped(
         fixed=fixed_array(config),
         rounds=config.bootstrap_rounds,
         shares=config.label_shares,
+        seed=config.seed,
+        shots=0 if config.context_demonstrations else SHOTS,
         enough=lambda: 0 < config.max_tokens <= store.n_tokens,
     )
 

@@ -20,7 +20,7 @@ from icm_fast.plan.pieces import root_ids
 from icm_fast.plan.text_ids import Tokenizer, text_ids
 from icm_fast.types import UNLABELLED, Dataset, IntArray
 
-MAX_SHOWN = 32
+MAX_SHOWN = 16
 """Demonstrations of a context: small models read short ones better (dev/LOG.md)."""
 
 _STREAM = 4
