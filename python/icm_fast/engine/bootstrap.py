@@ -1,19 +1,21 @@
 """Where a search starts: what the model says of each example alone, and among confident others.
 
-A round takes the labels that the evidence so far gives, shows the more confident half of each label
-as demonstrations, and scores every example among them: those that are shown among all others that
-are. The evidence is that of the example alone plus the mean of the rounds. Each view is calibrated
-and counts by what it tells about the examples, whatever the size of its numbers. Where texts can be
+A round takes the labels that the evidence so far gives, and deals the more confident half of each
+label out to short contexts. Every example is scored after several of them, none of which holds it.
+The evidence is that of the rounds plus half that of the example alone. Each view is calibrated and
+counts by what it tells about the examples, whatever the size of its numbers. Where texts can be
 scored, the same is done the other way round, every second round: how probable is each text after
 each label (a noisy channel, arXiv 2108.04106)? That counts by how much it agrees with the rest.
+
 Calibration makes the labels about equally frequent; where the evidence of all rounds shows plainly
 that they are not, they get the shares that it shows (:mod:`icm_fast.scoring.shares`, and
 :mod:`icm_fast.scoring.mixture` for three and more labels). Rounds show labels at equal shares
 unless shares are known: by contexts of mostly one label a rare one looks rarer than it is
 (dev/LOG.md).
-Half of the labels serve better than all: the half that is left out is wrong more often, and small
-models read short contexts better (dev/LOG.md). On choosing confident demonstrations: Naive-SemiICL,
-arXiv 2503.03062.
+
+Half of the labels serve better than all: the half that is left out is wrong more often; and several
+short contexts tell more than a long one (dev/LOG.md). On choosing confident demonstrations: Naive-
+SemiICL, arXiv 2503.03062.
 """
 
 from __future__ import annotations
