@@ -118,7 +118,7 @@ def bootstrap(
         before, shown = shown, confident_half(evidence, known, dataset.constraints)
         if enough() or (before is not None and (before == shown).all()):
             break
-        views.append(_among(evaluate, round_contexts(shown, seed, shots), free))
+        views.append(_among(evaluate, round_contexts(shown, seed, shots), free, enough))
     evidence = _together(alone, views, texts, free)
     if views and not shares and not dataset.constraints:  # alone shows it too badly; measured
         among = np.mean([view.evidence for view in views], axis=0)
@@ -159,16 +159,29 @@ def round_contexts(
     return found
 
 
-def _among(evaluate: Evaluate, contexts: list[tuple[IntArray, BoolArray]], free: BoolArray) -> View:
-    """What the model says of all examples after the contexts of a round, their mean."""
-    found, sizes = [], []
+def _among(
+    evaluate: Evaluate,
+    contexts: list[tuple[IntArray, BoolArray]],
+    free: BoolArray,
+    enough: Callable[[], bool],
+) -> View:
+    """What the model says of all examples after the contexts of a round, their mean.
+
+    Nothing is said of an example whose contexts a bound of tokens leaves out.
+    """
+    found: list[FloatArray] = []
+    counts: list[BoolArray] = []
+    sizes: list[float] = []
     for labels, rows in contexts:
+        if found and enough():
+            break
         view = View.of(evaluate(labels, rows)[rows], free[rows])
         whole = np.zeros((len(free), view.evidence.shape[1]))
         whole[rows] = view.evidence
         found.append(whole)
+        counts.append(rows)
         sizes.append(view.size)
-    n_each = np.sum([rows for _, rows in contexts], axis=0)
+    n_each = np.maximum(np.sum(counts, axis=0), 1)
     return View(np.sum(found, axis=0) / n_each[:, None], float(np.mean(sizes)))
 
 
