@@ -218,7 +218,8 @@ def test_label_gives_what_the_same_weights_give_here(live):
 @pytest.mark.usefixtures("table")
 def test_search_gives_what_the_same_weights_give_here(live):
     command = ["search", "custom", "task.yaml", "--progress", "none"]
-    command += ["--set", "max_evaluations=3", "--seed", "1"]
+    # A model in this process would be asked for texts, too.
+    command += ["--set", "max_evaluations=3", "--set", "channel=false", "--seed", "1"]
     assert run([*command, *live.flags(), "-o", "there"]) == 0
     assert run([*command, *live.local_flags(), "-o", "here"]) == 0
     there, here = lines_of("there"), lines_of("here")
