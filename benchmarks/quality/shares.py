@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,6 @@ from icm_fast.evaluation.many_shot import predict
 from icm_fast.files import write_atomically
 from icm_fast.model import load_model
 from icm_fast.scoring.factory import make_scorer, make_text_scorer
-from icm_fast.scoring.protocol import TextReading
 from icm_fast.types import BoolArray, Dataset, Example, IntArray, LabelSpace, ScoreArray
 
 FIVE = (0.6, 0.2, 0.1, 0.06, 0.04)
@@ -135,30 +135,17 @@ def compared(
     return found
 
 
-def remembered(score: Evaluate) -> Evaluate:
-    """The same scores, each labelling scored once."""
-    known: dict[bytes, ScoreArray] = {}
+def remembered(score: Callable[..., ScoreArray]) -> Callable[..., ScoreArray]:
+    """The same scores, each question scored once."""
+    known: dict[tuple[bytes, ...], ScoreArray] = {}
 
-    def evaluate(labels: IntArray, rows: BoolArray) -> ScoreArray:
-        key = labels.tobytes() + rows.tobytes()
+    def answered(*arrays: IntArray | BoolArray) -> ScoreArray:
+        key = tuple(array.tobytes() for array in arrays)
         if key not in known:
-            known[key] = score(labels, rows)
+            known[key] = score(*arrays)
         return known[key]
 
-    return evaluate
-
-
-def read_once(texts: TextReading) -> Read:
-    """The same scores of texts, each labelling scored once."""
-    known: dict[bytes, ScoreArray] = {}
-
-    def read(labels: IntArray) -> ScoreArray:
-        key = labels.tobytes()
-        if key not in known:
-            known[key] = texts.score_texts(labels).scores
-        return known[key]
-
-    return read
+    return answered
 
 
 def draw(arguments: argparse.Namespace) -> list[dict[str, Any]]:
@@ -178,7 +165,7 @@ def draw(arguments: argparse.Namespace) -> list[dict[str, Any]]:
                     score = remembered(lambda *one, s=scorer: np.asarray(s.score(*one).scores))
                     texts = make_text_scorer(model, dataset, SearchConfig())
                     found = {"name": one.name, "model": name, "n": len(dataset), "seed": seed}
-                    read = read_once(texts)
+                    read = remembered(lambda labels, t=texts: t.score_texts(labels).scores)
                     content = {**found, **compared(dataset, gold, score, read)}
                     write_atomically(path, (json.dumps(content) + "\n").encode())
                 rows.append(json.loads(path.read_text()))

@@ -513,6 +513,11 @@ class SearchConfig:
         self._check_scorer()
         self._check_labels()
 
+    @property
+    def uses_channel(self) -> bool:
+        """Whether the start asks a model for texts, if it can be asked."""
+        return self.start == "bootstrap" and bool(self.channel)
+
     def _asks_for_no_moves(self) -> bool:
         """Whether a bootstrap is all that is wanted: nothing speaks of what comes after it."""
         return (

@@ -108,8 +108,7 @@ def _steps(load: Callable[[], Dataset], model: Opened, config: SearchConfig) -> 
     rate = _tokens_per_second(loaded, dataset, config, make_scorer)
     speed = {"tokens_per_second": rate}
     yield Finding("speed", True, f"{rate:,.0f} tokens per second", fields=speed)
-    uses_channel = config.start == "bootstrap" and bool(config.channel)
-    texts = make_text_scorer(loaded, dataset, config) if uses_channel else None
+    texts = make_text_scorer(loaded, dataset, config) if config.uses_channel else None
     yield cost(scorer, dataset, config, rate, texts=texts)
 
 

@@ -55,7 +55,7 @@ def server_steps(served: ServedModel, dataset: Dataset, config: SearchConfig) ->
     scorer = make_scorer(served, dataset, config)
     yield context(scorer, pieces, config.context_limit or served.max_context)
     yield _prefix_cache(served, dataset, pieces)
-    if config.start == "bootstrap" and config.channel:
+    if config.uses_channel:
         detail = "servers are asked for labels only, so the search leaves the channel out"
         yield Finding("channel", True, detail, note=True)
     nodes = 1 + len(label_tree(pieces).tail_tokens)

@@ -140,7 +140,7 @@ def search_into(
     result = replace(result, seconds=watch.seconds())
     content = {**summary_of(engine, store, result), **scorer.computing()}
     if config.start == "bootstrap":
-        content["channel"] = uses_channel(config, scorer)
+        content["channel"] = config.uses_channel and scorer.reads_texts
     summary = store.finish(labels_lines(dataset, result.labels, result.scores), content)
     return replace(result, seconds=float(summary["seconds"]))
 
@@ -167,7 +167,7 @@ def bootstrapped(
     return bootstrap(
         dataset,
         evaluate,
-        read=read if uses_channel(config, scorer) else None,
+        read=read if config.uses_channel and scorer.reads_texts else None,
         fixed=fixed_array(config),
         rounds=config.bootstrap_rounds,
         shares=config.label_shares,
@@ -175,11 +175,6 @@ def bootstrapped(
         shots=0 if config.context_demonstrations else SHOTS,
         enough=lambda: 0 < config.max_tokens <= store.n_tokens,
     )
-
-
-def uses_channel(config: SearchConfig, scorer: LazyScorer) -> bool:
-    """Whether a bootstrap has the channel: the settings say so and the model can be asked."""
-    return bool(config.channel) and scorer.reads_texts
 
 
 def _step(number: int, state: SearchState, store: MemoryStore) -> Step:

@@ -14,12 +14,11 @@ Int32s = npt.NDArray[np.int32]
 Int64s = npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True, slots=True)
-class JointPlan:
-    """Plans side by side: their segments one plan after the other, their batches in pairs or more.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Segments:
+    """Segments of a plan that is made here: what a runner reads.
 
     Attributes:
-        first: ``[n_plans + 1]`` int64, number of each plan's first segment.
         parent: Parent segment or -1, ``[n_segments]``, as for all that follows.
         n_tokens: Tokens of each segment.
         start: Tokens before each segment in its context.
@@ -30,7 +29,6 @@ class JointPlan:
         is_kept: False: nothing of earlier plans is read.
     """
 
-    first: Int64s
     parent: Int32s
     n_tokens: Int64s
     start: Int64s
@@ -41,12 +39,28 @@ class JointPlan:
     is_kept: bool = False
 
 
-def pool_slots(plan: TreePlan) -> int:
-    """Slots of a plan in a joint pool: an even number, so that every segment begins at an even one.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JointPlan(Segments):
+    """Plans side by side: their segments one plan after the other, their batches in pairs or more.
+
+    Attributes:
+        first: ``[n_plans + 1]`` int64, number of each plan's first segment.
+    """
+
+    first: Int64s
+
+
+def even(n_tokens: int) -> int:
+    """The next even number of slots, so that whatever follows begins at an even one.
 
     The native decoder keeps keys in pairs, and where pairs fall decides a segment's last bits.
     """
-    return (int(plan.pool_tokens) + 1) // 2 * 2
+    return (n_tokens + 1) // 2 * 2
+
+
+def pool_slots(plan: TreePlan) -> int:
+    """Slots of a plan in a joint pool, so that every segment of it begins at an even one."""
+    return even(int(plan.pool_tokens))
 
 
 def groups_within(plans: Sequence[TreePlan], pool_tokens: int) -> list[list[int]]:

@@ -16,13 +16,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import takewhile
 
 import numpy as np
 import numpy.typing as npt
 
 from icm_fast.errors import InputError
-from icm_fast.plan.text_ids import Tokenizer, text_ids
+from icm_fast.plan.text_ids import Tokenizer, common_length, text_ids
 from icm_fast.types import Dataset
 
 _ENDING = 16
@@ -143,8 +142,7 @@ def preamble_ids(dataset: Dataset, tokenizer: Tokenizer) -> tuple[int, ...]:
     if not dataset.preamble:
         return ()
     alone, opening = text_ids(tokenizer, [dataset.preamble, dataset.opening])
-    same = takewhile(lambda pair: pair[0] == pair[1], zip(alone, opening, strict=False))
-    return tuple(number for number, _ in same)
+    return tuple(alone[: common_length(alone, opening)])
 
 
 def whole_text_ids(text: str, tokenizer: Tokenizer) -> tuple[int, ...]:

@@ -10,6 +10,7 @@ import re
 import unicodedata
 from collections.abc import Mapping, Sequence, Sized
 from functools import lru_cache
+from itertools import takewhile
 from typing import Protocol, overload, runtime_checkable
 
 from icm_fast.errors import InputError, shown
@@ -71,6 +72,12 @@ def text_ids(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
         if token is not None:
             encoded[k] = _split_ids(tokenizer, text, token)
     return encoded
+
+
+def common_length(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many tokens both begin with."""
+    pairs = zip(one, other, strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def _split_ids(tokenizer: Tokenizer, text: str, token: str) -> list[int]:

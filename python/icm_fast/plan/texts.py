@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
+from icm_fast.plan.joint import Int32s, Segments, even
 from icm_fast.plan.pieces import root_ids
-from icm_fast.plan.text_ids import Tokenizer, text_ids
+from icm_fast.plan.text_ids import Tokenizer, common_length, text_ids
 from icm_fast.types import UNLABELLED, Dataset, IntArray
 
 MAX_SHOWN = 16
@@ -27,39 +27,21 @@ _STREAM = 4
 """Which of the seed's random numbers draw the contexts."""
 
 T = TypeVar("T")
-Int32s = npt.NDArray[np.int32]
-Int64s = npt.NDArray[np.int64]
 Ids = tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class TextPlan:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextPlan(Segments):
     """Segments of one pass; a leaf is the text of an example after one of the labels.
 
     Attributes:
-        parent: ``[n_segments]`` int32, parent segment or -1.
         ids: Token ids of each segment.
-        n_tokens: ``[n_segments]`` int64.
-        start: ``[n_segments]`` int64, tokens before each segment in its context.
-        kv_offset: ``[n_segments]`` int64, first pool slot of each segment.
-        batch_offsets: ``[n_batches + 1]`` int64, where each batch begins in ``batch_segments``.
-        batch_segments: ``[n_segments]`` int32, segments in execution order.
-        pool_tokens: Size of the key-value pool, in slots.
-        is_kept: False: nothing of earlier plans is read.
         leaves: What is scored.
         contexts: ``[n]`` int32, the context after which each example is scored.
         vocabulary: The distinct tokens that are scored, in order.
     """
 
-    parent: Int32s
     ids: tuple[Ids, ...]
-    n_tokens: Int64s
-    start: Int64s
-    kv_offset: Int64s
-    batch_offsets: Int64s
-    batch_segments: Int32s
-    pool_tokens: int
-    is_kept: bool
     leaves: tuple[Leaf, ...]
     contexts: Int32s
     vocabulary: Ids
@@ -214,23 +196,13 @@ def _branch(
     full = text_ids(tokenizer, [last + turned.demonstration(*case) for case in cases])
     heads = list(dict.fromkeys(turned.head(*case) for case in cases))
     ahead = dict(zip(heads, text_ids(tokenizer, [last + head for head in heads]), strict=True))
-    kept = min(_common(alone, ids) for ids in full)
+    kept = min(common_length(alone, ids) for ids in full)
     context = whole[: len(whole) - (len(alone) - kept)]
     found = {}
     for case, ids in zip(cases, full, strict=True):
-        unscored = _common(ahead[turned.head(*case)], ids) - kept
+        unscored = common_length(ahead[turned.head(*case)], ids) - kept
         found[case] = (tuple(ids[kept:]), max(1, unscored))
     return context, found
-
-
-def _common(one: Sequence[int], other: Sequence[int]) -> int:
-    """How many tokens both begin with."""
-    n = 0
-    for a, b in zip(one, other, strict=False):
-        if a != b:
-            break
-        n += 1
-    return n
 
 
 class _Tree:
@@ -294,7 +266,7 @@ class _Tree:
         """Run segments as a batch, with slots from ``begin`` on; the first slot after them."""
         for segment in batch:
             self._offset[segment] = begin
-            begin += _even(len(self._ids[segment]))
+            begin += even(len(self._ids[segment]))
         if batch:
             self._batches.append(batch)
         self._pool = max(self._pool, begin)
@@ -315,7 +287,6 @@ class _Tree:
             batch_offsets=np.cumsum([0, *map(len, self._batches)], dtype=np.int64),
             batch_segments=np.array([s for batch in self._batches for s in batch], np.int32),
             pool_tokens=self._pool,
-            is_kept=False,
             leaves=tuple(self._leaves),
             contexts=contexts,
             vocabulary=tuple(sorted({t for leaf in self._leaves for t in leaf.scored})),
@@ -340,9 +311,4 @@ def _packed(items: Iterable[T], size_of: Callable[[T], int], most: int) -> Itera
 def _shared(sequences: Sequence[Ids]) -> int:
     """How many tokens all sequences begin with."""
     first = sequences[0]
-    return min((_common(first, other) for other in sequences[1:]), default=0)
-
-
-def _even(n: int) -> int:
-    """The native decoder keeps keys in pairs, and where pairs fall decides the last bits."""
-    return (n + 1) // 2 * 2
+    return min((common_length(first, other) for other in sequences[1:]), default=0)

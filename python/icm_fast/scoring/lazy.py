@@ -87,8 +87,8 @@ class _FromModel:
         from icm_fast.scoring.factory import make_scorer, make_text_scorer
 
         model, data, config = self._model.load(), self._dataset, self._config
-        wanted = self.reads_texts and config.start == "bootstrap" and config.channel
-        texts = make_text_scorer(model, data, config) if wanted else None
+        reads = self.reads_texts and config.uses_channel
+        texts = make_text_scorer(model, data, config) if reads else None
         return lift(make_scorer(model, data, config), data, texts)
 
 
@@ -105,8 +105,8 @@ class _FromCaller:
 
     def identity(self) -> ModelIdentity:
         own = fingerprint_of(self._scorer, self.name)
-        asked = self._config.start == "bootstrap" and self._config.channel and self.reads_texts
-        return ModelIdentity(f"{own}, also of texts" if asked else own, "scorer")
+        reads = self.reads_texts and self._config.uses_channel
+        return ModelIdentity(f"{own}, also of texts" if reads else own, "scorer")
 
     def files_digest(self) -> str:
         return ""

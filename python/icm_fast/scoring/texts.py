@@ -13,7 +13,7 @@ import torch
 
 from icm_fast.config import SearchConfig
 from icm_fast.errors import InputError
-from icm_fast.model.forward.batch import ALL, LAST, NONE
+from icm_fast.model.forward.batch import ALL, LAST, NONE, n_returned
 from icm_fast.model.forward.runner import ModelRunner
 from icm_fast.model.label_head import LabelHead
 from icm_fast.model.loaded import LoadedModel
@@ -136,7 +136,7 @@ class TextScorer:
             owners: list[Leaf] = []
             at = 0
             for segment in segments.tolist():
-                size = (0, 1, int(plan.n_tokens[segment]))[wanted[segment]]
+                size = n_returned(wanted[segment], plan.n_tokens[segment])
                 states = hidden[at : at + size]
                 at += size
                 for leaf in firsts.get(segment, []):

@@ -58,6 +58,11 @@ class PackedRows:
     wanted: IntArray64
 
 
+def n_returned(wanted: np.uint8, n_tokens: np.int64) -> int:
+    """How many hidden states of a segment are returned."""
+    return (0, 1, int(n_tokens))[int(wanted)]
+
+
 def rows_of(batch: PackedBatch) -> PackedRows:
     """The position of each row of a batch, and what it attends to."""
     ends = np.cumsum(batch.n_tokens)
@@ -66,8 +71,7 @@ def rows_of(batch: PackedBatch) -> PackedRows:
         zip(batch.n_tokens, batch.start, batch.own, strict=True)
     ):
         end = int(ends[k])
-        returned = (0, 1, int(length))[int(batch.wanted[k])]
-        wanted.append(np.arange(end - returned, end))
+        wanted.append(np.arange(end - n_returned(batch.wanted[k], length), end))
         works.append(SegmentWork(end - int(length), end, batch.ranges[k], int(own), int(start)))
         positions.append(np.arange(start, start + length))
         slots.append(np.arange(own, own + length))
