@@ -90,7 +90,7 @@ def _verdict(runs: list[Run], path: Path) -> None:
         signs = run["searches"][0]["signs"]
         if signs is None:
             continue
-        chance = usable_chance(Signs(*(signs[k] for k in ("alone", "among", "support", "tells"))))
+        chance = usable_chance(Signs(**signs))
         seeded = run["start"] is not None
         axes.plot(
             chance,

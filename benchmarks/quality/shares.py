@@ -116,11 +116,14 @@ def compared(
     n_labels = len(dataset.label_space)
     equal = (1.0 / n_labels,) * n_labels
     none = np.full(len(dataset), -1, np.int32)
+
+    def bootstrapped(shares: tuple[float, ...]) -> IntArray:
+        found = bootstrap(dataset, evaluate, read=read, fixed=None, rounds=2, shares=shares)
+        return found.together.argmax(axis=1).astype(np.int32)
+
     labels = {
-        "shown": bootstrap(dataset, evaluate, read=read, fixed=None, rounds=2).argmax(axis=1),
-        "equal": bootstrap(dataset, evaluate, read=read, fixed=None, rounds=2, shares=equal).argmax(
-            axis=1
-        ),
+        "shown": bootstrapped(()),
+        "equal": bootstrapped(equal),
         "zero-shot": predict(evaluate(none, none < 0), calibrated=True),
     }
     true = np.bincount(gold, minlength=n_labels) / len(gold)

@@ -4,7 +4,9 @@
 
 Labels are usable where they agree with gold by at least 0.4 of the way from chance to certainty. A
 logistic regression on the signs of `icm_fast.engine.verdict` is fitted on all tasks but one and
-judges the runs of that one; the weights in the package are those of the fit on all.
+judges the runs of that one; the weights in the package are those of the fit on all. Runs that asked
+for texts after labels have one sign more and weights of their own; the others are judged by weights
+that are fitted on all runs, without that sign.
 """
 
 from __future__ import annotations
@@ -12,16 +14,19 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.quality.table import auroc, read_archive
+from benchmarks.quality.table import Run, auroc, read_archive
 from icm_fast.engine.verdict import DOUBT_FROM, TRUST_FROM, Signs, usable_chance
 from icm_fast.files import write_atomically
 
 NAMES = ("alone", "among", "support", "tells")
+TEXTS = (*NAMES, "texts")
 USABLE = 0.4
 _RIDGE = 0.3
 
@@ -33,29 +38,68 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path)
     arguments = parser.parse_args()
     runs = [run for run in read_archive(arguments.archive) if run["searches"][0]["signs"]]
-    signs = np.array([[r["searches"][0]["signs"][name] for name in NAMES] for r in runs])
-    tasks = np.array([run["task"] for run in runs])
-    seeded = np.array([run["start"] is not None for run in runs])
-    good = np.array([above_chance(run) >= USABLE for run in runs])
-    left_out = np.empty(len(runs))
-    for task in sorted(set(tasks)):
-        constant, weights = fit(signs[tasks != task], good[tasks != task])
-        left_out[tasks == task] = chances(constant, weights, signs[tasks == task])
-    constant, weights = fit(signs, good)
-    package = np.array([usable_chance(Signs(*row)) for row in signs.tolist()])
+    asked = np.array(["texts" in run["searches"][0]["signs"] for run in runs])
+    plain, texts = (
+        Fitted.of(runs, NAMES),
+        Fitted.of([r for r, a in zip(runs, asked, strict=True) if a], TEXTS),
+    )
+    left_out = plain.left_out.copy()
+    left_out[asked] = texts.left_out
+    good, seeded = plain.good, np.array([run["start"] is not None for run in runs])
+    package = np.array([usable_chance(Signs(**r["searches"][0]["signs"])) for r in runs])
     document: dict[str, Any] = {
         "command": "python -m benchmarks.quality.verdict " + " ".join(sys.argv[1:]),
         "runs": len(runs),
         "usable": int(good.sum()),
-        "tasks": len(set(tasks)),
-        "constant": round(constant, 2),
-        "weights": dict(zip(NAMES, np.round(weights, 2).tolist(), strict=True)),
+        "tasks": len({run["task"] for run in runs}),
+        "without_texts": plain.content(),
+        "with_texts": texts.content(),
         "left_out": judged(left_out, good, seeded),
         "package": judged(package, good, seeded),
     }
     print(json.dumps(document, indent=1))
     if arguments.output is not None:
         write_atomically(arguments.output, (json.dumps(document, indent=1) + "\n").encode())
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Fitted:
+    """A fit on runs.
+
+    Attributes:
+        names: The signs.
+        constant: Of the regression on all tasks.
+        weights: ``[signs]``.
+        left_out: ``[runs]`` chance by the fit on all tasks but that of the run.
+        good: ``[runs]`` whether the labels are usable.
+    """
+
+    names: tuple[str, ...]
+    constant: float
+    weights: np.ndarray
+    left_out: np.ndarray
+    good: np.ndarray
+
+    @classmethod
+    def of(cls, runs: Sequence[Run], names: tuple[str, ...]) -> Fitted:
+        """Fit on runs that have these signs."""
+        signs = np.array([[r["searches"][0]["signs"][name] for name in names] for r in runs])
+        tasks = np.array([run["task"] for run in runs])
+        good = np.array([above_chance(run) >= USABLE for run in runs])
+        left_out = np.empty(len(runs))
+        for task in sorted(set(tasks)):
+            constant, weights = fit(signs[tasks != task], good[tasks != task])
+            left_out[tasks == task] = chances(constant, weights, signs[tasks == task])
+        return cls(names, *fit(signs, good), left_out, good)
+
+    def content(self) -> dict[str, Any]:
+        """As plain JSON types."""
+        return {
+            "runs": len(self.good),
+            "constant": round(self.constant, 2),
+            "weights": dict(zip(self.names, np.round(self.weights, 2).tolist(), strict=True)),
+            "left_out": {"auroc": round(auroc(self.left_out, self.good), 3)},
+        }
 
 
 def above_chance(run: dict[str, Any]) -> float:

@@ -71,7 +71,7 @@ class Asked:
 def test_evidence_is_that_of_the_example_alone_and_the_mean_of_the_rounds():
     alone, among = (2.0, 1.0, -1.0, -2.0), (1.5, 2.5, -2.0, -3.0)
     asked = Asked(alone, among)
-    found = bootstrap(toy_dataset(4), asked, shots=0, fixed=None, rounds=2)
+    found = bootstrap(toy_dataset(4), asked, shots=0, fixed=None, rounds=2).together
     tables = [np.array([[0.0, m] for m in margins], np.float32) for margins in (alone, among)]
     one, other = (view_evidence(table) for table in tables)
     assert asked.labellings[:2] == [[-1] * 4, [1, -1, -1, 0]]
@@ -123,7 +123,7 @@ def test_the_evidence_of_a_round_is_the_mean_over_its_contexts():
         table = tables.setdefault(labels.tobytes(), rng.normal(size=(20, 2)).astype(np.float32))
         return np.where(rows[:, None], table, np.nan)
 
-    found = bootstrap(toy_dataset(20), evaluate, fixed=None, rounds=1, seed=2)
+    found = bootstrap(toy_dataset(20), evaluate, fixed=None, rounds=1, seed=2).together
     alone = view_evidence(tables[np.full(20, -1, np.int32).tobytes()])
     shown = confident_half(alone, free(20), ())
     total, count = np.zeros((20, 2)), np.zeros(20)
@@ -169,7 +169,7 @@ def test_the_channel_counts_as_much_as_it_agrees():
         read = Asked(texts, texts)
         return bootstrap(
             toy_dataset(4), Asked(margins, margins), read=read, shots=0, fixed=None, rounds=2
-        )
+        ).together
 
     found = labels_with(1.0, -1.2, 1.2, -1.0)  # agrees about the surest, not about the others
     said = unit(np.array([[0.0, m] for m in (1.0, -1.2, 1.2, -1.0)]), np.ones(4, np.bool_))
@@ -188,8 +188,8 @@ def test_a_channel_that_says_nothing_or_the_opposite_has_no_weight():
     assert channel_weight(0.37, 16) == 0.0  # as much is there by chance
     silent = Asked((0.0,) * 4, (0.0,) * 4)
     asked = [Asked((2.0, 1.0, -1.0, -2.0), (1.5, 2.5, -2.0, -3.0)) for _ in range(2)]
-    found = bootstrap(toy_dataset(4), asked[0], read=silent, shots=0, fixed=None, rounds=1)
-    plain = bootstrap(toy_dataset(4), asked[1], shots=0, fixed=None, rounds=1)
+    found = bootstrap(toy_dataset(4), asked[0], read=silent, shots=0, fixed=None, rounds=1).together
+    plain = bootstrap(toy_dataset(4), asked[1], shots=0, fixed=None, rounds=1).together
     assert found == pytest.approx(plain, rel=1e-6)
 
 
@@ -262,7 +262,7 @@ def test_texts_that_are_not_numbers_are_refused(tmp_path):
 def test_known_labels_do_not_count_in_the_mean():
     fixed = np.array([1, -1, -1, -1], np.int32)
     asked = Asked((9.0, 1.0, -1.0, 0.0), (9.0, 1.0, -1.0, 0.0))
-    found = bootstrap(toy_dataset(4), asked, shots=0, fixed=fixed, rounds=1)
+    found = bootstrap(toy_dataset(4), asked, shots=0, fixed=fixed, rounds=1).together
     shares = np.exp(found[1:] / 2) / np.exp(found[1:] / 2).sum(axis=1, keepdims=True)
     assert shares.mean(axis=0) == pytest.approx([0.5, 0.5], abs=0.02)
 
@@ -319,7 +319,7 @@ def two_bells(n, share, seed=0, distance=3.0):
 def test_shares_that_the_evidence_shows_plainly_are_met(share):
     margins, truth = two_bells(160, share)
     asked = Asked(tuple(margins), tuple(margins))
-    labels = bootstrap(toy_dataset(160), asked, fixed=None, rounds=2).argmax(axis=1)
+    labels = bootstrap(toy_dataset(160), asked, fixed=None, rounds=2).together.argmax(axis=1)
     assert (labels == truth).mean() > 0.95
     assert labels.mean() == pytest.approx(share, abs=0.04)
 
@@ -371,8 +371,8 @@ def test_shares_are_left_alone_where_rules_decide_or_rows_are_few():
     )
     bound = dataclasses.replace(toy_dataset(160), constraints=rules)
     asked = Asked(tuple(margins), tuple(margins))
-    free_rows = bootstrap(toy_dataset(160), asked, fixed=None, rounds=2)
-    kept = bootstrap(bound, asked, fixed=None, rounds=2)
+    free_rows = bootstrap(toy_dataset(160), asked, fixed=None, rounds=2).together
+    kept = bootstrap(bound, asked, fixed=None, rounds=2).together
     assert kept.argmax(axis=1).sum() > free_rows.argmax(axis=1).sum()
     few = evidence_of(*two_bells(FEWEST_TO_BE_CERTAIN - 1, 0.1)[0])
     assert certain_shares(few) is None
@@ -400,7 +400,7 @@ def labels_of_five(n, shares, seed):
         return (among if (labels >= 0).any() else alone).astype(np.float32)
 
     plain = 0.5 * view_evidence(alone) + view_evidence(among)
-    found = bootstrap(dataset, evaluate, shots=0, fixed=None, rounds=1).argmax(axis=1)
+    found = bootstrap(dataset, evaluate, shots=0, fixed=None, rounds=1).together.argmax(axis=1)
     return (found == truth).mean(), (plain.argmax(axis=1) == truth).mean()
 
 

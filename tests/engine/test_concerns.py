@@ -1,6 +1,7 @@
 """What speaks against the labels of a search, and where it is said."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +42,31 @@ def test_one_sided_counts_labelled_examples_and_names_the_label():
     assert "39 of 40 labels are ' yes'" in concern.text
     assert "objective=calibrated" in concern.text
     assert one_sided(labels[:9], toy_dataset(9)) is None
+
+
+def claims(n_texts):
+    prompts = [
+        f"Review: text {k}\nClaim: it is {word}\nThis claim is"
+        for k in range(n_texts)
+        for word in ("good", "bad")
+    ]
+    dataset = toy_dataset(len(prompts))
+    examples = tuple(
+        replace(example, prompt=prompt)
+        for example, prompt in zip(dataset.examples, prompts, strict=True)
+    )
+    return replace(dataset, examples=examples)
+
+
+def test_labels_that_follow_from_the_claim_alone_are_one_sided_too():
+    labels = np.array([1, 0] * 12, np.int32)
+    assert kinds(labels, dataset=claims(12)) == ["one-sided"]
+    concern = one_sided(labels, claims(12))
+    assert concern.text.startswith("24 of 24 labels follow from the lines that many prompts share")
+    labels[:4] = [0, 1, 0, 1]  # of two texts it is the other way round
+    assert kinds(labels, dataset=claims(12)) == []
+    labels[:4] = -1
+    assert one_sided(labels, claims(12)) is not None
 
 
 def test_labels_that_predict_nothing():

@@ -179,3 +179,9 @@ def test_unlabelled_examples_have_no_label_and_no_margin():
     assert first["label"] is None
     assert first["label_index"] == -1
     assert first["margin"] is None
+    assert "confidence" not in first
+    sure = np.array([0.0, 0.8125])
+    lines = [
+        json.loads(line) for line in labels_lines(toy_dataset(2), labels, scores, sure).splitlines()
+    ]
+    assert [line["confidence"] for line in lines] == [None, 0.8125]

@@ -1,6 +1,7 @@
 """Whether found labels can be trusted, and where it is said."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import pytest
 import icm_fast
 from icm_fast.cli import run as command
 from icm_fast.config import SearchConfig
+from icm_fast.engine.bootstrap import Evidence
 from icm_fast.engine.verdict import (
     FEWEST_LABELS,
     Signs,
@@ -18,6 +20,7 @@ from icm_fast.engine.verdict import (
 )
 from icm_fast.errors import InputError
 from icm_fast.evaluation.report import run_report
+from icm_fast.runs.digests import with_digests
 from icm_fast.runs.finished import read_run
 from icm_fast.runs.verdict import LEVELS, Verdict, read_verdict
 from run_fakes import FakeScorer, toy_dataset
@@ -150,3 +153,66 @@ def test_a_damaged_one_is_refused(change, said):
     with pytest.raises(InputError, match="summary, verdict") as error:
         read_verdict({"verdict": content})
     assert said in str(error.value)
+
+
+def test_confidence_takes_in_what_a_search_started_from():
+    doubted = np.where(np.arange(N) < 6, 1 - ALTERNATING, ALTERNATING)
+    flat = np.zeros((N, 2), np.float32) - np.float32(np.log(2.0))
+    start = Evidence(scores(doubted, 2.0), scores(doubted, 1.0).astype(np.float64))
+    found = label_confidence(ALTERNATING, flat, flat, start)
+    assert found[:6].max() < 0.5 < found[6:].min()
+    # The level follows from how often the labels are those by texts: 18 of 24 here, then all.
+    sure = label_confidence(
+        ALTERNATING, flat, flat, Evidence(scores(ALTERNATING, 2.0), start.texts)
+    )
+    surer = label_confidence(
+        ALTERNATING,
+        flat,
+        flat,
+        Evidence(scores(ALTERNATING, 2.0), scores(ALTERNATING, 1.0).astype(np.float64)),
+    )
+    assert 0.7 < sure.mean() < surer.mean()
+
+
+def test_texts_that_speak_for_other_labels_are_a_sign_against():
+    both = scores(ALTERNATING, 3.0), scores(ALTERNATING, 3.0)
+    backed = signs_of(ALTERNATING, *both, None, scores(ALTERNATING, 1.0))
+    opposed = signs_of(ALTERNATING, *both, None, scores(1 - ALTERNATING, 1.0))
+    assert (backed.texts, opposed.texts) == pytest.approx((1.0, -1.0))
+    assert usable_chance(opposed) < usable_chance(backed)
+    assert "asked the other way round" in verdict_of(opposed).reasons[0]
+    assert len(verdict_of(opposed).reasons) == 5
+    assert "texts" not in signs_of(ALTERNATING, *both).content()
+    assert backed.content()["texts"] == 1.0
+
+
+def test_a_folder_without_confidence_gets_it_and_keeps_its_summary(folder, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(folder, copy)
+    whole = (copy / "labels.jsonl").read_bytes()
+    lines = [json.loads(line) for line in whole.decode().splitlines()]
+    assert all(0 < line.pop("confidence") <= 1 for line in lines)
+    (copy / "labels.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    summary = json.loads((copy / "summary.json").read_text())
+    digests = summary.pop("digests")
+    former = with_digests(summary, copy, [name for name in digests if name != "summary"], "")
+    (copy / "summary.json").write_text(json.dumps(former))
+    assert read_run(copy).confidence is None  # as version 0.1 left it
+    icm_fast.search(toy_dataset(N), model="fake", scorer=FakeScorer(N), output_dir=copy)
+    assert (copy / "labels.jsonl").read_bytes() == whole
+    assert json.loads((copy / "summary.json").read_text()) == summary | {"digests": digests}
+    assert read_run(copy).confidence is not None
+
+
+def test_signs_are_those_within_a_wording():
+    """Labels that follow from a claim agree with every view of it, and that says nothing."""
+    claim, texts = np.arange(N, dtype=np.int32) % 2, (np.arange(N) // 2) % 2
+    views = scores(claim, 3.0), scores(claim, 3.0)
+    misled = signs_of(claim, *views, None, scores(claim, 3.0))
+    told = signs_of(claim, *views, None, scores(claim, 3.0), claim)
+    assert (misled.alone, misled.among, misled.texts) == pytest.approx((1.0, 1.0, 1.0))
+    assert (told.alone, told.among, told.texts, told.tells) == pytest.approx((0.0,) * 4, abs=1e-6)
+    right = (claim == texts).astype(np.int32)
+    leaning = scores(right, 1.0) + scores(claim, 2.0)
+    found = signs_of(right, leaning, leaning, None, None, claim)
+    assert (found.alone, found.among, found.support) == pytest.approx((1.0, 1.0, 1.0))

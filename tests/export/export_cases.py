@@ -97,6 +97,7 @@ def set_labels(folder: Path, labels: Sequence[int]) -> None:
         row["label"] = None if label < 0 else names[label]
         row["logprobs"] = [-1.5, -0.25] if label == 1 else [-0.25, -1.5]
         row["margin"] = None if label < 0 else 1.25 + k
+        row["confidence"] = None if label < 0 else 0.75
     _write(folder / "labels.jsonl", rows)
 
 

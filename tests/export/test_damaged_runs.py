@@ -217,6 +217,8 @@ def test_no_edit_of_a_value_ends_in_a_traceback(whole, folder, data):
         ("labels.jsonl", 0, {"logprobs": [math.nan, 0.0]}, "a list of 2 finite numbers"),
         ("labels.jsonl", 0, {"id": "other"}, "line 1: id is 'other'"),
         ("labels.jsonl", 0, {"margin": None}, "line 1: margin is None"),
+        ("labels.jsonl", 0, {"confidence": 1.5}, "line 1: confidence is 1.5, expected a"),
+        ("labels.jsonl", 0, {"confidence": None}, "line 1: confidence is None"),
         ("examples.jsonl", 1, {"prompt": 1}, "line 2: prompt is 1, expected text"),
         ("examples.jsonl", 1, {"prompt": " "}, "empty prompt"),
         ("summary.json", 0, {"n_examples": "x"}, "n_examples is 'x', expected an integer"),

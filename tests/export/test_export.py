@@ -43,7 +43,7 @@ def test_jsonl(run, tmp_path):
     assert export_run(run, "jsonl", tmp_path / "a.jsonl").n_rows == 8
     rows = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]
     assert rows == export_rows(run)
-    assert list(rows[0]) == ["id", "prompt", "label", "margin", "logprobs"]
+    assert list(rows[0]) == ["id", "prompt", "label", "confidence", "margin", "logprobs"]
     assert rows[0]["prompt"] == "Question 0?\nAnswer:"
 
 

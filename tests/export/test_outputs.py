@@ -59,7 +59,7 @@ def test_devices_and_pipes_are_written_to(run, tmp_path, which):
 def test_dash_is_standard_output(run, capfdbinary):
     assert icm_fast_command(["export", str(run.folder), "-o", "-", "--format", "csv"]) == 0
     said = capfdbinary.readouterr()
-    assert said.out.startswith(b"id,prompt,label,margin")
+    assert said.out.startswith(b"id,prompt,label,confidence,margin")
     assert b"rows written to standard output" in said.err
     assert icm_fast_command(["report", str(run.folder), "-o", "-"]) == 0
     assert capfdbinary.readouterr().out.startswith(b"# truthfulqa")

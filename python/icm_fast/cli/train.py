@@ -249,18 +249,13 @@ def _given_labels(folder: Path, model: str | None, *, with_confidence: bool) -> 
 
     run = read_run(folder)
     config = run.config
-    confidence = None
-    if with_confidence:
-        from icm_fast.training.confidence import run_confidence
-
-        confidence = run_confidence(run)
     return _GivenLabels(
         run.dataset,
         run.labels,
         model or run.model,
         config.dtype,
         config.device,
-        confidence,
+        run.confidence if with_confidence else None,
     )
 
 

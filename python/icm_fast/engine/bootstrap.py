@@ -76,6 +76,20 @@ Read = Callable[[IntArray], ScoreArray]
 """Scores of all texts after each label under a labelling: ``[n]`` to ``[n, n_labels]``."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Evidence:
+    """What a bootstrap found.
+
+    Attributes:
+        together: ``[n, n_labels]`` float32, the evidence for each label, about in nats.
+        texts: ``[n, n_labels]`` what texts after labels say, whether it counted or not, without the
+            mean of each row; None where it was not asked for.
+    """
+
+    together: ScoreArray
+    texts: FloatArray | None = None
+
+
 def bootstrap(
     dataset: Dataset,
     evaluate: Evaluate,
@@ -87,8 +101,8 @@ def bootstrap(
     seed: int = 0,
     shots: int = SHOTS,
     enough: Callable[[], bool] = lambda: False,
-) -> ScoreArray:
-    """The evidence for each label of each example, ``[n, n_labels]`` float32, about in nats.
+) -> Evidence:
+    """The evidence for each label of each example.
 
     Args:
         dataset: Examples, label space and constraints.
@@ -125,7 +139,7 @@ def bootstrap(
         unequal = _shown_shares(evidence[free], alone.evidence[free], among[free])
         if unequal is not None:
             evidence[free] += share_offset(evidence[free], unequal)
-    return evidence.astype(np.float32)
+    return Evidence(evidence.astype(np.float32), _said(texts) if texts else None)
 
 
 def round_contexts(
@@ -266,11 +280,16 @@ def _together(
         asked = _ALONE * asked + np.mean([view.evidence for view in views], axis=0)
         size += float(np.mean([view.size for view in views]))
     if texts:
-        asked, said = unit(asked, free), unit(np.mean(texts[1:] or texts, axis=0), free)
+        asked, said = unit(asked, free), unit(_said(texts), free)
         agreement = float((asked * said)[free].mean()) if free.any() else 0.0
         asked = asked + channel_weight(agreement, int(free.sum())) * said
     found: FloatArray = asked * (size / _size(asked))
     return found
+
+
+def _said(texts: list[FloatArray]) -> FloatArray:
+    """What the channel says: the rounds, or each example alone where there are none."""
+    return np.asarray(np.mean(texts[1:] or texts, axis=0), np.float64)
 
 
 def channel_weight(agreement: float, n: int) -> float:

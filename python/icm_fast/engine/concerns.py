@@ -17,6 +17,7 @@ from icm_fast._core import count_violations
 from icm_fast._core import utility as native_utility
 from icm_fast.engine.native import fixed_array
 from icm_fast.tasks.duplicates import duplicates_text
+from icm_fast.tasks.wording import shared_wording
 from icm_fast.types import UNLABELLED, Dataset, IntArray, Reporter
 
 if TYPE_CHECKING:
@@ -61,20 +62,36 @@ class Rival:
 
 
 def one_sided(labels: IntArray, dataset: Dataset) -> Concern | None:
-    """A concern if nearly all labelled examples carry one label."""
+    """A concern if nearly all labelled examples carry one label, or that of their wording."""
     given = labels[labels != UNLABELLED]
     if len(given) < FEWEST_LABELS:
         return None
     counts = np.bincount(given, minlength=len(dataset.label_space))
     top = int(counts.argmax())
     if counts[top] <= ONE_SIDED_SHARE * len(given):
-        return None
+        return _by_wording(labels, dataset)
     return Concern(
         "one-sided",
         f"{int(counts[top])} of {len(given)} labels are {dataset.label_space[top]!r}; unless the "
         "data really are this one-sided, the search has collapsed: use objective=calibrated, add "
         "constraints (such as a claim and its negation, of which exactly one is true), or try "
         "another seed or a larger model",
+    )
+
+
+def _by_wording(labels: IntArray, dataset: Dataset) -> Concern | None:
+    """A concern if the labels follow from what prompts have in common, whatever the texts."""
+    wording = shared_wording([example.prompt for example in dataset.examples])
+    given = labels != UNLABELLED
+    most = [np.bincount(labels[given & (wording == k)]) for k in np.unique(wording[given])]
+    follow = sum(int(counts.max()) for counts in most)
+    if len(most) == 1 or follow <= ONE_SIDED_SHARE * given.sum():
+        return None
+    return Concern(
+        "one-sided",
+        f"{follow} of {int(given.sum())} labels follow from the lines that many prompts share, "
+        "whatever else a prompt says; unless that is so in your data, the model judges the claims "
+        "and not the texts: ask without a claim, with the answers as labels, or try a larger model",
     )
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from icm_fast.config import SearchConfig
 from icm_fast.engine.answers import checked
+from icm_fast.engine.bootstrap import Evidence
 from icm_fast.engine.concerns import Concern, Rival, find_rival, search_concerns
 from icm_fast.engine.native import fixed_array, labelling_utility
 from icm_fast.engine.protocol import SearchEngine
@@ -16,6 +17,7 @@ from icm_fast.runs.provenance import versions
 from icm_fast.runs.store import MemoryStore
 from icm_fast.runs.verdict import Verdict
 from icm_fast.scoring.lazy import LazyScorer
+from icm_fast.tasks.wording import shared_wording
 from icm_fast.types import UNLABELLED, Dataset, FloatArray, IntArray, ScoreArray
 
 
@@ -36,9 +38,9 @@ class SearchResult:
         seconds: Wall-clock seconds of the process that finished the search.
         concerns: Reasons to doubt the labels (:mod:`icm_fast.engine.concerns`), gravest first.
         runner_up: The best scored labelling that differs in at least a quarter of the examples.
-        confidence: ``[n]`` probability of each label, from what the model says of the example alone
-            and among all others (:func:`icm_fast.engine.verdict.label_confidence`); None where the
-            search never scored examples alone, as with the preset ``paper``.
+        confidence: ``[n]`` probability of each label by all ways in which the model was asked
+            (:func:`icm_fast.engine.verdict.label_confidence`); None where the search never scored
+            examples alone, as with the preset ``paper``.
         signs: What speaks for the labels; None there too, and with too few labels.
         verdict: Whether the labels can be trusted; None likewise.
     """
@@ -59,17 +61,31 @@ class SearchResult:
 
 
 def judged(
-    result: SearchResult, store: MemoryStore, dataset: Dataset, config: SearchConfig
+    result: SearchResult,
+    store: MemoryStore,
+    dataset: Dataset,
+    config: SearchConfig,
+    start: Evidence | None = None,
 ) -> SearchResult:
-    """The result with confidence and verdict, where the search scored each example alone."""
+    """The result with confidence and verdict, where the search scored each example alone.
+
+    Args:
+        result: What the search found.
+        store: Its scores.
+        dataset: Its examples.
+        config: Its settings.
+        start: What its bootstrap found, if it had one.
+    """
     alone = scores_alone(store, config, len(dataset))
     if alone is None or not np.isfinite(result.scores).all():
         return result
-    signs = signs_of(result.labels, alone, result.scores, fixed_array(config))
+    texts = None if start is None else start.texts
+    wording = shared_wording([example.prompt for example in dataset.examples])
+    signs = signs_of(result.labels, alone, result.scores, fixed_array(config), texts, wording)
     kinds = [concern.kind for concern in result.concerns]
     return replace(
         result,
-        confidence=label_confidence(result.labels, alone, result.scores),
+        confidence=label_confidence(result.labels, alone, result.scores, start),
         signs=signs,
         verdict=verdict_of(signs, kinds),
     )

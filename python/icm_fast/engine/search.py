@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from icm_fast.config import SearchConfig, check_config
 from icm_fast.engine.answers import answer, checked, scored
-from icm_fast.engine.bootstrap import SHOTS, bootstrap
+from icm_fast.engine.bootstrap import SHOTS, Evidence, bootstrap
 from icm_fast.engine.chains import make_search_engine
 from icm_fast.engine.concerns import CollapseWatch
 from icm_fast.engine.native import fixed_array
@@ -121,8 +121,10 @@ def search_into(
         shown.update(state)
         tracking.report(_step(next(steps), state, store))
 
+    start: Evidence | None = None
     if config.start == "bootstrap" and engine.ask() is not None:
-        engine.tell(bootstrapped(dataset, config, store, scorer, show))
+        start = bootstrapped(dataset, config, store, scorer, show)
+        engine.tell(start.together)
     while (ask := engine.ask()) is not None:
         if not stopped and engine.n_labelled and 0 < config.max_tokens <= store.n_tokens:
             engine.stop("max_tokens")
@@ -136,12 +138,13 @@ def search_into(
     result = result_of(engine, store, dataset, config)
     if config.context_order == "append":
         result = rescored(result, store, scorer, dataset, config)
-    result = judged(result, store, dataset, config)
+    result = judged(result, store, dataset, config, start)
     result = replace(result, seconds=watch.seconds())
     content = {**summary_of(engine, store, result), **scorer.computing()}
     if config.start == "bootstrap":
         content["channel"] = config.uses_channel and scorer.reads_texts
-    summary = store.finish(labels_lines(dataset, result.labels, result.scores), content)
+    lines = labels_lines(dataset, result.labels, result.scores, result.confidence)
+    summary = store.finish(lines, content)
     return replace(result, seconds=float(summary["seconds"]))
 
 
@@ -151,8 +154,8 @@ def bootstrapped(
     store: MemoryStore,
     scorer: LazyScorer,
     show: Callable[[], None],
-) -> ScoreArray:
-    """The answer to what an engine asks first, ``[n, n_labels]``: the evidence of a bootstrap."""
+) -> Evidence:
+    """What a bootstrap finds: the answer to what an engine asks first."""
 
     def evaluate(labels: IntArray, rows: BoolArray) -> ScoreArray:
         found = scored(labels, rows, store, scorer)

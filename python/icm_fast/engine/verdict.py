@@ -3,7 +3,8 @@
 Labels that predict each other well need not be right: a search finds coherent labels, and a model
 that cannot do a task has coherent mistakes. What speaks for labels is that ways of asking which err
 differently say the same: the model that sees a text alone, and the model that sees it among the
-others with their labels. A few such signs, and how often labels with these signs were usable on
+others with their labels; and, asked the other way round, which texts it finds likely after which
+label. A few such signs, and how often labels with these signs were usable on
 tasks whose gold is known, give the chance that labels are usable (``benchmarks/quality``).
 """
 
@@ -15,12 +16,15 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from icm_fast.engine.bootstrap import Evidence, unit
 from icm_fast.runs.verdict import DOUBT, REJECT, TRUST, Verdict
 from icm_fast.scoring.posterior import (
     calibrated_evidence,
+    centred,
     expected_accuracy,
     mutual_information,
     posterior,
+    view_evidence,
 )
 from icm_fast.types import UNLABELLED, FloatArray, IntArray, ScoreArray
 
@@ -44,44 +48,74 @@ class Signs:
             mean, they have for these labels.
         tells: Mutual information of texts and predictions without demonstrations, as a share of the
             largest possible one.
+        texts: Agreement above chance with the labels after which the model finds each text most
+            likely; None where it was not asked.
     """
 
     alone: float
     among: float
     support: float
     tells: float
+    texts: float | None = None
 
     def content(self) -> dict[str, float]:
         """As plain JSON types."""
-        return {name: round(float(value), 4) for name, value in asdict(self).items()}
+        return {name: round(float(v), 4) for name, v in asdict(self).items() if v is not None}
 
 
 _CONSTANT = -2.59
 _WEIGHTS = {"alone": 1.98, "among": 1.0, "support": 2.71, "tells": 0.96}
+_TEXTS_CONSTANT = -2.59
+_TEXTS_WEIGHTS = {"alone": 1.98, "among": 1.0, "support": 2.71, "tells": 0.96, "texts": 0.0}
 """Fitted by ``python -m benchmarks.quality.verdict`` (benchmarks/results/verdict.json)."""
 
+_AMONG = 0.5
+"""How much the final scores count in confidence beside what a search started from; measured."""
 
-def label_confidence(labels: IntArray, alone: ScoreArray, among: ScoreArray) -> FloatArray:
-    """Probability of each label by both views together, ``[n]``; 0 where unlabelled.
 
-    The views rank examples better together than either does. Their level is set by how often the
-    two give the same label.
+def label_confidence(
+    labels: IntArray, alone: ScoreArray, among: ScoreArray, start: Evidence | None = None
+) -> FloatArray:
+    """Probability of each label by all views together, ``[n]``; 0 where unlabelled.
+
+    The views rank examples better together than any does. Their level is set by how often the
+    labels are those of the view that has most reason to err differently.
 
     Args:
         labels: ``[n]``, -1 where unlabelled.
         alone: ``[n, n_labels]`` log-probabilities without demonstrations.
         among: ``[n, n_labels]`` log-probabilities given all other labels.
+        start: What a bootstrap found; None where there was none.
     """
-    views = [calibrated_evidence(scores) for scores in (alone, among)]
-    one, other = (view.argmax(axis=1).astype(np.int32) for view in views)
-    judged = posterior(views[0] + views[1], expected_accuracy(one, other, alone.shape[1]))
+    together, opinion = _all_views(alone, among, start)
+    given = labels != UNLABELLED
+    other = opinion.argmax(axis=1).astype(np.int32)
+    accuracy = expected_accuracy(labels[given], other[given], alone.shape[1])
+    judged = posterior(together, accuracy)
     found = judged.probabilities[np.arange(len(labels)), labels].astype(np.float64)
-    confidence: FloatArray = np.where(labels == UNLABELLED, 0.0, found)
+    confidence: FloatArray = np.where(given, found, 0.0)
     return confidence
 
 
+def _all_views(
+    alone: ScoreArray, among: ScoreArray, start: Evidence | None
+) -> tuple[FloatArray, FloatArray]:
+    """The evidence of all views, and that of the one that errs differently."""
+    single = calibrated_evidence(alone)
+    if start is None:
+        return single + calibrated_evidence(among), single
+    everyone = np.ones(len(alone), np.bool_)
+    together = unit(start.together, everyone) + _AMONG * unit(view_evidence(among), everyone)
+    return together, single if start.texts is None else start.texts
+
+
 def signs_of(
-    labels: IntArray, alone: ScoreArray, among: ScoreArray, free: IntArray | None = None
+    labels: IntArray,
+    alone: ScoreArray,
+    among: ScoreArray,
+    free: IntArray | None = None,
+    texts: FloatArray | None = None,
+    wording: IntArray | None = None,
 ) -> Signs | None:
     """The signs of labels; None with fewer than :data:`FEWEST_LABELS` labelled examples.
 
@@ -90,6 +124,9 @@ def signs_of(
         alone: ``[n, n_labels]`` log-probabilities without demonstrations.
         among: ``[n, n_labels]`` log-probabilities given all other labels.
         free: ``[n]``, -1 where the search was free to choose; all when absent.
+        texts: ``[n, n_labels]`` what texts after labels say; None where that was not asked.
+        wording: ``[n]``, which examples share their wording
+            (:func:`icm_fast.tasks.wording.shared_wording`); all when absent.
     """
     counts = labels != UNLABELLED
     if free is not None:
@@ -97,11 +134,25 @@ def signs_of(
     found = labels[counts]
     if len(found) < FEWEST_LABELS:
         return None
-    one, other = calibrated_evidence(alone[counts]), calibrated_evidence(among[counts])
-    return signs_from(found, one, other, mutual_information(alone[counts]))
+    same = np.zeros(len(found), np.int32) if wording is None else wording[counts]
+    one, other = alone[counts].astype(np.float64), among[counts].astype(np.float64)
+    said = None if texts is None else centred(texts[counts])
+    information = 0.0
+    for value in np.unique(same):  # what a wording says, whatever the text, is no evidence
+        mine = same == value
+        information += float(mine.mean()) * mutual_information(one[mine])
+        one[mine], other[mine] = (calibrated_evidence(view[mine]) for view in (one, other))
+    return signs_from(found, one, other, information, said, same)
 
 
-def signs_from(labels: IntArray, alone: FloatArray, among: FloatArray, information: float) -> Signs:
+def signs_from(
+    labels: IntArray,
+    alone: FloatArray,
+    among: FloatArray,
+    information: float,
+    texts: FloatArray | None = None,
+    wording: IntArray | None = None,
+) -> Signs:
     """The signs of labels from the evidence of both views.
 
     Args:
@@ -110,17 +161,21 @@ def signs_from(labels: IntArray, alone: FloatArray, among: FloatArray, informati
             their mean prediction, on any scale.
         among: ``[n, n_labels]`` evidence of texts among others.
         information: Mutual information of texts alone and their predictions in nats.
+        texts: ``[n, n_labels]`` what texts after labels say; None where that was not asked.
+        wording: ``[n]``, which texts share their wording; all when absent.
     """
     n_labels = alone.shape[1]
+    same = np.zeros(len(labels), np.int32) if wording is None else wording
     rows = np.arange(len(labels))
     own = alone.argmax(axis=1)
     best, mine = float(alone[rows, own].mean()), float(alone[rows, labels].mean())
     middle = float(alone.mean())
     return Signs(
-        alone=_kappa(labels, own, n_labels),
-        among=_kappa(labels, among.argmax(axis=1), n_labels),
+        alone=_kappa(labels, own, same),
+        among=_kappa(labels, among.argmax(axis=1), same),
         support=float(np.clip((mine - middle) / max(best - middle, 1e-9), -1.0, 1.0)),
         tells=information / math.log(n_labels),
+        texts=None if texts is None else _kappa(labels, texts.argmax(axis=1), same),
     )
 
 
@@ -138,7 +193,8 @@ def verdict_of(signs: Signs | None, concerns: Collection[str] = ()) -> Verdict |
     grave = sorted(GRAVE.intersection(concerns))
     if grave:
         level = DOUBT if level == TRUST else REJECT
-    reasons = [said.text(getattr(signs, name)) for name, said in _SAID.items()]
+    asked = {name: getattr(signs, name) for name in _SAID}
+    reasons = [_SAID[name].text(value) for name, value in asked.items() if value is not None]
     against = [text for text, speaks in reasons if not speaks]
     against += [f"there is the concern {kind!r}, which see" for kind in grave]
     rest = [text for text, speaks in reasons if speaks]
@@ -147,7 +203,10 @@ def verdict_of(signs: Signs | None, concerns: Collection[str] = ()) -> Verdict |
 
 def usable_chance(signs: Signs) -> float:
     """Chance that labels with these signs are usable: a logistic regression on known tasks."""
-    value = _CONSTANT + sum(weight * getattr(signs, name) for name, weight in _WEIGHTS.items())
+    constant, weights = _CONSTANT, _WEIGHTS
+    if signs.texts is not None:
+        constant, weights = _TEXTS_CONSTANT, _TEXTS_WEIGHTS
+    value = constant + sum(weight * getattr(signs, name) for name, weight in weights.items())
     return 1.0 / (1.0 + math.exp(-value))
 
 
@@ -171,6 +230,11 @@ _SAID = {
         "agreement above chance with what the model says of each text alone:",
         0.4,
         "the labels are not those that the label words mean to the model, or it cannot do the task",
+    ),
+    "texts": _Said(
+        "agreement above chance with the labels after which it finds each text most likely:",
+        0.4,
+        "asked the other way round, the model says something else",
     ),
     "tells": _Said(
         "information about the labels that the model has of each text alone:",
@@ -198,8 +262,12 @@ _ADVICE = {
 }
 
 
-def _kappa(one: IntArray, other: IntArray, n_labels: int) -> float:
-    """Cohen's kappa; 0 where one side has a single label."""
-    shares = [np.bincount(side, minlength=n_labels) / len(one) for side in (one, other)]
-    chance = float(shares[0] @ shares[1])
+def _kappa(one: IntArray, other: IntArray, wording: IntArray) -> float:
+    """Cohen's kappa; 0 where one side has a single label. Chance is that within each wording."""
+    chance = 0.0
+    for value in np.unique(wording):
+        mine = wording == value
+        size = int(max(one.max(), other.max())) + 1
+        shares = [np.bincount(side[mine], minlength=size) / mine.sum() for side in (one, other)]
+        chance += float(mine.mean()) * float(shares[0] @ shares[1])
     return 0.0 if chance >= 1.0 else (float((one == other).mean()) - chance) / (1.0 - chance)

@@ -108,11 +108,15 @@ _FORMULAS = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d",
 
 
 class Row(TypedDict):
-    """One example in a table; label and margin are None where it is unlabelled."""
+    """One example in a table; label, confidence and margin are None where it is unlabelled.
+
+    The confidence is None as well where the search gave none.
+    """
 
     id: str
     prompt: str
     label: str | None
+    confidence: float | None
     margin: float | None
     logprobs: list[float]
 
@@ -120,16 +124,18 @@ class Row(TypedDict):
 def export_rows(run: FinishedRun) -> list[Row]:
     """One row per example, in the order of the data."""
     labels = run.dataset.label_space
+    sure = [None] * len(run.labels) if run.confidence is None else run.confidence.tolist()
     return [
         {
             "id": example.id,
             "prompt": example.prompt,
             "label": labels[int(label)] if label >= 0 else None,
+            "confidence": confidence if label >= 0 else None,
             "margin": margin,
             "logprobs": [float(str(value)) for value in scores],
         }
-        for example, label, margin, scores in zip(
-            run.dataset.examples, run.labels, run.margins, run.scores, strict=True
+        for example, label, confidence, margin, scores in zip(
+            run.dataset.examples, run.labels, sure, run.margins, run.scores, strict=True
         )
     ]
 
@@ -147,11 +153,11 @@ def _csv(run: FinishedRun, *, safe: bool = False) -> Encoded:
     names = [f"logprob:{label.strip()}" for label in run.dataset.label_space]
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["id", "prompt", "label", "margin", *names])
+    writer.writerow(["id", "prompt", "label", "confidence", "margin", *names])
     for row in export_rows(run):
         texts = (row["id"], row["prompt"], row["label"])
         shown = map(_no_formula, texts) if safe else texts
-        writer.writerow([*shown, row["margin"], *row["logprobs"]])
+        writer.writerow([*shown, row["confidence"], row["margin"], *row["logprobs"]])
     return _table(run, text.getvalue().encode())
 
 
@@ -169,6 +175,7 @@ def _parquet(run: FinishedRun) -> Encoded:
             ("id", pa.string()),
             ("prompt", pa.string()),
             ("label", pa.string()),
+            ("confidence", pa.float32()),
             ("margin", pa.float32()),
             ("logprobs", pa.list_(pa.float32())),
         ]

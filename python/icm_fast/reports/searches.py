@@ -149,7 +149,22 @@ def stored_concerns(summary: Mapping[str, Any]) -> tuple[Concern, ...]:
     return tuple(Concern(c["kind"], c["text"]) for c in summary.get("concerns") or ())
 
 
+_JUDGED = (
+    "Confidence is the probability of the label by all ways in which the model was asked; its "
+    "level follows from how often they say the same."
+)
+_BARE = (
+    "Confidence is the probability of the label among all labels, given the labels of all other "
+    "rows. It is not calibrated: its order says more than its level."
+)
+
+
 def run_confidence(run: FinishedRun) -> FloatArray:
+    """Probability of each label, ``[n]``; what the search gave, or else :func:`_after_others`."""
+    return _after_others(run) if run.confidence is None else run.confidence
+
+
+def _after_others(run: FinishedRun) -> FloatArray:
     """Probability of each label among the labels, given all others; ``[n]``, 0 without scores."""
     scores = run.scores.astype(np.float64)
     top = scores.max(axis=1, keepdims=True)
@@ -183,8 +198,7 @@ def labelled_run(run: FinishedRun) -> Labelled:
         decided=decided.astype(np.int32),
         deciders=_DECIDERS,
         more=tuple(more),
-        what_confidence="Confidence is the probability of the label among all labels, given the "
-        "labels of all other rows. It is not calibrated: its order says more than its level.",
+        what_confidence=_BARE if run.confidence is None else _JUDGED,
     )
 
 

@@ -17,7 +17,7 @@ from icm_fast.runs.digests import check_files
 from icm_fast.runs.labels import read_results
 from icm_fast.runs.store import CONFIG_FILE, EVENTS_FILE, EXAMPLES_FILE, RUN_AGAIN, read_summary
 from icm_fast.tasks.source import TaskSource
-from icm_fast.types import Dataset, Example, IntArray, LabelSpace, ScoreArray
+from icm_fast.types import Dataset, Example, FloatArray, IntArray, LabelSpace, ScoreArray
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -33,6 +33,8 @@ class FinishedRun:
         labels: ``[n]`` int32, -1 where unlabelled.
         scores: ``[n, n_labels]`` float32.
         margins: Margin of each label; None where unlabelled.
+        confidence: ``[n]`` probability of each label, 0 where unlabelled; None where the search
+            gave none.
         summary: Content of summary.json.
         events: Content of events.jsonl.
     """
@@ -45,6 +47,7 @@ class FinishedRun:
     labels: IntArray
     scores: ScoreArray
     margins: tuple[float | None, ...]
+    confidence: FloatArray | None
     summary: dict[str, Any]
     events: tuple[dict[str, Any], ...]
 
@@ -74,6 +77,7 @@ def read_run(folder: Path) -> FinishedRun:
         labels=results.labels,
         scores=results.scores,
         margins=results.margins,
+        confidence=results.confidence,
         summary=summary,
         events=events,
     )

@@ -1,4 +1,4 @@
-"""labels.jsonl: the labels of a run with their log-probabilities and margins."""
+"""labels.jsonl: the labels of a run with their log-probabilities, margins and confidence."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import numpy as np
 from icm_fast.errors import InputError
 from icm_fast.files.fields import Fields, read_object_lines
 from icm_fast.runs.store import LABELS_FILE, RUN_AGAIN
-from icm_fast.types import UNLABELLED, Dataset, IntArray, LabelSpace, ScoreArray
+from icm_fast.types import UNLABELLED, Dataset, FloatArray, IntArray, LabelSpace, ScoreArray
 
+_CONFIDENCE = "confidence"
 _LARGEST_SCORE = 1e30
 """Far beyond any log-probability, and within float32."""
 
@@ -25,11 +26,14 @@ class StoredLabels:
         labels: ``[n]`` int32, -1 where unlabelled.
         scores: ``[n, n_labels]`` float32.
         margins: Margin of each label; None where unlabelled.
+        confidence: ``[n]`` probability of each label, 0 where unlabelled; None where the search
+            gave none.
     """
 
     labels: IntArray
     scores: ScoreArray
     margins: tuple[float | None, ...]
+    confidence: FloatArray | None = None
 
 
 def read_labels(folder: Path, dataset: Dataset) -> IntArray:
@@ -58,7 +62,21 @@ def read_results(folder: Path, dataset: Dataset) -> StoredLabels:
         labels=np.array(labels, dtype=np.int32),
         scores=np.array(scores, dtype=np.float32),
         margins=tuple(_margin(line, label) for line, label in zip(lines, labels, strict=True)),
+        confidence=_confidence(lines, labels),
     )
+
+
+def _confidence(lines: list[Fields], labels: list[int]) -> FloatArray | None:
+    """The confidence of all labels, 0 where unlabelled; None if no line has one."""
+    if not any(_CONFIDENCE in line for line in lines):
+        return None
+    found = np.zeros(len(lines))
+    for k, (line, label) in enumerate(zip(lines, labels, strict=True)):
+        if (_CONFIDENCE in line) != (label != UNLABELLED):
+            raise line.wrong(_CONFIDENCE, "a number for a label, null without one")
+        if label != UNLABELLED:
+            found[k] = line.number(_CONFIDENCE, 0.0, 1.0)
+    return found
 
 
 def _lines_of(folder: Path, dataset: Dataset) -> list[Fields]:
@@ -88,17 +106,26 @@ def _margin(line: Fields, label: int) -> float | None:
     return found
 
 
-def labels_lines(dataset: Dataset, labels: IntArray, scores: ScoreArray) -> bytes:
-    """Content of labels.jsonl: id, label, its index, log-probabilities, margin.
+def labels_lines(
+    dataset: Dataset,
+    labels: IntArray,
+    scores: ScoreArray,
+    confidence: FloatArray | None = None,
+) -> bytes:
+    """Content of labels.jsonl: id, label, its index, log-probabilities, margin, confidence.
 
     Args:
         dataset: The examples and the label space.
         labels: ``[n]``, -1 where unlabelled.
         scores: ``[n, n_labels]`` float32 log-probabilities.
+        confidence: ``[n]``; left out when absent.
     """
     lines = []
-    for example, label, row in zip(dataset.examples, labels, scores, strict=True):
-        line = {
+    sure = [None] * len(labels) if confidence is None else confidence.tolist()
+    for example, label, row, probability in zip(
+        dataset.examples, labels, scores, sure, strict=True
+    ):
+        line: dict[str, object] = {
             "id": example.id,
             "label": dataset.label_space[int(label)] if label != UNLABELLED else None,
             "label_index": int(label),
@@ -106,6 +133,8 @@ def labels_lines(dataset: Dataset, labels: IntArray, scores: ScoreArray) -> byte
             "logprobs": [float(str(value)) for value in row],
             "margin": margin(row, int(label)),
         }
+        if probability is not None:
+            line[_CONFIDENCE] = round(probability, 4) if label != UNLABELLED else None
         lines.append(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
     return "".join(lines).encode()
 

@@ -42,7 +42,7 @@ from icm_fast.runs.config import (
     read_config,
     run_fingerprint,
 )
-from icm_fast.runs.digests import check_summary, with_digests
+from icm_fast.runs.digests import DIGESTS, check_summary, with_digests
 from icm_fast.runs.event_log import EventLog
 from icm_fast.runs.score_log import ScoredLabelling, ScoreLog, labels_key
 from icm_fast.runs.verdict import stored_verdict
@@ -291,18 +291,22 @@ class RunStore(MemoryStore):
             self._events.append(event)
 
     def finish(self, labels: bytes, summary: Mapping[str, object]) -> Mapping[str, Any]:
-        """Write the results; a run that was already finished keeps its summary.
+        """Write the results; a run that was already finished keeps what its summary says.
 
         Returns:
             The summary that the folder holds now.
         """
         self._events.finish()
         path = self.folder / LABELS_FILE
-        if not is_file(path) or read_file(path, RUN_AGAIN) != labels:
+        same = is_file(path) and read_file(path, RUN_AGAIN) == labels
+        if not same:
             write_atomically(path, labels)
         former = read_summary(self.folder)
         if former is not None and not self.n_scored_now:
-            return former
+            if same or DIGESTS not in former:
+                return former
+            # The labels of an earlier version, which lacked their confidence, or a damaged file.
+            summary = {key: value for key, value in former.items() if key != DIGESTS}
         summary = with_digests(summary, self.folder, _SEALED, RUN_AGAIN)
         content = json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
         write_atomically(self.folder / SUMMARY_FILE, content.encode())

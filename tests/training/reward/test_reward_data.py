@@ -68,6 +68,7 @@ def run_of(dataset, labels, tmp_path, source=None, margins=None):
         labels=np.array(labels, np.int32),
         scores=np.zeros((n, 2), np.float32),
         margins=tuple(margins or [None if y < 0 else 1.0 for y in labels]),
+        confidence=None,
         summary={},
         events=(),
     )

@@ -23,7 +23,6 @@ from icm_fast.export.preferences import Preference, preferences, read_comparison
 from icm_fast.tasks.comparisons import COMPARING_TASKS
 from icm_fast.tasks.movie_sentiment import SENTIMENT_LABELS
 from icm_fast.tasks.source import TaskSource
-from icm_fast.training.confidence import run_confidence
 from icm_fast.training.reward.pairs import Pair, PairSet
 from icm_fast.types import Comparison, Dataset, IntArray
 
@@ -52,12 +51,12 @@ def pairs_of_run(run: FinishedRun, *, with_confidence: bool = False) -> PairSet:
 
     Args:
         run: A finished run.
-        with_confidence: Read its scores to say how sure the labels are, where they tell.
+        with_confidence: Say how sure the labels are, where the search says so.
 
     Raises:
         InputError: Same as in :func:`pairs_of_labels`.
     """
-    known = run_confidence(run) if with_confidence else None
+    known = run.confidence if with_confidence else None
     margins = [0.0 if margin is None else margin for margin in run.margins]
     return pairs_of_labels(
         run.dataset,
