@@ -1,7 +1,7 @@
 """Run cells and keep what they gave, one file for each cell and seed; what is there is kept.
 
     python -m benchmarks.quality.archive --cells bench --seeds 20,21,22 -o build/quality
-    python -m benchmarks.quality.archive --cells bench,hard --models smollm2 -o build/quality
+    python -m benchmarks.quality.archive --cells bench,hard,wrong --models smollm2 -o build/quality
 
 Gold labels are read after each search; balanced bootstrapping gets at least the tokens of the
 search. Each process should have one thread (OMP_NUM_THREADS=1): two processes, one for each model,
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 import icm_fast
-from benchmarks.quality.cells import BENCH, HARD, Cell
+from benchmarks.quality.cells import BENCH, HARD, WRONG, Cell
 from icm_fast.config import SearchConfig
 from icm_fast.engine.native import labelling_utility
 from icm_fast.evaluation.baselines import balanced_bootstrapping, random_shot_labels
@@ -31,7 +31,7 @@ from icm_fast.scoring.factory import make_scorer, make_text_scorer
 from icm_fast.scoring.protocol import Scored
 from icm_fast.types import UNLABELLED, BoolArray, Dataset, IntArray, ScoreArray
 
-GROUPS = {"bench": BENCH, "hard": HARD}
+GROUPS = {"bench": BENCH, "hard": HARD, "wrong": WRONG}
 _MOST_ROUNDS = 1000
 
 
@@ -60,7 +60,7 @@ class Recording:
 def main() -> None:
     """Run what is missing."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--cells", default="bench", help="bench, hard, or both with a comma")
+    parser.add_argument("--cells", default="bench", help="bench, hard and wrong, with commas")
     parser.add_argument("--models", default="smollm2,gemma3-270m")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--data", type=Path, help="folder of data that the package does not hold")
@@ -99,7 +99,7 @@ def run(cell: Cell, seed: int, model: Any, data: Path | None, presets: list[str]
     config = SearchConfig(seed=seed)
     golden = scorer.score(gold).scores
     alone = scorer.score(np.full(len(dataset), UNLABELLED, np.int32)).scores
-    if cell in HARD:  # of interest for the verdict alone
+    if cell not in BENCH:  # of interest for the verdict alone
         return common(cell, seed, dataset, gold, golden, alone, searches) | {
             "seconds": round(time.monotonic() - started, 1)
         }
