@@ -118,6 +118,10 @@ def test_a_search_gives_one_and_its_folder_keeps_it(folder, tmp_path):
     text = run_report(stored)
     assert text.index("## Verdict") < text.index("## Labels")
     assert found.verdict.headline in text
+    least = int(found.confidence.argmin())
+    table = text[text.index("| id ") :]
+    assert "| confidence |" in table
+    assert stored.dataset.examples[least].id in table.splitlines()[2]
 
 
 def test_a_search_that_never_scores_texts_alone_gives_none():

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
@@ -177,6 +177,20 @@ def signs_from(
         tells=information / math.log(n_labels),
         texts=None if texts is None else _kappa(labels, texts.argmax(axis=1), same),
     )
+
+
+def with_texts(signs: Signs, labels: IntArray, texts: FloatArray) -> Signs:
+    """The signs with what the texts of some examples say; without it where they are too few.
+
+    Args:
+        signs: Signs of all examples.
+        labels: ``[n]`` labels of some of them.
+        texts: ``[n, n_labels]`` what their texts after labels say.
+    """
+    if len(labels) < FEWEST_LABELS:
+        return signs
+    same = np.zeros(len(labels), np.int32)
+    return replace(signs, texts=_kappa(labels, centred(texts).argmax(axis=1), same))
 
 
 def verdict_of(signs: Signs | None, concerns: Collection[str] = ()) -> Verdict | None:

@@ -160,6 +160,36 @@ def _score_after(
     return FixedContext(demonstrations, labels, model=model, config=config).score(test)
 
 
+def texts_after(
+    demonstrations: Dataset | None,
+    labels: IntArray | None,
+    test: Dataset,
+    *,
+    model: ScoringModel,
+    config: SearchConfig,
+) -> Scored:
+    """How probable each text of ``test`` is after each label, ``[n_test, n_labels]`` float32.
+
+    Only the differences within a row count, and those between rows for one label.
+
+    Args:
+        demonstrations: Data set of the demonstrations; None for none.
+        labels: Their labels, ``[n]``; unlabelled ones are left out.
+        test: Data set to score.
+        model: A model of this process or of others that hold its weights, opened.
+        config: Settings of the scorer.
+
+    Raises:
+        InputError: A text does not fit the context of the model.
+    """
+    from icm_fast.scoring.factory import make_text_scorer
+
+    joined, state = _join(demonstrations, labels, test)
+    found = make_text_scorer(model, joined, config).score_texts(state)
+    scores = np.asarray(found.scores[len(joined) - len(test) :], dtype=np.float32)
+    return Scored(scores, int(found.n_tokens))
+
+
 def shown_demonstrations(labels: IntArray, *, seed: int, most: int = 0) -> IntArray:
     """Which examples the contexts of :func:`many_shot` show, in order.
 

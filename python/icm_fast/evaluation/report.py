@@ -254,20 +254,22 @@ def _move_table(events: Iterable[Mapping[str, object]]) -> str:
 
 
 def _doubtful_table(run: FinishedRun) -> str:
-    order = sorted((margin, row) for row, margin in enumerate(run.margins) if margin is not None)[
-        :_DOUBTFUL_ROWS
-    ]
+    """The labelled rows of the least confidence, or margin where the search gave none."""
+    name = "margin" if run.confidence is None else "confidence"
+    values = run.margins if run.confidence is None else run.confidence.tolist()
+    sure = [0.0 if value is None else value for value in values]
+    given = [row for row, label in enumerate(run.labels.tolist()) if label != UNLABELLED]
     labels = run.dataset.label_space
     rows = [
         (
             run.dataset.examples[row].id,
             labels[int(run.labels[row])].strip(),
-            f"{margin:.2f}",
+            f"{sure[row]:.2f}",
             _one_line(run.dataset.examples[row].prompt),
         )
-        for margin, row in order
+        for row in sorted(given, key=lambda row: (sure[row], row))[:_DOUBTFUL_ROWS]
     ]
-    return markdown_table(("id", "label", "margin", "prompt"), rows)
+    return markdown_table(("id", "label", name, "prompt"), rows)
 
 
 def _one_line(text: str, limit: int = 60) -> str:

@@ -64,7 +64,7 @@ class LabelConfig:
     abstain: Annotated[float, Between(0.0, 1.0)] = 0.0
     chunk_rows: Annotated[int, Between(1, 1_000_000)] = 1024
     seed: Annotated[int, Between(0, 2**63 - 1)] = 0
-    preset: Annotated[str, OneOf(PRESETS)] = "annealing"
+    preset: Annotated[str, OneOf(PRESETS)] = "default"
     dtype: Annotated[str, OneOf(DTYPES)] = "auto"
     device: Annotated[str, Text()] = "auto"
     engine: Annotated[str, OneOf(ENGINES)] = "auto"

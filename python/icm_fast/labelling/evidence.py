@@ -8,9 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from icm_fast.engine.verdict import FEWEST_LABELS, Signs, signs_from
+from icm_fast.engine.bootstrap import unit
+from icm_fast.engine.verdict import FEWEST_LABELS, Signs, signs_from, with_texts
 from icm_fast.labelling.config import LabelConfig
 from icm_fast.labelling.decide import Scale, kept_labels, measure_scale, row_scores, votes
+from icm_fast.labelling.texts import TextSample
 from icm_fast.scoring.mixture import Believed, believed_mixture
 from icm_fast.scoring.posterior import expected_accuracy, own_margins, posterior, with_shares
 from icm_fast.scoring.shares import estimated_shares
@@ -38,12 +40,15 @@ class CoreEvidence:
         labels: ``[n]`` int32, found or known labels, -1 where there is none.
         scores: ``[n, n_labels]`` normalised leave-one-out log-probabilities.
         kept: ``[n]`` bool, rows that became demonstrations.
+        found: ``[n, n_labels]`` evidence of all views of the search, where the core is the whole
+            table and the search has it.
     """
 
     rows: IntArray
     labels: IntArray
     scores: FloatArray
     kept: BoolArray | None = None
+    found: FloatArray | None = None
 
     def evidence(self, view: Scale | None = None) -> FloatArray:
         """Evidence of the rows given all others of the core, ``[n, n_labels]``.
@@ -121,6 +126,7 @@ def decide(
     per_row: int,
     config: LabelConfig,
     constraints: Sequence[Constraint] = (),
+    texts: TextSample | None = None,
 ) -> Decision:
     """Put the evidence of all views together.
 
@@ -135,6 +141,7 @@ def decide(
         per_row: Prompts of each row.
         config: Settings.
         constraints: Rules between rows.
+        texts: Rows that were asked the other way round; they tell how much the rows alone count.
     """
     scale, evidence = _evidence_of(plain, per_row)
     alone = evidence.astype(np.float64)
@@ -142,7 +149,10 @@ def decide(
     if not views:
         after = [_whole_core(cores[0], len(alone))]
     cored = np.asarray(np.mean(after, axis=0, dtype=np.float64)) * _sameness(after)
-    together = alone + cored
+    weight = None if texts is None else texts.alone_weight(alone, cored)
+    together = alone + cored if weight is None else _weighted(alone, cored, weight)
+    if not views and cores[0].found is not None:  # all views are in it already
+        together = cored
     found = _found_shares(together, alone, cored, config)
     accuracy = expected_accuracy(found.plain(alone), found.plain(cored), alone.shape[1])
     judged = posterior(found.evidence(together), accuracy, found.shares)
@@ -158,7 +168,7 @@ def decide(
     counted = votes(
         [found.labels(alone), *(found.labels(view.astype(np.float64)) for view in after)], labels
     )
-    signs = _signs(labels, fixed, alone, cored, scale)
+    signs = _signs(labels, fixed, alone, cored, scale, texts)
     without = ~kept_labels(confidence, config.abstain) & ~fixed
     labels[without], decided[without] = UNLABELLED, _ABSTAINED
     return Decision(
@@ -174,13 +184,31 @@ def decide(
     )
 
 
+def _weighted(alone: FloatArray, cored: FloatArray, weight: float) -> FloatArray:
+    """Rows alone by a weight beside the rows after cores, as large as if both were added."""
+    everyone = np.ones(len(alone), np.bool_)
+    together = weight * unit(alone, everyone) + unit(cored, everyone)
+    size = np.sqrt(np.mean((alone + cored) ** 2) / max(float(np.mean(together**2)), 1e-12))
+    found: FloatArray = together * size
+    return found
+
+
 def _signs(
-    labels: IntArray, fixed: BoolArray, alone: FloatArray, cored: FloatArray, scale: Scale
+    labels: IntArray,
+    fixed: BoolArray,
+    alone: FloatArray,
+    cored: FloatArray,
+    scale: Scale,
+    texts: TextSample | None,
 ) -> Signs | None:
     """What speaks for the labels that are not known."""
     if int((~fixed).sum()) < FEWEST_LABELS:
         return None
-    return signs_from(labels[~fixed], alone[~fixed], cored[~fixed], scale.information)
+    signs = signs_from(labels[~fixed], alone[~fixed], cored[~fixed], scale.information)
+    if texts is None:
+        return signs
+    free = ~fixed[texts.rows]
+    return with_texts(signs, labels[texts.rows[free]], texts.scores[free])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -235,7 +263,7 @@ def _after_core(chunks: Chunks, core: CoreEvidence, per_row: int) -> npt.NDArray
 
 def _whole_core(core: CoreEvidence, n_rows: int) -> npt.NDArray[np.float32]:
     evidence = np.empty((n_rows, core.scores.shape[1]), np.float32)
-    evidence[core.rows] = core.evidence()
+    evidence[core.rows] = core.evidence() if core.found is None else core.found
     return evidence
 
 

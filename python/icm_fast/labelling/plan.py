@@ -20,6 +20,7 @@ from icm_fast.labelling.scan import Lengths, Scan, measure_prompts, scan_table
 from icm_fast.labelling.tables import Table
 from icm_fast.labelling.task import LabelTask
 from icm_fast.labelling.template_choice import SAMPLE_ROWS, sampled_prompts
+from icm_fast.labelling.texts import SAMPLE_ROWS as TEXT_ROWS
 from icm_fast.model.hardware import available_bytes, available_processors
 from icm_fast.model.kv_size import head_dim, kv_numbers_per_token
 from icm_fast.model.load import ModelOutline, outline_model
@@ -30,6 +31,8 @@ from icm_fast.tasks.duplicates import same_text
 
 SEARCH_EVALUATIONS = 4
 """Evaluations of U(D) in a typical search of a core, which starts from sure labels; measured."""
+BOOTSTRAP_EVALUATIONS = 2
+"""What a search of a core takes without moves, as the preset ``default``, in such evaluations."""
 
 _EFFICIENCY = 0.5
 """Share of the speed of a large product that whole forward passes reach; on the safe side."""
@@ -60,6 +63,7 @@ class LabelPlan:
         n_prompts: Prompts that are scored, about.
         disk_bytes: What the folder will hold, about.
         preamble_tokens: Tokens of the instruction, in the other sums, too.
+        texts_tokens: Tokens of the rows that are asked the other way round.
         server: The server that scores; it has weights, keys and values, which count as 0 here.
     """
 
@@ -83,6 +87,7 @@ class LabelPlan:
     n_prompts: int
     disk_bytes: int
     preamble_tokens: int = 0
+    texts_tokens: int = 0
     server: ServerRate | None = None
 
     @property
@@ -93,7 +98,8 @@ class LabelPlan:
     @property
     def n_tokens(self) -> int:
         """Tokens in all."""
-        return self.template_tokens + self.plain_tokens + self.search_tokens + self.core_tokens
+        asked = self.plain_tokens + self.search_tokens + self.core_tokens + self.texts_tokens
+        return self.template_tokens + asked
 
     @property
     def memory_bytes(self) -> int:
@@ -121,6 +127,10 @@ class LabelPlan:
         )
         if self.core_tokens:
             yield f"predict    every row after each core, {self.core_tokens:,} tokens"
+        if self.texts_tokens:
+            yield (
+                f"texts      up to {TEXT_ROWS} rows after each label, {self.texts_tokens:,} tokens"
+            )
         yield from self._time_and_memory()
         yield f"disk       {_mib(self.disk_bytes)} MiB in the folder"
 
@@ -181,7 +191,7 @@ def _plan_on_server(table: Table, task: LabelTask, model: str, config: LabelConf
     asked = task.with_template(task.templates()[0])
     limit = config.context_limit or served.max_context
     lengths = measure_prompts(table, asked, served.tokenizer, limit)
-    plan = _counted(task, lengths, served.tokenizer, limit, config).plan
+    plan = _counted(task, lengths, served.tokenizer, limit, config, is_served=True).plan
     server = measure_server(served, table, asked)
     seconds = plan.n_tokens / server.tokens_per_second
     return _with_rows(replace(plan, seconds=seconds, server=server), scan, table, asked)
@@ -207,7 +217,7 @@ def counted_plan(
     limit = config.context_limit or outline.max_context
     counted = _counted(task, lengths, outline.tokenizer, limit, config)
     plan, before = counted.plan, lengths.preamble
-    first = plan.plain_tokens + plan.search_tokens + plan.template_tokens
+    first = plan.n_tokens - plan.core_tokens
     numbers = kv_numbers_per_token(outline.config)
     return replace(
         plan,
@@ -235,7 +245,12 @@ class _Counted:
 
 
 def _counted(
-    task: LabelTask, lengths: Lengths, tokenizer: Tokenizer, limit: int, config: LabelConfig
+    task: LabelTask,
+    lengths: Lengths,
+    tokenizer: Tokenizer,
+    limit: int,
+    config: LabelConfig,
+    is_served: bool = False,
 ) -> _Counted:
     templates = task.templates()
     asked = task.with_template(templates[0])
@@ -254,6 +269,10 @@ def _counted(
     context = round(config.keep * core_items * (mean + lengths.label)) + before
     after = 0 if whole else n_cores * (after_separators + n_chunks * context)
     n_views = 1 + (0 if whole else n_cores)
+    evaluations = BOOTSTRAP_EVALUATIONS if config.preset == "default" else SEARCH_EVALUATIONS
+    n_texts = 0
+    if not whole and config.search_config().uses_channel and not is_served and asked.per_row == 1:
+        n_texts = min(TEXT_ROWS, n_rows - size) * len(task.labels)
     prompts = sampled_prompts(len(templates), n_items)
     plan = LabelPlan(
         n_rows=n_rows,
@@ -263,7 +282,8 @@ def _counted(
         core_rows=size,
         template_tokens=round(prompts.n_prompts * mean) + prompts.n_passes * before,
         plain_tokens=plain,
-        search_tokens=n_cores * SEARCH_EVALUATIONS * tree,
+        search_tokens=n_cores * evaluations * tree,
+        texts_tokens=round(n_texts * mean),
         core_tokens=after,
         seconds=0.0,
         weight_bytes=0,
@@ -273,7 +293,10 @@ def _counted(
         processors=available_processors(),
         longest_row=int(lengths.items.max()),
         context=limit,
-        n_prompts=prompts.n_prompts + n_items * n_views + n_cores * SEARCH_EVALUATIONS * core_items,
+        n_prompts=prompts.n_prompts
+        + n_items * n_views
+        + n_cores * evaluations * core_items
+        + n_texts,
         disk_bytes=4 * n_items * len(task.labels) * n_views + n_rows * (20 + 4 * len(task.labels)),
         preamble_tokens=before,
     )

@@ -38,11 +38,12 @@ from icm_fast.labelling.stored import packed_decision, stored_settings
 from icm_fast.labelling.tables import Table
 from icm_fast.labelling.task import LabelTask
 from icm_fast.labelling.template_choice import SAMPLE_ROWS, choose_template
+from icm_fast.labelling.texts import TextSample, ask_for_texts, sampled_rows
 from icm_fast.labelling.views import Question, StoredView, View, ViewScorer
 from icm_fast.runs.provenance import versions
 from icm_fast.runs.verdict import Verdict
-from icm_fast.scoring.models import Opened, width_of
-from icm_fast.scoring.posterior import own_margins
+from icm_fast.scoring.models import Opened, reads_texts, width_of
+from icm_fast.scoring.posterior import centred, own_margins
 from icm_fast.scoring.side_by_side import side_by_side
 from icm_fast.tasks.constraints import compile_rules
 from icm_fast.tasks.rows import Row
@@ -252,9 +253,40 @@ class _Run:
         width = min(len(cores), width_of(self._model))
         for place, one in side_by_side(core_found, cores, width):
             found[place] = one
-        return self._decided(plain, [found[place] for place in range(len(cores))])
+        in_order = [found[place] for place in range(len(cores))]
+        return self._decided(plain, in_order, self._texts(in_order, question))
 
-    def _decided(self, plain: StoredView, found: Sequence[_CoreFound]) -> Labelling:
+    def _texts(self, found: Sequence[_CoreFound], question: Question) -> TextSample | None:
+        """Some rows asked the other way round; None where the model or the settings say no."""
+        stored = found[0].view
+        shown = set(found[0].evidence.rows.tolist())
+        rows = [row for row in self._asked_for_texts if row not in shown]
+        if stored is None or not rows:
+            return None
+        self._check()
+        self._shown.say(f"asking for the texts of {len(rows)} rows")
+        examples = self._examples(set(rows))
+        return ask_for_texts(
+            self._folder.views,
+            question,
+            stored.view,
+            rows,
+            tuple(e for row in rows for e in examples[row]),
+            self._model.load(),
+            self._searching,
+        )
+
+    @cached_property
+    def _asked_for_texts(self) -> list[int]:
+        """Rows that are asked the other way round; none where the model or the settings say no."""
+        wanted = self._searching.uses_channel and reads_texts(self._model)
+        if not wanted or self._task.per_row != 1:
+            return []
+        return sampled_rows(self._scan.n_rows, self._config.seed)
+
+    def _decided(
+        self, plain: StoredView, found: Sequence[_CoreFound], texts: TextSample | None
+    ) -> Labelling:
         views = [one.view for one in found if one.view is not None]
         decision = decide(
             plain.chunks,
@@ -264,8 +296,10 @@ class _Run:
             per_row=self._task.per_row,
             config=self._config,
             constraints=self._constraints(),
+            texts=texts,
         )
-        n_tokens = plain.n_tokens + sum(v.n_tokens for v in views) + sum(o.n_tokens for o in found)
+        n_tokens = 0 if texts is None else texts.n_tokens
+        n_tokens += plain.n_tokens + sum(v.n_tokens for v in views) + sum(o.n_tokens for o in found)
         return Labelling(self._task, decision, n_tokens, 0.0, self._config)
 
     # ---- the question
@@ -363,7 +397,8 @@ class _Run:
         drawn = [rows[: RESERVE * n_cores * size] for rows in drawn]
         wanted = {row for rows in drawn for row in rows}
         wanted |= set(np.flatnonzero(self._scan.known >= 0)[: 4 * n_cores * size].tolist())
-        texts = {row: examples[0].prompt for row, examples in self._examples(wanted).items()}
+        examples = self._examples(wanted | set(self._asked_for_texts))
+        texts = {row: examples[row][0].prompt for row in wanted}
         yield from make_cores(
             drawn, texts, self._scan.known, n_cores=n_cores, size=size, seed=self._config.seed
         )
@@ -435,7 +470,9 @@ class _Run:
                 labels, confidence, core.known, len(task.labels), self._config.keep
             )
         )
-        evidence = replace(evidence, kept=keep)
+        evidence = replace(
+            evidence, kept=keep, found=_evidence_of(result, per_row) if whole else None
+        )
         shown_labels = [
             y
             for label, kept in zip(labels.tolist(), keep.tolist(), strict=True)
@@ -468,6 +505,13 @@ def _evidence_alone(plain: StoredView, per_row: int) -> FloatArray:
     """Evidence of all rows without demonstrations, ``[rows, n_labels]``."""
     scale = measure_scale(row_scores(chunk, per_row) for chunk in plain.chunks())
     return np.concatenate([scale.evidence(row_scores(chunk, per_row)) for chunk in plain.chunks()])
+
+
+def _evidence_of(result: SearchResult, per_row: int) -> FloatArray | None:
+    """The evidence of all views of a search for its rows; None where it has none."""
+    if result.evidence is None:
+        return None
+    return centred(row_scores(result.evidence, per_row))
 
 
 def _row_labels(labels: IntArray, scores: FloatArray, per_row: int) -> IntArray:

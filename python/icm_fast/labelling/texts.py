@@ -1,0 +1,115 @@
+"""A sample of rows, asked the other way round: how probable is each text after each label?
+
+That view errs in other rows than those that are asked for the label, so it tells how much a row
+alone should count beside the row after a core: of some models more, of others nearly nothing. A few
+hundred rows are enough for that, whatever the size of the table.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from heapq import nsmallest
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from icm_fast.engine.bootstrap import channel_weight, unit
+from icm_fast.evaluation.many_shot import texts_after
+from icm_fast.labelling.view_file import ViewFile, ViewShape
+from icm_fast.labelling.views import Question, View
+from icm_fast.tasks.sampling import digest
+from icm_fast.types import Example, FloatArray, IntArray, ScoreArray
+
+if TYPE_CHECKING:
+    from icm_fast.config import SearchConfig
+    from icm_fast.scoring.models import ScoringModel
+
+SAMPLE_ROWS = 384
+"""Rows that are asked the other way round, at most."""
+_MOST = 2.0
+"""What a row alone counts at most, where the rows after the cores count 1."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TextSample:
+    """Rows that were asked the other way round.
+
+    Attributes:
+        rows: ``[n]`` int32, positions in the table.
+        scores: ``[n, n_labels]``; only the differences within a row count.
+        n_tokens: Tokens forwarded for them.
+    """
+
+    rows: IntArray
+    scores: FloatArray
+    n_tokens: int = 0
+
+    def alone_weight(self, alone: FloatArray, cored: FloatArray) -> float | None:
+        """How much the rows alone count beside the rows after the cores, both of unit size.
+
+        What the texts say is, but for errors of its own, what the row's label says; so what of it
+        the two other views explain, each beside the other, is how much each tells about the label.
+
+        Args:
+            alone: ``[rows, n_labels]`` evidence of all rows alone.
+            cored: ``[rows, n_labels]`` that of all rows after the cores.
+
+        Returns:
+            None where the texts agree with the two no more than by chance.
+        """
+        everyone = np.ones(len(self.rows), np.bool_)
+        one, other, said = (
+            unit(view, everyone) for view in (alone[self.rows], cored[self.rows], self.scores)
+        )
+        agreement = float((unit(one + other, everyone) * said).mean())
+        if not channel_weight(agreement, len(self.rows)):
+            return None
+        both = np.stack([one.ravel(), other.ravel()], axis=1)
+        (of_one, of_other), *_ = np.linalg.lstsq(both, said.ravel(), rcond=None)
+        if of_other <= 0:
+            return _MOST if of_one > 0 else None
+        return float(np.clip(of_one / of_other, 0.0, _MOST))
+
+
+def sampled_rows(n_rows: int, seed: int) -> list[int]:
+    """Positions of the rows to ask, in order, drawn by the seed."""
+    order = nsmallest(SAMPLE_ROWS, range(n_rows), key=lambda row: digest("texts", seed, row))
+    return sorted(order)
+
+
+def ask_for_texts(
+    folder: Path,
+    question: Question,
+    view: View,
+    rows: list[int],
+    examples: tuple[Example, ...],
+    model: ScoringModel,
+    config: SearchConfig,
+) -> TextSample:
+    """Score the texts of some rows after each label, or read what was scored before.
+
+    Args:
+        folder: Where the scores are kept.
+        question: What is asked.
+        view: The demonstrations that are turned round.
+        rows: Positions of the rows.
+        examples: Their prompts.
+        model: The model.
+        config: Settings of the scoring.
+
+    Raises:
+        InputError: The texts do not fit the model, or the file cannot be used.
+    """
+    content = json.dumps(["texts", view.digest(question, config.seed), rows])
+    key = hashlib.sha256(content.encode()).hexdigest()
+    shape = ViewShape(len(rows), len(question.label_space), len(rows))
+    with ViewFile(folder / f"{key[:16]}.bin", shape, key) as file:
+        if not file.is_whole:
+            asked = question.dataset(examples)
+            found = texts_after(view.demonstrations, view.labels, asked, model=model, config=config)
+            file.append(found.scores, found.n_tokens)
+        scores: ScoreArray = np.concatenate(list(file.chunks()))
+        return TextSample(np.array(rows, np.int32), scores.astype(np.float64), file.n_tokens)
