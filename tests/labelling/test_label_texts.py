@@ -41,8 +41,9 @@ def test_the_better_view_counts_more():
     texts = sample(view(1.5, 3), 300)
     good, bad = view(0.5, 1), view(2.0, 2)
     assert texts.alone_weight(bad, good) < 0.3
-    assert texts.alone_weight(good, bad) == 2.0
-    assert texts.alone_weight(view(1.0, 1), view(1.0, 2)) == pytest.approx(1.0, abs=0.4)
+    assert texts.alone_weight(good, bad) > 1.5
+    alike = [texts.alone_weight(view(1.0, k), view(1.0, k + 50)) for k in range(10, 30)]
+    assert np.median(alike) == pytest.approx(1.0, abs=0.3)
 
 
 def test_a_view_that_only_repeats_the_other_one_counts_little():

@@ -31,6 +31,8 @@ SAMPLE_ROWS = 384
 """Rows that are asked the other way round, at most."""
 _MOST = 2.0
 """What a row alone counts at most, where the rows after the cores count 1."""
+_USUAL, _USUAL_ROWS = 0.5, 64
+"""What it usually counts, and how many rows that assumption counts as; a search counts it so."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -67,8 +69,9 @@ class TextSample:
         agreement = float((unit(one + other, everyone) * said).mean())
         if not channel_weight(agreement, len(self.rows)):
             return None
-        both = np.stack([one.ravel(), other.ravel()], axis=1)
-        (of_one, of_other), *_ = np.linalg.lstsq(both, said.ravel(), rcond=None)
+        usual = np.sqrt(_USUAL_ROWS * said.shape[1]) * np.array([[1.0, -_USUAL]])
+        both = np.concatenate([np.stack([one.ravel(), other.ravel()], axis=1), usual])
+        (of_one, of_other), *_ = np.linalg.lstsq(both, np.append(said.ravel(), 0.0), rcond=None)
         if of_other <= 0:
             return _MOST if of_one > 0 else None
         return float(np.clip(of_one / of_other, 0.0, _MOST))
