@@ -160,3 +160,5 @@ def test_a_table_of_one_core_has_the_labels_of_the_search(tiny):
     space = icm_fast.LabelSpace(tuple(TASK.model_labels(prompts)))
     result = icm_fast.search(icm_fast.Dataset(examples, space), model=tiny)
     assert found.decision.labels.tolist() == result.labels.tolist()
+    assert found.decision.signs == result.signs
+    assert found.decision.signs is not None

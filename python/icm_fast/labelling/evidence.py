@@ -42,6 +42,7 @@ class CoreEvidence:
         kept: ``[n]`` bool, rows that became demonstrations.
         found: ``[n, n_labels]`` evidence of all views of the search, where the core is the whole
             table and the search has it.
+        signs: What speaks for the labels of the search, likewise.
     """
 
     rows: IntArray
@@ -49,6 +50,7 @@ class CoreEvidence:
     scores: FloatArray
     kept: BoolArray | None = None
     found: FloatArray | None = None
+    signs: Signs | None = None
 
     def evidence(self, view: Scale | None = None) -> FloatArray:
         """Evidence of the rows given all others of the core, ``[n, n_labels]``.
@@ -151,7 +153,8 @@ def decide(
     cored = np.asarray(np.mean(after, axis=0, dtype=np.float64)) * _sameness(after)
     weight = None if texts is None else texts.alone_weight(alone, cored)
     together = alone + cored if weight is None else _weighted(alone, cored, weight)
-    if not views and cores[0].found is not None:  # all views are in it already
+    searched = not views and cores[0].found is not None
+    if searched:  # all views are in it already
         together = cored
     found = _found_shares(together, alone, cored, config)
     accuracy = expected_accuracy(found.plain(alone), found.plain(cored), alone.shape[1])
@@ -168,7 +171,7 @@ def decide(
     counted = votes(
         [found.labels(alone), *(found.labels(view.astype(np.float64)) for view in after)], labels
     )
-    signs = _signs(labels, fixed, alone, cored, scale, texts)
+    signs = cores[0].signs if searched else _signs(labels, fixed, alone, cored, scale, texts)
     without = ~kept_labels(confidence, config.abstain) & ~fixed
     labels[without], decided[without] = UNLABELLED, _ABSTAINED
     return Decision(

@@ -470,9 +470,10 @@ class _Run:
                 labels, confidence, core.known, len(task.labels), self._config.keep
             )
         )
-        evidence = replace(
-            evidence, kept=keep, found=_evidence_of(result, per_row) if whole else None
-        )
+        evidence = replace(evidence, kept=keep)
+        if whole:
+            found = _evidence_of(result, per_row)
+            evidence = replace(evidence, found=found, signs=result.signs)
         shown_labels = [
             y
             for label, kept in zip(labels.tolist(), keep.tolist(), strict=True)
