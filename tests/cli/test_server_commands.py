@@ -52,7 +52,7 @@ def test_label_on_a_server_gives_what_the_same_weights_give_here(here):
     byte_tokenizer().save_pretrained(here / "model")
     common = ["label", "table.csv", "--text", "text", "--labels", "good,bad", "--progress", "none"]
     common += ["--template", "Text: {text}\nLabel:", "--set", "core_size=6", "--set", "cores=2"]
-    local = ["--model", "model", "--set", "dtype=float32"]
+    local = ["--model", "model", "--set", "dtype=float32", "--set", "channel=false"]
     assert run([*common, *local, "-o", "here.csv", "--folder", "a"]) == 0
     with serve("llama.cpp", of_model(model), max_context=4097) as (address, _):
         assert run([*common, *on(address), "-o", "there.csv", "--folder", "b"]) == 0
@@ -78,7 +78,8 @@ def test_the_plan_of_a_labelling(here, capsys, labels, each):
     model = tiny_model("llama", max_position_embeddings=99_999)
     model.save_pretrained(here / "model")
     byte_tokenizer().save_pretrained(here / "model")
-    assert run([*command, "--model", "model", "--plan", "--json"]) == 0
+    local = ["--model", "model", "--set", "channel=false"]  # as on a server
+    assert run([*command, *local, "--plan", "--json"]) == 0
     local = json.loads(capsys.readouterr().out)
     with serve("vllm", hashed(), **ROOMY) as (address, state):
         assert run([*command, *on(address), "--plan", "--json"]) == 0

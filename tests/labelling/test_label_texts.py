@@ -136,6 +136,9 @@ def test_other_presets_do_not_ask(tiny, tmp_path):
     found = labelled(tiny, tmp_path / "run", preset="annealing")
     assert len(list((tmp_path / "run/views").iterdir())) == 3
     assert found.decision.signs.texts is None
+    silent = labelled(tiny, tmp_path / "silent", channel=False)
+    assert len(list((tmp_path / "silent/views").iterdir())) == 3
+    assert silent.decision.signs.texts is None
 
 
 def test_the_plan_counts_them(tiny, tmp_path):

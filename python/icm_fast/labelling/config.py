@@ -45,6 +45,8 @@ class LabelConfig:
         chunk_rows: Rows that are scored and stored at a time.
         seed: Seed of every draw.
         preset: Preset of the searches; see :class:`icm_fast.SearchConfig`.
+        channel: Whether searches, and some rows of a table, are also asked how probable each text
+            is after each label; with the preset ``default`` alone, and not on servers.
         dtype: See :class:`icm_fast.SearchConfig`.
         device: See :class:`icm_fast.SearchConfig`.
         engine: See :class:`icm_fast.SearchConfig`.
@@ -65,6 +67,7 @@ class LabelConfig:
     chunk_rows: Annotated[int, Between(1, 1_000_000)] = 1024
     seed: Annotated[int, Between(0, 2**63 - 1)] = 0
     preset: Annotated[str, OneOf(PRESETS)] = "default"
+    channel: Annotated[bool, Switch()] = True
     dtype: Annotated[str, OneOf(DTYPES)] = "auto"
     device: Annotated[str, Text()] = "auto"
     engine: Annotated[str, OneOf(ENGINES)] = "auto"
@@ -96,6 +99,8 @@ class LabelConfig:
 
     def search_config(self, **more: Any) -> SearchConfig:
         """Settings of the searches and of the scoring."""
+        if not self.channel:
+            more = {"channel": False, **more}
         return SearchConfig(
             preset=self.preset,
             seed=self.seed,
