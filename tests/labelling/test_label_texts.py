@@ -141,6 +141,11 @@ def test_other_presets_do_not_ask(tiny, tmp_path):
     assert silent.decision.signs.texts is None
 
 
+def test_many_labels_would_be_many_passes():
+    assert CONFIG.for_labels(20) is CONFIG
+    assert CONFIG.for_labels(21).channel is False
+
+
 def test_the_plan_counts_them(tiny, tmp_path):
     for part in (tiny.model, tiny.tokenizer):
         part.save_pretrained(tmp_path / "tiny")

@@ -27,6 +27,10 @@ from icm_fast.config import (
 from icm_fast.errors import InputError, shown
 
 
+MOST_TEXT_LABELS = 20
+"""Labels up to which texts are scored after each of them."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelConfig:
     """Settings of one labelling.
@@ -46,7 +50,8 @@ class LabelConfig:
         seed: Seed of every draw.
         preset: Preset of the searches; see :class:`icm_fast.SearchConfig`.
         channel: Whether searches, and some rows of a table, are also asked how probable each text
-            is after each label; with the preset ``default`` alone, and not on servers.
+            is after each label; with the preset ``default`` alone, with at most
+            :data:`MOST_TEXT_LABELS` labels, as each label is another pass, and not on servers.
         dtype: See :class:`icm_fast.SearchConfig`.
         device: See :class:`icm_fast.SearchConfig`.
         engine: See :class:`icm_fast.SearchConfig`.
@@ -96,6 +101,10 @@ class LabelConfig:
                 f"shares {shown(list(self.shares))} add up to {sum(self.shares):.3g}; "
                 "they must add up to 1"
             )
+
+    def for_labels(self, n_labels: int) -> LabelConfig:
+        """These settings as they are followed with so many labels."""
+        return self if n_labels <= MOST_TEXT_LABELS else dataclasses.replace(self, channel=False)
 
     def search_config(self, **more: Any) -> SearchConfig:
         """Settings of the searches and of the scoring."""

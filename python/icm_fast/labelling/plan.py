@@ -173,6 +173,7 @@ def plan_labelling(table: Table, task: LabelTask, model: str, config: LabelConfi
     Raises:
         InputError: What a labelling with the same arguments would refuse, too.
     """
+    config = config.for_labels(len(task.labels))
     config.check_labels(task.labels)
     if is_address(model):
         return _plan_on_server(table, task, model, config)

@@ -137,7 +137,7 @@ def label_rows(
     Raises:
         InputError: Bad input, a folder of another labelling, or a file that cannot be written.
     """
-    config = config or LabelConfig()
+    config = (config or LabelConfig()).for_labels(len(task.labels))
     config.check_labels(task.labels)
     started = time.monotonic()
     scan = scan_table(table, task)
