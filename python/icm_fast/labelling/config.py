@@ -26,7 +26,6 @@ from icm_fast.config import (
 )
 from icm_fast.errors import InputError, shown
 
-
 MOST_TEXT_LABELS = 20
 """Labels up to which texts are scored after each of them."""
 
