@@ -23,6 +23,8 @@ from icm_fast.files import write_atomically
 from icm_fast.runs.provenance import machine_facts
 
 GOLDEN_WORKS = 0.70
+REVIEWS = ("reviews", "longer reviews")
+"""Cells of single reviews."""
 _DRAWS = 10_000
 
 Run = dict[str, Any]
@@ -133,6 +135,7 @@ def summary(cells: dict[str, list[Run]]) -> dict[str, Any]:
         "gold_utility_above": round(float(np.mean(gold_above)), 3),
         "tokens_per_label": round(float(np.mean(per_label)), 1),
         "confidence": confidence(runs),
+        "confidence_of_reviews": confidence([run for run in runs if run["cell"] in REVIEWS]),
     }
 
 

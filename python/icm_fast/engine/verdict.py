@@ -63,10 +63,10 @@ class Signs:
         return {name: round(float(v), 4) for name, v in asdict(self).items() if v is not None}
 
 
-_CONSTANT = -2.59
-_WEIGHTS = {"alone": 1.98, "among": 1.0, "support": 2.71, "tells": 0.96}
-_TEXTS_CONSTANT = -2.59
-_TEXTS_WEIGHTS = {"alone": 1.98, "among": 1.0, "support": 2.71, "tells": 0.96, "texts": 0.0}
+_CONSTANT = -1.99
+_WEIGHTS = {"alone": 1.46, "among": 1.57, "support": 1.62, "tells": 2.01}
+_TEXTS_CONSTANT = -2.0
+_TEXTS_WEIGHTS = {"alone": 0.63, "among": 1.35, "support": 0.87, "tells": 1.58, "texts": 2.31}
 """Fitted by ``python -m benchmarks.quality.verdict`` (benchmarks/results/verdict.json)."""
 
 _AMONG = 0.5
