@@ -141,6 +141,19 @@ def test_other_presets_do_not_ask(tiny, tmp_path):
     assert silent.decision.signs.texts is None
 
 
+def test_texts_without_room_after_a_demonstration_are_not_asked_for(tiny, tmp_path):
+    long = {"n": 99, "review": "a good film, " + 20 * "very long, "}
+    config = dataclasses.replace(CONFIG, context_limit=260)
+    table = ListTable([*rows(20), long])
+    found = label_rows(table, TASK, model=LazyModel(tiny), config=config, folder=tmp_path / "run")
+    assert len(found.decision.labels) == 21
+    assert len(list((tmp_path / "run/views").iterdir())) == 4
+    only = ListTable([{**long, "review": f"{k}{long['review']}"} for k in range(6)])
+    found = label_rows(only, TASK, model=LazyModel(tiny), config=config, folder=tmp_path / "long")
+    assert len(found.decision.labels) == 6
+    assert found.decision.signs is None
+
+
 def test_many_labels_would_be_many_passes():
     assert CONFIG.for_labels(20) is CONFIG
     assert CONFIG.for_labels(21).channel is False

@@ -278,10 +278,9 @@ _ADVICE = {
 
 def _kappa(one: IntArray, other: IntArray, wording: IntArray) -> float:
     """Cohen's kappa; 0 where one side has a single label. Chance is that within each wording."""
-    chance = 0.0
+    chance, size = 0.0, int(max(one.max(), other.max())) + 1
     for value in np.unique(wording):
         mine = wording == value
-        size = int(max(one.max(), other.max())) + 1
         shares = [np.bincount(side[mine], minlength=size) / mine.sum() for side in (one, other)]
         chance += float(mine.mean()) * float(shares[0] @ shares[1])
     return 0.0 if chance >= 1.0 else (float((one == other).mean()) - chance) / (1.0 - chance)

@@ -182,6 +182,10 @@ def _opened(folder: str | os.PathLike[str] | None) -> Iterator[LabellingFolder]:
         yield opened
 
 
+_SPARE_TOKENS = 16
+"""More than the separators and seams of two prompts take."""
+
+
 @dataclass(frozen=True, slots=True)
 class _CoreFound:
     """What a core says: its evidence, tokens of its search, and all rows after it if not in it."""
@@ -254,14 +258,25 @@ class _Run:
         for place, one in side_by_side(core_found, cores, width):
             found[place] = one
         in_order = [found[place] for place in range(len(cores))]
-        return self._decided(plain, in_order, self._texts(in_order, question))
+        room = limit - lengths.preamble
+        return self._decided(plain, in_order, self._texts(in_order, question, lengths, room))
 
-    def _texts(self, found: Sequence[_CoreFound], question: Question) -> TextSample | None:
-        """Some rows asked the other way round; None where the model or the settings say no."""
-        stored = found[0].view
-        shown = set(found[0].evidence.rows.tolist())
-        rows = [row for row in self._asked_for_texts if row not in shown]
-        if stored is None or not rows:
+    def _texts(
+        self, found: Sequence[_CoreFound], question: Question, lengths: Lengths, room: int
+    ) -> TextSample | None:
+        """Some rows asked the other way round; None where the model or the settings say no.
+
+        Rows are left out whose text has no room after a demonstration.
+        """
+        stored, core = found[0].view, found[0].evidence.rows
+        if stored is None or not self._asked_for_texts:
+            return None
+        room -= int(lengths.items[core].max()) + 2 * lengths.label + _SPARE_TOKENS
+        shown = set(core.tolist())
+        rows = [
+            row for row in self._asked_for_texts if row not in shown and lengths.items[row] <= room
+        ]
+        if not rows:
             return None
         self._check()
         self._shown.say(f"asking for the texts of {len(rows)} rows")
