@@ -205,6 +205,15 @@ def test_a_folder_without_confidence_gets_it_and_keeps_its_summary(folder, tmp_p
     icm_fast.search(toy_dataset(N), model="fake", scorer=FakeScorer(N), output_dir=copy)
     assert (copy / "labels.jsonl").read_bytes() == whole
     assert json.loads((copy / "summary.json").read_text()) == summary | {"digests": digests}
+    # Killed after the labels were written, before the summary was.
+    damaged = with_digests(summary | {"concerns": []}, copy, [], "")
+    stale = damaged | {
+        "digests": former["digests"] | {"summary.json": damaged["digests"]["summary.json"]}
+    }
+    (copy / "summary.json").write_text(json.dumps(stale))
+    icm_fast.search(toy_dataset(N), model="fake", scorer=FakeScorer(N), output_dir=copy)
+    assert read_run(copy).summary["verdict"] == summary["verdict"]
+    assert (copy / "labels.jsonl").read_bytes() == whole
     assert read_run(copy).confidence is not None
 
 

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from label_fakes import rows
 
-import icm_fast
 from icm_fast.engine.verdict import FEWEST_LABELS
 from icm_fast.labelling import LabelConfig, LabelTask, label_rows
 from icm_fast.labelling import texts as labelling_texts
@@ -143,15 +142,11 @@ def test_other_presets_do_not_ask(tiny, tmp_path):
 
 def test_texts_without_room_after_a_demonstration_are_not_asked_for(tiny, tmp_path):
     long = {"n": 99, "review": "a good film, " + 20 * "very long, "}
-    config = dataclasses.replace(CONFIG, context_limit=260)
-    table = ListTable([*rows(20), long])
+    config = dataclasses.replace(CONFIG, context_limit=100)
+    table = ListTable([*rows(40), long])
     found = label_rows(table, TASK, model=LazyModel(tiny), config=config, folder=tmp_path / "run")
-    assert len(found.decision.labels) == 21
+    assert len(found.decision.labels) == 41
     assert len(list((tmp_path / "run/views").iterdir())) == 4
-    only = ListTable([{**long, "review": f"{k}{long['review']}"} for k in range(6)])
-    found = label_rows(only, TASK, model=LazyModel(tiny), config=config, folder=tmp_path / "long")
-    assert len(found.decision.labels) == 6
-    assert found.decision.signs is None
 
 
 def test_many_labels_would_be_many_passes():
@@ -171,15 +166,7 @@ def test_the_plan_counts_them(tiny, tmp_path):
     assert other.search_tokens > plan.search_tokens
 
 
-def test_a_table_of_one_core_has_the_labels_of_the_search(tiny):
-    """Alone, among others and both ways round, as `icm_fast.search` has them."""
-    table = rows(12)
-    config = LabelConfig(core_size=64)
-    found = label_rows(ListTable(table), TASK, model=LazyModel(tiny), config=config)
-    prompts = [f"{row['review']}. It is" for row in table]
-    examples = tuple(icm_fast.Example(str(k), prompt) for k, prompt in enumerate(prompts))
-    space = icm_fast.LabelSpace(tuple(TASK.model_labels(prompts)))
-    result = icm_fast.search(icm_fast.Dataset(examples, space), model=tiny)
-    assert found.decision.labels.tolist() == result.labels.tolist()
-    assert found.decision.signs == result.signs
-    assert found.decision.signs is not None
+def test_a_table_of_equal_texts_has_as_many_cores_as_it_has_texts_for(tiny):
+    table = ListTable([{"n": k, "review": "a good film"} for k in range(20)])
+    found = label_rows(table, TASK, model=LazyModel(tiny), config=CONFIG)
+    assert len(set(found.decision.labels.tolist())) == 1

@@ -25,9 +25,18 @@ def test_prompts_without_or_with_one_template_are_of_one_wording():
     assert shared_wording([]).tolist() == []
 
 
-def test_rare_wordings_are_put_together():
-    prompts = [f"{k}\nIt is" for k in range(20)] + ["a\nIs it", "b\nIs it"]
-    assert shared_wording(prompts).tolist() == [0] * 20 + [1] * 2
+def test_what_describes_a_text_is_no_wording():
+    rows = [f"Sex: {('male', 'female')[k % 2]}\nName: {k}\nSurvived:" for k in range(40)]
+    assert shared_wording(rows).tolist() == [0] * 40
+    fares = [f"Sex: {('male', 'female')[k % 2]}\nFare: {k % 15}\nSurvived:" for k in range(60)]
+    assert shared_wording(fares).tolist() == [0] * 60
+    bare = [f"Sex: {('male', 'female')[k % 2]}\nClass: {k // 20}\nSurvived:" for k in range(40)]
+    assert shared_wording(bare).tolist() == [0] * 40
+
+
+def test_a_claim_about_some_of_the_texts_is_no_wording():
+    prompts = [f"{k}\nIt is" for k in range(20)] + [f"{k}\nIs it" for k in range(10)]
+    assert shared_wording(prompts).tolist() == [0] * 30
 
 
 def test_questions_of_a_group_are_no_wording():

@@ -43,8 +43,6 @@ class SearchResult:
             examples alone, as with the preset ``paper``.
         signs: What speaks for the labels; None there too, and with too few labels.
         verdict: Whether the labels can be trusted; None likewise.
-        evidence: ``[n, n_labels]`` float32, the evidence for each label by all views of a
-            bootstrap, about in nats; None where the search did not start from one.
     """
 
     labels: IntArray
@@ -60,7 +58,6 @@ class SearchResult:
     confidence: FloatArray | None = None
     signs: Signs | None = None
     verdict: Verdict | None = None
-    evidence: ScoreArray | None = None
 
 
 def judged(
@@ -79,8 +76,6 @@ def judged(
         config: Its settings.
         start: What its bootstrap found, if it had one.
     """
-    if start is not None:
-        result = replace(result, evidence=start.together)
     alone = scores_alone(store, config, len(dataset))
     if alone is None or not np.isfinite(result.scores).all():
         return result

@@ -40,17 +40,12 @@ class CoreEvidence:
         labels: ``[n]`` int32, found or known labels, -1 where there is none.
         scores: ``[n, n_labels]`` normalised leave-one-out log-probabilities.
         kept: ``[n]`` bool, rows that became demonstrations.
-        found: ``[n, n_labels]`` evidence of all views of the search, where the core is the whole
-            table and the search has it.
-        signs: What speaks for the labels of the search, likewise.
     """
 
     rows: IntArray
     labels: IntArray
     scores: FloatArray
     kept: BoolArray | None = None
-    found: FloatArray | None = None
-    signs: Signs | None = None
 
     def evidence(self, view: Scale | None = None) -> FloatArray:
         """Evidence of the rows given all others of the core, ``[n, n_labels]``.
@@ -153,9 +148,6 @@ def decide(
     cored = np.asarray(np.mean(after, axis=0, dtype=np.float64)) * _sameness(after)
     weight = None if texts is None else texts.alone_weight(alone, cored)
     together = alone + cored if weight is None else _weighted(alone, cored, weight)
-    searched = not views and cores[0].found is not None
-    if searched:  # all views are in it already
-        together = cored
     found = _found_shares(together, alone, cored, config)
     accuracy = expected_accuracy(found.plain(alone), found.plain(cored), alone.shape[1])
     judged = posterior(found.evidence(together), accuracy, found.shares)
@@ -171,7 +163,7 @@ def decide(
     counted = votes(
         [found.labels(alone), *(found.labels(view.astype(np.float64)) for view in after)], labels
     )
-    signs = cores[0].signs if searched else _signs(labels, fixed, alone, cored, scale, texts)
+    signs = _signs(labels, fixed, alone, cored, scale, texts)
     without = ~kept_labels(confidence, config.abstain) & ~fixed
     labels[without], decided[without] = UNLABELLED, _ABSTAINED
     return Decision(
@@ -266,7 +258,7 @@ def _after_core(chunks: Chunks, core: CoreEvidence, per_row: int) -> npt.NDArray
 
 def _whole_core(core: CoreEvidence, n_rows: int) -> npt.NDArray[np.float32]:
     evidence = np.empty((n_rows, core.scores.shape[1]), np.float32)
-    evidence[core.rows] = core.evidence() if core.found is None else core.found
+    evidence[core.rows] = core.evidence()
     return evidence
 
 

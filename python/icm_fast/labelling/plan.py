@@ -273,7 +273,7 @@ def _counted(
     evaluations = BOOTSTRAP_EVALUATIONS if config.preset == "default" else SEARCH_EVALUATIONS
     n_texts = 0
     if not whole and config.search_config().uses_channel and not is_served and asked.per_row == 1:
-        n_texts = min(TEXT_ROWS, n_rows - size) * len(task.labels)
+        n_texts = (min(TEXT_ROWS, n_rows - size) + round(config.keep * size)) * len(task.labels)
     prompts = sampled_prompts(len(templates), n_items)
     plan = LabelPlan(
         n_rows=n_rows,

@@ -38,12 +38,12 @@ from icm_fast.labelling.stored import packed_decision, stored_settings
 from icm_fast.labelling.tables import Table
 from icm_fast.labelling.task import LabelTask
 from icm_fast.labelling.template_choice import SAMPLE_ROWS, choose_template
-from icm_fast.labelling.texts import TextSample, ask_for_texts, sampled_rows
+from icm_fast.labelling.texts import FEWEST_ROWS, TextSample, ask_for_texts, sampled_rows
 from icm_fast.labelling.views import Question, StoredView, View, ViewScorer
 from icm_fast.runs.provenance import versions
 from icm_fast.runs.verdict import Verdict
 from icm_fast.scoring.models import Opened, reads_texts, width_of
-from icm_fast.scoring.posterior import centred, own_margins
+from icm_fast.scoring.posterior import own_margins
 from icm_fast.scoring.side_by_side import side_by_side
 from icm_fast.tasks.constraints import compile_rules
 from icm_fast.tasks.rows import Row
@@ -276,7 +276,7 @@ class _Run:
         rows = [
             row for row in self._asked_for_texts if row not in shown and lengths.items[row] <= room
         ]
-        if not rows:
+        if len(rows) < FEWEST_ROWS:
             return None
         self._check()
         self._shown.say(f"asking for the texts of {len(rows)} rows")
@@ -414,9 +414,10 @@ class _Run:
         wanted |= set(np.flatnonzero(self._scan.known >= 0)[: 4 * n_cores * size].tolist())
         examples = self._examples(wanted | set(self._asked_for_texts))
         texts = {row: examples[row][0].prompt for row in wanted}
-        yield from make_cores(
+        made = make_cores(
             drawn, texts, self._scan.known, n_cores=n_cores, size=size, seed=self._config.seed
         )
+        yield from (core for core in made if len(core.rows))  # of equal texts there may be too few
 
     def _examples(self, wanted: set[int]) -> dict[int, tuple[Example, ...]]:
         """The prompts of some rows; the table is read where one of them was not read before."""
@@ -486,9 +487,6 @@ class _Run:
             )
         )
         evidence = replace(evidence, kept=keep)
-        if whole:
-            found = _evidence_of(result, per_row)
-            evidence = replace(evidence, found=found, signs=result.signs)
         shown_labels = [
             y
             for label, kept in zip(labels.tolist(), keep.tolist(), strict=True)
@@ -521,13 +519,6 @@ def _evidence_alone(plain: StoredView, per_row: int) -> FloatArray:
     """Evidence of all rows without demonstrations, ``[rows, n_labels]``."""
     scale = measure_scale(row_scores(chunk, per_row) for chunk in plain.chunks())
     return np.concatenate([scale.evidence(row_scores(chunk, per_row)) for chunk in plain.chunks()])
-
-
-def _evidence_of(result: SearchResult, per_row: int) -> FloatArray | None:
-    """The evidence of all views of a search for its rows; None where it has none."""
-    if result.evidence is None:
-        return None
-    return centred(row_scores(result.evidence, per_row))
 
 
 def _row_labels(labels: IntArray, scores: FloatArray, per_row: int) -> IntArray:

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 SAMPLE_ROWS = 384
 """Rows that are asked the other way round, at most."""
+FEWEST_ROWS = 16
+"""Fewer rows tell nothing."""
 _MOST = 2.0
 """What a row alone counts at most, where the rows after the cores count 1."""
 _USUAL, _USUAL_ROWS = 0.5, 64
@@ -106,7 +108,7 @@ def ask_for_texts(
     Raises:
         InputError: The texts do not fit the model, or the file cannot be used.
     """
-    content = json.dumps(["texts", view.digest(question, config.seed), rows])
+    content = json.dumps(["texts", view.digest(question, config.seed), rows, config.context_limit])
     key = hashlib.sha256(content.encode()).hexdigest()
     shape = ViewShape(len(rows), len(question.label_space), len(rows))
     with ViewFile(folder / f"{key[:16]}.bin", shape, key) as file:

@@ -31,6 +31,13 @@ def with_digests(
     return {**summary, DIGESTS: {**files, _SUMMARY: _own_digest(summary)}}
 
 
+def is_sealed(summary: Mapping[str, object], path: Path) -> bool:
+    """Whether the digest that a summary has of a file is that of its content."""
+    digests = summary[DIGESTS]
+    assert isinstance(digests, Mapping), "checked when the summary was read"
+    return bool(digests.get(path.name) == _digest(read_file(path, _EDITED)))
+
+
 def check_summary(summary: Fields) -> None:
     """Refuse a summary that says something else than what was written.
 

@@ -42,7 +42,7 @@ from icm_fast.runs.config import (
     read_config,
     run_fingerprint,
 )
-from icm_fast.runs.digests import DIGESTS, check_summary, with_digests
+from icm_fast.runs.digests import DIGESTS, check_summary, is_sealed, with_digests
 from icm_fast.runs.event_log import EventLog
 from icm_fast.runs.score_log import ScoredLabelling, ScoreLog, labels_key
 from icm_fast.runs.verdict import stored_verdict
@@ -71,6 +71,8 @@ RUN_FILES = (
 RUN_AGAIN = "run the search again with the same settings and folder; it resumes where it stopped"
 """The fix of an unfinished or damaged run folder."""
 
+_JUDGED = ("concerns", "signs", "verdict")
+"""What a summary says about labels, and may say otherwise in another version."""
 _SEALED = (CONFIG_FILE, EXAMPLES_FILE, EVENTS_FILE, LABELS_FILE)
 """Files of a finished run whose digests its summary holds; evaluations.bin has checksums itself."""
 
@@ -298,15 +300,15 @@ class RunStore(MemoryStore):
         """
         self._events.finish()
         path = self.folder / LABELS_FILE
-        same = is_file(path) and read_file(path, RUN_AGAIN) == labels
-        if not same:
+        if not is_file(path) or read_file(path, RUN_AGAIN) != labels:
             write_atomically(path, labels)
         former = read_summary(self.folder)
         if former is not None and not self.n_scored_now:
-            if same or DIGESTS not in former:
+            if DIGESTS not in former or is_sealed(former, path):
                 return former
-            # The labels of an earlier version, which lacked their confidence, or a damaged file.
-            summary = {key: value for key, value in former.items() if key != DIGESTS}
+            # Of an earlier version, whose labels lacked their confidence.
+            kept = {key: value for key, value in former.items() if key != DIGESTS}
+            summary = kept | {key: summary[key] for key in _JUDGED if key in summary}
         summary = with_digests(summary, self.folder, _SEALED, RUN_AGAIN)
         content = json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
         write_atomically(self.folder / SUMMARY_FILE, content.encode())
