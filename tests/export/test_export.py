@@ -88,8 +88,8 @@ def test_report_names_labels_moves_and_doubtful_examples(run):
     assert "# toy: 8 examples labelled by fake" in text
     assert "| init" in text
     assert f"utility {run.summary['utility']:.4f}" in text
-    least = min(m for m in run.margins if m is not None)
-    assert f"{least:.2f}" in text
+    given = run.confidence[run.labels >= 0]
+    assert f"{given.min():.2f}" in text
 
 
 def test_markdown_table_is_aligned():
