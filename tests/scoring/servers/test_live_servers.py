@@ -205,7 +205,9 @@ def lines_of(folder):
 def test_label_gives_what_the_same_weights_give_here(live):
     command = ["label", "table.csv", "--text", "text", "--template", TEMPLATE]
     command += ["--labels", ",".join(label.strip() for label in live.labels())]
-    command += ["--set", "core_size=4", "--set", "cores=1", "--progress", "none"]
+    # A model in this process would be asked for texts, too.
+    command += ["--set", "core_size=4", "--set", "cores=1", "--set", "channel=false"]
+    command += ["--progress", "none"]
     assert run([*command, *live.flags(), "-o", "there.csv", "--folder", "a"]) == 0
     assert run([*command, *live.local_flags(), "-o", "here.csv", "--folder", "b"]) == 0
     there, here = rows_of("there.csv"), rows_of("here.csv")
