@@ -303,10 +303,10 @@ def channel_weight(agreement: float, n: int) -> float:
     return _FULL_WEIGHT * float(np.clip((agreement - unrelated) / _RISE, 0.0, 1.0))
 
 
-def unit(values: ScoreArray | FloatArray, counts: BoolArray) -> FloatArray:
-    """Values without the mean of each row, of mean square 1 over the rows that count."""
+def unit(values: ScoreArray | FloatArray, counts: BoolArray | None = None) -> FloatArray:
+    """Values without the mean of each row, of mean square 1 over the rows that count, or all."""
     rows = centred(np.asarray(values, np.float64))
-    return rows / _size(rows[counts] if counts.any() else rows)
+    return rows / _size(rows if counts is None or not counts.any() else rows[counts])
 
 
 def _size(evidence: FloatArray) -> float:

@@ -61,15 +61,23 @@ class Rival:
     differs: float
 
 
-def one_sided(labels: IntArray, dataset: Dataset) -> Concern | None:
-    """A concern if nearly all labelled examples carry one label, or that of their wording."""
+def one_sided(
+    labels: IntArray, dataset: Dataset, wording: IntArray | None = None
+) -> Concern | None:
+    """A concern if nearly all labelled examples carry one label, or that of their wording.
+
+    Args:
+        labels: ``[n]``, -1 where unlabelled.
+        dataset: The examples.
+        wording: ``[n]``, as :func:`wording_of` gives it, for callers that look often.
+    """
     given = labels[labels != UNLABELLED]
     if len(given) < FEWEST_LABELS:
         return None
     counts = np.bincount(given, minlength=len(dataset.label_space))
     top = int(counts.argmax())
     if counts[top] <= ONE_SIDED_SHARE * len(given):
-        return _by_wording(labels, dataset)
+        return _by_wording(labels, wording_of(dataset) if wording is None else wording)
     return Concern(
         "one-sided",
         f"{int(counts[top])} of {len(given)} labels are {dataset.label_space[top]!r}; unless the "
@@ -79,9 +87,13 @@ def one_sided(labels: IntArray, dataset: Dataset) -> Concern | None:
     )
 
 
-def _by_wording(labels: IntArray, dataset: Dataset) -> Concern | None:
+def wording_of(dataset: Dataset) -> IntArray:
+    """Which examples share their wording, ``[n]`` int32."""
+    return shared_wording([example.prompt for example in dataset.examples])
+
+
+def _by_wording(labels: IntArray, wording: IntArray) -> Concern | None:
     """A concern if the labels follow from what prompts have in common, whatever the texts."""
-    wording = shared_wording([example.prompt for example in dataset.examples])
     given = labels != UNLABELLED
     most = [np.bincount(labels[given & (wording == k)]) for k in np.unique(wording[given])]
     follow = sum(int(counts.max()) for counts in most)
@@ -221,12 +233,13 @@ class CollapseWatch:
         self._config = config
         self._shown = shown
         self._warned = False
+        self._wording = wording_of(dataset)  # once, not at every step
 
     def look(self, labels: IntArray) -> None:
         """Check the labels of the current state."""
         if self._warned or (labels == UNLABELLED).any():
             return
-        concern = one_sided(free_labels(labels, self._config), self._dataset)
+        concern = one_sided(free_labels(labels, self._config), self._dataset, self._wording)
         if concern is not None:
             self._shown.warn(concern.text)
             self._warned = True

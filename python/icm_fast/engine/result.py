@@ -9,7 +9,13 @@ import numpy as np
 from icm_fast.config import SearchConfig
 from icm_fast.engine.answers import checked
 from icm_fast.engine.bootstrap import Evidence
-from icm_fast.engine.concerns import Concern, Rival, find_rival, search_concerns
+from icm_fast.engine.concerns import (
+    Concern,
+    Rival,
+    find_rival,
+    search_concerns,
+    wording_of,
+)
 from icm_fast.engine.native import fixed_array, labelling_utility
 from icm_fast.engine.protocol import SearchEngine
 from icm_fast.engine.verdict import Signs, label_confidence, signs_of, verdict_of
@@ -17,7 +23,6 @@ from icm_fast.runs.provenance import versions
 from icm_fast.runs.store import MemoryStore
 from icm_fast.runs.verdict import Verdict
 from icm_fast.scoring.lazy import LazyScorer
-from icm_fast.tasks.wording import shared_wording
 from icm_fast.types import UNLABELLED, Dataset, FloatArray, IntArray, ScoreArray
 
 
@@ -80,8 +85,8 @@ def judged(
     if alone is None or not np.isfinite(result.scores).all():
         return result
     texts = None if start is None else start.texts
-    wording = shared_wording([example.prompt for example in dataset.examples])
-    signs = signs_of(result.labels, alone, result.scores, fixed_array(config), texts, wording)
+    fixed, wording = fixed_array(config), wording_of(dataset)
+    signs = signs_of(result.labels, alone, result.scores, fixed, texts, wording)
     kinds = [concern.kind for concern in result.concerns]
     return replace(
         result,

@@ -20,7 +20,6 @@ from icm_fast.engine.bootstrap import Evidence, unit
 from icm_fast.runs.verdict import DOUBT, REJECT, TRUST, Verdict
 from icm_fast.scoring.posterior import (
     calibrated_evidence,
-    centred,
     expected_accuracy,
     mutual_information,
     posterior,
@@ -104,8 +103,7 @@ def _all_views(
     single = calibrated_evidence(alone)
     if start is None:
         return single + calibrated_evidence(among), single
-    everyone = np.ones(len(alone), np.bool_)
-    together = unit(start.together, everyone) + _AMONG * unit(view_evidence(among), everyone)
+    together = unit(start.together) + _AMONG * unit(view_evidence(among))
     return together, single if start.texts is None else start.texts
 
 
@@ -136,7 +134,7 @@ def signs_of(
         return None
     same = np.zeros(len(found), np.int32) if wording is None else wording[counts]
     one, other = alone[counts].astype(np.float64), among[counts].astype(np.float64)
-    said = None if texts is None else centred(texts[counts])
+    said = None if texts is None else texts[counts]
     information = 0.0
     for value in np.unique(same):  # what a wording says, whatever the text, is no evidence
         mine = same == value
@@ -165,17 +163,16 @@ def signs_from(
         wording: ``[n]``, which texts share their wording; all when absent.
     """
     n_labels = alone.shape[1]
-    same = np.zeros(len(labels), np.int32) if wording is None else wording
     rows = np.arange(len(labels))
     own = alone.argmax(axis=1)
     best, mine = float(alone[rows, own].mean()), float(alone[rows, labels].mean())
     middle = float(alone.mean())
     return Signs(
-        alone=_kappa(labels, own, same),
-        among=_kappa(labels, among.argmax(axis=1), same),
+        alone=_kappa(labels, own, wording),
+        among=_kappa(labels, among.argmax(axis=1), wording),
         support=float(np.clip((mine - middle) / max(best - middle, 1e-9), -1.0, 1.0)),
         tells=information / math.log(n_labels),
-        texts=None if texts is None else _kappa(labels, texts.argmax(axis=1), same),
+        texts=None if texts is None else _kappa(labels, texts.argmax(axis=1), wording),
     )
 
 
@@ -189,8 +186,7 @@ def with_texts(signs: Signs, labels: IntArray, texts: FloatArray) -> Signs:
     """
     if len(labels) < FEWEST_LABELS:
         return signs
-    same = np.zeros(len(labels), np.int32)
-    return replace(signs, texts=_kappa(labels, centred(texts).argmax(axis=1), same))
+    return replace(signs, texts=_kappa(labels, texts.argmax(axis=1)))
 
 
 def verdict_of(signs: Signs | None, concerns: Collection[str] = ()) -> Verdict | None:
@@ -276,11 +272,12 @@ _ADVICE = {
 }
 
 
-def _kappa(one: IntArray, other: IntArray, wording: IntArray) -> float:
+def _kappa(one: IntArray, other: IntArray, wording: IntArray | None = None) -> float:
     """Cohen's kappa; 0 where one side has a single label. Chance is that within each wording."""
     chance, size = 0.0, int(max(one.max(), other.max())) + 1
-    for value in np.unique(wording):
-        mine = wording == value
+    same = np.zeros(len(one), np.int32) if wording is None else wording
+    for value in np.unique(same):
+        mine = same == value
         shares = [np.bincount(side[mine], minlength=size) / mine.sum() for side in (one, other)]
         chance += float(mine.mean()) * float(shares[0] @ shares[1])
     return 0.0 if chance >= 1.0 else (float((one == other).mean()) - chance) / (1.0 - chance)

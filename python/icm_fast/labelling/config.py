@@ -105,6 +105,10 @@ class LabelConfig:
         """These settings as they are followed with so many labels."""
         return self if n_labels <= MOST_TEXT_LABELS else dataclasses.replace(self, channel=False)
 
+    def asks_for_texts(self, per_row: int) -> bool:
+        """Whether some rows, each of so many prompts, are asked the other way round."""
+        return per_row == 1 and self.search_config().uses_channel
+
     def search_config(self, **more: Any) -> SearchConfig:
         """Settings of the searches and of the scoring."""
         if not self.channel:

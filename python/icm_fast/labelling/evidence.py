@@ -181,8 +181,7 @@ def decide(
 
 def _weighted(alone: FloatArray, cored: FloatArray, weight: float) -> FloatArray:
     """Rows alone by a weight beside the rows after cores, as large as if both were added."""
-    everyone = np.ones(len(alone), np.bool_)
-    together = weight * unit(alone, everyone) + unit(cored, everyone)
+    together = weight * unit(alone) + unit(cored)
     size = np.sqrt(np.mean((alone + cored) ** 2) / max(float(np.mean(together**2)), 1e-12))
     found: FloatArray = together * size
     return found

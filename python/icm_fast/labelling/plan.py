@@ -272,7 +272,7 @@ def _counted(
     n_views = 1 + (0 if whole else n_cores)
     evaluations = BOOTSTRAP_EVALUATIONS if config.preset == "default" else SEARCH_EVALUATIONS
     n_texts = 0
-    if not whole and config.search_config().uses_channel and not is_served and asked.per_row == 1:
+    if not whole and not is_served and config.asks_for_texts(asked.per_row):
         n_texts = (min(TEXT_ROWS, n_rows - size) + round(config.keep * size)) * len(task.labels)
     prompts = sampled_prompts(len(templates), n_items)
     plan = LabelPlan(

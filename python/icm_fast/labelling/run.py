@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
-from heapq import nsmallest
 from pathlib import Path
 from threading import RLock
 from typing import TYPE_CHECKING
@@ -47,7 +46,7 @@ from icm_fast.scoring.posterior import own_margins
 from icm_fast.scoring.side_by_side import side_by_side
 from icm_fast.tasks.constraints import compile_rules
 from icm_fast.tasks.rows import Row
-from icm_fast.tasks.sampling import digest
+from icm_fast.tasks.sampling import drawn_rows
 from icm_fast.tracking import RunTracking, Step, TrackLike, tracked
 from icm_fast.types import (
     UNLABELLED,
@@ -294,8 +293,7 @@ class _Run:
     @cached_property
     def _asked_for_texts(self) -> list[int]:
         """Rows that are asked the other way round; none where the model or the settings say no."""
-        wanted = self._searching.uses_channel and reads_texts(self._model)
-        if not wanted or self._task.per_row != 1:
+        if not (self._config.asks_for_texts(self._task.per_row) and reads_texts(self._model)):
             return []
         return sampled_rows(self._scan.n_rows, self._config.seed)
 
@@ -356,7 +354,7 @@ class _Run:
     def _sample(self) -> list[Row]:
         """Rows on which templates are compared, in the order in which they are drawn."""
         n, seed = self._scan.n_rows, self._config.seed
-        order = nsmallest(SAMPLE_ROWS, range(n), lambda row: digest("sample", seed, row))
+        order = drawn_rows("sample", seed, n, SAMPLE_ROWS)
         place = {row: k for k, row in enumerate(order)}
         found = [row for row in self._table.rows() if row.number in place]
         return sorted(found, key=lambda row: place[row.number])

@@ -7,10 +7,7 @@ hundred rows are enough for that, whatever the size of the table.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import dataclass
-from heapq import nsmallest
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,9 +15,10 @@ import numpy as np
 
 from icm_fast.engine.bootstrap import channel_weight, unit
 from icm_fast.evaluation.many_shot import texts_after
+from icm_fast.identity import json_digest
 from icm_fast.labelling.view_file import ViewFile, ViewShape
 from icm_fast.labelling.views import Question, View
-from icm_fast.tasks.sampling import digest
+from icm_fast.tasks.sampling import drawn_rows
 from icm_fast.types import Example, FloatArray, IntArray, ScoreArray
 
 if TYPE_CHECKING:
@@ -64,11 +62,8 @@ class TextSample:
         Returns:
             None where the texts agree with the two no more than by chance.
         """
-        everyone = np.ones(len(self.rows), np.bool_)
-        one, other, said = (
-            unit(view, everyone) for view in (alone[self.rows], cored[self.rows], self.scores)
-        )
-        agreement = float((unit(one + other, everyone) * said).mean())
+        one, other, said = map(unit, (alone[self.rows], cored[self.rows], self.scores))
+        agreement = float((unit(one + other) * said).mean())
         if not channel_weight(agreement, len(self.rows)):
             return None
         usual = np.sqrt(_USUAL_ROWS * said.shape[1]) * np.array([[1.0, -_USUAL]])
@@ -81,8 +76,7 @@ class TextSample:
 
 def sampled_rows(n_rows: int, seed: int) -> list[int]:
     """Positions of the rows to ask, in order, drawn by the seed."""
-    order = nsmallest(SAMPLE_ROWS, range(n_rows), key=lambda row: digest("texts", seed, row))
-    return sorted(order)
+    return sorted(drawn_rows("texts", seed, n_rows, SAMPLE_ROWS))
 
 
 def ask_for_texts(
@@ -108,8 +102,8 @@ def ask_for_texts(
     Raises:
         InputError: The texts do not fit the model, or the file cannot be used.
     """
-    content = json.dumps(["texts", view.digest(question, config.seed), rows, config.context_limit])
-    key = hashlib.sha256(content.encode()).hexdigest()
+    scored_after = view.digest(question, config.seed)
+    key = json_digest(["texts", scored_after, rows, config.context_limit])
     shape = ViewShape(len(rows), len(question.label_space), len(rows))
     with ViewFile(folder / f"{key[:16]}.bin", shape, key) as file:
         if not file.is_whole:

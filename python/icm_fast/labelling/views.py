@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
@@ -12,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from icm_fast.evaluation.many_shot import FixedContext
+from icm_fast.identity import json_digest
 from icm_fast.labelling.chunks_ahead import ChunksAhead
 from icm_fast.labelling.scan import blocks
 from icm_fast.labelling.tables import Table
@@ -70,8 +69,7 @@ class View:
         shown: object = None
         if self.demonstrations is not None and self.labels is not None:
             shown = [self.demonstrations.fingerprint(), self.labels.tolist(), seed]
-        content = json.dumps([question.identity, shown])
-        return hashlib.sha256(content.encode()).hexdigest()
+        return json_digest([question.identity, shown])
 
 
 @dataclass(frozen=True, slots=True)

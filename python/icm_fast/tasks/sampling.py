@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from heapq import nsmallest
 
 from icm_fast.errors import InputError, shown
 from icm_fast.tasks.rows import PathLike
@@ -22,6 +23,18 @@ def digest(*key: object) -> int:
     """Return a 64-bit number that depends only on the key."""
     text = "\x1f".join(str(part) for part in key)
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
+
+
+def drawn_rows(name: str, seed: int, n_rows: int, most: int) -> list[int]:
+    """Positions of at most ``most`` of the rows, in the order in which they are drawn.
+
+    Args:
+        name: Of the draw; others of the same seed are independent.
+        seed: Seed of the draw.
+        n_rows: Rows in all.
+        most: Rows to draw, if there are so many.
+    """
+    return nsmallest(most, range(n_rows), lambda row: digest(name, seed, row))
 
 
 def pick_groups(
