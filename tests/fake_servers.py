@@ -196,9 +196,22 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(payload)
 
 
+def _own(state: State, ids: Sequence[int]) -> list[float]:
+    """Log-probabilities of a prompt's own tokens; that of the first one tells nothing."""
+    return [0.0] + [float(state.logprobs(ids[:k])[ids[k]]) for k in range(1, len(ids))]
+
+
 def _completions(
     state: State, body: dict[str, Any], ids: Sequence[int], logprobs: np.ndarray, n_cached: int
 ) -> Any:
+    usage = {"prompt_tokens": len(ids), "prompt_tokens_details": {"cached_tokens": n_cached}}
+    if "prompt_logprobs" in body:
+        assert state.dialect == "vllm"
+        assert body["prompt_logprobs"] == 0
+        rows = [
+            {str(t): {"logprob": v, "rank": 1}} for t, v in zip(ids, _own(state, ids), strict=True)
+        ]
+        return {"choices": [{"text": "?", "prompt_logprobs": [None, *rows[1:]]}], "usage": usage}
     if body["logprobs"] > state.top:
         return 400
     best = np.argsort(-logprobs)[: body["logprobs"]].tolist()
@@ -207,7 +220,6 @@ def _completions(
         named = {f"token_id:{t}": float(logprobs[t]) for t in best}
     else:
         named = {state.tokenizer.decode([t]): float(logprobs[t]) for t in reversed(best)}
-    usage = {"prompt_tokens": len(ids), "prompt_tokens_details": {"cached_tokens": n_cached}}
     return {"choices": [{"text": "?", "logprobs": {"top_logprobs": [named]}}], "usage": usage}
 
 
@@ -218,10 +230,20 @@ def _generate(
         return [[float(logprobs[t]), t, None] for t in tokens]
 
     assert body["return_logprob"] is True
-    assert body["logprob_start_len"] == -1
-    meta = {
-        "prompt_tokens": len(ids),
-        "cached_tokens": n_cached,
+    start = body["logprob_start_len"]
+    meta: dict[str, Any] = {"prompt_tokens": len(ids), "cached_tokens": n_cached}
+    if start >= 0:  # the first of these has no log-probability, wherever it is
+        own = [None, *_own(state, ids)[start + 1 :]]
+        return {
+            "text": "?",
+            "meta_info": meta
+            | {
+                "input_token_logprobs": [
+                    [v, t, None] for v, t in zip(own, ids[start:], strict=True)
+                ]
+            },
+        }
+    meta |= {
         "output_top_logprobs": [rows(np.argsort(-logprobs)[: body["top_logprobs_num"]].tolist())],
         "output_token_ids_logprobs": [rows(body.get("token_ids_logprob", []))],
     }
@@ -258,7 +280,20 @@ def _spoiled(answer: Any, fault: str, dialect: str) -> Any:
             if counts and name in counts:
                 counts[name] += 3
         return answer
-    if dialect in ("vllm", "openai"):
+    if "prompt_logprobs" in answer.get("choices", [{}])[0]:
+        rows = answer["choices"][0]["prompt_logprobs"]
+        plain = [{int(t): entry["logprob"] for t, entry in (row or {}).items()} for row in rows]
+        answer["choices"][0]["prompt_logprobs"] = [
+            {str(t): {"logprob": v} for t, v in _spoiled_map(row, fault).items()} for row in plain
+        ]
+    elif "input_token_logprobs" in answer.get("meta_info", {}):
+        first, *rows = answer["meta_info"]["input_token_logprobs"]
+        plain = [_spoiled_map({t: v}, fault) for v, t, _ in rows]
+        answer["meta_info"]["input_token_logprobs"] = [
+            first,
+            *([v, t, None] for row in plain for t, v in row.items()),
+        ]
+    elif dialect in ("vllm", "openai"):
         named = answer["choices"][0]["logprobs"]["top_logprobs"][0]
         answer["choices"][0]["logprobs"]["top_logprobs"][0] = _spoiled_map(named, fault)
     elif dialect == "sglang":

@@ -9,8 +9,15 @@ from pathlib import Path
 
 from icm_fast.errors import InputError, listed, short_word, shown
 
+SERVER_TEXTS = "model_texts"
+"""Key that says of a model on a server whether it could be asked for texts: ``yes`` or ``no``."""
+
+SERVED = "server"
+"""What stands for the dtype of a model on a server, which does not tell it."""
+
 _LATER = frozenset(
     (
+        SERVER_TEXTS,
         *("model_computation", "model_tokens", "chat_tokens", "trl_arguments", "format"),
         *("trl_version", "transformers_version", "peft_version", "torch_version"),
     )

@@ -68,8 +68,9 @@ def test_label_on_a_server_gives_what_the_same_weights_give_here(here):
         assert abs(float(one["confidence"]) - float(other["confidence"])) <= 2e-3
 
 
+@pytest.mark.parametrize("texts", [False, True])
 @pytest.mark.parametrize(("labels", "each"), [("good,bad", 1), ("good,good enough,bad", 4)])
-def test_the_plan_of_a_labelling(here, capsys, labels, each):
+def test_the_plan_of_a_labelling(here, capsys, labels, each, texts):
     """Tokens as for weights here; requests as a run sends them."""
     rows = "".join(f"row {k} is {'fine' if k % 3 else 'bad'}\n" for k in range(20))
     (here / "table.csv").write_text("text\n" + rows)
@@ -78,8 +79,9 @@ def test_the_plan_of_a_labelling(here, capsys, labels, each):
     model = tiny_model("llama", max_position_embeddings=99_999)
     model.save_pretrained(here / "model")
     byte_tokenizer().save_pretrained(here / "model")
-    local = ["--model", "model", "--set", "channel=false"]  # as on a server
-    assert run([*command, *local, "--plan", "--json"]) == 0
+    if not texts:
+        command += ["--set", "channel=false"]
+    assert run([*command, "--model", "model", "--plan", "--json"]) == 0
     local = json.loads(capsys.readouterr().out)
     with serve("vllm", hashed(), **ROOMY) as (address, state):
         assert run([*command, *on(address), "--plan", "--json"]) == 0
@@ -91,13 +93,19 @@ def test_the_plan_of_a_labelling(here, capsys, labels, each):
         assert run([*command, *on(address), "--folder", "run", "--progress", "none"]) == 0
         sent = state.n_requests - before
     assert asked < 40, "a plan asks for a few prompts only"
-    counted = ("n_rows", "n_tokens", "n_prompts", "plain_tokens", "search_tokens", "core_tokens")
+    counted = ["n_rows", "plain_tokens", "core_tokens"]
+    if not texts:
+        counted += ["n_tokens", "n_prompts", "search_tokens"]
     assert {name: there[name] for name in counted} == {name: local[name] for name in counted}
+    spent = json.loads((here / "run" / "summary.json").read_text())["n_tokens_forwarded"]
+    assert 0.5 * spent <= there["n_tokens"] <= 2 * spent, (spent, there["n_tokens"])
     assert local["server"] is None
     assert there["server"]["requests_per_prompt"] == each
     rate = there["server"]["tokens_per_second"]
     assert there["seconds"] == pytest.approx(there["n_tokens"] / rate)
-    assert there["n_requests"] == each * there["n_prompts"]
+    n_texts = there["n_texts"]
+    assert (n_texts > 0) is texts
+    assert there["n_requests"] == each * (there["n_prompts"] - n_texts) + n_texts
     assert 0.5 * sent <= there["n_requests"] <= 2 * sent
     assert "tokens per second, measured on 16 prompts" in text
     assert f"server     vllm, about {there['n_requests']:,} requests" in text

@@ -336,9 +336,10 @@ def cost(
         "evaluations (many settle after fewer)"
     )
     if requests:
-        detail += f"; {requests:,} requests per evaluation"
-        numbers |= {"requests_per_evaluation": requests}
-        numbers |= {"requests": requests * (len(sizes) + n_final)}
+        rows = sum(int(asked.sum()) for _, asked in parts) + n * n_final
+        whole = rows * requests // n + n * n_labels * len(turned)
+        detail += f"; {requests:,} requests per evaluation, about {whole:,} in all"
+        numbers |= {"requests_per_evaluation": requests, "requests": whole}
     return Finding("cost", True, detail, fields=numbers)
 
 

@@ -19,7 +19,7 @@ from icm_fast.engine.progress import Stopwatch
 from icm_fast.plan.label_tree import label_tree
 from icm_fast.plan.pieces import tokenize_dataset
 from icm_fast.scoring.checks import check_scores
-from icm_fast.scoring.factory import make_scorer
+from icm_fast.scoring.factory import make_scorer, make_text_scorer
 
 if TYPE_CHECKING:
     from icm_fast.config import SearchConfig
@@ -56,14 +56,15 @@ def server_steps(served: ServedModel, dataset: Dataset, config: SearchConfig) ->
     yield context(scorer, pieces, config.context_limit or served.max_context)
     yield _prefix_cache(served, dataset, pieces)
     if config.uses_channel:
-        detail = "servers are asked for labels only, so the search leaves the channel out"
-        yield Finding("channel", True, detail, note=True)
+        yield _channel(served)
     nodes = 1 + len(label_tree(pieces).tail_tokens)
     rate, per_second = _rate(served, dataset, config, nodes)
     speed = {"tokens_per_second": rate, "requests_per_second": per_second}
     detail = f"{rate:,.0f} tokens per second beyond the cache, {per_second:,.1f} requests"
     yield Finding("speed", True, detail, fields=speed)
-    yield cost(scorer, dataset, config, rate, len(dataset) * nodes)
+    asks = config.uses_channel and served.reads_texts
+    texts = make_text_scorer(served, dataset, config) if asks else None
+    yield cost(scorer, dataset, config, rate, len(dataset) * nodes, texts)
 
 
 def _server(served: ServedModel) -> Finding:
@@ -86,6 +87,17 @@ def _server(served: ServedModel) -> Finding:
         "fingerprint": served.fingerprint,
     }
     return Finding("server", True, detail, not dialect.is_exact, fields)
+
+
+def _channel(served: ServedModel) -> Finding:
+    name = served.client.dialect.name
+    if served.reads_texts:
+        return Finding("channel", True, f"{name} also tells how probable texts are after labels")
+    detail = (
+        f"{name} does not tell how probable a text is, so the search leaves the channel out and "
+        "finds worse labels; vLLM, SGLang and models in this process tell it"
+    )
+    return Finding("channel", True, detail, note=True)
 
 
 def _tokenizer(served: ServedModel) -> Finding:

@@ -142,7 +142,7 @@ def search_into(
     result = replace(result, seconds=watch.seconds())
     content = {**summary_of(engine, store, result), **scorer.computing()}
     if config.start == "bootstrap":
-        content["channel"] = config.uses_channel and scorer.reads_texts
+        content["channel"] = _reads_texts(store, scorer, config)
     lines = labels_lines(dataset, result.labels, result.scores, result.confidence)
     summary = store.finish(lines, content)
     return replace(result, seconds=float(summary["seconds"]))
@@ -170,7 +170,7 @@ def bootstrapped(
     return bootstrap(
         dataset,
         evaluate,
-        read=read if config.uses_channel and scorer.reads_texts else None,
+        read=read if _reads_texts(store, scorer, config) else None,
         fixed=fixed_array(config),
         rounds=config.bootstrap_rounds,
         shares=config.label_shares,
@@ -178,6 +178,12 @@ def bootstrapped(
         shots=0 if config.context_demonstrations else SHOTS,
         enough=lambda: 0 < config.max_tokens <= store.n_tokens,
     )
+
+
+def _reads_texts(store: MemoryStore, scorer: LazyScorer, config: SearchConfig) -> bool:
+    """Whether texts after labels are asked for."""
+    recorded = store.reads_texts
+    return config.uses_channel and (scorer.reads_texts if recorded is None else recorded)
 
 
 def _step(number: int, state: SearchState, store: MemoryStore) -> Step:

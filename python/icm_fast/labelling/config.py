@@ -50,7 +50,8 @@ class LabelConfig:
         preset: Preset of the searches; see :class:`icm_fast.SearchConfig`.
         channel: Whether searches, and some rows of a table, are also asked how probable each text
             is after each label; with the preset ``default`` alone, with at most
-            :data:`MOST_TEXT_LABELS` labels, as each label is another pass, and not on servers.
+            :data:`MOST_TEXT_LABELS` labels, as each label is another pass; of servers, vLLM and
+            SGLang tell it.
         dtype: See :class:`icm_fast.SearchConfig`.
         device: See :class:`icm_fast.SearchConfig`.
         engine: See :class:`icm_fast.SearchConfig`.

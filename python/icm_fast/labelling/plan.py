@@ -25,8 +25,9 @@ from icm_fast.model.hardware import available_bytes, available_processors
 from icm_fast.model.kv_size import head_dim, kv_numbers_per_token
 from icm_fast.model.load import ModelOutline, outline_model
 from icm_fast.plan.text_ids import Tokenizer
+from icm_fast.plan.texts import MAX_SHOWN
 from icm_fast.scoring.servers.address import is_address
-from icm_fast.scoring.servers.lazy import LazyServer
+from icm_fast.scoring.servers.lazy import LazyServer, ServedModel
 from icm_fast.tasks.duplicates import same_text
 
 SEARCH_EVALUATIONS = 4
@@ -61,6 +62,7 @@ class LabelPlan:
         longest_row: Tokens of the longest prompt.
         context: Tokens that the model reads at most.
         n_prompts: Prompts that are scored, about.
+        n_texts: How many of them are texts after a label.
         disk_bytes: What the folder will hold, about.
         preamble_tokens: Tokens of the instruction, in the other sums, too.
         texts_tokens: Tokens of the rows that are asked the other way round.
@@ -88,12 +90,15 @@ class LabelPlan:
     disk_bytes: int
     preamble_tokens: int = 0
     texts_tokens: int = 0
+    n_texts: int = 0
     server: ServerRate | None = None
 
     @property
     def n_requests(self) -> int:
-        """Requests to the server, about; 0 without one."""
-        return 0 if self.server is None else self.n_prompts * self.server.requests_per_prompt
+        """Requests to the server, about; 0 without one. A text takes one, whatever the labels."""
+        if self.server is None:
+            return 0
+        return (self.n_prompts - self.n_texts) * self.server.requests_per_prompt + self.n_texts
 
     @property
     def n_tokens(self) -> int:
@@ -192,7 +197,7 @@ def _plan_on_server(table: Table, task: LabelTask, model: str, config: LabelConf
     asked = task.with_template(task.templates()[0])
     limit = config.context_limit or served.max_context
     lengths = measure_prompts(table, asked, served.tokenizer, limit)
-    plan = _counted(task, lengths, served.tokenizer, limit, config, is_served=True).plan
+    plan = _counted(task, lengths, served.tokenizer, limit, config, served).plan
     server = measure_server(served, table, asked)
     seconds = plan.n_tokens / server.tokens_per_second
     return _with_rows(replace(plan, seconds=seconds, server=server), scan, table, asked)
@@ -251,7 +256,7 @@ def _counted(
     tokenizer: Tokenizer,
     limit: int,
     config: LabelConfig,
-    is_served: bool = False,
+    served: ServedModel | None = None,
 ) -> _Counted:
     templates = task.templates()
     asked = task.with_template(templates[0])
@@ -271,9 +276,17 @@ def _counted(
     after = 0 if whole else n_cores * (after_separators + n_chunks * context)
     n_views = 1 + (0 if whole else n_cores)
     evaluations = BOOTSTRAP_EVALUATIONS if config.preset == "default" else SEARCH_EVALUATIONS
-    n_texts = 0
-    if not whole and not is_served and config.asks_for_texts(asked.per_row):
+    n_texts, text, search_texts, in_searches = 0, mean, 0, 0.0
+    reads_texts = served is None or served.reads_texts
+    if reads_texts and not whole and config.asks_for_texts(asked.per_row):
         n_texts = (min(TEXT_ROWS, n_rows - size) + round(config.keep * size)) * len(task.labels)
+    if served is not None and reads_texts and config.search_config().uses_channel:
+        search_texts = n_cores * 2 * core_items * len(task.labels)  # requests of their own
+        if not served.caches_texts:  # whole prompts, of which every other one has demonstrations
+            demonstrations = config.keep * core_items
+            demonstrations /= max(2, math.ceil(demonstrations / MAX_SHOWN))  # of each context
+            text += demonstrations * (mean + lengths.label)
+            in_searches = search_texts * (mean + text) / 2
     prompts = sampled_prompts(len(templates), n_items)
     plan = LabelPlan(
         n_rows=n_rows,
@@ -283,8 +296,8 @@ def _counted(
         core_rows=size,
         template_tokens=round(prompts.n_prompts * mean) + prompts.n_passes * before,
         plain_tokens=plain,
-        search_tokens=n_cores * evaluations * tree,
-        texts_tokens=round(n_texts * mean),
+        search_tokens=n_cores * evaluations * tree + round(in_searches),
+        texts_tokens=round(n_texts * text),
         core_tokens=after,
         seconds=0.0,
         weight_bytes=0,
@@ -297,7 +310,9 @@ def _counted(
         n_prompts=prompts.n_prompts
         + n_items * n_views
         + n_cores * evaluations * core_items
-        + n_texts,
+        + n_texts
+        + search_texts,
+        n_texts=n_texts + search_texts,
         disk_bytes=4 * n_items * len(task.labels) * n_views + n_rows * (20 + 4 * len(task.labels)),
         preamble_tokens=before,
     )

@@ -15,6 +15,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from icm_fast.errors import InputError
 from icm_fast.plan.joint import Int32s, Segments, even
 from icm_fast.plan.pieces import root_ids
 from icm_fast.plan.text_ids import Tokenizer, common_length, text_ids
@@ -113,6 +114,45 @@ def plan_texts(
         if rows:
             tree.add(*_branch(turned, tokenizer, order, labels, rows))
     return tree.plan(chosen)
+
+
+def fitting_texts(
+    dataset: Dataset,
+    tokenizer: Tokenizer,
+    labels: IntArray,
+    *,
+    seed: int,
+    batch_tokens: int,
+    max_shown: int,
+    limit: int,
+) -> TextPlan:
+    """As :func:`plan_texts`, with as few demonstrations in a context as it takes to fit.
+
+    Args:
+        dataset: The examples.
+        tokenizer: Encodes them.
+        labels: ``[n]``, the labels of the demonstrations and -1 for all others.
+        seed: Draws the contexts.
+        batch_tokens: Maximum number of tokens in one forward pass; a longer segment runs alone.
+        max_shown: Maximum number of demonstrations of a context; 0 for :data:`MAX_SHOWN`.
+        limit: Tokens that the model reads at most.
+
+    Raises:
+        InputError: A text after one demonstration is too long already.
+    """
+    max_shown = min(max_shown or MAX_SHOWN, MAX_SHOWN)
+    while True:
+        plan = plan_texts(
+            dataset, tokenizer, labels, seed=seed, batch_tokens=batch_tokens, max_shown=max_shown
+        )
+        if plan.longest_context <= limit:
+            return plan
+        if max_shown == 1:
+            raise InputError(
+                f"a text after a label takes {plan.longest_context:,} tokens, but the model "
+                f"reads {limit:,}; shorten the examples or pass channel=False"
+            )
+        max_shown = max(1, max_shown // 2)
 
 
 def shown_contexts(labels: IntArray, seed: int, max_shown: int = MAX_SHOWN) -> list[list[int]]:

@@ -33,6 +33,7 @@ from icm_fast.files import (
     write_atomically,
 )
 from icm_fast.files.fields import read_object
+from icm_fast.identity import SERVED, SERVER_TEXTS
 from icm_fast.runs.config import (
     MODEL_FILES,
     check_same_model,
@@ -145,6 +146,11 @@ class MemoryStore:
     def records(self) -> tuple[ScoredLabelling, ...]:
         """All scores so far in the order of their scoring, those of earlier processes first."""
         return tuple(self._all)
+
+    @property
+    def reads_texts(self) -> bool | None:
+        """Whether the server of this run could score texts; None where the model has to say."""
+        return None
 
     def asked(self) -> Iterable[ScoredLabelling]:
         """The distinct labellings that this search requested, in the order of their scoring."""
@@ -272,6 +278,14 @@ class RunStore(MemoryStore):
         if kind is not None and issubclass(kind, InputError) and not self.n_scored_now:
             self._withdraw()
         super().__exit__(kind, error, trace)
+
+    @property
+    def reads_texts(self) -> bool | None:
+        """As the run began: a finished one needs no server, one from before asked for none."""
+        identity = identity_of(self._config)
+        return (
+            identity.get(SERVER_TEXTS) == "yes" if identity.get("model_dtype") == SERVED else None
+        )
 
     def _withdraw(self) -> None:
         """Leave no refused settings behind, so that corrected ones can take the folder."""

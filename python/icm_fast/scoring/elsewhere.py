@@ -55,6 +55,11 @@ class ModelElsewhere(ABC):
         """Longest context in tokens."""
 
     @property
+    def reads_texts(self) -> bool:
+        """Whether the model can say how probable a text is; a server is asked there."""
+        return not self.is_served or self.call(_reads_texts)
+
+    @property
     @abstractmethod
     def n_parameters(self) -> int:
         """Parameters of the model, tied ones once; 0 where a server does not say."""
@@ -149,6 +154,13 @@ class ScorerElsewhere(ScorerOfLabels):
 
     def _call(self, method: str, *arguments: object) -> Any:
         return self._model.call(_of_scorer, self._dataset, self._config, method, arguments)
+
+
+def _reads_texts(model: ScoringModel) -> bool:
+    """Whether the server of a process that asks one can say how probable a text is."""
+    from icm_fast.scoring.servers.lazy import ServedModel
+
+    return not isinstance(model, ServedModel) or model.reads_texts
 
 
 def _of_texts(

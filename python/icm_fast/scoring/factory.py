@@ -22,6 +22,7 @@ from icm_fast.scoring.models import TOKENIZING, local_weights
 from icm_fast.scoring.protocol import Scorer, TextScoring
 from icm_fast.scoring.servers.lazy import ServedModel
 from icm_fast.scoring.servers.scorer import ServerScorer
+from icm_fast.scoring.servers.texts import ServerTextScorer
 from icm_fast.scoring.support import require_exact_sharing, require_known_head, require_tree_support
 from icm_fast.scoring.texts import TextScorer
 from icm_fast.types import Dataset
@@ -57,14 +58,14 @@ def make_text_scorer(loaded: ScoringModel, dataset: Dataset, config: SearchConfi
     """Return what scores texts after labels.
 
     Args:
-        loaded: A model in this process or of other processes that hold its weights.
+        loaded: A model that :func:`~icm_fast.scoring.models.reads_texts`.
         dataset: What is scored.
         config: Settings.
     """
     if isinstance(loaded, ModelElsewhere):
         return loaded.scorer(dataset, config)
     if isinstance(loaded, ServedModel):
-        raise TypeError("servers are not asked for texts; see reads_texts")
+        return ServerTextScorer(loaded, dataset, config)
     with turn_of(loaded.model):
         return TextScorer(loaded, dataset, config)
 

@@ -117,10 +117,8 @@ def open_model(model: ModelSpec | Opened | ServedModel, config: Choice) -> Opene
 
 
 def reads_texts(model: Opened) -> bool:
-    """Whether the model can say how probable a text is; servers are asked for labels only."""
-    if isinstance(model, ModelElsewhere):
-        return not model.is_served
-    return isinstance(model, LazyModel)
+    """Whether the model can say how probable a text is; a server is opened to know it."""
+    return isinstance(model, LazyModel) or model.reads_texts
 
 
 def _refuse_others(config: Choice) -> None:

@@ -12,13 +12,12 @@ import numpy as np
 import torch
 
 from icm_fast.config import SearchConfig
-from icm_fast.errors import InputError
 from icm_fast.model.forward.batch import ALL, LAST, NONE, n_returned
 from icm_fast.model.forward.runner import ModelRunner
 from icm_fast.model.label_head import LabelHead
 from icm_fast.model.loaded import LoadedModel
 from icm_fast.model.sharing import turn_of
-from icm_fast.plan.texts import MAX_SHOWN, Leaf, TextPlan, plan_texts
+from icm_fast.plan.texts import Leaf, TextPlan, fitting_texts
 from icm_fast.scoring.local import within_device
 from icm_fast.scoring.protocol import Scored
 from icm_fast.scoring.support import require_exact_sharing, require_tree_support
@@ -49,25 +48,15 @@ class TextScorer:
         Raises:
             InputError: A text after one demonstration is too long already.
         """
-        limit = self._config.context_limit or self._loaded.max_context
-        max_shown = min(self._config.context_demonstrations or MAX_SHOWN, MAX_SHOWN)
-        while True:
-            plan = plan_texts(
-                self._dataset,
-                self._loaded.tokenizer,
-                labels,
-                seed=self._config.seed,
-                batch_tokens=self._config.batch_tokens,
-                max_shown=max_shown,
-            )
-            if plan.longest_context <= limit:
-                return plan
-            if max_shown == 1:
-                raise InputError(
-                    f"a text after a label takes {plan.longest_context:,} tokens, but the model "
-                    f"reads {limit:,}; shorten the examples or pass channel=False"
-                )
-            max_shown = max(1, max_shown // 2)
+        return fitting_texts(
+            self._dataset,
+            self._loaded.tokenizer,
+            labels,
+            seed=self._config.seed,
+            batch_tokens=self._config.batch_tokens,
+            max_shown=self._config.context_demonstrations,
+            limit=self._config.context_limit or self._loaded.max_context,
+        )
 
     def predict_text_tokens(self, labels: IntArray) -> int:
         """Tokens that :meth:`score_texts` would forward."""

@@ -2,7 +2,8 @@
 
     PYTHON tests/scoring/servers/in_process_scores.py MODEL < TABLES
 
-Reads a JSON list of ``[[prompts], [labels], [labelling]]``, and prints scores and counted tokens.
+Reads a JSON list of ``[[prompts], [labels], [labelling]]``, and prints scores, counted tokens and
+the scores of texts after labels.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import sys
 import numpy as np
 
 from icm_fast.config import SearchConfig
-from icm_fast.scoring.factory import make_scorer
+from icm_fast.scoring.factory import make_scorer, make_text_scorer
 from icm_fast.scoring.models import open_model
 from icm_fast.types import Dataset, Example, LabelSpace
 
@@ -24,9 +25,10 @@ def main(model: str) -> None:
     found = []
     for prompts, labels, labelling in json.load(sys.stdin):
         examples = tuple(Example(f"r{k}", prompt) for k, prompt in enumerate(prompts))
-        scorer = make_scorer(served, Dataset(examples, LabelSpace(labels)), config)
-        scored = scorer.score(np.array(labelling, np.int32))
-        found.append([scored.scores.tolist(), scored.n_tokens])
+        dataset, state = Dataset(examples, LabelSpace(labels)), np.array(labelling, np.int32)
+        scored = make_scorer(served, dataset, config).score(state)
+        texts = make_text_scorer(served, dataset, config).score_texts(state)
+        found.append([scored.scores.tolist(), scored.n_tokens, texts.scores.tolist()])
     print("\n" + json.dumps(found))
 
 

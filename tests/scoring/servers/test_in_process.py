@@ -29,11 +29,19 @@ from tiny_models import (
 
 class Sampling:
     def __init__(
-        self, *, max_tokens, temperature, detokenize, logprobs=None, logprob_token_ids=None
+        self,
+        *,
+        max_tokens,
+        temperature,
+        detokenize,
+        logprobs=None,
+        logprob_token_ids=None,
+        prompt_logprobs=None,
     ):
         assert (max_tokens, temperature, detokenize) == (1, 0.0, False)
-        assert (logprobs is None) != (logprob_token_ids is None), "vLLM takes one of them"
-        self.logprobs, self.logprob_token_ids = logprobs, logprob_token_ids
+        asked = [logprobs, logprob_token_ids, prompt_logprobs]
+        assert asked.count(None) == 2, "vLLM takes one of the first two"
+        self.logprobs, self.logprob_token_ids, self.prompt_logprobs = asked
 
 
 class Engine:
@@ -66,13 +74,25 @@ class Engine:
         ]
 
     def _output(self, ids, sampling):
+        output = types.SimpleNamespace(
+            outputs=[types.SimpleNamespace(logprobs=None)],
+            prompt_token_ids=ids,
+            num_cached_tokens=3,
+            prompt_logprobs=None,
+        )
+        if sampling.prompt_logprobs is not None:
+            assert sampling.prompt_logprobs == 0
+            own = [(t, float(self.logprobs(ids[:k])[t])) for k, t in enumerate(ids) if k]
+            rows = [{t: types.SimpleNamespace(logprob=v)} for t, v in own]
+            output.prompt_logprobs = [None, *(self.spoil(r) if self.spoil else r for r in rows)]
+            return output
         known = self.logprobs(ids)
         tokens = sampling.logprob_token_ids or np.argsort(-known)[: sampling.logprobs].tolist()
         found = {t: types.SimpleNamespace(logprob=float(known[t])) for t in tokens}
         if self.spoil:
             found = self.spoil(found)
-        part = types.SimpleNamespace(logprobs=[found])
-        return types.SimpleNamespace(outputs=[part], prompt_token_ids=ids, num_cached_tokens=3)
+        output.outputs[0].logprobs = [found]
+        return output
 
 
 @pytest.fixture

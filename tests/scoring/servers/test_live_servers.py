@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 from live_models import FEW_LAYERS, write_float32
+from text_reference import expected_texts
 
 from benchmarks.servers import compare
 from benchmarks.vllm_server import BLOCK_SIZE, IN_PROCESS, vllm_server, vllm_variables
@@ -28,8 +29,8 @@ from icm_fast.cli import run
 from icm_fast.config import SearchConfig
 from icm_fast.model import load_model
 from icm_fast.model.gguf import converted_folder
-from icm_fast.scoring.factory import make_scorer
-from icm_fast.scoring.models import open_model
+from icm_fast.scoring.factory import make_scorer, make_text_scorer
+from icm_fast.scoring.models import open_model, reads_texts
 from icm_fast.scoring.servers.in_process import OPTIONS
 from tiny_models import MULTI, PREFIX, REVIEWS, SINGLE, mixed_labels, reviews
 
@@ -180,6 +181,23 @@ def test_unlikely_labels_are_found(live):
     assert np.abs(there - here).max() <= 1e-2
 
 
+def test_texts_are_those_of_the_weights(live):
+    """Where the server tells how probable a text is; the others say that they do not."""
+    dataset = reviews(live.labels())
+    model = open_model(live.address, live.config())
+    assert reads_texts(model) is (live.kind == "vllm")
+    if live.kind != "vllm":
+        return
+    scorer = make_text_scorer(model.load(), dataset, live.config())
+    for state in (np.full(len(dataset), -1, np.int32), mixed_labels(dataset)):
+        there = scorer.score_texts(state)
+        here = expected_texts(live.local.model, dataset, scorer.plan(state))
+        apart = np.abs(there.scores - here)
+        print(f"\n{live.kind}, texts: median {np.median(apart):.2g}, maximum {apart.max():.2g}")
+        assert apart.max() <= 1e-3
+        assert there.n_tokens == scorer.predict_text_tokens(state)
+
+
 @pytest.fixture
 def table(live, tmp_path, monkeypatch):
     """A folder with a table and the description of a task on it."""
@@ -205,7 +223,7 @@ def lines_of(folder):
 def test_label_gives_what_the_same_weights_give_here(live):
     command = ["label", "table.csv", "--text", "text", "--template", TEMPLATE]
     command += ["--labels", ",".join(label.strip() for label in live.labels())]
-    # A model in this process would be asked for texts, too.
+    # Texts after labels are compared above: a server counts a token among the whole vocabulary.
     command += ["--set", "core_size=4", "--set", "cores=1", "--set", "channel=false"]
     command += ["--progress", "none"]
     assert run([*command, *live.flags(), "-o", "there.csv", "--folder", "a"]) == 0
@@ -220,7 +238,7 @@ def test_label_gives_what_the_same_weights_give_here(live):
 @pytest.mark.usefixtures("table")
 def test_search_gives_what_the_same_weights_give_here(live):
     command = ["search", "custom", "task.yaml", "--progress", "none"]
-    # A model in this process would be asked for texts, too.
+    # Texts after labels are compared above: a server counts a token among the whole vocabulary.
     command += ["--set", "max_evaluations=3", "--set", "channel=false", "--seed", "1"]
     assert run([*command, *live.flags(), "-o", "there"]) == 0
     assert run([*command, *live.local_flags(), "-o", "here"]) == 0
@@ -276,9 +294,12 @@ def test_vllm_in_the_process_scores_like_naive(smollm2):
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(next(row for row in done.stdout.splitlines() if row.startswith("[[")))
     config = SearchConfig(scorer="naive", normalize="vocabulary")
-    for table, state, (scores, n_tokens) in zip(tables, states, found, strict=True):
+    for table, state, (scores, n_tokens, texts) in zip(tables, states, found, strict=True):
         here = make_scorer(smollm2, table, config).score(state).scores
         apart = np.abs(np.array(scores, np.float32) - here)
         print(f"\nvllm in the process: median {np.median(apart):.2g}, maximum {apart.max():.2g}")
         assert apart.max() <= 1e-3
         assert n_tokens > 0
+        plan = make_text_scorer(smollm2, table, SearchConfig()).plan(state)
+        told = expected_texts(smollm2.model, table, plan)
+        assert np.abs(np.array(texts, np.float32) - told).max() <= 1e-3

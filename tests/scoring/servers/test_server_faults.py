@@ -139,6 +139,16 @@ def test_a_server_that_stays_away_ends_in_one_line_and_the_run_resumes(tokenizer
     assert np.array_equal(again.labels, resumed.labels)
 
 
+def test_a_patience_of_days_ends_in_one_line_too(monkeypatch):
+    """A thousand tries and more, whose pauses do not grow without bound."""
+    monkeypatch.setattr("icm_fast.scoring.servers.transport._LONGEST_PAUSE", 1e-9)
+    waits = iter(range(10**9))
+    monkeypatch.setattr("icm_fast.scoring.servers.transport.time.monotonic", lambda: next(waits))
+    reach = replace(QUICK, patience=3000.0)
+    with pytest.raises(InputError, match="does not answer"):
+        LazyServer("http://localhost:1", reach=reach).load()
+
+
 def test_another_model_after_the_same_name_is_found(tokenizer):
     dataset = reviews(SINGLE)
     labels = mixed_labels(dataset)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from threading import Lock
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from icm_fast.errors import InputError
 from icm_fast.identity import Known
@@ -25,6 +26,8 @@ from icm_fast.scoring.servers.verification import Witness
 if TYPE_CHECKING:
     from icm_fast.plan.text_ids import Tokenizer
 
+T = TypeVar("T")
+
 VOUCH_EVERY = 256
 """Requests after which a known sentence is asked again, at the latest."""
 
@@ -41,6 +44,21 @@ class Ask:
 
     ids: tuple[int, ...]
     wanted: tuple[int, ...]
+    shared: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TextAsk:
+    """One prompt, some of whose own tokens are scored.
+
+    Attributes:
+        ids: Its token ids.
+        start: Place of the first token that is scored, at least 1; all after it are, too.
+        shared: Tokens of it that the prompt before it has, too, and that are cached.
+    """
+
+    ids: tuple[int, ...]
+    start: int
     shared: int = 0
 
 
@@ -148,23 +166,48 @@ class Client:
             MissingTokenError: A token that is needed is not among those that the server returns.
             InputError: The server refuses or fails, or another model answers.
         """
-        found: list[Mapping[int, float]] = []
+        return self._vouched(asks, lambda k: self._whole(asks[k], k))
+
+    def ask_texts(self, asks: Sequence[TextAsk]) -> list[tuple[float, ...]]:
+        """Log-probabilities of the prompts' own tokens, each prompt's from its start on.
+
+        Nothing is returned before a known sentence was answered as at the start.
+
+        Args:
+            asks: Prompts; depth-first where they share what is cached.
+
+        Raises:
+            InputError: The server refuses or fails, or another model answers.
+        """
+        return self._vouched(asks, lambda k: self._text(asks[k]))
+
+    def _vouched(self, asks: Sequence[Ask] | Sequence[TextAsk], one: Callable[[int], T]) -> list[T]:
+        """What ``one`` finds for each number, with a known sentence after every part."""
+        found: list[T] = []
         self.transport.start()
         for start in range(0, len(asks), VOUCH_EVERY):
-            found += self._part(asks[start : start + VOUCH_EVERY], start)
+            part = asks[start : start + VOUCH_EVERY]
+            lengths = [len(ask.ids) for ask in part]
+            after = waits_for(lengths, [0, *(ask.shared for ask in part[1:])])
+            work = partial(_at, one, start)
+            done = dict(run_in_order(work, after, self.requests, self.transport.stop))
+            found += [done[k] for k in range(len(part))]
             self.vouch()
         return found
 
-    def _part(self, asks: Sequence[Ask], start: int) -> list[Mapping[int, float]]:
-        found: list[Mapping[int, float]] = [{}] * len(asks)
-        lengths = [len(ask.ids) for ask in asks]
-        after = waits_for(lengths, [0, *(ask.shared for ask in asks[1:])])
+    def _text(self, ask: TextAsk) -> tuple[float, ...]:
+        """All tokens of one prompt from its start on."""
+        texts = self.dialect.texts
+        assert texts is not None, f"{self.dialect.name} is not asked for texts"
+        path, body = texts.request(self.facts.model, ask.ids, ask.start)
 
-        def one(k: int) -> Mapping[int, float]:
-            return self._whole(asks[k], start + k)
+        def read(content: object) -> tuple[float, ...]:
+            answer = texts.read(content, ask.ids, ask.start)
+            _check_length(answer.n_prompt, ask.ids)
+            return answer.logprobs
 
-        for k, logprobs in run_in_order(one, after, self.requests, self.transport.stop):
-            found[k] = logprobs
+        found = self.transport.post(path, body, read)
+        self._vouch_after_breaks()
         return found
 
     def _whole(self, ask: Ask, place: int) -> Mapping[int, float]:
@@ -221,10 +264,8 @@ def _check(
     Raises:
         UnusableError: Tokens are missing, or the prompt has another length.
     """
-    if not isinstance(prompt, str) and answer.n_prompt not in (None, len(prompt)):
-        raise UnusableError(
-            f"the server read {answer.n_prompt} tokens of a prompt of {len(prompt)}"
-        )
+    if not isinstance(prompt, str):
+        _check_length(answer.n_prompt, prompt)
     if sum(math.exp(value) for value in answer.logprobs.values()) > 1.01:
         raise UnusableError("the probabilities of different tokens add up to more than 1")
     missing = [token for token in wanted if token not in answer.logprobs]
@@ -233,3 +274,17 @@ def _check(
             f"token {missing[0]} was asked for by its id and is missing; is the server old, or of "
             "another kind (--server)?"
         )
+
+
+def _at(one: Callable[[int], T], start: int, k: int) -> T:
+    return one(start + k)
+
+
+def _check_length(counted: int | None, prompt: Sequence[int]) -> None:
+    """Refuse an answer to a prompt of another length.
+
+    Raises:
+        UnusableError: The server counted another number of tokens.
+    """
+    if counted not in (None, len(prompt)):
+        raise UnusableError(f"the server read {counted} tokens of a prompt of {len(prompt)}")

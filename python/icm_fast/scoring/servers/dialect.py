@@ -73,6 +73,44 @@ class Answer:
     n_computed: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class TextAnswer:
+    """Log-probabilities of a prompt's own tokens, each after all before it.
+
+    Attributes:
+        logprobs: Of the tokens from the place on that was asked for.
+        n_prompt: Tokens of the prompt as the server counts them; None where it does not say.
+    """
+
+    logprobs: tuple[float, ...]
+    n_prompt: int | None = None
+
+
+class TextDialect(Protocol):
+    """How a kind of server is asked for the log-probabilities of a prompt's own tokens."""
+
+    is_cached: bool
+    """Whether its prefix cache serves such prompts, up to the first token that is asked for."""
+
+    def request(
+        self, model: str, prompt: Sequence[int], start: int
+    ) -> tuple[str, dict[str, object]]:
+        """Path and body of a request.
+
+        Args:
+            model: What the server calls the model.
+            prompt: Token ids.
+            start: Place of the first token whose log-probability is needed, at least 1.
+        """
+
+    def read(self, content: object, prompt: Sequence[int], start: int) -> TextAnswer:
+        """Read an answer.
+
+        Raises:
+            UnusableError: It is not of the form of this dialect, or of other tokens.
+        """
+
+
 class Dialect(Protocol):
     """One kind of server.
 
@@ -86,6 +124,10 @@ class Dialect(Protocol):
 
     first_width: int
     """The width of a first request; a client raises it once a wider one was needed."""
+
+    @property
+    def texts(self) -> TextDialect | None:
+        """How it is asked for a prompt's own tokens; None where it cannot be."""
 
     def wider(self, width: int) -> int | None:
         """The width after ``width`` was too small; None if that was the largest."""

@@ -202,9 +202,9 @@ class _Channel:
             prompt = body["prompt"]
             ids = self._tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
             prompts.append({"prompt_token_ids": list(ids)})
-            wanted = body.get("logprob_token_ids")
-            # Both at once have to be of one number; the likely ones are not needed then.
-            asked = {"logprob_token_ids": wanted} if wanted else {"logprobs": body["logprobs"]}
+            # Likely and named tokens at once have to be of one number; the named ones do.
+            names = ("logprob_token_ids", "prompt_logprobs", "logprobs")
+            asked = next({name: body[name]} for name in names if name in body)
             sampling.append(
                 SamplingParams(max_tokens=1, temperature=0.0, detokenize=False, **asked)
             )
@@ -213,10 +213,22 @@ class _Channel:
 
 def _completion(output: Any) -> dict[str, object]:
     """The answer of vLLM's server for an output of its engine."""
-    found = output.outputs[0].logprobs[0]
-    top = {token_key(int(token)): float(entry.logprob) for token, entry in found.items()}
+    choice: dict[str, object] = {}
+    if output.outputs[0].logprobs:
+        top = {token_key(t): value for t, value in _by_id(output.outputs[0].logprobs[0]).items()}
+        choice["logprobs"] = {"top_logprobs": [top]}
+    if output.prompt_logprobs:
+        choice["prompt_logprobs"] = [
+            row and {str(t): {"logprob": value} for t, value in _by_id(row).items()}
+            for row in output.prompt_logprobs
+        ]
     usage = {
         "prompt_tokens": len(output.prompt_token_ids),
         "prompt_tokens_details": {"cached_tokens": int(output.num_cached_tokens or 0)},
     }
-    return {"choices": [{"logprobs": {"top_logprobs": [top]}}], "usage": usage}
+    return {"choices": [choice], "usage": usage}
+
+
+def _by_id(found: Mapping[Any, Any]) -> dict[int, float]:
+    """Log-probabilities of one place, by token ids."""
+    return {int(token): float(entry.logprob) for token, entry in found.items()}

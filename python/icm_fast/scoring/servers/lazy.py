@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from icm_fast.errors import InputError, shown
 from icm_fast.files import check_name
+from icm_fast.identity import SERVED, SERVER_TEXTS
 from icm_fast.model.lazy import ModelIdentity
 from icm_fast.scoring.servers.address import Address, Reach, parse_address, reach_of
 
@@ -51,7 +52,18 @@ class ServedModel:
     @property
     def dtype_name(self) -> str:
         """Servers do not tell their dtype."""
-        return "server"
+        return SERVED
+
+    @property
+    def reads_texts(self) -> bool:
+        """Whether the server can say how probable a text is."""
+        return self.client.dialect.texts is not None
+
+    @property
+    def caches_texts(self) -> bool:
+        """Whether its prefix cache serves prompts whose own tokens are scored."""
+        texts = self.client.dialect.texts
+        return texts is not None and texts.is_cached
 
     @property
     def computation(self) -> str:
@@ -105,10 +117,16 @@ class LazyServer:
             self._opened = self._open()
         return self._opened
 
+    @property
+    def reads_texts(self) -> bool:
+        """Whether the server can say how probable a text is."""
+        return self.load().reads_texts
+
     def identity(self) -> ModelIdentity:
         """What the server says about its model, and its answers to known sentences."""
         served = self.load()
-        more = {"model_computation": served.computation}
+        reads = "yes" if served.reads_texts else "no"
+        more = {"model_computation": served.computation, SERVER_TEXTS: reads}
         return ModelIdentity(served.fingerprint, served.dtype_name, more, served.probe)
 
     def files_digest(self) -> str:

@@ -34,6 +34,8 @@ class LlamaCpp:
 
     name = "llama.cpp"
     is_exact = True
+    texts = None
+    """It tells probabilities of what it writes, none of a prompt's tokens."""
 
     def __init__(self) -> None:
         self.first_width = 64

@@ -36,6 +36,8 @@ class OpenAICompletions:
 
     name = "openai"
     is_exact = False
+    texts = None
+    """``echo`` with ``logprobs`` would tell them, but hardly a provider takes both."""
 
     def __init__(self, token_text: Callable[[int], str], width: int = TOP) -> None:
         self._token_text = token_text

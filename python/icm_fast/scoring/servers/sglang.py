@@ -10,6 +10,7 @@ from icm_fast.scoring.servers.dialect import (
     Answer,
     Listed,
     ServerFacts,
+    TextAnswer,
     first,
     integer,
     logprob,
@@ -25,12 +26,46 @@ if TYPE_CHECKING:
     from icm_fast.scoring.servers.transport import Channel
 
 
+class SGLangTexts:
+    """SGLang's ``logprob_start_len``, up to which its prefix cache serves."""
+
+    is_cached = True
+
+    def request(
+        self, model: str, prompt: Sequence[int], start: int
+    ) -> tuple[str, dict[str, object]]:
+        """One generated token; the first token from the start on has no log-probability."""
+        return "/generate", {
+            "input_ids": list(prompt),
+            "sampling_params": {"max_new_tokens": 1, "temperature": 0},
+            "return_logprob": True,
+            "logprob_start_len": start - 1,
+            "top_logprobs_num": 0,
+            "stream": False,
+        }
+
+    def read(self, content: object, prompt: Sequence[int], start: int) -> TextAnswer:
+        """Read lists of (log-probability, id, text) at the end of the prompt."""
+        meta = mapping(mapping(content, "the answer").get("meta_info"), "meta_info")
+        rows = meta.get("input_token_logprobs")
+        wanted = prompt[start:]
+        if not isinstance(rows, list) or len(rows) < len(wanted):
+            raise UnusableError(f"input_token_logprobs is not a list of {len(wanted)} tokens")
+        found = []
+        for token, row in zip(wanted, rows[len(rows) - len(wanted) :], strict=True):
+            if not isinstance(row, list) or len(row) < 2 or integer(row[1]) != token:
+                raise UnusableError(f"input_token_logprobs has no entry of token {token}")
+            found.append(logprob(row[0]))
+        return TextAnswer(tuple(found), integer(meta.get("prompt_tokens")))
+
+
 class SGLang:
     """SGLang's own ``/generate``, with its ``token_ids_logprob``."""
 
     name = "sglang"
     is_exact = True
     first_width = PROBE_TOP
+    texts = SGLangTexts()
 
     def wider(self, width: int) -> int | None:
         """Nothing: ids are asked for by themselves."""

@@ -212,7 +212,11 @@ class Transport:
 
     def _pause(self, tries: int, asked: float) -> float:
         """Seconds to wait: at least what the server asked for, with full jitter on top."""
-        most = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0**tries, max(self._reach.patience, 0.01) / 4)
+        most = min(
+            _LONGEST_PAUSE,
+            _FIRST_PAUSE * 2.0 ** min(tries, 32),
+            max(self._reach.patience, 0.01) / 4,
+        )
         return asked + self._draw.uniform(0.0, most)
 
     def _wait(self, seconds: float) -> None:

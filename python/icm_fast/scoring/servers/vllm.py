@@ -10,8 +10,12 @@ from icm_fast.scoring.servers.dialect import (
     Answer,
     Listed,
     ServerFacts,
+    TextAnswer,
+    first,
     ids,
     integer,
+    logprob,
+    mapping,
     text,
     token_key,
     token_of,
@@ -26,12 +30,47 @@ if TYPE_CHECKING:
 _HITS = re.compile(r"^vllm:prefix_cache_hits_total(?:\{.*\})? ([0-9.e+]+)$", re.MULTILINE)
 
 
+class VLLMTexts:
+    """vLLM's ``prompt_logprobs``, for which it computes whole prompts."""
+
+    is_cached = False
+
+    def request(
+        self, model: str, prompt: Sequence[int], start: int
+    ) -> tuple[str, dict[str, object]]:
+        """A completion of one token; 0 asks for the prompt's own tokens and no others."""
+        return "/v1/completions", {
+            "model": model,
+            "prompt": list(prompt),
+            "max_tokens": 1,
+            "temperature": 0,
+            "prompt_logprobs": 0,
+            "stream": False,
+        }
+
+    def read(self, content: object, prompt: Sequence[int], start: int) -> TextAnswer:
+        """Read one entry for each token of the prompt, by its id."""
+        answer = mapping(content, "the answer")
+        choice = mapping(first(answer.get("choices"), "choices"), "choices[0]")
+        rows = choice.get("prompt_logprobs")
+        if not isinstance(rows, list) or len(rows) != len(prompt):
+            raise UnusableError(f"prompt_logprobs is not a list of {len(prompt)} tokens")
+        found = []
+        for token, row in zip(prompt[start:], rows[start:], strict=True):
+            entry = mapping(row, "an entry of prompt_logprobs").get(str(token))
+            found.append(logprob(mapping(entry, f"token {token} of the prompt").get("logprob")))
+        usage = answer.get("usage")
+        counts = usage if isinstance(usage, dict) else {}
+        return TextAnswer(tuple(found), integer(counts.get("prompt_tokens")))
+
+
 class VLLM:
     """vLLM's OpenAI-compatible server, with its ``logprob_token_ids``."""
 
     name = "vllm"
     is_exact = True
     first_width = 1
+    texts = VLLMTexts()
 
     def wider(self, width: int) -> int | None:
         """Nothing: ids are asked for by themselves."""
