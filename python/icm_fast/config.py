@@ -367,7 +367,8 @@ class SearchConfig:
             labels it has so far.
         channel: Whether a bootstrap also asks how probable each text is after each label, in turned
             prompts (a noisy channel, :mod:`icm_fast.scoring.texts`): each example alone, and in
-            every other round among the half that was shown last. Of servers, vLLM and SGLang tell it.
+            every other round among the half that was shown last. Of servers, vLLM and SGLang can be
+            asked.
         n_initial: K, examples with balanced random labels at a random start.
         initial_groups: Whether a random start labels whole constraint groups, drawn at random, the
             last one cut after n_initial examples.

@@ -84,10 +84,13 @@ class Evidence:
         together: ``[n, n_labels]`` float32, the evidence for each label, about in nats.
         texts: ``[n, n_labels]`` what texts after labels say, whether it counted or not, without the
             mean of each row; None where it was not asked for.
+        shares: ``[n_labels]`` of the labels, where the evidence showed plainly that they are not
+            equal and so they were set; None otherwise.
     """
 
     together: ScoreArray
     texts: FloatArray | None = None
+    shares: FloatArray | None = None
 
 
 def bootstrap(
@@ -133,13 +136,13 @@ def bootstrap(
         if enough() or (before is not None and (before == shown).all()):
             break
         views.append(_among(evaluate, round_contexts(shown, seed, shots), free, enough))
-    evidence = _together(alone, views, texts, free)
+    evidence, unequal = _together(alone, views, texts, free), None
     if views and not shares and not dataset.constraints:  # alone shows it too badly; measured
         among = np.mean([view.evidence for view in views], axis=0)
         unequal = _shown_shares(evidence[free], alone.evidence[free], among[free])
         if unequal is not None:
             evidence[free] += share_offset(evidence[free], unequal)
-    return Evidence(evidence.astype(np.float32), _said(texts) if texts else None)
+    return Evidence(evidence.astype(np.float32), _said(texts) if texts else None, unequal)
 
 
 def round_contexts(

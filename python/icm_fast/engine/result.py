@@ -18,7 +18,13 @@ from icm_fast.engine.concerns import (
 )
 from icm_fast.engine.native import fixed_array, labelling_utility
 from icm_fast.engine.protocol import SearchEngine
-from icm_fast.engine.verdict import Signs, label_confidence, signs_of, verdict_of
+from icm_fast.engine.verdict import (
+    Signs,
+    label_confidence,
+    label_probabilities,
+    signs_of,
+    verdict_of,
+)
 from icm_fast.runs.provenance import versions
 from icm_fast.runs.store import MemoryStore
 from icm_fast.runs.verdict import Verdict
@@ -48,6 +54,10 @@ class SearchResult:
             examples alone, as with the preset ``paper``.
         signs: What speaks for the labels; None there too, and with too few labels.
         verdict: Whether the labels can be trusted; None likewise.
+        probabilities: ``[n, n_labels]`` of all labels, of which confidence has the found ones; None
+            likewise.
+        shares: ``[n_labels]`` of the labels, where a bootstrap saw that they are not equal and set
+            them so; None otherwise.
     """
 
     labels: IntArray
@@ -63,6 +73,8 @@ class SearchResult:
     confidence: FloatArray | None = None
     signs: Signs | None = None
     verdict: Verdict | None = None
+    probabilities: FloatArray | None = None
+    shares: FloatArray | None = None
 
 
 def judged(
@@ -93,6 +105,8 @@ def judged(
         confidence=label_confidence(result.labels, alone, result.scores, start),
         signs=signs,
         verdict=verdict_of(signs, kinds),
+        probabilities=label_probabilities(result.labels, alone, result.scores, start),
+        shares=None if start is None else start.shares,
     )
 
 

@@ -77,6 +77,19 @@ def label_confidence(
 ) -> FloatArray:
     """Probability of each label by all views together, ``[n]``; 0 where unlabelled.
 
+    See :func:`label_probabilities` for the arguments.
+    """
+    found = label_probabilities(labels, alone, among, start)
+    own = found[np.arange(len(labels)), labels]
+    confidence: FloatArray = np.where(labels != UNLABELLED, own, 0.0)
+    return confidence
+
+
+def label_probabilities(
+    labels: IntArray, alone: ScoreArray, among: ScoreArray, start: Evidence | None = None
+) -> FloatArray:
+    """Probabilities of all labels of all examples by all views together, ``[n, n_labels]``.
+
     The views rank examples better together than any does. Their level is set by how often the
     labels are those of the view that has most reason to err differently.
 
@@ -90,10 +103,7 @@ def label_confidence(
     given = labels != UNLABELLED
     other = opinion.argmax(axis=1).astype(np.int32)
     accuracy = expected_accuracy(labels[given], other[given], alone.shape[1])
-    judged = posterior(together, accuracy)
-    found = judged.probabilities[np.arange(len(labels)), labels].astype(np.float64)
-    confidence: FloatArray = np.where(given, found, 0.0)
-    return confidence
+    return posterior(together, accuracy).probabilities.astype(np.float64)
 
 
 def _all_views(

@@ -32,6 +32,21 @@ Chunks = Callable[[], Iterable[ScoreArray]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Searched:
+    """What a search that began with all ways of asking says about its rows.
+
+    Attributes:
+        probabilities: ``[n, n_labels]``.
+        signs: What speaks for its labels; None with too few of them.
+        saw_shares: Whether it saw shares that are not equal.
+    """
+
+    probabilities: FloatArray
+    signs: Signs | None = None
+    saw_shares: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class CoreEvidence:
     """What the search of a core says about its rows.
 
@@ -40,12 +55,14 @@ class CoreEvidence:
         labels: ``[n]`` int32, found or known labels, -1 where there is none.
         scores: ``[n, n_labels]`` normalised leave-one-out log-probabilities.
         kept: ``[n]`` bool, rows that became demonstrations.
+        searched: What the search as a whole says; None where its final scores are all there is.
     """
 
     rows: IntArray
     labels: IntArray
     scores: FloatArray
     kept: BoolArray | None = None
+    searched: Searched | None = None
 
     def evidence(self, view: Scale | None = None) -> FloatArray:
         """Evidence of the rows given all others of the core, ``[n, n_labels]``.
@@ -145,6 +162,9 @@ def decide(
     after = [_after_core(view, core, per_row) for view, core in zip(views, cores, strict=False)]
     if not views:
         after = [_whole_core(cores[0], len(alone))]
+        if cores[0].searched is not None:
+            views_of = (alone, after[0].astype(np.float64))
+            return _as_searched(cores[0], cores[0].searched, views_of, known, config, constraints)
     cored = np.asarray(np.mean(after, axis=0, dtype=np.float64)) * _sameness(after)
     weight = None if texts is None else texts.alone_weight(alone, cored)
     together = alone + cored if weight is None else _weighted(alone, cored, weight)
@@ -176,6 +196,48 @@ def decide(
         judged.shares,
         found.source,
         signs,
+    )
+
+
+def _as_searched(
+    core: CoreEvidence,
+    searched: Searched,
+    views: Sequence[FloatArray],
+    known: IntArray,
+    config: LabelConfig,
+    constraints: Sequence[Constraint],
+) -> Decision:
+    """The labels of the search of all rows, which asked in every way that there is.
+
+    Only shares that were given change them, and rules between comparisons, which it does not know.
+    """
+    place = np.argsort(core.rows)
+    labels, probabilities = core.labels[place], searched.probabilities[place]
+    fixed, source = known >= 0, int(searched.saw_shares)
+    if config.shares:
+        source, shares = 2, np.array(config.shares) / sum(config.shares)
+        logs = np.log(np.maximum(probabilities, 1e-12))
+        judged = posterior(logs, float(probabilities.max(axis=1).mean()), shares)
+        labels, probabilities = judged.labels, judged.probabilities.astype(np.float64)
+    labels = np.where(fixed, known, labels).astype(np.int32)
+    likely = probabilities.astype(np.float32)
+    labels = consistent_labels(likely, labels, fixed, constraints)
+    confidence = likely[np.arange(len(labels)), labels].astype(np.float64)
+    confidence[fixed] = 1.0
+    counted = votes([view.argmax(axis=1).astype(np.int32) for view in views], labels)
+    decided = np.where(fixed, _KNOWN, _SEARCH).astype(np.int8)
+    without = ~kept_labels(confidence, config.abstain) & ~fixed
+    labels[without], decided[without] = UNLABELLED, _ABSTAINED
+    return Decision(
+        labels,
+        confidence,
+        likely,
+        decided,
+        counted,
+        len(views),
+        probabilities.mean(axis=0),
+        source,
+        searched.signs,
     )
 
 

@@ -29,7 +29,7 @@ from icm_fast.labelling.cores import (
     make_cores,
 )
 from icm_fast.labelling.decide import measure_scale, row_scores
-from icm_fast.labelling.evidence import CoreEvidence, Decision, decide
+from icm_fast.labelling.evidence import CoreEvidence, Decision, Searched, decide
 from icm_fast.labelling.folder import LabellingFolder, open_labelling
 from icm_fast.labelling.interrupts import stop_when_stored
 from icm_fast.labelling.scan import Lengths, Scan, measure_prompts, scan_table
@@ -61,6 +61,7 @@ from icm_fast.types import (
 )
 
 if TYPE_CHECKING:
+    from icm_fast.config import SearchConfig
     from icm_fast.engine.result import SearchResult
 
 
@@ -474,7 +475,9 @@ class _Run:
         scores = row_scores(np.asarray(result.scores, np.float32), per_row)
         labels = _row_labels(result.labels, scores, per_row)
         labels = np.where(core.known >= 0, core.known, labels).astype(np.int32)
-        evidence = CoreEvidence(core.rows, labels, scores)
+        evidence = CoreEvidence(
+            core.rows, labels, scores, searched=_all_of(result, self._searching, per_row)
+        )
         confidence = evidence.confidence(alone)
         whole = len(core.rows) == self._scan.n_rows
         keep = (
@@ -492,6 +495,15 @@ class _Run:
         ]
         view = View(f"after core {number}", dataset, np.array(shown_labels, np.int32))
         return evidence, view, result.n_tokens_forwarded
+
+
+def _all_of(result: SearchResult, config: SearchConfig, per_row: int) -> Searched | None:
+    """What a search as a whole says of its rows, if it began with all ways of asking."""
+    if result.probabilities is None or config.start != "bootstrap":
+        return None
+    logs = np.log(np.maximum(result.probabilities, 1e-12)).astype(np.float32)
+    probabilities = np.exp(row_scores(logs, per_row))
+    return Searched(probabilities, result.signs, result.shares is not None)
 
 
 def core_sizes(
