@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -9,6 +10,8 @@ from fake_servers import hashed, of_model, serve
 from icm_fast.cli import run
 from icm_fast.experiments.experiment import Column, Experiment
 from icm_fast.experiments.run import run_experiment
+from icm_fast.identity import SERVER_TEXTS
+from icm_fast.scoring.servers.lazy import LazyServer, ServedModel
 from tiny_models import byte_tokenizer, one_thread, tiny_model  # noqa: F401
 
 ROOMY = {"max_context": 100_000}
@@ -68,9 +71,17 @@ def test_label_on_a_server_gives_what_the_same_weights_give_here(here):
         assert abs(float(one["confidence"]) - float(other["confidence"])) <= 2e-3
 
 
-@pytest.mark.parametrize("texts", [False, True])
-@pytest.mark.parametrize(("labels", "each"), [("good,bad", 1), ("good,good enough,bad", 4)])
-def test_the_plan_of_a_labelling(here, capsys, labels, each, texts):
+@pytest.mark.parametrize(
+    ("labels", "each", "texts", "instruction"),
+    [
+        ("good,bad", 1, False, ""),
+        ("good,good enough,bad", 4, False, ""),
+        ("good,bad", 1, True, ""),
+        ("good,good enough,bad", 4, True, ""),
+        ("good,bad", 1, True, "Read each text with care. " * 40),
+    ],
+)
+def test_the_plan_of_a_labelling(here, capsys, labels, each, texts, instruction):
     """Tokens as for weights here; requests as a run sends them."""
     rows = "".join(f"row {k} is {'fine' if k % 3 else 'bad'}\n" for k in range(20))
     (here / "table.csv").write_text("text\n" + rows)
@@ -79,6 +90,7 @@ def test_the_plan_of_a_labelling(here, capsys, labels, each, texts):
     model = tiny_model("llama", max_position_embeddings=99_999)
     model.save_pretrained(here / "model")
     byte_tokenizer().save_pretrained(here / "model")
+    command += ["--instruction", instruction] if instruction else []
     if not texts:
         command += ["--set", "channel=false"]
     assert run([*command, "--model", "model", "--plan", "--json"]) == 0
@@ -109,6 +121,38 @@ def test_the_plan_of_a_labelling(here, capsys, labels, each, texts):
     assert 0.5 * sent <= there["n_requests"] <= 2 * sent
     assert "tokens per second, measured on 16 prompts" in text
     assert f"server     vllm, about {there['n_requests']:,} requests" in text
+
+
+@pytest.mark.parametrize("dialect", ["llama.cpp", "vllm"])
+def test_a_labelling_from_before_servers_were_asked_for_texts(here, dialect, monkeypatch):
+    """Its scores of labels stay; only the searches ask for texts where the server tells them."""
+    rows = "text\n" + "".join(f"row {k} is {'fine' if k % 3 else 'bad'}\n" for k in range(30))
+    (here / "table.csv").write_text(rows)
+    command = ["label", "table.csv", "--text", "text", "--labels", "good,bad", "--folder", "run"]
+    command += ["--template", "Text: {text}\nLabel:", "--progress", "none"]
+    command += ["--set", "core_size=8", "--set", "cores=2"]
+    own = LazyServer.identity
+
+    def former(server):
+        identity = own(server)
+        return replace(identity, more={k: v for k, v in identity.more.items() if k != SERVER_TEXTS})
+
+    with serve(dialect, hashed(), **ROOMY) as (address, state):
+        with monkeypatch.context() as before:
+            before.setattr(LazyServer, "identity", former)
+            before.setattr(ServedModel, "reads_texts", False)
+            assert run([*command, *on(address)]) == 0
+        views = {path.name: path.read_bytes() for path in (here / "run/views").iterdir()}
+        first = state.n_requests
+        assert run([*command, *on(address)]) == 0
+        sent = state.n_requests - first
+    for name, content in views.items():
+        assert (here / "run/views" / name).read_bytes() == content
+    if dialect == "llama.cpp":
+        assert sent < 20, "nothing but known sentences"
+        assert len(list((here / "run/views").iterdir())) == len(views)
+    else:
+        assert len(list((here / "run/cores").iterdir())) == 4, "they are searched anew"
 
 
 def test_the_plan_of_a_server_that_is_away(here, capsys):

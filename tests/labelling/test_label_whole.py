@@ -1,6 +1,8 @@
-"""A table that fits in one core: its labels are those of a search of all rows."""
+"""A table that fits in one core goes by the search of all its rows."""
 
 from __future__ import annotations
+
+import dataclasses
 
 import numpy as np
 import pytest
@@ -40,18 +42,28 @@ def searched(tiny, **settings):
     return icm_fast.search(dataset, model=tiny, config=SearchConfig(**settings))
 
 
-def test_labels_confidence_and_signs_are_those_of_a_search(tiny):
+def test_labels_are_the_most_probable_ones_of_a_search(tiny):
     found, expected = labelled(tiny), searched(tiny)
-    assert found.labels.tolist() == expected.labels.tolist()
-    assert found.confidence == pytest.approx(expected.confidence, abs=1e-5)
+    assert found.probabilities == pytest.approx(expected.probabilities, abs=1e-5)
+    assert found.labels.tolist() == expected.probabilities.argmax(axis=1).tolist()
+    assert found.confidence == pytest.approx(found.probabilities.max(axis=1))
+    own = expected.probabilities[np.arange(N), expected.labels]
+    assert expected.confidence == pytest.approx(own, abs=1e-6)
     assert found.signs == expected.signs
     assert found.signs.texts is not None
+    assert found.concerns == tuple(concern.kind for concern in expected.concerns)
     assert found.counts() == {"known": 0, "search": N, "prediction": 0, "abstained": 0}
-    assert found.probabilities.sum(axis=1) == pytest.approx(1.0, abs=1e-5)
     assert found.shares_from == "assumed"
-    own = found.probabilities[np.arange(N), found.labels]
-    assert own == pytest.approx(found.confidence)
     assert 0 < found.votes.max() <= found.n_views == 2
+
+
+def test_a_concern_of_the_search_makes_the_verdict_worse(tiny):
+    found = label_rows(ListTable(rows(N)), TASK, model=LazyModel(tiny), config=LabelConfig())
+    levels = ("trust", "doubt", "reject")
+    worse = dataclasses.replace(found.decision, concerns=("no-signal",))
+    plain = dataclasses.replace(found.decision, concerns=())
+    one, other = (dataclasses.replace(found, decision=d).verdict.level for d in (worse, plain))
+    assert levels.index(one) == min(levels.index(other) + 1, 2)
 
 
 def test_known_labels_stay(tiny):
@@ -73,6 +85,7 @@ def test_given_shares_are_met(tiny):
     assert found.shares == pytest.approx([0.25, 0.75], abs=0.02)
     assert found.label_counts()[1] > 12
     assert found.shares_from == "given"
+    assert (found.votes == found.n_views).sum() >= 12, "views are read with the shares in mind"
 
 
 def test_the_least_certain_abstain(tiny):
@@ -81,6 +94,7 @@ def test_the_least_certain_abstain(tiny):
     assert without.sum() == 6
     assert whole.confidence[without].max() <= whole.confidence[~without].min()
     assert (some.labels[~without] == whole.labels[~without]).all()
+    assert some.confidence == pytest.approx(some.probabilities.max(axis=1))
 
 
 def test_rules_are_kept(tiny):
@@ -101,3 +115,14 @@ def test_other_presets_go_by_their_scores(tiny):
     found = labelled(tiny, preset="annealing")
     assert found.signs.texts is None
     assert found.counts()["search"] == N
+
+
+def test_comparisons_go_by_their_scores(tiny):
+    """Both orders of a pair hardly err apart, so their probabilities are no two opinions."""
+    pairs = [{"one": row["review"], "two": f"a film, {k}"} for k, row in enumerate(rows(8))]
+    task = LabelTask(
+        compare=("one", "two"), template="A: {one}\nB: {two}\nClaim: A is better. It is"
+    )
+    found = labelled(tiny, pairs, task)
+    assert found.labels.tolist() == found.probabilities.argmax(axis=1).tolist()
+    assert found.signs is None, "eight pairs are too few for a verdict"

@@ -338,7 +338,7 @@ def cost(
     if requests:
         rows = sum(int(asked.sum()) for _, asked in parts) + n * n_final
         whole = rows * requests // n + n * n_labels * len(turned)
-        detail += f"; {requests:,} requests per evaluation, about {whole:,} in all"
+        detail += f"; {requests:,} requests per evaluation, at most {whole:,} in all"
         numbers |= {"requests_per_evaluation": requests, "requests": whole}
     return Finding("cost", True, detail, fields=numbers)
 

@@ -38,12 +38,14 @@ class Searched:
     Attributes:
         probabilities: ``[n, n_labels]``.
         signs: What speaks for its labels; None with too few of them.
-        saw_shares: Whether it saw shares that are not equal.
+        concerns: Kinds of reasons to doubt them.
+        shares: ``[n_labels]``, where it saw that they are not equal; None otherwise.
     """
 
     probabilities: FloatArray
     signs: Signs | None = None
-    saw_shares: bool = False
+    concerns: tuple[str, ...] = ()
+    shares: FloatArray | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -102,6 +104,7 @@ class Decision:
         shares: ``[n_labels]`` mean probability of each label.
         shares_source: Index into :data:`SHARES_FROM`.
         signs: What speaks for the labels; None with too few of them.
+        concerns: Kinds of reasons to doubt them, of the search of a table of one core.
     """
 
     labels: IntArray
@@ -113,6 +116,7 @@ class Decision:
     shares: FloatArray
     shares_source: int = 0
     signs: Signs | None = None
+    concerns: tuple[str, ...] = ()
 
     @property
     def shares_from(self) -> str:
@@ -207,24 +211,23 @@ def _as_searched(
     config: LabelConfig,
     constraints: Sequence[Constraint],
 ) -> Decision:
-    """The labels of the search of all rows, which asked in every way that there is.
+    """The most probable labels by the search of all rows, which asked in every way that there is.
 
-    Only shares that were given change them, and rules between comparisons, which it does not know.
+    Only shares that are given change them.
     """
-    place = np.argsort(core.rows)
-    labels, probabilities = core.labels[place], searched.probabilities[place]
-    fixed, source = known >= 0, int(searched.saw_shares)
+    probabilities = searched.probabilities[np.argsort(core.rows)]
+    fixed, source, shares = known >= 0, int(searched.shares is not None), searched.shares
     if config.shares:
         source, shares = 2, np.array(config.shares) / sum(config.shares)
         logs = np.log(np.maximum(probabilities, 1e-12))
-        judged = posterior(logs, float(probabilities.max(axis=1).mean()), shares)
-        labels, probabilities = judged.labels, judged.probabilities.astype(np.float64)
-    labels = np.where(fixed, known, labels).astype(np.int32)
+        sure = float(probabilities.max(axis=1).mean())
+        probabilities = posterior(logs, sure, shares).probabilities.astype(np.float64)
     likely = probabilities.astype(np.float32)
+    labels = np.where(fixed, known, likely.argmax(axis=1)).astype(np.int32)
     labels = consistent_labels(likely, labels, fixed, constraints)
     confidence = likely[np.arange(len(labels)), labels].astype(np.float64)
     confidence[fixed] = 1.0
-    counted = votes([view.argmax(axis=1).astype(np.int32) for view in views], labels)
+    counted = votes([with_shares(view, shares) for view in views], labels)
     decided = np.where(fixed, _KNOWN, _SEARCH).astype(np.int8)
     without = ~kept_labels(confidence, config.abstain) & ~fixed
     labels[without], decided[without] = UNLABELLED, _ABSTAINED
@@ -238,6 +241,7 @@ def _as_searched(
         probabilities.mean(axis=0),
         source,
         searched.signs,
+        searched.concerns,
     )
 
 

@@ -285,8 +285,8 @@ def _counted(
         if not served.caches_texts:  # whole prompts, of which every other one has demonstrations
             demonstrations = config.keep * core_items
             demonstrations /= max(2, math.ceil(demonstrations / MAX_SHOWN))  # of each context
-            text += demonstrations * (mean + lengths.label)
-            in_searches = search_texts * (mean + text) / 2
+            text = before + mean + demonstrations * (mean + lengths.label)
+            in_searches = search_texts * (before + mean + text) / 2
     prompts = sampled_prompts(len(templates), n_items)
     plan = LabelPlan(
         n_rows=n_rows,

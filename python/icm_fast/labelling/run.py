@@ -19,7 +19,7 @@ from icm_fast.engine.progress import Quiet, Shared
 from icm_fast.engine.search import search
 from icm_fast.engine.verdict import verdict_of
 from icm_fast.evaluation.many_shot import FixedContext
-from icm_fast.identity import json_digest
+from icm_fast.identity import SERVER_TEXTS, json_digest
 from icm_fast.labelling.config import LabelConfig
 from icm_fast.labelling.cores import (
     RESERVE,
@@ -86,7 +86,7 @@ class Labelling:
     @property
     def verdict(self) -> Verdict | None:
         """Whether the labels can be trusted; None with too few of them."""
-        return verdict_of(self.decision.signs)
+        return verdict_of(self.decision.signs, self.decision.concerns)
 
     def summary(self) -> dict[str, object]:
         """Counts and shares, as plain JSON types."""
@@ -379,9 +379,9 @@ class _Run:
             "chunk_rows": self._config.chunk_rows,
         }
         self._folder.keep_identity(identity, model.probe)
-        return Question(
-            self._table, self._task, LabelSpace(labels), self._scan.n_rows, json_digest(identity)
-        )
+        # Scores of labels are the same whether texts can be asked for, too.
+        digest = json_digest({k: v for k, v in identity.items() if k != SERVER_TEXTS})
+        return Question(self._table, self._task, LabelSpace(labels), self._scan.n_rows, digest)
 
     # ---- the cores
 
@@ -456,6 +456,8 @@ class _Run:
         more = {"fixed_labels": fixed} if (core.known >= 0).any() else {}
         config = self._config.search_config(**more)
         content = [question.identity, dataset.fingerprint(), config.to_dict()]
+        if config.uses_channel and self._model.identity().more.get(SERVER_TEXTS) == "yes":
+            content.append("texts")  # cores of before were searched without
         folder = self._folder.core(json_digest(content))
         self._shown.say(f"searching core {number}: {len(core.rows)} rows")
         result = search(
@@ -498,12 +500,14 @@ class _Run:
 
 
 def _all_of(result: SearchResult, config: SearchConfig, per_row: int) -> Searched | None:
-    """What a search as a whole says of its rows, if it began with all ways of asking."""
-    if result.probabilities is None or config.start != "bootstrap":
+    """What a search as a whole says of its rows, if it began with all ways of asking.
+
+    Not of comparisons: it knows each order alone, and both hardly err apart.
+    """
+    if result.probabilities is None or config.start != "bootstrap" or per_row > 1:
         return None
-    logs = np.log(np.maximum(result.probabilities, 1e-12)).astype(np.float32)
-    probabilities = np.exp(row_scores(logs, per_row))
-    return Searched(probabilities, result.signs, result.shares is not None)
+    kinds = tuple(concern.kind for concern in result.concerns)
+    return Searched(result.probabilities, result.signs, kinds, result.shares)
 
 
 def core_sizes(

@@ -125,6 +125,7 @@ def fitting_texts(
     batch_tokens: int,
     max_shown: int,
     limit: int,
+    unplanned: int = 0,
 ) -> TextPlan:
     """As :func:`plan_texts`, with as few demonstrations in a context as it takes to fit.
 
@@ -136,6 +137,7 @@ def fitting_texts(
         batch_tokens: Maximum number of tokens in one forward pass; a longer segment runs alone.
         max_shown: Maximum number of demonstrations of a context; 0 for :data:`MAX_SHOWN`.
         limit: Tokens that the model reads at most.
+        unplanned: Tokens of a text that are read but not in the plan.
 
     Raises:
         InputError: A text after one demonstration is too long already.
@@ -145,11 +147,12 @@ def fitting_texts(
         plan = plan_texts(
             dataset, tokenizer, labels, seed=seed, batch_tokens=batch_tokens, max_shown=max_shown
         )
-        if plan.longest_context <= limit:
+        longest = plan.longest_context + unplanned
+        if longest <= limit:
             return plan
         if max_shown == 1:
             raise InputError(
-                f"a text after a label takes {plan.longest_context:,} tokens, but the model "
+                f"a text after a label takes {longest:,} tokens, but the model "
                 f"reads {limit:,}; shorten the examples or pass channel=False"
             )
         max_shown = max(1, max_shown // 2)

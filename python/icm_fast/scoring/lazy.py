@@ -228,7 +228,7 @@ class LazyScorer:
 
     @property
     def reads_texts(self) -> bool:
-        """Whether :meth:`score_texts` can be called; the model is not loaded for it."""
+        """Whether :meth:`score_texts` can be called; only a server is opened for it."""
         return self._source.reads_texts
 
     def score_texts(self, labels: IntArray) -> Scored:

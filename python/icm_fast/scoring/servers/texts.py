@@ -46,7 +46,6 @@ class ServerTextScorer:
         Raises:
             InputError: A text after one demonstration is too long already.
         """
-        limit = self._config.context_limit or self._served.max_context
         return fitting_texts(
             self._dataset,
             self._served.tokenizer,
@@ -54,7 +53,8 @@ class ServerTextScorer:
             seed=self._config.seed,
             batch_tokens=self._config.batch_tokens,
             max_shown=self._config.context_demonstrations,
-            limit=limit - 1,  # the plan leaves the last token of a text out
+            limit=self._config.context_limit or self._served.max_context,
+            unplanned=1,  # the plan leaves the last token of a text out
         )
 
     def predict_text_tokens(self, labels: IntArray) -> int:
