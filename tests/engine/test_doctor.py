@@ -102,6 +102,16 @@ def test_path_threads_tokens_and_memory_are_those_of_the_search(monkeypatch, way
     assert said["memory"]["keys_and_values"] == held > 0
 
 
+@pytest.mark.parametrize("channel", [True, False])
+def test_the_cost_of_the_default_is_what_it_takes(channel):
+    loaded = tiny_loaded("llama", max_position_embeddings=4096)
+    dataset, _ = icm_fast.load_task("larger-than", limit=40, seed=0)
+    config = SearchConfig(channel=channel)
+    said = findings(loaded, dataset, config)["cost"]
+    found = icm_fast.search(dataset, model=loaded, config=config)
+    assert said["tokens"] == pytest.approx(found.n_tokens_forwarded, rel=0.15)
+
+
 def test_the_naive_scorer_runs_whole_prompts(monkeypatch):
     loaded, dataset = tiny_loaded("llama"), reviews()
     config = SearchConfig(max_evaluations=3, n_initial=2, scorer="naive")

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from icm_fast.scoring.protocol import MakeScorer, Scorer, TextScoring
 
 TYPICAL_FINAL_EVALUATIONS = (30, 5)
-"""Evaluations of complete labellings in a typical search, and in one that starts from a bootstrap;
-only the time estimate uses them."""
+"""Evaluations of complete labellings in a typical search, and in one that starts from a bootstrap
+and moves on from there; only the time estimate uses them."""
 
 _TIMED_EXAMPLES = 8
 
@@ -321,7 +321,9 @@ def cost(
         parts = [(labels, np.ones(n, np.bool_)) for labels in plain]
     growing = sum(scorer.predict_tokens(labels, rows) for labels, rows in parts)
     growing += sum(texts.predict_text_tokens(labels) for labels in turned if texts is not None)
-    n_final = config.max_evaluations or TYPICAL_FINAL_EVALUATIONS[config.start == "bootstrap"]
+    moves = config.max_iterations != 0  # without, labels are scored once, at the end
+    typical = TYPICAL_FINAL_EVALUATIONS[config.start == "bootstrap"] if moves else 1
+    n_final = (config.max_evaluations or typical) if moves else 1
     total = growing + n_final * full
     numbers = {
         "tokens_per_evaluation": full,
@@ -333,12 +335,12 @@ def cost(
     detail = (
         f"{full:,} tokens and {clock(full / rate)} per evaluation once all are labelled; about "
         f"{total:,} tokens and {clock(total / rate)} for a search of {len(sizes) + n_final} "
-        "evaluations (many settle after fewer)"
+        f"evaluations{' (many settle after fewer)' if moves else ''}"
     )
     if requests:
         rows = sum(int(asked.sum()) for _, asked in parts) + n * n_final
         whole = rows * requests // n + n * n_labels * len(turned)
-        detail += f"; {requests:,} requests per evaluation, at most {whole:,} in all"
+        detail += f"; {requests:,} requests per evaluation, about {whole:,} in all"
         numbers |= {"requests_per_evaluation": requests, "requests": whole}
     return Finding("cost", True, detail, fields=numbers)
 
