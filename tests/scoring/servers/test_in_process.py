@@ -161,6 +161,15 @@ def test_another_engine_in_a_resumed_run_is_found(vllm, folder, tmp_path):
         icm_fast.search(dataset, model=folder, config=config, output_dir=output)
 
 
+def test_a_script_without_a_guard_is_told(vllm, folder):
+    def again(self, *args, **kwargs):
+        raise RuntimeError("\n  An attempt ... has finished its bootstrapping phase.\n")
+
+    vllm.__init__ = again
+    with pytest.raises(InputError, match='if __name__ == "__main__"'):
+        LazyEngine(folder).load()
+
+
 def test_answers_that_are_no_scores(vllm, folder):
     client = LazyEngine(folder).load().client
     for spoil, message in (

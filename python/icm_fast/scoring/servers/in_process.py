@@ -107,6 +107,11 @@ def _start(source: str, dtype: str) -> tuple[Any, int]:
     try:
         engine = LLM(model=source, **options)
     except (ValueError, TypeError, RuntimeError, OSError) as error:
+        if "bootstrapping phase" in str(error):  # of multiprocessing, in the process that it starts
+            raise InputError(
+                "vLLM starts processes that read the script again: put what it does below "
+                '`if __name__ == "__main__":`'
+            ) from error
         raise InputError(
             f"vLLM cannot run {source}: {first_line(error)}; check the model and {OPTIONS}"
         ) from error
