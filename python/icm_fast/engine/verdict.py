@@ -62,10 +62,10 @@ class Signs:
         return {name: round(float(v), 4) for name, v in asdict(self).items() if v is not None}
 
 
-_CONSTANT = -1.99
-_WEIGHTS = {"alone": 1.46, "among": 1.57, "support": 1.62, "tells": 2.01}
-_TEXTS_CONSTANT = -2.0
-_TEXTS_WEIGHTS = {"alone": 0.63, "among": 1.35, "support": 0.87, "tells": 1.58, "texts": 2.31}
+_CONSTANT = -2.44
+_WEIGHTS = {"alone": 2.02, "among": 1.79, "support": 1.45, "tells": 3.05}
+_TEXTS_CONSTANT = -2.2
+_TEXTS_WEIGHTS = {"alone": 0.91, "among": 1.95, "support": 0.34, "tells": 2.7, "texts": 2.48}
 """Fitted by ``python -m benchmarks.quality.verdict`` (benchmarks/results/verdict.json)."""
 
 _AMONG = 0.5
