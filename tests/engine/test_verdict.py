@@ -14,6 +14,7 @@ from icm_fast.engine.verdict import (
     FEWEST_LABELS,
     Signs,
     label_confidence,
+    label_probabilities,
     signs_of,
     usable_chance,
     verdict_of,
@@ -92,13 +93,17 @@ def test_what_speaks_against_the_labels_comes_first():
     assert len(reasons) == 4
 
 
+def confidence(labels, *views):
+    return label_confidence(labels, label_probabilities(labels, *views))
+
+
 def test_confidence_is_a_probability_of_the_label():
     unsure = np.where(np.arange(N) < 6, 1 - ALTERNATING, ALTERNATING)
-    found = label_confidence(ALTERNATING, scores(unsure, 1.0), scores(ALTERNATING, 2.0))
+    found = confidence(ALTERNATING, scores(unsure, 1.0), scores(ALTERNATING, 2.0))
     assert found[:6].max() < found[6:].min() <= 1.0
     labels = ALTERNATING.copy()
     labels[3] = -1
-    assert label_confidence(labels, scores(unsure, 1.0), scores(ALTERNATING, 2.0))[3] == 0.0
+    assert confidence(labels, scores(unsure, 1.0), scores(ALTERNATING, 2.0))[3] == 0.0
 
 
 @pytest.fixture(scope="module")
@@ -163,13 +168,11 @@ def test_confidence_takes_in_what_a_search_started_from():
     doubted = np.where(np.arange(N) < 6, 1 - ALTERNATING, ALTERNATING)
     flat = np.zeros((N, 2), np.float32) - np.float32(np.log(2.0))
     start = Evidence(scores(doubted, 2.0), scores(doubted, 1.0).astype(np.float64))
-    found = label_confidence(ALTERNATING, flat, flat, start)
+    found = confidence(ALTERNATING, flat, flat, start)
     assert found[:6].max() < 0.5 < found[6:].min()
     # The level follows from how often the labels are those by texts: 18 of 24 here, then all.
-    sure = label_confidence(
-        ALTERNATING, flat, flat, Evidence(scores(ALTERNATING, 2.0), start.texts)
-    )
-    surer = label_confidence(
+    sure = confidence(ALTERNATING, flat, flat, Evidence(scores(ALTERNATING, 2.0), start.texts))
+    surer = confidence(
         ALTERNATING,
         flat,
         flat,

@@ -321,9 +321,10 @@ def cost(
         parts = [(labels, np.ones(n, np.bool_)) for labels in plain]
     growing = sum(scorer.predict_tokens(labels, rows) for labels, rows in parts)
     growing += sum(texts.predict_text_tokens(labels) for labels in turned if texts is not None)
-    moves = config.max_iterations != 0  # without, labels are scored once, at the end
-    typical = TYPICAL_FINAL_EVALUATIONS[config.start == "bootstrap"] if moves else 1
-    n_final = (config.max_evaluations or typical) if moves else 1
+    moves, n_final = config.max_iterations != 0, 1  # without moves labels are scored at the end
+    if moves:
+        typical = TYPICAL_FINAL_EVALUATIONS[config.start == "bootstrap"]
+        n_final = config.max_evaluations or typical
     total = growing + n_final * full
     numbers = {
         "tokens_per_evaluation": full,

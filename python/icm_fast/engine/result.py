@@ -100,12 +100,13 @@ def judged(
     fixed, wording = fixed_array(config), wording_of(dataset)
     signs = signs_of(result.labels, alone, result.scores, fixed, texts, wording)
     kinds = [concern.kind for concern in result.concerns]
+    probabilities = label_probabilities(result.labels, alone, result.scores, start)
     return replace(
         result,
-        confidence=label_confidence(result.labels, alone, result.scores, start),
+        confidence=label_confidence(result.labels, probabilities),
         signs=signs,
         verdict=verdict_of(signs, kinds),
-        probabilities=label_probabilities(result.labels, alone, result.scores, start),
+        probabilities=probabilities,
         shares=None if start is None else start.shares,
     )
 

@@ -72,15 +72,14 @@ _AMONG = 0.5
 """How much the final scores count in confidence beside what a search started from; measured."""
 
 
-def label_confidence(
-    labels: IntArray, alone: ScoreArray, among: ScoreArray, start: Evidence | None = None
-) -> FloatArray:
-    """Probability of each label by all views together, ``[n]``; 0 where unlabelled.
+def label_confidence(labels: IntArray, probabilities: FloatArray) -> FloatArray:
+    """Probability of each label, ``[n]``; 0 where unlabelled.
 
-    See :func:`label_probabilities` for the arguments.
+    Args:
+        labels: ``[n]``, -1 where unlabelled.
+        probabilities: ``[n, n_labels]``, of :func:`label_probabilities`.
     """
-    found = label_probabilities(labels, alone, among, start)
-    own = found[np.arange(len(labels)), labels]
+    own = probabilities[np.arange(len(labels)), labels]
     confidence: FloatArray = np.where(labels != UNLABELLED, own, 0.0)
     return confidence
 

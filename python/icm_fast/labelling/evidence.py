@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,13 @@ from icm_fast.labelling.config import LabelConfig
 from icm_fast.labelling.decide import Scale, kept_labels, measure_scale, row_scores, votes
 from icm_fast.labelling.texts import TextSample
 from icm_fast.scoring.mixture import Believed, believed_mixture
-from icm_fast.scoring.posterior import expected_accuracy, own_margins, posterior, with_shares
+from icm_fast.scoring.posterior import (
+    Posterior,
+    expected_accuracy,
+    own_margins,
+    posterior,
+    with_shares,
+)
 from icm_fast.scoring.shares import estimated_shares
 from icm_fast.tasks.consistent import consistent_labels
 from icm_fast.types import UNLABELLED, BoolArray, Constraint, FloatArray, IntArray, ScoreArray
@@ -178,29 +184,10 @@ def decide(
     decided = np.full(len(alone), _PREDICTION, np.int8)
     for core in cores:
         decided[core.rows] = _SEARCH
-    fixed = known >= 0
-    decided[fixed] = _KNOWN
-    labels = np.where(fixed, known, judged.labels).astype(np.int32)
-    labels = consistent_labels(judged.probabilities, labels, fixed, constraints)
-    confidence = judged.probabilities[np.arange(len(labels)), labels].astype(np.float64)
-    confidence[fixed] = 1.0
-    counted = votes(
-        [found.labels(alone), *(found.labels(view.astype(np.float64)) for view in after)], labels
-    )
-    signs = _signs(labels, fixed, alone, cored, scale, texts)
-    without = ~kept_labels(confidence, config.abstain) & ~fixed
-    labels[without], decided[without] = UNLABELLED, _ABSTAINED
-    return Decision(
-        labels,
-        confidence,
-        judged.probabilities,
-        decided,
-        counted,
-        1 + len(after),
-        judged.shares,
-        found.source,
-        signs,
-    )
+    labels = _ruled(judged, known, constraints)
+    by_view = [found.labels(alone), *(found.labels(view.astype(np.float64)) for view in after)]
+    signs = _signs(labels, known >= 0, alone, cored, scale, texts)
+    return _decision(judged, labels, decided, by_view, known, config, found.source, signs)
 
 
 def _as_searched(
@@ -216,32 +203,68 @@ def _as_searched(
     Only shares that are given change them.
     """
     probabilities = searched.probabilities[np.argsort(core.rows)]
-    fixed, source, shares = known >= 0, int(searched.shares is not None), searched.shares
+    source, shares = int(searched.shares is not None), searched.shares
     if config.shares:
         source, shares = 2, np.array(config.shares) / sum(config.shares)
         logs = np.log(np.maximum(probabilities, 1e-12))
         sure = float(probabilities.max(axis=1).mean())
         probabilities = posterior(logs, sure, shares).probabilities.astype(np.float64)
     likely = probabilities.astype(np.float32)
-    labels = np.where(fixed, known, likely.argmax(axis=1)).astype(np.int32)
-    labels = consistent_labels(likely, labels, fixed, constraints)
-    confidence = likely[np.arange(len(labels)), labels].astype(np.float64)
+    best = likely.argmax(axis=1).astype(np.int32)
+    judged = Posterior(best, likely, probabilities.mean(axis=0))
+    labels = _ruled(judged, known, constraints)
+    decided = np.full(len(labels), _SEARCH, np.int8)
+    by_view = [with_shares(view, shares) for view in views]
+    found = _decision(judged, labels, decided, by_view, known, config, source, searched.signs)
+    return replace(found, concerns=searched.concerns)
+
+
+def _ruled(judged: Posterior, known: IntArray, constraints: Sequence[Constraint]) -> IntArray:
+    """The most probable labels that keep the known ones and all rules, ``[n]`` int32."""
+    fixed = known >= 0
+    labels = np.where(fixed, known, judged.labels).astype(np.int32)
+    return consistent_labels(judged.probabilities, labels, fixed, constraints)
+
+
+def _decision(
+    judged: Posterior,
+    labels: IntArray,
+    decided: npt.NDArray[np.int8],
+    by_view: Sequence[IntArray],
+    known: IntArray,
+    config: LabelConfig,
+    source: int,
+    signs: Signs | None,
+) -> Decision:
+    """The decision with these labels, of which the least certain share is taken off.
+
+    Args:
+        judged: Probabilities and shares.
+        labels: ``[n]``, of :func:`_ruled`.
+        decided: ``[n]``, how rows were decided that are neither known nor abstained.
+        by_view: ``[n]`` each, what each view alone says.
+        known: ``[n]`` known labels, -1 where there is none.
+        config: Settings.
+        source: Index into :data:`SHARES_FROM`.
+        signs: What speaks for the labels.
+    """
+    fixed = known >= 0
+    confidence = judged.probabilities[np.arange(len(labels)), labels].astype(np.float64)
     confidence[fixed] = 1.0
-    counted = votes([with_shares(view, shares) for view in views], labels)
-    decided = np.where(fixed, _KNOWN, _SEARCH).astype(np.int8)
+    counted = votes(by_view, labels)
     without = ~kept_labels(confidence, config.abstain) & ~fixed
+    labels, decided = labels.copy(), np.where(fixed, _KNOWN, decided).astype(np.int8)
     labels[without], decided[without] = UNLABELLED, _ABSTAINED
     return Decision(
         labels,
         confidence,
-        likely,
+        judged.probabilities,
         decided,
         counted,
-        len(views),
-        probabilities.mean(axis=0),
+        len(by_view),
+        judged.shares,
         source,
-        searched.signs,
-        searched.concerns,
+        signs,
     )
 
 

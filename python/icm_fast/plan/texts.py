@@ -15,6 +15,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from icm_fast.config import SearchConfig
 from icm_fast.errors import InputError
 from icm_fast.plan.joint import Int32s, Segments, even
 from icm_fast.plan.pieces import root_ids
@@ -120,32 +121,34 @@ def fitting_texts(
     dataset: Dataset,
     tokenizer: Tokenizer,
     labels: IntArray,
+    config: SearchConfig,
+    max_context: int,
     *,
-    seed: int,
-    batch_tokens: int,
-    max_shown: int,
-    limit: int,
     unplanned: int = 0,
 ) -> TextPlan:
     """As :func:`plan_texts`, with as few demonstrations in a context as it takes to fit.
 
     Args:
-        dataset: The examples.
-        tokenizer: Encodes them.
-        labels: ``[n]``, the labels of the demonstrations and -1 for all others.
-        seed: Draws the contexts.
-        batch_tokens: Maximum number of tokens in one forward pass; a longer segment runs alone.
-        max_shown: Maximum number of demonstrations of a context; 0 for :data:`MAX_SHOWN`.
-        limit: Tokens that the model reads at most.
+        dataset: As there.
+        tokenizer: As there.
+        labels: As there.
+        config: Seed, size of batches, and bounds of contexts.
+        max_context: Tokens that the model reads at most.
         unplanned: Tokens of a text that are read but not in the plan.
 
     Raises:
         InputError: A text after one demonstration is too long already.
     """
-    max_shown = min(max_shown or MAX_SHOWN, MAX_SHOWN)
+    limit = config.context_limit or max_context
+    max_shown = min(config.context_demonstrations or MAX_SHOWN, MAX_SHOWN)
     while True:
         plan = plan_texts(
-            dataset, tokenizer, labels, seed=seed, batch_tokens=batch_tokens, max_shown=max_shown
+            dataset,
+            tokenizer,
+            labels,
+            seed=config.seed,
+            batch_tokens=config.batch_tokens,
+            max_shown=max_shown,
         )
         longest = plan.longest_context + unplanned
         if longest <= limit:

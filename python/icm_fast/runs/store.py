@@ -283,9 +283,9 @@ class RunStore(MemoryStore):
     def reads_texts(self) -> bool | None:
         """As the run began: a finished one needs no server, one from before asked for none."""
         identity = identity_of(self._config)
-        return (
-            identity.get(SERVER_TEXTS) == "yes" if identity.get("model_dtype") == SERVED else None
-        )
+        if identity.get("model_dtype") != SERVED:
+            return None
+        return identity.get(SERVER_TEXTS) == "yes"
 
     def _withdraw(self) -> None:
         """Leave no refused settings behind, so that corrected ones can take the folder."""

@@ -48,14 +48,9 @@ class TextScorer:
         Raises:
             InputError: A text after one demonstration is too long already.
         """
+        loaded = self._loaded
         return fitting_texts(
-            self._dataset,
-            self._loaded.tokenizer,
-            labels,
-            seed=self._config.seed,
-            batch_tokens=self._config.batch_tokens,
-            max_shown=self._config.context_demonstrations,
-            limit=self._config.context_limit or self._loaded.max_context,
+            self._dataset, loaded.tokenizer, labels, self._config, loaded.max_context
         )
 
     def predict_text_tokens(self, labels: IntArray) -> int:

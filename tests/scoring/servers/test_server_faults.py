@@ -41,13 +41,6 @@ def short_pauses(monkeypatch):
     monkeypatch.setattr("icm_fast.scoring.servers.transport._LONGEST_PAUSE", 0.05)
 
 
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("tokenizer")
-    byte_tokenizer(bos=True).save_pretrained(folder)
-    return str(folder)
-
-
 def opened(address, tokenizer, reach=QUICK):
     return LazyServer(address, tokenizer=tokenizer, reach=reach)
 

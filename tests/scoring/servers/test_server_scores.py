@@ -17,27 +17,13 @@ from tiny_models import (
     MULTI,
     PREFIX,
     SINGLE,
-    byte_tokenizer,
     mixed_labels,
     one_thread,  # noqa: F401
     reviews,
-    tiny_loaded,
 )
 
 LABELS = {"single": SINGLE, "multi": MULTI, "prefix": PREFIX}
 QUICK = Reach(requests=4, timeout=60.0, patience=60.0)
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("tokenizer")
-    byte_tokenizer(bos=True).save_pretrained(folder)
-    return str(folder)
-
-
-@pytest.fixture(scope="module")
-def tiny():
-    return tiny_loaded("llama", bos=True, max_position_embeddings=2048)
 
 
 def opened(address, tokenizer, reach=QUICK, **options):

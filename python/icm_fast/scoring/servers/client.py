@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from threading import Lock
 from typing import TYPE_CHECKING, TypeVar
 
@@ -186,14 +185,21 @@ class Client:
         found: list[T] = []
         self.transport.start()
         for start in range(0, len(asks), VOUCH_EVERY):
-            part = asks[start : start + VOUCH_EVERY]
-            lengths = [len(ask.ids) for ask in part]
-            after = waits_for(lengths, [0, *(ask.shared for ask in part[1:])])
-            work = partial(_at, one, start)
-            done = dict(run_in_order(work, after, self.requests, self.transport.stop))
-            found += [done[k] for k in range(len(part))]
+            found += self._part(asks[start : start + VOUCH_EVERY], start, one)
             self.vouch()
         return found
+
+    def _part(
+        self, asks: Sequence[Ask] | Sequence[TextAsk], start: int, one: Callable[[int], T]
+    ) -> list[T]:
+        lengths = [len(ask.ids) for ask in asks]
+        after = waits_for(lengths, [0, *(ask.shared for ask in asks[1:])])
+
+        def work(k: int) -> T:
+            return one(start + k)
+
+        done = dict(run_in_order(work, after, self.requests, self.transport.stop))
+        return [done[k] for k in range(len(asks))]
 
     def _text(self, ask: TextAsk) -> tuple[float, ...]:
         """All tokens of one prompt from its start on."""
@@ -274,10 +280,6 @@ def _check(
             f"token {missing[0]} was asked for by its id and is missing; is the server old, or of "
             "another kind (--server)?"
         )
-
-
-def _at(one: Callable[[int], T], start: int, k: int) -> T:
-    return one(start + k)
 
 
 def _check_length(counted: int | None, prompt: Sequence[int]) -> None:

@@ -78,16 +78,14 @@ class OpenAICompletions:
 
 
 def completion(model: str, prompt: Sequence[int] | str, width: int) -> dict[str, object]:
-    """The body of a completion of one token."""
+    """The body of a completion of one token with so many of the most likely ones."""
+    return one_token(model, prompt) | {"logprobs": width}
+
+
+def one_token(model: str, prompt: Sequence[int] | str) -> dict[str, object]:
+    """The body of a completion of one token, without any log-probability."""
     shown = prompt if isinstance(prompt, str) else list(prompt)
-    return {
-        "model": model,
-        "prompt": shown,
-        "max_tokens": 1,
-        "temperature": 0,
-        "logprobs": width,
-        "stream": False,
-    }
+    return {"model": model, "prompt": shown, "max_tokens": 1, "temperature": 0, "stream": False}
 
 
 def read_completion(content: object) -> tuple[dict[str, float], int | None, int | None]:
@@ -96,18 +94,27 @@ def read_completion(content: object) -> tuple[dict[str, float], int | None, int 
     Raises:
         UnusableError: The answer has another form.
     """
-    answer = mapping(content, "the answer")
-    choice = mapping(first(answer.get("choices"), "choices"), "choices[0]")
+    choice, counts = read_choice(content)
     logprobs = mapping(choice.get("logprobs"), "choices[0].logprobs")
     top = mapping(first(logprobs.get("top_logprobs"), "top_logprobs"), "top_logprobs[0]")
-    usage = answer.get("usage")
-    counts: Mapping[str, object] = usage if isinstance(usage, dict) else {}
     details = counts.get("prompt_tokens_details")
     cached = integer(details.get("cached_tokens")) if isinstance(details, dict) else None
     found = {key: logprob(value) for key, value in top.items()}
     if not found:
         raise UnusableError("top_logprobs[0] is empty")
     return found, integer(counts.get("prompt_tokens")), cached
+
+
+def read_choice(content: object) -> tuple[Mapping[str, object], Mapping[str, object]]:
+    """The first choice of a completion, and its ``usage``; empty where there is none.
+
+    Raises:
+        UnusableError: The answer has another form.
+    """
+    answer = mapping(content, "the answer")
+    choice = mapping(first(answer.get("choices"), "choices"), "choices[0]")
+    usage = answer.get("usage")
+    return choice, usage if isinstance(usage, dict) else {}
 
 
 def computed(n_prompt: int | None, n_cached: int | None) -> int | None:

@@ -35,14 +35,7 @@ class SGLangTexts:
         self, model: str, prompt: Sequence[int], start: int
     ) -> tuple[str, dict[str, object]]:
         """One generated token; the first token from the start on has no log-probability."""
-        return "/generate", {
-            "input_ids": list(prompt),
-            "sampling_params": {"max_new_tokens": 1, "temperature": 0},
-            "return_logprob": True,
-            "logprob_start_len": start - 1,
-            "top_logprobs_num": 0,
-            "stream": False,
-        }
+        return "/generate", {"input_ids": list(prompt), **_one_token(start - 1, 0)}
 
     def read(self, content: object, prompt: Sequence[int], start: int) -> TextAnswer:
         """Read lists of (log-probability, id, text) at the end of the prompt."""
@@ -88,13 +81,7 @@ class SGLang:
         self, model: str, prompt: Sequence[int] | str, wanted: Sequence[int], width: int
     ) -> tuple[str, dict[str, object]]:
         """One generated token; -1 leaves out the log-probabilities of the prompt."""
-        body: dict[str, object] = {
-            "sampling_params": {"max_new_tokens": 1, "temperature": 0},
-            "return_logprob": True,
-            "logprob_start_len": -1,
-            "top_logprobs_num": 0 if wanted else width,
-            "stream": False,
-        }
+        body = _one_token(-1, 0 if wanted else width)
         body |= {"text": prompt} if isinstance(prompt, str) else {"input_ids": list(prompt)}
         if wanted:
             body["token_ids_logprob"] = list(wanted)
@@ -119,6 +106,17 @@ class SGLang:
         """Ask ``/tokenize``, which younger versions have."""
         body = {"model": model, "prompt": text, "add_special_tokens": False}
         return ask_tokens(transport, body)
+
+
+def _one_token(start: int, width: int) -> dict[str, object]:
+    """What asks for one token with log-probabilities from a place on, and the likeliest tokens."""
+    return {
+        "sampling_params": {"max_new_tokens": 1, "temperature": 0},
+        "return_logprob": True,
+        "logprob_start_len": start,
+        "top_logprobs_num": width,
+        "stream": False,
+    }
 
 
 def _position(meta: object, name: str) -> dict[int, float]:

@@ -46,15 +46,10 @@ class ServerTextScorer:
         Raises:
             InputError: A text after one demonstration is too long already.
         """
+        served = self._served
+        # The plan leaves the last token of a text out.
         return fitting_texts(
-            self._dataset,
-            self._served.tokenizer,
-            labels,
-            seed=self._config.seed,
-            batch_tokens=self._config.batch_tokens,
-            max_shown=self._config.context_demonstrations,
-            limit=self._config.context_limit or self._served.max_context,
-            unplanned=1,  # the plan leaves the last token of a text out
+            self._dataset, served.tokenizer, labels, self._config, served.max_context, unplanned=1
         )
 
     def predict_text_tokens(self, labels: IntArray) -> int:

@@ -11,7 +11,6 @@ from icm_fast.scoring.servers.dialect import (
     Listed,
     ServerFacts,
     TextAnswer,
-    first,
     ids,
     integer,
     logprob,
@@ -20,7 +19,13 @@ from icm_fast.scoring.servers.dialect import (
     token_key,
     token_of,
 )
-from icm_fast.scoring.servers.openai import completion, computed, read_completion
+from icm_fast.scoring.servers.openai import (
+    completion,
+    computed,
+    one_token,
+    read_choice,
+    read_completion,
+)
 from icm_fast.scoring.servers.transport import RefusedError, UnusableError
 
 if TYPE_CHECKING:
@@ -39,19 +44,11 @@ class VLLMTexts:
         self, model: str, prompt: Sequence[int], start: int
     ) -> tuple[str, dict[str, object]]:
         """A completion of one token; 0 asks for the prompt's own tokens and no others."""
-        return "/v1/completions", {
-            "model": model,
-            "prompt": list(prompt),
-            "max_tokens": 1,
-            "temperature": 0,
-            "prompt_logprobs": 0,
-            "stream": False,
-        }
+        return "/v1/completions", one_token(model, prompt) | {"prompt_logprobs": 0}
 
     def read(self, content: object, prompt: Sequence[int], start: int) -> TextAnswer:
         """Read one entry for each token of the prompt, by its id."""
-        answer = mapping(content, "the answer")
-        choice = mapping(first(answer.get("choices"), "choices"), "choices[0]")
+        choice, counts = read_choice(content)
         rows = choice.get("prompt_logprobs")
         if not isinstance(rows, list) or len(rows) != len(prompt):
             raise UnusableError(f"prompt_logprobs is not a list of {len(prompt)} tokens")
@@ -59,8 +56,6 @@ class VLLMTexts:
         for token, row in zip(prompt[start:], rows[start:], strict=True):
             entry = mapping(row, "an entry of prompt_logprobs").get(str(token))
             found.append(logprob(mapping(entry, f"token {token} of the prompt").get("logprob")))
-        usage = answer.get("usage")
-        counts = usage if isinstance(usage, dict) else {}
         return TextAnswer(tuple(found), integer(counts.get("prompt_tokens")))
 
 
