@@ -2,15 +2,15 @@
 
 A round takes the labels that the evidence so far gives, and deals the more confident half of each
 label out to short contexts. Every example is scored after several of them, none of which holds it.
-The evidence is that of the rounds plus half that of the example alone. Each view is calibrated and
-counts by what it tells about the examples, whatever the size of its numbers. Where texts can be
-scored, the same is done the other way round, every second round: how probable is each text after
-each label (a noisy channel, arXiv 2108.04106)? That counts by how much it agrees with the rest.
+The evidence is that of the rounds plus half that of the example alone. Each is calibrated, and
+counts the same whatever the size of its numbers. Where texts can be scored, the same is done the
+other way round, every second round: how probable is each text after each label (a noisy channel,
+arXiv 2108.04106)? That counts by how much it agrees with the rest.
 
-Calibration makes the labels about equally frequent; where the evidence of all rounds shows plainly
-that they are not, they get the shares that it shows (:mod:`icm_fast.scoring.shares`, and
-:mod:`icm_fast.scoring.mixture` for three and more labels). Rounds show labels at equal shares
-unless shares are known: by contexts of mostly one label a rare one looks rarer than it is
+Calibration makes the labels about equally frequent. How frequent they are is in the evidence of all
+rounds, too: two labels get the shares that it lets expect (:mod:`icm_fast.scoring.shares`), three
+and more those that it shows plainly (:mod:`icm_fast.scoring.mixture`). Rounds show labels at equal
+shares unless shares are known: by contexts of mostly one label a rare one looks rarer than it is
 (dev/LOG.md).
 
 Half of the labels serve better than all: the half that is left out is wrong more often; and several
@@ -34,7 +34,7 @@ from icm_fast.scoring.posterior import (
     share_offset,
     view_evidence,
 )
-from icm_fast.scoring.shares import certain_shares
+from icm_fast.scoring.shares import expected_shares
 from icm_fast.tasks.consistent import consistent_labels
 from icm_fast.types import (
     UNLABELLED,
@@ -84,8 +84,9 @@ class Evidence:
         together: ``[n, n_labels]`` float32, the evidence for each label, about in nats.
         texts: ``[n, n_labels]`` what texts after labels say, whether it counted or not, without the
             mean of each row; None where it was not asked for.
-        shares: ``[n_labels]`` of the labels, where the evidence showed plainly that they are not
-            equal and so they were set; None otherwise.
+        shares: ``[n_labels]`` of the labels as the evidence shows them, which had their part in it:
+            of two labels, and of more where it shows plainly that they are not equal; None
+            otherwise.
     """
 
     together: ScoreArray
@@ -136,13 +137,11 @@ def bootstrap(
         if enough() or (before is not None and (before == shown).all()):
             break
         views.append(_among(evaluate, round_contexts(shown, seed, shots), free, enough))
-    evidence, unequal = _together(alone, views, texts, free), None
+    evidence, found = _together(alone, views, texts, free), None
     if views and not shares and not dataset.constraints:  # alone shows it too badly; measured
         among = np.mean([view.evidence for view in views], axis=0)
-        unequal = _shown_shares(evidence[free], alone.evidence[free], among[free])
-        if unequal is not None:
-            evidence[free] += share_offset(evidence[free], unequal)
-    return Evidence(evidence.astype(np.float32), _said(texts) if texts else None, unequal)
+        evidence[free], found = _with_shares(evidence[free], alone.evidence[free], among[free])
+    return Evidence(evidence.astype(np.float32), _said(texts) if texts else None, found)
 
 
 def round_contexts(
@@ -202,8 +201,13 @@ def _among(
     return View(np.sum(found, axis=0) / n_each[:, None], float(np.mean(sizes)))
 
 
-def _shown_shares(evidence: FloatArray, alone: FloatArray, among: FloatArray) -> FloatArray | None:
-    """The shares of the labels that the evidence shows, ``[n_labels]``; None if none plainly.
+def _with_shares(
+    evidence: FloatArray, alone: FloatArray, among: FloatArray
+) -> tuple[FloatArray, FloatArray | None]:
+    """The evidence with the shares of the labels that it shows, and these, ``[n_labels]``.
+
+    Two labels get what :func:`~icm_fast.scoring.shares.expected_shares` expects, more labels what
+    the evidence shows plainly.
 
     Args:
         evidence: ``[n, n_labels]``, all of it.
@@ -212,13 +216,15 @@ def _shown_shares(evidence: FloatArray, alone: FloatArray, among: FloatArray) ->
     """
     n_rows, n_labels = evidence.shape
     if n_labels == 2:
-        return certain_shares(evidence)
+        expected = expected_shares((evidence, among))
+        return (evidence, None) if expected is None else (expected.of(evidence), expected.together)
     believed = believed_mixture(evidence, alone, among, agreement=_AGREEMENT, unequal=_UNEQUAL)
     if believed is None:
-        return None
+        return evidence, None
     counts = np.bincount(believed.mixture.labels(evidence), minlength=n_labels)
     shares = np.maximum(counts / n_rows, _SMALLEST_SHARE)
-    return np.asarray(shares / shares.sum(), np.float64)
+    shares = np.asarray(shares / shares.sum(), np.float64)
+    return evidence + share_offset(evidence, shares), shares
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -268,7 +274,7 @@ def confident_half(
 def _together(
     alone: View, views: list[View], texts: list[FloatArray], free: BoolArray
 ) -> FloatArray:
-    """The example alone plus the mean of the rounds, as large as if both were added in nats.
+    """Half the example alone plus the mean of the rounds, as large as if both were added in nats.
 
     The channel is added by how much it agrees: texts may tell nothing about the labels.
 
@@ -278,9 +284,10 @@ def _together(
         texts: The channel: each example alone and the rounds, of unit size.
         free: ``[n]`` bool, the examples by which it is judged.
     """
-    asked, size = alone.evidence, alone.size
+    asked, size = unit(alone.evidence, free), alone.size
     if views:
-        asked = _ALONE * asked + np.mean([view.evidence for view in views], axis=0)
+        among = np.mean([view.evidence for view in views], axis=0)
+        asked = _ALONE * asked + unit(among, free)
         size += float(np.mean([view.size for view in views]))
     if texts:
         asked, said = unit(asked, free), unit(_said(texts), free)

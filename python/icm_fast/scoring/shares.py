@@ -5,31 +5,34 @@ costs much. The evidence of two labels is a number for each row, and the two kin
 bells in its distribution, whose sizes are the shares. Two bells are fitted twice, with one width
 and with two: where both fits find the same label more frequent, the shares are between theirs;
 where they contradict each other, the distribution does not tell, and equal shares stay. That is
-for thousands of rows. For the few examples of a search :func:`certain_shares` asks for more.
+for thousands of rows. For the few examples of a search see :func:`expected_shares`.
 
 More labels: :mod:`icm_fast.scoring.mixture`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 
-from icm_fast.scoring.posterior import evenly_spaced
+from icm_fast.scoring.posterior import centred, evenly_spaced, share_offset
 from icm_fast.types import FloatArray
 
 FEWEST_ROWS = 100
 """Below, :func:`estimated_shares` are equal."""
 
-FEWEST_TO_BE_CERTAIN = 60
-"""As :data:`FEWEST_ROWS`, for :func:`certain_shares`."""
+FEWEST_TO_EXPECT = 24
+"""As :data:`FEWEST_ROWS`, for :func:`expected_shares`."""
 
 _LOG_ODDS = np.linspace(-4.5, 4.5, 31)
-_MODERATE = 0.95
-"""Log-odds of shares that skewed evidence may be taken for: 0.28 to 0.72; measured."""
-_BETTER = 1.0
-_APART = 2.0
-"""Widths between the centres of two bells, from which on a model tells the labels apart."""
+_NEAR, _ELSEWHERE, _FAR = 0.5, 0.2, 2.0
+"""Standard deviation of the log-odds of shares near equal ones, the chance that they are not near,
+and the standard deviation then; measured (dev/LOG.md)."""
+_CALIBRATED = 0.75
+"""How much of the log-odds of shares near equal ones calibration takes off; measured."""
 _MOST_PROFILED = 2_000
 _ROUNDS = 500
 _SMALLEST = 0.01
@@ -45,43 +48,88 @@ def estimated_shares(evidence: FloatArray) -> FloatArray | None:
     return None if values is None else _shares(values)
 
 
-def certain_shares(evidence: FloatArray) -> FloatArray | None:
-    """Shares of two labels, ``[2]``, where the evidence shows plainly that they are unequal.
+@dataclass(frozen=True, slots=True, eq=False)
+class ExpectedShares:
+    """What a few rows tell about the shares of two labels.
 
-    Two bells of one width are fitted at each of many shares. The evidence is not quite two bells:
-    it is skewed, so that equal shares are often fitted best by moderate ones (up to
-    :data:`_MODERATE`), but hardly ever by shares beyond. Hence a share is believed where the best
-    fit lies beyond and is :data:`_BETTER` nats better than all moderate ones, and where its bells
-    lie apart. The share is the mean of the log-odds by these likelihoods. What this rule gains
-    and loses was measured (dev/LOG.md). Smaller differences of shares stay unseen.
+    Attributes:
+        near: ``[2]``, the shares if they are near equal ones.
+        far: ``[2]``, the shares if they are not.
+        chance: That they are not.
+    """
+
+    near: FloatArray
+    far: FloatArray
+    chance: float
+
+    @property
+    def together(self) -> FloatArray:
+        """Both by their chances, ``[2]``."""
+        return (1.0 - self.chance) * self.near + self.chance * self.far
+
+    def of(self, evidence: FloatArray) -> FloatArray:
+        """The evidence with what these shares say, ``[rows, 2]``.
+
+        Shares near equal ones are a further piece of evidence: most of their log-odds, as
+        calibration leaves some in. Others are set, since the evidence was calibrated as if they
+        were equal.
+
+        Args:
+            evidence: ``[rows, 2]`` in nats, from which the shares were told.
+        """
+        near = _CALIBRATED * centred(np.log(self.near)[None])
+        far = centred(share_offset(evidence, self.far)[None])
+        found: FloatArray = evidence + (1.0 - self.chance) * near + self.chance * far
+        return found
+
+
+def expected_shares(views: Sequence[FloatArray]) -> ExpectedShares | None:
+    """Shares of two labels as far as the views of a few rows tell; None of fewer rows.
+
+    In each view two bells of one width are fitted at each of many shares. Evidence is not quite two
+    bells: it is skewed, so the fits of one view may be best far from the truth. Hence the
+    likelihoods of the views are averaged, and shares are thought to be near equal ones mostly
+    (:data:`_NEAR`), and with the chance :data:`_ELSEWHERE` anywhere (:data:`_FAR`). What this gains
+    and loses was measured (dev/LOG.md).
 
     Args:
-        evidence: ``[rows, n_labels]``.
+        views: ``[rows, 2]`` evidence each, of the same rows.
     """
-    values = _values(evidence, FEWEST_TO_BE_CERTAIN)
-    if values is None:
-        return None
-    values = evenly_spaced(values, _MOST_PROFILED)
-    likelihood, apart = _profile(values / max(float(values.std()), 1e-9))
-    best = int(likelihood.argmax())
-    moderate = np.abs(_LOG_ODDS) <= _MODERATE
-    if likelihood[best] - likelihood[moderate].max() < _BETTER or apart[best] < _APART:
-        return None
-    weights = np.exp(likelihood - likelihood[best])
+    profiles = []
+    for view in views:
+        values = _values(view, FEWEST_TO_EXPECT)
+        if values is None:
+            return None
+        values = evenly_spaced(values, _MOST_PROFILED)
+        profiles.append(_profile(values / max(float(values.std()), 1e-9)))
+    likelihood = np.mean(profiles, axis=0)
+    near, far = likelihood + _log_normal(_NEAR), likelihood + _log_normal(_FAR)
+    odds = np.logaddexp.reduce(far) - np.logaddexp.reduce(near)
+    odds += np.log(_ELSEWHERE / (1.0 - _ELSEWHERE))
+    return ExpectedShares(_mean_share(near), _mean_share(far), float(_logistic(odds)))
+
+
+def _log_normal(deviation: float) -> npt.NDArray[np.float64]:
+    """Log-probabilities of :data:`_LOG_ODDS` by a normal distribution around 0."""
+    logs = -0.5 * (_LOG_ODDS / deviation) ** 2
+    return np.asarray(logs - np.logaddexp.reduce(logs), np.float64)
+
+
+def _mean_share(logs: npt.NDArray[np.float64]) -> FloatArray:
+    """Shares of the mean log-odds by log-probabilities of :data:`_LOG_ODDS`, ``[2]``."""
+    weights = np.exp(logs - logs.max())
     share = float(_logistic(weights @ _LOG_ODDS / weights.sum()))
     return np.array([1.0 - share, share])
 
 
-def _profile(
-    values: npt.NDArray[np.float64],
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+def _profile(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Two bells of one width at each share of :data:`_LOG_ODDS`.
 
     Args:
         values: ``[n]`` with a standard deviation of 1.
 
     Returns:
-        The log-likelihood ``[n_shares]`` and how many widths the centres are apart.
+        The log-likelihood ``[n_shares]``.
     """
     share = _logistic(_LOG_ODDS)
     log_shares = np.log(np.stack([1.0 - share, share], axis=1))
@@ -99,7 +147,7 @@ def _profile(
         if np.abs(likelihood - before).max() < 1e-6 * len(values):
             break
         before = likelihood
-    return likelihood, (means[:, 1] - means[:, 0]) / np.sqrt(variance)
+    return likelihood
 
 
 def _values(evidence: FloatArray, fewest: int) -> npt.NDArray[np.float64] | None:
