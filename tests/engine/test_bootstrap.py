@@ -23,7 +23,7 @@ from icm_fast.scoring.posterior import (
     mutual_information,
     view_evidence,
 )
-from icm_fast.scoring.shares import FEWEST_TO_BE_CERTAIN, certain_shares
+from icm_fast.scoring.shares import FEWEST_TO_EXPECT, expected_shares
 from icm_fast.types import Constraint, Dataset, Example, LabelSpace
 from run_fakes import FakeScorer, toy_dataset
 
@@ -73,7 +73,7 @@ def test_evidence_is_that_of_the_example_alone_and_the_mean_of_the_rounds():
     asked = Asked(alone, among)
     found = bootstrap(toy_dataset(4), asked, shots=0, fixed=None, rounds=2).together
     tables = [np.array([[0.0, m] for m in margins], np.float32) for margins in (alone, among)]
-    one, other = (view_evidence(table) for table in tables)
+    one, other = (unit(calibrated_evidence(table)) for table in tables)
     assert asked.labellings[:2] == [[-1] * 4, [1, -1, -1, 0]]
     ratio = found / (0.5 * one + other)
     assert ratio == pytest.approx(np.full((4, 2), ratio[0, 0]), rel=1e-4)
@@ -130,10 +130,8 @@ def test_the_evidence_of_a_round_is_the_mean_over_its_contexts():
     for labels, rows in round_contexts(shown, 2):
         total[rows] += view_evidence(tables[labels.tobytes()][rows])
         count += rows
-    expected = 0.5 * alone + total / count[:, None]
-    assert found / expected == pytest.approx(
-        np.full((20, 2), found[0, 0] / expected[0, 0]), rel=1e-4
-    )
+    both = 0.5 * unit(alone) + unit(total / count[:, None])
+    assert found / both == pytest.approx(np.full((20, 2), found[0, 0] / both[0, 0]), rel=1e-4)
 
 
 def test_a_half_that_was_shown_is_not_shown_again():
@@ -324,44 +322,77 @@ def test_shares_that_the_evidence_shows_plainly_are_met(share):
     assert labels.mean() == pytest.approx(share, abs=0.04)
 
 
+def expected(margins, *others):
+    """What views of two labels with these margins let expect."""
+    return expected_shares([evidence_of(*view) for view in (margins, *others)])
+
+
+def labels_by(margins):
+    return expected(margins).of(evidence_of(*margins)).argmax(axis=1)
+
+
 @pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize("distance", [0.5, 3.0])
-def test_equal_shares_stay_equal(seed, distance):
-    margins, _ = two_bells(128, 0.5, seed, distance)
-    evidence = evidence_of(*margins)
-    assert certain_shares(evidence) is None
+def test_equal_shares_stay_equal(seed):
+    margins, truth = two_bells(128, 0.5, seed)
+    found = expected(margins)
+    assert found.together[1] == pytest.approx(0.5, abs=0.02)
+    assert found.chance < 0.1
+    assert abs((labels_by(margins) == truth).sum() - ((margins > 0) == truth).sum()) <= 1
 
 
 @pytest.mark.parametrize("share", [0.03, 0.1, 0.9, 0.97])
 @pytest.mark.parametrize("n", [64, 256, 5000])
 def test_far_shares_are_seen_where_bells_are_apart(n, share):
-    shares = certain_shares(evidence_of(*two_bells(n, share, distance=4.0)[0]))
-    assert shares is not None
-    assert shares[1] == pytest.approx(share, abs=0.03)
-    assert shares.sum() == pytest.approx(1.0)
+    margins, truth = two_bells(n, share, distance=4.0)
+    found = expected(margins)
+    assert found.chance > 0.95
+    assert found.together[1] == pytest.approx(share, abs=0.015)
+    assert found.together.sum() == pytest.approx(1.0)
+    assert (labels_by(margins) == truth).mean() > 0.99
+
+
+def test_labels_of_moderate_shares_are_better_than_those_of_equal_ones():
+    gains = []
+    for seed in range(40):
+        margins, truth = two_bells(64, 0.3, seed, distance=1.6)
+        centre = margins - margins.mean()  # as calibration does
+        gains.append((labels_by(centre) == truth).mean() - ((centre > 0) == truth).mean())
+    assert np.mean(gains) > 0.02
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_skewed_evidence_is_not_taken_for_unequal_shares(seed):
+def test_skewed_evidence_is_hardly_taken_for_unequal_shares(seed):
     rng = np.random.default_rng(seed)
     sign = np.where(np.arange(128) % 2 == 1, 1.0, -1.0)
     margins = 1.5 * sign + (rng.gamma(3.0, 1.0, size=128) - 3.0) * 0.6  # a long upper end
-    assert certain_shares(evidence_of(*margins)) is None
+    assert expected(margins).chance < 0.3
+    assert (labels_by(margins) != (margins > 0)).mean() < 0.05
+
+
+def test_a_second_view_that_is_not_skewed_corrects_one_that_is():
+    rng = np.random.default_rng(6)
+    sign = np.where(np.arange(128) % 2 == 1, 1.0, -1.0)
+    skewed = 1.5 * sign + (rng.gamma(3.0, 1.0, size=128) - 3.0) * 0.6
+    plain = 1.5 * sign + rng.normal(size=128)
+    one, both = (
+        abs(found.together[1] - 0.5) for found in (expected(skewed), expected(skewed, plain))
+    )
+    assert both < one - 0.02
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_what_tells_nothing_is_not_taken_for_unequal_shares(seed):
-    rng = np.random.default_rng(seed)
-    assert certain_shares(evidence_of(*rng.normal(size=128))) is None
-    assert certain_shares(evidence_of(*np.zeros(128))) is None
+    margins = np.random.default_rng(seed).normal(size=128)
+    assert expected(margins).together[1] == pytest.approx(0.5, abs=0.06)
+    assert expected(np.zeros(128)).together[1] == pytest.approx(0.5)
 
 
 def test_shares_do_not_depend_on_size_order_or_names():
     margins, _ = two_bells(160, 0.1)
-    shares = certain_shares(evidence_of(*margins))
+    shares = expected(margins).together
     again = np.random.default_rng(0).permutation(margins) * 1e-3
-    assert certain_shares(evidence_of(*again)) == pytest.approx(shares, abs=1e-6)
-    assert certain_shares(evidence_of(*-margins))[::-1] == pytest.approx(shares, abs=1e-3)
+    assert expected(again).together == pytest.approx(shares, abs=1e-6)
+    assert expected(-margins).together[::-1] == pytest.approx(shares, abs=1e-3)
 
 
 def test_shares_are_left_alone_where_rules_decide_or_rows_are_few():
@@ -371,12 +402,13 @@ def test_shares_are_left_alone_where_rules_decide_or_rows_are_few():
     )
     bound = dataclasses.replace(toy_dataset(160), constraints=rules)
     asked = Asked(tuple(margins), tuple(margins))
-    free_rows = bootstrap(toy_dataset(160), asked, fixed=None, rounds=2).together
-    kept = bootstrap(bound, asked, fixed=None, rounds=2).together
-    assert kept.argmax(axis=1).sum() > free_rows.argmax(axis=1).sum()
-    few = evidence_of(*two_bells(FEWEST_TO_BE_CERTAIN - 1, 0.1)[0])
-    assert certain_shares(few) is None
-    assert certain_shares(evidence_of(*margins)) is not None
+    free_rows = bootstrap(toy_dataset(160), asked, fixed=None, rounds=2)
+    kept = bootstrap(bound, asked, fixed=None, rounds=2)
+    assert free_rows.shares[1] == pytest.approx(0.1, abs=0.03)
+    assert kept.shares is None
+    assert kept.together.argmax(axis=1).sum() > free_rows.together.argmax(axis=1).sum()
+    assert expected(margins[: FEWEST_TO_EXPECT - 1]) is None
+    assert expected(margins[:FEWEST_TO_EXPECT]) is not None
 
 
 SHARES_OF_FIVE = (0.45, 0.25, 0.15, 0.1, 0.05)
