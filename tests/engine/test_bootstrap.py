@@ -380,6 +380,17 @@ def test_a_second_view_that_is_not_skewed_corrects_one_that_is():
     assert both < one - 0.02
 
 
+def test_more_skewed_rows_speak_no_more_against_equal_shares():
+    rng = np.random.default_rng(0)
+    sign = np.where(np.arange(2000) % 2 == 1, 1.0, -1.0)
+    margins = 1.5 * sign + (rng.gamma(3.0, 1.0, size=2000) - 3.0) * 0.6
+    few, many = expected(margins[:90]), expected(margins)
+    assert many.chance < 0.1
+    assert abs(many.near[1] - 0.5) < 0.05
+    assert few.chance < 0.1
+    assert (labels_by(margins) != (margins > 0)).mean() < 0.02
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_what_tells_nothing_is_not_taken_for_unequal_shares(seed):
     margins = np.random.default_rng(seed).normal(size=128)

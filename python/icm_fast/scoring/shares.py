@@ -31,6 +31,8 @@ _LOG_ODDS = np.linspace(-4.5, 4.5, 31)
 _NEAR, _ELSEWHERE, _FAR = 0.5, 0.2, 2.0
 """Standard deviation of the log-odds of shares near equal ones, the chance that they are not near,
 and the standard deviation then; measured (dev/LOG.md)."""
+_MOST_BELIEVED = 90
+"""Rows that the likelihood counts for, at most, where it speaks against equal shares; measured."""
 _CALIBRATED = 0.75
 """How much of the log-odds of shares near equal ones calibration takes off; measured."""
 _MOST_PROFILED = 2_000
@@ -89,24 +91,28 @@ def expected_shares(views: Sequence[FloatArray]) -> ExpectedShares | None:
     In each view two bells of one width are fitted at each of many shares. Evidence is not quite two
     bells: it is skewed, so the fits of one view may be best far from the truth. Hence the
     likelihoods of the views are averaged, and shares are thought to be near equal ones mostly
-    (:data:`_NEAR`), and with the chance :data:`_ELSEWHERE` anywhere (:data:`_FAR`). What this gains
-    and loses was measured (dev/LOG.md).
+    (:data:`_NEAR`), and with the chance :data:`_ELSEWHERE` anywhere (:data:`_FAR`). More rows make
+    skewed evidence no less skewed, so they speak against that like :data:`_MOST_BELIEVED` at most.
+    What this gains and loses was measured (dev/LOG.md).
 
     Args:
         views: ``[rows, 2]`` evidence each, of the same rows.
     """
-    profiles = []
+    profiles, n_rows = [], 0
     for view in views:
         values = _values(view, FEWEST_TO_EXPECT)
         if values is None:
             return None
         values = evenly_spaced(values, _MOST_PROFILED)
         profiles.append(_profile(values / max(float(values.std()), 1e-9)))
+        n_rows = len(values)
     likelihood = np.mean(profiles, axis=0)
-    near, far = likelihood + _log_normal(_NEAR), likelihood + _log_normal(_FAR)
-    odds = np.logaddexp.reduce(far) - np.logaddexp.reduce(near)
+    bounded = likelihood * min(1.0, _MOST_BELIEVED / n_rows)
+    near, unlike = bounded + _log_normal(_NEAR), bounded + _log_normal(_FAR)
+    odds = np.logaddexp.reduce(unlike) - np.logaddexp.reduce(near)
     odds += np.log(_ELSEWHERE / (1.0 - _ELSEWHERE))
-    return ExpectedShares(_mean_share(near), _mean_share(far), float(_logistic(odds)))
+    far = _mean_share(likelihood + _log_normal(_FAR))
+    return ExpectedShares(_mean_share(near), far, float(_logistic(odds)))
 
 
 def _log_normal(deviation: float) -> npt.NDArray[np.float64]:
