@@ -23,7 +23,7 @@ from icm_fast.scoring.posterior import (
     mutual_information,
     view_evidence,
 )
-from icm_fast.scoring.shares import FEWEST_TO_EXPECT, expected_shares
+from icm_fast.scoring.shares import FEWEST_ROWS, expected_shares
 from icm_fast.types import Constraint, Dataset, Example, LabelSpace
 from run_fakes import FakeScorer, toy_dataset
 
@@ -418,8 +418,8 @@ def test_shares_are_left_alone_where_rules_decide_or_rows_are_few():
     assert free_rows.shares[1] == pytest.approx(0.1, abs=0.03)
     assert kept.shares is None
     assert kept.together.argmax(axis=1).sum() > free_rows.together.argmax(axis=1).sum()
-    assert expected(margins[: FEWEST_TO_EXPECT - 1]) is None
-    assert expected(margins[:FEWEST_TO_EXPECT]) is not None
+    assert expected(margins[: FEWEST_ROWS - 1]) is None
+    assert expected(margins[:FEWEST_ROWS]) is not None
 
 
 SHARES_OF_FIVE = (0.45, 0.25, 0.15, 0.1, 0.05)

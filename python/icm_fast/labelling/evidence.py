@@ -16,12 +16,14 @@ from icm_fast.labelling.texts import TextSample
 from icm_fast.scoring.mixture import Believed, believed_mixture
 from icm_fast.scoring.posterior import (
     Posterior,
+    centred,
     expected_accuracy,
     own_margins,
     posterior,
+    share_offset,
     with_shares,
 )
-from icm_fast.scoring.shares import estimated_shares
+from icm_fast.scoring.shares import expected_shares
 from icm_fast.tasks.consistent import consistent_labels
 from icm_fast.types import UNLABELLED, BoolArray, Constraint, FloatArray, IntArray, ScoreArray
 
@@ -30,6 +32,10 @@ DECIDED_BY = ("known", "search", "prediction", "abstained")
 
 SHARES_FROM = ("assumed", "estimated", "given")
 """Where shares come from; assumed means that labels were taken to be about equally frequent."""
+
+_ESTIMATED, _GIVEN = 1, 2
+_SMALLEST = 1e-12
+_SMALLEST_SHARE = 0.01
 
 _KNOWN, _SEARCH, _PREDICTION, _ABSTAINED = range(4)
 
@@ -45,7 +51,7 @@ class Searched:
         probabilities: ``[n, n_labels]``.
         signs: What speaks for its labels; None with too few of them.
         concerns: Kinds of reasons to doubt them.
-        shares: ``[n_labels]``, where it saw that they are not equal; None otherwise.
+        shares: ``[n_labels]`` of the labels, as far as it took them in; None otherwise.
     """
 
     probabilities: FloatArray
@@ -180,7 +186,7 @@ def decide(
     together = alone + cored if weight is None else _weighted(alone, cored, weight)
     found = _found_shares(together, alone, cored, config)
     accuracy = expected_accuracy(found.plain(alone), found.plain(cored), alone.shape[1])
-    judged = posterior(found.evidence(together), accuracy, found.shares)
+    judged = posterior(found.evidence(together), accuracy, found.met)
     decided = np.full(len(alone), _PREDICTION, np.int8)
     for core in cores:
         decided[core.rows] = _SEARCH
@@ -205,8 +211,8 @@ def _as_searched(
     probabilities = searched.probabilities[np.argsort(core.rows)]
     source, shares = int(searched.shares is not None), searched.shares
     if config.shares:
-        source, shares = 2, np.array(config.shares) / sum(config.shares)
-        logs = np.log(np.maximum(probabilities, 1e-12))
+        source, shares = _GIVEN, np.array(config.shares) / sum(config.shares)
+        logs = np.log(np.maximum(probabilities, _SMALLEST))
         sure = float(probabilities.max(axis=1).mean())
         probabilities = posterior(logs, sure, shares).probabilities.astype(np.float64)
     likely = probabilities.astype(np.float32)
@@ -300,7 +306,7 @@ class _Shares:
 
     Attributes:
         source: Index into :data:`SHARES_FROM`.
-        shares: ``[n_labels]`` shares to meet, if any.
+        shares: ``[n_labels]`` shares of the labels that each view gives, if any.
         believed: Where the rows of each label lie, if that was found.
     """
 
@@ -308,8 +314,18 @@ class _Shares:
     shares: FloatArray | None = None
     believed: Believed | None = None
 
+    @property
+    def met(self) -> FloatArray | None:
+        """Means of the probabilities to meet, ``[n_labels]``: shares that are given."""
+        return self.shares if self.source == _GIVEN else None
+
     def evidence(self, together: FloatArray) -> FloatArray:
-        return together if self.believed is None else self.believed.mixture.evidence(together)
+        """Evidence of all views, with the shares that were found."""
+        if self.believed is not None:
+            return self.believed.mixture.evidence(together)
+        if self.shares is None or self.source == _GIVEN:
+            return together
+        return together + share_offset(together, self.shares)
 
     def plain(self, view: FloatArray) -> IntArray:
         """Labels of all rows by one view that knows nothing of where the other's rows lie."""
@@ -324,10 +340,20 @@ def _found_shares(
     together: FloatArray, alone: FloatArray, cored: FloatArray, config: LabelConfig
 ) -> _Shares:
     if config.shares:
-        return _Shares(2, np.array(config.shares) / sum(config.shares))
-    shares = estimated_shares(together)
+        return _Shares(_GIVEN, np.array(config.shares) / sum(config.shares))
+    expected = expected_shares((together, cored)) if together.shape[1] == 2 else None
+    if expected is not None:
+        accuracy = expected_accuracy(_best(alone), _best(cored), 2)
+        likely = posterior(together, accuracy).probabilities.astype(np.float64)
+        nats = centred(np.log(np.maximum(likely, _SMALLEST)))
+        shares = np.bincount(_best(expected.of(nats)), minlength=2) / len(together)
+        return _Shares(_ESTIMATED, np.clip(shares, _SMALLEST_SHARE, 1.0 - _SMALLEST_SHARE))
     believed = believed_mixture(together, alone, cored)
-    return _Shares(int(shares is not None or believed is not None), shares, believed)
+    return _Shares(0 if believed is None else _ESTIMATED, None, believed)
+
+
+def _best(evidence: FloatArray) -> IntArray:
+    return np.asarray(evidence.argmax(axis=1), np.int32)
 
 
 def _evidence_of(chunks: Chunks, per_row: int) -> tuple[Scale, npt.NDArray[np.float32]]:

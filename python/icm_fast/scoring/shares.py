@@ -1,11 +1,8 @@
-"""The share of each of two labels, estimated from the evidence of unlabelled rows.
+"""The share of each of two labels, as the evidence of unlabelled rows lets expect it.
 
 Taking off the mean prediction makes both labels about equally frequent. Where one is rare, that
 costs much. The evidence of two labels is a number for each row, and the two kinds of rows are two
-bells in its distribution, whose sizes are the shares. Two bells are fitted twice, with one width
-and with two: where both fits find the same label more frequent, the shares are between theirs;
-where they contradict each other, the distribution does not tell, and equal shares stay. That is
-for thousands of rows. For the few examples of a search see :func:`expected_shares`.
+bells in its distribution, whose sizes are the shares.
 
 More labels: :mod:`icm_fast.scoring.mixture`.
 """
@@ -21,11 +18,8 @@ import numpy.typing as npt
 from icm_fast.scoring.posterior import centred, evenly_spaced, share_offset
 from icm_fast.types import FloatArray
 
-FEWEST_ROWS = 100
-"""Below, :func:`estimated_shares` are equal."""
-
-FEWEST_TO_EXPECT = 24
-"""As :data:`FEWEST_ROWS`, for :func:`expected_shares`."""
+FEWEST_ROWS = 24
+"""Fewer rows tell nothing about shares."""
 
 _LOG_ODDS = np.linspace(-4.5, 4.5, 31)
 _NEAR, _ELSEWHERE, _FAR = 0.5, 0.2, 2.0
@@ -37,22 +31,11 @@ _CALIBRATED = 0.75
 """How much of the log-odds of shares near equal ones calibration takes off; measured."""
 _MOST_PROFILED = 2_000
 _ROUNDS = 500
-_SMALLEST = 0.01
-
-
-def estimated_shares(evidence: FloatArray) -> FloatArray | None:
-    """Shares of two labels, ``[2]``; None where nothing speaks against equal ones.
-
-    Args:
-        evidence: ``[rows, n_labels]``.
-    """
-    values = _values(evidence, FEWEST_ROWS)
-    return None if values is None else _shares(values)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ExpectedShares:
-    """What a few rows tell about the shares of two labels.
+    """What rows tell about the shares of two labels.
 
     Attributes:
         near: ``[2]``, the shares if they are near equal ones.
@@ -86,7 +69,7 @@ class ExpectedShares:
 
 
 def expected_shares(views: Sequence[FloatArray]) -> ExpectedShares | None:
-    """Shares of two labels as far as the views of a few rows tell; None of fewer rows.
+    """Shares of two labels as far as the views of some rows tell; None of too few rows.
 
     In each view two bells of one width are fitted at each of many shares. Evidence is not quite two
     bells: it is skewed, so the fits of one view may be best far from the truth. Hence the
@@ -100,7 +83,7 @@ def expected_shares(views: Sequence[FloatArray]) -> ExpectedShares | None:
     """
     profiles, n_rows = [], 0
     for view in views:
-        values = _values(view, FEWEST_TO_EXPECT)
+        values = _values(view, FEWEST_ROWS)
         if values is None:
             return None
         values = evenly_spaced(values, _MOST_PROFILED)
@@ -165,56 +148,5 @@ def _values(evidence: FloatArray, fewest: int) -> npt.NDArray[np.float64] | None
     return np.asarray(some[:, 1] - some[:, 0], np.float64)
 
 
-def _shares(values: npt.NDArray[np.float64]) -> FloatArray | None:
-    one, two = _fits(values)
-    if one * two <= 0.0:
-        return None
-    share = float(_logistic((one + two) / 2.0))
-    return np.array([1.0 - share, share])
-
-
-def _fits(values: npt.NDArray[np.float64]) -> tuple[float, float]:
-    """Log-odds of the second label by both fits."""
-    scaled = values / max(float(values.std()), 1e-9)
-    one, two = (upper_share(scaled, one_width=same) for same in (True, False))
-    return _logit(one), _logit(two)
-
-
-def upper_share(values: npt.NDArray[np.float64], *, one_width: bool) -> float:
-    """Share of the upper of two normal distributions, fitted by expectation maximisation.
-
-    Args:
-        values: ``[n]`` with a standard deviation of 1.
-        one_width: Whether both have the same width.
-    """
-    upper = _logistic(2.0 * (values - values.mean()))
-    before = np.inf
-    share = 0.5
-    for _ in range(_ROUNDS):
-        weights = np.stack([1.0 - upper, upper])
-        sizes = np.maximum(weights.sum(axis=1), 1e-9)
-        means = (weights @ values) / sizes
-        squares = weights * (values - means[:, None]) ** 2
-        if one_width:
-            variances = np.full(2, squares.sum() / len(values))
-        else:
-            variances = squares.sum(axis=1) / sizes
-        variances = np.maximum(variances, 0.05)
-        share = float(np.clip(sizes[1] / len(values), _SMALLEST, 1.0 - _SMALLEST))
-        logs = np.log([1.0 - share, share]) - 0.5 * np.log(variances)
-        logs = logs[:, None] - (values - means[:, None]) ** 2 / (2.0 * variances[:, None])
-        total = np.logaddexp(logs[0], logs[1])
-        upper = np.exp(logs[1] - total)
-        fit = -float(total.mean())
-        if abs(before - fit) < 1e-9:
-            break
-        before = fit
-    return share
-
-
 def _logistic(log_odds: npt.ArrayLike) -> npt.NDArray[np.float64]:
     return np.asarray(1.0 / (1.0 + np.exp(-np.asarray(log_odds, np.float64))))
-
-
-def _logit(share: float) -> float:
-    return float(np.log(share / (1.0 - share)))
