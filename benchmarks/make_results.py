@@ -567,9 +567,9 @@ def label_fact(what: str) -> str:
     return f"{value:,}"
 
 
-def verdict_fact(what: str) -> str:
-    """One number of the fit of the verdict."""
-    value = read("verdict")
+def verdict_fact(what: str, name: str = "verdict") -> str:
+    """One number of the fit of the verdict, or of its test on later searches."""
+    value = read(name)
     for key in what.split("."):
         value = value[key]
     return f"{value:,}"

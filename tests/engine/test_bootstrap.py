@@ -395,7 +395,44 @@ def test_more_skewed_rows_speak_no_more_against_equal_shares():
 def test_what_tells_nothing_is_not_taken_for_unequal_shares(seed):
     margins = np.random.default_rng(seed).normal(size=128)
     assert expected(margins).together[1] == pytest.approx(0.5, abs=0.06)
-    assert expected(np.zeros(128)).together[1] == pytest.approx(0.5)
+    assert not expected(margins).are_far
+    assert expected(two_bells(128, 0.5, seed, distance=0.5)[0]).together[1] == pytest.approx(
+        0.5, abs=0.1
+    )
+    assert expected(np.ones(128)) is None
+
+
+def test_periodic_rows_are_seen_as_often_as_they_are():
+    share = np.where(np.arange(20_000) % 10 == 0, 1.0, -1.0)
+    margins = 2.0 * share + np.random.default_rng(0).normal(size=20_000) * 0.7
+    assert expected(margins).together[1] == pytest.approx(0.1, abs=0.02)
+
+
+@pytest.mark.parametrize("flat", ["alone", "among"])
+@pytest.mark.parametrize("noise", [0.0, 1e-4])
+def test_a_view_that_says_the_same_of_all_examples_counts_nothing(flat, noise):
+    margins, truth = two_bells(64, 0.5)
+    same = 0.3 + np.random.default_rng(1).normal(size=64) * noise
+    views = (same, margins) if flat == "alone" else (margins, same)
+    found = bootstrap(toy_dataset(64), Asked(*views), fixed=None, rounds=1, shots=0)
+    assert (found.together.argmax(axis=1) == truth).mean() > 0.95
+
+
+def test_rounds_that_a_bound_of_tokens_cut_tell_nothing_of_shares():
+    margins, _ = two_bells(160, 0.1)
+    asked = Asked(tuple(margins), tuple(margins))
+    whole = bootstrap(toy_dataset(160), asked, fixed=None, rounds=1)
+    asked.labellings.clear()
+    cut = bootstrap(
+        toy_dataset(160),
+        asked,
+        fixed=None,
+        rounds=1,
+        enough=lambda: len(asked.labellings) > 1,
+    )
+    assert len(asked.labellings) == 2
+    assert whole.shares is not None
+    assert cut.shares is None
 
 
 def test_shares_do_not_depend_on_size_order_or_names():

@@ -53,7 +53,7 @@ def test_labels_are_the_most_probable_ones_of_a_search(tiny):
     assert found.signs.texts is not None
     assert found.concerns == tuple(concern.kind for concern in expected.concerns)
     assert found.counts() == {"known": 0, "search": N, "prediction": 0, "abstained": 0}
-    assert found.shares_from == "estimated"
+    assert found.shares_from == "assumed"
     assert 0 < found.votes.max() <= found.n_views == 2
 
 

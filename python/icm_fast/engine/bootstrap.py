@@ -59,6 +59,8 @@ CONTEXTS_EACH = 4
 _ALONE = 0.5
 """How much each example alone counts beside the rounds; measured (dev/LOG.md)."""
 
+_TELLS_NOTHING = 0.01
+"""Root mean square of evidence up to which a view tells nothing; from twice that on it counts."""
 _AGREEMENT = 0.65
 """As ``AGREEMENT`` of mixtures, for the few examples of a search; measured (dev/LOG.md)."""
 _UNEQUAL = 6.0
@@ -84,9 +86,8 @@ class Evidence:
         together: ``[n, n_labels]`` float32, the evidence for each label, about in nats.
         texts: ``[n, n_labels]`` what texts after labels say, whether it counted or not, without the
             mean of each row; None where it was not asked for.
-        shares: ``[n_labels]`` of the labels as the evidence shows them, which had their part in it:
-            of two labels, and of more where it shows plainly that they are not equal; None
-            otherwise.
+        shares: ``[n_labels]`` of the labels among examples that are not known, where the evidence
+            shows that they are far from equal ones, and so has them; None otherwise.
     """
 
     together: ScoreArray
@@ -115,8 +116,8 @@ def bootstrap(
             shown, among those that were shown before; None leaves the noisy channel out.
         fixed: ``[n]`` known labels, which are shown in every round; -1 where there is none.
         rounds: How often labels are shown.
-        shares: Expected shares of the labels. When empty, equal ones are assumed, and labels
-            without constraints get the shares that the evidence shows, if it does so plainly.
+        shares: Expected shares of the labels. When empty, labels without constraints get those
+            that the evidence lets expect.
         seed: Draws which demonstrations stand in which context.
         shots: Maximum number of demonstrations of a context; 0 for all in one.
         enough: Whether no further labelling may be scored.
@@ -140,7 +141,8 @@ def bootstrap(
     evidence, found = _together(alone, views, texts, free), None
     if views and not shares and not dataset.constraints:  # alone shows it too badly; measured
         among = np.mean([view.evidence for view in views], axis=0)
-        evidence[free], found = _with_shares(evidence[free], alone.evidence[free], among[free])
+        if among[free].any(axis=1).all():  # a bound of tokens may have left some out
+            evidence[free], found = _with_shares(evidence[free], alone.evidence[free], among[free])
     return Evidence(evidence.astype(np.float32), _said(texts) if texts else None, found)
 
 
@@ -206,8 +208,8 @@ def _with_shares(
 ) -> tuple[FloatArray, FloatArray | None]:
     """The evidence with the shares of the labels that it shows, and these, ``[n_labels]``.
 
-    Two labels get what :func:`~icm_fast.scoring.shares.expected_shares` expects, more labels what
-    the evidence shows plainly.
+    Two labels get what :func:`~icm_fast.scoring.shares.expected_shares` expects, which is told
+    where it is far from equal shares; more labels what the evidence shows plainly.
 
     Args:
         evidence: ``[n, n_labels]``, all of it.
@@ -217,7 +219,9 @@ def _with_shares(
     n_rows, n_labels = evidence.shape
     if n_labels == 2:
         expected = expected_shares((evidence, among))
-        return (evidence, None) if expected is None else (expected.of(evidence), expected.together)
+        if expected is None:
+            return evidence, None
+        return expected.of(evidence), expected.together if expected.are_far else None
     believed = believed_mixture(evidence, alone, among, agreement=_AGREEMENT, unequal=_UNEQUAL)
     if believed is None:
         return evidence, None
@@ -274,7 +278,9 @@ def confident_half(
 def _together(
     alone: View, views: list[View], texts: list[FloatArray], free: BoolArray
 ) -> FloatArray:
-    """Half the example alone plus the mean of the rounds, as large as if both were added in nats.
+    """Half the example alone plus the mean of the rounds, and what texts say.
+
+    Both are taken at the same size; their sum has the size that both together have in nats.
 
     The channel is added by how much it agrees: texts may tell nothing about the labels.
 
@@ -284,10 +290,10 @@ def _together(
         texts: The channel: each example alone and the rounds, of unit size.
         free: ``[n]`` bool, the examples by which it is judged.
     """
-    asked, size = unit(alone.evidence, free), alone.size
+    asked, size = _level(alone.evidence, free), alone.size
     if views:
         among = np.mean([view.evidence for view in views], axis=0)
-        asked = _ALONE * asked + unit(among, free)
+        asked = _ALONE * asked + _level(among, free)
         size += float(np.mean([view.size for view in views]))
     if texts:
         asked, said = unit(asked, free), unit(_said(texts), free)
@@ -295,6 +301,17 @@ def _together(
         asked = asked + channel_weight(agreement, int(free.sum())) * said
     found: FloatArray = asked * (size / _size(asked))
     return found
+
+
+def _level(evidence: FloatArray, free: BoolArray) -> FloatArray:
+    """Evidence of unit size, and none of a view that says the same of all examples.
+
+    Args:
+        evidence: ``[n, n_labels]``, of :func:`~icm_fast.scoring.posterior.view_evidence`.
+        free: ``[n]`` bool, the examples by which it is judged.
+    """
+    told = _size(evidence[free] if free.any() else evidence)
+    return unit(evidence, free) * float(np.clip(told / _TELLS_NOTHING - 1.0, 0.0, 1.0))
 
 
 def _said(texts: list[FloatArray]) -> FloatArray:

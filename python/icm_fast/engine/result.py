@@ -56,8 +56,8 @@ class SearchResult:
         verdict: Whether the labels can be trusted; None likewise.
         probabilities: ``[n, n_labels]`` of all labels, of which confidence has the found ones; None
             likewise.
-        shares: ``[n_labels]`` of the labels, as far as a bootstrap took them in
-            (:class:`icm_fast.engine.bootstrap.Evidence`); None otherwise.
+        shares: ``[n_labels]`` of the labels among examples that are not known, where a bootstrap
+            saw that they are far from equal ones; None otherwise.
     """
 
     labels: IntArray

@@ -33,7 +33,7 @@ DECIDED_BY = ("known", "search", "prediction", "abstained")
 SHARES_FROM = ("assumed", "estimated", "given")
 """Where shares come from; assumed means that labels were taken to be about equally frequent."""
 
-_ESTIMATED, _GIVEN = 1, 2
+_ASSUMED, _ESTIMATED, _GIVEN = range(3)
 _SMALLEST = 1e-12
 _SMALLEST_SHARE = 0.01
 
@@ -51,7 +51,8 @@ class Searched:
         probabilities: ``[n, n_labels]``.
         signs: What speaks for its labels; None with too few of them.
         concerns: Kinds of reasons to doubt them.
-        shares: ``[n_labels]`` of the labels, as far as it took them in; None otherwise.
+        shares: ``[n_labels]`` among rows that are not known, where it saw that they are far from
+            equal ones; None otherwise.
     """
 
     probabilities: FloatArray
@@ -184,7 +185,8 @@ def decide(
     cored = np.asarray(np.mean(after, axis=0, dtype=np.float64)) * _sameness(after)
     weight = None if texts is None else texts.alone_weight(alone, cored)
     together = alone + cored if weight is None else _weighted(alone, cored, weight)
-    found = _found_shares(together, alone, cored, config)
+    ruled = bool(constraints) or per_row > 1
+    found = _found_shares(together, alone, cored, config, ruled=ruled)
     accuracy = expected_accuracy(found.plain(alone), found.plain(cored), alone.shape[1])
     judged = posterior(found.evidence(together), accuracy, found.met)
     decided = np.full(len(alone), _PREDICTION, np.int8)
@@ -220,7 +222,10 @@ def _as_searched(
     judged = Posterior(best, likely, probabilities.mean(axis=0))
     labels = _ruled(judged, known, constraints)
     decided = np.full(len(labels), _SEARCH, np.int8)
-    by_view = [with_shares(view, shares) for view in views]
+    by_view = [view.argmax(axis=1).astype(np.int32) for view in views]
+    rows = np.ones(len(known), np.bool_) if source == _GIVEN else known < 0
+    for one, view in zip(by_view, views, strict=True):
+        one[rows] = with_shares(view[rows], shares)
     found = _decision(judged, labels, decided, by_view, known, config, source, searched.signs)
     return replace(found, concerns=searched.concerns)
 
@@ -337,19 +342,37 @@ class _Shares:
 
 
 def _found_shares(
-    together: FloatArray, alone: FloatArray, cored: FloatArray, config: LabelConfig
+    together: FloatArray,
+    alone: FloatArray,
+    cored: FloatArray,
+    config: LabelConfig,
+    *,
+    ruled: bool,
 ) -> _Shares:
+    """Given shares, or those that the evidence shows.
+
+    Args:
+        together: Evidence of all views, ``[n, n_labels]``.
+        alone: That of the rows alone.
+        cored: That of the rows after cores.
+        config: Settings.
+        ruled: Whether rules, or both orders of comparisons, bind labels; then two labels keep
+            about equal shares.
+    """
     if config.shares:
         return _Shares(_GIVEN, np.array(config.shares) / sum(config.shares))
-    expected = expected_shares((together, cored)) if together.shape[1] == 2 else None
-    if expected is not None:
+    if together.shape[1] == 2:
+        expected = None if ruled else expected_shares((together, cored))
+        if expected is None:
+            return _Shares(_ASSUMED)
         accuracy = expected_accuracy(_best(alone), _best(cored), 2)
         likely = posterior(together, accuracy).probabilities.astype(np.float64)
         nats = centred(np.log(np.maximum(likely, _SMALLEST)))
         shares = np.bincount(_best(expected.of(nats)), minlength=2) / len(together)
-        return _Shares(_ESTIMATED, np.clip(shares, _SMALLEST_SHARE, 1.0 - _SMALLEST_SHARE))
+        source = _ESTIMATED if expected.are_far else _ASSUMED
+        return _Shares(source, np.clip(shares, _SMALLEST_SHARE, 1.0 - _SMALLEST_SHARE))
     believed = believed_mixture(together, alone, cored)
-    return _Shares(0 if believed is None else _ESTIMATED, None, believed)
+    return _Shares(_ASSUMED if believed is None else _ESTIMATED, None, believed)
 
 
 def _best(evidence: FloatArray) -> IntArray:

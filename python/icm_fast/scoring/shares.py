@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from icm_fast.scoring.posterior import centred, evenly_spaced, share_offset
+from icm_fast.scoring.posterior import centred, share_offset
 from icm_fast.types import FloatArray
 
 FEWEST_ROWS = 24
@@ -31,6 +31,7 @@ _CALIBRATED = 0.75
 """How much of the log-odds of shares near equal ones calibration takes off; measured."""
 _MOST_PROFILED = 2_000
 _ROUNDS = 500
+_NO_SPREAD = 1e-9
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,6 +47,11 @@ class ExpectedShares:
     near: FloatArray
     far: FloatArray
     chance: float
+
+    @property
+    def are_far(self) -> bool:
+        """Whether they are more likely far from equal ones."""
+        return self.chance > 0.5
 
     @property
     def together(self) -> FloatArray:
@@ -69,25 +75,24 @@ class ExpectedShares:
 
 
 def expected_shares(views: Sequence[FloatArray]) -> ExpectedShares | None:
-    """Shares of two labels as far as the views of some rows tell; None of too few rows.
+    """Shares of two labels as far as the views of some rows tell; None of too few or all alike.
 
     In each view two bells of one width are fitted at each of many shares. Evidence is not quite two
     bells: it is skewed, so the fits of one view may be best far from the truth. Hence the
     likelihoods of the views are averaged, and shares are thought to be near equal ones mostly
-    (:data:`_NEAR`), and with the chance :data:`_ELSEWHERE` anywhere (:data:`_FAR`). More rows make
-    skewed evidence no less skewed, so they speak against that like :data:`_MOST_BELIEVED` at most.
-    What this gains and loses was measured (dev/LOG.md).
+    (:data:`_NEAR`), and with the chance :data:`_ELSEWHERE` anywhere (:data:`_FAR`). Which of both
+    is told by a likelihood as of at most :data:`_MOST_BELIEVED` rows, since more rows do not make
+    evidence less skewed. What this gains and loses was measured (dev/LOG.md).
 
     Args:
         views: ``[rows, 2]`` evidence each, of the same rows.
     """
     profiles, n_rows = [], 0
     for view in views:
-        values = _values(view, FEWEST_ROWS)
+        values = _values(view)
         if values is None:
             return None
-        values = evenly_spaced(values, _MOST_PROFILED)
-        profiles.append(_profile(values / max(float(values.std()), 1e-9)))
+        profiles.append(_profile(values))
         n_rows = len(values)
     likelihood = np.mean(profiles, axis=0)
     bounded = likelihood * min(1.0, _MOST_BELIEVED / n_rows)
@@ -139,13 +144,19 @@ def _profile(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return likelihood
 
 
-def _values(evidence: FloatArray, fewest: int) -> npt.NDArray[np.float64] | None:
-    """How much each row speaks for the second of two labels; None for others, or too few rows."""
+def _values(evidence: FloatArray) -> npt.NDArray[np.float64] | None:
+    """How much each row speaks for the second of two labels, with a standard deviation of 1.
+
+    Of very many rows some are drawn. None of other labels, too few rows, or rows all alike.
+    """
     n_rows, n_labels = evidence.shape
-    if n_labels != 2 or n_rows < fewest:
+    if n_labels != 2 or n_rows < FEWEST_ROWS:
         return None
-    some = evenly_spaced(evidence)
-    return np.asarray(some[:, 1] - some[:, 0], np.float64)
+    values = np.asarray(evidence[:, 1] - evidence[:, 0], np.float64)
+    if n_rows > _MOST_PROFILED:
+        values = values[np.random.default_rng(0).permutation(n_rows)[:_MOST_PROFILED]]
+    spread = float(values.std())
+    return None if spread < _NO_SPREAD else values / spread
 
 
 def _logistic(log_odds: npt.ArrayLike) -> npt.NDArray[np.float64]:
