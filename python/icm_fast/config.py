@@ -382,7 +382,7 @@ class SearchConfig:
         label_shares: Expected share of each label, in the order of the label space and among the
             examples that are not fixed, where it is roughly known. The calibrated objective cannot
             tell a model's preference for a label from a frequent label, and without this setting
-            its proposals aim at equal shares.
+            its proposals aim at equal shares, and a bootstrap at those that it sees.
         prior_weight: Weight, in proposals alone, of the calibrated zero-shot log-probabilities
             next to the leave-one-out ones. The label words then keep their meaning: without them a
             small model climbs to labellings that predict each other better than true ones do.

@@ -11,6 +11,7 @@ from icm_fast.labelling.config import LabelConfig
 from icm_fast.labelling.decide import kept_labels, measure_scale, row_scores, votes
 from icm_fast.labelling.evidence import DECIDED_BY, CoreEvidence, decide
 from icm_fast.scoring.posterior import MOST_ROWS, expected_accuracy, posterior, with_shares
+from icm_fast.types import Constraint
 
 N = 60
 KNOWN, SEARCH, PREDICTION, ABSTAINED = range(4)
@@ -132,6 +133,61 @@ def test_shares_that_are_given_are_met(seed, shares):
     evidence = np.random.default_rng(seed).normal(size=(300, 3))
     found = posterior(evidence, 0.9, np.array(shares))
     assert found.probabilities.mean(axis=0) == pytest.approx(np.array(shares), abs=5e-3)
+
+
+def table_of_two(share, n=240, per_row=1, constraints=(), strength=3.0, **settings):
+    """A table whose second label has this share, and whether each row has it."""
+    rng = np.random.default_rng(3)
+    truth = rng.permutation(n) < share * n
+    sign = np.where(truth, 1.0, -1.0)
+
+    def view():
+        margins = strength * sign + rng.normal(size=n) * 1.5 + 2.0  # the second word is liked
+        values = np.stack([np.zeros(n), margins], axis=1)
+        if per_row == 2:  # the second prompt of a row says the opposite
+            values = np.stack([values, values[:, ::-1]], axis=1).reshape(2 * n, 2)
+        return (values - np.logaddexp.reduce(values, axis=1, keepdims=True)).astype(np.float32)
+
+    plain, after = view(), view()
+    rows = np.arange(0, n, 7, dtype=np.int32)
+    scores = row_scores(after, per_row)[rows]
+    one = CoreEvidence(rows, truth[rows].astype(np.int32), scores, np.ones(len(rows), np.bool_))
+    found = decide(
+        chunked(plain, 16),
+        [chunked(after, 16)],
+        [one],
+        known=np.full(n, -1, np.int32),
+        per_row=per_row,
+        config=LabelConfig(**settings),
+        constraints=constraints,
+    )
+    return found, truth
+
+
+@pytest.mark.parametrize("share", [0.1, 0.9])
+def test_far_shares_of_two_labels_are_seen(share):
+    found, truth = table_of_two(share)
+    assert found.shares_from == "estimated"
+    assert (found.labels == 1).mean() == pytest.approx(share, abs=0.03)
+    assert (found.labels == truth).mean() > 0.97
+
+
+@pytest.mark.parametrize("share", [0.3, 0.7])
+def test_moderate_shares_of_two_labels_count(share):
+    found, truth = table_of_two(share, strength=1.8)
+    even, _ = table_of_two(share, strength=1.8, shares=(0.5, 0.5))
+    assert found.shares_from == "assumed"
+    assert (found.labels == truth).mean() > (even.labels == truth).mean() + 0.02
+
+
+def test_rules_and_both_orders_of_comparisons_keep_two_labels_about_equal():
+    free, _ = table_of_two(0.2)
+    rule = Constraint(0, 1, ((True, True), (True, False)), "not both")
+    bound, _ = table_of_two(0.2, constraints=(rule,))
+    ordered, _ = table_of_two(0.2, per_row=2)
+    assert free.shares_from == "estimated"
+    assert {bound.shares_from, ordered.shares_from} == {"assumed"}
+    assert (bound.labels == 1).sum() > (free.labels == 1).sum()
 
 
 def test_given_shares_reach_the_decision():
