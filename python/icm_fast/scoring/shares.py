@@ -141,7 +141,7 @@ def _profile(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         if np.abs(likelihood - before).max() < 1e-6 * len(values):
             break
         before = likelihood
-    return likelihood
+    return np.asarray(likelihood, np.float64)
 
 
 def _values(evidence: FloatArray) -> npt.NDArray[np.float64] | None:
