@@ -140,7 +140,7 @@ def bootstrap(
         views.append(_among(evaluate, round_contexts(shown, seed, shots), free, enough))
     evidence, found = _together(alone, views, texts, free), None
     if views and not shares and not dataset.constraints:  # alone shows it too badly; measured
-        among = np.mean([view.evidence for view in views], axis=0)
+        among = _mean_evidence(views)
         if among[free].any(axis=1).all():  # a bound of tokens may have left some out
             evidence[free], found = _with_shares(evidence[free], alone.evidence[free], among[free])
     return Evidence(evidence.astype(np.float32), _said(texts) if texts else None, found)
@@ -280,9 +280,8 @@ def _together(
 ) -> FloatArray:
     """Half the example alone plus the mean of the rounds, and what texts say.
 
-    Both are taken at the same size; their sum has the size that both together have in nats.
-
-    The channel is added by how much it agrees: texts may tell nothing about the labels.
+    Both are taken at the same size; their sum has the size that both together have in nats. The
+    channel is added by how much it agrees: texts may tell nothing about the labels.
 
     Args:
         alone: Each example alone.
@@ -292,7 +291,7 @@ def _together(
     """
     asked, size = _level(alone.evidence, free), alone.size
     if views:
-        among = np.mean([view.evidence for view in views], axis=0)
+        among = _mean_evidence(views)
         asked = _ALONE * asked + _level(among, free)
         size += float(np.mean([view.size for view in views]))
     if texts:
@@ -301,6 +300,10 @@ def _together(
         asked = asked + channel_weight(agreement, int(free.sum())) * said
     found: FloatArray = asked * (size / _size(asked))
     return found
+
+
+def _mean_evidence(views: list[View]) -> FloatArray:
+    return np.asarray(np.mean([view.evidence for view in views], axis=0), np.float64)
 
 
 def _level(evidence: FloatArray, free: BoolArray) -> FloatArray:

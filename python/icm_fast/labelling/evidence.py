@@ -211,7 +211,8 @@ def _as_searched(
     Only shares that are given change them.
     """
     probabilities = searched.probabilities[np.argsort(core.rows)]
-    source, shares = int(searched.shares is not None), searched.shares
+    shares = searched.shares
+    source = _ASSUMED if shares is None else _ESTIMATED
     if config.shares:
         source, shares = _GIVEN, np.array(config.shares) / sum(config.shares)
         logs = np.log(np.maximum(probabilities, _SMALLEST))

@@ -126,9 +126,9 @@ def posterior(evidence: FloatArray, accuracy: float, shares: FloatArray | None =
     )
 
 
-def evenly_spaced(values: Values, most: int = MOST_ROWS) -> Values:
-    """At most ``most`` evenly spaced rows: enough for what is one number of all rows."""
-    return values[:: max(1, -(-len(values) // most))]
+def evenly_spaced(values: Values) -> Values:
+    """At most :data:`MOST_ROWS` evenly spaced rows: enough for what is one number of all rows."""
+    return values[:: max(1, -(-len(values) // MOST_ROWS))]
 
 
 def _offset(evidence: FloatArray, sharpness: float, shares: FloatArray | None) -> FloatArray:

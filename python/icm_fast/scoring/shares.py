@@ -87,15 +87,11 @@ def expected_shares(views: Sequence[FloatArray]) -> ExpectedShares | None:
     Args:
         views: ``[rows, 2]`` evidence each, of the same rows.
     """
-    profiles, n_rows = [], 0
-    for view in views:
-        values = _values(view)
-        if values is None:
-            return None
-        profiles.append(_profile(values))
-        n_rows = len(values)
-    likelihood = np.mean(profiles, axis=0)
-    bounded = likelihood * min(1.0, _MOST_BELIEVED / n_rows)
+    values = [told for view in views if (told := _values(view)) is not None]
+    if len(values) < len(views):
+        return None
+    likelihood = np.mean([_profile(told) for told in values], axis=0)
+    bounded = likelihood * min(1.0, _MOST_BELIEVED / len(values[0]))
     near, unlike = bounded + _log_normal(_NEAR), bounded + _log_normal(_FAR)
     odds = np.logaddexp.reduce(unlike) - np.logaddexp.reduce(near)
     odds += np.log(_ELSEWHERE / (1.0 - _ELSEWHERE))
