@@ -48,6 +48,7 @@ ADDED_SETTINGS: dict[str, object] = {
     "tokenizer": "",
     "bootstrap_rounds": 2,
     "channel": False,
+    "second_opinion": False,
 }
 """Settings younger than version 0.1, each with the value that all earlier runs had."""
 
@@ -369,6 +370,10 @@ class SearchConfig:
             prompts (a noisy channel, :mod:`icm_fast.scoring.texts`): each example alone, and in
             every other round among the half that was shown last. Of servers, vLLM and SGLang can be
             asked.
+        second_opinion: Whether a search that starts from other labels is compared with a bootstrap
+            once it is over: labels that agree with it little more than by chance are judged one
+            level worse (:mod:`icm_fast.engine.concerns`). Changes no label. The preset ``default``
+            does. At the start ``bootstrap`` there is nothing to compare.
         n_initial: K, examples with balanced random labels at a random start.
         initial_groups: Whether a random start labels whole constraint groups, drawn at random, the
             last one cut after n_initial examples.
@@ -461,6 +466,7 @@ class SearchConfig:
     start: Annotated[str | None, OneOf(STARTS)] = None
     bootstrap_rounds: Annotated[int, Between(1, 1000)] = 2
     channel: Annotated[bool | None, Switch()] = None
+    second_opinion: Annotated[bool | None, Switch()] = None
     n_initial: Annotated[int, Between(1, 1_000_000)] = 8
     initial_groups: Annotated[bool | None, Switch()] = None
     initial_labels: Annotated[tuple[int, ...], ListOf(LabelIndex())] = ()
@@ -506,7 +512,7 @@ class SearchConfig:
         preset = str(limits(SearchConfig)["preset"].read("preset", self.preset))
         if preset == "default" and self._asks_for_no_moves():
             object.__setattr__(self, "max_iterations", 0)
-        for name, value in _PRESETS[preset].items():
+        for name, value in _preset_values(preset, self.start).items():
             # Only settings that may be None leave their value to the preset.
             if name in _optional(SearchConfig) and getattr(self, name) is None:
                 object.__setattr__(self, name, value)
@@ -516,8 +522,13 @@ class SearchConfig:
 
     @property
     def uses_channel(self) -> bool:
-        """Whether the start asks a model for texts, if it can be asked."""
-        return self.start == "bootstrap" and bool(self.channel)
+        """Whether a bootstrap asks a model for texts, if it can be asked."""
+        return self.bootstraps and bool(self.channel)
+
+    @property
+    def bootstraps(self) -> bool:
+        """Whether there is a bootstrap: at the start, or as a second opinion."""
+        return self.start == "bootstrap" or bool(self.second_opinion)
 
     def _asks_for_no_moves(self) -> bool:
         """Whether a bootstrap is all that is wanted: nothing speaks of what comes after it."""
@@ -562,7 +573,7 @@ class SearchConfig:
         preset says otherwise: results of earlier versions stay results of the same settings.
         """
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        preset = _PRESETS[self.preset]
+        preset = _preset_values(self.preset, self.start)
         for name, former in ADDED_SETTINGS.items():
             if values[name] == former == preset[name]:
                 del values[name]
@@ -574,6 +585,12 @@ class SearchConfig:
         settings = without_removed(content)
         check_names(settings, (f.name for f in dataclasses.fields(cls)))
         return cls(**coerced(cls, settings))
+
+
+def _preset_values(preset: str, start: str | None) -> dict[str, object]:
+    """What a preset says of a search with this start; None for the preset's own start."""
+    compares = preset == "default" and start not in (None, "bootstrap")
+    return _PRESETS[preset] | ({"second_opinion": True} if compares else {})
 
 
 def resolved_settings(content: Mapping[str, T]) -> dict[str, T | object]:

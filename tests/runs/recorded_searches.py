@@ -107,7 +107,11 @@ class RecordedSearch:
         )
 
 
-FORMER_DEFAULT: dict[str, Any] = {"start": "zero-shot", "moves": ("grow", "sweep", "group")}
+FORMER_DEFAULT: dict[str, Any] = {
+    "start": "zero-shot",
+    "moves": ("grow", "sweep", "group"),
+    "second_opinion": False,
+}
 """What made the preset ``default`` then: now the preset ``annealing`` has these values."""
 
 SEARCHES = (
@@ -137,6 +141,7 @@ SEARCHES = (
             seed=4,
             moves=("single", "group", "sweep", "grow"),
             start="random",
+            second_opinion=False,
             restarts=2,
             chains=2,
             label_shares=(0.3, 0.7),

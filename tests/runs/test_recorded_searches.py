@@ -40,6 +40,7 @@ def test_a_search_writes_the_recorded_bytes(recorded, tmp_path):
         assert golden.pop(name) == value
     written = settings((tmp_path / "config.yaml").read_text())
     assert written.pop("channel", False) is (recorded.config.preset == "default")
+    assert written.pop("second_opinion", False) is False
     if recorded.name == "authors-code":  # the preset names them since it has other values
         for name, value in ADDED_SETTINGS.items():
             assert written.pop(name, value) == value
@@ -84,6 +85,7 @@ def test_settings_at_their_former_values_are_not_written():
         "bootstrap_rounds",
         "tokenizer",
         "channel",
+        "second_opinion",
     }
     assert SearchConfig(fix_forced=True).to_dict()["fix_forced"] is True
     assert read_config(GOLDEN / "paper" / "config.yaml").keys().isdisjoint(ADDED_SETTINGS)

@@ -261,9 +261,7 @@ def confident_half(
         constraints: Rules that the labels keep.
     """
     free = known == UNLABELLED
-    labels = np.where(free, evidence.argmax(axis=1), known).astype(np.int32)
-    likely = np.exp(evidence - np.logaddexp.reduce(evidence, axis=1, keepdims=True))
-    labels = consistent_labels(likely.astype(np.float32), labels, ~free, constraints)
+    labels = evidence_labels(evidence, known, constraints)
     margins = own_margins(evidence, labels)
     shown = known.copy()
     for label in range(evidence.shape[1]):
@@ -273,6 +271,22 @@ def confident_half(
         if len(order) == 1:
             shown[order] = label
     return shown
+
+
+def evidence_labels(
+    evidence: FloatArray | ScoreArray, known: IntArray, constraints: tuple[Constraint, ...]
+) -> IntArray:
+    """The label of each example for which most speaks, ``[n]`` int32.
+
+    Args:
+        evidence: ``[n, n_labels]``.
+        known: ``[n]`` known labels, all of which are kept; -1 where there is none.
+        constraints: Rules that the labels keep.
+    """
+    free = known == UNLABELLED
+    labels = np.where(free, evidence.argmax(axis=1), known).astype(np.int32)
+    likely = np.exp(evidence - np.logaddexp.reduce(evidence, axis=1, keepdims=True))
+    return consistent_labels(likely.astype(np.float32), labels, ~free, constraints)
 
 
 def _together(

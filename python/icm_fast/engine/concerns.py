@@ -32,6 +32,8 @@ RIVAL_SHARE = 0.25
 """Labellings that differ in at least this share of the examples are different answers."""
 RIVAL_GAP = 0.05
 """A rival within this gap, in mean log-probability per example, is as good an answer."""
+LEAST_OPINION = 0.5
+"""Agreement above chance with a bootstrap below which labels from another start are doubted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +41,8 @@ class Concern:
     """One reason for doubt.
 
     Attributes:
-        kind: ``one-sided``, ``no-signal``, ``rival``, ``violations``, ``unlabelled`` or
-            ``duplicates``.
+        kind: ``second-opinion``, ``one-sided``, ``no-signal``, ``rival``, ``violations``,
+            ``unlabelled`` or ``duplicates``.
         text: What was found and how to fix it.
     """
 
@@ -179,6 +181,23 @@ def search_concerns(
     if copies is not None:
         found.append(Concern("duplicates", copies))
     return tuple(concern for concern in found if concern is not None)
+
+
+def other_opinion(agreement: float | None) -> Concern | None:
+    """A concern if labels from another start are not those that a bootstrap finds.
+
+    Args:
+        agreement: Of both, above chance; None with too few labels.
+    """
+    if agreement is None or agreement >= LEAST_OPINION:
+        return None
+    return Concern(
+        "second-opinion",
+        f"agreement above chance with the labels that a bootstrap finds: {agreement:.2f}, where "
+        f"{LEAST_OPINION:.2f} is usual, so these labels may be those of the start rather than of "
+        "the model: search with start=bootstrap, the default, and read the examples on which both "
+        "differ",
+    )
 
 
 def _held_by_known(labels: IntArray, dataset: Dataset, config: SearchConfig) -> str:

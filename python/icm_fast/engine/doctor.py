@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from icm_fast.config import SearchConfig
-from icm_fast.engine.bootstrap import round_contexts
+from icm_fast.engine.bootstrap import SHOTS, round_contexts
 from icm_fast.engine.native import check_fits
 from icm_fast.engine.progress import Stopwatch, clock
 from icm_fast.errors import InputError
@@ -310,15 +310,17 @@ def cost(
     """
     n, n_labels = len(dataset), len(dataset.label_space)
     full = scorer.predict_tokens(balanced_labels(n, n_labels))
-    sizes = growth_sizes(n, config)
-    shown = [balanced_labels(n, n_labels, n_labelled=m) for m in sizes]
+    grown = [] if config.start == "bootstrap" else growth_sizes(n, config)
+    rounds = bootstrap_sizes(n, config) if config.bootstraps else []
+    shown = [balanced_labels(n, n_labels, n_labelled=m) for m in rounds]
     # With the channel each example alone is scored both ways, and then every other round.
-    turned = [] if texts is None else [shown[0], *shown[2::2]]
-    plain = shown if texts is None else [shown[0], *shown[1::2]]
-    if config.start == "bootstrap" and not config.context_demonstrations:
-        parts = [part for labels in plain for part in round_contexts(labels, config.seed)]
-    else:
-        parts = [(labels, np.ones(n, np.bool_)) for labels in plain]
+    turned = [] if texts is None else [*shown[:1], *shown[2::2]]
+    plain = shown if texts is None else [*shown[:1], *shown[1::2]]
+    shots = 0 if config.context_demonstrations else SHOTS
+    parts = [part for labels in plain for part in round_contexts(labels, config.seed, shots)]
+    everything = np.ones(n, np.bool_)
+    parts += [(balanced_labels(n, n_labels, n_labelled=m), everything) for m in grown]
+    n_growing = len(grown) + len(rounds)
     growing = sum(scorer.predict_tokens(labels, rows) for labels, rows in parts)
     growing += sum(texts.predict_text_tokens(labels) for labels in turned if texts is not None)
     moves, n_final = config.max_iterations != 0, 1  # without moves labels are scored at the end
@@ -329,13 +331,13 @@ def cost(
     numbers = {
         "tokens_per_evaluation": full,
         "seconds_per_evaluation": full / rate,
-        "evaluations": len(sizes) + n_final,
+        "evaluations": n_growing + n_final,
         "tokens": total,
         "seconds": total / rate,
     }
     detail = (
         f"{full:,} tokens and {clock(full / rate)} per evaluation once all are labelled; about "
-        f"{total:,} tokens and {clock(total / rate)} for a search of {len(sizes) + n_final} "
+        f"{total:,} tokens and {clock(total / rate)} for a search of {n_growing + n_final} "
         f"evaluations{' (many settle after fewer)' if moves else ''}"
     )
     if requests:
@@ -350,13 +352,11 @@ def growth_sizes(n: int, config: SearchConfig) -> list[int]:
     """How many examples are labelled at each evaluation of a search that accepts every move.
 
     Known labels are there from the start, and beforehand all examples are scored under them alone
-    where the start or the proposals lean on that. A bootstrap scores half of the labels, round by
-    round.
+    where the start or the proposals lean on that.
     """
-    known = sum(label != UNLABELLED for label in config.fixed_labels)
     if config.start == "bootstrap":
-        rounds = config.bootstrap_rounds if known < n else 0
-        return [known, *[known + (n - known) // 2] * rounds]
+        return bootstrap_sizes(n, config)
+    known = sum(label != UNLABELLED for label in config.fixed_labels)
     leans = config.start == "zero-shot" or bool(config.prior_weight)
     sizes = [known] if known and leans else []
     labelled = known + min(config.n_initial, n - known)
@@ -366,6 +366,13 @@ def growth_sizes(n: int, config: SearchConfig) -> list[int]:
         step = math.floor(config.growth * labelled + 0.5) if grows else 1
         labelled += max(1, step)
     return sizes
+
+
+def bootstrap_sizes(n: int, config: SearchConfig) -> list[int]:
+    """How many examples are labelled in each round of a bootstrap: half of them, and known ones."""
+    known = sum(label != UNLABELLED for label in config.fixed_labels)
+    rounds = config.bootstrap_rounds if known < n else 0
+    return [known, *[known + (n - known) // 2] * rounds]
 
 
 def balanced_labels(n: int, n_labels: int, *, n_labelled: int | None = None) -> IntArray:

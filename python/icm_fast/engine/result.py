@@ -8,11 +8,12 @@ import numpy as np
 
 from icm_fast.config import SearchConfig
 from icm_fast.engine.answers import checked
-from icm_fast.engine.bootstrap import Evidence
+from icm_fast.engine.bootstrap import Evidence, evidence_labels
 from icm_fast.engine.concerns import (
     Concern,
     Rival,
     find_rival,
+    other_opinion,
     search_concerns,
     wording_of,
 )
@@ -20,6 +21,7 @@ from icm_fast.engine.native import fixed_array, labelling_utility
 from icm_fast.engine.protocol import SearchEngine
 from icm_fast.engine.verdict import (
     Signs,
+    agreement_above_chance,
     label_confidence,
     label_probabilities,
     signs_of,
@@ -77,6 +79,25 @@ class SearchResult:
     shares: FloatArray | None = None
 
 
+def compared(
+    result: SearchResult, opinion: Evidence, dataset: Dataset, config: SearchConfig
+) -> SearchResult:
+    """The result with a concern, first, where its labels are not those that a bootstrap finds.
+
+    Args:
+        result: What the search found, from another start.
+        opinion: What a bootstrap found afterwards.
+        dataset: Its examples.
+        config: Its settings.
+    """
+    fixed, wording = fixed_array(config), wording_of(dataset)
+    known = np.full(len(dataset), UNLABELLED, np.int32) if fixed is None else fixed
+    others = evidence_labels(opinion.together, known, dataset.constraints)
+    agreement = agreement_above_chance(result.labels, others, fixed, wording)
+    concern = other_opinion(agreement)
+    return result if concern is None else replace(result, concerns=(concern, *result.concerns))
+
+
 def judged(
     result: SearchResult,
     store: MemoryStore,
@@ -91,7 +112,7 @@ def judged(
         store: Its scores.
         dataset: Its examples.
         config: Its settings.
-        start: What its bootstrap found, if it had one.
+        start: What its bootstrap found, at the start or as a second opinion, if it had one.
     """
     alone = scores_alone(store, config, len(dataset))
     if alone is None or not np.isfinite(result.scores).all():

@@ -16,7 +16,7 @@ from icm_fast.engine.concerns import CollapseWatch
 from icm_fast.engine.native import fixed_array
 from icm_fast.engine.progress import Quiet, SearchState, Stopwatch
 from icm_fast.engine.protocol import SearchEngine, SearchesElsewhere
-from icm_fast.engine.result import SearchResult, judged, rescored, result_of, summary_of
+from icm_fast.engine.result import SearchResult, compared, judged, rescored, result_of, summary_of
 from icm_fast.runs.labels import labels_lines
 from icm_fast.runs.store import MemoryStore, open_store
 from icm_fast.scoring.lazy import LazyScorer
@@ -122,6 +122,7 @@ def search_into(
         tracking.report(_step(next(steps), state, store))
 
     start: Evidence | None = None
+    opinion: Evidence | None = None
     if config.start == "bootstrap" and engine.ask() is not None:
         start = bootstrapped(dataset, config, store, scorer, show)
         engine.tell(start.together)
@@ -135,13 +136,17 @@ def search_into(
         show()
         collapse.look(engine.labels)
     store.log(engine.take_events())
+    if start is None:
+        opinion = second_opinion(dataset, config, store, scorer, show)
     result = result_of(engine, store, dataset, config)
     if config.context_order == "append":
         result = rescored(result, store, scorer, dataset, config)
-    result = judged(result, store, dataset, config, start)
+    if opinion is not None:
+        result = compared(result, opinion, dataset, config)
+    result = judged(result, store, dataset, config, start or opinion)
     result = replace(result, seconds=watch.seconds())
     content = {**summary_of(engine, store, result), **scorer.computing()}
-    if config.start == "bootstrap":
+    if start is not None or opinion is not None:
         content["channel"] = _reads_texts(store, scorer, config)
     lines = labels_lines(dataset, result.labels, result.scores, result.confidence)
     summary = store.finish(lines, content)
@@ -155,7 +160,7 @@ def bootstrapped(
     scorer: LazyScorer,
     show: Callable[[], None],
 ) -> Evidence:
-    """What a bootstrap finds: the answer to what an engine asks first."""
+    """What a bootstrap finds: the answer to what an engine asks first, or a second opinion."""
 
     def evaluate(labels: IntArray, rows: BoolArray) -> ScoreArray:
         found = scored(labels, rows, store, scorer)
@@ -178,6 +183,27 @@ def bootstrapped(
         shots=0 if config.context_demonstrations else SHOTS,
         enough=lambda: 0 < config.max_tokens <= store.n_tokens,
     )
+
+
+def second_opinion(
+    dataset: Dataset,
+    config: SearchConfig,
+    store: MemoryStore,
+    scorer: LazyScorer,
+    show: Callable[[], None],
+) -> Evidence | None:
+    """What a bootstrap finds after a search from other labels; None where that is not asked for.
+
+    Nor is there one where the bound of tokens is reached before it is complete.
+    """
+
+    def spent() -> bool:
+        return 0 < config.max_tokens <= store.n_tokens
+
+    if not config.second_opinion or spent():
+        return None
+    found = bootstrapped(dataset, config, store, scorer, show)
+    return None if spent() else found
 
 
 def _reads_texts(store: MemoryStore, scorer: LazyScorer, config: SearchConfig) -> bool:

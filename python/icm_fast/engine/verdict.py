@@ -31,7 +31,7 @@ FEWEST_LABELS = 12
 """With fewer labelled examples than this, no verdict is given."""
 TRUST_FROM, DOUBT_FROM = 0.6, 0.25
 """Chances from which labels are trusted, and below which they are rejected."""
-GRAVE = frozenset(("one-sided", "no-signal"))
+GRAVE = frozenset(("one-sided", "no-signal", "second-opinion"))
 """Concerns with which labels are judged one level worse."""
 
 
@@ -183,6 +183,28 @@ def signs_from(
         tells=information / math.log(n_labels),
         texts=None if texts is None else _kappa(labels, texts.argmax(axis=1), wording),
     )
+
+
+def agreement_above_chance(
+    labels: IntArray, other: IntArray, free: IntArray | None = None, wording: IntArray | None = None
+) -> float | None:
+    """How much other labels agree with those that were found, above chance (Cohen's kappa).
+
+    Args:
+        labels: ``[n]``, -1 where unlabelled.
+        other: ``[n]``, none of them -1.
+        free: ``[n]``, -1 where the search was free to choose; all when absent.
+        wording: ``[n]``, which examples share their wording; all when absent.
+
+    Returns:
+        None with fewer than :data:`FEWEST_LABELS` labelled examples.
+    """
+    counts = labels != UNLABELLED
+    if free is not None:
+        counts &= free == UNLABELLED
+    if counts.sum() < FEWEST_LABELS:
+        return None
+    return _kappa(labels[counts], other[counts], None if wording is None else wording[counts])
 
 
 def with_texts(signs: Signs, labels: IntArray, texts: FloatArray) -> Signs:

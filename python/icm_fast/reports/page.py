@@ -35,6 +35,7 @@ from icm_fast.reports.content import (
 from icm_fast.runs.verdict import Verdict
 
 _KINDS = {
+    "second-opinion": "Another start finds other labels",
     "one-sided": "One-sided labels",
     "no-signal": "No signal",
     "rival": "Another labelling is nearly as good",
