@@ -575,6 +575,31 @@ def verdict_fact(what: str, name: str = "verdict") -> str:
     return f"{value:,}"
 
 
+def wrong_starts() -> str:
+    """Searches from wrong labels, each with its verdict."""
+    content = read("wrong_starts")
+    rows = [
+        [
+            run["cell"],
+            str(run["seed"]),
+            f"{run['zero_shot']:.3f}",
+            f"{run['agreement']:.3f}",
+            f"{run['tokens']:,}",
+            f"{run['chance']:.2f}",
+            "yes" if "second-opinion" in run["concerns"] else "",
+            run["verdict"],
+        ]
+        for run in content["runs"]
+    ]
+    names = ("cell", "seed", "zero-shot", "agreement", "tokens", "chance", "other labels", "verdict")
+    facts = (
+        f"`{content['command']}`: of {content['searches']} searches {content['stay_wrong']} did not "
+        f"end usable, {content['stay_wrong_trusted']} of them trusted; of the others "
+        f"{content['usable_not_trusted']} not trusted."
+    )
+    return f"{facts}\n\n{table(names, rows)}"
+
+
 _SHARES = {"zero-shot": "zero-shot", "equal": "equal shares", "shown": "`default`"}
 
 
@@ -767,7 +792,8 @@ _NAMED: tuple[Callable[..., str], ...] = (
     *(engines, peer, curve, many_shot, whole_search, short_search, both_counts, simulated),
     planned,
     *(savings, bounded, labelled_reviews, labelled_sections),
-    *(label_quality, label_gains, label_fact, verdict_fact, simulated_shares, drawn_shares),
+    *(label_quality, label_gains, label_fact, verdict_fact, wrong_starts),
+    *(simulated_shares, drawn_shares),
     *(assistant, assistant_fact),
 )
 PARTS = {part.__name__: part for part in _NAMED}
