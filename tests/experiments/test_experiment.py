@@ -194,6 +194,21 @@ def test_a_start_from_gold_is_what_it_says(definition, tmp_path, tiny_folder):
     assert document["columns"][2]["name"] == "free"
 
 
+def test_the_default_takes_moves_from_a_start_from_gold(definition, tmp_path, tiny_folder):
+    column = {"task": "larger-than", "model": str(tiny_folder), "n": 8, "n_test": 8}
+    columns = [{**column, "name": "right", "start": "golden", "n_start": 4}]
+    path = definition(methods=["icm"], suites={"small": {"seeds": [1], "columns": columns}})
+    run_tiny(path, tmp_path / "out")
+    (cell,) = (tmp_path / "out" / "cells").iterdir()
+    found = read_run(cell / "seed-1" / "search")
+    assert found.config == SearchConfig(
+        seed=1, start="given", initial_labels=found.config.initial_labels
+    )
+    assert found.config.max_iterations > 0
+    assert found.config.second_opinion
+    assert (found.labels >= 0).all()
+
+
 def test_missing_data_are_named_before_anything_runs(definition, tmp_path, tiny_folder):
     column = {"name": "q", "task": "truthfulqa", "model": str(tiny_folder), "data": "t.jsonl"}
     path = definition(suites={"small": {"seeds": [0], "columns": [column]}})

@@ -150,7 +150,9 @@ def test_search_equals_the_reference_search():
 
     dataset = reviews(PREFIX, n=6)
     loaded = tiny_loaded("gemma2", bos=True)
-    config = SearchConfig(start="random", n_initial=3, max_evaluations=8, seed=5)
+    config = SearchConfig(
+        start="random", n_initial=3, max_evaluations=8, seed=5, second_opinion=False
+    )
     scorer = make_scorer(loaded, dataset, config)
     reference = reference_search(
         dataset,

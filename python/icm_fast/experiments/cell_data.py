@@ -77,12 +77,12 @@ class CellData:
     @cached_property
     def config(self) -> SearchConfig:
         """Settings of the search; with a ``start`` of the column they hold labels from gold."""
-        config, start = self.column.config(self.seed), self.column.start
+        start = self.column.start
         if start is None:
-            return config
+            return self.column.config(self.seed)
         n_labels = len(self.dataset.label_space)
         labels = initial_labels(start, self.gold, n_labels, self.column.n_start, self.seed)
-        return replace(config, start="given", initial_labels=tuple(labels.tolist()))
+        return self.column.config(self.seed, start="given", initial_labels=labels.tolist())
 
     @property
     def scoring(self) -> SearchConfig:

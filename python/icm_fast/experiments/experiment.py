@@ -70,13 +70,18 @@ class Column:
         options = {**preset_options(self.task, self.config(seed).preset), **self.options}
         return TaskSource(self.task, file, limit=self.n, seed=seed, options=options)
 
-    def config(self, seed: int) -> SearchConfig:
+    def config(self, seed: int, **changes: object) -> SearchConfig:
         """Settings of the search.
+
+        Args:
+            seed: Seed of the search.
+            changes: What the cell says of them; the preset sees it, too, since what it leaves open
+                may depend on that.
 
         Raises:
             InputError: Unknown or bad settings.
         """
-        return SearchConfig.from_mapping({**self.settings, "seed": seed})
+        return SearchConfig.from_mapping({**self.settings, "seed": seed, **changes})
 
     def tuning_config(self, seed: int) -> TuningConfig:
         """Settings of fine-tuning.
