@@ -591,13 +591,13 @@ def wrong_starts() -> str:
         ]
         for run in content["runs"]
     ]
-    names = ("cell", "seed", "zero-shot", "agreement", "tokens", "chance", "other labels", "verdict")
+    names = ("cell", "seed", "zero-shot", "agreement", "tokens", "chance", "other labels")
     facts = (
-        f"`{content['command']}`: of {content['searches']} searches {content['stay_wrong']} did not "
-        f"end usable, {content['stay_wrong_trusted']} of them trusted; of the others "
+        f"`{content['command']}`: of {content['searches']} searches {content['stay_wrong']} did "
+        f"not end usable, {content['stay_wrong_trusted']} of them trusted; of the others "
         f"{content['usable_not_trusted']} not trusted."
     )
-    return f"{facts}\n\n{table(names, rows)}"
+    return f"{facts}\n\n{table((*names, 'verdict'), rows)}"
 
 
 _SHARES = {"zero-shot": "zero-shot", "equal": "equal shares", "shown": "`default`"}

@@ -1,7 +1,7 @@
 """What became of searches that started from wrong labels, and what their verdict says.
 
-    python -m benchmarks.quality.archive --cells wrong --seeds 48,49 -o build/wrong
-    python -m benchmarks.quality.wrong build/wrong -o benchmarks/results/wrong_starts.json
+python -m benchmarks.quality.archive --cells wrong --seeds 48,49 -o build/wrong
+python -m benchmarks.quality.wrong build/wrong -o benchmarks/results/wrong_starts.json
 """
 
 from __future__ import annotations
