@@ -582,16 +582,16 @@ def wrong_starts() -> str:
         [
             run["cell"],
             str(run["seed"]),
-            f"{run['zero_shot']:.3f}",
             f"{run['agreement']:.3f}",
+            f"{run['bootstrap']:.3f}",
+            f"{run['opinion']:.2f}",
             f"{run['tokens']:,}",
             f"{run['chance']:.2f}",
-            "yes" if "second-opinion" in run["concerns"] else "",
             run["verdict"],
         ]
         for run in content["runs"]
     ]
-    names = ("cell", "seed", "zero-shot", "agreement", "tokens", "chance", "other labels")
+    names = ("cell", "seed", "found", "bootstrap", "both agree", "tokens", "chance")
     facts = (
         f"`{content['command']}`: of {content['searches']} searches {content['stay_wrong']} did "
         f"not end usable, {content['stay_wrong_trusted']} of them trusted; of the others "

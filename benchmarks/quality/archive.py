@@ -22,6 +22,7 @@ import icm_fast
 from benchmarks.quality.cells import BENCH, HARD, WRONG, Cell
 from icm_fast.config import SearchConfig
 from icm_fast.engine.native import labelling_utility
+from icm_fast.engine.verdict import agreement_above_chance
 from icm_fast.evaluation.baselines import balanced_bootstrapping, random_shot_labels
 from icm_fast.evaluation.many_shot import predict
 from icm_fast.files import write_atomically
@@ -149,11 +150,11 @@ def search(
     cell: Cell, dataset: Dataset, gold: IntArray, model: Any, preset: str, seed: int
 ) -> dict[str, Any]:
     """One search, and what it visited."""
-    more: dict[str, Any] = {}
+    start: dict[str, Any] = {}
     if cell.start == "wrong":
         wrong = np.where(gold == UNLABELLED, gold, (gold + 1) % len(dataset.label_space))
-        more = {"start": "given", "initial_labels": tuple(wrong.tolist())}
-    config = SearchConfig(preset=preset, seed=seed, **more)
+        start = {"start": "given", "initial_labels": tuple(wrong.tolist())}
+    config = SearchConfig(preset=preset, seed=seed, **start)
     texts = make_text_scorer(model, dataset, config)
     recording = Recording(make_scorer(model, dataset, config), texts)
     found = icm_fast.search(dataset, model=cell.model, config=config, scorer=recording)
@@ -163,6 +164,16 @@ def search(
         if (y != UNLABELLED).all() and np.isfinite(s).all()
     ]
     verdict = found.verdict
+    more: dict[str, float | None] = {}
+    if cell.start is not None:
+        own = icm_fast.search(
+            dataset,
+            model=cell.model,
+            config=SearchConfig(preset=preset, seed=seed),
+            scorer=Recording(make_scorer(model, dataset, config), texts),
+        )
+        more["bootstrap"] = agreement(own.labels, gold)
+        more["opinion"] = agreement_above_chance(found.labels, own.labels)
     return {
         "preset": preset,
         "labels": found.labels.tolist(),
@@ -178,6 +189,7 @@ def search(
         "verdict": None if verdict is None else verdict.level,
         "chance": None if verdict is None else verdict.chance,
         "seconds": round(found.seconds, 1),
+        **more,
     }
 
 

@@ -1,6 +1,6 @@
 """What became of searches that started from wrong labels, and what their verdict says.
 
-python -m benchmarks.quality.archive --cells wrong --seeds 48,49 -o build/wrong
+python -m benchmarks.quality.archive --cells wrong --seeds 51 -o build/wrong
 python -m benchmarks.quality.wrong build/wrong -o benchmarks/results/wrong_starts.json
 """
 
@@ -56,7 +56,8 @@ def content(run: Run) -> dict[str, Any]:
         "cell": f"{run['cell'].removesuffix(', wrong start')}, {run['model']}",
         "seed": run["seed"],
         "agreement": round(search["agreement"], 4),
-        "zero_shot": round(run["zero_shot"], 4),
+        "bootstrap": round(search["bootstrap"], 4),
+        "opinion": round(search["opinion"], 4),
         "tokens": search["tokens"],
         "concerns": search["concerns"],
         "chance": search["chance"],
